@@ -1,0 +1,210 @@
+"""Every model argument of ours: its type, default, check and meaning; the one definition of k and layers.
+
+Knows nothing of engines; arguments that are not ours are handed back for the engine to check. Called by
+``model.AFTLM`` and by the commands that build one. lm-eval's command line delivers odd types (``-1`` as a float,
+``none`` as a string, ``1_000`` as 1000.0), so every value is coerced strictly here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.records import Sampling
+
+Parse = Callable[[str, Any], Any]
+SEED_LIMIT = 2**63
+TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's own order
+
+
+def _refuse(name: str, value: Any, allowed: str) -> ConfigError:
+    return ConfigError(f"{name}={value} is not allowed: {name} must be {allowed}.")
+
+
+def integer(low: int, high: int | None = None) -> Parse:
+    """A whole number from ``low`` to ``high``; 5.0 counts as 5, since the command line may deliver it so."""
+    allowed = f"a whole number of at least {low}" + (f" and below {high}" if high else "")
+
+    def parse(name: str, value: Any) -> int:
+        number = _number(value)
+        if number is None or not number.is_integer() or number < low or (high is not None and number >= high):
+            raise _refuse(name, value, allowed)
+        return int(value)
+
+    return parse
+
+
+def real(low: float, high: float = math.inf, *, above: bool = False) -> Parse:
+    """A finite number from ``low`` (itself excluded with ``above``) to ``high``."""
+    allowed = f"a number {'above' if above else 'of at least'} {low:g}"
+    allowed += f" and at most {high:g}" if high < math.inf else ""
+
+    def parse(name: str, value: Any) -> float:
+        number = _number(value)
+        if number is None or not low <= number <= high or (above and number == low):
+            raise _refuse(name, value, allowed)
+        return number
+
+    return parse
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that a value states, or None; booleans are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def text(name: str, value: Any) -> str:
+    """A string that is not empty; the word ``none`` is refused, as it is nearly always a mistake."""
+    if not isinstance(value, str) or not value.strip() or value.lower() == "none":
+        raise _refuse(name, value, "a text (leave the argument out for its default)")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise _refuse(name, value, "true or false")
+    return value
+
+
+def strings(name: str, value: Any) -> tuple[str, ...]:
+    """One string, or a list of them."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
+        raise _refuse(name, value, "a text or a list of texts")
+    return tuple(items)
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A dictionary, as lm-eval parses {...} on its command line."""
+    if not isinstance(value, dict):
+        raise _refuse(name, value, 'a dictionary such as {"attn_implementation":"sdpa"}')
+    return value
+
+
+def or_none(parse: Parse) -> Parse:
+    """Also allow the word ``none``, which switches the setting off."""
+
+    def parse_or_none(name: str, value: Any) -> Any:
+        return None if isinstance(value, str) and value.lower() == "none" else parse(name, value)
+
+    return parse_or_none
+
+
+def _arg(default: Any, parse: Parse, meaning: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class AFTConfig:
+    """The model arguments of ``--model aft`` that are ours; all others go to the engine."""
+
+    k: int = _arg(5, integer(1), "texts per layer")
+    layers: int = _arg(2, integer(0), "aggregation passes after the drafts; 0 is a plain answer")
+    temperature: float = _arg(0.7, real(0), "of drafts and hidden layers; 0 is greedy")
+    top_p: float = _arg(0.95, real(0, 1, above=True), "nucleus mass of drafts and hidden layers")
+    top_k: int | None = _arg(None, or_none(integer(1)), "most likely tokens kept; none is off")
+    draft_max_tokens: int | None = _arg(None, integer(1), "tokens a draft may have; default: the answer's bound")
+    draft_until: tuple[str, ...] = _arg((), strings, "strings that end a draft (base models)")
+    final_temperature: float | None = _arg(None, real(0), "of the last layer; default: the task's, else the drafts'")
+    final_top_p: float | None = _arg(None, real(0, 1, above=True), "of the last layer; default: the task's, else the drafts'")
+    final_max_tokens: int | None = _arg(None, integer(1), "tokens the answer may have; default: max_gen_toks")
+    max_gen_toks: int = _arg(2048, integer(1), "tokens the answer may have where the task is silent")
+    seed: int | None = _arg(1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely")
+    template: str | None = _arg(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
+    template_override: bool = _arg(False, flag, "use template= although the checkpoint names another")
+    engine: str = _arg("hf", text, "hf, vllm, api or scripted")
+    record: str | None = _arg(None, text, "folder for the traces")
+    cache: str | None = _arg(None, text, "file of the draft store; none is off; default: inside record")
+
+    @property
+    def generations(self) -> int:
+        """Generations per question: k * layers + 1, and 1 for layers=0."""
+        return self.k * self.layers + 1
+
+    @classmethod
+    def split(cls, model_args: Mapping[str, Any]) -> tuple[AFTConfig, dict[str, Any]]:
+        """Take our arguments out of lm-eval's and check each.
+
+        Returns:
+            The configuration, and the arguments that are not ours, unchecked.
+
+        Raises:
+            ConfigError: If a value of ours is of the wrong type or out of range.
+        """
+        ours = {f.name: f.metadata["parse"] for f in fields(cls)}
+        # model args given as None (Python callers, lm-eval's None) mean "not given"
+        given = {name: value for name, value in model_args.items() if value is not None}
+        parsed = {name: ours[name](name, value) for name, value in given.items() if name in ours}
+        rest = {name: value for name, value in given.items() if name not in ours}
+        return cls(**parsed), rest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the results file."""
+        return asdict(self)
+
+
+def names() -> tuple[str, ...]:
+    """Names of our arguments, in the order of the definition."""
+    return tuple(f.name for f in fields(AFTConfig))
+
+
+def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> None:
+    """Refuse arguments that neither we nor the engine know, naming the nearest name.
+
+    Raises:
+        ConfigError: On the first unknown name.
+    """
+    for name in given:
+        if name not in allowed:
+            near = get_close_matches(name, [*names(), *sorted(allowed)], n=1)
+            hint = f"did you mean {near[0]}?" if near else "see the README for the list of model arguments."
+            raise ConfigError(f"{name}={given[name]} is not an argument of --model aft with engine={engine}: {hint}")
+
+
+def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Sampling, Sampling]:
+    """How drafts and the last layer are drawn, for a task's generation settings.
+
+    The task (and ``--gen_kwargs``, which lm-eval merges into it) speaks about the last layer only; an explicit
+    ``final_...`` model argument beats it. Stop strings are left out: they cut the final text afterwards.
+
+    Returns:
+        Sampling of the drafts and hidden layers, sampling of the last layer.
+    """
+    bound = next((gen_kwargs[name] for name in TOKEN_ALIASES if gen_kwargs.get(name) is not None), config.max_gen_toks)
+    bound = integer(1)("max_gen_toks", bound)
+    seeded = config.seed is not None
+    drafts = Sampling(
+        config.temperature, config.top_p, config.top_k or 0, config.draft_max_tokens or bound, config.draft_until, seeded
+    )
+    final = Sampling(
+        temperature=_final_temperature(config, gen_kwargs),
+        top_p=_first(config.final_top_p, gen_kwargs.get("top_p"), config.top_p, parse=real(0, 1, above=True), name="top_p"),
+        top_k=max(0, int(_first(gen_kwargs.get("top_k"), config.top_k, 0, parse=integer(-1), name="top_k"))),
+        max_tokens=config.final_max_tokens or bound,
+        seeded=seeded,
+    )
+    return drafts, final
+
+
+def _final_temperature(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> float:
+    task = 0.0 if gen_kwargs.get("do_sample") is False else gen_kwargs.get("temperature")
+    if gen_kwargs.get("do_sample") is True and task == 0:
+        task = None  # lm-eval fills in 0.0 where a task only says do_sample: true
+    return float(_first(config.final_temperature, task, config.temperature, parse=real(0), name="temperature"))
+
+
+def _first(*values: Any, parse: Parse, name: str) -> Any:
+    return parse(name, next(value for value in values if value is not None))

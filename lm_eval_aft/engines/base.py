@@ -1,0 +1,82 @@
+"""The Engine protocol, and loading an engine by name without importing what it needs.
+
+An engine turns requests into completions; it knows nothing of drafts, layers, tasks or stores. Called by ``model``
+(which loads one) and ``schedule`` (which asks it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Protocol
+
+from lm_eval_aft.chat import Renderer
+from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.records import Completion, ModelShape, Request
+
+ENGINES = {
+    "hf": "lm_eval_aft.engines.hf:HFEngine",
+    "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HostArgs:
+    """What lm-eval's command line always passes to a model, wanted or not."""
+
+    batch_size: int | str = 1
+    max_batch_size: int | None = None
+    device: str = "cuda:0"
+
+
+class Engine(Protocol):
+    """Turns requests into completions.
+
+    Attributes:
+        renderer: Turns chats into prompts, with this engine's tokenizer.
+        max_length: Tokens a prompt and its completion may have together.
+        fingerprint: What decides the text besides prompt, sampling and seed: weights, adapter, dtype, engine kind.
+        shape: The model's sizes for counting operations, or None where they are unknown.
+        scorer: An lm-eval model for loglikelihood requests, or None where the engine cannot score.
+        info: Facts for the results file: versions, devices, what was loaded.
+    """
+
+    renderer: Renderer
+    max_length: int
+    fingerprint: str
+    shape: ModelShape | None
+    scorer: Any
+    info: Mapping[str, Any]
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Yield the position and the completion of each request, once each, as it ends, in any order.
+
+        A completion depends on its own request only: not on order, batch or neighbours (up to the rounding of the
+        device; see the README for what is promised where).
+
+        Raises:
+            EngineError: If the engine stops working; what was yielded before stays valid.
+        """
+
+
+def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> Engine:
+    """Load an engine by name.
+
+    Args:
+        name: A key of ``ENGINES``.
+        engine_args: Arguments that are not ours; the engine checks them before it loads anything.
+        host: What lm-eval passed besides.
+
+    Raises:
+        ConfigError: If the name or an argument is unknown.
+        EngineError: If the engine cannot be loaded.
+    """
+    if name not in ENGINES:
+        near = get_close_matches(name, ENGINES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ENGINES)}."
+        raise ConfigError(f"engine={name} is unknown: {hint}")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: Engine = getattr(import_module(module), attribute).load(dict(engine_args), host)
+    return engine

@@ -1,0 +1,255 @@
+"""The draft store: a content-addressed SQLite file that holds every finished generation.
+
+The key of a generation is a hash of what decides its text: engine fingerprint, prompt, sampling and seed. k, layers,
+batch size, order and --limit are not in it, so runs with other settings find their drafts here. Knows nothing of
+layers or tasks. Called by ``schedule``; opened by ``model`` and the ``aft cache`` commands.
+
+SQLite in WAL mode: several processes may write one file, and a killed process leaves a sound one. Completions are
+committed together for at most two seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+from lm_eval_aft.errors import StoreError
+from lm_eval_aft.records import Completion, Request
+
+APPLICATION_ID = 0x61667431  # "aft1" in the file header: tells a draft store from any other SQLite file
+SCHEMA = 1
+COMMIT_AFTER_S = 2.0
+COMMIT_AFTER_ROWS = 2000
+BUSY_S = 60.0
+_COLUMNS = "key, text, token_ids, finish_reason, prompt_tokens, computed_prompt_tokens, generated_tokens, digest"
+
+
+def generation_key(fingerprint: str, request: Request) -> str:
+    """The store key of a request, as hexadecimal SHA-256.
+
+    Greedy text does not depend on the seed, so there the seed is left out.
+    """
+    seed = request.seed if request.sampling.temperature else 0
+    parts = ["v1", fingerprint, request.prompt.digest, list(astuple(request.sampling)), seed]
+    return sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+class Store(Protocol):
+    """Where finished generations are kept."""
+
+    def key(self, fingerprint: str, request: Request) -> str:
+        """The key of a request; equal keys mean equal text."""
+
+    def get(self, keys: Iterable[str]) -> dict[str, Completion]:
+        """Those of the keys that are there."""
+
+    def put(self, key: str, completion: Completion) -> None:
+        """Keep a completion; an equal key stays as it was."""
+
+    def flush(self) -> None:
+        """Commit what is waiting."""
+
+
+class NoStore:
+    """Keeps nothing (``cache=none``); equal requests of one layer are still generated once."""
+
+    def key(self, fingerprint: str, request: Request) -> str:
+        """See ``Store.key``."""
+        return generation_key(fingerprint, request)
+
+    def get(self, keys: Iterable[str]) -> dict[str, Completion]:
+        """See ``Store.get``."""
+        return {}
+
+    def put(self, key: str, completion: Completion) -> None:
+        """See ``Store.put``."""
+
+    def flush(self) -> None:
+        """See ``Store.flush``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What is in a store."""
+
+    path: str
+    generations: int
+    generated_tokens: int
+    file_bytes: int
+    damaged: tuple[str, ...] = ()
+
+
+class SQLiteStore:
+    """A draft store on disk; safe for several processes and for one background commit."""
+
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
+        """Open a store.
+
+        Args:
+            path: The file; its folder is made if need be.
+            create: False refuses a file that is not there.
+
+        Raises:
+            StoreError: If the file is not a draft store, is newer than this package, damaged, or cannot be opened.
+        """
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._waiting: list[tuple[Any, ...]] = []
+        self._timer: threading.Timer | None = None
+        self._failure: StoreError | None = None
+        if not create and not self.path.is_file():
+            raise StoreError(f"there is no draft store at {self.path}: give the file that cache= named.")
+        with self._errors("opened"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (application or schema or tables):
+            raise StoreError(f"{self.path} is an SQLite file of another program: give cache= another path.")
+        if schema > SCHEMA:
+            raise StoreError(
+                f"{self.path} was written by a newer lm_eval_aft (store version {schema}, this one reads {SCHEMA}): "
+                "upgrade the package or give cache= another path."
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # with WAL: sound after a kill, at most a power cut loses rows
+        with self._transaction():
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS generations (key BLOB PRIMARY KEY, text TEXT NOT NULL, token_ids BLOB "
+                "NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT "
+                "NULL, generated_tokens INT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
+            )
+
+    def key(self, fingerprint: str, request: Request) -> str:
+        """See ``Store.key``."""
+        return generation_key(fingerprint, request)
+
+    def get(self, keys: Iterable[str]) -> dict[str, Completion]:
+        """See ``Store.get``."""
+        wanted = [bytes.fromhex(key) for key in keys]
+        found: dict[str, Completion] = {}
+        with self._lock, self._errors("read"):
+            self.flush()
+            for start in range(0, len(wanted), 500):  # SQLite's oldest limit of variables is 999
+                part = wanted[start : start + 500]
+                marks = ",".join("?" * len(part))
+                for row in self._db.execute(f"SELECT {_COLUMNS} FROM generations WHERE key IN ({marks})", part):
+                    found[row[0].hex()] = self._checked(row)
+        return found
+
+    def put(self, key: str, completion: Completion) -> None:
+        """See ``Store.put``.
+
+        Raises:
+            StoreError: If an earlier completion could not be written (a full disk, say).
+        """
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            self._waiting.append(_row(bytes.fromhex(key), completion))
+            if len(self._waiting) >= COMMIT_AFTER_ROWS:
+                self.flush()
+            elif self._timer is None:
+                self._timer = threading.Timer(COMMIT_AFTER_S, self._flush_late)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def flush(self) -> None:
+        """See ``Store.flush``."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+            if not self._waiting:
+                return
+            with self._errors("written"), self._transaction():
+                self._db.executemany("INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting)
+            self._waiting = []
+
+    def _flush_late(self) -> None:
+        try:
+            self.flush()
+        except StoreError as error:  # a timer has nobody to tell: the next put raises it
+            self._failure = error
+
+    def close(self) -> None:
+        """Commit what is waiting and close the file."""
+        with self._lock:
+            self.flush()
+            self._db.close()
+
+    def info(self) -> StoreInfo:
+        """Counts for ``aft cache info``."""
+        with self._lock, self._errors("read"):
+            row = self._db.execute("SELECT count(*), coalesce(sum(generated_tokens), 0) FROM generations").fetchone()
+        return StoreInfo(str(self.path), row[0], row[1], self.path.stat().st_size)
+
+    def verify(self) -> StoreInfo:
+        """Read everything and compare each row with its digest; damaged keys are listed."""
+        with self._lock, self._errors("read"):
+            (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM generations")
+            damaged = tuple(row[0].hex() for row in rows if _digest(row[:-1]) != row[-1])
+        counts = self.info()
+        broken = (*damaged, *(() if state == "ok" else (str(state),)))
+        return StoreInfo(counts.path, counts.generations, counts.generated_tokens, counts.file_bytes, broken)
+
+    def _checked(self, row: tuple[Any, ...]) -> Completion:
+        if _digest(row[:-1]) != row[-1]:
+            raise StoreError(
+                f"{self.path} is damaged at generation {row[0].hex()[:12]}: run aft cache verify {self.path}, then "
+                "give cache= another path."
+            )
+        return Completion(row[1], tuple(array("I", row[2])), row[3], row[4], row[5], row[6])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # SQLite has rolled back by itself after a full disk
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"the draft store {self.path} cannot be {what} ({error}); the file is left as it is and what was "
+                "committed before is kept: free the disk, mend the permissions, or give cache= another path."
+            ) from error
+
+
+def _row(key: bytes, completion: Completion) -> tuple[Any, ...]:
+    values = (
+        key,
+        completion.text,
+        array("I", completion.token_ids).tobytes(),
+        completion.finish_reason,
+        completion.prompt_tokens,
+        completion.computed_prompt_tokens,
+        completion.generated_tokens,
+    )
+    return (*values, _digest(values))
+
+
+def _digest(values: tuple[Any, ...]) -> bytes:
+    return sha256(repr(values).encode("utf-8", "surrogatepass")).digest()[:8]
