@@ -85,7 +85,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation asked of an engine; ``seed`` is a 64-bit unsigned integer."""
+    """One generation asked of an engine; ``seed`` is a whole number below 2**63."""
 
     prompt: Prompt
     sampling: Sampling
@@ -172,7 +172,7 @@ class Draft:
     Attributes:
         layer: 0 for the drafts, 1 to L for the aggregation passes.
         index: Position in the layer, from 0.
-        seed: 64-bit seed of this generation.
+        seed: Seed of this generation, below 2**63.
         completion: What was generated; an empty or cut one stays here too.
         reused: True when it came from the store or from an equal request of this run.
         elapsed_s: Seconds from the start of its layer to its end.

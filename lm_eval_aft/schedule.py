@@ -99,13 +99,13 @@ def propose_and_aggregate(
 
 
 def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:
-    """The 64-bit seed of one generation.
+    """The seed of one generation, a 63-bit number: servers take signed 64-bit seeds.
 
     A hash of the run's seed, what is asked, its repeat and the place in the schedule; never of k, layers, the
     document's position, rank, batch, or of being last: so drafts 1 to 3 of k=5 are the drafts of k=3.
     """
     parts = f"{config.seed}/{question.chat.identity}/{question.repeat}/{layer}/{index}"
-    return int.from_bytes(sha256(parts.encode()).digest()[:8])
+    return int.from_bytes(sha256(parts.encode()).digest()[:8]) >> 1
 
 
 def _prompt(run: _Run, engine: Engine, template: Template, budget: int, last: bool) -> Fitted:

@@ -16,7 +16,7 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,10 +35,12 @@ _COLUMNS = "key, text, token_ids, finish_reason, prompt_tokens, computed_prompt_
 def generation_key(fingerprint: str, request: Request) -> str:
     """The store key of a request, as hexadecimal SHA-256.
 
-    Greedy text does not depend on the seed, so there the seed is left out.
+    Greedy text depends on neither seed nor nucleus, so there these are left out.
     """
-    seed = request.seed if request.sampling.temperature else 0
-    parts = ["v1", fingerprint, request.prompt.digest, list(astuple(request.sampling)), seed]
+    sampling, seed = request.sampling, request.seed
+    if not sampling.temperature:
+        sampling, seed = replace(sampling, top_p=1.0, top_k=0, seeded=True), 0
+    parts = ["v1", fingerprint, request.prompt.digest, list(astuple(sampling)), seed]
     return sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -1,0 +1,276 @@
+"""The transformers engine: an own decode loop around a model that lm-eval's HFLM has loaded.
+
+Each distinct prompt is prefilled once and its cache fanned out to its samples; rows leave the batch as they end.
+``generate`` of transformers does neither, and has one generator for a whole batch. Knows nothing of drafts. Loaded
+by ``engine=hf``; HFLM is held as the loader and for loglikelihood requests.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import DynamicCache, __version__
+
+from lm_eval_aft.chat import TokenizerRenderer
+from lm_eval_aft.config import integer, mapping, refuse_unknown
+from lm_eval_aft.engines.base import HostArgs
+from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
+from lm_eval_aft.engines.sampler import RowSampler
+from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.records import Completion, ModelShape, Request, Sampling
+
+log = logging.getLogger("lm_eval_aft")
+CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores
+OWN_ARGS = {"batch_tokens", "model_kwargs"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The requests of one batch that share a prompt; their positions in the layer."""
+
+    positions: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+class HFEngine:
+    """Runs a causal transformers model on CPU, GPU or whatever HFLM places it on."""
+
+    def __init__(self, lm: HFLM, *, batch_size: int | str = "auto", batch_tokens: int | None = None) -> None:
+        """Wrap a loaded HFLM.
+
+        Args:
+            lm: lm-eval's loader and scorer.
+            batch_size: Distinct prompts a batch may hold, each with all its samples; "auto" is no such bound.
+            batch_tokens: Tokens (prompts and completions, every row counted) a batch may hold; None measures.
+        """
+        self.scorer = lm
+        self.model, self.tokenizer = lm.model, lm.tokenizer
+        self.renderer = TokenizerRenderer(
+            lm.tokenizer, add_bos_token=lm.add_bos_token, template_args=lm.chat_template_args
+        )
+        self.max_length = int(lm.max_length)
+        self.shape = model_shape(self.model)
+        self._stops = self._stop_ids()
+        self._batch_prompts = batch_size if isinstance(batch_size, int) else None
+        self._batch_tokens = batch_tokens or self._measured_tokens()
+        self._accepts = set(inspect.signature(self.model.forward).parameters)
+        self.fingerprint = self._identify(lm)
+        self.info: Mapping[str, Any] = {"torch": torch.__version__, "transformers": __version__, "device": str(lm.device)}
+
+    @classmethod
+    def load(cls, engine_args: dict[str, Any], host: HostArgs) -> HFEngine:
+        """Check the arguments against HFLM's constructor, then load.
+
+        Raises:
+            ConfigError: If an argument is unknown or ``pretrained`` is missing.
+            EngineError: If the checkpoint cannot be loaded.
+        """
+        allowed = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"} | OWN_ARGS
+        refuse_unknown(engine_args, allowed, "hf")
+        if "pretrained" not in engine_args:
+            raise ConfigError("pretrained is missing: give --model_args pretrained=FOLDER_OR_HUB_NAME.")
+        batch_tokens = engine_args.pop("batch_tokens", None)
+        batch_tokens = None if batch_tokens is None else integer(1)("batch_tokens", batch_tokens)
+        model_kwargs = mapping("model_kwargs", engine_args.pop("model_kwargs", {}))
+        batch_size = _batch_size(host.batch_size)
+        loader = {"device": host.device, "max_batch_size": host.max_batch_size, **engine_args, **model_kwargs}
+        loader = {name: value for name, value in loader.items() if value is not None}
+        try:
+            lm = HFLM(batch_size=host.batch_size, **loader)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise EngineError(f"pretrained={engine_args['pretrained']} cannot be loaded: {reason}") from error
+        return cls(lm, batch_size=batch_size, batch_tokens=batch_tokens)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """See ``Engine.generate``: batches run longest first; one that does not fit memory is halved."""
+        waiting = deque(self._batches(requests, range(len(requests))))
+        while waiting:
+            batch = waiting.popleft()
+            left = {position for group in batch for position in group.positions}
+            try:
+                for position, completion in self._decode(requests, batch):
+                    left.discard(position)
+                    yield position, completion
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(left) == 1:
+                    raise EngineError(
+                        f"one sequence of {self._longest(requests, left)} tokens does not fit the memory of "
+                        f"{self.scorer.device}: lower max_gen_toks, or use a smaller dtype or more devices."
+                    ) from error
+                self._batch_tokens = max(1, self._longest(requests, left) * len(left) // 2)
+            if left:
+                torch.cuda.empty_cache()
+                log.warning("Out of memory: batches now hold %d tokens.", self._batch_tokens)
+                later = [position for other in waiting for group in other for position in group.positions]
+                waiting = deque(self._batches(requests, [*sorted(left), *later]))
+
+    def _batches(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[_Group]]:
+        """Group equal prompts, sort by length, and cut by the token budget; one sampling a batch."""
+        by_prompt: dict[tuple[Sampling, tuple[int, ...]], list[int]] = {}
+        for position in positions:
+            request = requests[position]
+            by_prompt.setdefault((request.sampling, request.prompt.token_ids or ()), []).append(position)
+        order = sorted(by_prompt, key=lambda key: (astuple(key[0]), -len(key[1]), by_prompt[key][0]))
+        batch: list[_Group] = []
+        rows, row_tokens, current = 0, 0, None
+        for key in order:
+            sampling, token_ids = key
+            longest = len(token_ids) + sampling.max_tokens
+            for part in _parts(by_prompt[key], max(1, self._batch_tokens // longest)):
+                row_tokens = max(row_tokens, longest) if batch else longest
+                full = (rows + len(part)) * row_tokens > self._batch_tokens
+                if batch and (full or sampling != current or len(batch) == self._batch_prompts):
+                    yield batch
+                    batch, rows, row_tokens = [], 0, longest
+                batch.append(_Group(tuple(part), token_ids))
+                rows, current = rows + len(part), sampling
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _decode(self, requests: Sequence[Request], batch: Sequence[_Group]) -> Iterator[tuple[int, Completion]]:
+        """Prefill each prompt once, fan out, then decode all rows until each has ended."""
+        device = self.scorer.device
+        ids, mask = _left_pad([group.token_ids for group in batch], device)  # (prompts, longest) each
+        cache = DynamicCache(config=self.model.config)
+        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)  # (prompts, vocab)
+        owner = torch.tensor([number for number, group in enumerate(batch) for _ in group.positions], device=device)
+        if len(owner) > len(batch):
+            cache.batch_select_indices(owner)
+            logits, mask = logits[owner], mask[owner]
+        rows = [position for group in batch for position in group.positions]
+        payers = {group.positions[0] for group in batch}  # the prefill is counted once a prompt
+        sampling = requests[rows[0]].sampling
+        sampler = RowSampler(sampling, [requests[row].seed for row in rows], device)
+        lengths = mask.sum(-1)  # (rows,)
+        written: dict[int, list[int]] = {row: [] for row in rows}
+        while True:
+            tokens = sampler.draw(logits)  # (rows,)
+            keep = []
+            for number, token in enumerate(tokens.tolist()):
+                row = rows[number]
+                written[row].append(token)
+                if self._ended(written[row], sampling):
+                    yield row, self._completion(requests[row], written.pop(row), row in payers)
+                else:
+                    keep.append(number)
+            if not keep:
+                return
+            if len(keep) < len(rows):
+                kept = torch.tensor(keep, device=device)
+                cache.batch_select_indices(kept)
+                tokens, mask, lengths = tokens[kept], mask[kept], lengths[kept]
+                sampler.keep(keep)
+                rows = [rows[number] for number in keep]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
+            logits = self._forward(tokens[:, None], mask, lengths[:, None], cache)
+            lengths = lengths + 1
+
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """Logits after the last token, (rows, vocab); the cache grows by the tokens given."""
+        extras = {"position_ids": position_ids, "logits_to_keep": 1}
+        known = {name: value for name, value in extras.items() if name in self._accepts}
+        output = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known)
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _ended(self, token_ids: list[int], sampling: Sampling) -> bool:
+        if token_ids[-1] in self._stops or len(token_ids) >= sampling.max_tokens:
+            return True
+        if not sampling.until:
+            return False
+        tail = self.tokenizer.decode(token_ids[-max(map(len, sampling.until)) - 4 :])  # a token is rarely under a character
+        return any(stop in tail for stop in sampling.until)
+
+    def _completion(self, request: Request, token_ids: list[int], payer: bool) -> Completion:
+        stopped = token_ids[-1] in self._stops
+        text = str(self.tokenizer.decode(token_ids[:-1] if stopped else token_ids, skip_special_tokens=True))
+        cut = min((text.index(stop) for stop in request.sampling.until if stop in text), default=None)
+        prompt_tokens = request.prompt.prompt_tokens
+        return Completion(
+            text=text[:cut],
+            token_ids=tuple(token_ids),
+            finish_reason="stop" if stopped or cut is not None else "length",
+            prompt_tokens=prompt_tokens,
+            computed_prompt_tokens=prompt_tokens if payer else 0,
+            generated_tokens=len(token_ids),
+        )
+
+    def _stop_ids(self) -> frozenset[int]:
+        """Ids that end a text: the generation config's, the tokenizer's, and the chat template's turn end."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = [*(configured if isinstance(configured, list) else [configured]), self.tokenizer.eos_token_id]
+        return frozenset(int(token) for token in ids if token is not None) | self.renderer.turn_end_ids
+
+    def _measured_tokens(self) -> int:
+        """Tokens whose keys and values fit: a third of free GPU memory, as growing the cache copies it."""
+        if self.scorer.device.type != "cuda":
+            return CPU_BATCH_TOKENS
+        text = self.model.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        token_bytes = 2 * text.num_hidden_layers * heads * size * self.model.dtype.itemsize
+        free, _ = torch.cuda.mem_get_info(self.scorer.device)
+        return max(CPU_BATCH_TOKENS, free // 3 // token_bytes)
+
+    def _longest(self, requests: Sequence[Request], positions: set[int]) -> int:
+        return max(requests[i].prompt.prompt_tokens + requests[i].sampling.max_tokens for i in positions)
+
+    def _identify(self, lm: HFLM) -> str:
+        commit = getattr(self.model.config, "_commit_hash", None)
+        quantisation = getattr(self.model.config, "quantization_config", None)
+        parts = [
+            "hf",
+            checkpoint_fingerprint(str(lm.pretrained), lm.revision, commit) if isinstance(lm.pretrained, str) else "given",
+            *(checkpoint_fingerprint(name, lm.revision, None) for name in (lm.peft, lm.delta) if name),
+            str(self.model.dtype),
+            str(quantisation) if quantisation else "",
+            ",".join(map(str, sorted(self._stops))),
+        ]
+        return "|".join(parts)
+
+
+def model_shape(model: Any) -> ModelShape:
+    """The sizes that decide what a token costs; embeddings and the output head are left out."""
+    text = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    outside = {id(w): w for w in (model.get_input_embeddings().weight, getattr(head, "weight", None)) if w is not None}
+    parameters = sum(w.numel() for w in model.parameters()) - sum(w.numel() for w in outside.values())
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return ModelShape(parameters, text.num_hidden_layers, text.num_attention_heads * size)
+
+
+def _batch_size(value: int | str) -> int | str:
+    """lm-eval's --batch_size: a whole number, or auto with or without a suffix."""
+    if isinstance(value, str) and value.startswith("auto"):
+        return "auto"
+    return integer(1)("batch_size", value)
+
+
+def _parts(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (prompts, longest); pads are 0, which the mask hides."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
