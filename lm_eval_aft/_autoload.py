@@ -3,11 +3,10 @@
 ``install`` runs at every interpreter start: lm_eval_aft.pth calls it, from Python 3.15 on lm_eval_aft.start. It
 therefore imports only sys, and does no more than put a finder on ``sys.meta_path`` that waits for two modules:
 
-    lm_eval.models          once it has run, the name "aft" joins the model registry, and our own errors, should one
-                            end the program, are printed as one sentence with exit code 2
-    lm_eval.tasks.manager   once it has run, every TaskManager with the built-in tasks searches our folder too
+    lm_eval.models          then "aft" joins the registry; behind lm-eval's own table, which it would hide otherwise;
+                            and an error of ours that ends the program becomes one sentence and exit code 2
+    lm_eval.tasks.manager   then every TaskManager with the built-in tasks searches our folder too
 
-The order matters: a name registered before lm-eval's own table hides that table, ``--model hf`` included.
 Knows nothing of models, tasks and command lines. ``register`` is the same door for programs that call it themselves.
 """
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 SWITCH = "LM_EVAL_AFT_AUTOLOAD"
 MODEL_NAME = "aft"
 MODEL_TARGET = "lm_eval_aft.model:AFTLM"  # a string: the class, and torch with it, is loaded when it is asked for
-MODEL_GROUP = "lm_eval.models"
 USAGE_ERROR = 2  # what argparse and click exit with
 
 
@@ -38,7 +36,7 @@ class Door:
         """Answer for the two modules in ``ADDITIONS``, with the other finders' answer; for all others say None."""
         if name not in ADDITIONS or self not in sys.meta_path:
             return None
-        # Only the finders behind this one: a second door of this kind that asks all the others cannot send us round.
+        # Only those behind this one, so that another finder which asks all the others cannot send us round in circles.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
@@ -64,17 +62,16 @@ def register() -> None:
     """
     from lm_eval_aft.errors import ConfigError
 
-    _open()
     try:
         import lm_eval.models  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"lm_eval cannot be imported ({error}): pip install 'lm-eval>=0.4.13,<0.5'") from error
-    for name, add in ADDITIONS.items():
-        if name in sys.modules:  # imported before the door was opened, or just now; adding twice does no harm
-            try:
-                add(sys.modules[name])
-            except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
-                raise ConfigError(_unknown_version(error)) from error
+    try:
+        for name in ADDITIONS.keys() & sys.modules.keys():  # adding twice does no harm
+            ADDITIONS[name](sys.modules[name])
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(_unknown_version(error)) from error
+    _open()  # for what is not imported yet; only now, or the door would have said the same before us
 
 
 def print_error(error: BaseException) -> None:
@@ -121,11 +118,10 @@ def _add_model(module: "ModuleType") -> None:
 
 def _discovered_by_lm_eval(registry: "ModuleType") -> bool:
     """Whether this lm-eval reads our entry point itself, now or later (its pull request 4013)."""
-    if not hasattr(registry, "load_plugins"):
-        return False
     from importlib.metadata import entry_points
 
-    return bool(entry_points(group=MODEL_GROUP, name=MODEL_NAME))  # none in a checkout that was never installed
+    # A checkout that was never installed has no entry point to be read.
+    return hasattr(registry, "load_plugins") and bool(entry_points(group="lm_eval.models", name=MODEL_NAME))
 
 
 def _add_tasks(module: "ModuleType") -> None:
