@@ -94,6 +94,11 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def path_or_none(name: str, value: Any) -> str:
+    """A path, or the word ``none``, which stays as it is and switches the setting off."""
+    return "none" if isinstance(value, str) and value.lower() == "none" else text(name, value)
+
+
 def or_none(parse: Parse) -> Parse:
     """Also allow the word ``none``, which switches the setting off."""
 
@@ -127,7 +132,7 @@ class AFTConfig:
     template_override: bool = _arg(False, flag, "use template= although the checkpoint names another")
     engine: str = _arg("hf", text, "hf, vllm, api or scripted")
     record: str | None = _arg(None, text, "folder for the traces")
-    cache: str | None = _arg(None, text, "file of the draft store; none is off; default: inside record")
+    cache: str | None = _arg(None, path_or_none, "file of the draft store; none is off; default: inside record")
 
     @property
     def generations(self) -> int:

@@ -1,0 +1,288 @@
+"""``--model aft``: the adapter between lm-eval and the schedule.
+
+Decodes lm-eval's requests into questions, asks the schedule, writes traces, cuts answers at the task's stop strings,
+and reports what it cost. Knows nothing of how texts are generated. Instantiated by lm-eval.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook, LM
+from lm_eval.utils import handle_non_serializable, hash_string
+
+from lm_eval_aft import __version__
+from lm_eval_aft.chat import ChatContext, decode
+from lm_eval_aft.checkpoint import choose_template
+from lm_eval_aft.config import TOKEN_ALIASES, AFTConfig, samplings
+from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
+from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.prompts import Template
+from lm_eval_aft.records import Question, Trace, Usage, total
+from lm_eval_aft.schedule import propose_and_aggregate
+from lm_eval_aft.store import NoStore, SQLiteStore, Store
+from lm_eval_aft.traces import TraceWriter, make_folder
+
+log = logging.getLogger("lm_eval_aft")
+UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", *TOKEN_ALIASES}
+
+
+class AFTLM(LM):
+    """Evaluates a checkpoint as a propose-and-aggregate model on any generate_until task."""
+
+    def __init__(
+        self,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **model_args: Any,
+    ) -> None:
+        """Check all arguments, then load the engine.
+
+        Args:
+            batch_size: lm-eval's; distinct prompts a batch may hold in the hf engine.
+            max_batch_size: lm-eval's.
+            device: lm-eval's.
+            **model_args: Ours (see ``AFTConfig``) and the engine's.
+
+        Raises:
+            AFTError: One sentence on what is wrong and what to do.
+        """
+        super().__init__()
+        self.config, engine_args = AFTConfig.split(model_args)
+        self.template = choose_template(self.config, engine_args)
+        self.store = open_store(self.config)
+        self.engine: Engine = load_engine(
+            self.config.engine, engine_args, HostArgs(batch_size, max_batch_size, device or "cuda:0")
+        )
+        self._name = str(engine_args.get("pretrained") or engine_args.get("model") or self.config.engine)
+        self.usage, self.spent = Usage(), Usage()
+        self._wrapped = self._scored = 0
+
+    # ------------------------------------------------------------------ what lm-eval asks
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answer each request with k drafts and ``layers`` aggregation passes."""
+        questions = self._questions(requests)
+        distinct = list(dict.fromkeys(questions))  # padding clones of a parallel run come once
+        self._announce(distinct)
+        traces = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
+        self.usage += total([trace.usage for trace in traces.values()])
+        self.spent += total([trace.spent for trace in traces.values()])
+        self._wrapped += sum(question.chat.wrapped for question in distinct)
+        pairs = zip(questions, requests, strict=True)
+        return [cut_at(traces[question].answer, request.args[1].get("until")) for question, request in pairs]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations with the engine's own model; nothing is aggregated."""
+        scorer = self._scorer("loglikelihood", len(requests))
+        answers: list[tuple[float, bool]] = scorer.loglikelihood(self._rendered(requests), disable_tqdm=disable_tqdm)
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts with the engine's own model; nothing is aggregated."""
+        scorer = self._scorer("loglikelihood_rolling", len(requests))
+        answers: list[float] = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        return answers
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Keep the messages: they are rendered when the schedule knows what else belongs in the prompt."""
+        return ChatContext.of(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The tokenizer's template, for lm-eval's log."""
+        return getattr(self.tokenizer, "chat_template", None) or ""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The engine's tokenizer, or None where it holds none."""
+        return getattr(self.engine.renderer, "tokenizer", None)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the name of lm-eval's request cache; other models' contexts must not be found there."""
+        return "aft-" + str(getattr(self.tokenizer, "name_or_path", self.config.engine)).replace("/", "__")
+
+    @property
+    def max_length(self) -> int:
+        """Context length in tokens."""
+        return self.engine.max_length
+
+    @property
+    def device(self) -> Any:
+        """Where the engine's model is."""
+        return getattr(self.engine.scorer, "device", None)
+
+    @property
+    def rank(self) -> int:
+        """Index of this process."""
+        return int(getattr(self.engine.scorer, "rank", 0))
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that share the requests."""
+        return int(getattr(self.engine.scorer, "world_size", 1))
+
+    def all_gather(self, tensor: Any) -> Any:
+        """See ``LM.all_gather``."""
+        return self.engine.scorer.all_gather(tensor) if self.world_size > 1 else tensor
+
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+        """See ``LM.gather_object``."""
+        return self.engine.scorer.gather_object(obj, dst) if self.world_size > 1 else [obj]
+
+    def barrier(self) -> None:
+        """See ``LM.barrier``."""
+        if self.world_size > 1:
+            self.engine.scorer.barrier()
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Refuse lm-eval's response cache.
+
+        Raises:
+            ConfigError: Always; only ``--use_cache`` calls this.
+        """
+        raise ConfigError(
+            "--use_cache does not work with --model aft: it keys on the prompt alone, so k=5 would be answered with "
+            "the text of k=1; use --model_args cache=FILE, which keeps every draft."
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval merges into the results file under ``config``."""
+        base = self.engine.scorer.get_model_info() if hasattr(self.engine.scorer, "get_model_info") else {}
+        shape = self.engine.shape
+        ours = {
+            "version": __version__,
+            **self._settings(),
+            "generations_per_question": self.config.generations,
+            "usage": _readable(self.usage, shape is not None),
+            "spent": _readable(self.spent, shape is not None),
+            "bare_prompts_wrapped": self._wrapped,
+            "scored_without_aggregation": self._scored,
+            "model_shape": asdict(shape) if shape else None,
+            "engine_info": dict(self.engine.info),
+        }
+        return {**base, "aft": ours}
+
+    # ------------------------------------------------------------------ helpers
+
+    def _run(self, questions: Sequence[Question], quiet: bool) -> dict[Question, Trace]:
+        parts = (self.engine, self.template, self.config, self.store)
+        if not self.config.record:
+            traces = propose_and_aggregate(questions, *parts, quiet=quiet)
+            return dict(zip(questions, traces, strict=True))
+        settings = self._settings()
+        suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
+        with TraceWriter(self.config.record, settings, questions, suffix) as writer:
+
+            def keep(trace: Trace) -> None:
+                writer.write(replace(trace, settings=settings))
+
+            traces = propose_and_aggregate(questions, *parts, finished=keep, quiet=quiet)
+        return dict(zip(questions, traces, strict=True))
+
+    def _questions(self, requests: Sequence[Instance]) -> list[Question]:
+        """One question a request; lm-eval lists the same Instance once per repeat."""
+        seen: Counter[int] = Counter()
+        questions = []
+        for request in requests:
+            repeat = seen[id(request)] % (request.repeats or 1)  # beyond its repeats it is padding
+            seen[id(request)] += 1
+            context, gen_kwargs = request.args[:2]
+            drafts, final = samplings(self.config, gen_kwargs)
+            doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+            questions.append(
+                Question(
+                    chat=decode(context),
+                    drafts=drafts,
+                    final=final,
+                    task=request.task_name or "",
+                    doc_id=request.doc_id or 0,
+                    doc_hash=hash_string(doc),
+                    repeat=repeat,
+                )
+            )
+            unknown = set(gen_kwargs) - UNDERSTOOD
+            if unknown:
+                _warn_once(f"Generation settings {sorted(unknown)} of {request.task_name} are not used by --model aft.")
+        return questions
+
+    def _announce(self, questions: Sequence[Question]) -> None:
+        """Say once per setting what is sampled how, and what is shared or wrapped."""
+        for task, drafts, final in dict.fromkeys((q.task, q.drafts, q.final) for q in questions):
+            if self.config.layers:
+                log.info("%s: drafts %s", task, drafts)
+            log.info("%s: answer %s", task, final)
+        if any(question.chat.wrapped for question in questions):
+            _warn_once("Bare prompts become one user turn; add --apply_chat_template to keep a task's own turns.")
+        asked = Counter((question.chat.identity, question.repeat) for question in questions)
+        shared = sum(count - 1 for count in asked.values())
+        if shared:
+            log.info("%d questions repeat the prompt of another and share its drafts.", shared)
+
+    def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
+        """The requests with each chat context as the text that --model hf would score."""
+        rendered = []
+        for request in requests:
+            context, *others = request.args
+            if isinstance(context, str) and not (chat := decode(context)).wrapped:
+                context = self.engine.scorer.apply_chat_template(_history(chat), add_generation_prompt=not chat.prefill)
+            rendered.append(replace(request, arguments=(context, *others)))
+        return rendered
+
+    def _scorer(self, kind: str, count: int) -> Any:
+        if self.engine.scorer is None:
+            raise EngineError(
+                f"engine={self.config.engine} cannot answer {kind} requests: use engine=hf or a generate_until task."
+            )
+        _warn_once(f"{kind} requests are scored by the model itself: nothing is aggregated.")
+        self._scored += count
+        return self.engine.scorer
+
+    def _settings(self) -> dict[str, Any]:
+        config = {name: value for name, value in self.config.to_dict().items() if name not in ("record", "cache")}
+        template = {"name": self.template.name, "sha256": self.template.digest}
+        return {**config, "template": template, "model": self._name, "fingerprint": self.engine.fingerprint}
+
+
+def open_store(config: AFTConfig) -> Store:
+    """The draft store that ``cache=`` names, else one inside ``record=``, else none."""
+    if config.record:
+        make_folder(Path(config.record))
+    if config.cache == "none" or (config.cache is None and config.record is None):
+        return NoStore()
+    return SQLiteStore(config.cache or Path(str(config.record), "drafts.sqlite"))
+
+
+def cut_at(text: str, until: str | Sequence[str] | None) -> str:
+    """The text before the first of the task's stop strings."""
+    for stop in [until] if isinstance(until, str) else until or ():
+        if stop:
+            text = text.split(stop)[0]
+    return text
+
+
+def _history(chat: Any) -> list[dict[str, str]]:
+    rows = [{"role": m.role, "content": m.content} for m in chat.messages]
+    return [*rows, {"role": "assistant", "content": chat.prefill}] if chat.prefill else rows
+
+
+def _readable(usage: Usage, counted: bool) -> dict[str, int | None]:
+    row: dict[str, int | None] = {**asdict(usage), "shared_prompt_tokens": usage.shared_prompt_tokens}
+    return row if counted else {**row, "flops": None}
+
+
+_said: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        log.warning(message)
