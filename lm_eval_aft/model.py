@@ -55,14 +55,33 @@ class AFTLM(LM):
         Raises:
             AFTError: One sentence on what is wrong and what to do.
         """
+        config, engine_args = AFTConfig.split(model_args)
+        template = choose_template(config, engine_args)
+        store = open_store(config)
+        host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
+        engine = load_engine(config.engine, engine_args, host)
+        name = engine_args.get("pretrained") or engine_args.get("model") or config.engine
+        self._assemble(engine, config, template, store, str(name))
+
+    @classmethod
+    def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
+        """A model around an engine that is loaded already, as a sweep needs one per point.
+
+        Args:
+            engine: Loaded engine.
+            config: k, layers and sampling of this model.
+            template: Its prompts.
+            store: Where generations are looked up and kept.
+            name: What the results file calls the model.
+        """
+        model = cls.__new__(cls)
+        model._assemble(engine, config, template, store, name)
+        return model
+
+    def _assemble(self, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> None:
         super().__init__()
-        self.config, engine_args = AFTConfig.split(model_args)
-        self.template = choose_template(self.config, engine_args)
-        self.store = open_store(self.config)
-        self.engine: Engine = load_engine(
-            self.config.engine, engine_args, HostArgs(batch_size, max_batch_size, device or "cuda:0")
-        )
-        self._name = str(engine_args.get("pretrained") or engine_args.get("model") or self.config.engine)
+        self.engine, self.config, self.template, self.store = engine, config, template, store
+        self._name = name
         self.usage, self.spent = Usage(), Usage()
         self._wrapped = self._scored = 0
 
