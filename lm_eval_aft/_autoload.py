@@ -70,7 +70,7 @@ def register() -> None:
         for name in ADDITIONS.keys() & sys.modules.keys():  # adding twice does no harm
             ADDITIONS[name](sys.modules[name])
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(_unknown_version(error)) from error
+        raise ConfigError(_explain(error)) from error
     _open()  # for what is not imported yet; only now, or the door would have said the same before us
 
 
@@ -105,7 +105,7 @@ def _add_quietly(name: str, module: "ModuleType") -> None:
     try:
         ADDITIONS[name](module)
     except Exception as error:  # someone else's import is under way, and --model hf must work whatever befalls us
-        _say(f"lm_eval_aft: {_unknown_version(error)}")
+        _say(f"lm_eval_aft: {_explain(error)}")
 
 
 def _add_model(module: "ModuleType") -> None:
@@ -184,11 +184,11 @@ def _catch_our_errors() -> None:
     sys.excepthook = excepthook
 
 
-def _unknown_version(error: Exception) -> str:
-    return (
-        f"this lm_eval is not one the plugin knows ({type(error).__name__}: {error}), so --model {MODEL_NAME} or its "
-        "tasks may be missing: pip install 'lm-eval>=0.4.13,<0.5'"
-    )
+def _explain(error: Exception) -> str:
+    if type(error).__module__ == "lm_eval_aft.errors":
+        return str(error)
+    seen = f"{type(error).__name__}: {error}"
+    return f"this lm_eval is not one the plugin knows ({seen}): pip install 'lm-eval>=0.4.13,<0.5'"
 
 
 def _say(sentence: str) -> None:

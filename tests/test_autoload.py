@@ -317,7 +317,8 @@ class TestRegister:
             sandbox.write(f"lm_eval_aft/{name}", (ROOT / "lm_eval_aft" / name).read_text())
         done = sandbox.run(OPEN_DOOR + "import lm_eval.tasks as t; print(t.TaskManager().searched)")
         assert done.stdout == "['built-in']\n"
-        assert "there is no folder of tasks" in done.stderr
+        assert done.stderr.startswith("lm_eval_aft: there is no folder of tasks in ")
+        assert len(done.stderr.splitlines()) == 1
 
 
 class TestErrorsOfOurs:

@@ -1,0 +1,237 @@
+"""Both ways of installing, for real: what the archives hold, what an install brings, what uninstalling leaves.
+
+The environments here see the packages of the one that runs the tests, all but ours, through a folder of links, so that
+nothing is downloaded; builds use the hatchling that is installed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = Path(sysconfig.get_path("purelib"))
+PROBE = "aft_install_probe"
+TASK_FILES = {path.relative_to(ROOT / "tasks").as_posix() for path in (ROOT / "tasks").rglob("*.yaml")}
+TASKS = {name for path in TASK_FILES for name in re.findall(r"^task: (\w+)", (ROOT / "tasks" / path).read_text(), re.M)}
+# Prints what a user would notice: the model, the folders TaskManager searches, and where the packages come from.
+LOOK = """
+import json
+from importlib.metadata import entry_points
+import lm_eval.models, lm_eval.tasks.manager as manager
+from lm_eval.api.registry import model_registry
+searched = []
+manager.TaskIndex.build = lambda self, paths, **_: searched.extend(map(str, paths)) or {}
+manager.TaskManager()
+import lm_eval_aft
+print(json.dumps({
+    "hf": "hf" in model_registry,
+    "aft": "aft" in model_registry,
+    "searched": searched[1:],
+    "package": lm_eval_aft.__file__,
+    "scripts": [p.value for p in entry_points(group="console_scripts", name="aft")],
+    "models": [p.value for p in entry_points(group="lm_eval.models", name="aft")],
+}))
+"""
+
+
+def run(*command: str | Path, cwd: Path, check: bool = True) -> str:
+    # PYTHONPATH would let the checkout shine through an environment that is meant to have none.
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LM_EVAL_AFT_AUTOLOAD")}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 or not check, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Environment:
+    folder: Path
+
+    @property
+    def site(self) -> Path:
+        return self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+    def python(self, *arguments: str | Path, check: bool = True) -> str:
+        return run(self.folder / "bin" / "python", *arguments, cwd=self.folder, check=check)
+
+    def pip(self, *arguments: str | Path) -> str:
+        """Run the pip of the tests' own environment on this one, which spares installing pip into each."""
+        return run(sys.executable, "-m", "pip", "--python", self.folder / "bin" / "python", *arguments, cwd=self.folder)
+
+    def install(self, wheel: Path, checkout: Path, *, editable: bool) -> None:
+        source = ["--no-build-isolation", "--editable", checkout] if editable else [wheel]
+        self.pip("install", "--no-deps", "--no-index", *source)
+
+    def look(self) -> dict[str, object]:
+        return dict(json.loads(self.python("-c", LOOK)))
+
+    def files(self) -> set[str]:
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix() for path in found}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is installed from, with one task more; builds and installs leave the real checkout alone."""
+    folder = tmp_path_factory.mktemp("checkout")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for path in ROOT.iterdir():
+        if path.name in {"benchmarks", "docs", "lm_eval_aft", "startup", "tasks", "tests", "trainers"}:
+            shutil.copytree(path, folder / path.name, ignore=ignore)
+        elif path.name in {"LICENSE", "Makefile"} or path.suffix in {".md", ".toml", ".txt"}:
+            shutil.copy(path, folder)
+    (folder / "tasks" / PROBE).mkdir(parents=True)
+    (folder / "tasks" / PROBE / f"{PROBE}.yaml").write_text(f"task: {PROBE}\ndataset_path: json\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archives(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, and the wheel built from it: `python -m build` does so, and it proves the sdist complete."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=checkout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(archives: Path) -> Path:
+    (found,) = archives.glob("lm_eval_aft-*-py3-none-any.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Links to every package but ours, and to few of lm_eval's tasks: reading them all takes 15 to 35 s a command."""
+    folder = tmp_path_factory.mktemp("packages")
+    link(SITE, folder, lambda name: "lm_eval_aft" not in name and name not in {"lm_eval", "trainers"})
+    link(SITE / "lm_eval", folder / "lm_eval", lambda name: name not in {"tasks", "__pycache__"})
+    link(SITE / "lm_eval" / "tasks", folder / "lm_eval" / "tasks", lambda name: name.endswith(".py"))
+    shutil.copytree(
+        SITE / "lm_eval" / "tasks" / "gsm8k", folder / "lm_eval" / "tasks" / "gsm8k"
+    )  # links are not walked
+    return folder
+
+
+def link(source: Path, target: Path, wanted: Callable[[str], bool]) -> None:
+    target.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        if wanted(path.name):
+            (target / path.name).symlink_to(path)
+
+
+@pytest.fixture
+def environment(packages: Path, tmp_path: Path) -> Environment:
+    made = Environment(tmp_path / "env")
+    venv.create(made.folder, with_pip=False, symlinks=True)
+    (made.site / "packages.pth").write_text(f"{packages}\n")
+    found = made.python(
+        "-c", "import importlib.util as u; print(u.find_spec('lm_eval_aft'), bool(u.find_spec('lm_eval')))"
+    )
+    assert found == "None True\n"
+    return made
+
+
+class TestArchives:
+    def test_the_wheel_holds_the_packages_the_tasks_and_the_startup_files(self, wheel: Path) -> None:
+        names = set(zipfile.ZipFile(wheel).namelist())
+        top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+        assert top - {"trainers"} == {"lm_eval_aft", "lm_eval_aft.pth", "lm_eval_aft.start"}
+        assert {"lm_eval_aft/py.typed", "lm_eval_aft/_autoload.py", "lm_eval_aft/cli.py"} <= names
+        assert {f"lm_eval_aft/tasks/{name}" for name in {f"{PROBE}/{PROBE}.yaml", *TASK_FILES}} <= names
+        sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "trainers").rglob("*.py")}
+        assert sources <= names
+        assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+
+    def test_its_metadata_name_the_doors_and_the_extras(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+            points = archive.read(f"{info}/entry_points.txt").decode()
+            metadata = archive.read(f"{info}/METADATA").decode()
+            assert f"{info}/licenses/LICENSE" in archive.namelist()
+        assert "[lm_eval.models]\naft = lm_eval_aft.model:AFTLM" in points
+        assert "[console_scripts]\naft = lm_eval_aft.cli:main" in points
+        extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
+        assert {"vllm", "alpaca", "ifeval", "report", "dev"} <= extras
+        assert "Requires-Python: >=3.11" in metadata
+
+    def test_the_startup_files_each_open_the_same_door(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            pth, start = archive.read("lm_eval_aft.pth").decode(), archive.read("lm_eval_aft.start").decode()
+        assert pth == "import lm_eval_aft._autoload; lm_eval_aft._autoload.install()\n"
+        assert start == "lm_eval_aft._autoload:install\n"
+
+    def test_the_sdist_holds_what_tests_and_builds_need(self, archives: Path) -> None:
+        (sdist,) = archives.glob("lm_eval_aft-*.tar.gz")
+        with tarfile.open(sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        assert {"pyproject.toml", "LICENSE", "startup/lm_eval_aft.pth", "tests/test_install.py", "Makefile"} <= names
+        assert not [name for name in names if name.startswith((".venv", ".git/"))]
+
+
+class TestInstalls:
+    def test_a_wheel(self, wheel: Path, checkout: Path, environment: Environment) -> None:
+        environment.install(wheel, checkout, editable=False)
+        package = environment.site / "lm_eval_aft"
+        assert environment.look() == {
+            "hf": True,
+            "aft": True,
+            "searched": [str(package / "tasks")],
+            "package": str(package / "__init__.py"),
+            "scripts": ["lm_eval_aft.cli:main"],
+            "models": ["lm_eval_aft.model:AFTLM"],
+        }
+        assert run(environment.folder / "bin" / "aft", "--version", cwd=environment.folder).startswith("lm_eval_aft, ")
+
+    def test_an_editable_install_copies_only_the_startup_files(
+        self, wheel: Path, checkout: Path, environment: Environment
+    ) -> None:
+        before = environment.files()
+        environment.install(wheel, checkout, editable=True)
+        copied = {Path(name).name for name in environment.files() - before if ".dist-info/" not in name}
+        assert copied == {"_lm_eval_aft.pth", "lm_eval_aft.pth", "lm_eval_aft.start", "aft"}
+        seen = environment.look()
+        assert (seen["hf"], seen["aft"]) == (True, True)
+        assert seen["searched"] == [str(checkout / "tasks")]
+        assert seen["package"] == str(checkout / "lm_eval_aft" / "__init__.py")
+
+    @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
+    def test_uninstalling_leaves_nothing(
+        self, wheel: Path, checkout: Path, environment: Environment, editable: bool
+    ) -> None:
+        before = environment.files()
+        environment.install(wheel, checkout, editable=editable)
+        environment.look()  # which compiles modules, and leaves __pycache__ folders for pip to find
+        environment.pip("uninstall", "--yes", "lm_eval_aft")
+        assert environment.files() == before
+        ask = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'Door'])"
+        assert environment.python("-c", ask) == "[]\n"
+
+    @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
+    def test_lm_eval_lists_our_tasks_beside_its_own(
+        self, wheel: Path, checkout: Path, environment: Environment, editable: bool
+    ) -> None:
+        environment.install(wheel, checkout, editable=editable)
+        listed = names_in(environment.python("-m", "lm_eval", "ls", "tasks"))
+        assert {"gsm8k", PROBE, *TASKS} <= listed
+        environment.pip("uninstall", "--yes", "lm_eval_aft")
+        listed = names_in(environment.python("-m", "lm_eval", "ls", "tasks"))
+        assert "gsm8k" in listed
+        assert not listed & {PROBE, *TASKS}
+
+
+def names_in(table: str) -> set[str]:
+    """Return the first column of what ``lm_eval ls`` prints."""
+    return {line.strip("| ").partition("|")[0].strip() for line in table.splitlines()}
