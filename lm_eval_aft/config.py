@@ -30,10 +30,10 @@ def integer(low: int, high: int | None = None) -> Parse:
     allowed = f"a whole number of at least {low}" + (f" and below {high}" if high else "")
 
     def parse(name: str, value: Any) -> int:
-        number = _number(value)
-        if number is None or not number.is_integer() or number < low or (high is not None and number >= high):
+        number = _whole(value)
+        if number is None or number < low or (high is not None and number >= high):
             raise _refuse(name, value, allowed)
-        return int(value)
+        return number
 
     return parse
 
@@ -50,6 +50,16 @@ def real(low: float, high: float = math.inf, *, above: bool = False) -> Parse:
         return number
 
     return parse
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number that a value states, or None; not by way of a float where that would round."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+        return int(value)
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 def _number(value: Any) -> float | None:
