@@ -125,12 +125,14 @@ def _complete(requests: Sequence[Request], engine: Engine, store: Store) -> Iter
         for position in positions[key]:
             yield position, completion, True
     missing = [key for key in positions if key not in found]
-    for number, completion in engine.generate([requests[positions[key][0]] for key in missing]):
-        key = missing[number]
-        store.put(key, completion)
-        for position in positions[key]:
-            yield position, completion, position != positions[key][0]
-    store.flush()
+    try:
+        for number, completion in engine.generate([requests[positions[key][0]] for key in missing]):
+            key = missing[number]
+            store.put(key, completion)
+            for position in positions[key]:
+                yield position, completion, position != positions[key][0]
+    finally:
+        store.flush()
 
 
 def _bar(

@@ -104,7 +104,7 @@ class SQLiteStore:
         """
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._waiting: list[tuple[Any, ...]] = []
+        self._waiting: dict[bytes, tuple[Any, ...]] = {}
         self._timer: threading.Timer | None = None
         self._failure: StoreError | None = None
         if not create and not self.path.is_file():
@@ -143,14 +143,13 @@ class SQLiteStore:
     def get(self, keys: Iterable[str]) -> dict[str, Completion]:
         """See ``Store.get``."""
         wanted = [bytes.fromhex(key) for key in keys]
-        found: dict[str, Completion] = {}
         with self._lock, self._errors("read"):
-            self.flush()
+            found = {key.hex(): self._checked(self._waiting[key]) for key in wanted if key in self._waiting}
             for start in range(0, len(wanted), 500):  # SQLite's oldest limit of variables is 999
                 part = wanted[start : start + 500]
                 marks = ",".join("?" * len(part))
                 for row in self._db.execute(f"SELECT {_COLUMNS} FROM generations WHERE key IN ({marks})", part):
-                    found[row[0].hex()] = self._checked(row)
+                    found[row[0].hex()] = self._checked(row)  # the file wins: another process may have been first
         return found
 
     def put(self, key: str, completion: Completion) -> None:
@@ -162,7 +161,7 @@ class SQLiteStore:
         with self._lock:
             if self._failure:
                 raise self._failure
-            self._waiting.append(_row(bytes.fromhex(key), completion))
+            self._waiting.setdefault(bytes.fromhex(key), _row(bytes.fromhex(key), completion))
             if len(self._waiting) >= COMMIT_AFTER_ROWS:
                 self.flush()
             elif self._timer is None:
@@ -179,8 +178,8 @@ class SQLiteStore:
             if not self._waiting:
                 return
             with self._errors("written"), self._transaction():
-                self._db.executemany("INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting)
-            self._waiting = []
+                self._db.executemany("INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting.values())
+            self._waiting = {}
 
     def _flush_late(self) -> None:
         try:
@@ -223,11 +222,11 @@ class SQLiteStore:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:  # SQLite has rolled back by itself after a full disk
+            if self._db.in_transaction:  # after a full disk SQLite may have rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -1,0 +1,207 @@
+"""The draft store: keys, safety, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm_eval_aft.errors import StoreError
+from lm_eval_aft.records import Chat, Completion, Message, Prompt, Request, Sampling
+from lm_eval_aft.store import SQLiteStore, generation_key
+
+CHAT = Chat((Message("user", "a"),))
+REQUEST = Request(Prompt(CHAT, (1, 2), 2, "digest"), Sampling(0.7, 0.95, 0, 64), 7)
+TEXT = Completion("text ünï\n", (1, 2, 3), "stop", 2, 2, 3)
+
+
+def key(number: int) -> str:
+    return f"{number:064x}"
+
+
+class TestKey:
+    def test_what_changes_the_text_changes_the_key(self):
+        keys = {generation_key("engine", REQUEST), generation_key("other", REQUEST)}
+        keys.add(generation_key("engine", replace(REQUEST, seed=8)))
+        keys.add(generation_key("engine", replace(REQUEST, prompt=replace(REQUEST.prompt, digest="x"))))
+        changes = [{"temperature": 0.8}, {"top_p": 0.9}, {"top_k": 5}, {"max_tokens": 65}, {"until": ("x",)}, {"seeded": False}]
+        for change in changes:
+            keys.add(generation_key("engine", replace(REQUEST, sampling=replace(REQUEST.sampling, **change))))
+        assert len(keys) == 4 + len(changes)
+
+    def test_greedy_text_depends_on_neither_seed_nor_nucleus(self):
+        greedy = replace(REQUEST, sampling=Sampling(0.0, 0.95, 0, 64))
+        other = replace(greedy, seed=8, sampling=Sampling(0.0, 1.0, 5, 64))
+        assert generation_key("engine", greedy) == generation_key("engine", other)
+
+    def test_it_is_what_it_was_in_version_0_1(self):
+        # a changed key would make every user's store useless: raise the key's version in store.py on purpose only
+        assert generation_key("engine", REQUEST) == "83b7e972e7d99affd04c99b9fe89d356993a51e48638fc72847e16f86185922e"
+
+
+def test_what_is_put_is_got(tmp_path):
+    store = SQLiteStore(tmp_path / "deep" / "s.sqlite")
+    store.put(key(1), TEXT)
+    assert store.get([key(1), key(2)]) == {key(1): TEXT}
+    store.close()
+    assert SQLiteStore(tmp_path / "deep" / "s.sqlite").get([key(1)]) == {key(1): TEXT}
+
+
+@given(st.text(st.characters(codec="utf-8")), st.lists(st.integers(0, 2**32 - 1)))
+def test_any_text_and_tokens(text, ids):
+    store = SQLiteStore(":memory:")
+    completion = Completion(text, tuple(ids), "length", 5, 0, len(ids))
+    store.put(key(1), completion)
+    store.flush()
+    assert store.get([key(1)]) == {key(1): completion}
+    store.close()
+
+
+def test_the_first_text_of_a_key_stays(tmp_path):
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    store.put(key(1), TEXT)
+    store.put(key(1), replace(TEXT, text="other"))
+    assert store.get([key(1)])[key(1)].text == TEXT.text
+
+
+def test_rows_are_committed_within_two_seconds(tmp_path):
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    store.put(key(1), TEXT)
+    deadline = time.monotonic() + 4
+    reader = SQLiteStore(tmp_path / "s.sqlite")
+    while reader.info().generations == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert reader.info().generations == 1
+
+
+WRITER = """
+import sys
+from lm_eval_aft.records import Completion
+from lm_eval_aft.store import SQLiteStore
+store = SQLiteStore(sys.argv[1])
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 3000):
+    store.put(f"{number:064x}", Completion(f"text {number}", (number,), "stop", 2, 2, 1))
+    if number % 100 == 0:
+        store.flush()
+store.close()
+"""
+
+
+def test_two_processes_write_one_store(tmp_path):
+    path = tmp_path / "s.sqlite"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), start]) for start in ("0", "1500")]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    store = SQLiteStore(path)
+    assert store.verify().generations == 4500
+    assert store.get([key(1600)])[key(1600)].text == "text 1600"
+
+
+class TestRefusals:
+    def refused(self, path: Path, said: str) -> None:
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match=said):
+            SQLiteStore(path)
+        assert path.read_bytes() == before  # never altered, never deleted
+
+    def test_a_file_that_is_no_database(self, tmp_path):
+        path = tmp_path / "notes.txt"
+        path.write_text("these are my notes, please keep them\n" * 100)
+        self.refused(path, "cannot be opened")
+
+    def test_a_database_of_another_program(self, tmp_path):
+        path = tmp_path / "other.db"
+        with sqlite3.connect(path) as other:
+            other.execute("CREATE TABLE photos (name TEXT)")
+        self.refused(path, "another program")
+
+    def test_a_store_of_a_newer_version(self, tmp_path):
+        path = tmp_path / "s.sqlite"
+        SQLiteStore(path).close()
+        newer = sqlite3.connect(path)
+        newer.execute("PRAGMA user_version = 99")
+        newer.close()
+        self.refused(path, "newer lm_eval_aft")
+
+    def test_a_truncated_store(self, tmp_path):
+        path = tmp_path / "s.sqlite"
+        store = SQLiteStore(path)
+        for number in range(500):
+            store.put(key(number), replace(TEXT, text="x" * 200))
+        store.close()
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(StoreError, match="the file is left as it is"):
+            SQLiteStore(path).get([key(number) for number in range(500)])
+
+    def test_a_missing_store_where_one_is_needed(self, tmp_path):
+        with pytest.raises(StoreError, match="there is no draft store"):
+            SQLiteStore(tmp_path / "none.sqlite", create=False)
+        assert not (tmp_path / "none.sqlite").exists()
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StoreError, match="cannot be opened"):
+            SQLiteStore(tmp_path / "file" / "s.sqlite")
+
+    def test_an_altered_row(self, tmp_path):
+        path = tmp_path / "s.sqlite"
+        store = SQLiteStore(path)
+        store.put(key(1), TEXT)
+        store.put(key(2), TEXT)
+        store.flush()
+        store._db.execute("UPDATE generations SET text = 'forged' WHERE key = ?", (bytes.fromhex(key(2)),))
+        assert store.verify().damaged == (key(2),)
+        assert store.get([key(1)])[key(1)] == TEXT
+        with pytest.raises(StoreError, match="is damaged at generation"):
+            store.get([key(2)])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+class TestFullDisk:
+    @pytest.fixture
+    def small(self, tmp_path):
+        mount = tmp_path / "small"
+        mount.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", mount], capture_output=True).returncode:
+            pytest.skip("this machine does not let a test mount a tmpfs")
+        yield mount
+        subprocess.run(["umount", "-l", mount], check=True)
+
+    def test_what_was_committed_is_kept(self, small):
+        store = SQLiteStore(small / "s.sqlite")
+        kept = 0
+        with pytest.raises(StoreError, match="free the disk"):
+            for number in range(10_000):
+                store.put(key(number), replace(TEXT, text="x" * 1000))
+                store.flush()
+                kept += 1
+        assert 0 < kept < 10_000
+        assert len(store.get([key(number) for number in range(kept)])) == kept
+
+    def test_a_commit_in_the_background_that_failed_is_told(self, small):
+        store = SQLiteStore(small / "s.sqlite")
+        with pytest.raises(StoreError, match="free the disk"):
+            for number in range(2000):
+                store.put(key(number), replace(TEXT, text="x" * 1000))
+            store.flush()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_generations(tmp_path):
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    keys = [key(number * 7919 % (1 << 200)) for number in range(100_000)]
+    started = time.monotonic()
+    for name in keys:
+        store.put(name, replace(TEXT, text="word " * 150, token_ids=tuple(range(150))))
+    store.flush()
+    written = time.monotonic()
+    assert len(store.get(keys)) == 100_000
+    assert written - started < 60
+    assert time.monotonic() - written < 10
