@@ -403,9 +403,10 @@ class TestInstalledLmEval:
         assert not torch
         assert searched == expected
 
-    def test_still_loads_its_own_models(self) -> None:
-        code = "import lm_eval.models; from lm_eval.api.registry import get_model; print(get_model('hf').__name__)"
-        assert python("-c", code).stdout == "HFLM\n"
+    def test_loads_our_model_and_still_its_own(self) -> None:
+        code = "import lm_eval.models; from lm_eval.api.registry import get_model\n"
+        code += "print(get_model('hf').__name__, get_model('aft').__name__)"
+        assert python("-c", code).stdout == "HFLM AFTLM\n"
 
     def test_the_switch(self) -> None:
         code = "import sys, lm_eval.models as m; print('aft' in sys.modules['lm_eval.api.registry'].model_registry)"
