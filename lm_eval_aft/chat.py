@@ -107,9 +107,13 @@ class TokenizerRenderer:
     def render(self, chat: Chat) -> str:
         """The prompt as text."""
         if not self.tokenizer.chat_template:
-            return "\n\n".join([m.content for m in chat.messages if m.content] + ([chat.prefill] if chat.prefill else []))
+            return "\n\n".join(
+                [m.content for m in chat.messages if m.content] + ([chat.prefill] if chat.prefill else [])
+            )
         messages = chat.messages if self.has_system_role else fold_system(chat.messages)
-        return self._apply([*messages, *([Message("assistant", chat.prefill)] if chat.prefill else [])], bool(chat.prefill))
+        return self._apply(
+            [*messages, *([Message("assistant", chat.prefill)] if chat.prefill else [])], bool(chat.prefill)
+        )
 
     def encode(self, chat: Chat) -> Prompt:
         """Render and tokenise as lm-eval's HFLM does: special tokens are added unless the text begins with BOS."""

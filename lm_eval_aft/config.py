@@ -134,10 +134,14 @@ class AFTConfig:
     draft_max_tokens: int | None = _arg(None, integer(1), "tokens a draft may have; default: the answer's bound")
     draft_until: tuple[str, ...] = _arg((), strings, "strings that end a draft (base models)")
     final_temperature: float | None = _arg(None, real(0), "of the last layer; default: the task's, else the drafts'")
-    final_top_p: float | None = _arg(None, real(0, 1, above=True), "of the last layer; default: the task's, else the drafts'")
+    final_top_p: float | None = _arg(
+        None, real(0, 1, above=True), "of the last layer; default: the task's, else the drafts'"
+    )
     final_max_tokens: int | None = _arg(None, integer(1), "tokens the answer may have; default: max_gen_toks")
     max_gen_toks: int = _arg(2048, integer(1), "tokens the answer may have where the task is silent")
-    seed: int | None = _arg(1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely")
+    seed: int | None = _arg(
+        1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely"
+    )
     template: str | None = _arg(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
     template_override: bool = _arg(False, flag, "use template= although the checkpoint names another")
     engine: str = _arg("hf", text, "hf, vllm, api or scripted")
@@ -202,11 +206,18 @@ def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Samplin
     bound = integer(1)("max_gen_toks", bound)
     seeded = config.seed is not None
     drafts = Sampling(
-        config.temperature, config.top_p, config.top_k or 0, config.draft_max_tokens or bound, config.draft_until, seeded
+        config.temperature,
+        config.top_p,
+        config.top_k or 0,
+        config.draft_max_tokens or bound,
+        config.draft_until,
+        seeded,
     )
     final = Sampling(
         temperature=_final_temperature(config, gen_kwargs),
-        top_p=_first(config.final_top_p, gen_kwargs.get("top_p"), config.top_p, parse=real(0, 1, above=True), name="top_p"),
+        top_p=_first(
+            config.final_top_p, gen_kwargs.get("top_p"), config.top_p, parse=real(0, 1, above=True), name="top_p"
+        ),
         top_k=max(0, int(_first(gen_kwargs.get("top_k"), config.top_k, 0, parse=integer(-1), name="top_k"))),
         max_tokens=config.final_max_tokens or bound,
         seeded=seeded,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import CacheHook, LM
+from lm_eval.api.model import LM, CacheHook
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from lm_eval_aft import __version__
@@ -28,7 +28,7 @@ from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Question, Trace, Usage, total
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
-from lm_eval_aft.traces import TraceWriter, make_folder
+from lm_eval_aft.traces import make_folder, write_traces
 
 log = logging.getLogger("lm_eval_aft")
 UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", *TOKEN_ALIASES}
@@ -193,18 +193,10 @@ class AFTLM(LM):
     # ------------------------------------------------------------------ helpers
 
     def _run(self, questions: Sequence[Question], quiet: bool) -> dict[Question, Trace]:
-        parts = (self.engine, self.template, self.config, self.store)
-        if not self.config.record:
-            traces = propose_and_aggregate(questions, *parts, quiet=quiet)
-            return dict(zip(questions, traces, strict=True))
-        settings = self._settings()
-        suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
-        with TraceWriter(self.config.record, settings, questions, suffix) as writer:
-
-            def keep(trace: Trace) -> None:
-                writer.write(replace(trace, settings=settings))
-
-            traces = propose_and_aggregate(questions, *parts, finished=keep, quiet=quiet)
+        traces = propose_and_aggregate(questions, self.engine, self.template, self.config, self.store, quiet=quiet)
+        if self.config.record:
+            suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
+            write_traces(self.config.record, self._settings(), traces, suffix)
         return dict(zip(questions, traces, strict=True))
 
     def _questions(self, requests: Sequence[Instance]) -> list[Question]:

@@ -83,7 +83,9 @@ class Template:
         try:
             return cls(Path(path).read_text(encoding="utf-8"), path)
         except (OSError, UnicodeDecodeError) as error:
-            raise TemplateError(f"the template {path} cannot be read ({error}): give the path of a text file.") from error
+            raise TemplateError(
+                f"the template {path} cannot be read ({error}): give the path of a text file."
+            ) from error
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ Source of the method: "From Drafts to Answers" (arXiv 2501.11877), inference as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
 from tqdm import tqdm
@@ -50,7 +50,6 @@ def propose_and_aggregate(
     config: AFTConfig,
     store: Store,
     *,
-    finished: Callable[[Trace], None] = lambda trace: None,
     quiet: bool = False,
 ) -> list[Trace]:
     """Answer questions with k drafts and ``layers`` aggregation passes.
@@ -61,7 +60,6 @@ def propose_and_aggregate(
         template: The draft and aggregate prompts.
         config: ``k``, ``layers`` and ``seed`` are read.
         store: Finished generations are looked up and kept there.
-        finished: Called with each trace as its last layer ends.
         quiet: No progress bar.
 
     Returns:
@@ -72,7 +70,6 @@ def propose_and_aggregate(
         EngineError: If the engine stops working; what had ended by then is in the store.
     """
     runs = [_Run(question) for question in questions]
-    traces: dict[int, Trace] = {}
     for layer in range(config.layers + 1):
         last = layer == config.layers
         requests, places = [], []
@@ -92,10 +89,7 @@ def propose_and_aggregate(
             number, index = places[position]
             seed, elapsed_s = requests[position].seed, time.monotonic() - started
             runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, round(elapsed_s, 3))
-            if last:
-                traces[number] = _trace(runs[number], engine.shape)
-                finished(traces[number])
-    return [traces[number] for number in range(len(runs))]
+    return [_trace(run, engine.shape) for run in runs]
 
 
 def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:

@@ -178,7 +178,9 @@ class SQLiteStore:
             if not self._waiting:
                 return
             with self._errors("written"), self._transaction():
-                self._db.executemany("INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting.values())
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting.values()
+                )
             self._waiting = {}
 
     def _flush_late(self) -> None:

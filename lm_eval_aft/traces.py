@@ -11,60 +11,53 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.records import Question, Trace
+from lm_eval_aft.records import Trace
 
 
-class TraceWriter:
-    """Writes the traces of one batch of requests; use as a context manager."""
+def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace], suffix: str = "") -> list[Path]:
+    """Write one file per task, in the order of the traces.
 
-    def __init__(self, folder: str, settings: dict[str, Any], questions: Sequence[Question], suffix: str = "") -> None:
-        """Prepare to write.
+    Args:
+        folder: Where the files go; it is made.
+        settings: What was run; kept in each trace. Its digest and that of the questions are in the file names, so
+            that another run does not replace these.
+        traces: What to write.
+        suffix: Tells processes apart.
 
-        Args:
-            folder: Where the files go; it is made.
-            settings: What was run, kept in each trace; its digest and the questions' are in the file name.
-            questions: All that will be written.
-            suffix: Tells processes apart.
+    Returns:
+        The files.
 
-        Raises:
-            RecordError: If the folder cannot be made.
-        """
-        self._folder = Path(folder)
-        self._settings, self._suffix = settings, suffix
-        self._asked: dict[str, list[str]] = {}
-        for question in questions:
-            self._asked.setdefault(question.task, []).append(f"{question.chat.identity}/{question.doc_id}/{question.repeat}")
-        self._files: dict[str, TextIO] = {}
-        make_folder(self._folder)
+    Raises:
+        RecordError: If they cannot be written; a file that was there stays as it was.
+    """
+    make_folder(Path(folder))
+    by_task: dict[str, list[Trace]] = {}
+    for trace in traces:
+        by_task.setdefault(trace.question.task, []).append(trace)
+    paths = []
+    for task, group in by_task.items():
+        path = Path(folder, _name(task, settings, group) + suffix + ".jsonl")
+        partial = path.with_suffix(".partial")
+        with _errors(path.parent):
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(replace(trace, settings=settings).to_json() + "\n" for trace in group)
+            partial.replace(path)
+        paths.append(path)
+    return paths
 
-    def __enter__(self) -> TraceWriter:
-        return self
 
-    def write(self, trace: Trace) -> None:
-        """Append a trace to its task's file."""
-        task = trace.question.task
-        with _errors(self._folder):
-            if task not in self._files:
-                self._files[task] = self._path(task).with_suffix(".partial").open("w", encoding="utf-8")
-            self._files[task].write(trace.to_json() + "\n")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with _errors(self._folder):
-            for task, file in self._files.items():
-                file.close()
-                if kind is None:
-                    os.replace(file.name, self._path(task))
-
-    def _path(self, task: str) -> Path:
-        parts = json.dumps([self._settings, sorted(self._asked[task])], sort_keys=True)
-        digest = sha256(parts.encode()).hexdigest()[:8]
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", task) or "task"
-        return self._folder / f"{name}_k{self._settings['k']}_l{self._settings['layers']}_{digest}{self._suffix}.jsonl"
+def _name(task: str, settings: dict[str, Any], traces: Sequence[Trace]) -> str:
+    asked = sorted(f"{t.question.chat.identity}/{t.question.doc_id}/{t.question.repeat}" for t in traces)
+    digest = sha256(json.dumps([settings, asked], sort_keys=True).encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", task) or "task"
+    return f"{name}_k{settings['k']}_l{settings['layers']}_{digest}"
 
 
 def make_folder(folder: Path) -> None:
@@ -107,17 +100,12 @@ def _read(file: Path) -> Iterator[Trace]:
                 ) from error
 
 
-class _errors:
-    """Turns an OSError into a RecordError that names the path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OSError):
-            raise RecordError(
-                f"traces cannot be kept at {self._path} ({error.strerror}): give record= a folder you can write to."
-            ) from error
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a RecordError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"traces cannot be kept at {path} ({error.strerror}): give record= a folder you can write to."
+        ) from error

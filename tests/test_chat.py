@@ -6,10 +6,10 @@ import copy
 import pickle
 
 import pytest
-from conftest import NO_SYSTEM, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import NO_SYSTEM, tiny_tokenizer
 from lm_eval_aft.chat import ChatContext, TokenizerRenderer, decode, fold_system, strip_control
 from lm_eval_aft.errors import ChatError
 from lm_eval_aft.records import Chat, Message
@@ -63,13 +63,18 @@ def test_a_context_that_a_task_changed_is_refused():
 def test_identity_is_what_is_asked():
     assert Chat((USER,)).identity == Chat((USER,), wrapped=True).identity
     assert Chat((USER,)).identity != Chat((SYSTEM, USER)).identity
-    assert Chat((Message("user", "ab"), Message("user", "c"))).identity != Chat((Message("user", "a"), Message("user", "bc"))).identity
+    assert (
+        Chat((Message("user", "ab"), Message("user", "c"))).identity
+        != Chat((Message("user", "a"), Message("user", "bc"))).identity
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text()), min_size=1))
 def test_any_history_that_ends_with_a_user_comes_back(turns):
     history = [{"role": role, "content": text} for role, text in turns] + [{"role": "user", "content": "?"}]
-    assert [(m.role, m.content) for m in decode(ChatContext.of(history)).messages] == [(t["role"], t["content"]) for t in history]
+    assert [(m.role, m.content) for m in decode(ChatContext.of(history)).messages] == [
+        (t["role"], t["content"]) for t in history
+    ]
 
 
 class TestRenderer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import save_tiny
 
+from conftest import save_tiny
 from lm_eval_aft.engines.base import HostArgs, load_engine
 from lm_eval_aft.engines.hf import HFEngine
 from lm_eval_aft.engines.sampler import RowSampler, threshold
@@ -43,7 +43,9 @@ def test_greedy_equals_generate_alone_and_padded(engine):
     expected = []
     for request in requests:
         prompt = torch.tensor([request.prompt.token_ids])
-        output = engine.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False)
+        output = engine.model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False
+        )
         expected.append(tuple(output[0, prompt.shape[1] :].tolist()))
     assert ids(engine, requests) == expected  # in one padded batch
     assert [ids(engine, [request])[0] for request in requests] == expected  # one by one

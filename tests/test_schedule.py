@@ -81,7 +81,9 @@ class TestSeeds:
     def test_company_and_order_change_nothing(self):
         alone = run([ask("a")])[0]
         together = run([ask("b"), ask("a")])[1]
-        assert [(d.seed, d.completion.text) for d in alone.drafts] == [(d.seed, d.completion.text) for d in together.drafts]
+        assert [(d.seed, d.completion.text) for d in alone.drafts] == [
+            (d.seed, d.completion.text) for d in together.drafts
+        ]
 
     def test_run_seed_question_repeat_and_place_do(self):
         base = self.seeds([ask("a")])
@@ -159,14 +161,6 @@ class TestRecord:
         (trace,) = run([ask("a")], 2, 1, Recorder(lambda request: "word " * 60, max_length=230))
         assert len(trace.cut_tokens) == 1
         assert all(cut > 0 for cut in trace.cut_tokens[0])
-
-    def test_finished_is_called_once_a_question(self):
-        done = []
-        config = AFTConfig(k=2, layers=1)
-        traces = propose_and_aggregate(
-            [ask("a"), ask("b")], Recorder(), TEMPLATE, config, NoStore(), finished=done.append, quiet=True
-        )
-        assert done == traces
 
 
 def test_a_question_that_cannot_fit_stops_before_anything_is_generated():

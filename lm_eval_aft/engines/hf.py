@@ -62,7 +62,11 @@ class HFEngine:
         self._batch_tokens = batch_tokens or self._measured_tokens()
         self._accepts = set(inspect.signature(self.model.forward).parameters)
         self.fingerprint = self._identify(lm)
-        self.info: Mapping[str, Any] = {"torch": torch.__version__, "transformers": __version__, "device": str(lm.device)}
+        self.info: Mapping[str, Any] = {
+            "torch": torch.__version__,
+            "transformers": __version__,
+            "device": str(lm.device),
+        }
 
     @classmethod
     def load(cls, engine_args: dict[str, Any], host: HostArgs) -> HFEngine:
@@ -191,7 +195,9 @@ class HFEngine:
             return True
         if not sampling.until:
             return False
-        tail = self.tokenizer.decode(token_ids[-max(map(len, sampling.until)) - 4 :])  # a token is rarely under a character
+        tail = self.tokenizer.decode(
+            token_ids[-max(map(len, sampling.until)) - 4 :]
+        )  # a token is rarely under a character
         return any(stop in tail for stop in sampling.until)
 
     def _completion(self, request: Request, token_ids: list[int], payer: bool) -> Completion:
@@ -223,7 +229,7 @@ class HFEngine:
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         token_bytes = 2 * text.num_hidden_layers * heads * size * self.model.dtype.itemsize
         free, _ = torch.cuda.mem_get_info(self.scorer.device)
-        return max(CPU_BATCH_TOKENS, free // 3 // token_bytes)
+        return max(CPU_BATCH_TOKENS, int(free) // 3 // int(token_bytes))
 
     def _longest(self, requests: Sequence[Request], positions: set[int]) -> int:
         return max(requests[i].prompt.prompt_tokens + requests[i].sampling.max_tokens for i in positions)
@@ -233,7 +239,9 @@ class HFEngine:
         quantisation = getattr(self.model.config, "quantization_config", None)
         parts = [
             "hf",
-            checkpoint_fingerprint(str(lm.pretrained), lm.revision, commit) if isinstance(lm.pretrained, str) else "given",
+            checkpoint_fingerprint(str(lm.pretrained), lm.revision, commit)
+            if isinstance(lm.pretrained, str)
+            else "given",
             *(checkpoint_fingerprint(name, lm.revision, None) for name in (lm.peft, lm.delta) if name),
             str(self.model.dtype),
             str(quantisation) if quantisation else "",
@@ -256,7 +264,8 @@ def _batch_size(value: int | str) -> int | str:
     """lm-eval's --batch_size: a whole number, or auto with or without a suffix."""
     if isinstance(value, str) and value.startswith("auto"):
         return "auto"
-    return integer(1)("batch_size", value)
+    prompts: int = integer(1)("batch_size", value)
+    return prompts
 
 
 def _parts(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -1,0 +1,291 @@
+"""--model aft inside lm-eval: contexts, repeats, stops, traces, totals, and agreement with --model hf."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import save_tiny, tiny_tokenizer
+from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
+from lm_eval_aft.model import AFTLM, cut_at
+from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
+from lm_eval_aft.traces import read_traces
+
+QUESTIONS = ["1+1?", "2+2?", "3+3?", "2+2?"]  # two documents with one prompt
+
+
+def evaluate(model: AFTLM | object, task: dict, tmp_path: Path, **options) -> dict:
+    """Run lm-eval on a task over a small local file, as its command line would."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": q, "answer": "2", "choices": ["2", "4", "six"], "gold": 0} for q in QUESTIONS]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"train": str(data), "test": str(data)}},
+        "test_split": "test",
+        "fewshot_split": "train",
+        "fewshot_config": {"sampler": "first_n"},
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    return lm_eval.simple_evaluate(
+        model=model,
+        tasks=[{**base, **task}],
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        **options,
+    )
+
+
+GENERATE = {
+    "task": "small_generate",
+    "output_type": "generate_until",
+    "generation_kwargs": {"until": ["\n"], "do_sample": False, "temperature": 0.0, "max_gen_toks": 16},
+}
+CHOICE = {
+    "task": "small_choice",
+    "output_type": "multiple_choice",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{gold}}",
+    "metric_list": [{"metric": "acc"}],
+}
+ROLLING = {
+    "task": "small_rolling",
+    "output_type": "loglikelihood_rolling",
+    "doc_to_target": "{{question}}",
+    "metric_list": [{"metric": "word_perplexity"}],
+}
+
+
+def aft(tiny: str, **args) -> AFTLM:
+    return AFTLM(
+        **{"pretrained": tiny, "dtype": "float32", "k": 2, "layers": 1, "device": "cpu", "batch_size": "auto", **args}
+    )
+
+
+@pytest.fixture(scope="module")
+def hf(tiny):
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=tiny, dtype="float32", device="cpu", batch_size=3)
+
+
+def answers(results: dict) -> list:
+    (samples,) = results["samples"].values()
+    return [sample["resps"] for sample in samples]
+
+
+def compare_with_hf(folder, tmp_path, **options):
+    from lm_eval.models.huggingface import HFLM
+
+    ours = evaluate(aft(folder, layers=0, final_temperature=0), GENERATE, tmp_path, **options)
+    hf = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=3)
+    assert answers(ours) == answers(evaluate(hf, GENERATE, tmp_path, **options))
+    assert any(text for ((text,),) in answers(ours))
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_plain_greedy_answer_equals_model_hf(tiny, tmp_path, shots):
+    compare_with_hf(tiny, tmp_path, num_fewshot=shots, apply_chat_template=True, fewshot_as_multiturn=True)
+
+
+def test_a_base_model_without_chat_template_equals_model_hf(tmp_path):
+    compare_with_hf(save_tiny(tmp_path / "base", chat_template=None), tmp_path, num_fewshot=2)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("task", [CHOICE, ROLLING])
+def test_loglikelihoods_equal_model_hf(tiny, hf, tmp_path, chat, task):
+    options = {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "num_fewshot": 0 if task is ROLLING else 2}
+    model = aft(tiny, batch_size=3)
+    ours = evaluate(model, task, tmp_path, **options)
+    assert answers(ours) == answers(evaluate(hf, task, tmp_path, **options))
+    assert ours["config"]["aft"]["scored_without_aggregation"] > 0
+
+
+def test_results_traces_and_totals_agree(tiny, tmp_path):
+    record = tmp_path / "traces"
+    results = evaluate(aft(tiny, k=3, layers=2, record=str(record)), GENERATE, tmp_path, apply_chat_template=True)
+    traces = list(read_traces(record))
+    assert [trace.question.doc_id for trace in sorted(traces, key=lambda t: t.question.doc_id)] == [0, 1, 2, 3]
+    assert all(len(trace.drafts) == 7 for trace in traces)
+    info = results["config"]["aft"]
+    assert (info["k"], info["layers"], info["generations_per_question"]) == (3, 2, 7)
+    assert info["usage"]["generations"] == 28
+    assert info["spent"]["generations"] == sum(trace.spent.generations for trace in traces) == 21  # two share a prompt
+    assert info["usage"]["generated_tokens"] == sum(trace.usage.generated_tokens for trace in traces)
+    assert info["usage"]["flops"] > 0
+    assert info["template"]["sha256"] == Template.load(None).digest
+    by_doc = {sample["doc_id"]: sample for sample in results["samples"]["small_generate"]}
+    for trace in traces:
+        sample = by_doc[trace.question.doc_id]
+        assert trace.question.doc_hash == sample["doc_hash"]
+        assert sample["resps"] == [[cut_at(trace.answer, ["\n"])]]
+        assert (trace.question.final.temperature, trace.question.drafts.temperature) == (0.0, 0.7)
+    json.dumps(info)
+
+
+def test_the_same_command_again_generates_nothing_and_replaces_its_traces(tiny, tmp_path):
+    record = tmp_path / "traces"
+    first = evaluate(aft(tiny, record=str(record)), GENERATE, tmp_path)
+    lines = [trace.drafts for trace in read_traces(record)]
+    second = evaluate(aft(tiny, record=str(record)), GENERATE, tmp_path)
+    assert answers(first) == answers(second)
+    assert second["config"]["aft"]["spent"]["generations"] == 0
+    assert second["config"]["aft"]["usage"] == first["config"]["aft"]["usage"]
+    again = [trace.drafts for trace in read_traces(record)]
+    assert [[d.completion for d in drafts] for drafts in again] == [[d.completion for d in drafts] for drafts in lines]
+    assert not list(record.glob("*.partial"))
+
+
+def test_order_limit_and_batch_size_change_no_text(tiny, tmp_path):
+    def texts(model, **options):
+        results = evaluate(model, GENERATE, tmp_path, apply_chat_template=True, **options)
+        return {sample["doc_id"]: sample["resps"] for sample in results["samples"]["small_generate"]}
+
+    whole = texts(aft(tiny, final_temperature=0.9))
+    assert texts(aft(tiny, final_temperature=0.9, batch_size=1)) == whole
+    assert texts(aft(tiny, final_temperature=0.9), limit=2) == {0: whole[0], 1: whole[1]}
+    assert texts(aft(tiny, final_temperature=0.9), samples={"small_generate": [1, 2]}) == {1: whole[1], 2: whole[2]}
+    assert whole[1] == whole[3]  # two documents with one prompt
+
+
+def test_repeats_are_further_draws(tiny, tmp_path):
+    task = {**GENERATE, "repeats": 3, "filter_list": [{"name": "first", "filter": [{"function": "take_first"}]}]}
+    results = evaluate(aft(tiny, final_temperature=1.0, record=str(tmp_path / "r")), task, tmp_path)
+    for ((*texts,),) in answers(results):
+        assert len(texts) == 3
+    assert any(len(set(texts)) > 1 for ((*texts,),) in answers(results))
+    traces = list(read_traces(tmp_path / "r"))
+    assert sorted((t.question.doc_id, t.question.repeat) for t in traces) == [
+        (d, r) for d in range(4) for r in range(3)
+    ]
+
+
+def test_padding_clones_are_neither_run_nor_counted(tiny, tmp_path):
+    from lm_eval.api.instance import Instance
+
+    args = ("2+2?", {"max_gen_toks": 4})
+    one = Instance("generate_until", {"q": 1}, args, 0, ("t", 0, 1))
+    two = Instance("generate_until", {"q": 2}, ("3+3?", {"max_gen_toks": 4}), 0, ("t", 1, 1))
+    model = aft(tiny, record=str(tmp_path / "r"))
+    texts = model.generate_until([one, two, two, two], disable_tqdm=True)  # lm-eval pads ranks with the last request
+    assert texts[1] == texts[2] == texts[3]
+    assert model.usage.generations == 6
+    assert len(list(read_traces(tmp_path / "r"))) == 2
+
+
+def test_few_shot_turns_and_system_arrive_in_the_prompt(tiny, tmp_path):
+    model = aft(tiny, record=str(tmp_path / "r"))
+    options = {"num_fewshot": 3, "apply_chat_template": True, "fewshot_as_multiturn": True}
+    evaluate(model, GENERATE, tmp_path, system_instruction="Be brief.", limit=1, **options)
+    (trace,) = read_traces(tmp_path / "r")
+    roles = [message.role for message in trace.question.chat.messages]
+    assert roles == ["system", *["user", "assistant"] * 3, "user"]
+    assert not trace.question.chat.wrapped
+
+
+def test_a_bare_prompt_is_wrapped_said_and_flagged(tiny, tmp_path, caplog):
+    from lm_eval_aft import model as module
+
+    module._said.clear()
+    results = evaluate(aft(tiny), GENERATE, tmp_path)
+    assert results["config"]["aft"]["bare_prompts_wrapped"] == 4
+    assert "add --apply_chat_template" in caplog.text
+
+
+def test_an_empty_prompt_and_one_beyond_the_context(tiny):
+    from lm_eval.api.instance import Instance
+
+    def request(text):
+        return [Instance("generate_until", {}, (text, {"max_gen_toks": 4}), 0, ("t", 0, 1))]
+
+    assert isinstance(aft(tiny).generate_until(request(""), disable_tqdm=True)[0], str)
+    with pytest.raises(PromptTooLong, match="longer context"):
+        aft(tiny).generate_until(request("word " * 2000), disable_tqdm=True)
+
+
+def test_use_cache_is_refused_with_the_reason(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="cache=FILE"):
+        evaluate(aft(tiny), GENERATE, tmp_path, use_cache=str(tmp_path / "cache"))
+
+
+def test_generation_settings_that_are_not_used_are_named(tiny, tmp_path, caplog):
+    task = {**GENERATE, "generation_kwargs": {**GENERATE["generation_kwargs"], "repetition_penalty": 1.3}}
+    evaluate(aft(tiny), task, tmp_path)
+    assert "repetition_penalty" in caplog.text
+
+
+def test_an_engine_without_scorer_names_itself(tmp_path):
+    with pytest.raises(EngineError, match="engine=scripted cannot answer loglikelihood"):
+        evaluate(AFTLM(engine="scripted"), CHOICE, tmp_path)
+
+
+def test_a_record_folder_that_cannot_be_written(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match="record= a folder you can write to"):
+        aft(tiny, record=str(tmp_path / "file" / "traces"))
+
+
+def test_traces_that_are_none(tmp_path):
+    with pytest.raises(RecordError, match="no traces"):
+        list(read_traces(tmp_path))
+    (tmp_path / "t.jsonl").write_text('{"half": ')
+    with pytest.raises(RecordError, match="line 1 of"):
+        list(read_traces(tmp_path))
+
+
+class TestCheckpointTemplate:
+    OTHER = "{% block draft %}Draft.{% endblock %}{% block aggregate %}Merge {{ drafts | length }}.{% endblock %}"
+
+    @pytest.fixture
+    def trained(self, tiny, tmp_path):
+        import shutil
+
+        folder = tmp_path / "trained"
+        shutil.copytree(tiny, folder)
+        CheckpointConfig(self.OTHER, Template(self.OTHER, "x").digest, k=3).save(folder)
+        return folder
+
+    def test_it_is_used(self, trained):
+        assert aft(str(trained)).template.source == self.OTHER
+
+    def test_the_same_template_from_a_file_is_no_contradiction(self, trained, tmp_path):
+        (tmp_path / "same.j2").write_text(self.OTHER)
+        assert aft(str(trained), template=str(tmp_path / "same.j2")).template.source == self.OTHER
+
+    def test_another_is_refused_unless_overridden(self, trained, tmp_path):
+        other = tmp_path / "default.j2"
+        other.write_text(DEFAULT_TEMPLATE)
+        with pytest.raises(ConfigError, match="template_override=true"):
+            aft(str(trained), template=str(other))
+        assert aft(str(trained), template=str(other), template_override=True).template.source == DEFAULT_TEMPLATE
+
+    def test_a_damaged_file_is_named(self, trained):
+        (trained / "aft_config.json").write_text("{")
+        with pytest.raises(ConfigError, match=r"aft_config\.json cannot be read"):
+            aft(str(trained))
+        CheckpointConfig(self.OTHER, "0" * 64).save(trained)
+        with pytest.raises(ConfigError, match="states template_sha256"):
+            aft(str(trained))
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [(None, "a\n\nb Q: c"), ([], "a\n\nb Q: c"), (["Q:", "\n\n"], "a"), ("Q:", "a\n\nb "), ([""], "a\n\nb Q: c")],
+)
+def test_stop_strings_cut_the_final_text(until, expected):
+    assert cut_at("a\n\nb Q: c", until) == expected
+
+
+def test_other_models_cannot_find_our_contexts_in_lm_evals_request_cache(tiny, hf):
+    assert aft(tiny).tokenizer_name != hf.tokenizer_name
+    assert aft(tiny).tokenizer_name.startswith("aft-")
+    assert tiny_tokenizer().chat_template == aft(tiny).chat_template(True)
