@@ -1,0 +1,34 @@
+"""What every benchmark writes beside its figures: command, commit, machine and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lm_eval", "torch", "transformers")
+
+
+def conditions() -> dict[str, Any]:
+    """Where and with what the figures were made."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def write(name: str, figures: dict[str, Any], folder: str | None) -> None:
+    """Print the figures as JSON, and keep them in a file where a folder is given."""
+    text = json.dumps({**conditions(), **figures}, indent=2)
+    print(text)
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,101 @@
+"""kill -9 at twenty moments: the same run again loses nothing that was committed and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+# One process imports everything and forks a child per round, since importing takes far longer than the tiny model.
+ROUNDS = """
+import json, os, random, signal, sqlite3, sys, time
+from pathlib import Path
+from lm_eval.api.instance import Instance
+from transformers.models.llama import modeling_llama
+import lm_eval_aft.engines.hf
+from lm_eval_aft import store
+from lm_eval_aft.model import AFTLM
+
+store.COMMIT_AFTER_S = 0.01  # commits close together leave many moments to be killed at
+TINY, OUT = sys.argv[1], Path(sys.argv[2])
+ARGS = dict(pretrained=TINY, dtype="float32", device="cpu", batch_size=1, k=3, layers=2, max_gen_toks=60)
+TOTAL = 5 * 7
+
+def run(folder):
+    questions = [f"Question number {n}?" for n in range(5)]
+    requests = [Instance("generate_until", {"n": n}, (q, {}), 0, ("t", n, 1)) for n, q in enumerate(questions)]
+    AFTLM(**ARGS, record=str(folder)).generate_until(requests, disable_tqdm=True)
+
+def child(folder):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(folder)
+        finally:
+            os._exit(0)
+    return pid
+
+def rows(folder):
+    try:
+        with sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10) as db:
+            return db.execute("SELECT count(*) FROM generations").fetchone()[0]
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+
+os.waitpid(child(OUT / "whole"), 0)
+draw = random.Random(20250121)
+report = []
+for number in range(20):
+    folder, wanted = OUT / f"killed{number}", draw.randint(1, TOTAL - 5)
+    pid = child(folder)
+    while rows(folder) < wanted:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            sys.exit(f"round {number}: the run ended with status {status} and {rows(folder)} rows")
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    kept = rows(folder)
+    partial = sorted(path.name for path in folder.glob("*.jsonl"))
+    os.waitpid(child(folder), 0)
+    report.append({"killed": os.WTERMSIG(status) == signal.SIGKILL, "wanted": wanted, "kept": kept,
+                   "traces_at_kill": partial, "rows_at_end": rows(folder)})
+print(json.dumps(report))
+"""
+TOTAL = 5 * 7
+
+
+def essence(folder: Path) -> list[dict]:
+    """What must be equal: everything but times and the split into new and reused."""
+    (file,) = folder.glob("*.jsonl")
+    traces = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for trace in traces:
+        del trace["spent"]
+        for draft in trace["drafts"]:
+            del draft["elapsed_s"], draft["reused"]
+        # who paid for a shared prompt depends on what was missing after the kill
+        for usage in (trace["usage"], *(draft["completion"] for draft in trace["drafts"])):
+            usage.pop("computed_prompt_tokens")
+            usage.pop("flops", None)
+    return traces
+
+
+def test_kill_at_twenty_moments(tiny, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ROUNDS, tiny, str(tmp_path)], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    expected = essence(tmp_path / "whole")
+    assert len(expected) == 5
+    for number, moment in enumerate(report):
+        assert moment["killed"]
+        assert moment["wanted"] <= moment["kept"] < TOTAL  # it fell inside generation
+        assert moment["traces_at_kill"] == []  # no half file was left
+        assert moment["rows_at_end"] == TOTAL  # nothing was generated twice or lost
+        assert essence(tmp_path / f"killed{number}") == expected
+        (file,) = (tmp_path / f"killed{number}").glob("*.jsonl")
+        reused = sum(d["reused"] for line in file.read_text().splitlines() for d in json.loads(line)["drafts"])
+        assert reused == moment["kept"]  # exactly what was committed was used again
+    assert len({moment["kept"] for moment in report}) > 5  # the moments differ
