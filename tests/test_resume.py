@@ -1,4 +1,4 @@
-"""kill -9 at twenty moments: the same run again loses nothing that was committed and ends as if nothing had happened."""
+"""kill -9 at twenty moments: the same run again loses nothing committed and ends as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -1,0 +1,91 @@
+"""Answers of GSM8K: finding the number a text ends with, and writing equal numbers alike.
+
+Plain functions on text, without lm-eval or torch, so that votes can use them on drafts too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+INVALID = "[invalid]"
+QUESTION = (
+    "{question}\n\nReason step by step. On the last line write your result in this form, with a number alone in the "
+    "place of N:\nThe answer is N."
+)
+
+# 1,234.50 or 3/4 or -7; a sign only where no digit or letter stands before it, so that 9-2 is not -2
+_NUMBER = r"(?<![\w.,])[-\u2212]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+(?!\d|\.\d))?"
+NUMBER = re.compile(_NUMBER)
+_SKIP = r"[\s:=$*_`~\u20ac\u00a3({\[]|\\(?:boxed|text|mathbf|\(|\[|\$)"  # mark-up between the words and the number
+STATED = re.compile(rf"answer\s+is(?:{_SKIP})*({_NUMBER})", re.IGNORECASE)
+BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
+FRACTION = re.compile(r"\\d?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+RESULT = re.compile(rf"=(?:{_SKIP})*({_NUMBER})")
+
+
+def doc_to_text(doc: dict[str, Any]) -> str:
+    """The user turn: the question and the form of the answer."""
+    return QUESTION.format(question=doc["question"].strip())
+
+
+def doc_to_target(doc: dict[str, Any]) -> str:
+    """The gold number, written as ``normalise`` writes it."""
+    return normalise(doc["answer"].rsplit("####", 1)[-1]) or INVALID
+
+
+def normalise(number: str) -> str | None:
+    """One spelling for equal numbers: 1,234 and 1234.0 are "1234", 1/2 and .50 are "1/2".
+
+    Returns:
+        A whole number or a fraction in lowest terms; None if the text is no number.
+    """
+    text = number.strip().strip("*_`").replace("\u2212", "-").replace(",", "").replace("$", "").replace(" ", "")
+    try:
+        return str(Fraction(text.removesuffix(".").removesuffix("%")))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def extract_strict(text: str) -> str | None:
+    """The number of the last "answer is N"; bold, LaTeX, currency and a full stop around it do not matter."""
+    return _last(STATED.findall(_plain(text)))
+
+
+def extract_flexible(text: str) -> str | None:
+    """The stated answer, else the last boxed one, else what the last line sets equal, else the last number."""
+    stated = extract_strict(text)
+    if stated is not None:
+        return stated
+    plain = _plain(text)
+    boxed = [number for box in BOXED.findall(plain) for number in NUMBER.findall(box)[-1:]]
+    lines = [line for line in plain.splitlines() if line.strip()]
+    results = RESULT.findall(lines[-1]) if lines else []
+    return _last(boxed) or _last(results) or _last(NUMBER.findall(plain))
+
+
+def strict(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
+    """lm-eval filter: ``extract_strict`` of each first response."""
+    return _filter(extract_strict, resps)
+
+
+def flexible(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
+    """lm-eval filter: ``extract_flexible`` of each first response."""
+    return _filter(extract_flexible, resps)
+
+
+def _filter(extract: Callable[[str], str | None], resps: Iterable[Sequence[str]]) -> list[str]:
+    return [extract(responses[0]) or INVALID for responses in resps]
+
+
+def _plain(text: str) -> str:
+    """LaTeX fractions, thin spaces and thousands marks as ordinary text."""
+    text = FRACTION.sub(r"\1/\2", text).replace("{,}", ",").replace("\\,", "").replace("\\!", "")
+    return text.replace("\\$", "$").replace("\u00a0", " ").replace("\u202f", " ")
+
+
+def _last(numbers: Sequence[str]) -> str | None:
+    found = [value for number in numbers if (value := normalise(number)) is not None]
+    return found[-1] if found else None
