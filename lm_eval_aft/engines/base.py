@@ -18,6 +18,7 @@ from lm_eval_aft.records import Completion, ModelShape, Request
 
 ENGINES = {
     "hf": "lm_eval_aft.engines.hf:HFEngine",
+    "vllm": "lm_eval_aft.engines.vllm:VLLMEngine",
     "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
 }
 
