@@ -19,6 +19,7 @@ from lm_eval_aft.records import Completion, ModelShape, Request
 ENGINES = {
     "hf": "lm_eval_aft.engines.hf:HFEngine",
     "vllm": "lm_eval_aft.engines.vllm:VLLMEngine",
+    "api": "lm_eval_aft.engines.api:APIEngine",
     "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
 }
 
