@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from lm_eval_aft.errors import ChatError
 from lm_eval_aft.records import Chat, Message, Prompt
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 _MARK = '{"aft_chat": '
 THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
 

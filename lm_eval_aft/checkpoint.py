@@ -15,7 +15,7 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.prompts import Template
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 FILE = "aft_config.json"
 
 

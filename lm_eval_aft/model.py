@@ -30,7 +30,7 @@ from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
 from lm_eval_aft.traces import make_folder, write_traces
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", *TOKEN_ALIASES}
 
 

@@ -26,7 +26,7 @@ from lm_eval_aft.engines.sampler import RowSampler
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.records import Completion, ModelShape, Request, Sampling
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores
 OWN_ARGS = {"batch_tokens", "model_kwargs"}
 
