@@ -197,6 +197,13 @@ class TestAsking:
         assert (call["top_k"], call["stop"], call["min_p"], call["seed"]) == (40, ["\n"], 0.1, 5)
         assert "min_p" in engine.fingerprint
 
+    def test_a_vllm_server_gets_its_own_sampling_defaults_undone(self, server):
+        server.models = (200, {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 64}]}, {})
+        complete(load(server), ask(load(server), 1))
+        complete(load(server, extra_body={"min_p": 0.2}), ask(load(server), 1, Sampling(1.0, 1.0, 30, 9)))
+        fields = ("top_k", "min_p", "repetition_penalty")
+        assert [[call[name] for name in fields] for call in server.calls] == [[0, 0.0, 1.0], [30, 0.2, 1.0]]
+
     def test_no_more_at_a_time_than_asked_and_order_changes_nothing(self, server):
         server.delay_s = 0.02
         engine = load(server, concurrency=3)

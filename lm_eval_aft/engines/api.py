@@ -128,6 +128,7 @@ class APIEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
+            **self._args.neutral,
         }
         if sampling.top_k:
             body["top_k"] = sampling.top_k  # vLLM's extension, as are the two fields of a prefill below

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_aft.chat import Renderer
@@ -25,6 +25,8 @@ OWN_ARGS = {
 }
 SECRETS = ("key", "token", "secret", "password", "auth")
 OUR_FIELDS = {"model", "messages", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "n", "stream"}
+# vllm serve fills what a call leaves open from the checkpoint's generation config: Qwen's says top_k 20 and more.
+VLLM_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 LENGTH_FIELDS = ("max_model_len", "max_context_length", "context_length", "context_window")  # vLLM's, and others'
 
 
@@ -41,6 +43,7 @@ class APIArgs:
         concurrency: Calls under way at a time.
         extra_body: Further fields of every call.
         served: Names that the server lists, for messages.
+        neutral: Fields that undo a server's own sampling defaults.
     """
 
     client: ChatClient
@@ -51,6 +54,7 @@ class APIArgs:
     concurrency: int
     extra_body: dict[str, Any]
     served: tuple[str, ...] = ()
+    neutral: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, engine_args: Mapping[str, Any]) -> APIArgs:
@@ -78,8 +82,10 @@ class APIArgs:
         revision = str(args.get("revision", ""))
         renderer = _renderer(args)
         listed = _listed(client, model) if flag("check", args.get("check", True)) else {}
-        length = _max_length(args, listed.get(model, {}))
-        return cls(client, model, renderer, length, revision, concurrency, extra_body, tuple(listed))
+        row = listed.get(model, {})
+        neutral = VLLM_NEUTRAL if row.get("owned_by") == "vllm" else {}
+        length = _max_length(args, row)
+        return cls(client, model, renderer, length, revision, concurrency, extra_body, tuple(listed), neutral)
 
 
 def _refuse_secrets(args: Mapping[str, Any]) -> None:
