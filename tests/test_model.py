@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from conftest import save_tiny, tiny_tokenizer
+from lm_eval_aft import requests as request_module
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
-from lm_eval_aft.model import AFTLM, cut_at
+from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
+from lm_eval_aft.requests import cut_at
 from lm_eval_aft.traces import read_traces
 
 QUESTIONS = ["1+1?", "2+2?", "3+3?", "2+2?"]  # two documents with one prompt
@@ -193,9 +195,7 @@ def test_few_shot_turns_and_system_arrive_in_the_prompt(tiny, tmp_path):
 
 
 def test_a_bare_prompt_is_wrapped_said_and_flagged(tiny, tmp_path, caplog):
-    from lm_eval_aft import model as module
-
-    module._said.clear()
+    request_module._said.clear()
     results = evaluate(aft(tiny), GENERATE, tmp_path)
     assert results["config"]["aft"]["bare_prompts_wrapped"] == 4
     assert "add --apply_chat_template" in caplog.text

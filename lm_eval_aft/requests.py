@@ -1,0 +1,88 @@
+"""lm-eval's generate_until requests as questions, and answers cut as lm-eval expects them.
+
+Knows lm-eval's ``Instance`` and its hash of a document; nothing of engines or layers. Called by ``model``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from lm_eval.api.instance import Instance
+from lm_eval.utils import handle_non_serializable, hash_string
+
+from lm_eval_aft.chat import decode
+from lm_eval_aft.config import TOKEN_ALIASES, AFTConfig, samplings
+from lm_eval_aft.records import Question
+
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
+UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", *TOKEN_ALIASES}
+_said: set[str] = set()
+
+
+def read_questions(requests: Sequence[Instance], config: AFTConfig) -> list[Question]:
+    """One question per request, in their order.
+
+    lm-eval lists the same Instance once per repeat, so occurrences are counted; under several processes it also
+    pads with the last Instance, and a question beyond its repeats is then equal to an earlier one.
+
+    Raises:
+        ChatError: If a context cannot be read.
+        ConfigError: If a task's generation settings are out of range.
+    """
+    seen: Counter[int] = Counter()
+    questions = []
+    for request in requests:
+        repeat = seen[id(request)] % (request.repeats or 1)
+        seen[id(request)] += 1
+        questions.append(_question(request, repeat, config))
+    return questions
+
+
+def _question(request: Instance, repeat: int, config: AFTConfig) -> Question:
+    context, gen_kwargs = request.args[:2]
+    unknown = sorted(set(gen_kwargs) - UNDERSTOOD)
+    if unknown:
+        warn_once(f"Generation settings {unknown} of {request.task_name} are not used by --model aft.")
+    drafts, final = samplings(config, gen_kwargs)
+    doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return Question(
+        chat=decode(context),
+        drafts=drafts,
+        final=final,
+        task=request.task_name or "",
+        doc_id=request.doc_id or 0,
+        doc_hash=hash_string(doc),  # as lm-eval computes it for its sample logs
+        repeat=repeat,
+    )
+
+
+def announce(questions: Sequence[Question], config: AFTConfig) -> None:
+    """Say what is sampled how, once per setting, and what is shared or wrapped."""
+    for task, drafts, final in dict.fromkeys((q.task, q.drafts, q.final) for q in questions):
+        if config.layers:
+            log.info("%s: drafts %s", task, drafts)
+        log.info("%s: answer %s", task, final)
+    if any(question.chat.wrapped for question in questions):
+        warn_once("Bare prompts become one user turn; add --apply_chat_template to keep a task's own turns.")
+    asked = Counter((question.chat.identity, question.repeat) for question in questions)
+    shared = sum(count - 1 for count in asked.values())
+    if shared:
+        log.info("%d questions repeat the prompt of another and share its drafts.", shared)
+
+
+def cut_at(text: str, until: str | Sequence[str] | None) -> str:
+    """The text before the first of the task's stop strings."""
+    for stop in [until] if isinstance(until, str) else until or ():
+        if stop:
+            text = text.split(stop)[0]
+    return text
+
+
+def warn_once(message: str) -> None:
+    """Log a warning the first time it is said in this process."""
+    if message not in _said:
+        _said.add(message)
+        log.warning(message)

@@ -1,0 +1,328 @@
+"""``aft sweep``: a grid of k and layers with one loaded model and one draft store.
+
+Runs lm-eval in process, point by point from the cheapest; each point is an ordinary lm-eval results folder with its
+traces, and what an earlier point generated is reused. Called by ``cli``. The plan (which generations are distinct)
+is in ``plan_of``; everything about generating is in ``schedule``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lm_eval_aft.config import AFTConfig, integer, samplings
+from lm_eval_aft.errors import ConfigError, RecordError
+from lm_eval_aft.records import Sampling, total
+from lm_eval_aft.stats import proportion_interval
+from lm_eval_aft.traces import read_traces
+
+DONE = "point.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a grid costs per question.
+
+    Attributes:
+        distinct: Generations that have to be made.
+        separate: Generations that one run per point would make.
+        reason: Why the two differ, in words.
+    """
+
+    distinct: int
+    separate: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every point shares, as lm-eval's ``simple_evaluate`` takes it."""
+
+    tasks: tuple[str, ...]
+    limit: float | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    gen_kwargs: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the summary: a metric of a task at a point; cost is per question."""
+
+    k: int
+    layers: int
+    task: str
+    metric: str
+    filter: str
+    value: float
+    low: float
+    high: float
+    questions: int
+    generations: float
+    generated_tokens: float
+    prompt_tokens: float
+    flops: float
+
+
+def grid(ks: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int]]:
+    """The points (k, layers) from the cheapest; layers=0 does not depend on k and comes once."""
+    points = {(k if depth else 1, depth) for k in ks for depth in layers}
+    return sorted(points, key=lambda point: (point[0] * point[1], point[1]))
+
+
+def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: Sampling) -> Plan:
+    """Count the distinct generations of a grid, for one question.
+
+    A text is decided by its place (layer, index), by its sampling, and from layer 1 on by k, which decides what it
+    reads. The last text of (k, L) is text 0 of layer L of a deeper point where both are sampled alike.
+    """
+    places = set()
+    for k, depth in grid(ks, layers):
+        for layer in range(depth + 1):
+            last = layer == depth
+            sampling = final if last else drafts
+            for index in range(1 if last else k):
+                greedy = not sampling.temperature
+                places.add((layer, 0 if greedy else index, k if layer else 0, sampling))
+    separate = sum(k * depth + 1 for k in ks for depth in layers)
+    reason = "drafts depend on neither k nor layers"
+    if final == drafts:
+        reason += ", and the answer of a shallow point is the first text of that layer in a deeper one"
+    else:
+        reason += "; the last layer is sampled in its own way, so no answer stands in for a hidden text"
+    return Plan(len(places), separate, reason)
+
+
+def run_sweep(
+    model_args: dict[str, Any], points: Sequence[tuple[int, int]], options: Options, out: Path, host: Any, manager: Any
+) -> list[Row]:
+    """Run all points that are not done and return the summary's rows.
+
+    Args:
+        model_args: As for ``--model aft``, without k and layers.
+        points: (k, layers), in the order to run.
+        options: What lm-eval gets.
+        out: Folder of the sweep.
+        host: ``HostArgs`` for the engine.
+        manager: lm-eval's task manager.
+
+    Raises:
+        ConfigError: If the folder holds a sweep with other settings.
+    """
+    from lm_eval_aft.checkpoint import choose_template
+    from lm_eval_aft.engines.base import load_engine
+    from lm_eval_aft.model import AFTLM
+    from lm_eval_aft.store import NoStore, SQLiteStore
+
+    config, engine_args = AFTConfig.split(model_args)
+    digest = _digest(model_args, options)
+    waiting = [point for point in points if not _is_done(_folder(out, point), digest)]
+    for point in points:
+        if point not in waiting:
+            click.echo(f"{_name(point)}: done before, skipped")
+    if waiting:
+        template = choose_template(config, engine_args)
+        store = NoStore() if config.cache == "none" else SQLiteStore(config.cache or out / "drafts.sqlite")
+        engine = load_engine(config.engine, engine_args, host)
+        name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
+    for number, point in enumerate(waiting, 1):
+        k, depth = point
+        folder = _folder(out, point)
+        click.echo(f"[{number}/{len(waiting)}] {_name(point)}: {k * depth + 1} generations a question")
+        at = replace(config, k=k, layers=depth, record=str(folder / "traces"))
+        lm = AFTLM.around(engine, at, template, store, name)
+        results = _evaluate(lm, {**model_args, "k": k, "layers": depth}, options, folder, manager, host)
+        spent = lm.spent
+        click.echo(f"    {spent.generations:,} new generations, {spent.generated_tokens:,} new tokens")
+        rows = _rows(point, results, folder)
+        done = {"digest": digest, "rows": [asdict(row) for row in rows]}
+        _write(folder / DONE, json.dumps(done, indent=2) + "\n")
+    return [Row(**row) for point in points for row in _read_done(_folder(out, point))["rows"]]
+
+
+def _evaluate(
+    lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: Any
+) -> dict[str, Any]:
+    """One lm-eval run, saved as its own command line saves it."""
+    import lm_eval
+    from lm_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(folder))
+    results: dict[str, Any] = lm_eval.simple_evaluate(
+        model=lm,
+        model_args=model_args,
+        tasks=list(options.tasks),
+        task_manager=manager,
+        evaluation_tracker=tracker,
+        log_samples=True,
+        batch_size=host.batch_size,
+        device=host.device,
+        limit=options.limit,
+        num_fewshot=options.num_fewshot,
+        apply_chat_template=options.apply_chat_template,
+        fewshot_as_multiturn=options.apply_chat_template,
+        system_instruction=options.system_instruction,
+        gen_kwargs=options.gen_kwargs,
+    )
+    results["config"]["model"] = "aft"
+    samples = results.pop("samples")
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for task in results["configs"]:
+        tracker.save_results_samples(task_name=task, samples=samples[task])
+    return results
+
+
+def _rows(point: tuple[int, int], results: dict[str, Any], folder: Path) -> list[Row]:
+    traces = list(read_traces(folder / "traces"))
+    rows = []
+    for task, metrics in results["results"].items():
+        usages = [trace.usage for trace in traces if trace.question.task == task]
+        if not usages:
+            continue  # a group, or a task of loglikelihood requests
+        cost, n = total(usages), len(usages)
+        per_question = (cost.generations, cost.generated_tokens, cost.prompt_tokens, cost.flops)
+        for key, value in metrics.items():
+            metric, _, filter_name = key.partition(",")
+            if filter_name and not metric.endswith("_stderr") and isinstance(value, (int, float)):
+                low, high = _interval(float(value), n, metrics.get(f"{metric}_stderr,{filter_name}"))
+                shares = (round(amount / n, 1) for amount in per_question)
+                rows.append(Row(*point, task, metric, filter_name, float(value), low, high, n, *shares))
+    return rows
+
+
+def _interval(value: float, n: int, stderr: Any) -> tuple[float, float]:
+    """95%: Wilson's for a share of whole questions, else normal from lm-eval's standard error."""
+    successes = value * n
+    if 0 <= value <= 1 and abs(successes - round(successes)) < 1e-6:
+        interval = proportion_interval(round(successes), n)
+        return interval.low, interval.high
+    half = 1.96 * float(stderr) if isinstance(stderr, (int, float)) else float("nan")
+    return value - half, value + half
+
+
+def _folder(out: Path, point: tuple[int, int]) -> Path:
+    return out / f"k{point[0]}_l{point[1]}"
+
+
+def _name(point: tuple[int, int]) -> str:
+    return f"k={point[0]} layers={point[1]}" if point[1] else "layers=0 (a plain answer)"
+
+
+def _digest(model_args: dict[str, Any], options: Options) -> str:
+    said = {name: value for name, value in model_args.items() if name not in ("record", "cache", "batch_tokens")}
+    return sha256(json.dumps([said, asdict(options)], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _is_done(folder: Path, digest: str) -> bool:
+    if not (folder / DONE).is_file():
+        return False
+    if _read_done(folder).get("digest") != digest:
+        raise ConfigError(
+            f"{folder} holds a finished point with other settings: give another --output_path, or the same settings."
+        )
+    return True
+
+
+def _read_done(folder: Path) -> dict[str, Any]:
+    try:
+        done: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{folder / DONE} cannot be read ({error}): remove it to run this point again.") from error
+    return done
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}): free the disk and run it again.") from error
+
+
+def write_summary(rows: Sequence[Row], plans: dict[str, Plan], out: Path) -> str:
+    """Write summary.json and summary.md; returns the Markdown."""
+    head = "| k | layers | task | metric | value | 95% interval | generations | generated tokens | TFLOPs |"
+    lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
+    for r in rows:
+        name = r.metric if r.filter == "none" else f"{r.metric} ({r.filter})"
+        cost = f"{r.generations:g} | {r.generated_tokens:,.0f} | {r.flops / 1e12:,.3f}"
+        interval = f"{r.low:.3f} to {r.high:.3f}"
+        lines.append(f"| {r.k} | {r.layers} | {r.task} | {name} | {r.value:.3f} | {interval} | {cost} |")
+    text = "\n".join([*lines, "", "Cost is per question. Interval: Wilson's where the metric is a share.", ""])
+    _write(out / "summary.md", text)
+    plain = {"plans": {task: asdict(plan) for task, plan in plans.items()}, "rows": [asdict(row) for row in rows]}
+    _write(out / "summary.json", json.dumps(plain, indent=2) + "\n")
+    return text
+
+
+def plans_of(tasks: dict[str, Any], config: AFTConfig, ks: Sequence[int], layers: Sequence[int]) -> dict[str, Plan]:
+    """The plan of each generate_until task, by its own generation settings."""
+    return {
+        name: plan_of(ks, layers, *samplings(config, task.config.generation_kwargs))
+        for name, task in tasks.items()
+        if task.config.output_type == "generate_until"
+    }
+
+
+def _numbers(low: int) -> Any:
+    def parse(ctx: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+        return sorted({integer(low)(f"--{parameter.name}", part.strip()) for part in value.split(",")})
+
+    return parse
+
+
+@click.command()
+@click.option("--model_args", required=True, help="As for lm_eval --model aft, without k and layers.")
+@click.option("--k", "k", default="1,3,5", show_default=True, callback=_numbers(1), help="Texts per layer.")
+@click.option("--layers", default="0,1,2,3", show_default=True, callback=_numbers(0), help="Aggregation passes.")
+@click.option("--tasks", required=True, help="Comma-separated, as lm-eval knows them.")
+@click.option("--output_path", required=True, type=click.Path(path_type=Path), help="Folder of the sweep.")
+@click.option("--limit", type=float, help="Questions per task.")
+@click.option("--num_fewshot", type=int, help="Shots.")
+@click.option("--apply_chat_template", is_flag=True, help="Chat contexts instead of bare strings.")
+@click.option("--system_instruction", help="lm-eval's.")
+@click.option("--gen_kwargs", help="lm-eval's; for the last layer.")
+@click.option("--include_path", help="Folder of further tasks.")
+@click.option("--batch_size", default="auto", show_default=True, help="lm-eval's.")
+@click.option("--device", default="cuda:0", show_default=True, help="lm-eval's.")
+def sweep(**given: Any) -> None:
+    """Evaluate a grid of k and layers, generating nothing twice.
+
+    Every point is an ordinary lm-eval results folder; the same command again continues a killed sweep.
+    """
+    from lm_eval._cli.utils import key_val_to_dict
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import setup_logging
+
+    import lm_eval_aft
+    from lm_eval_aft.engines.base import HostArgs
+
+    setup_logging()
+    lm_eval_aft.register()
+    model_args = key_val_to_dict(given["model_args"])
+    for name in ("k", "layers", "record"):
+        if name in model_args:
+            raise ConfigError(f"--model_args {name}={model_args[name]} contradicts the sweep: use --{_option(name)}.")
+    tasks, out = tuple(given["tasks"].split(",")), given["output_path"]
+    manager = TaskManager(include_path=given["include_path"], metadata=dict(model_args))
+    names = ("limit", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
+    options = Options(tasks, **{name: given[name] for name in names})
+    config, _ = AFTConfig.split(model_args)
+    plans = plans_of(manager.load(list(tasks))["tasks"], config, given["k"], given["layers"])
+    for task, plan in plans.items():
+        click.echo(f"{task}: {plan.distinct} generations a question instead of {plan.separate}: {plan.reason}.")
+    host = HostArgs(given["batch_size"], None, given["device"])
+    rows = run_sweep(model_args, grid(given["k"], given["layers"]), options, out, host, manager)
+    click.echo(write_summary(rows, plans, out))
+
+
+def _option(name: str) -> str:
+    return "output_path" if name == "record" else name
