@@ -19,7 +19,7 @@ import click
 from lm_eval_aft.config import AFTConfig, integer, samplings
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.records import Sampling, total
-from lm_eval_aft.stats import proportion_interval
+from lm_eval_aft.stats import mean_interval
 from lm_eval_aft.traces import read_traces
 
 DONE = "point.json"
@@ -201,7 +201,7 @@ def _interval(value: float, n: int, stderr: Any) -> tuple[float, float]:
     """95%: Wilson's for a share of whole questions, else normal from lm-eval's standard error."""
     successes = value * n
     if 0 <= value <= 1 and abs(successes - round(successes)) < 1e-6:
-        interval = proportion_interval(round(successes), n)
+        interval = mean_interval([1.0] * round(successes) + [0.0] * (n - round(successes)))
         return interval.low, interval.high
     half = 1.96 * float(stderr) if isinstance(stderr, (int, float)) else float("nan")
     return value - half, value + half
@@ -321,7 +321,7 @@ def sweep(**given: Any) -> None:
         click.echo(f"{task}: {plan.distinct} generations a question instead of {plan.separate}: {plan.reason}.")
     host = HostArgs(given["batch_size"], None, given["device"])
     rows = run_sweep(model_args, grid(given["k"], given["layers"]), options, out, host, manager)
-    click.echo(write_summary(rows, plans, out))
+    click.echo(write_summary(rows, plans, out), nl=False)
 
 
 def _option(name: str) -> str:

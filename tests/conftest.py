@@ -114,3 +114,12 @@ def tiny_engine(tiny: str):
     from lm_eval_aft.engines.hf import HFEngine
 
     return HFEngine.load({"pretrained": tiny, "dtype": "float32"}, HostArgs("auto", None, "cpu"))
+
+
+@pytest.fixture(scope="session")
+def quick_lm_eval():
+    """lm-eval without its description of the machine, which takes seconds per run and says nothing a test asks."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
+    yield
+    patch.undo()

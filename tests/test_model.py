@@ -16,6 +16,7 @@ from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.requests import cut_at
 from lm_eval_aft.traces import read_traces
 
+pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 QUESTIONS = ["1+1?", "2+2?", "3+3?", "2+2?"]  # two documents with one prompt
 
 
