@@ -1,0 +1,238 @@
+"""Reads what lm-eval writes: results_*.json, and the samples_*.jsonl beside it, of any model.
+
+Knows lm-eval's file layout and the part that ``model`` adds under ``config.aft``; knows nothing of traces, tests or
+tables, and imports neither torch nor lm_eval. ``votes``, ``plot``, ``compare`` and ``report`` call it. Groups are left
+out: lm-eval makes them from the tasks that are here. A little over 200 lines: half of them say what a field means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lm_eval_aft.errors import RecordError
+from lm_eval_aft.records import Usage
+
+RESULTS, SAMPLES = "results_", "samples_"
+MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", "scored_without_aggregation")  # not chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of one run.
+
+    Attributes:
+        task: Name of the task.
+        metric: Name of the metric.
+        filter: Name of lm-eval's filter, such as flexible-extract.
+        value: What lm-eval reports.
+        stderr: lm-eval's standard error; None where it gives none.
+        n: Questions.
+        higher_is_better: False where less is better.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    value: float
+    stderr: float | None
+    n: int
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One results file.
+
+    Attributes:
+        path: The file.
+        model: Checkpoint or name of the model.
+        settings: ``config.aft``; None where another model than ours was run.
+        scores: In the order of the file.
+        usage: Logical cost of all tasks together; None where another model was run.
+        config: lm-eval's whole ``config``.
+    """
+
+    path: Path
+    model: str
+    settings: Mapping[str, Any] | None
+    scores: tuple[Score, ...]
+    usage: Usage | None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int | None:
+        """Texts per layer; None where another model was run."""
+        return int(self.settings["k"]) if self.settings else None
+
+    @property
+    def layers(self) -> int | None:
+        """Aggregation passes; None where another model was run."""
+        return int(self.settings["layers"]) if self.settings else None
+
+    @property
+    def answers(self) -> int | None:
+        """Questions answered in all tasks together, every turn and repeat counted; None where another model was run."""
+        if self.settings is None or self.usage is None:
+            return None
+        return self.usage.generations // int(self.settings["generations_per_question"])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks it has scores for."""
+        return tuple(dict.fromkeys(score.task for score in self.scores))
+
+    def samples_file(self, task: str) -> Path:
+        """Where --log_samples of this run puts a task's samples."""
+        stamp = self.path.name.removeprefix(RESULTS).removesuffix(".json")
+        return self.path.with_name(f"{SAMPLES}{task}_{stamp}.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """What pairs two runs' answers: never the prompt's hash, which depends on the model."""
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    filter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question under one filter.
+
+    Attributes:
+        key: Which.
+        target: The gold answer as lm-eval logs it.
+        resps: The model's responses, before the filter.
+        filtered: The responses after it.
+        metrics: What each metric gave for this question.
+    """
+
+    key: SampleKey
+    target: str
+    resps: tuple[Any, ...]
+    filtered: tuple[Any, ...]
+    metrics: Mapping[str, Any]
+
+    def score(self, metric: str) -> float:
+        """What the metric gave for this question, as a number.
+
+        Raises:
+            RecordError: If the metric is not there, or gives something else than one number a question.
+        """
+        value = self.metrics.get(metric)
+        if not isinstance(value, int | float):
+            have = ", ".join(self.metrics) or "none"
+            raise RecordError(f"{metric} of {self.key.task} is not one number a question; its metrics are: {have}.")
+        return float(value)
+
+
+def read_runs(folder: str | Path) -> tuple[Run, ...]:
+    """Every run below a folder (or the one results file given), in the order of their paths.
+
+    Where one folder holds several files of equal settings and tasks, the same command was run again: the newest wins.
+
+    Raises:
+        RecordError: If there is none, or one cannot be read.
+    """
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else sorted(folder.rglob(f"{RESULTS}*.json"))  # stamps sort by time
+    if not files:
+        raise RecordError(f"there is no {RESULTS}*.json in {folder}: give the folder that --output_path named.")
+    newest = {_identity(run): run for run in map(_read_run, files)}
+    return tuple(newest.values())
+
+
+def read_run(path: str | Path) -> Run:
+    """One run: a results file, or the newest one below a folder.
+
+    Raises:
+        RecordError: If there is none, or it cannot be read.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else list(path.rglob(f"{RESULTS}*.json"))
+    if not files:
+        raise RecordError(f"there is no {RESULTS}*.json in {path}: give the folder that --output_path named.")
+    return _read_run(max(files, key=lambda file: file.name))
+
+
+def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
+    """The samples of one task, one for each question and filter, in the order of the file.
+
+    Raises:
+        RecordError: If they were not logged, a line is damaged, or a question is there twice.
+    """
+    file = run.samples_file(task)
+    if not file.is_file():
+        raise RecordError(f"the samples of {task} are not beside {run.path}: run lm_eval with --log_samples.")
+    with _reading(file, "a samples file of lm-eval"), file.open(encoding="utf-8") as lines:
+        samples = [_sample(task, json.loads(line)) for line in lines]
+    if len({sample.key for sample in samples}) < len(samples):
+        raise RecordError(f"{file} holds a question twice under one filter: it was joined from several runs.")
+    return tuple(samples)
+
+
+def _identity(run: Run) -> str:
+    """Equal for runs of which only the newest counts: one folder, one model, equal settings and tasks."""
+    chosen = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
+    asked = run.config.get("gen_kwargs"), None if run.settings else run.config.get("model_args")
+    return json.dumps([str(run.path.parent), run.model, chosen, asked, run.tasks], sort_keys=True, default=str)
+
+
+def _read_run(file: Path) -> Run:
+    with _reading(file, "a results file of lm-eval"):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        config = data["config"]
+        settings = config.get("aft")
+        usage = _usage(settings["usage"]) if settings else None
+        model = settings["model"] if settings else data.get("model_name") or config["model"]
+        if settings:
+            int(settings["k"]), int(settings["layers"]), int(settings["generations_per_question"])
+        return Run(file, str(model), settings, tuple(_scores(data)), usage, config)
+
+
+def _scores(data: dict[str, Any]) -> Iterator[Score]:
+    for task, row in data["results"].items():
+        if task not in data["n-samples"]:
+            continue  # a group
+        n = int(data["n-samples"][task]["effective"])
+        better = data.get("higher_is_better", {}).get(task, {})
+        for name, value in row.items():
+            metric, comma, filter_name = name.partition(",")
+            if not comma or metric.endswith("_stderr") or metric == "bypass" or not isinstance(value, int | float):
+                continue
+            stderr = row.get(f"{metric}_stderr,{filter_name}")
+            known = float(stderr) if isinstance(stderr, int | float) else None  # lm-eval writes "N/A" otherwise
+            yield Score(task, metric, filter_name, float(value), known, n, better.get(metric) is not False)
+
+
+def _usage(row: dict[str, Any]) -> Usage:
+    """The counts under ``config.aft.usage``; FLOPs are 0 where the model's shape is unknown."""
+    return Usage(**{f.name: int(row[f.name] or 0) for f in fields(Usage)})
+
+
+def _sample(task: str, row: dict[str, Any]) -> Sample:
+    key = SampleKey(task, int(row["doc_id"]), str(row["doc_hash"]), str(row["filter"]))
+    resps = tuple(text for instance in row["resps"] for text in instance)
+    metrics = {name: row[name] for name in row["metrics"]}
+    return Sample(key, str(row["target"]), resps, tuple(row["filtered_resps"]), metrics)
+
+
+@contextmanager
+def _reading(file: Path, what: str) -> Iterator[None]:
+    """Turn every way in which a file can be unreadable or foreign into one sentence that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(
+            f"{file} is not {what} ({type(error).__name__}: {error}): it is damaged, or another program's; remove it "
+            "or give another folder."
+        ) from error

@@ -1,0 +1,171 @@
+"""Reading lm-eval's files: what a run wrote comes back, and what is broken or foreign is named in one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_eval_aft.errors import RecordError
+from lm_eval_aft.records import Usage
+from lm_eval_aft.results import Score, read_run, read_runs, read_samples
+
+STAMP = "2026-01-02T03-04-05.000006"
+USAGE = {"generations": 22, "prompt_tokens": 900, "computed_prompt_tokens": 400, "generated_tokens": 300, "flops": 7}
+
+
+def results(k: int | None = 5, value: float = 0.5, **changes: Any) -> dict[str, Any]:
+    """A results file of two questions; ``k=None`` is another model's."""
+    aft = {"k": k, "layers": 2, "generations_per_question": 11, "model": "m", "seed": 1, "spent": USAGE}
+    aft["usage"] = {**USAGE, "shared_prompt_tokens": 500}
+    row = {
+        "alias": "t",
+        "name": "t",
+        "acc,none": value,
+        "acc_stderr,none": 0.1,
+        "ppl,none": 3,
+        "ppl_stderr,none": "N/A",
+    }
+    return {
+        "results": {"t": row, "suite": {"alias": "suite", "acc,none": 0.9}},
+        "n-samples": {"t": {"original": 9, "effective": 2}},
+        "higher_is_better": {"t": {"acc": True, "ppl": False}},
+        "config": {"model": "hf", "model_args": {}, **({"aft": aft} if k else {})},
+        "model_name": "gpt2",
+        **changes,
+    }
+
+
+def sample(doc_id: int = 0, acc: Any = 1.0, **changes: Any) -> dict[str, Any]:
+    row = {"doc_id": doc_id, "doc_hash": f"h{doc_id}", "filter": "none", "target": "18", "acc": acc}
+    return {**row, "resps": [["so 18"]], "filtered_resps": ["18"], "metrics": ["acc"], **changes}
+
+
+def write(folder: Path, data: Any, stamp: str = STAMP, rows: list[dict[str, Any]] | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"results_{stamp}.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    if rows is not None:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"samples_t_{stamp}.jsonl").write_text(lines, encoding="utf-8")
+    return path
+
+
+def test_a_run_of_ours(tmp_path: Path):
+    path = write(tmp_path / "out" / "m", results())
+    run = read_run(tmp_path)
+    assert (run.path, run.model, run.k, run.layers, run.answers, run.tasks) == (path, "m", 5, 2, 2, ("t",))
+    assert run.usage == Usage(**USAGE)
+    assert run.settings is not None
+    assert run.settings["seed"] == 1
+    assert run.scores == (
+        Score("t", "acc", "none", 0.5, 0.1, 2, True),
+        Score("t", "ppl", "none", 3.0, None, 2, False),
+    )
+
+
+def test_a_run_of_another_model(tmp_path: Path):
+    run = read_run(write(tmp_path, results(k=None)))
+    assert (run.model, run.k, run.layers, run.settings, run.usage, run.answers) == ("gpt2", *[None] * 5)
+    assert len(run.scores) == 2
+
+
+def test_unknown_flops_are_none_in_the_file_and_zero_here(tmp_path: Path):
+    data = results()
+    data["config"]["aft"]["usage"]["flops"] = None
+    usage = read_run(write(tmp_path, data)).usage
+    assert usage is not None
+    assert usage.flops == 0
+
+
+def test_of_equal_runs_in_one_folder_the_newest_wins(tmp_path: Path):
+    write(tmp_path / "m", results(value=0.1), "2026-01-01T00-00-00.0")
+    write(tmp_path / "m", results(value=0.2), "2026-01-03T00-00-00.0")
+    write(tmp_path / "m", results(k=1, value=0.3), "2026-01-02T00-00-00.0")  # lm-eval puts other k in the same folder
+    write(tmp_path / "n", results(value=0.4), "2026-01-01T00-00-00.0")
+    assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.2, 0.3, 0.4]
+    assert read_run(tmp_path).scores[0].value == 0.2
+
+
+def test_samples_are_keyed_and_scored(tmp_path: Path):
+    run = read_run(write(tmp_path, results(), rows=[sample(0), sample(1, False, target=5), sample(1, filter="x")]))
+    rows = read_samples(run, "t")
+    assert [(row.key.doc_id, row.key.doc_hash, row.key.filter) for row in rows] == [
+        (0, "h0", "none"),
+        (1, "h1", "none"),
+        (1, "h1", "x"),
+    ]
+    assert [row.score("acc") for row in rows] == [1.0, 0.0, 1.0]
+    assert (rows[1].target, rows[0].resps, rows[0].filtered) == ("5", ("so 18",), ("18",))
+    with pytest.raises(RecordError, match="f1 of t is not one number a question; its metrics are: acc"):
+        rows[0].score("f1")
+
+
+def test_a_metric_that_gives_a_list_is_no_score(tmp_path: Path):
+    run = read_run(write(tmp_path, results(), rows=[sample(0, [True, False])]))
+    with pytest.raises(RecordError, match="acc of t is not one number"):
+        read_samples(run, "t")[0].score("acc")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"foo": 1}',
+        '{"config": [], "results": {}}',
+        json.dumps(results() | {"results": []}),
+        json.dumps(results() | {"n-samples": {"t": {}}}),
+        json.dumps(results()).replace('"k": 5', '"k": null'),
+        json.dumps(results()).replace('"usage"', '"uses"'),
+    ],
+)
+def test_a_broken_or_foreign_results_file_is_named(tmp_path: Path, content: str):
+    path = write(tmp_path, content)
+    for read in (read_run, read_runs):
+        with pytest.raises(RecordError) as refusal:
+            read(tmp_path)
+        assert str(path) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", '{"doc_id": 0}', json.dumps(sample(resps=3)), json.dumps(sample())[:-9]]
+)
+def test_a_broken_samples_file_is_named(tmp_path: Path, line: str):
+    run = read_run(write(tmp_path, results(), rows=[sample(1)]))
+    with run.samples_file("t").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(RecordError, match=r"samples_t_.* is not a samples file of lm-eval"):
+        read_samples(run, "t")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
+    (tmp_path / "results_x.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecordError, match=r"results_x\.json is not a results file"):
+        read_run(tmp_path)
+
+
+def test_what_is_missing_says_how_to_get_it(tmp_path: Path):
+    for read in (read_run, read_runs):
+        with pytest.raises(RecordError, match=r"there is no results_\*\.json in .*--output_path"):
+            read(tmp_path / "nowhere")
+    with pytest.raises(RecordError, match="--log_samples"):
+        read_samples(read_run(write(tmp_path, results())), "t")
+
+
+def test_a_question_that_is_there_twice_is_refused(tmp_path: Path):
+    run = read_run(write(tmp_path, results(), rows=[sample(), sample()]))
+    with pytest.raises(RecordError, match="holds a question twice"):
+        read_samples(run, "t")
+
+
+def test_importing_loads_nothing_heavy():
+    code = "import sys, lm_eval_aft.results; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
