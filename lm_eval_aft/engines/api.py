@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -35,10 +35,10 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What became of a call: a completion for each of its positions, or what went wrong."""
+    """What became of a call: the server's reply, or what went wrong."""
 
-    positions: tuple[int, ...] = ()
-    completions: tuple[Completion, ...] = ()
+    call: _Call
+    reply: dict[str, Any] = field(default_factory=dict)
     error: Exception | None = None
 
 
@@ -73,40 +73,46 @@ class APIEngine:
         stop = Event()
         workers = min(self._args.concurrency, len(calls))
         for _ in range(workers):  # daemons: an interrupted run need not wait for the server
-            Thread(target=self._work, args=(requests, calls, answers, stop), daemon=True).start()
+            Thread(target=self._work, args=(calls, answers, stop), daemon=True).start()
         left, failure = len(requests), None
         try:
             while workers:
                 answer = answers.get()
                 if answer is None:
                     workers -= 1
-                elif answer.error is not None:
+                    continue
+                try:
+                    texts = self._read(requests, answer)
+                except Exception as error:  # raised below, when every call under way has ended
                     stop.set()
-                    failure = failure or answer.error
-                else:
-                    left -= len(answer.positions)
-                    yield from zip(answer.positions, answer.completions, strict=True)
+                    failure = failure or error
+                    continue
+                left -= len(texts)
+                yield from zip(answer.call.positions, texts, strict=True)
         finally:
             stop.set()
         if failure is not None:
             raise self._explain(failure, left) from failure
 
-    def _work(
-        self, requests: Sequence[Request], calls: deque[_Call], answers: SimpleQueue[_Answer | None], stop: Event
-    ) -> None:
-        """Make calls until none is left; what goes wrong is raised where ``generate`` runs."""
-        try:
-            while not stop.is_set() and (call := _next(calls)):
-                reply = self._client.post("/chat/completions", call.body, stop)
-                prompt = requests[call.positions[0]].prompt
-                texts = completions(reply, prompt, len(call.positions), self.renderer)
-                answers.put(_Answer(call.positions, texts))
-        except Stopped:
-            pass
-        except Exception as error:
-            answers.put(_Answer(error=error))
-        finally:
-            answers.put(None)
+    def _work(self, calls: deque[_Call], answers: SimpleQueue[_Answer | None], stop: Event) -> None:
+        """Make calls until none is left or one goes wrong."""
+        while not stop.is_set() and (call := _next(calls)):
+            try:
+                answers.put(_Answer(call, self._client.post("/chat/completions", call.body, stop)))
+            except Stopped:
+                break
+            except Exception as error:  # ``generate`` raises it
+                answers.put(_Answer(call, error=error))
+                break
+        self._client.disconnect()
+        answers.put(None)
+
+    def _read(self, requests: Sequence[Request], answer: _Answer) -> tuple[Completion, ...]:
+        """The completions in an answer; not in the workers, since fast tokenizers do not bear several threads."""
+        if answer.error is not None:
+            raise answer.error
+        positions = answer.call.positions
+        return completions(answer.reply, requests[positions[0]].prompt, len(positions), self.renderer)
 
     def _calls(self, requests: Sequence[Request]) -> Iterator[_Call]:
         """One call a request; where seeds do not matter, equal requests share one with ``n``."""

@@ -6,6 +6,7 @@ Called by the api engine.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,13 @@ from lm_eval_aft.engines.api_renderer import CountingRenderer, EstimateRenderer,
 from lm_eval_aft.engines.api_reply import refusal
 from lm_eval_aft.errors import ConfigError, EngineError
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 DEFAULT_LENGTH = 8192
 OWN_ARGS = {
     *("base_url", "model", "pretrained", "revision", "concurrency", "max_retries", "timeout_s", "tokenizer"),
     *("max_length", "extra_body", "system_role", "check"),
 }
-SECRETS = ("key", "token", "secret", "password", "auth")
+SECRET = re.compile(r"key|secret|passw|authorization|bearer|token$", re.IGNORECASE)
 OUR_FIELDS = {"model", "messages", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "n", "stream"}
 # vllm serve fills what a call leaves open from the checkpoint's generation config: Qwen's says top_k 20 and more.
 VLLM_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -91,7 +92,7 @@ class APIArgs:
 def _refuse_secrets(args: Mapping[str, Any]) -> None:
     """Before any message that would repeat the value."""
     for name in set(args) - OWN_ARGS:
-        if any(word in name.lower() for word in SECRETS):
+        if SECRET.search(name):
             raise ConfigError(
                 f"{name} is not a model argument, as these are written into result files: set the environment "
                 f"variable {KEY} instead."

@@ -8,6 +8,7 @@ nothing of chats. Called by the api engine, from several threads.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -55,11 +56,13 @@ class ChatClient:
             max_retries: How often to ask again.
 
         Raises:
-            ConfigError: If the address is not one.
+            ConfigError: If the address or the key cannot be one.
         """
         self.base_url = _checked_url(base_url)
         self.timeout_s, self.max_retries = timeout_s, max_retries
         self._key = os.environ.get(KEY, "").strip()
+        if not re.fullmatch(r"[!-~]*", self._key):  # it would fail as a header, in a message that shows it
+            raise ConfigError(f"{KEY} holds characters that no key has, such as blanks or curly quotes: set it again.")
         self._local = threading.local()
         self._jitter = Random()  # the global generator belongs to tasks
 
@@ -86,6 +89,10 @@ class ChatClient:
             Stopped: If ``stop`` was set before the next try.
         """
         return self._ask("POST", path, body, stop)
+
+    def disconnect(self) -> None:
+        """Close the connection of the calling thread."""
+        self._session().close()
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, stop: threading.Event) -> dict[str, Any]:
         reason, delay_s = "", 0.0

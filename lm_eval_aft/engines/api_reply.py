@@ -15,7 +15,7 @@ from lm_eval_aft.engines.api_client import KEY, ChatClient, Refused
 from lm_eval_aft.errors import AFTError, EngineError, PromptTooLong
 from lm_eval_aft.records import Completion, FinishReason, Prompt
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
 ENDED = ("stop", "eos", "eos_token", "stop_sequence", "content_filter", "tool_calls", "function_call")
 
@@ -43,14 +43,16 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
     texts = [str(choice["message"].get("content") or "") for choice in choices]
     ends = [_finish_reason(choice.get("finish_reason")) for choice in choices]
     ids = [tuple(choice.get("token_ids") or ()) for choice in choices]  # vLLM: extra_body={"return_token_ids":true}
-    lengths = [renderer.count(text) + (end == "stop") for text, end in zip(texts, ends, strict=True)]
     usage = reply.get("usage")
     if isinstance(usage, dict) and "prompt_tokens" in usage and "completion_tokens" in usage:
         prompt_tokens = int(usage["prompt_tokens"])
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-        written = [len(row) for row in ids] if all(ids) else _shares(int(usage["completion_tokens"]), lengths)
+        total = int(usage["completion_tokens"])
+        written = [len(row) for row in ids] if all(ids) else [total]
+        if len(written) < count:
+            written = _shares(total, _lengths(texts, ends, renderer))
     elif getattr(renderer, "tokenizer", None) is not None:
-        prompt_tokens, cached, written = prompt.prompt_tokens, 0, lengths
+        prompt_tokens, cached, written = prompt.prompt_tokens, 0, _lengths(texts, ends, renderer)
     else:
         raise EngineError(
             "the server's reply states no usage, so its tokens cannot be counted: give tokenizer=FOLDER_OR_HUB_NAME "
@@ -99,6 +101,11 @@ def _finish_reason(stated: Any) -> FinishReason:
     if stated not in ENDED[:4]:
         log.warning("The server ended a text with finish_reason=%s; it is taken as it is.", stated)
     return "stop"
+
+
+def _lengths(texts: Sequence[str], ends: Sequence[str], renderer: Renderer) -> list[int]:
+    """Tokens of each text, its end token included."""
+    return [renderer.count(text) + (end == "stop") for text, end in zip(texts, ends, strict=True)]
 
 
 def _shares(total: int, weights: Sequence[int]) -> list[int]:

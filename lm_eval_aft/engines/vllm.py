@@ -26,7 +26,7 @@ from lm_eval_aft.engines.vllm_scorer import PromptScorer
 from lm_eval_aft.errors import EngineError
 from lm_eval_aft.records import Completion, ModelShape, Request
 
-log = logging.getLogger("lm_eval_aft")
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 WATCH_S = 1.0
 
 
@@ -98,7 +98,7 @@ class VLLMEngine:
                     name = f"aft-{call}-{position}"
                     # "type" marks a prompt that needs no rendering: vLLM's renderer would warn at every other
                     prompt = {"type": "token", "prompt_token_ids": list(request.prompt.token_ids or ())}
-                    with _one_sentence(waiting, len(requests) - position):
+                    with _one_sentence({}, len(requests)):
                         engine.add_request(name, prompt, self._params(request), lora_request=self._lora)
                     waiting[name] = position
                 while waiting:
@@ -174,7 +174,7 @@ class VLLMEngine:
 
 @contextmanager
 def _one_sentence(waiting: dict[str, int], unfinished: int) -> Iterator[None]:
-    """Say what it means that vLLM failed; nothing can be taken out of it any more, so nothing waits there."""
+    """Say what it means that vLLM failed; what waited there can no longer be taken out, so it is forgotten."""
     try:
         yield
     except Exception as error:  # whatever a worker died of
