@@ -85,11 +85,9 @@ class AFTLM(LM):
         """Answer each request with k drafts and ``layers`` aggregation passes."""
         questions = read_questions(requests, self.config)
         distinct = list(dict.fromkeys(questions))  # padding clones of a parallel run come once
-        announce(distinct, self.config)
+        announce(distinct, self.config, self.world_size)
         traces = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
-        self.usage += total([trace.usage for trace in traces.values()])
-        self.spent += total([trace.spent for trace in traces.values()])
-        self._wrapped += sum(question.chat.wrapped for question in distinct)
+        self._count(list(traces.values()))
         pairs = zip(questions, requests, strict=True)
         return [cut_at(traces[question].answer, request.args[1].get("until")) for question, request in pairs]
 
@@ -192,6 +190,16 @@ class AFTLM(LM):
             suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
             write_traces(self.config.record, self._settings(), traces, suffix)
         return dict(zip(questions, traces, strict=True))
+
+    def _count(self, traces: Sequence[Trace]) -> None:
+        """Add what was run to the totals; rank 0, which writes the results, gets those of all processes."""
+        counts = (
+            total([trace.usage for trace in traces]),
+            total([trace.spent for trace in traces]),
+            sum(trace.question.chat.wrapped for trace in traces),
+        )
+        for usage, spent, wrapped in self.gather_object(counts) or [counts]:
+            self.usage, self.spent, self._wrapped = self.usage + usage, self.spent + spent, self._wrapped + wrapped
 
     def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
         """The requests with each chat context as the text that --model hf would score."""

@@ -59,8 +59,13 @@ def _question(request: Instance, repeat: int, config: AFTConfig) -> Question:
     )
 
 
-def announce(questions: Sequence[Question], config: AFTConfig) -> None:
+def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 1) -> None:
     """Say what is sampled how, once per setting, and what is shared or wrapped."""
+    if processes > 1 and any(len(question.chat.messages) > 1 or question.chat.wrapped for question in questions):
+        warn_once(
+            f"{processes} processes: a task that draws its shots at random draws others than with one process, so its "
+            "prompts differ; zero-shot and fixed-shot tasks keep theirs."
+        )
     for task, drafts, final in dict.fromkeys((q.task, q.drafts, q.final) for q in questions):
         if config.layers:
             log.info("%s: drafts %s", task, drafts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -86,11 +87,14 @@ class HFEngine:
         batch_size = _batch_size(host.batch_size)
         loader = {"device": host.device, "max_batch_size": host.max_batch_size, **engine_args, **model_kwargs}
         loader = {name: value for name, value in loader.items() if value is not None}
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (host.device == "cpu" or not torch.cuda.is_available()):
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate takes each process for the only one
         try:
             lm = HFLM(batch_size=host.batch_size, **loader)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().split("\n")[0]
             raise EngineError(f"pretrained={engine_args['pretrained']} cannot be loaded: {reason}") from error
+        _share_requests(lm)
         return cls(lm, batch_size=batch_size, batch_tokens=batch_tokens)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
@@ -248,6 +252,13 @@ class HFEngine:
             ",".join(map(str, sorted(self._stops))),
         ]
         return "|".join(parts)
+
+
+def _share_requests(lm: HFLM) -> None:
+    """Let CPU processes of one launch share the requests: HFLM numbers its processes only where it sees GPUs."""
+    accelerator = getattr(lm, "accelerator", None)
+    if accelerator is not None and lm.world_size == 1:
+        lm._rank, lm._world_size = accelerator.process_index, accelerator.num_processes
 
 
 def model_shape(model: Any) -> ModelShape:
