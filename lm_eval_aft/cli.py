@@ -30,6 +30,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cache:cache", "Look into a draft store."),
     "sweep": Command("lm_eval_aft.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
+    "votes": Command("lm_eval_aft.votes:votes", "Score the drafts themselves: mean draft, majority vote, oracle."),
 }
 
 

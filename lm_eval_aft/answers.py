@@ -1,0 +1,111 @@
+"""Answers inside texts: how a task's answer is found in one, and which of several drafts' answers a vote elects.
+
+Plain functions on text and counts; knows nothing of traces, files or intervals. Called by ``votes``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import comb
+from typing import Any
+
+from lm_eval_aft import tasks_path
+from lm_eval_aft.errors import ConfigError
+
+NUMERIC = ("aft_gsm8k", "aft_demo", "gsm8k")  # tasks, and those whose names go on with _, that end in one number
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """How an answer is read from a text, and the gold answer from lm-eval's target."""
+
+    name: str
+    answer: Callable[[str], str | None]
+    gold: Callable[[str], str | None]
+
+
+@lru_cache(maxsize=64)
+def choose_extraction(task: str, regex: str | None = None) -> Extraction:
+    """The extraction of a task, or one by regex: the first group (or all) of the last match.
+
+    Raises:
+        ConfigError: The task has none of its own and no regex is given, or that is not valid.
+    """
+    if regex is not None:
+        return _by_regex(regex)
+    if not any(task == name or task.startswith(name + "_") for name in NUMERIC):
+        raise ConfigError(f"{task} has no extraction of its own here: give --regex, whose last match is the answer.")
+    path = tasks_path() / "aft_gsm8k" / "utils.py"
+    spec = importlib.util.spec_from_file_location("lm_eval_aft_gsm8k_answers", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"{path} is missing: install lm_eval_aft again.")
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Extraction(
+        "extract_flexible of aft_gsm8k",
+        module.extract_flexible,
+        lambda target: module.normalise(target.rsplit("####", 1)[-1]),
+    )
+
+
+def _by_regex(regex: str) -> Extraction:
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"the regex {regex!r} is not valid ({error}).") from error
+
+    def answer(text: str) -> str | None:
+        found = list(pattern.finditer(text))
+        return (found[-1].group(1 if pattern.groups else 0) or "").strip() or None if found else None
+
+    return Extraction(f"regex {regex}", answer, lambda target: answer(target) or target.strip())
+
+
+def score_drafts(answers: Sequence[str | None], gold: str, n: int) -> tuple[float, float, float]:
+    """Expected score of one draft, of the majority and of the oracle, over all choices of n of these drafts."""
+    votes = Counter(answers)
+    silent, right = votes.pop(None, 0), votes.pop(gold, 0)
+    missed = comb(len(answers) - right, n) / comb(len(answers), n)
+    return right / len(answers), majority_chance(right, tuple(sorted(votes.values())), silent, n), 1 - missed
+
+
+@lru_cache(maxsize=1 << 16)
+def majority_chance(right: int, others: tuple[int, ...], silent: int, n: int) -> float:
+    """Chance that n drafts, chosen at random without replacement, elect the right answer.
+
+    Exact: sums over the votes v that it gets the number of choices in which no other answer has more than v, each
+    divided by 1 + the answers that also have v, since a tie is drawn by lot.
+
+    Args:
+        right: Drafts with the right answer.
+        others: Drafts with each other answer.
+        silent: Drafts without an answer, which do not vote; if none of the n votes, nothing is elected.
+        n: Drafts chosen.
+    """
+    won = Fraction(0)
+    for votes in range(1, min(right, n) + 1):
+        for (taken, ties), ways in _ways(others, votes, n - votes).items():
+            won += Fraction(comb(right, votes) * ways * comb(silent, n - votes - taken), ties + 1)
+    return float(won / comb(right + sum(others) + silent, n))
+
+
+def _ways(others: tuple[int, ...], most: int, size: int) -> Counter[tuple[int, int]]:
+    """In how many ways up to ``size`` drafts of other answers can be chosen, none ``most`` times exceeded.
+
+    Returns:
+        Ways by (drafts chosen, answers chosen exactly ``most`` times).
+    """
+    table = Counter({(0, 0): 1})
+    for count in others:
+        longer: Counter[tuple[int, int]] = Counter()
+        for (taken, ties), ways in table.items():
+            for chosen in range(min(count, most, size - taken) + 1):
+                longer[taken + chosen, ties + (chosen == most)] += ways * comb(count, chosen)
+        table = longer
+    return table

@@ -1,0 +1,226 @@
+"""What the drafts alone would score: mean draft, majority vote and oracle, from traces; the command ``aft votes``.
+
+Votes by the task's own extraction (or a regex) on the drafts of the traces, with the gold answers of lm-eval's samples.
+Knows nothing of engines; imports neither torch nor lm_eval. ``plot`` and ``report`` call ``count_votes``: nobody else
+extracts answers from drafts. A little over 200 lines for the fields' meanings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import click
+
+from lm_eval_aft.answers import Extraction, choose_extraction, score_drafts
+from lm_eval_aft.errors import RecordError
+from lm_eval_aft.records import Trace
+from lm_eval_aft.results import Run, read_runs, read_samples
+from lm_eval_aft.stats import Interval, mean_interval
+from lm_eval_aft.traces import read_traces
+
+Order = Literal["subsets", "prefix"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What one trace has to say: an answer a draft (None where there is none), and what it cost."""
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    settings: str
+    answers: tuple[str | None, ...]
+    tokens: tuple[int, ...]
+    final: str | None
+    final_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class VotePoint:
+    """The three scores of n drafts.
+
+    Attributes:
+        n: Drafts.
+        mean: Mean accuracy of a draft.
+        majority: Accuracy of the most frequent answer, the expected one where several are.
+        oracle: Share of questions that at least one draft answers rightly.
+        generated_tokens: A question, for n drafts.
+    """
+
+    n: int
+    mean: Interval
+    majority: Interval
+    oracle: Interval
+    generated_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Drafts against their aggregate, over the questions of one task under one setting.
+
+    Attributes:
+        task: Name of the task.
+        k: Drafts a question.
+        layers: Aggregation passes after them.
+        settings: The traces' settings, as JSON.
+        extraction: How answers were found.
+        silent: Share of drafts in which no answer was found; they do not vote.
+        without_gold: Questions left out for want of a gold answer.
+        points: For n = 1 to k.
+        aggregate: Accuracy of the last layer's text by the same extraction.
+        aggregate_tokens: Tokens generated a question for it, drafts included.
+    """
+
+    task: str
+    k: int
+    layers: int
+    settings: str
+    extraction: str
+    silent: float
+    without_gold: int
+    points: tuple[VotePoint, ...]
+    aggregate: Interval
+    aggregate_tokens: float
+
+
+def count_votes(
+    traces: Iterable[Trace],
+    runs: Sequence[Run],
+    regex: str | None = None,
+    order: Order = "subsets",
+    level: float = 0.95,
+) -> tuple[Votes, ...]:
+    """Score the drafts of traces, one result for each task and setting among them.
+
+    Args:
+        traces: Of any runs; read once, one at a time.
+        runs: Their logged samples hold the gold answers; paired on task and hash of the document.
+        regex: Instead of the task's own extraction.
+        order: "subsets" takes the mean over all choices of n of the k drafts, exactly; "prefix" the first n.
+        level: Of the intervals.
+
+    Raises:
+        ConfigError: A task has no extraction of its own, or the regex is not valid.
+        RecordError: No gold answers are to be had for a task.
+    """
+    groups: dict[tuple[str, str], dict[Hashable, Ballot]] = {}
+    for trace in traces:
+        asked, ballot = trace.question, _ballot(trace, choose_extraction(trace.question.task, regex))
+        # a file of another limit or number of processes can hold the same question of the same run again
+        groups.setdefault((asked.task, ballot.settings), {})[asked.doc_id, asked.repeat, asked.turn] = ballot
+    wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
+    gold = _gold(runs, wanted, regex)
+    return tuple(_votes(list(group.values()), gold, regex, order, level) for group in groups.values())
+
+
+def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
+    drafts = [draft.completion for draft in trace.layer(0)]
+    return Ballot(
+        trace.question.task,
+        trace.question.doc_id,
+        trace.question.doc_hash,
+        json.dumps(trace.settings, sort_keys=True),
+        tuple(extraction.answer(draft.text) for draft in drafts),
+        tuple(draft.generated_tokens for draft in drafts),
+        extraction.answer(trace.answer),
+        trace.usage.generated_tokens,
+    )
+
+
+def _gold(runs: Sequence[Run], wanted: set[tuple[str, str]], regex: str | None) -> dict[tuple[str, str], str]:
+    """Gold answers by task and document hash, from as few samples files as hold them all."""
+    gold: dict[tuple[str, str], str] = {}
+    for run in runs:
+        for task in run.tasks:
+            if (
+                all(asked != task or (asked, doc) in gold for asked, doc in wanted)
+                or not run.samples_file(task).exists()
+            ):
+                continue
+            for sample in read_samples(run, task):
+                answer = choose_extraction(task, regex).gold(sample.target)
+                if answer is not None:
+                    gold[task, sample.key.doc_hash] = answer
+    return gold
+
+
+def _votes(
+    ballots: list[Ballot], gold: dict[tuple[str, str], str], regex: str | None, order: Order, level: float
+) -> Votes:
+    task, settings = ballots[0].task, json.loads(ballots[0].settings)
+    known = [ballot for ballot in ballots if (task, ballot.doc_hash) in gold]
+    if not known:
+        raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
+    docs = [ballot.doc_id for ballot in known]
+    truth = [gold[task, ballot.doc_hash] for ballot in known]
+    right = [float(ballot.final == answer) for ballot, answer in zip(known, truth, strict=True)]
+    k = min(len(ballot.answers) for ballot in known)
+    drafts = [answer for ballot in known for answer in ballot.answers]
+    return Votes(
+        task=task,
+        k=k,
+        layers=int(settings["layers"]),
+        settings=ballots[0].settings,
+        extraction=choose_extraction(task, regex).name,
+        silent=drafts.count(None) / len(drafts),
+        without_gold=len(ballots) - len(known),
+        points=tuple(_point(known, truth, docs, n, order, level) for n in range(1, k + 1)),
+        aggregate=_interval(docs, right, level),
+        aggregate_tokens=sum(ballot.final_tokens for ballot in known) / len(known),
+    )
+
+
+def _point(ballots: list[Ballot], truth: list[str], docs: list[int], n: int, order: Order, level: float) -> VotePoint:
+    chosen = [ballot.answers[:n] if order == "prefix" else ballot.answers for ballot in ballots]
+    scores = [score_drafts(answers, gold, n) for answers, gold in zip(chosen, truth, strict=True)]
+    mean, majority, oracle = (_interval(docs, column, level) for column in zip(*scores, strict=True))
+    lengths = [ballot.tokens[:n] if order == "prefix" else ballot.tokens for ballot in ballots]
+    tokens = sum(n * sum(texts) / len(texts) for texts in lengths) / len(lengths)
+    return VotePoint(n, mean, majority, oracle, tokens)
+
+
+def _interval(docs: Sequence[int], scores: Sequence[float], level: float) -> Interval:
+    """Interval of an accuracy, within 0 and 1; repeats of one question are not independent: their mean counts once."""
+    groups: dict[int, list[float]] = {}
+    for doc, score in zip(docs, scores, strict=True):
+        groups.setdefault(doc, []).append(score)
+    found = mean_interval([sum(group) / len(group) for group in groups.values()], level)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))  # t knows no bounds
+
+
+def show(votes: Votes, order: Order) -> str:
+    """The table of one task and setting, scores in percent."""
+    head = f"{votes.task}, k={votes.k}, layers={votes.layers}: {votes.aggregate.n} questions"
+    left_out = f", {votes.without_gold} left out without a gold answer" if votes.without_gold else ""
+    how = f"{votes.extraction}; {votes.silent:.1%} of the drafts hold no answer{left_out}"
+    which = "all choices of n drafts" if order == "subsets" else "the first n drafts"
+    columns = f"{'n':>4}  {'mean draft':<22}{'majority vote':<22}{'oracle':<22}{'generated tokens a question':>28}"
+    rows = [
+        f"{p.n:>4}  {_cell(p.mean):<22}{_cell(p.majority):<22}{_cell(p.oracle):<22}{p.generated_tokens:>28,.1f}"
+        for p in votes.points
+    ]
+    last = f"{'aggregate' if votes.layers else 'answer'}, k={votes.k}, layers={votes.layers}: {_cell(votes.aggregate)}"
+    return "\n".join([head, f"{which}; {how}", columns, *rows, f"{last:<72}{votes.aggregate_tokens:>28,.1f}"])
+
+
+def _cell(interval: Interval) -> str:
+    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@click.option("--traces", type=click.Path(), help="Where record= put the traces, if not below OUT.")
+@click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
+@click.option("--order", type=click.Choice(["subsets", "prefix"]), default="subsets", show_default=True)
+@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
+def votes(out: str, traces: str | None, regex: str | None, order: Order, level: float) -> None:
+    """Score the drafts themselves: mean draft, majority vote and oracle of n drafts, beside their aggregate.
+
+    OUT is the --output_path of runs with record= and --log_samples. --order subsets is exact over all choices of n
+    drafts, prefix takes the first n.
+    """
+    counted = count_votes(read_traces(traces or out), read_runs(out), regex, order, level)
+    click.echo("\n\n".join(show(each, order) for each in counted))
