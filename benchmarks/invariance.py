@@ -66,7 +66,11 @@ def main() -> None:
         "half the questions": differing(first, run(engine(16), asked[: args.count // 2], 5, 2), whole),
         "drafts of k=3": differing(first, run(engine(16), asked, 3, 1), (0,)),
     }
-    write("invariance", {"questions": args.count, "dtype": args.dtype, "max_tokens": args.max_tokens, **variants}, args.out)
+    write(
+        "invariance",
+        {"questions": args.count, "dtype": args.dtype, "max_tokens": args.max_tokens, **variants},
+        args.out,
+    )
 
 
 if __name__ == "__main__":

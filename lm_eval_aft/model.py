@@ -21,11 +21,12 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Question, Trace, Usage, total
+from lm_eval_aft.records import Chat, Question, Trace
 from lm_eval_aft.requests import announce, cut_at, read_questions, warn_once
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
 from lm_eval_aft.traces import make_folder, write_traces
+from lm_eval_aft.usage import Usage, total
 
 
 class AFTLM(LM):

@@ -7,11 +7,11 @@ engines, stores or lm-eval. Everybody imports it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from functools import reduce
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from operator import add
 from typing import Any, Literal
+
+from lm_eval_aft.usage import Usage
 
 FinishReason = Literal["stop", "length"]
 
@@ -111,58 +111,6 @@ class Completion:
     prompt_tokens: int
     computed_prompt_tokens: int
     generated_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What generations cost; add with ``+``.
-
-    Attributes:
-        generations: Number of texts.
-        prompt_tokens: Prompt tokens asked for, every text counted with its whole prompt.
-        computed_prompt_tokens: Prompt tokens that ran through the model; the others were shared or cached.
-        generated_tokens: Tokens written.
-        flops: Floating-point operations, 0 where the model's shape is unknown (``ModelShape.flops``).
-    """
-
-    generations: int = 0
-    prompt_tokens: int = 0
-    computed_prompt_tokens: int = 0
-    generated_tokens: int = 0
-    flops: int = 0
-
-    @property
-    def shared_prompt_tokens(self) -> int:
-        """Prompt tokens asked for that were not computed again."""
-        return self.prompt_tokens - self.computed_prompt_tokens
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The sizes that decide what a token costs.
-
-    Attributes:
-        parameters: Weights without the input embedding and the output head.
-        layers: Transformer layers.
-        attention_width: Query heads times head size.
-    """
-
-    parameters: int
-    layers: int
-    attention_width: int
-
-    def flops(self, start: int, end: int) -> int:
-        """Operations to process positions ``start`` to ``end`` of one sequence.
-
-        2 per parameter and token, plus attention: a token at position t reads t keys and t values, 4 * width * t
-        per layer, summed over the positions (Kaplan et al. 2020, section 2.1, with the exact position in the
-        place of the whole context).
-        """
-        linear = 2 * self.parameters * (end - start)
-        return linear + 2 * self.layers * self.attention_width * (end * end - start * start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +215,6 @@ class Trace:
             spent=Usage(**row["spent"]),
             settings=row["settings"],
         )
-
-
-def total(usages: list[Usage]) -> Usage:
-    """The sum of usages; of none, an empty one."""
-    return reduce(add, usages, Usage())
 
 
 def _sampling(row: dict[str, Any]) -> Sampling:

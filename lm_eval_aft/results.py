@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.records import Usage
+from lm_eval_aft.usage import Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
 MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", "scored_without_aggregation")  # not chosen

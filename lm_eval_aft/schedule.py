@@ -23,8 +23,9 @@ from tqdm import tqdm
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.prompts import Fitted, Template, aggregate_prompt, draft_prompt
-from lm_eval_aft.records import Completion, Draft, ModelShape, Question, Request, Trace, Usage, total
+from lm_eval_aft.records import Completion, Draft, Question, Request, Trace
 from lm_eval_aft.store import Store
+from lm_eval_aft.usage import ModelShape, Usage, total
 
 
 class _Run:
@@ -150,12 +151,12 @@ def _trace(run: _Run, shape: ModelShape | None) -> Trace:
         drafts=drafts,
         cut_tokens=tuple(run.cut_tokens),
         answer=drafts[-1].completion.text,
-        usage=total([cost(draft.completion, shape) for draft in drafts]),
-        spent=total([cost(draft.completion, shape) for draft in drafts if not draft.reused]),
+        usage=total([_cost(draft.completion, shape) for draft in drafts]),
+        spent=total([_cost(draft.completion, shape) for draft in drafts if not draft.reused]),
     )
 
 
-def cost(completion: Completion, shape: ModelShape | None) -> Usage:
+def _cost(completion: Completion, shape: ModelShape | None) -> Usage:
     """What one completion cost when it was computed."""
     start = completion.prompt_tokens - completion.computed_prompt_tokens
     end = completion.prompt_tokens + completion.generated_tokens

@@ -16,11 +16,13 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.config import AFTConfig, integer, samplings
+from lm_eval_aft.config import AFTConfig, samplings
 from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.records import Sampling, total
+from lm_eval_aft.parse import integer
+from lm_eval_aft.records import Sampling
 from lm_eval_aft.stats import mean_interval
 from lm_eval_aft.traces import read_traces
+from lm_eval_aft.usage import total
 
 DONE = "point.json"
 

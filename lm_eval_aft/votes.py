@@ -20,19 +20,21 @@ from lm_eval_aft.records import Trace
 from lm_eval_aft.results import Run, read_runs, read_samples
 from lm_eval_aft.stats import Interval, mean_interval
 from lm_eval_aft.traces import read_traces
+from lm_eval_aft.usage import ModelShape
 
 Order = Literal["subsets", "prefix"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What one trace has to say: an answer a draft (None where there is none), and what it cost."""
+    """What one trace has to say: an answer a draft (None where there is none), and what each cost."""
 
     task: str
     doc_id: int
     doc_hash: str
     settings: str
     answers: tuple[str | None, ...]
+    prompt_tokens: int
     tokens: tuple[int, ...]
     final: str | None
     final_tokens: int
@@ -48,6 +50,7 @@ class VotePoint:
         majority: Accuracy of the most frequent answer, the expected one where several are.
         oracle: Share of questions that at least one draft answers rightly.
         generated_tokens: A question, for n drafts.
+        flops: A question, for n drafts and their prompt once; None where the model's shape is unknown.
     """
 
     n: int
@@ -55,6 +58,7 @@ class VotePoint:
     majority: Interval
     oracle: Interval
     generated_tokens: float
+    flops: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,15 @@ class Votes:
     aggregate_tokens: float
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What the caller chose; see ``count_votes``."""
+
+    regex: str | None
+    order: Order
+    level: float
+
+
 def count_votes(
     traces: Iterable[Trace],
     runs: Sequence[Run],
@@ -113,7 +126,17 @@ def count_votes(
         groups.setdefault((asked.task, ballot.settings), {})[asked.doc_id, asked.repeat, asked.turn] = ballot
     wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
     gold = _gold(runs, wanted, regex)
-    return tuple(_votes(list(group.values()), gold, regex, order, level) for group in groups.values())
+    how, shapes = _How(regex, order, level), _shapes(runs)
+    return tuple(
+        _votes(list(group.values()), gold, shapes.get(json.loads(settings).get("fingerprint")), how)
+        for (_, settings), group in groups.items()
+    )
+
+
+def _shapes(runs: Sequence[Run]) -> dict[str, ModelShape]:
+    """Sizes of the models that were run, by the fingerprint that their traces carry too."""
+    ours = [run.settings for run in runs if run.settings]
+    return {row["fingerprint"]: ModelShape(**row["model_shape"]) for row in ours if row.get("model_shape")}
 
 
 def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
@@ -124,6 +147,7 @@ def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
         trace.question.doc_hash,
         json.dumps(trace.settings, sort_keys=True),
         tuple(extraction.answer(draft.text) for draft in drafts),
+        drafts[0].prompt_tokens,
         tuple(draft.generated_tokens for draft in drafts),
         extraction.answer(trace.answer),
         trace.usage.generated_tokens,
@@ -135,10 +159,8 @@ def _gold(runs: Sequence[Run], wanted: set[tuple[str, str]], regex: str | None) 
     gold: dict[tuple[str, str], str] = {}
     for run in runs:
         for task in run.tasks:
-            if (
-                all(asked != task or (asked, doc) in gold for asked, doc in wanted)
-                or not run.samples_file(task).exists()
-            ):
+            lacking = any(asked == task and (asked, doc) not in gold for asked, doc in wanted)
+            if not lacking or not run.samples_file(task).exists():
                 continue
             for sample in read_samples(run, task):
                 answer = choose_extraction(task, regex).gold(sample.target)
@@ -147,14 +169,11 @@ def _gold(runs: Sequence[Run], wanted: set[tuple[str, str]], regex: str | None) 
     return gold
 
 
-def _votes(
-    ballots: list[Ballot], gold: dict[tuple[str, str], str], regex: str | None, order: Order, level: float
-) -> Votes:
+def _votes(ballots: list[Ballot], gold: dict[tuple[str, str], str], shape: ModelShape | None, how: _How) -> Votes:
     task, settings = ballots[0].task, json.loads(ballots[0].settings)
     known = [ballot for ballot in ballots if (task, ballot.doc_hash) in gold]
     if not known:
         raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
-    docs = [ballot.doc_id for ballot in known]
     truth = [gold[task, ballot.doc_hash] for ballot in known]
     right = [float(ballot.final == answer) for ballot, answer in zip(known, truth, strict=True)]
     k = min(len(ballot.answers) for ballot in known)
@@ -164,30 +183,44 @@ def _votes(
         k=k,
         layers=int(settings["layers"]),
         settings=ballots[0].settings,
-        extraction=choose_extraction(task, regex).name,
+        extraction=choose_extraction(task, how.regex).name,
         silent=drafts.count(None) / len(drafts),
         without_gold=len(ballots) - len(known),
-        points=tuple(_point(known, truth, docs, n, order, level) for n in range(1, k + 1)),
-        aggregate=_interval(docs, right, level),
-        aggregate_tokens=sum(ballot.final_tokens for ballot in known) / len(known),
+        points=tuple(_point(known, truth, n, shape, how) for n in range(1, k + 1)),
+        aggregate=_interval(known, right, how.level),
+        aggregate_tokens=_mean([ballot.final_tokens for ballot in known]),
     )
 
 
-def _point(ballots: list[Ballot], truth: list[str], docs: list[int], n: int, order: Order, level: float) -> VotePoint:
-    chosen = [ballot.answers[:n] if order == "prefix" else ballot.answers for ballot in ballots]
-    scores = [score_drafts(answers, gold, n) for answers, gold in zip(chosen, truth, strict=True)]
-    mean, majority, oracle = (_interval(docs, column, level) for column in zip(*scores, strict=True))
-    lengths = [ballot.tokens[:n] if order == "prefix" else ballot.tokens for ballot in ballots]
-    tokens = sum(n * sum(texts) / len(texts) for texts in lengths) / len(lengths)
-    return VotePoint(n, mean, majority, oracle, tokens)
+def _point(ballots: list[Ballot], truth: list[str], n: int, shape: ModelShape | None, how: _How) -> VotePoint:
+    counted = [_first(ballot, n) for ballot in ballots] if how.order == "prefix" else ballots
+    scores = [score_drafts(ballot.answers, gold, n) for ballot, gold in zip(counted, truth, strict=True)]
+    mean, majority, oracle = (_interval(ballots, column, how.level) for column in zip(*scores, strict=True))
+    tokens = _mean([n * _mean(ballot.tokens) for ballot in counted])
+    flops = _mean([_flops(ballot, n, shape) for ballot in counted]) if shape else None
+    return VotePoint(n, mean, majority, oracle, tokens, flops)
 
 
-def _interval(docs: Sequence[int], scores: Sequence[float], level: float) -> Interval:
+def _first(ballot: Ballot, n: int) -> Ballot:
+    return replace(ballot, answers=ballot.answers[:n], tokens=ballot.tokens[:n])
+
+
+def _flops(ballot: Ballot, n: int, shape: ModelShape) -> float:
+    """Of n drafts of mean cost: their prompt is computed once, as the schedule counts it."""
+    start = ballot.prompt_tokens
+    return float(shape.flops(0, start)) + n * _mean([shape.flops(start, start + tokens) for tokens in ballot.tokens])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))
+
+
+def _interval(ballots: Sequence[Ballot], scores: Sequence[float], level: float) -> Interval:
     """Interval of an accuracy, within 0 and 1; repeats of one question are not independent: their mean counts once."""
     groups: dict[int, list[float]] = {}
-    for doc, score in zip(docs, scores, strict=True):
-        groups.setdefault(doc, []).append(score)
-    found = mean_interval([sum(group) / len(group) for group in groups.values()], level)
+    for ballot, score in zip(ballots, scores, strict=True):
+        groups.setdefault(ballot.doc_id, []).append(score)
+    found = mean_interval([_mean(group) for group in groups.values()], level)
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))  # t knows no bounds
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.records import Usage
 from lm_eval_aft.results import Score, read_run, read_runs, read_samples
+from lm_eval_aft.usage import Usage
 
 STAMP = "2026-01-02T03-04-05.000006"
 USAGE = {"generations": 22, "prompt_tokens": 900, "computed_prompt_tokens": 400, "generated_tokens": 300, "flops": 7}

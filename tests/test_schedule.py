@@ -10,9 +10,10 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.scripted import ScriptedEngine, numbered_answer
 from lm_eval_aft.errors import EngineError, PromptTooLong
 from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, ModelShape, Question, Request, Sampling, Trace
+from lm_eval_aft.records import Chat, Message, Question, Request, Sampling, Trace
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore, SQLiteStore
+from lm_eval_aft.usage import ModelShape
 
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 1.0, 0, 64)
 TEMPLATE = Template.load(None)

@@ -11,7 +11,8 @@ import pytest
 
 from lm_eval_aft.engines.base import HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.records import Chat, Message, ModelShape, Request, Sampling
+from lm_eval_aft.records import Chat, Message, Request, Sampling
+from lm_eval_aft.usage import ModelShape
 
 vllm_only = [
     pytest.mark.vllm,
@@ -304,6 +305,44 @@ class TestAdapter:
         pair = [instance("loglikelihood", "The capital of France is", " Paris")]
         (score, _), (expected, _) = (lm.scorer.loglikelihood(pair, disable_tqdm=True)[0] for lm in (engine, tuned))
         assert score == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory) -> str:
+    """A tiny Llama with random weights, of sizes that vLLM's CPU attention takes (heads of 32)."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from conftest import tiny_tokenizer
+
+    sizes = {"vocab_size": 260, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    torch.manual_seed(0)
+    tiny = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, bos_token_id=1, eos_token_id=3))
+    with torch.no_grad():
+        for weights in tiny.parameters():
+            weights.mul_(3)  # farther from near-uniform logits
+    folder = tmp_path_factory.mktemp("vllm") / "tiny"
+    tiny.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+class TestTiny:
+    pytestmark = vllm_only
+
+    def test_prompts_greedy_texts_and_shape_are_those_of_the_hf_engine(self, tiny_folder):
+        from lm_eval_aft.engines.hf import HFEngine
+
+        settings = {"pretrained": tiny_folder, "dtype": "float32"}
+        hf = HFEngine.load(dict(settings), HostArgs("auto", None, "cpu"))
+        engine = load_engine("vllm", settings, CPU)
+        assert engine.max_length == hf.max_length == 2048
+        assert engine.shape == hf.shape
+        assert engine._stops == hf._stops == {3}
+        requests = ask(engine, Sampling(0.0, 1.0, 0, 48), 1)
+        assert [r.prompt for r in requests] == [r.prompt for r in ask(hf, GREEDY, 1)]
+        assert ids(engine, requests) == ids(hf, requests)
 
 
 class TestDeath:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from lm_eval_aft.answers import choose_extraction, majority_chance, score_drafts
 from lm_eval_aft.cli import aft
 from lm_eval_aft.errors import AFTError, ConfigError, RecordError
-from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace, Usage
+from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_runs
 from lm_eval_aft.traces import write_traces
+from lm_eval_aft.usage import ModelShape, Usage
 from lm_eval_aft.votes import VotePoint, Votes, count_votes
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -157,6 +158,21 @@ def test_prefixes_take_the_first_drafts(out: Path):
     assert row(votes.points[1]) == pytest.approx((3 / 4, 3 / 4, 1))
     assert [point.generated_tokens for point in votes.points] == [10, 21, 33, 46]
     assert row(votes.points[3]) == row(count(out)[0].points[3])
+
+
+def test_flops_count_the_prompt_once(out: Path):
+    shape = {"parameters": 100, "layers": 2, "attention_width": 8}
+    ours = {"k": 4, "layers": 1, "generations_per_question": 5, "model": "m", "fingerprint": "f", "model_shape": shape}
+    usage = dict.fromkeys(("generations", "prompt_tokens", "computed_prompt_tokens", "generated_tokens", "flops"), 1)
+    results = json.loads((out / "hf" / "results_1.json").read_text())
+    results["config"]["aft"] = {**ours, "usage": usage}
+    (out / "hf" / "results_1.json").write_text(json.dumps(results))
+    made = [trace(["7"] * 3, "7", doc, fingerprint="f") for doc in (0, 1)]
+    (votes,) = count_votes(made, read_runs(out), order="prefix")
+    text = [ModelShape(**shape).flops(5, 5 + tokens) for tokens in (10, 11, 12)]
+    prompt = ModelShape(**shape).flops(0, 5)
+    assert [point.flops for point in votes.points] == pytest.approx([prompt + sum(text[:n]) for n in (1, 2, 3)])
+    assert count(out)[0].points[0].flops is None
 
 
 def test_settings_and_tasks_are_told_apart_and_equal_questions_count_once(out: Path):

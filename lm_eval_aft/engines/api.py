@@ -20,7 +20,8 @@ from lm_eval_aft.engines.api_client import Refused, Stopped, Unreachable
 from lm_eval_aft.engines.api_reply import completions, refusal
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.errors import EngineError
-from lm_eval_aft.records import Completion, ModelShape, Request
+from lm_eval_aft.records import Completion, Request
+from lm_eval_aft.usage import ModelShape
 
 MOST_CHOICES = 128  # OpenAI's bound on n
 

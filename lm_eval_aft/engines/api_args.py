@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_aft.chat import Renderer
-from lm_eval_aft.config import flag, integer, mapping, real, refuse_unknown, text
+from lm_eval_aft.config import refuse_unknown
 from lm_eval_aft.engines.api_client import KEY, ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api_renderer import CountingRenderer, EstimateRenderer, FoldingRenderer
 from lm_eval_aft.engines.api_reply import refusal
 from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.parse import flag, integer, mapping, real, text
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 DEFAULT_LENGTH = 8192

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from lm_eval_aft.chat import Renderer
 from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.records import Completion, ModelShape, Request
+from lm_eval_aft.records import Completion, Request
+from lm_eval_aft.usage import ModelShape
 
 ENGINES = {
     "hf": "lm_eval_aft.engines.hf:HFEngine",

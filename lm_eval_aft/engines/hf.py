@@ -20,12 +20,14 @@ from lm_eval.models.huggingface import HFLM
 from transformers import DynamicCache, __version__
 
 from lm_eval_aft.chat import TokenizerRenderer
-from lm_eval_aft.config import integer, mapping, refuse_unknown
+from lm_eval_aft.config import refuse_unknown
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
 from lm_eval_aft.engines.sampler import RowSampler
 from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.records import Completion, ModelShape, Request, Sampling
+from lm_eval_aft.parse import integer, mapping
+from lm_eval_aft.records import Completion, Request, Sampling
+from lm_eval_aft.usage import ModelShape
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores

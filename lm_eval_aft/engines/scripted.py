@@ -11,9 +11,11 @@ from hashlib import sha256
 from typing import Any
 
 from lm_eval_aft.chat import strip_control
-from lm_eval_aft.config import integer, refuse_unknown
+from lm_eval_aft.config import refuse_unknown
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.records import Chat, Completion, ModelShape, Prompt, Request
+from lm_eval_aft.parse import integer
+from lm_eval_aft.records import Chat, Completion, Prompt, Request
+from lm_eval_aft.usage import ModelShape
 
 Script = Callable[[Request], str]
 CONTROL = ("<|start|>", "<|end|>")

@@ -24,7 +24,8 @@ from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
 from lm_eval_aft.engines.vllm_args import LOAD_ERRORS, VLLMArgs, import_vllm
 from lm_eval_aft.engines.vllm_scorer import PromptScorer
 from lm_eval_aft.errors import EngineError
-from lm_eval_aft.records import Completion, ModelShape, Request
+from lm_eval_aft.records import Completion, Request
+from lm_eval_aft.usage import ModelShape
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 WATCH_S = 1.0

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from lm_eval_aft.config import SEED_LIMIT, flag, integer, mapping, refuse_unknown, text
+from lm_eval_aft.config import SEED_LIMIT, refuse_unknown
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.parse import flag, integer, mapping, text
 
 OWN_ARGS = {
     "pretrained",
