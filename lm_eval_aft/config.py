@@ -81,6 +81,13 @@ def names() -> tuple[str, ...]:
     return tuple(f.name for f in fields(AFTConfig))
 
 
+def markdown_table() -> str:
+    """Our arguments as a table: the one in the README is this one."""
+    defaults = {f.name: "" if f.default in (None, ()) else f.default for f in fields(AFTConfig)}
+    rows = [f"| `{f.name}` | {defaults[f.name]} | {f.metadata['meaning']} |" for f in fields(AFTConfig)]
+    return "\n".join(["| argument | default | meaning |", "|---|---|---|", *rows])
+
+
 def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> None:
     """Refuse arguments that neither we nor the engine know, naming the nearest name.
 

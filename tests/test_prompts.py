@@ -165,3 +165,16 @@ def test_without_a_system_role_drafts_go_to_the_user_turn():
 
 def test_the_default_template_says_nothing_that_the_method_forbids():
     assert "say nothing about drafts" in DEFAULT_TEMPLATE
+
+
+def test_aft_template_check_shows_digest_and_prompts(tmp_path):
+    from click.testing import CliRunner
+
+    from lm_eval_aft.cli import aft
+
+    path = tmp_path / "t.j2"
+    path.write_text("{% block draft %}{% endblock %}{% block aggregate %}{{ drafts[0] }}{% endblock %}")
+    result = CliRunner().invoke(aft, ["template", "check", str(path)])
+    assert sha256(path.read_bytes()).hexdigest() in result.output
+    assert "24" in result.output
+    assert isinstance(CliRunner().invoke(aft, ["template", "check", str(tmp_path / "no.j2")]).exception, TemplateError)

@@ -1,0 +1,53 @@
+"""What the README says is so: arguments, files, commands, the start-up line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lm_eval_aft.cli import COMMANDS, aft
+from lm_eval_aft.config import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_arguments_is_the_config():
+    assert markdown_table() in README
+
+
+def test_every_module_is_in_the_tree():
+    tree = README[README.index("## The files") :]
+    for path in (ROOT / "lm_eval_aft").glob("*.py"):
+        if path.name not in ("__init__.py", "__main__.py"):
+            assert f"      {path.name} " in tree, f"{path.name} has no line in the README's tree"
+
+
+def test_the_start_up_line_is_quoted_as_it_is():
+    line = (ROOT / "startup" / "lm_eval_aft.pth").read_text().strip()
+    assert f"`{line}`" in README
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_its_help(name):
+    result = CliRunner().invoke(aft, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+
+
+def test_commands_and_options_in_the_readme_exist():
+    block = " ".join(re.findall(r"^    (.*)$", README, re.MULTILINE))
+    options = set(re.findall(r"aft sweep.*?--output_path", block)[0].split())
+    shown = CliRunner().invoke(aft, ["sweep", "--help"]).output
+    assert all(option in shown for option in options if option.startswith("--"))
+    targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+    assert README.index("make demo") < README.index("make test") < 1500  # on the first screen
+
+
+def test_links_inside_the_project_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
