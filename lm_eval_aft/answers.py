@@ -30,6 +30,11 @@ class Extraction:
     gold: Callable[[str], str | None]
 
 
+def has_extraction(task: str) -> bool:
+    """Whether a task's answers can be found without a regex."""
+    return any(task == name or task.startswith(name + "_") for name in NUMERIC)
+
+
 @lru_cache(maxsize=64)
 def choose_extraction(task: str, regex: str | None = None) -> Extraction:
     """The extraction of a task, or one by regex: the first group (or all) of the last match.
@@ -39,7 +44,7 @@ def choose_extraction(task: str, regex: str | None = None) -> Extraction:
     """
     if regex is not None:
         return _by_regex(regex)
-    if not any(task == name or task.startswith(name + "_") for name in NUMERIC):
+    if not has_extraction(task):
         raise ConfigError(f"{task} has no extraction of its own here: give --regex, whose last match is the answer.")
     path = tasks_path() / "aft_gsm8k" / "utils.py"
     spec = importlib.util.spec_from_file_location("lm_eval_aft_gsm8k_answers", path)
