@@ -4,6 +4,7 @@ lm-eval hands a model one string per request. ``ChatContext`` is such a string, 
 so that they arrive intact; ``decode`` reads it back. A ``Renderer`` turns messages into a prompt and measures
 text; engines that hold a tokenizer use ``TokenizerRenderer``. Knows nothing of drafts. Called by ``model``,
 ``prompts``, the engines and the trainers.
+Over 200 lines because reading and rendering a chat must agree.
 """
 
 from __future__ import annotations

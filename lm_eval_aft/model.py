@@ -2,6 +2,7 @@
 
 Decodes lm-eval's requests into questions, asks the schedule, writes traces, cuts answers at the task's stop strings,
 and reports what it cost. Knows nothing of how texts are generated. Instantiated by lm-eval.
+Over 200 lines because lm-eval's interface is that wide.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ layers or tasks. Called by ``schedule``; opened by ``model`` and the ``aft cache
 
 SQLite in WAL mode: several processes may write one file, and a killed process leaves a sound one. Completions are
 committed together for at most two seconds.
+Over 200 lines because every way a file can be wrong is told apart here.
 """
 
 from __future__ import annotations

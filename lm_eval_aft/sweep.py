@@ -2,7 +2,8 @@
 
 Runs lm-eval in process, point by point from the cheapest; each point is an ordinary lm-eval results folder with its
 traces, and what an earlier point generated is reused. Called by ``cli``. The plan (which generations are distinct)
-is in ``plan_of``; everything about generating is in ``schedule``.
+is in ``plan``; everything about generating is in ``schedule``. Over 200 lines because running, continuing and summarising
+share the layout of the folder.
 """
 
 from __future__ import annotations
@@ -16,30 +17,15 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.config import AFTConfig, samplings
+from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.parse import integer
-from lm_eval_aft.records import Sampling
+from lm_eval_aft.plan import Plan, grid, plans_of
 from lm_eval_aft.stats import mean_interval
 from lm_eval_aft.traces import read_traces
 from lm_eval_aft.usage import total
 
 DONE = "point.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a grid costs per question.
-
-    Attributes:
-        distinct: Generations that have to be made.
-        separate: Generations that one run per point would make.
-        reason: Why the two differ, in words.
-    """
-
-    distinct: int
-    separate: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +57,6 @@ class Row:
     generated_tokens: float
     prompt_tokens: float
     flops: float
-
-
-def grid(ks: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int]]:
-    """The points (k, layers) from the cheapest; layers=0 does not depend on k and comes once."""
-    points = {(k if depth else 1, depth) for k in ks for depth in layers}
-    return sorted(points, key=lambda point: (point[0] * point[1], point[1]))
-
-
-def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: Sampling) -> Plan:
-    """Count the distinct generations of a grid, for one question.
-
-    A text is decided by its place (layer, index), by its sampling, and from layer 1 on by k, which decides what it
-    reads. The last text of (k, L) is text 0 of layer L of a deeper point where both are sampled alike.
-    """
-    places = set()
-    for k, depth in grid(ks, layers):
-        for layer in range(depth + 1):
-            last = layer == depth
-            sampling = final if last else drafts
-            for index in range(1 if last else k):
-                greedy = not sampling.temperature
-                places.add((layer, 0 if greedy else index, k if layer else 0, sampling))
-    separate = sum(k * depth + 1 for k in ks for depth in layers)
-    reason = "drafts depend on neither k nor layers"
-    if final == drafts:
-        reason += ", and the answer of a shallow point is the first text of that layer in a deeper one"
-    else:
-        reason += "; the last layer is sampled in its own way, so no answer stands in for a hidden text"
-    return Plan(len(places), separate, reason)
 
 
 def run_sweep(
@@ -263,15 +220,6 @@ def write_summary(rows: Sequence[Row], plans: dict[str, Plan], out: Path) -> str
     plain = {"plans": {task: asdict(plan) for task, plan in plans.items()}, "rows": [asdict(row) for row in rows]}
     _write(out / "summary.json", json.dumps(plain, indent=2) + "\n")
     return text
-
-
-def plans_of(tasks: dict[str, Any], config: AFTConfig, ks: Sequence[int], layers: Sequence[int]) -> dict[str, Plan]:
-    """The plan of each generate_until task, by its own generation settings."""
-    return {
-        name: plan_of(ks, layers, *samplings(config, task.config.generation_kwargs))
-        for name, task in tasks.items()
-        if task.config.output_type == "generate_until"
-    }
 
 
 def _numbers(low: int) -> Any:

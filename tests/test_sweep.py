@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
 from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.plan import grid, plan_of
 from lm_eval_aft.records import Sampling
 from lm_eval_aft.store import SQLiteStore
-from lm_eval_aft.sweep import grid, plan_of
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 0.95, 0, 64)

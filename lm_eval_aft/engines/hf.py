@@ -2,7 +2,8 @@
 
 Each distinct prompt is prefilled once and its cache fanned out to its samples; rows leave the batch as they end.
 ``generate`` of transformers does neither, and has one generator for a whole batch. Knows nothing of drafts. Loaded
-by ``engine=hf``; HFLM is held as the loader and for loglikelihood requests.
+by ``engine=hf``; HFLM is held as the loader and for loglikelihood requests. Over 200 lines because loading, decoding and
+counting share the model's state.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from transformers import DynamicCache, __version__
 from lm_eval_aft.chat import TokenizerRenderer
 from lm_eval_aft.config import refuse_unknown
 from lm_eval_aft.engines.base import HostArgs
+from lm_eval_aft.engines.batches import Group, cut_batches, left_pad
 from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
 from lm_eval_aft.engines.sampler import RowSampler
 from lm_eval_aft.errors import ConfigError, EngineError
@@ -32,14 +33,6 @@ from lm_eval_aft.usage import ModelShape
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores
 OWN_ARGS = {"batch_tokens", "model_kwargs"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """The requests of one batch that share a prompt; their positions in the layer."""
-
-    positions: tuple[int, ...]
-    token_ids: tuple[int, ...]
 
 
 class HFEngine:
@@ -101,7 +94,7 @@ class HFEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``: batches run longest first; one that does not fit memory is halved."""
-        waiting = deque(self._batches(requests, range(len(requests))))
+        waiting = deque(self._cut(requests, range(len(requests))))
         while waiting:
             batch = waiting.popleft()
             left = {position for group in batch for position in group.positions}
@@ -122,36 +115,16 @@ class HFEngine:
                 torch.cuda.empty_cache()
                 log.warning("Out of memory: batches now hold %d tokens.", self._batch_tokens)
                 later = [position for other in waiting for group in other for position in group.positions]
-                waiting = deque(self._batches(requests, [*sorted(left), *later]))
+                waiting = deque(self._cut(requests, [*sorted(left), *later]))
 
-    def _batches(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[_Group]]:
-        """Group equal prompts, sort by length, and cut by the token budget; one sampling a batch."""
-        by_prompt: dict[tuple[Sampling, tuple[int, ...]], list[int]] = {}
-        for position in positions:
-            request = requests[position]
-            by_prompt.setdefault((request.sampling, request.prompt.token_ids or ()), []).append(position)
-        order = sorted(by_prompt, key=lambda key: (astuple(key[0]), -len(key[1]), by_prompt[key][0]))
-        batch: list[_Group] = []
-        rows, row_tokens, current = 0, 0, None
-        for key in order:
-            sampling, token_ids = key
-            longest = len(token_ids) + sampling.max_tokens
-            for part in _parts(by_prompt[key], max(1, self._batch_tokens // longest)):
-                row_tokens = max(row_tokens, longest) if batch else longest
-                full = (rows + len(part)) * row_tokens > self._batch_tokens
-                if batch and (full or sampling != current or len(batch) == self._batch_prompts):
-                    yield batch
-                    batch, rows, row_tokens = [], 0, longest
-                batch.append(_Group(tuple(part), token_ids))
-                rows, current = rows + len(part), sampling
-        if batch:
-            yield batch
+    def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
+        return cut_batches(requests, positions, self._batch_tokens, self._batch_prompts)
 
     @torch.inference_mode()
-    def _decode(self, requests: Sequence[Request], batch: Sequence[_Group]) -> Iterator[tuple[int, Completion]]:
+    def _decode(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
         """Prefill each prompt once, fan out, then decode all rows until each has ended."""
         device = self.scorer.device
-        ids, mask = _left_pad([group.token_ids for group in batch], device)  # (prompts, longest) each
+        ids, mask = left_pad([group.token_ids for group in batch], device)  # (prompts, longest) each
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)  # (prompts, vocab)
         owner = torch.tensor([number for number, group in enumerate(batch) for _ in group.positions], device=device)
@@ -279,19 +252,6 @@ def _batch_size(value: int | str) -> int | str:
         return "auto"
     prompts: int = integer(1)("batch_size", value)
     return prompts
-
-
-def _parts(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(positions), size):
-        yield positions[start : start + size]
-
-
-def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, (prompts, longest); pads are 0, which the mask hides."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
