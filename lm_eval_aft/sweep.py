@@ -2,8 +2,8 @@
 
 Runs lm-eval in process, point by point from the cheapest; each point is an ordinary lm-eval results folder with its
 traces, and what an earlier point generated is reused. Called by ``cli``. The plan (which generations are distinct)
-is in ``plan``; everything about generating is in ``schedule``. Over 200 lines because running, continuing and summarising
-share the layout of the folder.
+is in ``plan``; everything about generating is in ``schedule``. Over 200 lines because running, continuing
+and summarising share the layout of the folder.
 """
 
 from __future__ import annotations

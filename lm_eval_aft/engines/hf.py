@@ -2,8 +2,8 @@
 
 Each distinct prompt is prefilled once and its cache fanned out to its samples; rows leave the batch as they end.
 ``generate`` of transformers does neither, and has one generator for a whole batch. Knows nothing of drafts. Loaded
-by ``engine=hf``; HFLM is held as the loader and for loglikelihood requests. Over 200 lines because loading, decoding and
-counting share the model's state.
+by ``engine=hf``; HFLM is held as the loader and for loglikelihood requests. Over 200 lines because loading, decoding
+and counting share the model's state.
 """
 
 from __future__ import annotations
