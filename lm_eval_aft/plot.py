@@ -1,0 +1,189 @@
+"""``aft plot``: score against k, layers and cost, with intervals, and the drafts' majority vote beside it.
+
+Gathers the points of every run below a folder into one figure a task, metric and filter; ``figure`` draws it. Knows
+nothing of engines and imports neither torch nor lm_eval. Called by ``cli``; ``report`` may call ``curves``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isclose
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Literal
+
+import click
+
+from lm_eval_aft.answers import has_extraction
+from lm_eval_aft.errors import AFTError, RecordError
+from lm_eval_aft.records import Trace
+from lm_eval_aft.results import MEASURED, Run, Score, read_runs, read_samples
+from lm_eval_aft.stats import Interval, mean_interval
+from lm_eval_aft.traces import read_traces
+from lm_eval_aft.votes import VotePoint, Votes, count_votes
+
+Cost = Literal["tokens", "flops"]
+VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)  # within one figure
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run in one figure.
+
+    Attributes:
+        k: Texts per layer.
+        layers: Aggregation passes.
+        score: With its interval.
+        generated_tokens: A question, the mean over all tasks of the run; None where it is not known.
+        flops: Likewise.
+    """
+
+    k: int
+    layers: int
+    score: Interval
+    generated_tokens: float | None
+    flops: float | None
+
+    def cost(self, kind: Cost) -> float | None:
+        """Tokens generated or FLOPs, a question."""
+        return self.generated_tokens if kind == "tokens" else self.flops
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """All that one figure shows.
+
+    Attributes:
+        name: Stem of its file.
+        title: Over the figure.
+        measure: Metric and filter.
+        higher_is_better: Of the metric.
+        points: By layers, then k.
+        voted: Majority vote of 1 to k drafts; empty where it cannot be had.
+        extraction: How answers were found for the vote.
+    """
+
+    name: str
+    title: str
+    measure: str
+    higher_is_better: bool
+    points: tuple[Point, ...]
+    voted: tuple[VotePoint, ...] = ()
+    extraction: str = ""
+
+    def costs(self, kind: Cost) -> bool:
+        """Whether every point's cost of that kind is known."""
+        return all(point.cost(kind) for point in self.points)
+
+
+def curves(runs: Sequence[Run], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
+    """One figure for each task, metric, filter, and group of runs that differ in k and layers alone.
+
+    Args:
+        runs: Those of other models are left out.
+        votes: Of their traces; the one with the most drafts is shown.
+        level: Of the intervals.
+
+    Raises:
+        RecordError: None of the runs is ours, or the samples of one are damaged.
+    """
+    ours = [run for run in runs if run.settings is not None and run.answers]
+    if not ours:
+        raise RecordError("there are no finished runs of --model aft here: aft sweep makes a folder of them.")
+    families = list(dict.fromkeys(_family(run.settings or {}) for run in ours))
+    figures: dict[tuple[str, str, str, int], list[tuple[Run, Score]]] = {}
+    for run in ours:
+        number = families.index(_family(run.settings or {}))
+        for score in run.scores:
+            figures.setdefault((score.task, score.metric, score.filter, number), []).append((run, score))
+    return tuple(
+        _with_votes(_curves(rows, number if len(families) > 1 else None, level), votes, families[number], rows[0][1])
+        for (*_, number), rows in figures.items()
+    )
+
+
+def _family(settings: Mapping[str, Any]) -> str:
+    """What runs in one figure have in common."""
+    return json.dumps({name: value for name, value in settings.items() if name not in VARIED}, sort_keys=True)
+
+
+def _curves(rows: Sequence[tuple[Run, Score]], number: int | None, level: float) -> Curves:
+    run, score = rows[0]
+    filtered = "" if score.filter == "none" else f", {score.filter}"
+    points = {(p.layers, p.k): p for p in (_point(*row, level) for row in rows)}  # of equal ones the later folder's
+    parts = [score.task, score.metric, score.filter, *([] if number is None else [str(number + 1)])]
+    return Curves(
+        name=re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join(parts)),
+        title=f"{score.task}, {score.n:,} questions: {Path(run.model).name}" + _seed(run, number),
+        measure=f"{score.metric}{filtered}",
+        higher_is_better=score.higher_is_better,
+        points=tuple(points[place] for place in sorted(points)),
+    )
+
+
+def _seed(run: Run, number: int | None) -> str:
+    return "" if number is None or not run.settings else f", seed {run.settings.get('seed')} (settings {number + 1})"
+
+
+def _point(run: Run, score: Score, level: float) -> Point:
+    usage, answers = run.usage, run.answers
+    if usage is None or answers is None or run.k is None or run.layers is None:
+        raise RecordError(f"{run.path} does not say what it cost.")
+    flops = usage.flops / answers if usage.flops else None
+    return Point(run.k, run.layers, score_interval(run, score, level), usage.generated_tokens / answers, flops)
+
+
+def score_interval(run: Run, score: Score, level: float = 0.95) -> Interval:
+    """Interval of a reported score: from its samples where they are logged and it is their mean, else ± z·stderr."""
+    if run.samples_file(score.task).is_file():
+        rows = [row for row in read_samples(run, score.task) if row.key.filter == score.filter]
+        values = [row.metrics.get(score.metric) for row in rows]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        if numbers and len(numbers) == len(values) and isclose(sum(numbers) / len(numbers), score.value, abs_tol=1e-9):
+            return mean_interval(numbers, level)
+    half = NormalDist().inv_cdf((1 + level) / 2) * (score.stderr or 0.0)
+    method = "none" if score.stderr is None else "stderr"
+    return Interval(score.value, score.value - half, score.value + half, level, method, score.n)
+
+
+def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Score) -> Curves:
+    """The figure with the vote of the most drafts, if any; not beside a score that demands an exact form."""
+    fitting = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
+    drafted = [each for each in fitting if each.layers > 0]
+    if not drafted or score.filter.startswith("strict") or score.metric not in ("exact_match", "acc"):
+        return figure
+    most = max(drafted, key=lambda each: (each.k, each.aggregate.n))
+    return replace(figure, voted=most.points, extraction=most.extraction)
+
+
+def _votes(runs: Sequence[Run], traces: Path, regex: str | None) -> tuple[Votes, ...]:
+    """The votes of the traces, or none and a line that says why."""
+
+    def countable() -> Iterator[Trace]:
+        return (trace for trace in read_traces(traces) if regex or has_extraction(trace.question.task))
+
+    try:
+        return count_votes(countable(), runs, regex)
+    except AFTError as error:  # the figure is whole without this line
+        click.echo(f"No line for the majority vote: {error}", err=True)
+        return ()
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
+@click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; OUT itself by default.")
+@click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Of the third panel; FLOPs where they are known.")
+@click.option("--regex", help="How the majority vote finds answers; see aft votes.")
+def plot(out: Path, traces: Path | None, png: Path | None, cost: Cost | None, regex: str | None) -> None:
+    """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
+    from lm_eval_aft.figure import draw
+
+    runs = read_runs(out)
+    figures = curves(runs, _votes(runs, traces or out, regex))
+    for each in figures:
+        kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
+        click.echo(draw(each, kind, (png or out) / f"{each.name}.png"))

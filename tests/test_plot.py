@@ -1,0 +1,227 @@
+"""Figures from a folder of runs: the right points and intervals, and a PNG that is one."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lm_eval_aft.cli import aft
+from lm_eval_aft.errors import ConfigError, RecordError
+from lm_eval_aft.plot import curves, score_interval
+from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.results import read_run, read_runs
+from lm_eval_aft.stats import mean_interval
+from lm_eval_aft.traces import write_traces
+from lm_eval_aft.usage import Usage
+
+PLAIN = Sampling(0.7, 0.95, 0, 64)
+SHAPE = {"parameters": 100_000_000, "layers": 30, "attention_width": 576}
+COMMON = {"model": "some/model", "seed": 1, "fingerprint": "f"}
+FILTERS = ("strict-match", "flexible-extract")
+
+
+def chance(k: int, layers: int) -> float:
+    """An accuracy that grows with width and depth."""
+    return 0.3 if layers == 0 else 0.3 + 0.04 * layers + 0.05 * k * (1 - 0.5**layers)
+
+
+def run(out: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **settings: Any) -> Path:
+    """A point of a grid as lm-eval writes it: results and samples."""
+    folder = out / f"k{k}_l{layers}" / "some__model"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{k} {layers}")
+    right = [rng.random() < chance(k, layers) for _ in range(n)]
+    each = 100 * (k * layers + 1)
+    usage = {
+        "generations": n * (k * layers + 1),
+        "prompt_tokens": 9,
+        "computed_prompt_tokens": 9,
+        "generated_tokens": n * each,
+        "flops": n * each * 2 * 10**8,
+    }
+    row = {f"exact_match,{name}": sum(right) / n for name in FILTERS} | {
+        f"exact_match_stderr,{name}": 0.05 for name in FILTERS
+    }
+    ours = {**COMMON, "k": k, "layers": layers, "generations_per_question": k * layers + 1, "usage": usage}
+    config = {"model": "aft", "aft": {**ours, "model_shape": SHAPE, **settings}}
+    data = {"results": {task: row}, "n-samples": {task: {"effective": n}}, "config": config}
+    (folder / "results_1.json").write_text(json.dumps(data))
+    rows = [
+        {"doc_id": doc, "doc_hash": f"h{doc}", "target": "#### 7", "filter": name, "resps": [["?"]]}
+        | {"filtered_resps": ["?"], "metrics": ["exact_match"], "exact_match": float(right[doc])}
+        for name in FILTERS
+        for doc in range(n)
+    ]
+    (folder / f"samples_{task}_1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+    return folder
+
+
+def record(folder: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **settings: Any) -> None:
+    """Its traces: drafts that are right three times in ten, wrong answers spread."""
+    rng = random.Random(0)
+    made = {**COMMON, "k": k, "layers": layers, **settings}
+    traces = []
+    for doc in range(n):
+        ease = rng.betavariate(1, 2)
+        texts = ["is 7" if rng.random() < ease else f"is {rng.randint(10, 14)}" for _ in range(k)]
+        drafts = [
+            Draft(0, i, i, Completion(text, (), "stop", 80, 0 if i else 80, 100), reused=False, elapsed_s=0.0)
+            for i, text in enumerate(texts)
+        ]
+        question = Question(Chat((Message("user", f"q{doc}"),)), PLAIN, PLAIN, task, doc, f"h{doc}")
+        traces.append(Trace(question, tuple(drafts), (), "is 7", Usage(), Usage(), made))
+    write_traces(str(folder), made, traces)
+
+
+def grid(out: Path, n: int = 60) -> Path:
+    for k, layers in ((1, 0), *((k, layers) for k in (1, 3, 5) for layers in (1, 2, 3))):
+        run(out, k, layers, n)
+        record(out / "traces", k, layers, n)
+    return out
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The paper's grid, with traces."""
+    return grid(tmp_path_factory.mktemp("grid"))
+
+
+def plot(*arguments: object) -> str:
+    result = CliRunner().invoke(aft, ["plot", *map(str, arguments)])
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def test_each_run_is_a_point_with_the_interval_of_its_samples(out: Path):
+    strict, flexible = curves(read_runs(out))
+    assert (strict.name, flexible.name) == ("gsm8k_exact_match_strict-match", "gsm8k_exact_match_flexible-extract")
+    assert [(point.layers, point.k) for point in strict.points] == [
+        (0, 1),
+        *((layers, k) for layers in (1, 2, 3) for k in (1, 3, 5)),
+    ]
+    last = strict.points[-1]
+    assert (last.generated_tokens, last.flops) == (1600, 1600 * 2 * 10**8)
+    assert last.score.method in ("wilson", "clopper-pearson")
+    assert last.score.low < last.score.estimate < last.score.high
+
+
+def test_without_samples_the_interval_is_lm_evals(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    whole = read_run(folder)
+    values = [1.0] * round(60 * whole.scores[0].value) + [0.0] * (60 - round(60 * whole.scores[0].value))
+    assert score_interval(whole, whole.scores[0]) == mean_interval(values)
+    (folder / "samples_gsm8k_1.jsonl").unlink()
+    found = score_interval(whole, whole.scores[0])
+    assert (found.method, found.high - found.estimate) == ("stderr", pytest.approx(1.96 * 0.05, rel=1e-3))
+
+
+def test_a_score_that_is_no_mean_of_its_samples_keeps_lm_evals_error(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    data["results"]["gsm8k"]["exact_match,strict-match"] = 0.9876
+    (folder / "results_1.json").write_text(json.dumps(data))
+    whole = read_run(folder)
+    assert score_interval(whole, whole.scores[0]).method == "stderr"
+
+
+def test_the_command_writes_pngs_with_the_vote_beside_flexible_scores(out: Path, tmp_path: Path):
+    printed = plot(out, "--png", tmp_path / "new" / "folder").split()
+    assert [Path(line).name for line in printed] == [
+        "gsm8k_exact_match_strict-match.png",
+        "gsm8k_exact_match_flexible-extract.png",
+    ]
+    for line in printed:
+        assert Path(line).read_bytes().startswith(b"\x89PNG")
+        assert Path(line).stat().st_size > 20_000
+
+
+def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: Path):
+    from lm_eval_aft.traces import read_traces
+    from lm_eval_aft.votes import count_votes
+
+    runs = read_runs(out)
+    strict, flexible = curves(runs, count_votes(read_traces(out), runs))
+    assert strict.voted == ()
+    assert [point.n for point in flexible.voted] == [1, 2, 3, 4, 5]
+    assert all(point.flops for point in flexible.voted)
+
+
+def test_settings_that_differ_in_more_than_k_and_layers_get_figures_of_their_own(tmp_path: Path):
+    run(tmp_path / "a", 3, 1)
+    run(tmp_path / "b", 3, 1, seed=2)
+    figures = curves(read_runs(tmp_path))
+    assert [figure.name.rsplit("_", 1)[1] for figure in figures] == ["1", "1", "2", "2"] or len(figures) == 4
+    assert len({figure.name for figure in figures}) == 4
+    assert {figure.title.rsplit(", ", 1)[1] for figure in figures} == {"seed 1 (settings 1)", "seed 2 (settings 2)"}
+
+
+def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    data["config"]["aft"]["usage"]["flops"] = None
+    data["config"]["aft"]["model_shape"] = None
+    (folder / "results_1.json").write_text(json.dumps(data))
+    assert "No line for the majority vote: there are no traces" in plot(tmp_path)
+    with pytest.raises(ConfigError, match="use --cost tokens"):
+        plot(tmp_path, "--cost", "flops")
+
+
+def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path: Path):
+    run(tmp_path, 3, 1, task="arc")
+    record(tmp_path / "traces", 3, 1, task="arc")
+    from lm_eval_aft.plot import _votes
+
+    assert _votes(read_runs(tmp_path), tmp_path, None) == ()
+    (votes,) = _votes(read_runs(tmp_path), tmp_path, r"(\d+)")
+    assert votes.points[2].majority.estimate > 0
+
+
+def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    data["results"]["gsm8k"] = {"ppl,none": 12.5, "ppl_stderr,none": "N/A"}
+    data["higher_is_better"] = {"gsm8k": {"ppl": False}}
+    (folder / "results_1.json").write_text(json.dumps(data))
+    (figure,) = curves(read_runs(tmp_path))
+    assert (figure.higher_is_better, figure.measure, figure.points[0].score.method) == (False, "ppl", "none")
+    assert plot(tmp_path).splitlines()[-1].endswith("gsm8k_ppl_none.png")
+
+
+def test_other_models_alone_are_refused_and_so_is_an_empty_folder(tmp_path: Path):
+    with pytest.raises(RecordError, match="no results_"):
+        plot(tmp_path)
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    del data["config"]["aft"]
+    (folder / "results_1.json").write_text(json.dumps(data))
+    with pytest.raises(RecordError, match="no finished runs of --model aft here: aft sweep"):
+        plot(tmp_path)
+
+
+def test_without_matplotlib_one_sentence_names_the_extra(out: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"pip install lm_eval_aft\[report\]"):
+        plot(out)
+
+
+def test_a_folder_that_cannot_be_written_is_named(out: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match=r"file.*cannot be written .*--png"):
+        plot(out, "--png", tmp_path / "file")
+
+
+def test_importing_loads_nothing_heavy():
+    code = (
+        "import sys, lm_eval_aft.plot, lm_eval_aft.figure; "
+        "print(sorted({'numpy', 'torch', 'lm_eval', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
