@@ -202,6 +202,28 @@ class TestFullDisk:
         with pytest.raises(StoreError, match="free the disk"):
             store.put(key(1), TEXT)
 
+    def test_a_read_only_folder_serves_nothing_in_silence(self, small):
+        SQLiteStore(small / "s.sqlite").close()
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        with pytest.raises(StoreError, match="mend the permissions"):
+            SQLiteStore(small / "s.sqlite")
+        with pytest.raises(StoreError, match="cannot be opened"):
+            SQLiteStore(small / "new.sqlite")
+
+
+def test_a_store_that_another_process_keeps_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_eval_aft.store.BUSY_S", 0.1)
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store.put(key(1), TEXT)
+    with pytest.raises(StoreError, match="locked"):
+        store.flush()
+    other.execute("ROLLBACK")
+    store.flush()  # nothing was dropped meanwhile
+    assert store.info().generations == 1
+    other.close()
+
 
 @pytest.mark.slow
 def test_a_hundred_thousand_generations(tmp_path):
