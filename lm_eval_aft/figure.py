@@ -44,7 +44,8 @@ def draw(curves: Curves, kind: Cost, path: Path) -> Path:
         )
     if percent:
         panels[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%" if 0 <= value <= 1 else "")
-    figure.suptitle(f"{curves.title}; 95% intervals", fontsize=11)
+    vote = f"; vote by {curves.extraction}" if curves.voted else ""
+    figure.suptitle(f"{curves.title}; 95% intervals{vote}", fontsize=11, parse_math=False)  # a regex may hold $
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -225,3 +225,16 @@ def test_importing_loads_nothing_heavy():
         "print(sorted({'numpy', 'torch', 'lm_eval', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.usefixtures("quick_lm_eval")
+def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
+    grid_of = ["--k", "1,3", "--layers", "0,1", "--tasks", "aft_demo", "--limit", "2", "--apply_chat_template"]
+    arguments = ["sweep", "--model_args", "engine=scripted", "--output_path", str(tmp_path / "out"), *grid_of]
+    assert CliRunner().invoke(aft, arguments, catch_exceptions=False).exit_code == 0
+    (strict, flexible) = curves(read_runs(tmp_path / "out"))
+    assert [(point.layers, point.k) for point in flexible.points] == [(0, 1), (1, 1), (1, 3)]
+    assert [point.generated_tokens for point in strict.points] == [12, 24, 48]
+    voted = CliRunner().invoke(aft, ["votes", str(tmp_path / "out")], catch_exceptions=False).output
+    assert "aft_demo, k=3, layers=1: 2 questions" in voted
+    assert len(plot(tmp_path / "out").split()) == 2
