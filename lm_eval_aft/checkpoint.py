@@ -75,7 +75,7 @@ def choose_template(config: AFTConfig, engine_args: dict[str, Any]) -> Template:
         TemplateError: If a template cannot be loaded.
     """
     asked = Template.load(config.template)
-    path = _find(engine_args)
+    path = None if config.engine == "api" else _find(engine_args)  # a server's model name is no checkpoint here
     if path is None:
         return asked
     trained = Template(CheckpointConfig.load(path).template, str(path))

@@ -6,6 +6,7 @@ Knows nothing of engines; arguments that are not ours are handed back for the en
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.parse import Parse, flag, integer, or_none, path_or_none, real, strings, text
 from lm_eval_aft.records import Sampling
 
+SECRET = re.compile("key|token|secret|passw", re.IGNORECASE)  # names whose values no message may repeat
 SEED_LIMIT = 2**63
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's own order
 
@@ -98,7 +100,8 @@ def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> 
         if name not in allowed:
             near = get_close_matches(name, [*names(), *sorted(allowed)], n=1)
             hint = f"did you mean {near[0]}?" if near else "see the README for the list of model arguments."
-            raise ConfigError(f"{name}={given[name]} is not an argument of --model aft with engine={engine}: {hint}")
+            value = "..." if SECRET.search(name) else given[name]
+            raise ConfigError(f"{name}={value} is not an argument of --model aft with engine={engine}: {hint}")
 
 
 def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Sampling, Sampling]:

@@ -95,6 +95,12 @@ def test_unknown_names_get_the_nearest():
         refuse_unknown({"zzz": 1}, {"pretrained"}, "hf")
 
 
+def test_a_key_is_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        refuse_unknown({"api_key": "sk-secret"}, {"pretrained"}, "hf")
+    assert "sk-secret" not in str(caught.value)
+
+
 class TestSamplings:
     def test_task_settings_reach_the_last_layer_only(self):
         drafts, final = samplings(AFTConfig(), {"do_sample": False, "temperature": 0.0, "until": ["Q:"]})
