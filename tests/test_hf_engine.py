@@ -203,3 +203,10 @@ class TestLoading:
         weights = sum(w.numel() for w in tiny_engine.model.parameters())
         assert tiny_engine.shape.parameters == weights - 2 * 260 * 32  # input embedding and output head
         assert (tiny_engine.shape.layers, tiny_engine.shape.attention_width) == (2, 32)
+
+
+def test_a_spare_pad_changes_no_text(tiny_engine, monkeypatch):
+    requests = ask(tiny_engine)
+    expected = ids(tiny_engine, requests)
+    monkeypatch.setattr(tiny_engine, "_spare", 1)  # what bf16 on a CPU gets
+    assert ids(tiny_engine, requests) == expected

@@ -55,9 +55,11 @@ def _parts(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield positions[start : start + size]
 
 
-def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, (prompts, longest); pads are 0, which the mask hides."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+def left_pad(
+    prompts: Sequence[Sequence[int]], device: torch.device, spare: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (prompts, longest + spare); pads are 0, which the mask hides."""
+    width = max(map(len, prompts)) + spare
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     return ids, mask

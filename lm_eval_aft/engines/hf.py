@@ -56,6 +56,9 @@ class HFEngine:
         self._stops = self._stop_ids()
         self._batch_prompts = batch_size if isinstance(batch_size, int) else None
         self._batch_tokens = batch_tokens or self._measured_tokens()
+        # Without a pad in sight transformers drops the mask, and scaled_dot_product_attention then takes a path for
+        # grouped heads that is slow in bf16 on a CPU: 134 against 57 ms a step (5 rows of 1,200 tokens, 135M model).
+        self._spare = int(lm.device.type == "cpu" and self.model.dtype == torch.bfloat16)
         self._accepts = set(inspect.signature(self.model.forward).parameters)
         self.fingerprint = self._identify(lm)
         self.info: Mapping[str, Any] = {
@@ -124,7 +127,7 @@ class HFEngine:
     def _decode(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
         """Prefill each prompt once, fan out, then decode all rows until each has ended."""
         device = self.scorer.device
-        ids, mask = left_pad([group.token_ids for group in batch], device)  # (prompts, longest) each
+        ids, mask = left_pad([group.token_ids for group in batch], device, self._spare)  # (prompts, longest) each
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)  # (prompts, vocab)
         owner = torch.tensor([number for number, group in enumerate(batch) for _ in group.positions], device=device)
