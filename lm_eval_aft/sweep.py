@@ -21,9 +21,11 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.parse import integer
 from lm_eval_aft.plan import Plan, grid, plans_of
-from lm_eval_aft.stats import mean_interval
+from lm_eval_aft.plot import score_interval
+from lm_eval_aft.results import Run, Score, read_run, read_samples
+from lm_eval_aft.stats import Interval
 from lm_eval_aft.traces import read_traces
-from lm_eval_aft.usage import total
+from lm_eval_aft.usage import Usage
 
 DONE = "point.json"
 
@@ -42,7 +44,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the summary: a metric of a task at a point; cost is per question."""
+    """One line of the summary: a metric of a task at a point; cost is per question, repeats and turns included.
+
+    The interval is None where neither samples nor lm-eval give one, FLOPs where the model's shape is unknown.
+    """
 
     k: int
     layers: int
@@ -50,13 +55,13 @@ class Row:
     metric: str
     filter: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     questions: int
     generations: float
     generated_tokens: float
     prompt_tokens: float
-    flops: float
+    flops: float | None
 
 
 def run_sweep(
@@ -97,18 +102,16 @@ def run_sweep(
         click.echo(f"[{number}/{len(waiting)}] {_name(point)}: {k * depth + 1} generations a question")
         at = replace(config, k=k, layers=depth, record=str(folder / "traces"))
         lm = AFTLM.around(engine, at, template, store, name)
-        results = _evaluate(lm, {**model_args, "k": k, "layers": depth}, options, folder, manager, host)
+        _evaluate(lm, {**model_args, "k": k, "layers": depth}, options, folder, manager, host)
         spent = lm.spent
         click.echo(f"    {spent.generations:,} new generations, {spent.generated_tokens:,} new tokens")
-        rows = _rows(point, results, folder)
+        rows = _rows(point, folder)
         done = {"digest": digest, "rows": [asdict(row) for row in rows]}
         _write(folder / DONE, json.dumps(done, indent=2) + "\n")
     return [Row(**row) for point in points for row in _read_done(_folder(out, point))["rows"]]
 
 
-def _evaluate(
-    lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: Any
-) -> dict[str, Any]:
+def _evaluate(lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: Any) -> None:
     """One lm-eval run, saved as its own command line saves it."""
     import lm_eval
     from lm_eval.loggers import EvaluationTracker
@@ -128,42 +131,60 @@ def _evaluate(
         apply_chat_template=options.apply_chat_template,
         fewshot_as_multiturn=options.apply_chat_template,
         system_instruction=options.system_instruction,
-        gen_kwargs=options.gen_kwargs,
+        gen_kwargs=_pairs("--gen_kwargs", options.gen_kwargs) or None,
     )
     results["config"]["model"] = "aft"
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)
     for task in results["configs"]:
         tracker.save_results_samples(task_name=task, samples=samples[task])
-    return results
 
 
-def _rows(point: tuple[int, int], results: dict[str, Any], folder: Path) -> list[Row]:
-    traces = list(read_traces(folder / "traces"))
-    rows = []
-    for task, metrics in results["results"].items():
-        usages = [trace.usage for trace in traces if trace.question.task == task]
-        if not usages:
-            continue  # a group, or a task of loglikelihood requests
-        cost, n = total(usages), len(usages)
-        per_question = (cost.generations, cost.generated_tokens, cost.prompt_tokens, cost.flops)
-        for key, value in metrics.items():
-            metric, _, filter_name = key.partition(",")
-            if filter_name and not metric.endswith("_stderr") and isinstance(value, (int, float)):
-                low, high = _interval(float(value), n, metrics.get(f"{metric}_stderr,{filter_name}"))
-                shares = (round(amount / n, 1) for amount in per_question)
-                rows.append(Row(*point, task, metric, filter_name, float(value), low, high, n, *shares))
-    return rows
+def _rows(point: tuple[int, int], folder: Path) -> list[Row]:
+    """The scores of a point and what each task cost; tasks that generate nothing are left out."""
+    run = read_run(folder)
+    costs = _costs(run, folder)
+    return [
+        _row(point, score, score_interval(run, score), costs[score.task]) for score in run.scores if score.task in costs
+    ]
 
 
-def _interval(value: float, n: int, stderr: Any) -> tuple[float, float]:
-    """95%: Wilson's for a share of whole questions, else normal from lm-eval's standard error."""
-    successes = value * n
-    if 0 <= value <= 1 and abs(successes - round(successes)) < 1e-6:
-        interval = mean_interval([1.0] * round(successes) + [0.0] * (n - round(successes)))
-        return interval.low, interval.high
-    half = 1.96 * float(stderr) if isinstance(stderr, (int, float)) else float("nan")
-    return value - half, value + half
+def _row(point: tuple[int, int], score: Score, interval: Interval, cost: Usage) -> Row:
+    known = interval.method != "none"
+    return Row(
+        k=point[0],
+        layers=point[1],
+        task=score.task,
+        metric=score.metric,
+        filter=score.filter,
+        value=score.value,
+        low=interval.low if known else None,
+        high=interval.high if known else None,
+        questions=score.n,
+        generations=round(cost.generations / score.n, 1),
+        generated_tokens=round(cost.generated_tokens / score.n, 1),
+        prompt_tokens=round(cost.prompt_tokens / score.n, 1),
+        flops=round(cost.flops / score.n, 1) if cost.flops else None,
+    )
+
+
+def _costs(run: Run, folder: Path) -> dict[str, Usage]:
+    """Logical cost by task, of the questions this run has scored.
+
+    An attempt that was killed may have left traces of other settings, or of more questions, in the same folder.
+    """
+    scored = {(s.key.task, s.key.doc_id, s.key.doc_hash) for task in run.tasks for s in read_samples(run, task)}
+    settings = run.settings or {}
+    usages = {}
+    for trace in read_traces(folder / "traces"):
+        asked = trace.question
+        ours = all(settings.get(name) == value for name, value in trace.settings.items())
+        if ours and (asked.task, asked.doc_id, asked.doc_hash) in scored:
+            usages[asked.task, asked.doc_id, asked.repeat, asked.turn] = trace.usage
+    costs: dict[str, Usage] = {}
+    for (task, *_), usage in usages.items():
+        costs[task] = costs.get(task, Usage()) + usage
+    return costs
 
 
 def _folder(out: Path, point: tuple[int, int]) -> Path:
@@ -212,10 +233,11 @@ def write_summary(rows: Sequence[Row], plans: dict[str, Plan], out: Path) -> str
     lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
     for r in rows:
         name = r.metric if r.filter == "none" else f"{r.metric} ({r.filter})"
-        cost = f"{r.generations:g} | {r.generated_tokens:,.0f} | {r.flops / 1e12:,.3f}"
-        interval = f"{r.low:.3f} to {r.high:.3f}"
+        flops = "unknown" if r.flops is None else f"{r.flops / 1e12:,.3g}"  # a short text of a small model is 0.01
+        cost = f"{r.generations:g} | {r.generated_tokens:,.0f} | {flops}"
+        interval = "unknown" if r.low is None or r.high is None else f"{r.low:.3f} to {r.high:.3f}"
         lines.append(f"| {r.k} | {r.layers} | {r.task} | {name} | {r.value:.3f} | {interval} | {cost} |")
-    text = "\n".join([*lines, "", "Cost is per question. Interval: Wilson's where the metric is a share.", ""])
+    text = "\n".join([*lines, "", "Cost is per question. Intervals as aft plot draws them.", ""])
     _write(out / "summary.md", text)
     plain = {"plans": {task: asdict(plan) for task, plan in plans.items()}, "rows": [asdict(row) for row in rows]}
     _write(out / "summary.json", json.dumps(plain, indent=2) + "\n")
@@ -248,7 +270,6 @@ def sweep(**given: Any) -> None:
 
     Every point is an ordinary lm-eval results folder; the same command again continues a killed sweep.
     """
-    from lm_eval._cli.utils import key_val_to_dict
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import setup_logging
 
@@ -257,18 +278,23 @@ def sweep(**given: Any) -> None:
 
     setup_logging()
     lm_eval_aft.register()
-    model_args = key_val_to_dict(given["model_args"])
+    model_args = _pairs("--model_args", given["model_args"])
     for name in ("k", "layers", "record"):
         if name in model_args:
             raise ConfigError(f"--model_args {name}={model_args[name]} contradicts the sweep: use --{_option(name)}.")
+    gen_kwargs = _pairs("--gen_kwargs", given["gen_kwargs"])
     tasks, out = tuple(given["tasks"].split(",")), given["output_path"]
     manager = TaskManager(include_path=given["include_path"], metadata=dict(model_args))
     names = ("limit", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
     options = Options(tasks, **{name: given[name] for name in names})
     config, _ = AFTConfig.split(model_args)
-    plans = plans_of(manager.load(list(tasks))["tasks"], config, given["k"], given["layers"])
+    plans = plans_of(_load(tasks, manager, gen_kwargs), config, given["k"], given["layers"])
+    if not plans:
+        raise ConfigError(f"--tasks {given['tasks']} generates no text: a sweep needs a generate_until task.")
     for task, plan in plans.items():
         click.echo(f"{task}: {plan.distinct} generations a question instead of {plan.separate}: {plan.reason}.")
+    if config.cache == "none":
+        click.echo("But cache=none keeps nothing, so every point makes all of its own: leave it out to reuse them.")
     host = HostArgs(given["batch_size"], None, given["device"])
     rows = run_sweep(model_args, grid(given["k"], given["layers"]), options, out, host, manager)
     click.echo(write_summary(rows, plans, out), nl=False)
@@ -276,3 +302,27 @@ def sweep(**given: Any) -> None:
 
 def _option(name: str) -> str:
     return "output_path" if name == "record" else name
+
+
+def _pairs(option: str, text: str | None) -> dict[str, Any]:
+    """key=value pairs or a JSON object, as lm-eval's command line takes them."""
+    from lm_eval._cli.utils import key_val_to_dict
+
+    text = (text or "").strip()
+    try:
+        pairs: dict[str, Any] = json.loads(text) if text.startswith("{") else key_val_to_dict(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} {text} cannot be read ({error}): give key=value,key=value.") from error
+    return pairs
+
+
+def _load(tasks: Sequence[str], manager: Any, gen_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The tasks that lm-eval will run, by name, with the generation settings that it will give them."""
+    for name in tasks:
+        if name not in manager.task_index and not Path(name).is_file():
+            raise ConfigError(f"--tasks {name} is not known: lm_eval ls tasks lists them; --include_path adds yours.")
+    loaded: dict[str, Any] = manager.load(list(tasks))["tasks"]
+    for task in loaded.values():
+        if gen_kwargs and task.config.output_type == "generate_until":
+            task.set_config(key="generation_kwargs", value=gen_kwargs, update=True)
+    return loaded

@@ -9,9 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
+from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.plan import grid, plan_of
-from lm_eval_aft.records import Sampling
+from lm_eval_aft.plot import curves
+from lm_eval_aft.prompts import Template
+from lm_eval_aft.records import Chat, Message, Question, Sampling
+from lm_eval_aft.results import read_runs
+from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import SQLiteStore
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
@@ -26,6 +32,24 @@ def test_the_plan_of_the_papers_grid(final, distinct):
     assert (plan.distinct, plan.separate) == (distinct, 66)
 
 
+@pytest.mark.parametrize(("final", "distinct"), [(SAMPLED, 26), (GREEDY, 32)])
+def test_without_the_plain_answer_only_an_answer_of_its_own_kind_is_saved(final, distinct):
+    plan = plan_of(KS, LAYERS[1:], SAMPLED, final)  # sampled like the drafts, the plain answer is the first of them
+    assert (plan.distinct, plan.separate) == (distinct, 63)
+
+
+@pytest.mark.parametrize("layers", [LAYERS, LAYERS[1:]])
+@pytest.mark.parametrize("final", [SAMPLED, GREEDY, Sampling(0.7, 0.95, 0, 32)])
+@pytest.mark.parametrize("drafts", [SAMPLED, GREEDY])
+def test_the_plan_is_what_a_store_holds_in_the_end(tmp_path, drafts, final, layers):
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    questions = [Question(Chat((Message("user", text),)), drafts, final) for text in ("a", "b", "c")]
+    for k, depth in grid(KS, layers):
+        config = AFTConfig(k=k, layers=depth)
+        propose_and_aggregate(questions, ScriptedEngine(), Template.load(None), config, store, quiet=True)
+    assert store.info().generations == 3 * plan_of(KS, layers, drafts, final).distinct
+
+
 def test_greedy_drafts_are_one_text():
     assert plan_of([5], [1], GREEDY, GREEDY).distinct == 2
 
@@ -35,18 +59,12 @@ def test_points_run_from_the_cheapest_and_layers_0_once():
     assert len(grid(KS, LAYERS)) == 10
 
 
-def run(tmp_path: Path, *more: str, expect: int = 0):
-    arguments = ["sweep", "--tasks", "aft_demo", "--output_path", str(tmp_path / "out"), "--limit", "4"]
-    if "--k" not in more:
-        more = ("--k", "1,3", *more)
-    if "--layers" not in more:
-        more = ("--layers", "0,2", *more)
-    if "--model_args" not in more:
-        more = ("--model_args", "engine=scripted", *more)
-    result = CliRunner().invoke(aft, [*arguments, "--apply_chat_template", *more])
-    if expect == 0 and result.exception:
-        raise result.exception
-    return result
+def run(tmp_path: Path, *more: str):
+    """Sweep the small grid, with these options in place of its own."""
+    usual = {"--tasks": "aft_demo", "--limit": "4", "--k": "1,3", "--layers": "0,2", "--model_args": "engine=scripted"}
+    options = [part for name, value in usual.items() if name not in more for part in (name, value)]
+    arguments = ["sweep", "--output_path", str(tmp_path / "out"), "--apply_chat_template", *options, *more]
+    return CliRunner().invoke(aft, arguments, catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +112,113 @@ def test_again_it_skips_and_a_lost_point_is_made_from_the_store(done):
     assert output.rsplit("| k |", 1)[1].strip() == first.rsplit("| k |", 1)[1].strip()  # the same table
 
 
+def rows(folder: Path) -> list[dict]:
+    return json.loads((folder / "out" / "summary.json").read_text())["rows"]
+
+
+def test_the_summary_and_the_figure_draw_the_same_intervals(done):
+    folder, _ = done
+    drawn = {
+        (figure.measure, point.k, point.layers): (point.score.low, point.score.high)
+        for figure in curves(read_runs(folder / "out"))
+        for point in figure.points
+    }
+    assert {
+        (f"{r['metric']}, {r['filter']}", r["k"], r["layers"]): (r["low"], r["high"]) for r in rows(folder)
+    } == drawn
+
+
+def test_what_the_engine_does_not_know_is_not_printed_as_nothing(done):
+    folder, output = done
+    assert "| unknown |" in output  # the scripted engine has no FLOPs
+    assert {row["flops"] for row in rows(folder)} == {None}
+
+
+def test_gen_kwargs_count_in_the_plan(tmp_path):
+    sampled = ("--gen_kwargs", "do_sample=true,temperature=0.7")  # the task itself is greedy
+    output = run(tmp_path, *sampled, "--k", "1", "--layers", "0,1").output
+    assert "aft_demo: 2 generations a question instead of 3" in output
+    assert SQLiteStore(tmp_path / "out" / "drafts.sqlite").info().generations == 4 * 2
+
+
+def test_traces_of_a_killed_attempt_with_more_questions_are_not_counted(tmp_path):
+    one = ("--k", "3", "--layers", "1")
+    run(tmp_path, *one, "--limit", "6")
+    (tmp_path / "out" / "k3_l1" / "point.json").unlink()  # as if it had been killed before it was done
+    run(tmp_path, *one, "--limit", "4")
+    for row in rows(tmp_path):
+        assert (row["questions"], row["generations"], row["generated_tokens"]) == (4, 4, 48)
+
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{q}}}}"
+"""
+WRITES = (
+    TASK
+    + """
+doc_to_target: "{{{{a}}}}"
+generation_kwargs: {{do_sample: true, temperature: 0.7, top_p: 0.95, max_gen_toks: 32}}
+repeats: 2
+process_results: !function parts.grade
+metric_list: [{{metric: parts, aggregation: !function parts.share}}]
+"""
+)
+CHOOSES = (
+    TASK
+    + """
+doc_to_choice: ["yes", "no"]
+doc_to_target: 0
+metric_list: [{{metric: acc}}]
+"""
+)
+GRADE = """
+def grade(doc, results):
+    return {"parts": [True, False]}
+
+def share(items):
+    parts = [part for item in items for part in item]
+    return sum(parts) / len(parts)
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch) -> str:
+    """Two tasks of three questions: one asks everything twice and grades parts, one generates nothing."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    data = folder / "data.jsonl"
+    data.write_text("".join(json.dumps({"q": f"What is {n}?", "a": str(n)}) + "\n" for n in range(3)))
+    (folder / "parts.py").write_text(GRADE)
+    (folder / "writes.yaml").write_text(WRITES.format(name="writes", data=data, kind="generate_until"))
+    (folder / "chooses.yaml").write_text(CHOOSES.format(name="chooses", data=data, kind="multiple_choice"))
+    return str(folder)
+
+
+def test_repeats_are_part_of_a_questions_cost_and_no_further_questions(tmp_path, tasks):
+    output = run(tmp_path, "--tasks", "writes", "--include_path", tasks, "--k", "3", "--layers", "1").output
+    (row,) = rows(tmp_path)
+    assert (row["questions"], row["generations"], row["value"]) == (3, 8, 0.5)
+    assert (row["low"], row["high"]) == (None, None)  # a share of parts, for which lm-eval has no standard error
+    assert "| 0.500 | unknown | 8 |" in output
+
+
+def test_a_sweep_of_tasks_without_text_is_refused(tmp_path, tasks):
+    with pytest.raises(ConfigError, match="--tasks chooses generates no text"):
+        run(tmp_path, "--tasks", "chooses", "--include_path", tasks)
+
+
+def test_without_a_store_it_says_that_nothing_is_reused(tmp_path):
+    more = ("--model_args", "engine=scripted,cache=none", "--k", "1", "--layers", "1")
+    assert "cache=none keeps nothing" in run(tmp_path, *more).output
+    assert not (tmp_path / "out" / "drafts.sqlite").exists()
+
+
 def test_other_settings_in_the_same_folder_are_refused(done):
     folder, _ = done
     with pytest.raises(ConfigError, match="other settings"):
@@ -106,31 +231,13 @@ def test_other_settings_in_the_same_folder_are_refused(done):
         (("--model_args", "engine=scripted,k=3"), "k=3 contradicts the sweep: use --k"),
         (("--k", "0"), "--k=0 is not allowed"),
         (("--layers", "1,x"), "--layers=x is not allowed"),
+        (("--model_args", "engine=scripted,layers=2"), "layers=2 contradicts the sweep: use --layers"),
+        (("--model_args", "scripted"), "--model_args scripted cannot be read"),
+        (("--gen_kwargs", '{"a": '), "--gen_kwargs"),
+        (("--tasks", "aft_dmo"), "--tasks aft_dmo is not known"),
     ],
 )
 def test_bad_input(tmp_path, more, said):
     with pytest.raises(ConfigError) as caught:
         run(tmp_path, *more)
     assert said in str(caught.value)
-
-
-class TestCache:
-    def test_info_and_verify(self, done):
-        folder, _ = done
-        store = str(folder / "out" / "drafts.sqlite")
-        assert "40 generations" in CliRunner().invoke(aft, ["cache", "info", store]).output
-        verified = CliRunner().invoke(aft, ["cache", "verify", store])
-        assert (verified.exit_code, "0 damaged" in verified.output) == (0, True)
-
-    def test_a_damaged_row_is_listed_with_exit_code_1(self, done, tmp_path):
-        import shutil
-        import sqlite3
-
-        folder, _ = done
-        copy = tmp_path / "copy.sqlite"
-        shutil.copy(folder / "out" / "drafts.sqlite", copy)
-        with sqlite3.connect(copy) as db:
-            db.execute("UPDATE generations SET text = 'x' WHERE key = (SELECT min(key) FROM generations)")
-        db.close()
-        verified = CliRunner().invoke(aft, ["cache", "verify", str(copy)])
-        assert (verified.exit_code, "1 damaged" in verified.output) == (1, True)

@@ -1,0 +1,92 @@
+"""aft cache: what it prints, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lm_eval_aft.cli import aft
+from lm_eval_aft.errors import StoreError
+from lm_eval_aft.records import Completion
+from lm_eval_aft.store import SQLiteStore
+
+
+def cache(*arguments: object) -> Result:
+    return CliRunner().invoke(aft, ["cache", *map(str, arguments)])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three generations of 2 tokens each."""
+    path = tmp_path / "drafts.sqlite"
+    opened = SQLiteStore(path)
+    for number in range(3):
+        opened.put(f"{number:064x}", Completion(f"text {number}", (), "stop", 5, 5, 2))
+    opened.close()
+    return path
+
+
+def damage(path: Path, number: int) -> str:
+    key = f"{number:064x}"
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE generations SET text = 'x' WHERE key = ?", (bytes.fromhex(key),))
+    db.close()
+    return key
+
+
+def test_info_counts(store: Path):
+    found = cache("info", store)
+    assert found.exit_code == 0
+    assert found.output.startswith(f"{store}: 3 generations, 6 generated tokens\n")
+
+
+def test_a_sound_store_is_verified_with_exit_code_0(store: Path):
+    found = cache("verify", store)
+    assert (found.exit_code, found.output) == (0, f"{store}: 3 generations read, 0 damaged\n")
+
+
+def test_damaged_rows_are_listed_with_exit_code_1(store: Path):
+    keys = [damage(store, 0), damage(store, 2)]
+    found = cache("verify", store)
+    assert found.exit_code == 1
+    assert found.output.splitlines() == [
+        *(f"damaged: {key}" for key in keys),
+        f"{store}: 3 generations read, 2 damaged",
+    ]
+    assert cache("info", store).exit_code == 0  # counting needs no text
+
+
+def test_looking_removes_and_mends_nothing(store: Path):
+    def rows() -> list[tuple[object, ...]]:
+        with sqlite3.connect(store) as db:
+            found = db.execute("SELECT * FROM generations").fetchall()
+        db.close()
+        return found
+
+    damage(store, 1)
+    before = rows()
+    cache("info", store)
+    cache("verify", store)
+    assert rows() == before
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, command: str):
+    notes, other = tmp_path / "notes.txt", tmp_path / "photos.db"
+    notes.write_text("my notes, to be kept\n" * 100)
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE photos (name TEXT)")
+    db.close()
+    for path in (notes, other):
+        before = path.read_bytes()
+        refused = cache(command, path)
+        assert isinstance(refused.exception, StoreError)
+        assert str(path) in str(refused.exception)
+        assert path.read_bytes() == before
+    missing = tmp_path / "nowhere" / "drafts.sqlite"
+    with pytest.raises(StoreError, match="there is no draft store at"):
+        raise cache(command, missing).exception or AssertionError
+    assert not missing.parent.exists()
