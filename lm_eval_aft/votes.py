@@ -8,14 +8,14 @@ extracts answers from drafts. A little over 200 lines for the fields' meanings.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import click
 
-from lm_eval_aft.answers import Extraction, choose_extraction, score_drafts
-from lm_eval_aft.errors import RecordError
+from lm_eval_aft.answers import Extraction, choose_extraction, has_extraction, score_drafts
+from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.records import Trace
 from lm_eval_aft.results import Run, read_runs, read_samples
 from lm_eval_aft.stats import Interval, mean_interval
@@ -246,14 +246,34 @@ def _cell(interval: Interval) -> str:
 @click.command()
 @click.argument("out", type=click.Path())
 @click.option("--traces", type=click.Path(), help="Where record= put the traces, if not below OUT.")
+@click.option("--task", help="Count this task alone.")
 @click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
 @click.option("--order", type=click.Choice(["subsets", "prefix"]), default="subsets", show_default=True)
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-def votes(out: str, traces: str | None, regex: str | None, order: Order, level: float) -> None:
+def votes(out: str, traces: str | None, task: str | None, regex: str | None, order: Order, level: float) -> None:
     """Score the drafts themselves: mean draft, majority vote and oracle of n drafts, beside their aggregate.
 
     OUT is the --output_path of runs with record= and --log_samples. --order subsets is exact over all choices of n
     drafts, prefix takes the first n.
     """
-    counted = count_votes(read_traces(traces or out), read_runs(out), regex, order, level)
+    counted = count_votes(_countable(read_traces(traces or out), task, regex), read_runs(out), regex, order, level)
+    if not counted:
+        which = f"no traces of --task {task}" if task else "no traces of tasks"
+        raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
     click.echo("\n\n".join(show(each, order) for each in counted))
+
+
+def _countable(traces: Iterable[Trace], task: str | None, regex: str | None) -> Iterator[Trace]:
+    """The traces of the task asked for, without those whose answers cannot be found; says which tasks those are."""
+    left_out: set[str] = set()
+    for trace in traces:
+        name = trace.question.task
+        if task not in (None, name):
+            continue
+        if regex is not None or has_extraction(name):
+            yield trace
+        elif name not in left_out:
+            left_out.add(name)
+            click.echo(
+                f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.", err=True
+            )

@@ -212,6 +212,22 @@ def test_the_command_prints_a_table(out: Path):
     assert r"regex is (\d)" in other.output
 
 
+def test_tasks_without_extraction_are_left_out_and_named(out: Path):
+    essay = trace(["is 7", "is 8"], "is 7", task="essay")
+    write_traces(str(out / "more"), essay.settings, [essay])
+    log(out / "hf2", {0: "7"}, "essay")
+    result = CliRunner().invoke(aft, ["votes", str(out)], catch_exceptions=False)
+    assert "gsm8k, k=4" in result.stdout
+    assert "essay" not in result.stdout
+    assert result.stderr.startswith("essay is left out")
+    by_regex = CliRunner().invoke(aft, ["votes", str(out), "--task", "essay", "--regex", r"\d"], catch_exceptions=False)
+    assert "essay, k=2" in by_regex.stdout
+    assert "gsm8k" not in by_regex.output
+    for task in ("essay", "poem"):
+        with pytest.raises(ConfigError, match=f"no traces of --task {task} whose answers can be found: give --regex"):
+            CliRunner().invoke(aft, ["votes", str(out), "--task", task], catch_exceptions=False)
+
+
 def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path):
     result = CliRunner().invoke(aft, ["votes", str(tmp_path)])
     assert isinstance(result.exception, AFTError)
