@@ -233,7 +233,7 @@ def write_summary(rows: Sequence[Row], plans: dict[str, Plan], out: Path) -> str
     lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
     for r in rows:
         name = r.metric if r.filter == "none" else f"{r.metric} ({r.filter})"
-        flops = "unknown" if r.flops is None else f"{r.flops / 1e12:,.3g}"  # a short text of a small model is 0.01
+        flops = "unknown" if r.flops is None else _three_digits(r.flops / 1e12)
         cost = f"{r.generations:g} | {r.generated_tokens:,.0f} | {flops}"
         interval = "unknown" if r.low is None or r.high is None else f"{r.low:.3f} to {r.high:.3f}"
         lines.append(f"| {r.k} | {r.layers} | {r.task} | {name} | {r.value:.3f} | {interval} | {cost} |")
@@ -242,6 +242,11 @@ def write_summary(rows: Sequence[Row], plans: dict[str, Plan], out: Path) -> str
     plain = {"plans": {task: asdict(plan) for task, plan in plans.items()}, "rows": [asdict(row) for row in rows]}
     _write(out / "summary.json", json.dumps(plain, indent=2) + "\n")
     return text
+
+
+def _three_digits(number: float) -> str:
+    """A short text of a 100M model is 0.01 TFLOPs, a long one of a 70B model some thousands."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _numbers(low: int) -> Any:

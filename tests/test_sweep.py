@@ -19,6 +19,7 @@ from lm_eval_aft.records import Chat, Message, Question, Sampling
 from lm_eval_aft.results import read_runs
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.sweep import _three_digits
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 0.95, 0, 64)
@@ -132,6 +133,10 @@ def test_what_the_engine_does_not_know_is_not_printed_as_nothing(done):
     folder, output = done
     assert "| unknown |" in output  # the scripted engine has no FLOPs
     assert {row["flops"] for row in rows(folder)} == {None}
+
+
+def test_tflops_are_readable_from_the_smallest_model_to_the_largest():
+    assert [_three_digits(number) for number in (0.0123456, 1.5, 70.04, 2812.3)] == ["0.0123", "1.5", "70", "2,812"]
 
 
 def test_gen_kwargs_count_in_the_plan(tmp_path):
