@@ -16,7 +16,7 @@ from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.parse import Parse, flag, integer, or_none, path_or_none, real, strings, text
 from lm_eval_aft.records import Sampling
 
-SECRET = re.compile("key|token|secret|passw", re.IGNORECASE)  # names whose values no message may repeat
+SECRET = re.compile(r"(^|_)(key|token|secret|passw\w*)$", re.IGNORECASE)  # values that no message may repeat
 SEED_LIMIT = 2**63
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's own order
 
