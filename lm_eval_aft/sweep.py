@@ -317,7 +317,7 @@ def _pairs(option: str, text: str | None) -> dict[str, Any]:
     try:
         pairs: dict[str, Any] = json.loads(text) if text.startswith("{") else key_val_to_dict(text)
     except ValueError as error:
-        raise ConfigError(f"{option} {text} cannot be read ({error}): give key=value,key=value.") from error
+        raise ConfigError(f"{option} cannot be read ({error}): give key=value,key=value.") from error
     return pairs
 
 
