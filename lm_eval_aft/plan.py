@@ -6,7 +6,7 @@ Pure counting; knows nothing of engines or stores. Called by ``sweep``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval_aft.config import AFTConfig, samplings
@@ -46,8 +46,9 @@ def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: S
             last = layer == depth
             sampling = final if last else drafts
             for index in range(1 if last else k):
-                greedy = not sampling.temperature
-                places.add((layer, 0 if greedy else index, k if layer else 0, sampling))
+                greedy = not sampling.temperature  # one text, whatever its index and nucleus: as in the store's key
+                drawn = replace(sampling, top_p=1.0, top_k=0) if greedy else sampling
+                places.add((layer, 0 if greedy else index, k if layer else 0, drawn))
     separate = sum(k * depth + 1 for k in ks for depth in layers)
     reason = "drafts depend on neither k nor layers"
     if final == drafts:

@@ -98,7 +98,7 @@ class SQLiteStore:
 
         Args:
             path: The file; its folder is made if need be.
-            create: False refuses a file that is not there.
+            create: False only reads, and refuses a file that is not there.
 
         Raises:
             StoreError: If the file is not a draft store, is newer than this package, damaged, or cannot be opened.
@@ -111,21 +111,28 @@ class SQLiteStore:
         if not create and not self.path.is_file():
             raise StoreError(f"there is no draft store at {self.path}: give the file that cache= named.")
         with self._errors("opened"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._prepare()
+            if create:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            where = self.path if create else f"{self.path.resolve().as_uri()}?mode=ro"
+            options: dict[str, Any] = {"timeout": BUSY_S, "isolation_level": None, "check_same_thread": False}
+            self._db = sqlite3.connect(where, uri=not create, **options)
+            self._recognise(create)
+            if create:
+                self._prepare()
 
-    def _prepare(self) -> None:
+    def _recognise(self, may_be_new: bool) -> None:
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != APPLICATION_ID and (application or schema or tables):
-            raise StoreError(f"{self.path} is an SQLite file of another program: give cache= another path.")
+        if application != APPLICATION_ID and (application or schema or tables or not may_be_new):
+            raise StoreError(f"{self.path} is no draft store but a file of another program: give cache= another path.")
         if schema > SCHEMA:
             raise StoreError(
                 f"{self.path} was written by a newer lm_eval_aft (store version {schema}, this one reads {SCHEMA}): "
                 "upgrade the package or give cache= another path."
             )
+
+    def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # with WAL: sound after a kill, at most a power cut loses rows
         with self._transaction():

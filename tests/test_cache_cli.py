@@ -90,3 +90,18 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, command: str
     with pytest.raises(StoreError, match="there is no draft store at"):
         raise cache(command, missing).exception or AssertionError
     assert not missing.parent.exists()
+
+
+def test_looking_changes_nothing(tmp_path):
+    from lm_eval_aft.errors import StoreError
+    from lm_eval_aft.store import SQLiteStore
+
+    empty = tmp_path / "empty.sqlite"
+    empty.touch()
+    with pytest.raises(StoreError, match="no draft store"):
+        SQLiteStore(empty, create=False)
+    assert empty.read_bytes() == b""
+    SQLiteStore(tmp_path / "s.sqlite").close()
+    before = (tmp_path / "s.sqlite").read_bytes()
+    assert SQLiteStore(tmp_path / "s.sqlite", create=False).verify().generations == 0
+    assert (tmp_path / "s.sqlite").read_bytes() == before

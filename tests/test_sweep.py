@@ -55,6 +55,10 @@ def test_greedy_drafts_are_one_text():
     assert plan_of([5], [1], GREEDY, GREEDY).distinct == 2
 
 
+def test_greedy_texts_that_differ_in_the_nucleus_alone_are_one():
+    assert plan_of(KS, LAYERS, GREEDY, Sampling(0.0, 1.0, 5, 64)).distinct == 10
+
+
 def test_points_run_from_the_cheapest_and_layers_0_once():
     assert grid(KS, LAYERS)[:5] == [(1, 0), (1, 1), (1, 2), (3, 1), (1, 3)]
     assert len(grid(KS, LAYERS)) == 10
