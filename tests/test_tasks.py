@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ ENDINGS = [
     ("9 - 2 = 7 apples", None, "7", None, "7"),
     ("so 9-2 = 7", None, "7", None, "7"),
     ("He has 7 of them, in 2", None, "2", None, "2"),
+    ("The answer is 1 1/2.", "3/2", "3/2", None, "2."),
+    (r"The answer is 1\frac{1}{2}.", "3/2", "3/2", None, "2"),
+    ("The answer is 1\u00bd.", "3/2", "3/2", None, "1"),
+    ("The answer is -2 3/4", "-11/4", "-11/4", None, "4"),
+    ("The answer is _18_.", "18", "18", None, "18"),
+    ("So __18__", None, "18", None, "18"),
+    ("x_1 is 7, the other is x_2", None, "7", None, "2"),
     ("no number at all", None, None, None, None),
     ("", None, None, None, None),
 ]
@@ -71,6 +79,17 @@ def test_endings(text, strict, flexible, stock_strict, stock_flexible, stock):
     assert stock("flexible-extract", text) == stock_flexible
 
 
+PIECES = ["=", "= ", "=*", "answer is =", "*", "1", "1,", "123,", "1 ", "1/", "\\frac{", "\\boxed{", "$", "- "]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_time_grows_with_the_length_of_a_text_not_with_its_square(piece):
+    text = piece * (40_000 // len(piece))
+    started = time.process_time()
+    gsm8k.extract_flexible(text)
+    assert time.process_time() - started < 2  # a square is over a minute here
+
+
 @pytest.mark.parametrize(
     ("number", "spelling"),
     [
@@ -79,6 +98,9 @@ def test_endings(text, strict, flexible, stock_strict, stock_flexible, stock):
         (".50", "1/2"),
         ("6/8", "3/4"),
         ("-0", "0"),
+        ("1 1/2", "3/2"),
+        ("5 4/2", "2"),
+        ("3 1/0", None),
         ("1/0", None),
         ("x", None),
         ("", None),

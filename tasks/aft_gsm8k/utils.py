@@ -6,6 +6,7 @@ Plain functions on text, without lm-eval or torch, so that votes can use them on
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -16,14 +17,21 @@ QUESTION = (
     "place of N:\nThe answer is N."
 )
 
-# 1,234.50 or 3/4 or -7; a sign only where no digit or letter stands before it, so that 9-2 is not -2
-_NUMBER = r"(?<![\w.,])[-\u2212]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+(?!\d|\.\d))?"
+# 1,234.50 or 3/4 or 1 1/2 or -7; a sign only where no digit or letter stands before it, so that 9-2 is not -2; no
+# part of a name such as x_1, but _18_ in italics
+_NUMBER = (
+    r"(?<![^\W_])(?<![.,])(?<![^\W_]_)[-\u2212]?\$?(?:\d+[ ](?=\d+/\d))?"
+    r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+(?!\d|\.\d))?"
+)
 NUMBER = re.compile(_NUMBER)
-_SKIP = r"[\s:=$*_`~\u20ac\u00a3({\[]|\\(?:boxed|text|mathbf|\(|\[|\$)"  # mark-up between the words and the number
-STATED = re.compile(rf"answer\s+is(?:{_SKIP})*({_NUMBER})", re.IGNORECASE)
+_SKIP = r"[\s:$*_`~\u20ac\u00a3({\[]|\\(?:boxed|text|mathbf|\(|\[|\$)"  # mark-up between the words and the number
+STATED = re.compile(rf"answer\s+is(?:=|{_SKIP})*+({_NUMBER})", re.IGNORECASE)
 BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 FRACTION = re.compile(r"\\d?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
-RESULT = re.compile(rf"=(?:{_SKIP})*({_NUMBER})")
+VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # one character for 1/2 and its like
+MIXED = re.compile(r"(-?)(\d+) (\d+)/(\d+)")
+# The mark-up skipped holds no "=": a line of them would be read from each to its end, in time that grows as its square.
+RESULT = re.compile(rf"=(?:{_SKIP})*+({_NUMBER})")
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
@@ -42,11 +50,20 @@ def normalise(number: str) -> str | None:
     Returns:
         A whole number or a fraction in lowest terms; None if the text is no number.
     """
-    text = number.strip().strip("*_`").replace("\u2212", "-").replace(",", "").replace("$", "").replace(" ", "")
+    text = number.strip().strip("*_`").replace("\u2212", "-").replace(",", "").replace("$", "").removesuffix(".")
     try:
-        return str(Fraction(text.removesuffix(".").removesuffix("%")))
+        return str(_mixed(text) or Fraction(text.replace(" ", "").removesuffix("%")))
     except (ValueError, ZeroDivisionError):
         return None
+
+
+def _mixed(text: str) -> Fraction | None:
+    """1 1/2 as 3/2; in 5 4/2, which nobody writes for 7, the whole number is another one and left out."""
+    found = MIXED.fullmatch(text)
+    if found is None:
+        return None
+    sign, whole, part, parts = found[1], *map(int, found.groups()[1:])
+    return Fraction(f"{sign}{whole * parts + part if part < parts else part}/{parts}")
 
 
 def extract_strict(text: str) -> str | None:
@@ -82,8 +99,15 @@ def _filter(extract: Callable[[str], str | None], resps: Iterable[Sequence[str]]
 
 def _plain(text: str) -> str:
     """LaTeX fractions, thin spaces and thousands marks as ordinary text."""
-    text = FRACTION.sub(r"\1/\2", text).replace("{,}", ",").replace("\\,", "").replace("\\!", "")
+    text = VULGAR.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/"), text)
+    text = FRACTION.sub(_slashed, text).replace("{,}", ",").replace("\\,", "").replace("\\!", "")
     return text.replace("\\$", "$").replace("\u00a0", " ").replace("\u202f", " ")
+
+
+def _slashed(found: re.Match[str]) -> str:
+    """A LaTeX fraction as 1/2, apart from a whole number before it: 1 1/2 is not 11/2."""
+    before = found.string[found.start() - 1 : found.start()]
+    return f"{' ' if before.isdigit() else ''}{found[1]}/{found[2]}"
 
 
 def _last(numbers: Sequence[str]) -> str | None:
