@@ -2,7 +2,7 @@
 
 Knows lm-eval's file layout and the part that ``model`` adds under ``config.aft``; knows nothing of traces, tests or
 tables, and imports neither torch nor lm_eval. ``votes``, ``plot``, ``compare`` and ``report`` call it. Groups are left
-out: lm-eval makes them from the tasks that are here. A little over 200 lines: half of them say what a field means.
+out: lm-eval makes them from the tasks that are here. Over 200 lines: half of them say what a field means.
 """
 
 from __future__ import annotations
@@ -45,6 +45,31 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """How a task was put to a model: what must agree before two of its scores stand side by side.
+
+    Attributes:
+        version: Of the task.
+        shots: Examples in the prompt.
+        questions: That were asked.
+        prompt: "chat", "bare", or "wrapped" where --model aft made a user turn of a bare prompt.
+        system: SHA-256 of the system instruction; empty without one.
+        multiturn: Whether examples were turns of their own.
+        generation: The task's generation settings with those of --gen_kwargs.
+        judge: Model that judged within the run; empty where none did.
+    """
+
+    version: str
+    shots: int | None
+    questions: int
+    prompt: str
+    system: str = ""
+    multiturn: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    judge: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One results file.
 
@@ -55,6 +80,8 @@ class Run:
         scores: In the order of the file.
         usage: Logical cost of all tasks together; None where another model was run.
         config: lm-eval's whole ``config``.
+        conditions: How each task was put.
+        host_version: Of lm-eval; empty where the file does not say.
     """
 
     path: Path
@@ -63,6 +90,8 @@ class Run:
     scores: tuple[Score, ...]
     usage: Usage | None
     config: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Conditions] = field(default_factory=dict)
+    host_version: str = ""
 
     @property
     def k(self) -> int | None:
@@ -80,6 +109,11 @@ class Run:
         if self.settings is None or self.usage is None:
             return None
         return self.usage.generations // int(self.settings["generations_per_question"])
+
+    @property
+    def engine(self) -> str:
+        """Our engine, or the kind of model that lm-eval ran."""
+        return str(self.settings["engine"] if self.settings else self.config.get("model", "unknown"))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -112,6 +146,7 @@ class Sample:
         resps: The model's responses, before the filter.
         filtered: The responses after it.
         metrics: What each metric gave for this question.
+        category: The document's category; empty where it has none.
     """
 
     key: SampleKey
@@ -119,6 +154,7 @@ class Sample:
     resps: tuple[Any, ...]
     filtered: tuple[Any, ...]
     metrics: Mapping[str, Any]
+    category: str = ""
 
     def score(self, metric: str) -> float:
         """What the metric gave for this question, as a number.
@@ -194,7 +230,10 @@ def _read_run(file: Path) -> Run:
         model = settings["model"] if settings else data.get("model_name") or config["model"]
         if settings:
             int(settings["k"]), int(settings["layers"]), int(settings["generations_per_question"])
-        return Run(file, str(model), settings, tuple(_scores(data)), usage, config)
+        scores = tuple(_scores(data))
+        return Run(
+            file, str(model), settings, scores, usage, config, _conditions(data), str(data.get("lm_eval_version") or "")
+        )
 
 
 def _scores(data: dict[str, Any]) -> Iterator[Score]:
@@ -212,6 +251,30 @@ def _scores(data: dict[str, Any]) -> Iterator[Score]:
             yield Score(task, metric, filter_name, float(value), known, n, better.get(metric) is not False)
 
 
+def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
+    """By task; what an older or foreign file does not say is left empty."""
+    wrapped = (data["config"].get("aft") or {}).get("bare_prompts_wrapped")
+    prompt = "wrapped" if wrapped else "chat" if data.get("chat_template") is not None else "bare"
+    return {
+        task: Conditions(
+            version=str(data.get("versions", {}).get(task, "")),
+            shots=data.get("n-shot", {}).get(task),
+            questions=int(samples["effective"]),
+            prompt=prompt,
+            system=data.get("system_instruction_sha") or "",
+            multiturn=bool(data.get("fewshot_as_multiturn")),
+            generation=_task(data, task).get("generation_kwargs") or {},
+            judge=str((_task(data, task).get("metadata") or {}).get("judge_model") or ""),
+        )
+        for task, samples in data["n-samples"].items()
+    }
+
+
+def _task(data: dict[str, Any], task: str) -> dict[str, Any]:
+    config: dict[str, Any] = data.get("configs", {}).get(task) or {}
+    return config
+
+
 def _usage(row: dict[str, Any]) -> Usage:
     """The counts under ``config.aft.usage``; FLOPs are 0 where the model's shape is unknown."""
     return Usage(**{f.name: int(row[f.name] or 0) for f in fields(Usage)})
@@ -221,7 +284,9 @@ def _sample(task: str, row: dict[str, Any]) -> Sample:
     key = SampleKey(task, int(row["doc_id"]), str(row["doc_hash"]), str(row["filter"]))
     resps = tuple(text for instance in row["resps"] for text in instance)
     metrics = {name: row[name] for name in row["metrics"]}
-    return Sample(key, str(row["target"]), resps, tuple(row["filtered_resps"]), metrics)
+    doc = row.get("doc")
+    category = str(doc.get("category") or "") if isinstance(doc, dict) else ""
+    return Sample(key, str(row["target"]), resps, tuple(row["filtered_resps"]), metrics, category)
 
 
 @contextmanager
