@@ -29,6 +29,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cache:cache", "Look into a draft store."),
+    "diagnose": Command("lm_eval_aft.diagnose:diagnose", "Say what aggregation did: selected, rescued, copied, lost."),
     "plot": Command("lm_eval_aft.plot:plot", "Draw score against k, layers and cost from a folder of runs."),
     "template": Command("lm_eval_aft.template:template", "Look at a prompt template."),
     "sweep": Command("lm_eval_aft.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),

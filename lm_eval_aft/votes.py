@@ -1,14 +1,15 @@
 """What the drafts alone would score: mean draft, majority vote and oracle, from traces; the command ``aft votes``.
 
 Votes by the task's own extraction (or a regex) on the drafts of the traces, with the gold answers of lm-eval's samples.
-Knows nothing of engines; imports neither torch nor lm_eval. ``plot`` and ``report`` call ``count_votes``: nobody else
-extracts answers from drafts. A little over 200 lines for the fields' meanings.
+Knows nothing of engines; imports neither torch nor lm_eval. ``plot`` and ``report`` call ``count_votes``, ``diagnose``
+takes gold answers and intervals from here: nobody else extracts answers from drafts. A little over 200 lines for the
+fields' meanings.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -125,7 +126,7 @@ def count_votes(
         # a file of another limit or number of processes can hold the same question of the same run again
         groups.setdefault((asked.task, ballot.settings), {})[asked.doc_id, asked.repeat, asked.turn] = ballot
     wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
-    gold = _gold(runs, wanted, regex)
+    gold = gold_answers(runs, wanted, regex)
     how, shapes = _How(regex, order, level), _shapes(runs)
     return tuple(
         _votes(list(group.values()), gold, shapes.get(json.loads(settings).get("fingerprint")), how)
@@ -154,8 +155,10 @@ def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
     )
 
 
-def _gold(runs: Sequence[Run], wanted: set[tuple[str, str]], regex: str | None) -> dict[tuple[str, str], str]:
-    """Gold answers by task and document hash, from as few samples files as hold them all."""
+def gold_answers(
+    runs: Sequence[Run], wanted: Set[tuple[str, str]], regex: str | None = None
+) -> dict[tuple[str, str], str]:
+    """Gold answers by task and document hash, of those wanted, from as few samples files as hold them all."""
     gold: dict[tuple[str, str], str] = {}
     for run in runs:
         for task in run.tasks:
@@ -187,7 +190,7 @@ def _votes(ballots: list[Ballot], gold: dict[tuple[str, str], str], shape: Model
         silent=drafts.count(None) / len(drafts),
         without_gold=len(ballots) - len(known),
         points=tuple(_point(known, truth, n, shape, how) for n in range(1, k + 1)),
-        aggregate=_interval(known, right, how.level),
+        aggregate=accuracy_interval([ballot.doc_id for ballot in known], right, how.level),
         aggregate_tokens=_mean([ballot.final_tokens for ballot in known]),
     )
 
@@ -195,7 +198,8 @@ def _votes(ballots: list[Ballot], gold: dict[tuple[str, str], str], shape: Model
 def _point(ballots: list[Ballot], truth: list[str], n: int, shape: ModelShape | None, how: _How) -> VotePoint:
     counted = [_first(ballot, n) for ballot in ballots] if how.order == "prefix" else ballots
     scores = [score_drafts(ballot.answers, gold, n) for ballot, gold in zip(counted, truth, strict=True)]
-    mean, majority, oracle = (_interval(ballots, column, how.level) for column in zip(*scores, strict=True))
+    docs = [ballot.doc_id for ballot in ballots]
+    mean, majority, oracle = (accuracy_interval(docs, column, how.level) for column in zip(*scores, strict=True))
     tokens = _mean([n * _mean(ballot.tokens) for ballot in counted])
     flops = _mean([_flops(ballot, n, shape) for ballot in counted]) if shape else None
     return VotePoint(n, mean, majority, oracle, tokens, flops)
@@ -215,11 +219,11 @@ def _mean(values: Sequence[float]) -> float:
     return float(sum(values) / len(values))
 
 
-def _interval(ballots: Sequence[Ballot], scores: Sequence[float], level: float) -> Interval:
+def accuracy_interval(doc_ids: Iterable[int], scores: Iterable[float], level: float) -> Interval:
     """Interval of an accuracy, within 0 and 1; repeats of one question are not independent: their mean counts once."""
     groups: dict[int, list[float]] = {}
-    for ballot, score in zip(ballots, scores, strict=True):
-        groups.setdefault(ballot.doc_id, []).append(score)
+    for doc_id, score in zip(doc_ids, scores, strict=True):
+        groups.setdefault(doc_id, []).append(score)
     found = mean_interval([_mean(group) for group in groups.values()], level)
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))  # t knows no bounds
 
