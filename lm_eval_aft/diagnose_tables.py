@@ -1,6 +1,7 @@
 """Diagnostics as sentences and tables, once, for the terminal, for Markdown and for the page.
 
-Knows no formula: ``diagnose`` has them. Called by the command ``aft diagnose`` and by ``report``.
+Knows no formula: ``diagnose`` has them. Called by the command ``aft diagnose`` and by ``report``. A little over 200 lines because every
+column's meaning stands beside its name.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def _findings(found: Diagnostics) -> list[str]:
             f"{_percent(last.majority)}."
         )
     for change in found.changes[:1]:
-        said.append(f"Against the majority vote {change.rescued:g} are rescued and {change.corrupted:g} corrupted.")
+        tied = f"; {change.tied} more have a tied vote" if change.tied else ""
+        said.append(f"Against the majority vote {change.rescued:g} rescued, {change.corrupted:g} corrupted{tied}.")
     return said
 
 

@@ -182,7 +182,7 @@ def test_an_aggregator_that_copies_at_random_is_found_out(tmp_path: Path):
     assert step.selected.high < step.majority.estimate  # and worse than the vote
     vote = found.changes[0]
     assert vote.corrupted > 2 * vote.rescued
-    assert step.nearest_overlap > 0.75 > 0.5 > step.mean_overlap
+    assert step.nearest_overlap > step.mean_overlap + 0.2
     said = " ".join(panel(found).findings)
     assert f"{step.copy_rate:.1%} of the answers repeat a draft word for word" in said
 
