@@ -19,13 +19,12 @@ import click
 
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, RecordError
+from lm_eval_aft.ledger import Ledger, ledgers
 from lm_eval_aft.parse import integer
 from lm_eval_aft.plan import Plan, grid, plans_of
 from lm_eval_aft.plot import score_interval
-from lm_eval_aft.results import Run, Score, read_run, read_samples
+from lm_eval_aft.results import Score, read_run
 from lm_eval_aft.stats import Interval
-from lm_eval_aft.traces import read_traces
-from lm_eval_aft.usage import Usage
 
 DONE = "point.json"
 
@@ -143,13 +142,13 @@ def _evaluate(lm: Any, model_args: dict[str, Any], options: Options, folder: Pat
 def _rows(point: tuple[int, int], folder: Path) -> list[Row]:
     """The scores of a point and what each task cost; tasks that generate nothing are left out."""
     run = read_run(folder)
-    costs = _costs(run, folder)
+    costs = {task: cost for task, cost in ledgers(run, folder / "traces").items() if cost.own}
     return [
         _row(point, score, score_interval(run, score), costs[score.task]) for score in run.scores if score.task in costs
     ]
 
 
-def _row(point: tuple[int, int], score: Score, interval: Interval, cost: Usage) -> Row:
+def _row(point: tuple[int, int], score: Score, interval: Interval, cost: Ledger) -> Row:
     known = interval.method != "none"
     return Row(
         k=point[0],
@@ -161,30 +160,11 @@ def _row(point: tuple[int, int], score: Score, interval: Interval, cost: Usage) 
         low=interval.low if known else None,
         high=interval.high if known else None,
         questions=score.n,
-        generations=round(cost.generations / score.n, 1),
-        generated_tokens=round(cost.generated_tokens / score.n, 1),
-        prompt_tokens=round(cost.prompt_tokens / score.n, 1),
-        flops=round(cost.flops / score.n, 1) if cost.flops else None,
+        generations=round(cost.generations, 1),
+        generated_tokens=round(cost.generated_tokens, 1),
+        prompt_tokens=round(cost.prompt_tokens, 1),
+        flops=round(cost.flops, 1) if cost.flops else None,
     )
-
-
-def _costs(run: Run, folder: Path) -> dict[str, Usage]:
-    """Logical cost by task, of the questions this run has scored.
-
-    An attempt that was killed may have left traces of other settings, or of more questions, in the same folder.
-    """
-    scored = {(s.key.task, s.key.doc_id, s.key.doc_hash) for task in run.tasks for s in read_samples(run, task)}
-    settings = run.settings or {}
-    usages = {}
-    for trace in read_traces(folder / "traces"):
-        asked = trace.question
-        ours = all(settings.get(name) == value for name, value in trace.settings.items())
-        if ours and (asked.task, asked.doc_id, asked.doc_hash) in scored:
-            usages[asked.task, asked.doc_id, asked.repeat, asked.turn] = trace.usage
-    costs: dict[str, Usage] = {}
-    for (task, *_), usage in usages.items():
-        costs[task] = costs.get(task, Usage()) + usage
-    return costs
 
 
 def _folder(out: Path, point: tuple[int, int]) -> Path:
