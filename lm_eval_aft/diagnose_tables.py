@@ -1,7 +1,7 @@
 """Diagnostics as sentences and tables, once, for the terminal, for Markdown and for the page.
 
-Knows no formula: ``diagnose`` has them. Called by the command ``aft diagnose`` and by ``report``. A little over 200 lines because every
-column's meaning stands beside its name.
+Knows no formula: ``diagnose`` has them. Called by the command ``aft diagnose`` and by ``report``. A little over 200
+lines because every column's meaning stands beside its name.
 """
 
 from __future__ import annotations
