@@ -1,0 +1,134 @@
+"""``aft train``: from rows to a checkpoint that knows how it was made.
+
+Puts the parts together: settings, rows, samples, examples, the loop. Imports torch only when a run starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.prompts import Template
+from trainers.config import KINDS, Kind, TrainConfig, load_config
+from trainers.encode import Encoded, Encoder
+from trainers.folder import Run, open_run
+from trainers.overlap import Overlap, measure, warnings
+from trainers.rows import Row, load_rows
+from trainers.samples import Sample, make_samples, pseudo_samples
+
+MASK_POLICY = "the target and the token that ends the turn"
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.option("--config", "path", required=True, metavar="FILE", help="Settings in YAML or TOML (docs/training.md).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting that beats the file's.")
+@click.option("--merge", is_flag=True, help="Also write adapter and base as one checkpoint, for vLLM.")
+def train(kind: Kind, path: str, overrides: tuple[str, ...], merge: bool) -> None:
+    """Train a checkpoint: sft, aft, aft-no-drafts or aft-pseudo.
+
+    The same data file serves all four: rows of query, drafts, target and sft_target. A run that was interrupted goes
+    on when the same command is given again. Many GPUs: accelerate launch -m trainers.train KIND --config FILE.
+    """
+    run_training(kind, load_config(path, overrides), merge=merge)
+
+
+def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> None:
+    """Train one checkpoint into ``config.output``.
+
+    Raises:
+        AFTError: One sentence on what is wrong with settings, data, template or model.
+    """
+    run = open_run(kind, config)
+    for note in run.notes:
+        say(note)
+    if run.finished:
+        say(f"the run in {run.folder} is finished: nothing is left to train.")
+    _train(run, merge)
+
+
+def _train(run: Run, merge: bool) -> None:
+    config, template = run.config, Template.load(run.config.template)
+    rows = load_rows(config.data)
+    held_out = load_rows(config.validation) if config.validation else []
+    from trainers import loop
+
+    tokenizer = loop.load_tokenizer(config)
+    encoder = Encoder(tokenizer, template, config.max_length)
+    samples = make_samples(rows, run.kind, config)
+    overlap = measure(samples)
+    encoded = encoder.encode_all(samples)
+    facts = describe(rows, samples, encoded, overlap)
+    aft = checkpoint_config(run, template)
+    if not run.finished:
+        for line in [*facts, *complaints(run.kind, rows, samples, overlap, config)]:
+            say(line)
+        validation = encoder.encode_all(make_samples(held_out, run.kind, config)).examples if held_out else []
+        loop.fit(run, encoder, encoded.examples, validation, aft, facts, say)
+        say(f"saved in {run.folder}")
+    if merge and _first_process():
+        if config.lora_rank:
+            say(f"merged in {loop.merge(run, encoder.end_id, aft, facts)}")
+        else:
+            say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
+
+
+def describe(rows: list[Row], samples: list[Sample], encoded: Encoded, overlap: Overlap) -> list[str]:
+    """What is trained on, for the terminal and the card."""
+    plain = sum(not sample.drafts for sample in samples)
+    lengths = [len(example.token_ids) for example in encoded.examples]
+    learnt = sum(lengths) - sum(example.prompt_tokens for example in encoded.examples)
+    facts = [
+        f"{len(rows)} rows, {len(samples)} examples: {len(samples) - plain} with drafts, {plain} plain",
+        f"{sum(lengths):,} tokens, {learnt:,} of them learnt; an example has {sum(lengths) / len(lengths):.0f}, the "
+        f"longest {max(lengths)}",
+        f"over max_length: {encoded.too_long} examples left out, drafts cut in {encoded.cut}",
+    ]
+    return facts + (overlap.lines() if overlap.samples else [])
+
+
+def complaints(kind: Kind, rows: list[Row], samples: list[Sample], overlap: Overlap, config: TrainConfig) -> list[str]:
+    """Warnings about the targets, as sentences."""
+    if kind != "aft":
+        return []
+    pseudo = pseudo_samples(rows, config)
+    return [f"warning: {text}" for text in warnings(overlap, measure(pseudo) if pseudo else None)]
+
+
+def checkpoint_config(run: Run, template: Template) -> CheckpointConfig:
+    """What the checkpoint will say about itself."""
+    config = run.config
+    return CheckpointConfig(
+        template=template.source,
+        template_sha256=template.digest,
+        k=config.k[0] if len(set(config.k)) == 1 and run.kind in ("aft", "aft-pseudo") else None,
+        base_model=config.model,
+        base_revision=config.revision or "",
+        mask_policy=MASK_POLICY,
+        data_digest=run.data_digest,
+    )
+
+
+def say(line: str) -> None:
+    """Print a line, in the first process only."""
+    if _first_process():
+        click.echo(line)
+        sys.stdout.flush()
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+if __name__ == "__main__":  # for accelerate launch -m trainers.train
+    from lm_eval_aft import _autoload
+    from lm_eval_aft.errors import AFTError
+
+    try:
+        train(prog_name="aft train")
+    except AFTError as failure:
+        _autoload.print_error(failure)
+        sys.exit(_autoload.USAGE_ERROR)
