@@ -1,0 +1,32 @@
+"""A judge on 127.0.0.1 that says what a test tells it to, and fails in the ways it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from test_api_engine import FakeServer, Reply
+
+KEY = "sk-planted-7d1f9c"
+
+
+def chat_completion(text: str | None, finish: str | None = "stop", top: dict[str, float] | None = None) -> dict:
+    """A whole reply of a chat server."""
+    rows = [{"token": token, "logprob": value} for token, value in (top or {}).items()]
+    logprobs = {"content": [{"token": rows[0]["token"], "top_logprobs": rows}]} if rows else None
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
+    return {"choices": [choice], "usage": {"prompt_tokens": 11, "completion_tokens": 3}}
+
+
+class FakeJudge(FakeServer):
+    """``say`` turns the body of a call into the judge's words; ``trouble`` is asked first and may answer instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.say: Callable[[dict], str] = lambda body: "Fine. [[7]]"
+        self.trouble: Callable[[int, dict], Reply | None] = lambda number, body: None
+        self.faults = lambda number, body: self.trouble(number, body) or (200, chat_completion(self.say(body)), {})
+
+    def asked(self) -> list[str]:
+        """The last message of each call, in the order of the calls."""
+        return [call["messages"][-1]["content"] for call in self.calls]
