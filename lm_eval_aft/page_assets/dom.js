@@ -1,0 +1,80 @@
+// Elements and text. Everything a model wrote reaches the page through show(), so as text nodes and nothing else.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  return node;
+}
+
+const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+// Control characters, marks that reverse or hide text, invisible tag characters, halves of surrogate pairs. Joiners
+// inside emoji (U+200C, U+200D) are left alone.
+const HIDDEN =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}\ud800-\udfff]/gu;
+
+function name(character) {
+  const code = character.codePointAt(0);
+  if (code < 0x20) return String.fromCharCode(0x2400 + code);
+  if (code === 0x7f) return "\u2421";
+  return "U+" + code.toString(16).toUpperCase().padStart(4, "0");
+}
+
+// Text as nodes, with what cannot be seen made visible.
+function show(text) {
+  const nodes = [];
+  let from = 0;
+  for (const match of text.matchAll(HIDDEN)) {
+    if (match.index > from) nodes.push(document.createTextNode(text.slice(from, match.index)));
+    nodes.push(h("span", { class: "hidden-character", title: "U+" + match[0].codePointAt(0).toString(16) }, name(match[0])));
+    from = match.index + match[0].length;
+  }
+  if (from < text.length || !nodes.length) nodes.push(document.createTextNode(text.slice(from)));
+  return nodes;
+}
+
+const CLIP = 8000; // characters shown at once: a screen or two of a card
+
+// A long text in a box that scrolls; past CLIP characters the rest waits for a click.
+function textBox(text, label) {
+  if (!text.trim()) return h("p", { class: "quiet" }, text ? "only white space" : "empty");
+  const box = h("pre", { class: "text", dir: "auto", tabindex: "0", role: "region", "aria-label": label });
+  if (text.length <= CLIP) {
+    box.append(...show(text));
+    return box;
+  }
+  box.append(...show(text.slice(0, CLIP)));
+  const more = h("button", { type: "button", class: "more" }, `Show all ${count(text.length)} characters`);
+  more.addEventListener("click", () => {
+    box.replaceChildren(...show(text));
+    more.remove();
+    box.focus();
+  });
+  return [box, more];
+}
+
+const count = (number) => Math.round(number).toLocaleString("en-US");
+
+function signed(number, digits) {
+  const text = Math.abs(number).toFixed(digits);
+  return (number > 0 ? "+" : number < 0 ? "\u2212" : "") + text;
+}
+
+// 1200 is 1.2k, 3.4e12 is 3.4T.
+function short(number) {
+  const size = Math.abs(number);
+  for (const [unit, letter] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+    if (size >= unit) return String(+(number / unit).toPrecision(3)) + letter;
+  }
+  return String(+number.toPrecision(3));
+}
+
+function section(id, title, ...children) {
+  return h("section", { id, "aria-labelledby": id + "-title" }, h("h2", { id: id + "-title" }, title), ...children);
+}
