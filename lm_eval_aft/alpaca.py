@@ -1,0 +1,147 @@
+"""``aft judge alpaca_eval``: a run's answers against reference answers, and the win rates that come of it.
+
+Puts the steps in order: what can be refused without a judge is refused first, and what was judged is written before it
+is scored. Called by ``aft judge`` and, where a run names a judge, by the task aft_alpaca_eval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from lm_eval_aft.alpaca_data import Output, eval_set, pair
+from lm_eval_aft.alpaca_files import find_outputs, read_annotations, read_outputs, write_rows
+from lm_eval_aft.alpaca_judge import annotate, annotator_name, ask_with
+from lm_eval_aft.alpaca_package import find_difficulty, from_hub
+from lm_eval_aft.alpaca_verdict import Plan, Verdict, assess, show, write_verdict
+from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.judge import Judge
+
+BASELINE_FILE = "alpaca_eval_gpt4_baseline.json"
+CACHE = "judgements.sqlite"
+Say = Callable[[str], None]
+
+
+def read_reference(file: Path | None) -> tuple[Output, ...]:
+    """The reference answers: a file, else AlpacaEval 2's own from the hub.
+
+    Raises:
+        JudgeError: If the hub's cannot be had.
+        RecordError: If the file is none of model outputs.
+    """
+    return read_outputs(file or from_hub(BASELINE_FILE, "give a file of model outputs with --reference FILE"))
+
+
+def judge_outputs(
+    outputs: Sequence[Output], references: Sequence[Output], judge: Judge, plan: Plan, folder: Path | None, say: Say
+) -> Verdict:
+    """Have answers judged, write the annotations, and score them.
+
+    Args:
+        outputs: The model's.
+        references: What they are compared with.
+        judge: Who compares.
+        plan: How.
+        folder: Where annotations, scores and the leaderboard's row go; None writes nothing.
+        say: Gets the estimate before anything is sent.
+
+    Raises:
+        AFTError: If inputs do not fit, the judge fails, or judgements are missing.
+    """
+    pairs = pair(outputs, references)
+    difficulty = find_difficulty(plan.difficulty) if plan.length_control and pairs.whole else None
+    method = plan.method
+    name = annotator_name(method, judge.model)
+    annotations = annotate(pairs, method, name, ask_with(judge, method, say))
+    if folder:
+        write_rows(folder / "annotations.json", annotations)
+    verdict = assess(annotations, difficulty, plan, method.prefix, pairs)
+    if folder:
+        write_verdict(folder, verdict, difficulty)
+    return verdict
+
+
+def score_annotations(file: Path, plan: Plan) -> Verdict:
+    """Score comparisons that were made before, by any judge.
+
+    Raises:
+        AFTError: If the file is none of annotations, or judgements are missing.
+    """
+    annotations = read_annotations(file)
+    whole, _ = eval_set([row.instruction for row in annotations])
+    difficulty = find_difficulty(plan.difficulty) if plan.length_control and whole else None
+    return assess(annotations, difficulty, plan)
+
+
+@click.command("alpaca_eval")
+@click.argument("run", type=click.Path(), required=False)
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="Model outputs to compare with [default: the hub's]."
+)
+@click.option("--annotations", type=click.Path(path_type=Path), help="Score these comparisons; no judge is asked.")
+@click.option("--judge-model", help="The server's name of the judge.")
+@click.option("--judge-base-url", help="Its address, such as http://127.0.0.1:8000/v1; its key is in OPENAI_API_KEY.")
+@click.option("--judge-revision", default="", help="Which weights it serves, in your words.")
+@click.option("--cache", type=click.Path(path_type=Path), help=f"Where judgements are kept [default: OUTPUT/{CACHE}].")
+@click.option("--max-judge-calls", type=click.IntRange(0), help="Never make more calls than these.")
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at a time.")
+@click.option("--regex", is_flag=True, help="Read the letter the judge writes; scores get names of their own.")
+@click.option(
+    "--top-logprobs", type=click.IntRange(1, 20), default=5, show_default=True, help="Likely tokens asked for."
+)
+@click.option("--difficulty", type=click.Path(path_type=Path), help="Folder with df_gamed.csv [default: the hub's].")
+@click.option("--no-lc", is_flag=True, help="No length-controlled win rate.")
+@click.option("--allow-missing", is_flag=True, help="Score although judgements are missing, and say so.")
+@click.option("--name", help="What to call the model.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder for the results [default: alpaca_eval beside RUN]."
+)
+def alpaca_eval(
+    run: str | None,
+    reference: Path | None,
+    annotations: Path | None,
+    judge_model: str | None,
+    judge_base_url: str | None,
+    judge_revision: str,
+    cache: Path | None,
+    max_judge_calls: int | None,
+    concurrency: int,
+    regex: bool,
+    top_logprobs: int,
+    difficulty: Path | None,
+    no_lc: bool,
+    allow_missing: bool,
+    name: str | None,
+    output: Path | None,
+) -> None:
+    """Win rates of a run's answers, compared with reference answers by a judge.
+
+    RUN is a model_outputs.json, the folder that record= named, or the --output_path of a run of aft_alpaca_eval with
+    --log_samples. Comparisons are made by the package alpaca_eval with the judge named; instead, --annotations scores
+    those of an earlier run. Annotations, scores and the leaderboard's row are written to --output.
+    """
+    plan = Plan(not no_lc, difficulty, allow_missing, regex, top_logprobs)
+    if annotations:
+        click.echo(show(score_annotations(annotations, plan)))
+        return
+    if run is None or judge_model is None or judge_base_url is None:
+        raise ConfigError("give RUN with --judge-model and --judge-base-url, or comparisons with --annotations FILE.")
+    outputs = find_outputs(run)
+    folder = output or outputs.parent / "alpaca_eval"
+    judge = Judge(
+        judge_model,
+        judge_base_url,
+        cache=cache or folder / CACHE,
+        revision=judge_revision,
+        concurrency=concurrency,
+        max_calls=max_judge_calls,
+    )
+    try:
+        answers, references = read_outputs(outputs, name), read_reference(reference)
+        click.echo(
+            show(judge_outputs(answers, references, judge, plan, folder, lambda text: click.echo(text, err=True)))
+        )
+    finally:
+        judge.close()
