@@ -18,6 +18,7 @@ from lm_eval_aft.errors import RecordError
 from lm_eval_aft.usage import Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
+QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input")  # fields of documents
 MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", "scored_without_aggregation")  # not chosen
 
 
@@ -147,6 +148,8 @@ class Sample:
         filtered: The responses after it.
         metrics: What each metric gave for this question.
         category: The document's category; empty where it has none.
+        prompt: What the model was asked, examples included, as lm-eval logs it.
+        question: The document's own question, without the task's frame; empty where no field is known to hold it.
     """
 
     key: SampleKey
@@ -155,6 +158,8 @@ class Sample:
     filtered: tuple[Any, ...]
     metrics: Mapping[str, Any]
     category: str = ""
+    prompt: str = ""
+    question: str = ""
 
     def score(self, metric: str) -> float:
         """What the metric gave for this question, as a number.
@@ -284,9 +289,23 @@ def _sample(task: str, row: dict[str, Any]) -> Sample:
     key = SampleKey(task, int(row["doc_id"]), str(row["doc_hash"]), str(row["filter"]))
     resps = tuple(text for instance in row["resps"] for text in instance)
     metrics = {name: row[name] for name in row["metrics"]}
-    doc = row.get("doc")
-    category = str(doc.get("category") or "") if isinstance(doc, dict) else ""
-    return Sample(key, str(row["target"]), resps, tuple(row["filtered_resps"]), metrics, category)
+    doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
+    return Sample(
+        key,
+        str(row["target"]),
+        resps,
+        tuple(row["filtered_resps"]),
+        metrics,
+        category=str(doc.get("category") or ""),
+        prompt=_prompt(row.get("arguments")),
+        question=next((doc[name] for name in QUESTIONS if isinstance(doc.get(name), str)), ""),
+    )
+
+
+def _prompt(arguments: Any) -> str:
+    """Of the first request; empty where another version of lm-eval logged requests in another form."""
+    first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
+    return str(first.get("arg_0", "")) if isinstance(first, dict) else ""
 
 
 @contextmanager
