@@ -122,14 +122,15 @@ def _scored(run: Run) -> dict[str, set[tuple[int, str]]]:
 
 
 def find_traces(run: Run, given: Path | None, roots: Sequence[Path] = ()) -> Path | None:
-    """The folder in which a run's traces lie: the one given, what record= named, or below one of the roots.
+    """The folder in which a run's traces lie: the one given, what record= named, or one near its results file.
 
     Returns:
-        The first of these that holds a trace file; None where none does.
+        The first of these that holds a trace file, then the first of the roots that does; None where none does.
     """
     model_args = run.config.get("model_args")
     named = model_args.get("record") if isinstance(model_args, dict) else None
-    candidates = [given, Path(str(named)) if named else None, run.path.parent, *roots]
+    near = [run.path.parent, *run.path.parents[1:2]]  # --output_path names the second
+    candidates = [given, Path(str(named)) if named else None, *near, *roots]
     return next((folder for folder in candidates if folder is not None and _holds_traces(folder)), None)
 
 
