@@ -84,8 +84,10 @@ function renderEffects(effects) {
     groups.set(key, [...(groups.get(key) || []), effect]);
   }
   const panels = [...groups.values()].map((group) => {
-    const ends = group.flatMap((e) => [e.difference, e.low ?? 0, e.high ?? 0].map((value) => Math.abs(value * e.scale)));
-    const reach = Math.max(...ends) || 1;
+    const reach = (scale) => {
+      const alike = group.filter((e) => e.scale === scale); // percent and points on a scale of ten need axes of their own
+      return Math.max(...alike.flatMap((e) => [e.difference, e.low ?? 0, e.high ?? 0].map((value) => Math.abs(value * scale)))) || 1;
+    };
     const head = HEADS.map(([label, title], i) => h("th", { scope: "col", title: title || null, class: TEXTUAL.includes(i) ? null : "number" }, label));
     const level = Math.round(100 * group[0].level);
     const units = [...new Set(group.filter((e) => e.cost_ratio !== null).map((e) => e.cost_unit))].join(", ");
@@ -93,7 +95,7 @@ function renderEffects(effects) {
       "div",
       { class: "panel" },
       h("h3", {}, show(group[0].other), h("span", { class: "quiet" }, " against "), show(group[0].baseline)),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "comparison" }, h("table", { class: "effects" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, group.map((effect) => effectRow(effect, reach))))),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "comparison" }, h("table", { class: "effects" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, group.map((effect) => effectRow(effect, reach(effect.scale)))))),
       h("p", { class: "quiet" }, `Paired by question; intervals of ${level}%.`, units ? ` Cost counts ${units} a question.` : ""),
     );
   });

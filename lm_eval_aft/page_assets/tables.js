@@ -30,6 +30,8 @@ function renderTable(table, caption) {
   ].filter(Boolean);
 }
 
+const BRIEF = 28; // characters that stay on one line
+
 function compare(a, b, numeric, direction) {
   const sign = direction === "ascending" ? 1 : -1;
   if (numeric || (a.value !== null && b.value !== null)) {
@@ -45,7 +47,7 @@ function renderRow(columns, row) {
       ? h("span", { class: "noted", title: cell.note, tabindex: "0" }, show(cell.text), h("span", { class: "unseen" }, show(` (${cell.note})`)))
       : show(cell.text);
     const notes = number === 0 && row.notes.length ? h("small", { class: "apart" }, show(row.notes.join(" "))) : null;
-    const kind = columns[number].numeric ? "number" : null;
+    const kind = columns[number].numeric ? "number" : cell.text.length <= BRIEF ? "brief" : null;
     return number === 0 ? h("th", { scope: "row", class: kind }, text, notes) : h("td", { class: kind }, text);
   });
   return h("tr", { class: row.notes.length ? "apart" : null }, cells);
