@@ -193,7 +193,7 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         weight_decay=config.weight_decay,
         optim="adamw_torch_fused",
         bf16=config.bf16,
-        use_cpu=config.device == "cpu",
+        use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
         seed=config.seed,
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,  # it would hide what RunLog looks for

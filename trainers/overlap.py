@@ -6,18 +6,20 @@ copy a draft word for word, and whether targets look at their drafts at all. Cal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainers.samples import Sample
 
+WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST = 3  # words of the n-grams that are compared, with all shorter ones
 COPIES_ALLOWED = 0.2  # a first trial with nothing but copies as targets learnt to copy, nearly at random
 
 
 def ngrams(text: str, longest: int = LONGEST, shortest: int = 1) -> frozenset[tuple[str, ...]]:
     """The word n-grams of a text, of all lengths from shortest to longest."""
-    words = text.split()
+    words = WORD.findall(text)
     sizes = range(shortest, longest + 1)
     return frozenset(tuple(words[i : i + size]) for size in sizes for i in range(len(words) - size + 1))
 
@@ -55,7 +57,7 @@ class Overlap:
     def lines(self) -> list[str]:
         """The table, for the terminal and the card."""
         rows = [f"position of the draft nearest to the target ({self.samples} examples with drafts):"]
-        for k, counts in sorted(self.positions.items()):
+        for k, counts in sorted((k, counts) for k, counts in self.positions.items() if k > 1):
             rows.append(f"  k={k}: {' '.join(f'{count:.1f}' for count in counts)}   even: {sum(counts) / k:.1f} each")
         rows.append(f"  targets that copy a draft: {self.copy_rate:.1%}; overlap with it: {self.overlap:.2f}")
         return rows

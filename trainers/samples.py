@@ -58,7 +58,7 @@ def _aggregate(row: Row, number: int, kind: Kind, config: TrainConfig) -> Sample
     target, name = (row.sft_target, "sft_target") if kind == "aft-pseudo" else (row.target, "target")
     if not target:
         raise ConfigError(f"{row.where} has no {name}: aft train {kind} learns it from the drafts of every row.")
-    random = Random(f"{config.seed}/{row.chat.identity}/{row.where}/{number}")
+    random = Random(f"{config.seed}/{number}/{row.chat.identity}/{row.drafts}")
     k = random.choice(config.k) if config.k else len(row.drafts)
     return Sample(row.chat, draw(row, k, random), target, row.where)
 

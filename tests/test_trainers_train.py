@@ -1,0 +1,320 @@
+"""aft train, run for real on a tiny model: what it saves, how it goes on after a kill, and how it fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import save_tiny, tiny_tokenizer
+
+from lm_eval_aft.checkpoint import FILE, CheckpointConfig
+from lm_eval_aft.engines.base import HostArgs
+from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
+from trainers import loop
+from trainers.batches import Collator, LengthGroupedSampler
+from trainers.config import TrainConfig
+from trainers.encode import MASK, Example
+from trainers.train import run_training, train
+
+SHORT = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
+
+
+class Killed(BaseException):
+    """A kill in the middle of a run."""
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny: str) -> TrainConfig:
+    """Eight short rows, one step every two examples."""
+    rows = [
+        {
+            "query": f"{n} + 1?",
+            "drafts": [f"{n + d}" for d in range(3)],
+            "target": f"it is {n + 1}",
+            "sft_target": f"{n + 1}",
+        }
+        for n in range(8)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text)
+    (tmp_path / "short.j2").write_text(SHORT)
+    return TrainConfig(
+        model=tiny,
+        data=str(tmp_path / "rows.jsonl"),
+        output=str(tmp_path / "run"),
+        template=str(tmp_path / "short.j2"),
+        k=(1, 3),
+        lora_rank=2,
+        batch_size=2,
+        learning_rate=1e-3,
+        log_every=1,
+        save_every=2,
+        device="cpu",
+    )
+
+
+def weights(folder: str | Path, name: str = "adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder, name))
+
+
+def log_of(config: TrainConfig) -> list[dict]:
+    return [json.loads(line) for line in Path(config.output, "log.jsonl").read_text().splitlines()]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_a_batch_holds_the_labels_from_the_first_target_on():
+    examples = [Example((5, 6, 7, 8, 9), 3), Example((5, 6, 7), 2)]
+    batch = Collator(0, trims_logits=True)(examples)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]]
+    assert batch["logits_to_keep"] == 4  # from position 1 on, whose logits predict the first target
+    assert batch["labels"].tolist() == [[MASK, MASK, 8, 9], [MASK, 7, MASK, MASK]]
+    whole = Collator(0, trims_logits=False)(examples)
+    assert whole["labels"].tolist() == [[MASK, MASK, MASK, 8, 9], [MASK, MASK, 7, MASK, MASK]]
+    assert "logits_to_keep" not in whole
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "gemma"])
+def test_the_loss_is_that_of_masked_and_untrimmed_batches(kind, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path, kind), dtype=torch.float32)
+    examples = [Example(tuple(range(10, 50)), 30), Example(tuple(range(60, 75)), 9)]
+    losses = []
+    for trims in (True, False):
+        batch = Collator(0, trims)(examples)
+        if not trims:
+            batch["attention_mask"] = (batch["input_ids"] != 0).long()
+        with torch.no_grad():
+            losses.append(model(**batch).loss)
+    assert torch.allclose(*losses, atol=1e-5)
+
+
+def test_neighbours_have_similar_lengths_but_batches_come_in_any_order():
+    lengths = [(7 * n) % 400 for n in range(403)]
+    sampler = LengthGroupedSampler(lengths, 4, seed=1)
+    order = list(sampler)
+    assert sorted(order) == list(range(403))
+    batches = [[lengths[i] for i in order[s : s + 4]] for s in range(0, 400, 4)]
+    assert max(max(batch) - min(batch) for batch in batches) < 60
+    firsts = [batch[0] for batch in batches[:50]]
+    assert firsts not in (sorted(firsts), sorted(firsts, reverse=True))
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+
+
+# ---------------------------------------------------------------- a whole run
+
+
+def contradicted(config: TrainConfig) -> TrainConfig:
+    """A validation file that soon gets worse: the same questions, other answers."""
+    text = Path(config.data).read_text().replace('"sft_target": "', '"sft_target": "no ')
+    other = Path(config.data).with_name("other.jsonl")
+    other.write_text(text)
+    return replace(config, validation=str(other), learning_rate=0.03, schedule="constant", save_every=2, epochs=5)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft in HFLM
+def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
+    (tmp_path / "c.yaml").write_text(
+        json.dumps({k: v for k, v in config.to_dict().items() if v not in (None, ())} | {"validation": config.data})
+    )
+    result = CliRunner().invoke(train, ["aft", "--config", str(tmp_path / "c.yaml"), "--merge", "--set", "epochs=2"])
+    assert result.exit_code == 0, result.output
+    assert "8 rows, 10 examples: 8 with drafts, 2 plain" in result.output
+    assert "position of the draft nearest to the target" in result.output
+    run = Path(config.output)
+    aft = CheckpointConfig.load(run / FILE)
+    assert (aft.template, aft.k, aft.base_model) == (SHORT, None, tiny)
+    card = (run / "README.md").read_text()
+    assert "seed 0" in card
+    assert "| `learning_rate` | 0.001 |" in card
+    assert "| step | training loss | validation loss |" in card
+    assert not list(run.glob("*.bin"))
+    losses = [row["eval_loss"] for row in log_of(config) if "eval_loss" in row]
+    assert losses[-1] < losses[0]
+    assert f"validation loss {min(losses):.4f}, the lowest" in result.output
+
+    from lm_eval_aft.model import AFTLM
+
+    args = {"dtype": "float32", "k": 2, "layers": 1, "max_gen_toks": 8, "cache": "none"}
+    apart = AFTLM(device="cpu", pretrained=tiny, peft=str(run), tokenizer=str(run), **args)
+    merged = AFTLM(device="cpu", pretrained=str(run / "merged"), **args)
+    assert apart.template.source == merged.template.source == SHORT
+    texts = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        logits = [model.engine.scorer.model(texts).logits for model in (apart, merged)]
+    assert torch.allclose(*logits, atol=1e-4)
+
+
+def test_the_lowest_validation_loss_is_what_is_kept(config):
+    bad = contradicted(config)
+    run_training("sft", bad)
+    losses = {row["step"]: row["eval_loss"] for row in log_of(bad) if "eval_loss" in row}
+    best = min(losses, key=losses.get)
+    assert best != max(losses), losses
+    assert same(weights(bad.output), weights(f"{bad.output}/checkpoints/checkpoint-{best}"))
+    card = Path(bad.output, "README.md").read_text()
+    assert f"kept: step {best} of" in card
+
+
+def test_early_stopping(config):
+    bad = replace(contradicted(config), patience=1, epochs=50)
+    run_training("sft", bad)
+    assert log_of(bad)[-1]["step"] < 100
+
+
+def test_full_fine_tuning_saves_a_full_checkpoint_in_the_asked_dtype(config):
+    run_training("aft", replace(config, lora_rank=0, save_dtype="bfloat16", k=(3,)), merge=True)
+    saved = weights(config.output, "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    assert CheckpointConfig.load(Path(config.output, FILE)).k == 3
+    assert not Path(config.output, "merged").exists()
+
+
+def test_bf16_checkpointing_and_accumulation_run(config):
+    run_training("aft", replace(config, bf16=True, gradient_checkpointing=True, accumulate=2, max_steps=2))
+    assert log_of(config)[-1]["step"] == 2
+
+
+def test_a_tokenizer_without_pad_or_chat_template_is_saved_with_one(config, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "bare"
+    save_tiny(folder, chat_template=None)
+    tokenizer = tiny_tokenizer(None)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    run_training("sft", replace(config, model=str(folder), max_steps=1))
+    saved = AutoTokenizer.from_pretrained(config.output)
+    assert "### Assistant" in saved.chat_template
+
+
+# ---------------------------------------------------------------- going on
+
+
+def kill_at(monkeypatch, step: int) -> None:
+    """Let the run die when a step is logged."""
+    whole = loop.RunLog.on_log
+
+    def on_log(self, args, state, control, logs=None, **rest):
+        whole(self, args, state, control, logs=logs, **rest)
+        if state.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(loop.RunLog, "on_log", on_log)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
+    config = replace(config, epochs=2, lora_dropout=0.1)
+    run_training("aft", replace(config, output=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 7)
+        run_training("aft", config)
+    half = Path(config.output, "checkpoints", "checkpoint-8")  # as if the kill had come while it was written
+    half.mkdir()
+    capsys.readouterr()
+    run_training("aft", config)
+    assert "goes on after checkpoint 6" in capsys.readouterr().out
+    assert same(weights(config.output), weights(tmp_path / "whole"))
+    assert [row["step"] for row in log_of(config)] == list(range(1, 11))
+    run_training("aft", config)
+    assert "is finished: nothing is left to train" in capsys.readouterr().out
+
+
+def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 3)
+        run_training("aft", config)
+    capsys.readouterr()
+    run_training("aft", replace(config, learning_rate=0.5, log_every=5))
+    said = capsys.readouterr().out
+    assert "learning_rate stays 0.001: the run was started with it, 0.5 does not count." in said
+    assert "log_every is now 5 (was 1)." in said
+    assert max(row["learning_rate"] for row in log_of(config) if "learning_rate" in row) <= 0.001
+
+
+def test_another_kind_other_data_or_a_strange_folder_is_refused(config, tmp_path):
+    run_training("sft", replace(config, max_steps=1))
+    with pytest.raises(ConfigError, match="was started with kind sft, now it is aft: give another output"):
+        run_training("aft", config)
+    Path(config.data).write_text(Path(config.data).read_text() * 2)
+    with pytest.raises(ConfigError, match="was started with data"):
+        run_training("sft", config)
+    with pytest.raises(ConfigError, match="exists and is not the folder of a training run"):
+        run_training("sft", replace(config, output=str(tmp_path)))
+
+
+# ---------------------------------------------------------------- failing
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config):
+    hot = replace(config, learning_rate=1e30, schedule="constant", warmup=0, lora_rank=0)
+    with pytest.raises(EngineError, match=r"became (nan|inf) by step \d+: lower learning_rate"):
+        run_training("sft", hot)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):
+    def full(*args, **rest):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.AFTTrainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(EngineError, match="the disk is full: a checkpoint could not be written"):
+            run_training("sft", config)
+    run_training("sft", config)
+    assert json.loads(Path(config.output, "run.json").read_text())["finished"]
+
+
+def test_a_model_or_targets_that_are_not_there(config):
+    with pytest.raises(EngineError, match="model=nowhere/at-all cannot be loaded"):
+        run_training("sft", replace(config, model="nowhere/at-all"))
+    with pytest.raises(ConfigError, match="lora_targets=nothing does not fit the model"):
+        run_training("sft", replace(config, lora_targets=("nothing",)))
+    with pytest.raises(ConfigError, match=r"data=absent.jsonl cannot be read"):
+        run_training("sft", replace(config, data="absent.jsonl"))
+
+
+def test_the_inference_template_is_the_default_where_none_is_given(config):
+    run_training("sft", replace(config, template=None, max_steps=1))
+    aft = CheckpointConfig.load(Path(config.output, FILE))
+    assert aft.template == DEFAULT_TEMPLATE
+    assert aft.template_sha256 == Template.load(None).digest
+
+
+def test_help_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys; from trainers.train import train; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_engine_asks_what_was_trained(config, tmp_path):
+    """The ids that the hf engine would send for a saved checkpoint are the ids of the training example."""
+    from lm_eval_aft.engines.hf import HFEngine
+    from lm_eval_aft.prompts import aggregate_prompt
+    from lm_eval_aft.records import Chat, Message
+    from trainers.encode import Encoder
+    from trainers.samples import Sample
+
+    run_training("aft", replace(config, lora_rank=0, max_steps=1))
+    engine = HFEngine.load({"pretrained": config.output, "dtype": "float32"}, HostArgs("auto", None, "cpu"))
+    chat, drafts = Chat((Message("user", "3 + 1?"),)), ("3", "4")
+    asked = aggregate_prompt(Template(SHORT, ""), engine.renderer, chat, drafts, 500, final=True)
+    encoder = Encoder(loop.load_tokenizer(config), Template(SHORT, ""), 500)
+    example, _ = encoder.encode(Sample(chat, drafts, "4", ""))
+    assert example.token_ids[: example.prompt_tokens] == asked.prompt.token_ids
