@@ -7,7 +7,8 @@ Over 200 lines because lm-eval's interface is that wide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
-from lm_eval_aft.requests import announce, cut_at, read_questions, warn_once
+from lm_eval_aft.requests import TURNS, announce, cut_at, later_turns, next_question, read_questions, warn_once
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
 from lm_eval_aft.traces import make_folder, write_traces
@@ -32,6 +33,8 @@ from lm_eval_aft.usage import Usage, total
 
 class AFTLM(LM):
     """Evaluates a checkpoint as a propose-and-aggregate model on any generate_until task."""
+
+    answers_turns = True  # tasks with a dialogue look for it: other models of lm-eval answer one turn only
 
     def __init__(
         self,
@@ -86,12 +89,12 @@ class AFTLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation passes."""
         questions = read_questions(requests, self.config)
-        distinct = list(dict.fromkeys(questions))  # padding clones of a parallel run come once
-        announce(distinct, self.config, self.world_size)
-        traces = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
-        self._count(list(traces.values()))
+        distinct = dict(zip(questions, requests, strict=True))  # padding clones of a parallel run come once
+        announce(list(distinct), self.config, self.world_size)
+        dialogues = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
+        self._count([trace for traces in dialogues.values() for trace in traces])
         pairs = zip(questions, requests, strict=True)
-        return [cut_at(traces[question].answer, request.args[1].get("until")) for question, request in pairs]
+        return [_response(dialogues[question], request) for question, request in pairs]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score continuations with the engine's own model; nothing is aggregated."""
@@ -186,12 +189,31 @@ class AFTLM(LM):
 
     # ------------------------------------------------------------------ helpers
 
-    def _run(self, questions: Sequence[Question], quiet: bool) -> dict[Question, Trace]:
-        traces = propose_and_aggregate(questions, self.engine, self.template, self.config, self.store, quiet=quiet)
+    def _run(self, requests: Mapping[Question, Instance], quiet: bool) -> dict[Question, list[Trace]]:
+        """Answer each question, then each further turn upon the model's own answers; write the traces of all turns."""
+        later = {question: later_turns(request) for question, request in requests.items()}
+        dialogues: dict[Question, list[Trace]] = {question: [] for question in requests}
+        asked = {question: question for question in requests}  # what is asked now, by the question that opened it
+        while asked:
+            now = list(asked.values())
+            traces = propose_and_aggregate(now, self.engine, self.template, self.config, self.store, quiet=quiet)
+            for opening, trace in zip(asked, traces, strict=True):
+                dialogues[opening].append(trace)
+            asked = {
+                opening: self._next(said[-1], requests[opening], later[opening][len(said) - 1])
+                for opening, said in dialogues.items()
+                if len(later[opening]) >= len(said)
+            }
         if self.config.record:
             suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
-            write_traces(self.config.record, self._settings(), traces, suffix)
-        return dict(zip(questions, traces, strict=True))
+            every = [trace for traces in dialogues.values() for trace in traces]
+            write_traces(self.config.record, self._settings(), every, suffix)
+        return dialogues
+
+    def _next(self, trace: Trace, request: Instance, turn: str) -> Question:
+        """What is asked after a turn; control tokens and think blocks of the answer do not enter the next prompt."""
+        answer = cut_at(trace.answer, request.args[1].get("until"))
+        return next_question(trace.question, self.engine.renderer.clean(answer).strip(), turn)
 
     def _count(self, traces: Sequence[Trace]) -> None:
         """Add what was run to the totals; rank 0, which writes the results, gets those of all processes."""
@@ -235,6 +257,13 @@ def open_store(config: AFTConfig) -> Store:
     if config.cache == "none" or (config.cache is None and config.record is None):
         return NoStore()
     return SQLiteStore(config.cache or Path(str(config.record), "drafts.sqlite"))
+
+
+def _response(dialogue: Sequence[Trace], request: Instance) -> str:
+    """What lm-eval gets: the answer, or the answers of all turns of a dialogue as JSON."""
+    gen_kwargs = request.args[1]
+    answers = [cut_at(trace.answer, gen_kwargs.get("until")) for trace in dialogue]
+    return json.dumps({TURNS: answers}, ensure_ascii=False) if TURNS in gen_kwargs else answers[0]
 
 
 def _history(chat: Chat) -> list[dict[str, str]]:

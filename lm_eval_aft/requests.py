@@ -9,16 +9,19 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lm_eval.api.instance import Instance
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from lm_eval_aft.chat import decode
 from lm_eval_aft.config import TOKEN_ALIASES, AFTConfig, samplings
-from lm_eval_aft.records import Question
+from lm_eval_aft.parse import strings
+from lm_eval_aft.records import Chat, Message, Question
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
-UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", *TOKEN_ALIASES}
+TURNS = "turns"  # among the generation settings: what the user says after each answer
+UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
 _said: set[str] = set()
 
 
@@ -57,6 +60,21 @@ def _question(request: Instance, repeat: int, config: AFTConfig) -> Question:
         doc_hash=hash_string(doc),  # as lm-eval computes it for its sample logs
         repeat=repeat,
     )
+
+
+def later_turns(request: Instance) -> tuple[str, ...]:
+    """What the user says after each answer of a dialogue; nothing where the request is a single question.
+
+    Raises:
+        ConfigError: If the task gave anything but texts.
+    """
+    return tuple(strings(TURNS, request.args[1].get(TURNS, ())))
+
+
+def next_question(question: Question, answer: str, turn: str) -> Question:
+    """The next turn of a dialogue: the chat so far, the model's own answer, and what the user says to it."""
+    said = (Message("assistant", question.chat.prefill + answer), Message("user", turn))
+    return replace(question, chat=Chat((*question.chat.messages, *said)), turn=question.turn + 1)
 
 
 def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 1) -> None:
