@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import CHATML, NO_SYSTEM, tiny_tokenizer
 
+from conftest import CHATML, NO_SYSTEM, tiny_tokenizer
 from lm_eval_aft.chat import TokenizerRenderer
 from lm_eval_aft.errors import ConfigError, TemplateError
 from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import save_tiny, tiny_tokenizer
 
+from conftest import save_tiny, tiny_tokenizer
 from lm_eval_aft.checkpoint import FILE, CheckpointConfig
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.errors import ConfigError, EngineError
