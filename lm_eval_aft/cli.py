@@ -31,8 +31,13 @@ COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cache:cache", "Look into a draft store."),
     "diagnose": Command("lm_eval_aft.diagnose:diagnose", "Say what aggregation did: selected, rescued, copied, lost."),
     "compare": Command("lm_eval_aft.compare:compare", "Is a run better than a baseline: paired tests, intervals, cost."),
+        "lm_eval_aft.compare:compare", "Is a run better than a baseline: paired tests, intervals, cost."
+    ),
+    "judge": Command("lm_eval_aft.judge_cli:judge", "Have a run's answers judged: MT-Bench, AlpacaEval."),
     "plot": Command("lm_eval_aft.plot:plot", "Draw score against k, layers and cost from a folder of runs."),
-    "report": Command("lm_eval_aft.report:report", "A leaderboard of runs with cost; --html writes a page of all drafts."),
+    "report": Command(
+        "lm_eval_aft.report:report", "A leaderboard of runs with cost; --html writes a page of all drafts."
+    ),
     "template": Command("lm_eval_aft.template:template", "Look at a prompt template."),
     "sweep": Command("lm_eval_aft.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
     "votes": Command("lm_eval_aft.votes:votes", "Score the drafts themselves: mean draft, majority vote, oracle."),
@@ -44,7 +49,8 @@ def _joined() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=COMMAND_GROUP) if point.name not in COMMANDS}
 
 
-def _load(name: str, target: str) -> click.Command:
+def load(name: str, target: str) -> click.Command:
+    """Import a command; one that cannot be imported is a ConfigError."""
     module, _, attribute = target.partition(":")
     try:
         command = getattr(importlib.import_module(module), attribute)
@@ -68,9 +74,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command, or None where the name is unknown."""
         if cmd_name in COMMANDS:
-            return _load(cmd_name, COMMANDS[cmd_name].target)
+            return load(cmd_name, COMMANDS[cmd_name].target)
         joined = _joined().get(cmd_name)
-        return _load(cmd_name, joined.value) if joined else super().get_command(ctx, cmd_name)
+        return load(cmd_name, joined.value) if joined else super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table: click's own way would import each of them."""

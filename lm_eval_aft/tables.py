@@ -126,4 +126,5 @@ def visible(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", visible(text)).replace("<", "&lt;")
+    marks = re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))  # within a word _ is a letter
+    return marks.replace("<", "&lt;")

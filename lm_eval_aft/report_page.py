@@ -1,0 +1,156 @@
+"""Fills the HTML page from runs: leaderboard, curves, comparisons, diagnostics, and every question with its drafts.
+
+Knows no HTML (``page`` has it) and no formula. Called by ``aft report --html``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from lm_eval_aft import __version__
+from lm_eval_aft.comparable import primary
+from lm_eval_aft.compare import Comparison, compare_entries
+from lm_eval_aft.errors import AFTError, ConfigError
+from lm_eval_aft.page import write_page
+from lm_eval_aft.page_samples import run_samples
+from lm_eval_aft.pagedata import (
+    Chart,
+    Curve,
+    Effect,
+    PageData,
+    Point,
+    Table,
+)
+from lm_eval_aft.plot import Curves, curves
+from lm_eval_aft.report import Entry
+from lm_eval_aft.results import Run
+
+
+def write_report(path: Path, entries: Sequence[Entry], table: Table, baseline: Path | None) -> None:
+    """Write the page of these runs.
+
+    Args:
+        path: The HTML file.
+        entries: All runs on it.
+        table: The leaderboard.
+        baseline: Results file or folder of the run that the others are compared with; None takes the first of them.
+
+    Raises:
+        ConfigError: ``baseline`` is none of the runs.
+        RecordError: A file cannot be read or written, or a baseline that was named cannot be paired with another run.
+    """
+    runs = [entry.run for entry in entries]
+    shown = [run_samples(entry.run, entry.label, entry.traces, runs) for entry in entries]
+    data = PageData(
+        title="Propose and aggregate",
+        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(_tasks(runs))}",
+        leaderboard=table,
+        charts=tuple(_charts(runs)),
+        effects=tuple(map(_effect, _comparisons(entries, baseline))),
+        diagnostics=tuple(panel for panels, _ in shown for panel in panels),
+        samples=tuple(sample for _, samples in shown for sample in samples),
+    )
+    write_page(path, data)
+
+
+def _tasks(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(task for run in runs for task in run.tasks))
+
+
+def _comparisons(entries: Sequence[Entry], baseline: Path | None) -> tuple[Comparison, ...]:
+    """Of all runs with the baseline; one that was not asked for by name is left out where it cannot be paired."""
+    if baseline is not None:
+        base = _named(entries, baseline)
+        return compare_entries(base, [entry for entry in entries if entry is not base])
+    found: list[Comparison] = []
+    for other in entries[1:]:
+        try:
+            found += compare_entries(entries[0], [other])
+        except AFTError as error:  # the page is whole without this pair
+            click.echo(f"{other.label} is not compared with {entries[0].label}: {error}", err=True)
+    return tuple(found)
+
+
+def _named(entries: Sequence[Entry], baseline: Path) -> Entry:
+    place = baseline.resolve()
+    found = [entry for entry in entries if place in (entry.run.path.resolve(), *entry.run.path.resolve().parents)]
+    if len(found) != 1:
+        have = ", ".join(str(entry.run.path) for entry in (found or entries)[:4])
+        raise ConfigError(
+            f"--baseline {baseline} names {len(found)} of these runs and must name one; give one of {have}."
+        )
+    return found[0]
+
+
+def _effect(row: Comparison) -> Effect:
+    shares = 0 <= row.baseline_mean <= 1 and 0 <= row.other_mean <= 1
+    return Effect(
+        baseline=row.baseline,
+        other=row.other,
+        task=row.score.task,
+        metric=row.score.metric if row.score.filter == "none" else f"{row.score.metric}, {row.score.filter}",
+        n=row.n,
+        baseline_score=row.baseline_mean,
+        other_score=row.other_mean,
+        difference=row.difference.estimate,
+        low=row.difference.low,
+        high=row.difference.high,
+        p_value=row.p_value,
+        p_holm=row.p_holm,
+        wins=row.counts.wins,
+        ties=row.counts.ties,
+        losses=row.counts.losses,
+        cost_ratio=row.cost_ratio,
+        detectable=row.detectable,
+        category=row.category,
+        scale=100.0 if shares else 1.0,
+        higher_is_better=row.score.higher_is_better,
+        level=row.difference.level,
+        notes=row.notes,
+    )
+
+
+def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
+    """Score against layers, k and cost, wherever runs of ours differ in them."""
+    if not any(run.settings for run in runs):
+        return
+    shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
+    measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
+    for figure in curves(runs):
+        if len(figure.points) > 1 and figure.measure in measures:
+            yield from _panels(figure)
+
+
+def _panels(figure: Curves) -> Iterator[Chart]:
+    y_label = figure.measure + ("" if figure.higher_is_better else ", less is better")
+    by_k, by_layers = _grouped(figure, "k"), _grouped(figure, "layers")
+    if any(len(curve.points) > 1 for curve in by_k):
+        yield Chart(f"{figure.title}: depth", "aggregation layers", y_label, by_k)
+    if any(len(curve.points) > 1 for curve in by_layers):
+        yield Chart(f"{figure.title}: width", "texts per layer, k", y_label, by_layers)
+    kind, label = ("flops", "FLOPs a question") if figure.costs("flops") else ("tokens", "generated tokens a question")
+    if figure.costs("flops") or figure.costs("tokens"):
+        costs = [(point.flops if kind == "flops" else point.generated_tokens, point) for point in figure.points]
+        points = [
+            Point(cost, p.score.estimate, p.score.low, p.score.high, f"k={p.k}, layers={p.layers}")
+            for cost, p in costs
+            if cost
+        ]
+        ordered = tuple(sorted(points, key=lambda point: point.x))
+        yield Chart(f"{figure.title}: cost", label, y_label, (Curve("runs", ordered),), log_x=True)
+
+
+def _grouped(figure: Curves, by: str) -> tuple[Curve, ...]:
+    """One curve for each k over layers, or for each number of layers over k; the plain answer begins every k."""
+    along = "layers" if by == "k" else "k"
+    plain = [point for point in figure.points if point.layers == 0]
+    found = []
+    for value in sorted({getattr(point, by) for point in figure.points if point.layers}):
+        mine = [point for point in figure.points if point.layers and getattr(point, by) == value]
+        chosen = [*(plain[:1] if by == "k" else []), *sorted(mine, key=lambda point: getattr(point, along))]
+        points = [Point(getattr(p, along), p.score.estimate, p.score.low, p.score.high) for p in chosen]
+        found.append(Curve(f"{by}={value}", tuple(points)))
+    return tuple(found)
