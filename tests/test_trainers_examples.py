@@ -70,8 +70,8 @@ def test_a_settings_file_that_is_none_is_refused(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("- 1\n- 2\n")
     with pytest.raises(ConfigError, match="are not a list of key: value lines"):
         load_config(str(tmp_path / "a.yaml"))
+    (tmp_path / "b.yaml").write_text("k: 1\n")
     with pytest.raises(ConfigError, match=r"--set k is not allowed: write --set key=value"):
-        (tmp_path / "b.yaml").write_text("k: 1\n")
         load_config(str(tmp_path / "b.yaml"), ["k"])
 
 
@@ -241,7 +241,7 @@ def test_targets_that_cannot_be_learnt_are_refused():
 
 def test_templates_that_drop_the_drafts_or_the_question_are_refused():
     silent = Template("{% block draft %}{% endblock %}{% block aggregate %}Do better.{% endblock %}", "silent.j2")
-    with pytest.raises(TemplateError, match="silent.j2 and the tokenizer's chat template does not show the drafts"):
+    with pytest.raises(TemplateError, match=r"silent.j2 and the tokenizer's chat template does not show the drafts"):
         encoder(template=silent)
     deaf = "{% for m in messages %}{% if m['role'] != 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
     with pytest.raises(TemplateError, match="does not show the user message"):

@@ -206,8 +206,8 @@ def test_a_tokenizer_without_pad_or_chat_template_is_saved_with_one(config, tmp_
 # ---------------------------------------------------------------- going on
 
 
-def kill_at(monkeypatch, step: int) -> None:
-    """Let the run die when a step is logged."""
+def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int) -> None:
+    """Train, and die when a step is logged."""
     whole = loop.RunLog.on_log
 
     def on_log(self, args, state, control, logs=None, **rest):
@@ -215,15 +215,16 @@ def kill_at(monkeypatch, step: int) -> None:
         if state.global_step == step:
             raise Killed
 
-    monkeypatch.setattr(loop.RunLog, "on_log", on_log)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.RunLog, "on_log", on_log)
+        with pytest.raises(Killed):
+            run_training("aft", config)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
     config = replace(config, epochs=2, lora_dropout=0.1)
     run_training("aft", replace(config, output=str(tmp_path / "whole")))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 7)
-        run_training("aft", config)
+    run_until(monkeypatch, config, 7)
     half = Path(config.output, "checkpoints", "checkpoint-8")  # as if the kill had come while it was written
     half.mkdir()
     capsys.readouterr()
@@ -236,9 +237,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, m
 
 
 def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 3)
-        run_training("aft", config)
+    run_until(monkeypatch, config, 3)
     capsys.readouterr()
     run_training("aft", replace(config, learning_rate=0.5, log_every=5))
     said = capsys.readouterr().out
