@@ -29,17 +29,13 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cache:cache", "Look into a draft store."),
+    "compare": Command("lm_eval_aft.compare:compare", "Is a run better than a baseline: tests, intervals, cost."),
     "diagnose": Command("lm_eval_aft.diagnose:diagnose", "Say what aggregation did: selected, rescued, copied, lost."),
-    "compare": Command("lm_eval_aft.compare:compare", "Is a run better than a baseline: paired tests, intervals, cost."),
-        "lm_eval_aft.compare:compare", "Is a run better than a baseline: paired tests, intervals, cost."
-    ),
     "judge": Command("lm_eval_aft.judge_cli:judge", "Have a run's answers judged: MT-Bench, AlpacaEval."),
     "plot": Command("lm_eval_aft.plot:plot", "Draw score against k, layers and cost from a folder of runs."),
-    "report": Command(
-        "lm_eval_aft.report:report", "A leaderboard of runs with cost; --html writes a page of all drafts."
-    ),
-    "template": Command("lm_eval_aft.template:template", "Look at a prompt template."),
+    "report": Command("lm_eval_aft.report:report", "A leaderboard of runs with cost; --html: a page of all drafts."),
     "sweep": Command("lm_eval_aft.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
+    "template": Command("lm_eval_aft.template:template", "Look at a prompt template."),
     "votes": Command("lm_eval_aft.votes:votes", "Score the drafts themselves: mean draft, majority vote, oracle."),
 }
 
