@@ -14,7 +14,7 @@ const fact = (label, value) => (value ? [h("dt", {}, label), h("dd", {}, show(va
 
 function finish(text) {
   if (text.finish_reason === "length") return badge("cut", "cut at the token limit");
-  return text.finish_reason === "stop" ? "ended by itself" : text.finish_reason || null;
+  return text.finish_reason === "stop" ? "ended by itself" : text.finish_reason ? show(text.finish_reason) : null;
 }
 
 function textCard(text, title, source) {
@@ -25,7 +25,7 @@ function textCard(text, title, source) {
   const facts = [
     text.generated_tokens === null ? null : `${count(text.generated_tokens)} tokens`,
     finish(text),
-    text.seed ? h("span", { class: "seed" }, "seed " + text.seed) : null,
+    text.seed ? h("span", { class: "seed" }, "seed ", show(text.seed)) : null,
   ].filter(Boolean);
   return h(
     "article",

@@ -96,7 +96,7 @@ function renderEffects(effects) {
       { class: "panel" },
       h("h3", {}, show(group[0].other), h("span", { class: "quiet" }, " against "), show(group[0].baseline)),
       h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "comparison" }, h("table", { class: "effects" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, group.map((effect) => effectRow(effect, reach(effect.scale)))))),
-      h("p", { class: "quiet" }, `Paired by question; intervals of ${level}%.`, units ? ` Cost counts ${units} a question.` : ""),
+      h("p", { class: "quiet" }, `Paired by question; intervals of ${level}%.`, units ? show(` Cost counts ${units} a question.`) : ""),
     );
   });
   return section("comparisons", "Comparisons", panels);

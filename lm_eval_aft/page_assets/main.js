@@ -19,7 +19,7 @@ function main() {
   document.querySelector("main").append(...parts);
   const asked = /^#[a-z]+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
   if (asked) asked.scrollIntoView();
-  document.documentElement.dataset.ready = "true";
+  document.documentElement.dataset.ready = Math.round(performance.now()); // ms since the page was asked for
 }
 
 main();

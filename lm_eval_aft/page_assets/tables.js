@@ -4,7 +4,7 @@ function renderTable(table, caption) {
   const body = h("tbody");
   const rows = table.rows.map((row, place) => ({ row, place, node: renderRow(table.columns, row) }));
   const heads = table.columns.map((column, number) => {
-    const button = h("button", { type: "button", title: column.title || null }, show(column.label), h("i", { "aria-hidden": "true" }));
+    const button = h("button", { type: "button", title: column.title || null }, show(column.label.replace(" %", "\u00a0%")), h("i", { "aria-hidden": "true" }));
     const head = h("th", { scope: "col", class: column.numeric ? "number" : null, "aria-sort": "none" }, button);
     button.addEventListener("click", () => sort(number));
     return head;

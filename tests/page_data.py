@@ -1,0 +1,130 @@
+"""Pages to look at: a small tidy one, a hostile one, and one as large as a whole benchmark."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from lm_eval_aft.pagedata import (
+    Cell,
+    Chart,
+    Column,
+    Curve,
+    DiagnosticsPanel,
+    Effect,
+    PageData,
+    PageMessage,
+    PageSample,
+    PageText,
+    Point,
+    Row,
+    Table,
+)
+
+HOSTILE = (
+    "<script>window.hacked=1</script>",
+    "</script><script>window.hacked=1</script>",
+    "<!--<script>",
+    "--></style></title><script>window.hacked=1</script>",
+    '<img src=x onerror="window.hacked=1">',
+    '"><svg onload=window.hacked=1>',
+    "' onmouseover='window.hacked=1",
+    '<img src="http://127.0.0.1:9/beacon">',
+    '<iframe src="data:text/html,<script>parent.hacked=1</script>"></iframe>',
+    '<link rel=stylesheet href="http://127.0.0.1:9/x.css"><style>body{background:url(http://127.0.0.1:9/y)}</style>',
+    '<a href="javascript:window.hacked=1">click</a>',
+    '<meta http-equiv=refresh content="0;url=http://127.0.0.1:9/">',
+    "[x](javascript:window.hacked=1) ![y](http://127.0.0.1:9/z)",
+    "&lt;b&gt; \\u003c/script\\u003e ${window.hacked=1} {{hacked}}",
+    "NUL\x00 ESC\x1b[31m bell\x07 CR\r RTL\u202egnp.exe ZW\u200b tag\U000e0041 half\ud800 line\u2028",
+)
+
+
+def leaderboard() -> Table:
+    columns = (Column("model"), Column("k", True, "texts per layer"), Column("gsm8k %", True))
+    rows = (
+        Row((Cell("beta"), Cell("5", 5), Cell("24.5 ± 1.2", 0.245))),
+        Row((Cell("alpha 10"), Cell("-"), Cell("28.0 ± 1.2", 0.28)), ("4 questions instead of 12.",)),
+        Row((Cell("alpha 9"), Cell("1", 1), Cell("9.0 ± 1.2", 0.09, "12 questions"))),
+    )
+    return Table("Scores and cost", columns, rows, ("Cost is per question.",))
+
+
+def sample(doc: int = 0, run: str = "run A", texts: tuple[PageText, ...] | None = None, **more: Any) -> PageSample:
+    made = texts or (
+        PageText(0, 0, f"draft one of {doc}: 7", "7", True, "4611686018427387905", 12, "stop"),
+        PageText(0, 1, f"draft two of {doc}: 8", "8", False, "2", 34, "length"),
+        PageText(1, 0, f"draft two of {doc}: 8", "8", False, "3", 34, "stop", copies=(1,)),
+    )
+    asked = (PageMessage("system", "be brief"), PageMessage("user", f"question {doc}?"))
+    chosen = {"gold": "7", "right": False, **more}
+    return PageSample(run, "gsm8k", doc, f"question {doc}?", asked, made, made[-1].text, **chosen)
+
+
+def small_page() -> PageData:
+    """Every part, with samples of each verdict."""
+    curve = Curve("K=5", tuple(Point(x, y, y - 2, y + 2, f"L={i}") for i, (x, y) in enumerate([(100, 20), (900, 25)])))
+    vote = Curve("majority vote", (Point(100, 20), Point(500, 26.5)), dashed=True)
+    effect = Effect(
+        "sft", "aft", "gsm8k", "exact_match", 1319, 0.28, 0.244, -0.036, -0.061, -0.011, 0.0054, 0.01, 118, 1035, 166,
+        cost_ratio=9.6, detectable=0.036,
+    )  # fmt: skip
+    graded = Effect(
+        "sft", "aft", "mt_bench", "score", 80, 6.1, 7.2, 1.1, float("-inf"), None, None, None, 50, 20, 10, scale=1
+    )
+    panel = DiagnosticsPanel("run A", "gsm8k", ("81.0% of the answers repeat a draft.",), (leaderboard(),))
+    samples = (
+        sample(0, right=True),
+        sample(1, right=True, rescued=True),
+        sample(2, corrupted=True),
+        sample(3),
+        sample(0, "run B", right=None),
+    )
+    charts = (Chart("Accuracy against tokens", "tokens", "accuracy, %", (curve, vote), log_x=True),)
+    return PageData("A small page", "made by hand", leaderboard(), charts, (effect, graded), (panel,), samples)
+
+
+def hostile_page() -> PageData:
+    """The small page with a hostile string in the place of every string, and every hostile string as a sample."""
+    page = small_page()
+    more = tuple(
+        sample(number, texts=(PageText(0, 0, text, text, True, text, 1, text),), gold=text, score=text)
+        for number, text in enumerate(HOSTILE, 10)
+    )
+    mebibyte = sample(99, texts=(PageText(0, 0, "<b>" + "x" * 2**20 + " THE END"),))
+    poisoned = {f.name: _poison(getattr(page, f.name), f.name) for f in fields(page)}
+    poisoned["samples"] = (*poisoned["samples"], *_poison(more, "samples"), mebibyte)
+    return PageData(**poisoned)
+
+
+def _poison(value: Any, name: str) -> Any:
+    if is_dataclass(value):
+        return type(value)(**{f.name: _poison(getattr(value, f.name), f.name) for f in fields(value)})
+    if isinstance(value, tuple):
+        return tuple(_poison(each, name) for each in value)
+    if not isinstance(value, str) or value in HOSTILE:
+        return value
+    return HOSTILE[sum(map(ord, value + name)) % len(HOSTILE)] + value
+
+
+def large_page(questions: int = 1319, k: int = 5, layers: int = 2) -> PageData:
+    """A benchmark with real lengths: few-shot prompts of 2,400 characters, texts of about 500."""
+    rng = random.Random(0)
+    words = ["".join(rng.choice("aeioubcdlmnrst") for _ in range(rng.randint(2, 9))) for _ in range(4000)]
+    write = lambda count: " ".join(rng.choices(words, k=count))  # noqa: E731
+    shots = tuple(PageMessage(role, write(40)) for _ in range(5) for role in ("user", "assistant"))
+    samples = []
+    for doc in range(questions):
+        places = [(layer, i) for layer in range(layers) for i in range(k)] + [(layers, 0)]
+        texts = tuple(
+            PageText(layer, i, write(80), str(i), i == 0, str(rng.getrandbits(62)), 110, "stop") for layer, i in places
+        )
+        question = write(40)
+        asked = (*shots, PageMessage("user", question))
+        needle = "the needle" if doc == questions - 1 else ""
+        answer = texts[-1].text
+        samples.append(
+            PageSample("run", "gsm8k", doc, question, asked, texts, answer, needle, doc % 3 == 0, doc % 6 == 0)
+        )
+    return PageData("A large page", leaderboard=leaderboard(), samples=tuple(samples))
