@@ -1,7 +1,7 @@
 """``aft judge alpaca_eval``: a run's answers against reference answers, and the win rates that come of it.
 
 Puts the steps in order: what can be refused without a judge is refused first, and what was judged is written before it
-is scored. Called by ``aft judge`` and, where a run names a judge, by the task aft_alpaca_eval.
+is scored. Called by ``aft judge`` and, for a run that names its judge, by ``alpaca_run``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lm_eval_aft.alpaca_judge import annotate, annotator_name, ask_with
 from lm_eval_aft.alpaca_package import find_difficulty, from_hub
 from lm_eval_aft.alpaca_verdict import Plan, Verdict, assess, show, write_verdict
 from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.judge import Judge
+from lm_eval_aft.judge import Estimate, Judge
 
 BASELINE_FILE = "alpaca_eval_gpt4_baseline.json"
 CACHE = "judgements.sqlite"
-Say = Callable[[str], None]
+Say = Callable[[Estimate], None]
 
 
 def read_reference(file: Path | None) -> tuple[Output, ...]:
@@ -86,6 +86,8 @@ def score_annotations(file: Path, plan: Plan) -> Verdict:
 @click.option("--judge-revision", default="", help="Which weights it serves, in your words.")
 @click.option("--cache", type=click.Path(path_type=Path), help=f"Where judgements are kept [default: OUTPUT/{CACHE}].")
 @click.option("--max-judge-calls", type=click.IntRange(0), help="Never make more calls than these.")
+@click.option("--price-in", type=float, help="Price of a million prompt tokens, for the estimate.")
+@click.option("--price-out", type=float, help="Price of a million generated tokens, for the estimate.")
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at a time.")
 @click.option("--regex", is_flag=True, help="Read the letter the judge writes; scores get names of their own.")
 @click.option(
@@ -107,6 +109,8 @@ def alpaca_eval(
     judge_revision: str,
     cache: Path | None,
     max_judge_calls: int | None,
+    price_in: float | None,
+    price_out: float | None,
     concurrency: int,
     regex: bool,
     top_logprobs: int,
@@ -138,10 +142,12 @@ def alpaca_eval(
         concurrency=concurrency,
         max_calls=max_judge_calls,
     )
+
+    def say(estimate: Estimate) -> None:
+        click.echo(estimate.sentence(price_in, price_out), err=True)
+
     try:
         answers, references = read_outputs(outputs, name), read_reference(reference)
-        click.echo(
-            show(judge_outputs(answers, references, judge, plan, folder, lambda text: click.echo(text, err=True)))
-        )
+        click.echo(show(judge_outputs(answers, references, judge, plan, folder, say)))
     finally:
         judge.close()

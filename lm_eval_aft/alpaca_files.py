@@ -27,10 +27,8 @@ def generator_name(settings: Mapping[str, Any]) -> str:
     if settings.get("generator"):
         return str(settings["generator"])
     name = str(settings.get("pretrained") or settings.get("model") or "model").rstrip("/").rpartition("/")[2]
-    numbers = [
-        f"-{short}{settings[full]}" for short, full in (("k", "k"), ("l", "layers")) if settings.get(full) is not None
-    ]
-    return name + "".join(numbers)
+    k, layers = settings.get("k"), settings.get("layers")
+    return name if k is None or not layers else f"{name}-k{k}-l{layers}"
 
 
 def find_outputs(path: str | Path) -> Path:

@@ -20,7 +20,7 @@ from unittest.mock import patch
 from lm_eval_aft.alpaca_data import Annotation, Pairs
 from lm_eval_aft.alpaca_package import package
 from lm_eval_aft.errors import JudgeError
-from lm_eval_aft.judge import Judge, JudgeCall, JudgeReply
+from lm_eval_aft.judge import Estimate, Judge, JudgeCall, JudgeReply
 from lm_eval_aft.records import Message
 
 Chat = tuple[Message, ...]
@@ -112,7 +112,7 @@ def annotate(pairs: Pairs, method: Method, name: str, ask: Ask) -> tuple[Annotat
     return tuple(_annotation(row, name) for row in rows)
 
 
-def ask_with(judge: Judge, method: Method, say: Callable[[str], None]) -> Ask:
+def ask_with(judge: Judge, method: Method, say: Callable[[Estimate], None]) -> Ask:
     """A function that puts prompts to a judge: the estimate first, then the probe, then the rest.
 
     Args:
@@ -124,7 +124,7 @@ def ask_with(judge: Judge, method: Method, say: Callable[[str], None]) -> Ask:
     def ask(chats: Sequence[Chat]) -> Sequence[JudgeReply]:
         calls = [JudgeCall(chat, method.temperature, method.max_tokens, method.top_logprobs) for chat in chats]
         estimate = judge.estimate(calls)
-        say(estimate.sentence())
+        say(estimate)
         if method.top_logprobs and (judge.max_calls is None or estimate.to_send <= judge.max_calls):
             probe(judge, calls[:PROBES])
         replies = dict(judge.ask(calls))

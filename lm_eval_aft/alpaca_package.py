@@ -10,7 +10,7 @@ import csv
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,11 @@ from lm_eval_aft.errors import JudgeError
 
 HUB = "tatsu-lab/alpaca_eval"
 GAMED, DIFFICULTY = "df_gamed", "instruction_difficulty"
+GAMED_COLUMNS = ("model", "index", "preference", "std_delta_len", DIFFICULTY, "not_gamed_baseline")
+WITHOUT = (
+    "give its folder with --difficulty DIR, or leave length control out with --no-lc (in a run: --metadata "
+    "alpaca_difficulty=DIR or alpaca_no_lc=true)"
+)
 PUBLISHED_GAMED = "97aeec3f1c7de6dee6fd31fe66f1702623f4614c3efe1c6fc5f4927cd5fd674d"  # sha256 of the hub's df_gamed.csv
 
 
@@ -65,14 +70,11 @@ def find_difficulty(folder: Path | None) -> Difficulty:
     Raises:
         JudgeError: If it cannot be had, or the folder's two files contradict each other.
     """
-    file = (
-        _in_folder(folder, GAMED)
-        if folder
-        else from_hub(f"{GAMED}.csv", "give its folder with --difficulty DIR, or leave length control out with --no-lc")
-    )
+    file = _in_folder(folder, GAMED) if folder else from_hub(f"{GAMED}.csv", WITHOUT)
+    hard = _difficulties(file, GAMED_COLUMNS)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if folder and list(folder.glob(f"{DIFFICULTY}*.csv")):
-        _compare(file, _in_folder(folder, DIFFICULTY))
+        _compare(file, hard, _in_folder(folder, DIFFICULTY))
     return Difficulty(file, digest == PUBLISHED_GAMED)
 
 
@@ -109,17 +111,31 @@ def _in_folder(folder: Path, stem: str) -> Path:
     return found[0]
 
 
-def _compare(gamed: Path, difficulty: Path) -> None:
+def _compare(gamed: Path, hard: Mapping[int, float], other: Path) -> None:
     """Both files hold the difficulty of each instruction; the fit reads the first, a reader would trust the second."""
-    ours = [float(row[DIFFICULTY]) for row in _csv(gamed)][:INSTRUCTIONS]
-    theirs = [float(row[DIFFICULTY]) for row in _csv(difficulty)]
-    if len(ours) != INSTRUCTIONS or len(theirs) != INSTRUCTIONS:
-        raise JudgeError(f"{gamed} and {difficulty} must hold {INSTRUCTIONS} instructions: get them from {HUB} again.")
-    apart = [row for row, (one, other) in enumerate(zip(ours, theirs, strict=True)) if abs(one - other) > 1e-4]
+    theirs = _difficulties(other, ("index", DIFFICULTY))
+    apart = [row for row in sorted(hard) if abs(hard[row] - theirs[row]) > 1e-4]
     if apart:
-        raise JudgeError(f"{gamed} and {difficulty} give row {apart[0]} two difficulties: take both from one release.")
+        raise JudgeError(f"{gamed} and {other} give row {apart[0]} two difficulties: take both from one release.")
 
 
-def _csv(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+def _difficulties(file: Path, columns: Sequence[str]) -> dict[int, float]:
+    """Difficulty by row of the eval set; a file that lacks a column or a row is refused here, not while scoring."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            names = ["index" if name == "" else name for name in reader.fieldnames or []]  # as pandas writes an index
+            reader.fieldnames = names
+            rows = list(reader)
+        hard = {int(row["index"]): float(row[DIFFICULTY]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JudgeError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): get it from {HUB} again."
+        ) from error
+    absent = [name for name in columns if name not in names]
+    if absent or set(hard) != set(range(INSTRUCTIONS)):
+        raise JudgeError(
+            f"{file} must have the columns {', '.join(columns)} and the rows 0 to {INSTRUCTIONS - 1}: get it from "
+            f"{HUB} again."
+        )
+    return hard
