@@ -12,13 +12,15 @@ from pathlib import Path
 from lm_eval_aft.diagnose import Change, Diagnostics, LayerStats, Reading, VoteShare
 from lm_eval_aft.pagedata import Cell, Column, DiagnosticsPanel, Row, Table
 from lm_eval_aft.stats import Interval
+from lm_eval_aft.tables import escaped, render, visible
 
 NONE = Cell("-")
 
 
 def panel(found: Diagnostics, run: str = "") -> DiagnosticsPanel:
     """What a run's diagnostics say, and the tables they say it from; ``run`` is a name to show for it."""
-    tables = [_layers(found)]
+    tables = [_accuracies(found)] if found.judged else []
+    tables.append(_lengths(found))
     if found.readings:
         tables.append(_readings(found.readings))
     if found.changes:
@@ -45,55 +47,54 @@ def _findings(found: Diagnostics) -> list[str]:
             f"{_percent(last.majority)}."
         )
     for change in found.changes[:1]:
-        tied = f"; {change.tied} more have a tied vote" if change.tied else ""
+        tied = f"; on {change.tied} more the vote is tied" if change.tied else ""
         said.append(f"Against the majority vote {change.rescued:g} rescued, {change.corrupted:g} corrupted{tied}.")
     return said
 
 
-def _layers(found: Diagnostics) -> Table:
-    numbers = (
-        "mean %",
-        "majority %",
-        "oracle %",
-        "distinct answers",
-        "distinct texts",
-        "tokens",
-        "growth",
-        "silent",
-        "repeats",
-        "empty",
-        "cut",
+def _accuracies(found: Diagnostics) -> Table:
+    columns = (
+        Column("layer"),
+        Column("texts", True, "texts of all questions together"),
+        Column("mean %", True, "mean accuracy of the layer's texts, with its interval"),
+        Column("majority %", True, "accuracy of the majority vote over the layer's answers"),
+        Column("oracle %", True, "share of questions that at least one text answers rightly"),
     )
-    titles = (
-        "mean accuracy of the layer's texts, percent, with its interval; above layer 0 what stopping there would score",
-        "accuracy of the majority vote over the layer's answers, percent",
-        "share of questions that at least one text answers rightly, percent",
-        "different answers a question",
-        "different texts a question",
-        "generated tokens a text",
-        "tokens a text by those of a draft",
-        "texts in which no answer was found",
-        "texts equal to an earlier one of their layer",
-        "empty texts",
-        "texts cut at the token limit",
+    note = "mean %: a text of the layer, so above the drafts what stopping there would score; oracle %: one is right."
+    rows = tuple(_accuracy_row(layer, layer.layer == found.layers) for layer in found.by_layer)
+    return Table("Accuracy by layer", columns, rows, (note,))
+
+
+def _accuracy_row(layer: LayerStats, last: bool) -> Row:
+    votes = (NONE, NONE) if last else (_accuracy(layer.majority), _accuracy(layer.oracle))
+    return Row((_name(layer, last), _number(layer.texts, "d"), _accuracy(layer.mean), *votes))
+
+
+def _lengths(found: Diagnostics) -> Table:
+    columns = (
+        Column("layer"),
+        Column("distinct answers", True, "different answers a question"),
+        Column("distinct texts", True, "different texts a question"),
+        Column("tokens", True, "generated tokens a text"),
+        Column("growth", True, "tokens a text by those of a draft"),
+        Column("silent", True, "texts in which no answer was found"),
+        Column("repeats", True, "texts equal to an earlier one of their layer"),
+        Column("empty", True, "empty texts"),
+        Column("cut", True, "texts that ended at the token limit"),
     )
-    columns = [Column("layer"), Column("texts", True, "texts of all questions together")]
-    columns += [Column(name, True, title) for name, title in zip(numbers, titles, strict=True)]
+    note = (
+        "growth: tokens by those of a draft; silent: no answer found; repeats: equal to an earlier text of the layer."
+    )
     drafts = found.by_layer[0].generated_tokens
-    rows = tuple(_layer(layer, drafts, layer.layer == found.layers) for layer in found.by_layer)
-    return Table("Layer by layer", tuple(columns), rows)
+    rows = tuple(_length_row(layer, drafts, layer.layer == found.layers) for layer in found.by_layer)
+    return Table("Diversity and length by layer", columns, rows, (note,))
 
 
-def _layer(layer: LayerStats, draft_tokens: float, last: bool) -> Row:
-    name = "answer" if last else f"layer {layer.layer}" if layer.layer else "drafts"
+def _length_row(layer: LayerStats, draft_tokens: float, last: bool) -> Row:
     growth = layer.generated_tokens / draft_tokens if draft_tokens else None
     return Row(
         (
-            Cell(name, layer.layer),
-            _number(layer.texts, "d"),
-            _accuracy(layer.mean),
-            NONE if last else _accuracy(layer.majority),
-            NONE if last else _accuracy(layer.oracle),
+            _name(layer, last),
             NONE if last else _number(layer.distinct_answers, ".2f"),
             NONE if last else _number(layer.distinct_texts, ".2f"),
             _number(layer.generated_tokens, ".1f"),
@@ -104,6 +105,10 @@ def _layer(layer: LayerStats, draft_tokens: float, last: bool) -> Row:
             _number(layer.cut, "d"),
         )
     )
+
+
+def _name(layer: LayerStats, last: bool) -> Cell:
+    return Cell("answer" if last else f"layer {layer.layer}" if layer.layer else "drafts", layer.layer)
 
 
 def _readings(readings: Sequence[Reading]) -> Table:
@@ -119,7 +124,13 @@ def _readings(readings: Sequence[Reading]) -> Table:
         Column("majority %", True, "what the majority vote over the texts read scores there"),
     )
     last = readings[-1].layer
-    return Table("What became of the texts read", columns, tuple(_reading(reading, last) for reading in readings))
+    notes = (
+        "nearest %: share of a text's word 3-grams found in the nearest text it read; any %: in one read at random.",
+        "disputed: questions whose texts read are partly right; the columns after it count these alone: the text "
+        "written, a random one of those read, and their majority vote.",
+    )
+    rows = tuple(_reading(reading, last) for reading in readings)
+    return Table("What became of the texts read", columns, rows, notes)
 
 
 def _reading(reading: Reading, last: int) -> Row:
@@ -149,7 +160,10 @@ def _changes(found: Diagnostics) -> Table:
         Column("net", True, "rescued less corrupted"),
         Column("tied", True, "questions whose vote is drawn by lot between right and wrong: counted in neither"),
     )
-    return Table("Rescued and corrupted", columns, tuple(_change(change) for change in found.changes))
+    notes = (
+        "rescued: the answer is right and the other way wrong; corrupted: the reverse; tied votes are in neither.",
+    )
+    return Table("Rescued and corrupted", columns, tuple(_change(change) for change in found.changes), notes)
 
 
 def _change(change: Change) -> Row:
@@ -202,32 +216,11 @@ def _accuracy(interval: Interval | None, ends: bool = True) -> Cell:
 
 def panel_text(shown: DiagnosticsPanel) -> str:
     """The panel for a terminal."""
-    parts = [f"{shown.task}: {shown.run}", *shown.findings]
-    for table in shown.tables:
-        head = [column.label for column in table.columns]
-        rows = [head, *([cell.text for cell in row.cells] for row in table.rows)]
-        widths = [max(len(text) for text in column) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                f"{text:>{width}}" if column.numeric else f"{text:<{width}}"
-                for text, width, column in zip(row, widths, table.columns, strict=True)
-            ).rstrip()
-            for row in rows
-        ]
-        parts += ["", table.title, *("  " + line for line in lines)]
-    return "\n".join(parts)
+    head = [f"{shown.task}: {shown.run}", *shown.findings]
+    return "\n".join([*map(visible, head), "", render(shown.tables, "text")])
 
 
 def panel_markdown(shown: DiagnosticsPanel) -> str:
     """The panel as Markdown."""
-    parts = [f"### {_escape(shown.task)}: {_escape(shown.run)}", "", *shown.findings]
-    for table in shown.tables:
-        rule = " | ".join("--:" if column.numeric else "---" for column in table.columns)
-        rows = [" | ".join(_escape(cell.text) for cell in row.cells) for row in table.rows]
-        head = " | ".join(_escape(column.label) for column in table.columns)
-        parts += ["", f"**{table.title}**", "", *(f"| {line} |" for line in (head, rule, *rows))]
-    return "\n".join(parts)
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    head = [f"### {escaped(shown.task)}: {escaped(shown.run)}", "", *(f"- {escaped(each)}" for each in shown.findings)]
+    return "\n".join([*head, "", render(shown.tables, "markdown")])

@@ -24,7 +24,7 @@ Asked = tuple[str, int, str]  # task, document, its hash
 def run_samples(
     run: Run, label: str, traces: Path | None = None, runs: Sequence[Run] = ()
 ) -> tuple[tuple[DiagnosticsPanel, ...], tuple[PageSample, ...]]:
-    """The diagnostics panels and the samples of one run.
+    """The diagnostics panels of one run (none where nothing was aggregated) and its samples.
 
     Args:
         run: Which; questions whose samples were not logged are shown from the traces alone.
@@ -42,7 +42,7 @@ def run_samples(
     traced = [_from_trace(label, trace, verdicts[key], logged) for key, trace in kept.items()]
     shown = {sample.task for sample in traced}
     plain = [_from_log(label, *each) for asked, each in logged.items() if asked[0] not in shown]
-    panels = tuple(panel(each.diagnostics, label) for each in found)
+    panels = tuple(panel(each.diagnostics, label) for each in found if each.diagnostics.layers)
     return panels, (*traced, *plain)
 
 

@@ -67,13 +67,13 @@ def as_markdown(table: Table) -> str:
     """A Markdown table under its title, remarks as lines below it."""
     remarks, marks = _marked(table)
     rule = ["--:" if column.numeric else "---" for column in table.columns]
-    rows = [[_escaped(column.label) for column in table.columns], rule]
+    rows = [[escaped(column.label) for column in table.columns], rule]
     for row, mark in zip(table.rows, marks, strict=True):
-        first, *others = [_escaped(cell.text) for cell in row.cells]
+        first, *others = [escaped(cell.text) for cell in row.cells]
         rows.append([first + mark, *others])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    title = [f"**{_escaped(table.title)}**", ""] if table.title else []
-    return "\n".join([*title, *lines, *([""] if remarks else []), *(f"- {_escaped(line)}" for line in remarks)])
+    title = [f"**{escaped(table.title)}**", ""] if table.title else []
+    return "\n".join([*title, *lines, *([""] if remarks else []), *(f"- {escaped(line)}" for line in remarks)])
 
 
 def as_csv(table: Table) -> str:
@@ -124,7 +124,7 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: " " if found[0] in "\n\t\r" else f"<U+{ord(found[0]):04X}>", text)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
     marks = re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))  # within a word _ is a letter
     return marks.replace("<", "&lt;")
