@@ -1,0 +1,207 @@
+"""aft_alpaca_eval inside lm-eval: answers on disk, judged once where a judge is named, never under --predict_only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import random
+from dataclasses import asdict
+
+import pytest
+
+import lm_eval_aft
+from fake_alpaca import FEW, expected_win_rate, make_eval_set, outputs, weighted_reply
+from fake_judge import FakeJudge, chat_completion
+from lm_eval_aft import judge as judge_module
+from lm_eval_aft.alpaca_files import find_outputs, read_outputs
+from lm_eval_aft.engines import api_client
+from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
+
+
+@pytest.fixture
+def eval_set(tmp_path, monkeypatch):
+    return make_eval_set(tmp_path, monkeypatch, FEW)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
+    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
+    fake = FakeJudge()
+    fake.trouble = lambda number, body: weighted_reply(body)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def run(eval_set, quick_lm_eval):
+    """lm-eval's own evaluation with a model that gives the made-up answers."""
+    from lm_eval import simple_evaluate
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+
+    answers = {row.instruction: row.output for row in outputs("ours")}
+
+    class Answers(LM):
+        asked = 0
+
+        def generate_until(self, requests, disable_tqdm=False):
+            self.asked += len(requests)
+            return [f" {answers[request.args[0]]}\n" for request in requests]
+
+        def loglikelihood(self, requests, disable_tqdm=False):
+            raise NotImplementedError
+
+        loglikelihood_rolling = loglikelihood
+
+    def evaluate(metadata: dict, lm=None, **options):
+        manager = TaskManager(
+            include_path=str(lm_eval_aft.tasks_path()),
+            include_defaults=False,
+            metadata={"pretrained": "x/ours", **metadata},
+        )
+        files = {"data_files": {"eval": str(eval_set.reference)}}
+        spec = {"task": "aft_alpaca_eval", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
+        group = {"group": "offline_suite", "task": [spec]}  # as ../shared/tools/offline_suite.py writes it
+        return simple_evaluate(lm or Answers(), tasks=[group], task_manager=manager, bootstrap_iters=0, **options)
+
+    evaluate.model = Answers
+    return evaluate
+
+
+@pytest.fixture
+def named(server, eval_set):
+    """The judge as --metadata names it."""
+    return {
+        "judge_model": "m",
+        "judge_base_url": server.url,
+        "alpaca_reference": str(eval_set.reference),
+        "alpaca_difficulty": str(eval_set.difficulty),
+    }
+
+
+def metrics(results) -> dict:
+    row = next(row for name, row in results["results"].items() if name.endswith("aft_alpaca_eval"))
+    return {
+        name.removesuffix(",none"): value
+        for name, value in row.items()
+        if name.endswith(",none") and "stderr" not in name
+    }
+
+
+def test_without_a_judge_answers_are_written_and_it_is_said_how_to_judge_them(run, tmp_path, caplog, server):
+    with caplog.at_level(logging.INFO, "lm_eval.aft"):
+        found = metrics(run({"record": str(tmp_path / "rec")}))
+    file = tmp_path / "rec/model_outputs.json"
+    assert f"Judge later with: aft judge alpaca_eval {file} --judge-model" in caplog.text
+    assert json.loads(file.read_text()) == [asdict(row) for row in outputs("ours")]
+    assert found["avg_length"] == sum(len(row.output) for row in outputs("ours")) / FEW
+    assert not any("win" in name for name in found)
+
+
+def test_without_record_it_is_said_too(run, caplog, server):
+    with caplog.at_level(logging.INFO, "lm_eval.aft"):
+        run({})
+    assert (
+        "Judge later with: aft judge alpaca_eval OUT (OUT is --output_path, and --log_samples must be on)"
+        in caplog.text
+    )
+
+
+def test_a_judge_named_by_the_run_scores_in_lm_evals_table(run, named, server, tmp_path):
+    found = metrics(run({"record": str(tmp_path / "rec"), **named}))
+    assert found["win_rate"] == pytest.approx(expected_win_rate(FEW), abs=1e-6)
+    assert 0 < found["length_controlled_winrate"] < 100
+    assert found["standard_error"] > 0
+    assert len(server.calls) == FEW  # once for all metrics
+    assert {file.name for file in (tmp_path / "rec/alpaca_eval").iterdir()} >= {
+        "annotations.json",
+        "leaderboard.csv",
+        "scores.json",
+    }
+    assert metrics(run({"record": str(tmp_path / "rec"), **named})) == found
+    assert len(server.calls) == FEW
+
+
+def test_a_part_of_the_set_needs_no_difficulty_and_has_no_length_control(run, named, server, eval_set):
+    (eval_set.difficulty / "df_gamed.csv").unlink()
+    found = metrics(run(named, limit=8))
+    assert found["length_controlled_winrate"] == "N/A"
+    assert isinstance(found["win_rate"], float)
+    assert len(server.calls) == 8
+
+
+def test_a_judge_that_fails_costs_the_scores_but_not_the_answers(run, named, server, tmp_path, caplog):
+    server.trouble = lambda number, body: (200, chat_completion("m"), {})
+    found = metrics(run({"record": str(tmp_path / "rec"), **named}))
+    assert "aft_alpaca_eval has no scores: the replies of m hold no log-probabilities" in caplog.text
+    assert found["win_rate"] == found["length_controlled_winrate"] == "N/A"
+    assert isinstance(found["avg_length"], float)
+    assert len(read_outputs(find_outputs(tmp_path / "rec"))) == FEW
+    assert len(server.calls) == 1
+
+
+def test_the_letter_judge_has_metrics_of_its_own(run, named, server):
+    server.trouble = lambda number, body: (200, chat_completion("m"), {})
+    found = metrics(run({**named, "alpaca_regex": "true"}))
+    assert "regex_win_rate" in found
+    assert "win_rate" not in found
+
+
+def test_predict_only_writes_the_answers_and_calls_no_judge(run, named, server, tmp_path):
+    results = run({"record": str(tmp_path / "rec"), **named}, predict_only=True)
+    assert server.calls == []
+    assert metrics(results) == {"bypass": 999}
+    assert len(read_outputs(find_outputs(tmp_path / "rec"))) == FEW
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"judge_base_url": ""}, ConfigError, "names half a judge"),
+        ({"alpaca_reference": "/nowhere.json"}, RecordError, "nowhere.json cannot be read"),
+        ({"alpaca_difficulty": "/nowhere"}, JudgeError, "holds 0 files df_gamed"),
+    ],
+)
+def test_what_the_judge_lacks_is_found_before_anything_is_generated(run, named, change, error, message):
+    model = run.model()
+    with pytest.raises(error, match=message):
+        run({**named, **change}, lm=model)
+    assert model.asked == 0
+
+
+def test_answers_of_several_processes_arrive_out_of_order_and_leave_in_order(run, named, server, tmp_path):
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(
+        include_path=str(lm_eval_aft.tasks_path()), include_defaults=False, metadata={"record": str(tmp_path / "rec")}
+    )
+    files = {"data_files": {"eval": named["alpaca_reference"]}}
+    spec = {"task": "aft_alpaca_eval", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
+    (task,) = manager.load([{"group": "local", "task": [spec]}])["tasks"].values()
+    docs = list(task.test_docs())
+    random.Random(3).shuffle(docs)
+    lengths = [task.process_results(doc, [doc["instruction"].upper()])["avg_length"] for doc in docs]
+    task.aggregation()["avg_length"](pickle.loads(pickle.dumps(lengths)))
+    assert [row.output for row in read_outputs(find_outputs(tmp_path / "rec"))] == [f"TASK {n}" for n in range(FEW)]
+
+
+def test_a_run_judged_by_its_samples_is_judged_alike(run, named, server, tmp_path, eval_set):
+    """--output_path with --log_samples and no record=, as a run of any model leaves it."""
+    from click.testing import CliRunner
+    from lm_eval.loggers import EvaluationTracker
+
+    from lm_eval_aft.alpaca import alpaca_eval
+
+    tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
+    results = run({}, evaluation_tracker=tracker, log_samples=True)
+    samples = results.pop("samples")
+    tracker.save_results_aggregated(results=results, samples=samples)
+    (task,) = samples
+    tracker.save_results_samples(task_name=task, samples=samples[task])
+    options = ["--judge-model", "m", "--judge-base-url", server.url, "--reference", str(eval_set.reference), "--no-lc"]
+    result = CliRunner().invoke(alpaca_eval, [str(tmp_path / "out"), *options])
+    assert result.exception is None, result.output
+    assert f"{expected_win_rate(FEW):.2f}" in result.output
+    assert "note: no length-controlled win rate (--no-lc)." in result.output
