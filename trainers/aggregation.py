@@ -1,0 +1,153 @@
+"""Targets: a teacher reads the query and a set of drafts through the prompt of inference and writes the answer.
+
+A target so made depends on its drafts; a verifier may judge it, and a wrong one is kept, left out, tried again or
+repaired. Knows nothing of files. Called by ``aft data aggregate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from lm_eval_aft.errors import ConfigError, PromptTooLong
+from lm_eval_aft.prompts import aggregate_prompt
+from lm_eval_aft.records import Chat, Completion, Message, Prompt
+from trainers.drafts import keep_drafts
+from trainers.overlap import Overlap, measure
+from trainers.rows import query_chat
+from trainers.samples import Sample
+from trainers.verify import Verifier
+from trainers.writer import Writer
+
+REPAIR = (
+    "That answer is wrong. The right result is:\n\n{gold}\n\nWrite the complete answer again so that it arrives there "
+    "by sound steps. Answer as if for the first time, without a word about this correction."
+)
+
+
+@dataclass(slots=True)
+class Work:
+    """One draft set on its way to a target."""
+
+    row: dict[str, Any]
+    chat: Chat
+    prompt: Prompt | None
+    target: str = ""
+    right: bool | None = None
+    repaired: bool = False
+    ended: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """It has a whole text that nobody has found wrong."""
+        return bool(self.target) and self.ended and self.right is not False
+
+
+def draft_sets(rows: Sequence[Mapping[str, Any]], k: int, sets: int, seed: int) -> list[dict[str, Any]]:
+    """Up to ``sets`` different draws of k drafts a row, each in a free order; rows with fewer drafts give none."""
+    made = []
+    for row in rows:
+        usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
+        random = Random(f"{seed}/{row['query']}")
+        seen: set[frozenset[int]] = set()
+        for _ in range(sets * 4 if len(usable) >= k else 0):
+            chosen = random.sample(usable, k)
+            if frozenset(chosen) not in seen and len(seen) < sets:
+                seen.add(frozenset(chosen))
+                made.append(keep_drafts(row, chosen))
+    return made
+
+
+def thin_to_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+    """Leave out sets whose drafts are all right or all wrong until the others have their share.
+
+    Raises:
+        ConfigError: If no set is mixed.
+    """
+    mixed = [0 < sum(row["right"]) < len(row["right"]) for row in rows]
+    if not any(mixed):
+        raise ConfigError(
+            "--mixed: in every set the drafts are all right or all wrong: sample more drafts, or larger k."
+        )
+    room = round(sum(mixed) * (1 - share) / share)
+    others = [number for number, is_mixed in enumerate(mixed) if not is_mixed]
+    kept = set(Random(f"{seed}/mixed").sample(others, min(room, len(others))))
+    return [row for number, row in enumerate(rows) if mixed[number] or number in kept]
+
+
+def write_targets(
+    rows: Sequence[dict[str, Any]], writer: Writer, verifier: Verifier | None, wrong: str, retries: int, gold: str
+) -> list[Work]:
+    """Let the teacher write a target for each row.
+
+    Args:
+        rows: With the drafts the teacher reads.
+        writer: The teacher.
+        verifier: Judges targets, or None.
+        wrong: What becomes of a wrong one: keep, drop, retry or repair.
+        retries: How often at most.
+        gold: Key of the right answer, for repair.
+
+    Returns:
+        All work, usable or not, in the order of the rows.
+    """
+    works = [_begin(row, number, writer) for number, row in enumerate(rows, 1)]
+    _round([work for work in works if work.prompt], writer, verifier, 0)
+    for attempt in range(1, retries + 1 if wrong in ("retry", "repair") else 1):
+        again = [work for work in works if work.prompt and not work.usable]
+        if not again:
+            break
+        if wrong == "repair":
+            for work in again:
+                work.prompt, work.repaired = _repair_prompt(work, writer, gold), True
+        _round([work for work in again if work.prompt], writer, verifier, attempt)
+    return works
+
+
+def _begin(row: dict[str, Any], number: int, writer: Writer) -> Work:
+    chat = query_chat(row, f"row {number}")
+    budget = writer.engine.max_length - writer.sampling.max_tokens
+    try:
+        fitted = aggregate_prompt(writer.template, writer.engine.renderer, chat, row["drafts"], budget, final=True)
+    except PromptTooLong:
+        return Work(row, chat, None)
+    return Work(row, chat, fitted.prompt)
+
+
+def _round(works: Sequence[Work], writer: Writer, verifier: Verifier | None, attempt: int) -> None:
+    requests = [writer.request(work.prompt, work.chat, 1, attempt) for work in works if work.prompt]
+    name = f"targets, attempt {attempt + 1}" if attempt else "targets"
+    for work, completion in zip(works, writer.write(requests, name), strict=True):
+        _take(work, completion, writer, verifier)
+
+
+def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier | None) -> None:
+    work.target = writer.engine.renderer.clean(completion.text).strip()
+    work.ended = completion.finish_reason == "stop"
+    work.right = bool(verifier(work.target, work.row)) if verifier else None
+
+
+def _repair_prompt(work: Work, writer: Writer, gold: str) -> Prompt | None:
+    """The same prompt, the wrong answer, and what is right; None where that does not fit."""
+    asked = writer.template.aggregate_chat(work.chat, work.row["drafts"])
+    turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=work.row.get(gold, ""))))
+    prompt = writer.engine.renderer.encode(replace(asked, messages=(*asked.messages, *turns)))
+    return prompt if prompt.prompt_tokens <= writer.engine.max_length - writer.sampling.max_tokens else None
+
+
+def finished_rows(works: Sequence[Work], wrong: str) -> list[dict[str, Any]]:
+    """The rows with targets that are to be kept."""
+    made = []
+    for work in works:
+        if work.usable or (wrong == "keep" and work.target and work.ended):
+            judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
+            made.append({**work.row, "target": work.target, **judged})
+    return made
+
+
+def overlap_of(rows: Sequence[Mapping[str, Any]]) -> Overlap:
+    """How the targets of rows relate to their drafts."""
+    chats = [query_chat(row, "a row") for row in rows]
+    return measure(Sample(c, tuple(r["drafts"]), r["target"], "") for c, r in zip(chats, rows, strict=True))

@@ -1,0 +1,359 @@
+"""``aft data``: from queries to rows that ``aft train`` reads, a JSONL file in and a JSONL file out.
+
+import -> drafts -> select -> aggregate, with stats and ppl at any point. Each output has a card beside it
+(OUT.card.json: digests, settings, counts). Imports torch and lm_eval only where a model is used. Called by the command
+line. Over 200 lines because each option is a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lm_eval_aft import __version__
+from lm_eval_aft.errors import ConfigError
+from trainers.rows import file_digest, read_jsonl, write_jsonl
+
+Decorate = Callable[[Callable[..., None]], Callable[..., None]]
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def data() -> None:
+    """Build training data: drafts, selection, targets; and look at it."""
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that load an engine."""
+    for option in (
+        click.option("--batch_size", default="auto", show_default=True, help="As for lm_eval."),
+        click.option(
+            "--device", default="cuda:0", show_default=True, help="As for lm_eval; CPU where there is no GPU."
+        ),
+        click.option("--model_args", required=True, help="As for lm_eval --model aft, without k and layers."),
+    ):
+        command = option(command)
+    return command
+
+
+def verifier_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that judge texts."""
+    for option in (
+        click.option("--gold", default="gold", show_default=True, help="Key of a row with the right answer."),
+        click.option("--verifier", help="exact:REGEX (last match; exact: is the last number), or module:function."),
+    ):
+        command = option(command)
+    return command
+
+
+@data.command("import")
+@click.argument("source", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--layout", default="auto", show_default=True, help="auto, generic, ultrafeedback or qa_feedback.")
+@click.option("--field", "fields", multiple=True, metavar="OURS=THEIRS", help="What the file calls a key of ours.")
+def import_rows(source: Path, out: Path, layout: str, fields: tuple[str, ...]) -> None:
+    """Turn a set with queries, and perhaps several responses each, into rows."""
+    from trainers.layouts import LAYOUTS, convert, read_objects
+
+    if layout != "auto" and layout not in LAYOUTS:
+        raise ConfigError(f"--layout {layout} is unknown: use auto, {', '.join(LAYOUTS)}.")
+    if any("=" not in field for field in fields):
+        raise ConfigError("--field is written OURS=THEIRS, such as --field gold=answer.")
+    names = dict(field.split("=", 1) for field in fields)
+    rows = convert(read_objects(source), layout, names, source)
+    drafts = sum(len(row.get("drafts", [])) for row in rows)
+    finish(out, rows, [source], {"layout": layout, "fields": names}, [f"{len(rows)} rows with {drafts} drafts"])
+
+
+@data.command()
+@click.argument("source", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("-n", "count", default=8, show_default=True, type=click.IntRange(1), help="Drafts a query.")
+@click.option("--demonstrations", type=FILE, help="JSONL of query and target: solved examples before each query.")
+@click.option("--ask", help='How a query is put, such as "Question: {query} Answer:" for a base model.')
+@click.option("--whole", is_flag=True, help="Leave out empty drafts and those cut at the token limit.")
+@model_options
+def drafts(
+    source: Path,
+    out: Path,
+    count: int,
+    demonstrations: Path | None,
+    ask: str | None,
+    whole: bool,
+    model_args: str,
+    device: str,
+    batch_size: str,
+) -> None:
+    """Sample drafts: temperature 1.0, top-k 50, top-p 0.95 unless --model_args says otherwise.
+
+    For base models give draft_until in --model_args, and --demonstrations.
+    """
+    from trainers import drafts as work
+    from trainers.writer import DRAFTS, open_writer
+
+    rows, shots = read_jsonl(source), work.demonstrations(read_jsonl(demonstrations) if demonstrations else [], ask)
+    if ask and "{query}" not in ask:
+        raise ConfigError(f"--ask {ask!r} must hold {{query}}.")
+    writer = open_writer(model_args, out, device, batch_size, DRAFTS)
+    made = work.sample_drafts(rows, writer, count, shots, ask)
+    cut = sum(end == "length" for row in made for end in row["ends"])
+    empty = sum(not draft for row in made for draft in row["drafts"])
+    made = work.whole_only(made) if whole else made
+    facts = [f"{count} drafts for each of {len(rows)} queries; cut at the token limit {cut}, empty {empty}"]
+    finish(out, made, [source, demonstrations], {"n": count, "ask": ask, "whole": whole, **writer.facts()}, facts)
+
+
+@data.command()
+@click.argument("source", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--k", type=click.IntRange(1), help="Drafts kept a row; rows with fewer are left out.")
+@click.option("--reward_model", help="A sequence-classification checkpoint with one output.")
+@click.option("--match", type=FILE, help="Scored file whose mean score each row is matched to (on- and off-policy).")
+@click.option("--device", default="cuda:0", show_default=True, help="Of the reward model.")
+@click.option("--batch_size", default=8, show_default=True, help="Of the reward model.")
+@verifier_options
+def select(
+    source: Path,
+    out: Path,
+    k: int | None,
+    reward_model: str | None,
+    match: Path | None,
+    device: str,
+    batch_size: int,
+    verifier: str | None,
+    gold: str,
+) -> None:
+    """Score drafts, and keep the k best of each row; without --k only score them."""
+    from trainers import selection
+    from trainers.verify import load_verifier
+
+    rows: Sequence[Mapping[str, Any]] = _with_drafts(source)
+    before = len(rows)
+    if reward_model:
+        from lm_eval_aft.store import SQLiteStore
+
+        model = selection.RewardModel(reward_model, SQLiteStore(f"{out}.sqlite"), device, batch_size)
+        rows = [{**row, "scores": own} for row, own in zip(rows, model.score(rows), strict=True)]
+    if verifier:
+        rows = selection.verify_all(rows, load_verifier(verifier, gold))
+    if match and not k:
+        raise ConfigError("--match needs --k: how many drafts are kept a row.")
+    if k:
+        rows = selection.keep_matched(rows, _with_drafts(match), k) if match else selection.keep_best(rows, k)
+    if not rows:
+        raise ConfigError(f"no row of {source} has {k} drafts with text: lower --k.")
+    settings = {"k": k, "reward_model": reward_model, "verifier": verifier, "gold": gold}
+    facts = [
+        f"{len(rows)} of {before} rows kept",
+        *_means(rows, "the file"),
+        *(_means(_with_drafts(match), "--match") if match else []),
+    ]
+    finish(out, rows, [source, match], settings, facts)
+
+
+def _means(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    facts = []
+    for key, what in (("scores", "score"), ("right", "share of right drafts")):
+        values = [float(value) for row in rows for value in row.get(key) or ()]
+        if values:
+            facts.append(f"mean {what} in {name}: {sum(values) / len(values):.3f}")
+    return facts
+
+
+@data.command()
+@click.argument("source", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--k", default=5, show_default=True, type=click.IntRange(1), help="Drafts a target is made from.")
+@click.option("--sets", default=1, show_default=True, type=click.IntRange(1), help="Draft sets a query.")
+@click.option(
+    "--mixed", type=click.FloatRange(0, 1, min_open=True), help="Least share of sets with right and wrong drafts."
+)
+@click.option("--wrong", default="drop", show_default=True, type=click.Choice(["keep", "drop", "retry", "repair"]))
+@click.option("--retries", default=2, show_default=True, type=click.IntRange(1), help="Of retry and repair.")
+@click.option("--seed", default=0, show_default=True, help="Of the draft sets.")
+@verifier_options
+@model_options
+def aggregate(
+    source: Path,
+    out: Path,
+    k: int,
+    sets: int,
+    mixed: float | None,
+    wrong: str,
+    retries: int,
+    seed: int,
+    verifier: str | None,
+    gold: str,
+    model_args: str,
+    device: str,
+    batch_size: str,
+) -> None:
+    """Let a teacher write targets from query and drafts, through the prompt of inference."""
+    from trainers import aggregation as work
+    from trainers.selection import verify_all
+    from trainers.verify import load_verifier
+    from trainers.writer import open_writer
+
+    if verifier is None and (mixed or wrong in ("retry", "repair")):
+        raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
+    judge = load_verifier(verifier, gold) if verifier else None
+    rows = work.draft_sets(_with_drafts(source), k, sets, seed)
+    if not rows:
+        raise ConfigError(f"no row of {source} has {k} drafts with text: lower --k.")
+    rows = verify_all(rows, judge) if judge else rows
+    rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
+    writer = open_writer(model_args, out, device, batch_size)
+    works = work.write_targets(rows, writer, judge, wrong, retries, gold)
+    made = work.finished_rows(works, wrong)
+    if not made:
+        raise ConfigError("no target could be used: allow more tokens (max_gen_toks), or another teacher or verifier.")
+    options = {
+        "k": k,
+        "sets": sets,
+        "mixed": mixed,
+        "wrong": wrong,
+        "retries": retries,
+        "seed": seed,
+        "verifier": verifier,
+    }
+    finish(out, made, [source], {**options, **writer.facts()}, _target_facts(works, made))
+
+
+def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]]) -> list[str]:
+    from trainers.aggregation import overlap_of
+
+    too_long = sum(work.prompt is None for work in works)
+    unfinished = sum(not (work.ended and work.target) for work in works if work.prompt)
+    wrong, repaired = sum(work.right is False for work in works), sum(bool(row.get("repaired")) for row in made)
+    facts = [
+        f"{len(works)} draft sets, {len(made)} targets kept; did not fit {too_long}, cut or empty {unfinished}, "
+        f"wrong {wrong}, repaired {repaired}"
+    ]
+    return [*facts, *overlap_of(made).lines()]
+
+
+@data.command()
+@click.argument("source", type=FILE)
+@click.option("--against", type=FILE, help="Evaluation set (JSONL) to look for in queries and targets.")
+@click.option("--field", default="question", show_default=True, help="Key of its questions.")
+@click.option(
+    "--words", default=13, show_default=True, type=click.IntRange(1), help="Words in a row that count as overlap."
+)
+@verifier_options
+def stats(source: Path, against: Path | None, field: str, words: int, verifier: str | None, gold: str) -> None:
+    """Print what a file holds: lengths, duplicates, diversity, quality, overlap, contamination."""
+    from trainers.describe import contamination, describe_rows
+    from trainers.selection import verify_all
+    from trainers.verify import load_verifier
+
+    rows: list[dict[str, Any]] = read_jsonl(source)
+    if verifier:
+        rows = verify_all([{**row, "drafts": row.get("drafts") or []} for row in rows], load_verifier(verifier, gold))
+    lines = describe_rows(rows)
+    if against:
+        others = read_jsonl(against)
+        if any(not isinstance(row.get(field), str) for row in others):
+            raise ConfigError(f"{against} has rows without a text {field!r}: name the key with --field.")
+        lines += contamination(rows, [row[field] for row in others], words)
+    for line in [*lines, f"sha256                {file_digest(source)}"]:
+        click.echo(line)
+
+
+@data.command()
+@click.argument("source", type=FILE)
+@click.option("--k", "ks", multiple=True, type=click.IntRange(1), help="Drafts drawn a row; default: all of a row's.")
+@click.option("--limit", type=click.IntRange(1), help="Rows.")
+@click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@model_options
+def ppl(
+    source: Path,
+    ks: tuple[int, ...],
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+    model_args: str,
+    device: str,
+    batch_size: str,
+) -> None:
+    """Perplexity of the targets: given the query, with the drafts, and without the nearest draft."""
+    from trainers.perplexity import perplexity, settings_of
+
+    samples, sft_targets = _ppl_samples(source, ks, limit, seed)
+    engine, encoder = _scoring_engine(model_args, device, batch_size)
+    size = int(batch_size) if batch_size.isdigit() else 4
+    found = [
+        perplexity(name, made, engine.model, encoder, size) for name, made in settings_of(samples, sft_targets).items()
+    ]
+    if as_json:
+        click.echo(json.dumps({p.setting: {"ppl": p.value, "tokens": p.tokens, "examples": p.examples} for p in found}))
+        return
+    click.echo(f"{'perplexity per token':40} {'ppl':>8} {'tokens':>9} {'examples':>9}")
+    for p in found:
+        click.echo(f"{p.setting:40} {p.value:8.3f} {p.tokens:9,} {p.examples:9,}")
+
+
+def _ppl_samples(source: Path, ks: tuple[int, ...], limit: int | None, seed: int) -> tuple[list[Any], list[str]]:
+    from trainers.config import TrainConfig
+    from trainers.rows import load_rows
+    from trainers.samples import make_samples
+
+    rows = load_rows(source)[:limit]
+    samples = make_samples(rows, "aft", TrainConfig(k=ks, plain_share=0.0, seed=seed))
+    return samples, [row.sft_target for row in rows]
+
+
+def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any, Any]:
+    """The hf engine, and an encoder with its tokenizer and the checkpoint's template."""
+    from lm_eval_aft.checkpoint import choose_template
+    from lm_eval_aft.config import AFTConfig
+    from lm_eval_aft.engines.base import HostArgs, load_engine
+    from trainers.encode import Encoder
+    from trainers.writer import parse_model_args
+
+    config, engine_args = AFTConfig.split(parse_model_args(model_args))
+    if config.engine != "hf":
+        raise ConfigError(f"engine={config.engine} gives no losses: aft data ppl needs engine=hf.")
+    engine: Any = load_engine("hf", engine_args, HostArgs(batch_size, None, device))
+    return engine, Encoder(engine.renderer.tokenizer, choose_template(config, engine_args), engine.max_length)
+
+
+def _with_drafts(source: Path) -> list[dict[str, Any]]:
+    """Rows that all have a list of drafts.
+
+    Raises:
+        ConfigError: If one has none.
+    """
+    rows = read_jsonl(source)
+    for number, row in enumerate(rows, 1):
+        drafts = row.get("drafts")
+        if not isinstance(drafts, list) or not all(isinstance(draft, str) for draft in drafts):
+            raise ConfigError(f"row {number} of {source} has no list of drafts: run aft data drafts or import first.")
+    return rows
+
+
+def finish(
+    out: Path,
+    rows: Sequence[Mapping[str, Any]],
+    sources: Sequence[Path | None],
+    settings: Mapping[str, Any],
+    facts: Sequence[str],
+) -> None:
+    """Write the rows and their card, and say what was done."""
+    write_jsonl(out, rows)
+    card = {
+        "version": __version__,
+        "inputs": {source.name: file_digest(source) for source in sources if source},
+        "settings": {name: value for name, value in settings.items() if value not in (None, "")},
+        "rows": len(rows),
+        "facts": list(facts),
+        "sha256": file_digest(out),
+    }
+    Path(f"{out}.card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for fact in facts:
+        click.echo(fact)
+    click.echo(f"wrote {len(rows)} rows to {out} (sha256 {str(card['sha256'])[:12]})")
