@@ -11,7 +11,7 @@ from lm_eval_aft.errors import AFTError
 
 
 def main() -> None:
-    """Register, then hand over to lm-eval; an error of ours is one sentence and exit code 2."""
+    """Register, then hand over to lm-eval; an error of ours is one sentence and its exit code."""
     try:
         _autoload.register()
         from lm_eval.__main__ import cli_evaluate
@@ -19,7 +19,7 @@ def main() -> None:
         cli_evaluate()
     except AFTError as error:
         _autoload.print_error(error)
-        sys.exit(_autoload.USAGE_ERROR)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SWITCH = "LM_EVAL_AFT_AUTOLOAD"
 MODEL_NAME = "aft"
 MODEL_TARGET = "lm_eval_aft.model:AFTLM"  # a string: the class, and torch with it, is loaded when it is asked for
-USAGE_ERROR = 2  # what argparse and click exit with
 
 
 class Door:
@@ -178,7 +177,7 @@ def _catch_our_errors() -> None:
             return
         print_error(error)
         if not hasattr(sys, "ps1"):  # at the interactive prompt the session goes on
-            raise SystemExit(USAGE_ERROR)  # CPython heeds it: a hook may end the program with its own code
+            raise SystemExit(error.exit_code)  # CPython heeds it: a hook may end the program with its own code
 
     vars(excepthook)["catches_lm_eval_aft"] = True
     sys.excepthook = excepthook

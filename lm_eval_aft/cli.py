@@ -95,4 +95,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         aft.main(args=arguments, prog_name="aft")
     except AFTError as error:
         _autoload.print_error(error)
-        sys.exit(_autoload.USAGE_ERROR)
+        sys.exit(error.exit_code)

@@ -1,7 +1,8 @@
 """Every error this package raises on purpose.
 
 Knows nothing of engines or lm-eval. Each message is one sentence that says what was given, what is allowed and
-what to do next; the command lines print it and exit with code 2 (``_autoload`` for lm_eval, ``cli`` for aft).
+what to do next; the command lines print it and exit with its ``exit_code`` (``_autoload`` for lm_eval, ``cli`` for
+aft).
 
     AFTError
     ├── ConfigError        a model argument or an option is wrong
@@ -11,12 +12,19 @@ what to do next; the command lines print it and exit with code 2 (``_autoload`` 
     ├── EngineError        an engine cannot be loaded, or stopped working
     ├── StoreError         the draft store cannot be used
     ├── RecordError        traces or result files cannot be read or written
-    └── JudgeError         a judge cannot be reached, or judgements are missing
+    ├── JudgeError         a judge cannot be reached, or judgements are missing
+    └── Stopped            the user or the system ended a run; what it had finished is kept
 """
 
 
 class AFTError(Exception):
-    """Base of all errors below: its text is meant for the user, as it stands."""
+    """Base of all errors below: its text is meant for the user, as it stands.
+
+    Attributes:
+        exit_code: Of a command that ends with it.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(AFTError):
@@ -49,3 +57,11 @@ class RecordError(AFTError):
 
 class JudgeError(AFTError):
     """A judge cannot be reached, or judgements are missing."""
+
+
+class Stopped(AFTError):
+    """SIGINT or SIGTERM ended a run: the shell's exit code for that signal, and how to go on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

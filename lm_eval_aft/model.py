@@ -26,6 +26,7 @@ from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
 from lm_eval_aft.requests import TURNS, announce, cut_at, later_turns, next_question, read_questions, warn_once
 from lm_eval_aft.schedule import propose_and_aggregate
+from lm_eval_aft.stopping import stoppable
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
 from lm_eval_aft.traces import make_folder, write_traces
 from lm_eval_aft.usage import Usage, total
@@ -91,7 +92,8 @@ class AFTLM(LM):
         questions = read_questions(requests, self.config)
         distinct = dict(zip(questions, requests, strict=True))  # padding clones of a parallel run come once
         announce(list(distinct), self.config, self.world_size)
-        dialogues = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
+        with stoppable(self.store):
+            dialogues = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
         self._count([trace for traces in dialogues.values() for trace in traces])
         pairs = zip(questions, requests, strict=True)
         return [_response(dialogues[question], request) for question, request in pairs]

@@ -131,4 +131,4 @@ if __name__ == "__main__":  # for accelerate launch -m trainers.train
         train(prog_name="aft train")
     except AFTError as failure:
         _autoload.print_error(failure)
-        sys.exit(_autoload.USAGE_ERROR)
+        sys.exit(failure.exit_code)

@@ -1,0 +1,60 @@
+"""What SIGINT and SIGTERM do to a run: the first ends it in order, and says what is kept and how to go on.
+
+Knows signals and the store's path; nothing of engines. Called by ``model`` around the schedule, which commits what is
+finished while the exception passes through it. A second signal during that ends the process at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lm_eval_aft.errors import Stopped
+from lm_eval_aft.store import SQLiteStore, Store
+
+
+class _Signal(BaseException):
+    """Raised by the handler; not an Exception, so that nothing between here and the engine takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def stoppable(store: Store) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into ``Stopped``; the handlers before are put back at the end.
+
+    Args:
+        store: Where finished generations are.
+
+    Raises:
+        Stopped: A signal came.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there alone
+        yield
+        return
+    before = {number: signal.signal(number, _raise) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except _Signal as caught:
+        raise Stopped(_sentence(caught.number, store), 128 + caught.number) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # of the next one
+    raise _Signal(number)
+
+
+def _sentence(number: int, store: Store) -> str:
+    name = signal.Signals(number).name
+    if not isinstance(store, SQLiteStore):
+        return f"stopped by {name}; nothing is kept without a draft store: give record=DIR or cache=FILE next time."
+    kept = store.info().generations
+    return f"stopped by {name}; {kept:,} finished generations are in {store.path}: the same command goes on from there."
