@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1200,900",
 )  # fmt: skip
 SHOWS_HIDDEN = str.maketrans(
-    {"\x00": "␀", "\x1b": "␛", "\x07": "␇", "\r": "␍", "\u202e": "U+202E", "\u200b": "U+200B"}
+    {"\x00": "NUL", "\x1b": "ESC", "\x07": "BEL", "\r": "CR", "\u202e": "U+202E", "\u200b": "U+200B"}
     | {"\U000e0041": "U+E0041", "\ud800": "U+D800", "\u2028": "U+2028"}
 )
 

@@ -37,8 +37,10 @@ function range(values, padding) {
 function axis(values, log, from, to, wanted) {
   const [low, high] = log ? range(values.map(Math.log10), 0.06) : range(values, 0.06);
   const place = (value) => from + ((log ? Math.log10(value) : value) - low) / (high - low) * (to - from);
+  const distinct = [...new Set(values)];
+  if (!log && distinct.every(Number.isInteger) && distinct.length <= wanted) return { place, ticks: distinct }; // k, layers
   const ticks = log ? logTicks(10 ** low, 10 ** high) : niceTicks(low, high, wanted);
-  return { place, ticks: ticks.length > 1 ? ticks : [...new Set(values)].slice(0, wanted) };
+  return { place, ticks: ticks.length > 1 ? ticks : distinct.slice(0, wanted) };
 }
 
 function drawChart(chart, width) {

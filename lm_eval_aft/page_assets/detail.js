@@ -23,7 +23,7 @@ function textCard(text, title, source) {
     : null;
   const judged = text.right === null ? null : text.right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong");
   const facts = [
-    text.generated_tokens === null ? null : `${count(text.generated_tokens)} tokens`,
+    text.generated_tokens === null ? null : plural(text.generated_tokens, "token"),
     finish(text),
     text.seed ? h("span", { class: "seed" }, "seed ", show(text.seed)) : null,
   ].filter(Boolean);
@@ -59,7 +59,7 @@ function messages(sample) {
     "section",
     { class: "layer" },
     h("h4", {}, "Question"),
-    earlier.length ? h("details", {}, h("summary", {}, `${earlier.length} earlier messages (examples, system)`), earlier.map(turn)) : null,
+    earlier.length ? h("details", {}, h("summary", {}, `${plural(earlier.length, "earlier message")} (examples, system)`), earlier.map(turn)) : null,
     h("div", { class: "card" }, textBox(last ? last.text : sample.question, "question")),
   );
 }

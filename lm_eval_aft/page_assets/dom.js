@@ -19,11 +19,14 @@ const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG,
 const HIDDEN =
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}\ud800-\udfff]/gu;
 
+const CONTROLS = (
+  "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI " +
+  "DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US"
+).split(" ");
+
 function name(character) {
   const code = character.codePointAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  if (code === 0x7f) return "\u2421";
-  return "U+" + code.toString(16).toUpperCase().padStart(4, "0");
+  return CONTROLS[code] || "U+" + code.toString(16).toUpperCase().padStart(4, "0");
 }
 
 // Text as nodes, with what cannot be seen made visible.
@@ -32,7 +35,7 @@ function show(text) {
   let from = 0;
   for (const match of text.matchAll(HIDDEN)) {
     if (match.index > from) nodes.push(document.createTextNode(text.slice(from, match.index)));
-    nodes.push(h("span", { class: "hidden-character", title: "U+" + match[0].codePointAt(0).toString(16) }, name(match[0])));
+    nodes.push(h("span", { class: "hidden-character", title: "a character that cannot be seen" }, name(match[0])));
     from = match.index + match[0].length;
   }
   if (from < text.length || !nodes.length) nodes.push(document.createTextNode(text.slice(from)));
@@ -60,6 +63,8 @@ function textBox(text, label) {
 }
 
 const count = (number) => Math.round(number).toLocaleString("en-US");
+
+const plural = (number, thing) => `${count(number)} ${thing}${number === 1 ? "" : "s"}`;
 
 function signed(number, digits) {
   const text = Math.abs(number).toFixed(digits);
