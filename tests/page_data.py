@@ -92,7 +92,8 @@ def hostile_page() -> PageData:
         sample(number, texts=(PageText(0, 0, text, text, True, text, 1, text),), gold=text, score=text)
         for number, text in enumerate(HOSTILE, 10)
     )
-    mebibyte = sample(99, texts=(PageText(0, 0, "<b>" + "x" * 2**20 + " THE END"),))
+    huge = "<b>" + "x" * 2**20 + " THE END"
+    mebibyte = sample(99, texts=(PageText(0, 0, huge, answer=huge),), gold=huge)
     poisoned = {f.name: _poison(getattr(page, f.name), f.name) for f in fields(page)}
     poisoned["samples"] = (*poisoned["samples"], *_poison(more, "samples"), mebibyte)
     return PageData(**poisoned)

@@ -10,7 +10,7 @@ function verdicts(right, rescued, corrupted) {
   ].filter(Boolean);
 }
 
-const fact = (label, value) => (value ? [h("dt", {}, label), h("dd", {}, show(value))] : []);
+const fact = (label, value) => (value ? [h("dt", {}, label), h("dd", {}, show(clip(value, 1000)))] : []);
 
 function finish(text) {
   if (text.finish_reason === "length") return badge("cut", "cut at the token limit");
@@ -30,7 +30,7 @@ function textCard(text, title, source) {
   return h(
     "article",
     { class: "card" },
-    h("header", {}, h("h5", {}, title), judged, copied, text.answer === null ? null : h("span", { class: "found", title: "the answer found in this text" }, "= ", show(text.answer))),
+    h("header", {}, h("h5", {}, title), judged, copied, text.answer === null ? null : h("span", { class: "found", title: "the answer found in this text" }, "= ", show(clip(text.answer, 100)))),
     textBox(text.text, title),
     facts.length ? h("footer", {}, facts.flatMap((each, i) => (i ? [" \u00b7 ", each] : [each]))) : null,
   );

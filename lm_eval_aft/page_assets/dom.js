@@ -64,6 +64,7 @@ function textBox(text, label) {
 
 const count = (number) => Math.round(number).toLocaleString("en-US");
 
+const clip = (text, length) => (text.length > length ? text.slice(0, length) + "\u2026" : text);
 const plural = (number, thing) => `${count(number)} ${thing}${number === 1 ? "" : "s"}`;
 
 function signed(number, digits) {

@@ -24,6 +24,9 @@ function readIndex(index) {
 }
 
 function renderSamples(index) {
+  if (typeof DecompressionStream === "undefined") {
+    return section("samples", "Samples", h("p", {}, "This browser cannot unpack the samples; any one made since 2023 can."));
+  }
   const entries = readIndex(index);
   const read = shardReader();
   const state = { run: "", task: "", kind: "all", words: "", found: entries, open: -1, search: 0 };
