@@ -140,5 +140,5 @@ def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
 
 
 def _overlap(text: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
-    shared = sum(min(count, other[gram]) for gram, count in text.items())
+    shared = sum(min(text[gram], other[gram]) for gram in text.keys() & other.keys())
     return shared / text.total() if text else 0.0
