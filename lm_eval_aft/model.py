@@ -81,7 +81,7 @@ class AFTLM(LM):
     def _assemble(self, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> None:
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
-        self._name = name
+        self.name = name  # what the results file calls the model
         self.usage, self.spent = Usage(), Usage()
         self._wrapped = self._scored = 0
 
@@ -249,7 +249,7 @@ class AFTLM(LM):
     def _settings(self) -> dict[str, Any]:
         config = {name: value for name, value in self.config.to_dict().items() if name not in ("record", "cache")}
         template = {"name": self.template.name, "sha256": self.template.digest}
-        return {**config, "template": template, "model": self._name, "fingerprint": self.engine.fingerprint}
+        return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
 
 
 def open_store(config: AFTConfig) -> Store:

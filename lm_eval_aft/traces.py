@@ -82,6 +82,7 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
     path = Path(path)
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     files = [file for file in files if not file.name.startswith("samples_")]  # lm-eval's own logs
+    files = [file for file in files if "mt_bench" not in file.relative_to(path).parts]  # answers and judgements
     if not files:
         raise RecordError(f"there are no traces in {path}: give the folder that record= named.")
     for file in files:
