@@ -13,7 +13,8 @@ import click
 
 from lm_eval_aft.alpaca_data import Output, eval_set, pair
 from lm_eval_aft.alpaca_files import find_outputs, read_annotations, read_outputs, write_rows
-from lm_eval_aft.alpaca_judge import annotate, annotator_name, ask_with
+from lm_eval_aft.alpaca_judge import annotate, ask_with
+from lm_eval_aft.alpaca_method import annotator_name
 from lm_eval_aft.alpaca_package import find_difficulty, from_hub
 from lm_eval_aft.alpaca_verdict import Plan, Verdict, assess, show, write_verdict
 from lm_eval_aft.errors import ConfigError

@@ -102,7 +102,7 @@ def write_rows(file: Path, rows: Sequence[Output] | Sequence[Annotation]) -> Non
     Raises:
         RecordError: If the file cannot be written.
     """
-    text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
+    text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text + "\n", encoding="utf-8")

@@ -12,12 +12,13 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from lm_eval_aft.alpaca_data import Annotation, Pairs
+from lm_eval_aft.alpaca_method import Method
 from lm_eval_aft.alpaca_package import package
 from lm_eval_aft.errors import JudgeError
 from lm_eval_aft.judge import Estimate, Judge, JudgeCall, JudgeReply
@@ -27,59 +28,10 @@ Chat = tuple[Message, ...]
 Ask = Callable[[Sequence[Chat]], Sequence[JudgeReply]]
 
 PROMPT = "alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
-PUBLIC_ANNOTATOR, PUBLIC_JUDGE = "weighted_alpaca_eval_gpt4_turbo", "gpt-4-1106-preview"
 PROBES = 5
 # The package's prompt is written as ChatML. Answers stand in its user turn and may hold such marks themselves, so the
 # first turn ends at its first mark and the second at the very last one.
 TURNS = re.compile(r"\s*<\|im_start\|>system\n(.*?)<\|im_end\|>\s*<\|im_start\|>user\n(.*)<\|im_end\|>\s*", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How a reply becomes a preference.
-
-    Attributes:
-        name: "weighted" reads the probabilities of m and M, "regex" the letter written.
-        prefix: Set before each metric's name, so that another method's scores are never taken for AlpacaEval's.
-        config: The package's settings for reading a reply.
-        temperature: Of a request, as are the next two.
-        max_tokens: Of a reply.
-        top_logprobs: Likely first tokens to ask for; 0 is none.
-    """
-
-    name: str
-    prefix: str
-    config: Mapping[str, Any]
-    temperature: float
-    max_tokens: int
-    top_logprobs: int
-
-
-def weighted(top_logprobs: int = 5) -> Method:
-    """AlpacaEval 2's own way: the probability of m against that of M as the first token."""
-    config = {
-        "fn_completion_parser": "logprob_parser",
-        "completion_parser_kwargs": {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False},
-        "completion_key": "completions_all",
-    }
-    return Method("weighted", "", config, temperature=1.0, max_tokens=1, top_logprobs=top_logprobs)
-
-
-def regex() -> Method:
-    """For a server without probabilities: the reply must be m or M and nothing else but punctuation."""
-    config = {
-        "fn_completion_parser": "regex_parser",
-        "completion_parser_kwargs": {"outputs_to_match": {1: r"^\W*m\W*$", 2: r"^\W*M\W*$"}},
-        "completion_key": "completions",
-    }
-    return Method("regex", "regex_", config, temperature=0.0, max_tokens=8, top_logprobs=0)
-
-
-def annotator_name(method: Method, judge: str) -> str:
-    """The public annotator's name for the public judge, another for every other."""
-    if method.name == "weighted" and judge == PUBLIC_JUDGE:
-        return PUBLIC_ANNOTATOR
-    return f"{method.name}_{judge}"
 
 
 def annotate(pairs: Pairs, method: Method, name: str, ask: Ask) -> tuple[Annotation, ...]:
@@ -91,9 +43,11 @@ def annotate(pairs: Pairs, method: Method, name: str, ask: Ask) -> tuple[Annotat
         name: The annotator's name in the annotations.
         ask: Answers a list of chats.
     """
+    said: dict[str, str] = {}
 
     def completions(prompts: Sequence[str], **_: Any) -> dict[str, list[Any]]:
         replies = ask([chat(prompt) for prompt in prompts])
+        said.update((prompt, reply.text) for prompt, reply in zip(prompts, replies, strict=True))
         return {"completions": [reply.text for reply in replies], "completions_all": list(map(_choice, replies))}
 
     with package() as alpaca_eval, tempfile.TemporaryDirectory() as folder:
@@ -109,7 +63,7 @@ def annotate(pairs: Pairs, method: Method, name: str, ask: Ask) -> tuple[Annotat
             rows = annotator.annotate_head2head(
                 outputs_1=_records(pairs.references), outputs_2=_records(pairs.outputs), is_ordered=True, chunksize=None
             )
-    return tuple(_annotation(row, name) for row in rows)
+    return tuple(_annotation(row, name, said) for row in rows)
 
 
 def ask_with(judge: Judge, method: Method, say: Callable[[Estimate], None]) -> Ask:
@@ -182,16 +136,23 @@ def _records(rows: Sequence[Any]) -> Any:
     return pandas.DataFrame.from_records([asdict(row) for row in rows])
 
 
-def _annotation(row: Mapping[str, Any], name: str) -> Annotation:
+def _annotation(row: Mapping[str, Any], name: str, said: Mapping[str, str]) -> Annotation:
+    texts = {text: str(row[text]) for text in ("instruction", "output_1", "output_2", "generator_1", "generator_2")}
     preference = row.get("preference")
-    known = isinstance(preference, int | float) and 1 <= preference <= 2
-    texts = ("instruction", "output_1", "output_2", "generator_1", "generator_2")
-    return Annotation(
-        **{text: str(row[text]) for text in texts},
-        annotator=name,
-        preference=float(preference) if known and preference is not None else None,
-        raw_completion=row.get("preference_raw_completion", row.get("raw_completion")),
-    )
+    if isinstance(preference, int | float) and 1 <= preference <= 2:
+        raw = row.get("preference_raw_completion", row.get("raw_completion"))
+        return Annotation(**texts, annotator=name, preference=float(preference), raw_completion=_known(raw))
+    return Annotation(**texts, annotator=name, preference=None, raw_completion=_unread(texts, said))
+
+
+def _known(raw: Any) -> Any:
+    return None if isinstance(raw, float) else raw  # pandas writes nan where a draw was never asked about
+
+
+def _unread(texts: Mapping[str, str], said: Mapping[str, str]) -> str | None:
+    """The words that became no preference: the package drops them, so they are found again by their prompt."""
+    quoted = [f'"""{texts[name]}"""' for name in ("instruction", "output_1", "output_2")]
+    return next((words for prompt, words in said.items() if all(text in prompt for text in quoted)), None) or None
 
 
 def _choice(reply: JudgeReply) -> dict[str, Any] | str:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lm_eval_aft.alpaca_data import Annotation, Output, Pairs, eval_set
-from lm_eval_aft.alpaca_judge import PUBLIC_ANNOTATOR, Method, regex, weighted
+from lm_eval_aft.alpaca_method import PUBLIC_ANNOTATOR, Method, regex, weighted
 from lm_eval_aft.alpaca_package import Difficulty
 from lm_eval_aft.alpaca_score import PERCENTAGES, Rank, Scores, leaderboard, rank, score, write_row
 from lm_eval_aft.errors import JudgeError, RecordError
@@ -86,9 +86,10 @@ def assess(
     first, missing = annotations[0], sum(row.preference is None for row in annotations)
     if missing and not plan.allow_missing:
         raise JudgeError(
-            f"{missing} of {len(annotations)} comparisons have no usable judgement, and a win rate over the rest is no "
-            "AlpacaEval score: run the same command again, which asks only for those that failed, or score the rest "
-            "with --allow-missing, which then says so."
+            f"{missing} of {len(annotations)} comparisons have no usable judgement{_such_as(annotations)}, and a win "
+            "rate over the rest is no AlpacaEval score: run the same command again if the judge refused calls, which "
+            "asks only those anew, take another judge, or score the rest with --allow-missing (in a run: --metadata "
+            "alpaca_allow_missing=true), which then says so."
         )
     scores = score(annotations, difficulty)
     notes = [*(pairs.notes if pairs else _notes(annotations)), *_warnings(scores, difficulty, plan)]
@@ -140,6 +141,12 @@ def write_verdict(folder: Path, verdict: Verdict, difficulty: Difficulty | None)
     except OSError as error:
         raise RecordError(f"{folder} cannot be written ({error.strerror}).") from error
     write_row(folder / "leaderboard.csv", verdict.name, verdict.scores, verdict.prefix)
+
+
+def _such_as(annotations: Sequence[Annotation]) -> str:
+    """The first reply that could not be read, if one is kept."""
+    words = next((row.raw_completion for row in annotations if row.preference is None and row.raw_completion), None)
+    return f" (the first reply that names neither answer: {str(words)[:40]!r})" if words else ""
 
 
 def _notes(annotations: Sequence[Annotation]) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from fake_alpaca import FEW, WHOLE, expected_win_rate, make_eval_set, outputs, v
 from fake_judge import KEY, FakeJudge, chat_completion
 from lm_eval_aft import judge as judge_module
 from lm_eval_aft.alpaca import alpaca_eval
-from lm_eval_aft.alpaca_judge import annotate, chat, weighted
+from lm_eval_aft.alpaca_judge import annotate, chat
+from lm_eval_aft.alpaca_method import weighted
 from lm_eval_aft.alpaca_score import COLUMNS
 from lm_eval_aft.engines import api_client
 from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
@@ -123,6 +124,11 @@ class TestJudging:
         assert "not comparable" not in shown
         assert scores(eval_set)["annotator"] == "weighted_alpaca_eval_gpt4_turbo"
 
+    def test_another_number_of_likely_tokens_is_another_method(self, judge):
+        """A letter that is not among them counts as impossible: eight real pairs gave 58.9 with 5 and 61.0 with 20."""
+        shown = judge("--judge-model", "gpt-4-1106-preview", "--top-logprobs", "20")
+        assert "another judge (weighted_gpt-4-1106-preview_top20, not" in shown
+
     def test_another_baseline_of_the_same_name_gets_none(self, judge, eval_set):
         changed = outputs("base")
         changed[3] = replace(changed[3], output="base says otherwise")
@@ -137,6 +143,7 @@ class TestJudging:
         judge()
         assert len(server.calls) == FEW - 1
         assert scores(eval_set)["metrics"]["n_draws"] == 1
+        assert "NaN" not in (eval_set.folder / "alpaca_eval/annotations.json").read_text()  # which is no JSON
 
     def test_the_key_is_nowhere(self, judge, server, eval_set):
         shown = judge()
@@ -179,7 +186,9 @@ class TestMissing:
         server.trouble = lambda number, body: some(number, body) or weighted_reply(body)
 
     def test_a_headline_over_the_rest_is_refused(self, judge, three_bad, eval_set):
-        with pytest.raises(JudgeError, match=r"3 of 40 comparisons have no usable judgement.*--allow-missing"):
+        with pytest.raises(
+            JudgeError, match=r"3 of 40 comparisons have no usable judgement \(.*: 'The'\).*--allow-missing"
+        ):
             judge()
         assert not (eval_set.folder / "alpaca_eval/scores.json").exists()
         kept = json.loads((eval_set.folder / "alpaca_eval/annotations.json").read_text())
