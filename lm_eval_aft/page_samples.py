@@ -129,7 +129,7 @@ def _target(sample: Sample | None) -> str:
 
 def _score(sample: Sample | None, score: Score | None) -> str:
     """The task's own metric for this question, in words."""
-    if sample is None or score is None or score.metric not in sample.metrics:
+    if sample is None or score is None or sample.metrics.get(score.metric) is None:
         return ""
     under = "" if score.filter == "none" else f" ({score.filter})"
     value = sample.metrics[score.metric]

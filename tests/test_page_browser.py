@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 from lm_eval_aft.page import write_page
-from lm_eval_aft.pagedata import PageData
+from lm_eval_aft.pagedata import Chart, Curve, PageData, Point
 from page_data import HOSTILE, hostile_page, large_page, small_page
 
 pytestmark = pytest.mark.browser
@@ -362,3 +362,13 @@ def test_a_whole_benchmark_opens_in_two_seconds(opened):
     page.search("the needle")
     page.wait(lambda: page.status() == "1 of 1,319 questions", 30)
     assert page.texts(".list .where") == ["#1318"]
+
+
+def test_curves_over_the_same_few_places_stand_apart(opened):
+    curves = tuple(Curve(f"K={k}", tuple(Point(layers, k, k - 1, k + 1) for layers in range(3))) for k in (1, 3, 5))
+    page = opened(PageData("curves", charts=(Chart("depth", "layers", "score", curves),)))
+    page.wait(lambda: page.all(".canvas svg"))
+    lines = page.run("return [...document.querySelectorAll('.mark .interval')].map((e) => +e.getAttribute('x1'))")
+    assert len(set(lines)) == 9
+    ticks = page.run("return [...document.querySelectorAll('.canvas text')].map((e) => e.textContent)")
+    assert not {"0.5", "1.5"} & set(ticks)

@@ -38,7 +38,7 @@ function axis(values, log, from, to, wanted) {
   const [low, high] = log ? range(values.map(Math.log10), 0.06) : range(values, 0.06);
   const place = (value) => from + ((log ? Math.log10(value) : value) - low) / (high - low) * (to - from);
   const distinct = [...new Set(values)];
-  if (!log && distinct.every(Number.isInteger) && distinct.length <= wanted) return { place, ticks: distinct }; // k, layers
+  if (!log && distinct.every(Number.isInteger) && distinct.length <= wanted) return { place, ticks: distinct, whole: true }; // k, layers
   const ticks = log ? logTicks(10 ** low, 10 ** high) : niceTicks(low, high, wanted);
   return { place, ticks: ticks.length > 1 ? ticks : distinct.slice(0, wanted) };
 }
@@ -65,7 +65,11 @@ function drawChart(chart, width) {
     svg("text", { class: "label", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, chart.x_label + (chart.log_x ? " (log scale)" : "")),
     svg("text", { class: "label", x: 4, y: 12 }, chart.y_label),
   );
-  chart.curves.forEach((curve, number) => picture.append(drawCurve(curve, number, x, y)));
+  const apart = x.whole ? 5 : 0; // pixels between curves that have their points in the same places
+  chart.curves.forEach((curve, number) => {
+    const shift = apart * (number - (chart.curves.length - 1) / 2);
+    picture.append(drawCurve(curve, number, { ...x, place: (value) => x.place(value) + shift }, y));
+  });
   return picture;
 }
 

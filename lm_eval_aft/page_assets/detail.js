@@ -4,7 +4,7 @@ const badge = (kind, text) => h("span", { class: "badge " + kind }, text);
 
 function verdicts(right, rescued, corrupted) {
   return [
-    right === null ? badge("unjudged", "not judged") : right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong"),
+    right === null ? null : right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong"),
     rescued ? badge("right", "rescued") : null,
     corrupted ? badge("wrong", "corrupted") : null,
   ].filter(Boolean);
