@@ -173,9 +173,7 @@ class SQLiteStore:
             if len(self._waiting) >= COMMIT_AFTER_ROWS:
                 self.flush()
             elif self._timer is None:
-                self._timer = threading.Timer(COMMIT_AFTER_S, self._flush_late)
-                self._timer.daemon = True
-                self._timer.start()
+                self._commit_later()
 
     def flush(self) -> None:
         """See ``Store.flush``."""
@@ -190,6 +188,15 @@ class SQLiteStore:
                     "INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting.values()
                 )
             self._waiting = {}
+
+    def _commit_later(self) -> None:
+        self._timer = threading.Timer(COMMIT_AFTER_S, self._flush_late)
+        self._timer.daemon = True
+        try:
+            self._timer.start()
+        except RuntimeError:  # no memory for another thread
+            self._timer = None
+            self.flush()
 
     def _flush_late(self) -> None:
         try:

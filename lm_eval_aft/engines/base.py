@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from lm_eval_aft.chat import Renderer
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.records import Completion, Request
 from lm_eval_aft.usage import ModelShape
 
@@ -81,5 +81,10 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ENGINES)}."
         raise ConfigError(f"engine={name} is unknown: {hint}")
     module, _, attribute = ENGINES[name].partition(":")
-    engine: Engine = getattr(import_module(module), attribute).load(dict(engine_args), host)
+    try:
+        engine: Engine = getattr(import_module(module), attribute).load(dict(engine_args), host)
+    except MemoryError as error:
+        raise EngineError(
+            f"the model does not fit this machine's memory ({error}): use a smaller dtype or another machine."
+        ) from error
     return engine

@@ -105,7 +105,7 @@ class HFEngine:
                 for position, completion in self._decode(requests, batch):
                     left.discard(position)
                     yield position, completion
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 if len(left) == 1:
@@ -258,4 +258,4 @@ def _batch_size(value: int | str) -> int | str:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
