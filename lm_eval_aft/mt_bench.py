@@ -148,8 +148,6 @@ def read_references(file: Path) -> dict[int, tuple[str, ...]]:
 def write_answers(folder: Path, model: str, dialogues: Sequence[Dialogue], answers: Sequence[Answer]) -> Path:
     """Write the answers in FastChat's format, and the questions beside them, so that they can be judged later.
 
-    Think blocks are left out: a judge reads what a user would.
-
     Returns:
         The file of answers.
     """
@@ -228,12 +226,13 @@ def of_samples(run: Run) -> Material:
 
 
 def parse_response(asked: Dialogue, response: str) -> Answer:
-    """The answers in what --model aft returns for a dialogue.
+    """The answers in what --model aft returns for a dialogue, without think blocks: a judge reads what a user would.
 
     Raises:
         ValueError, KeyError, TypeError: If it is something else.
     """
-    return _answer(asked.question_id, json.loads(response)["turns"])
+    answer = _answer(asked.question_id, json.loads(response)["turns"])
+    return Answer(answer.question_id, tuple(THINK.sub("", turn).strip() for turn in answer.turns))
 
 
 def model_name(model: str, k: int | None, layers: int | None) -> str:
@@ -295,9 +294,8 @@ def _answer(number: Any, turns: Any) -> Answer:
 
 
 def _row(model: str, answer: Answer, now: float) -> dict[str, Any]:
-    turns = [THINK.sub("", turn).strip() for turn in answer.turns]
-    name = sha256(json.dumps([model, answer.question_id, turns]).encode()).hexdigest()[:22]
-    choices = [{"index": 0, "turns": turns}]
+    name = sha256(json.dumps([model, answer.question_id, answer.turns]).encode()).hexdigest()[:22]
+    choices = [{"index": 0, "turns": answer.turns}]
     return {
         "question_id": answer.question_id,
         "answer_id": name,
@@ -310,7 +308,7 @@ def _row(model: str, answer: Answer, now: float) -> dict[str, Any]:
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Lines of JSON objects; none at all is an error."""
     with _reading(file, "lines of JSON"):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         if not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError("no JSON objects")
     return rows

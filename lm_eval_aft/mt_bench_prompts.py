@@ -138,7 +138,8 @@ def own_templates() -> dict[tuple[int, bool], JudgePrompt]:
 
 def _read(file: Path) -> Iterator[tuple[tuple[int, bool], JudgePrompt]]:
     try:
-        rows = {row["name"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = {row["name"]: row for row in map(json.loads, lines)}
     except OSError as error:
         raise ConfigError(f"--judge-prompts {file} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError) as error:
