@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
@@ -159,14 +159,11 @@ def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Scor
     return replace(figure, voted=most.points, extraction=most.extraction)
 
 
-def _votes(runs: Sequence[Run], traces: Path, regex: str | None) -> tuple[Votes, ...]:
+def votes_of(runs: Sequence[Run], traces: Iterable[Trace], regex: str | None = None) -> tuple[Votes, ...]:
     """The votes of the traces, or none and a line that says why."""
-
-    def countable() -> Iterator[Trace]:
-        return (trace for trace in read_traces(traces) if regex or has_extraction(trace.question.task))
-
     try:
-        return count_votes(countable(), runs, regex)
+        countable = (trace for trace in traces if regex or has_extraction(trace.question.task))
+        return count_votes(countable, runs, regex)
     except AFTError as error:  # the figure is whole without this line
         click.echo(f"No line for the majority vote: {error}", err=True)
         return ()
@@ -183,7 +180,7 @@ def plot(out: Path, traces: Path | None, png: Path | None, cost: Cost | None, re
     from lm_eval_aft.figure import draw
 
     runs = read_runs(out)
-    figures = curves(runs, _votes(runs, traces or out, regex))
+    figures = curves(runs, votes_of(runs, read_traces(traces or out), regex))
     for each in figures:
         kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
         click.echo(draw(each, kind, (png or out) / f"{each.name}.png"))

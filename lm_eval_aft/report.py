@@ -119,7 +119,7 @@ def _title(measure: Measure) -> str:
 
 def _row(entry: Entry, measures: Sequence[Measure], percent: Mapping[Measure, bool], runs: Sequence[Run]) -> Row:
     run, costs = entry.run, list(entry.costs.values())
-    cells = [Cell(entry.label, note=str(run.path)), _count(run.k), _count(run.layers)]
+    cells = [Cell(entry.label, note=run.path.name), _count(run.k), _count(run.layers)]
     cells += [_score_cell(_score(run, measure), percent[measure]) for measure in measures]
     cells.append(_count(sum(run.conditions[task].questions for task in run.tasks)))
     cells += [_mean(costs, name, form) for name, form in _COSTS]

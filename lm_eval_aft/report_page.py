@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import click
-
 from lm_eval_aft import __version__
 from lm_eval_aft.comparable import primary
 from lm_eval_aft.compare import Comparison, compare_entries
 from lm_eval_aft.errors import AFTError, ConfigError
+from lm_eval_aft.ledger import traces_of
 from lm_eval_aft.page import write_page
 from lm_eval_aft.page_samples import run_samples
 from lm_eval_aft.pagedata import (
@@ -24,9 +23,10 @@ from lm_eval_aft.pagedata import (
     Point,
     Table,
 )
-from lm_eval_aft.plot import Curves, curves
+from lm_eval_aft.plot import Cost, Curves, curves, votes_of
 from lm_eval_aft.report import Entry
 from lm_eval_aft.results import Run
+from lm_eval_aft.stats import Interval
 
 
 def write_report(path: Path, entries: Sequence[Entry], table: Table, baseline: Path | None) -> None:
@@ -44,14 +44,16 @@ def write_report(path: Path, entries: Sequence[Entry], table: Table, baseline: P
     """
     runs = [entry.run for entry in entries]
     shown = [run_samples(entry.run, entry.label, entry.traces, runs) for entry in entries]
+    compared, notes = _comparisons(entries, baseline)
     data = PageData(
         title="Propose and aggregate",
         made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(_tasks(runs))}",
         leaderboard=table,
-        charts=tuple(_charts(runs)),
-        effects=tuple(map(_effect, _comparisons(entries, baseline))),
+        charts=tuple(_charts(entries)),
+        effects=tuple(map(_effect, compared)),
         diagnostics=tuple(panel for panels, _ in shown for panel in panels),
         samples=tuple(sample for _, samples in shown for sample in samples),
+        notes=notes,
     )
     write_page(path, data)
 
@@ -60,18 +62,22 @@ def _tasks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(task for run in runs for task in run.tasks))
 
 
-def _comparisons(entries: Sequence[Entry], baseline: Path | None) -> tuple[Comparison, ...]:
-    """Of all runs with the baseline; one that was not asked for by name is left out where it cannot be paired."""
+def _comparisons(entries: Sequence[Entry], baseline: Path | None) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
+    """Of all runs with the baseline, and why runs are left out; of a baseline that was named none is."""
     if baseline is not None:
         base = _named(entries, baseline)
-        return compare_entries(base, [entry for entry in entries if entry is not base])
+        return compare_entries(base, [entry for entry in entries if entry is not base]), ()
     found: list[Comparison] = []
+    notes: list[str] = []
     for other in entries[1:]:
         try:
             found += compare_entries(entries[0], [other])
-        except AFTError as error:  # the page is whole without this pair
-            click.echo(f"{other.label} is not compared with {entries[0].label}: {error}", err=True)
-    return tuple(found)
+        except AFTError:  # the page is whole without this pair
+            notes.append(
+                f"{other.label} is not compared with {entries[0].label}: they did not answer the same questions, or no "
+                "samples were logged; aft compare says which."
+            )
+    return tuple(found), tuple(notes)
 
 
 def _named(entries: Sequence[Entry], baseline: Path) -> Entry:
@@ -113,34 +119,63 @@ def _effect(row: Comparison) -> Effect:
     )
 
 
-def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
-    """Score against layers, k and cost, wherever runs of ours differ in them."""
+def _charts(entries: Sequence[Entry]) -> Iterator[Chart]:
+    """Score against layers, k and cost, wherever runs of ours differ in them, beside the majority vote."""
+    runs = [entry.run for entry in entries]
     if not any(run.settings for run in runs):
         return
+    votes = [vote for entry in entries if entry.traces for vote in votes_of(runs, traces_of(entry.run, entry.traces))]
     shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
     measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
-    for figure in curves(runs):
+    for figure in curves(runs, votes):
         if len(figure.points) > 1 and figure.measure in measures:
             yield from _panels(figure)
 
 
 def _panels(figure: Curves) -> Iterator[Chart]:
-    y_label = figure.measure + ("" if figure.higher_is_better else ", less is better")
+    y_label = (
+        figure.measure + (", %" if _percent(figure) else "") + ("" if figure.higher_is_better else ", less is better")
+    )
     by_k, by_layers = _grouped(figure, "k"), _grouped(figure, "layers")
     if any(len(curve.points) > 1 for curve in by_k):
         yield Chart(f"{figure.title}: depth", "aggregation layers", y_label, by_k)
     if any(len(curve.points) > 1 for curve in by_layers):
         yield Chart(f"{figure.title}: width", "texts per layer, k", y_label, by_layers)
-    kind, label = ("flops", "FLOPs a question") if figure.costs("flops") else ("tokens", "generated tokens a question")
-    if figure.costs("flops") or figure.costs("tokens"):
-        costs = [(point.flops if kind == "flops" else point.generated_tokens, point) for point in figure.points]
-        points = [
-            Point(cost, p.score.estimate, p.score.low, p.score.high, f"k={p.k}, layers={p.layers}")
-            for cost, p in costs
-            if cost
-        ]
-        ordered = tuple(sorted(points, key=lambda point: point.x))
-        yield Chart(f"{figure.title}: cost", label, y_label, (Curve("runs", ordered),), log_x=True)
+    kind: Cost = "flops" if figure.costs("flops") else "tokens"
+    label = "FLOPs a question" if kind == "flops" else "generated tokens a question"
+    if figure.costs(kind):
+        ks = sorted({point.k for point in figure.points if point.layers})
+        lines = [Curve(f"k={k}", tuple(_cost_points(figure, k, kind))) for k in ks]
+        yield Chart(f"{figure.title}: cost", label, y_label, (*lines, *_voted(figure, kind)), log_x=True)
+
+
+def _percent(figure: Curves) -> bool:
+    return all(0 <= point.score.estimate <= 1 for point in figure.points)
+
+
+def _point(figure: Curves, x: float, score: Interval, label: str = "") -> Point:
+    scale = 100 if _percent(figure) else 1
+    return Point(x, scale * score.estimate, scale * score.low, scale * score.high, label)
+
+
+def _cost_points(figure: Curves, k: int, kind: Cost) -> Iterator[Point]:
+    """The plain answer and the points of one k, from the cheapest."""
+    chosen = [point for point in figure.points if point.layers == 0][:1]
+    chosen += [point for point in figure.points if point.layers and point.k == k]
+    priced = sorted(((cost, point) for point in chosen if (cost := point.cost(kind))), key=lambda pair: pair[0])
+    for cost, point in priced:
+        yield _point(figure, cost, point.score, f"k={point.k}, layers={point.layers}")
+
+
+def _voted(figure: Curves, kind: Cost) -> Iterator[Curve]:
+    """The majority vote over the drafts, as a reference."""
+    points = [
+        _point(figure, cost, vote.majority, f"vote of {vote.n}")
+        for vote in figure.voted
+        if (cost := vote.flops if kind == "flops" else vote.generated_tokens)
+    ]
+    if points:
+        yield Curve("majority vote", tuple(points), dashed=True)
 
 
 def _grouped(figure: Curves, by: str) -> tuple[Curve, ...]:
@@ -151,6 +186,6 @@ def _grouped(figure: Curves, by: str) -> tuple[Curve, ...]:
     for value in sorted({getattr(point, by) for point in figure.points if point.layers}):
         mine = [point for point in figure.points if point.layers and getattr(point, by) == value]
         chosen = [*(plain[:1] if by == "k" else []), *sorted(mine, key=lambda point: getattr(point, along))]
-        points = [Point(getattr(p, along), p.score.estimate, p.score.low, p.score.high) for p in chosen]
+        points = [_point(figure, getattr(point, along), point.score) for point in chosen]
         found.append(Curve(f"{by}={value}", tuple(points)))
     return tuple(found)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
 from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.plot import curves, score_interval
+from lm_eval_aft.plot import curves, votes_of, score_interval
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_run, read_runs
 from lm_eval_aft.stats import mean_interval
@@ -177,10 +177,8 @@ def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path):
 def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path: Path):
     run(tmp_path, 3, 1, task="arc")
     record(tmp_path / "traces", 3, 1, task="arc")
-    from lm_eval_aft.plot import _votes
-
-    assert _votes(read_runs(tmp_path), tmp_path, None) == ()
-    (votes,) = _votes(read_runs(tmp_path), tmp_path, r"(\d+)")
+    assert votes_of(read_runs(tmp_path), read_traces(tmp_path)) == ()
+    (votes,) = votes_of(read_runs(tmp_path), read_traces(tmp_path), r"(\d+)")
     assert votes.points[2].majority.estimate > 0
 
 
