@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
 from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.plot import curves, votes_of, score_interval
+from lm_eval_aft.plot import curves, score_interval, votes_of
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_run, read_runs
 from lm_eval_aft.stats import mean_interval
-from lm_eval_aft.traces import write_traces
+from lm_eval_aft.traces import read_traces, write_traces
 from lm_eval_aft.usage import Usage
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
