@@ -87,9 +87,11 @@ def score_annotations(file: Path, plan: Plan) -> Verdict:
 @click.option("--judge-revision", default="", help="Which weights it serves, in your words.")
 @click.option("--cache", type=click.Path(path_type=Path), help=f"Where judgements are kept [default: OUTPUT/{CACHE}].")
 @click.option("--max-judge-calls", type=click.IntRange(0), help="Never make more calls than these.")
-@click.option("--price-in", type=float, help="Price of a million prompt tokens, for the estimate.")
-@click.option("--price-out", type=float, help="Price of a million generated tokens, for the estimate.")
+@click.option("--price-in", type=click.FloatRange(0), help="Of a million prompt tokens, for the estimate.")
+@click.option("--price-out", type=click.FloatRange(0), help="Of a million generated tokens.")
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at a time.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Seconds.")
+@click.option("--retries", type=click.IntRange(0), default=8, show_default=True, help="Of a call that failed.")
 @click.option("--regex", is_flag=True, help="Read the letter the judge writes; scores get names of their own.")
 @click.option(
     "--top-logprobs", type=click.IntRange(1, 20), default=5, show_default=True, help="Likely tokens asked for."
@@ -113,6 +115,8 @@ def alpaca_eval(
     price_in: float | None,
     price_out: float | None,
     concurrency: int,
+    timeout: float,
+    retries: int,
     regex: bool,
     top_logprobs: int,
     difficulty: Path | None,
@@ -142,6 +146,8 @@ def alpaca_eval(
         revision=judge_revision,
         concurrency=concurrency,
         max_calls=max_judge_calls,
+        timeout_s=timeout,
+        retries=retries,
     )
 
     def say(estimate: Estimate) -> None:

@@ -22,13 +22,10 @@ TASK = "aft_alpaca_eval"
 OUTPUTS = "model_outputs.json"
 
 
-def generator_name(settings: Mapping[str, Any]) -> str:
-    """What to call a model: the name given, else its folder's or hub name, with k and layers where they were set."""
-    if settings.get("generator"):
-        return str(settings["generator"])
-    name = str(settings.get("pretrained") or settings.get("model") or "model").rstrip("/").rpartition("/")[2]
-    k, layers = settings.get("k"), settings.get("layers")
-    return name if k is None or not layers else f"{name}-k{k}-l{layers}"
+def generator_name(model: str, k: int | None = None, layers: int | None = None) -> str:
+    """What to call a model: the last part of its hub name or folder, and how it was run."""
+    base = model.rstrip("/").rpartition("/")[2]
+    return base if k is None or layers is None else f"{base}-k{k}-l{layers}"
 
 
 def find_outputs(path: str | Path) -> Path:
@@ -130,7 +127,7 @@ def _model_of(samples: Path) -> str:
     if not results.is_file():
         return samples.parent.name
     run = read_run(results)
-    return generator_name({"model": run.model, "k": run.k, "layers": run.layers})
+    return generator_name(run.model, run.k, run.layers)
 
 
 def _output(row: Mapping[str, Any], name: str | None) -> Output:

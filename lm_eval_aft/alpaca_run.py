@@ -6,16 +6,20 @@ Knows the keys of ``--metadata``; judging is ``alpaca``'s. Called by the task af
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.alpaca import CACHE, Say, judge_outputs, read_reference
 from lm_eval_aft.alpaca_data import Output
+from lm_eval_aft.alpaca_method import PUBLIC_TOP
 from lm_eval_aft.alpaca_package import find_difficulty, package
 from lm_eval_aft.alpaca_verdict import Plan, Verdict
+from lm_eval_aft.config import SECRET
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.judge import Judge
+from lm_eval_aft.parse import flag, integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,59 +34,73 @@ class RunJudge:
     plan: Plan
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], whole: bool) -> RunJudge | None:
+    def of(cls, settings: Mapping[str, Any], whole: bool, record: str | None) -> RunJudge | None:
         """Read the settings and all that judging needs, before anything is generated; None where no judge is named.
 
         Args:
-            settings: ``--metadata``.
+            settings: ``--metadata`` with the model arguments.
             whole: Whether the run answers the whole eval set, which length control needs.
+            record: Where the run keeps its answers.
 
         Raises:
-            AFTError: If a setting is missing, or reference answers, the package or df_gamed.csv cannot be had.
+            AFTError: If a setting is missing or wrong, or reference answers, the package or df_gamed.csv are.
         """
+        _refuse_secrets(settings)
         named = [settings.get(name) for name in ("judge_model", "judge_base_url")]
         if not any(named):
             return None
         if not all(named):
             raise ConfigError("--metadata names half a judge: give both judge_model=NAME and judge_base_url=URL.")
-        plan = Plan(
-            not _yes(settings, "alpaca_no_lc"),
-            _path(settings, "alpaca_difficulty"),
-            _yes(settings, "alpaca_allow_missing"),
-            _yes(settings, "alpaca_regex"),
-            int(settings.get("alpaca_top_logprobs", 5)),
-        )
+        if not record:
+            raise ConfigError("a run that is judged must keep its answers and judgements: give record=DIR.")
+        plan = _plan(settings)
         with package():
             pass
         if plan.length_control and whole:
             find_difficulty(plan.difficulty)
+        references = read_reference(_path(settings, "alpaca_reference"))
         most = settings.get("max_judge_calls")
-        return cls(
-            str(settings["judge_model"]),
-            str(settings["judge_base_url"]),
-            str(settings.get("judge_revision", "")),
-            None if most is None else int(most),
-            read_reference(_path(settings, "alpaca_reference")),
-            plan,
-        )
+        most_calls = None if most is None else integer(0)("max_judge_calls", most)
+        model, base_url = map(str, named)
+        judge = cls(model, base_url, str(settings.get("judge_revision", "")), most_calls, references, plan)
+        judge._open(None).close()  # an address that cannot be one is found here
+        return judge
 
-    def judge(self, outputs: Sequence[Output], folder: Path | None, say: Say) -> Verdict:
+    def judge(self, outputs: Sequence[Output], folder: Path, say: Say) -> Verdict:
         """See ``judge_outputs``.
 
         Raises:
             AFTError: If it fails; what was judged by then is kept in the folder.
         """
-        cache = folder / CACHE if folder else None
-        judge = Judge(self.model, self.base_url, cache=cache, revision=self.revision, max_calls=self.max_calls)
-        try:
+        with closing(self._open(folder / CACHE)) as judge:
             return judge_outputs(outputs, self.references, judge, self.plan, folder, say)
-        finally:
-            judge.close()
+
+    def _open(self, cache: Path | None) -> Judge:
+        return Judge(self.model, self.base_url, cache=cache, revision=self.revision, max_calls=self.max_calls)
 
 
-def _yes(settings: Mapping[str, Any], name: str) -> bool:
-    return str(settings.get(name, "")).lower() in ("true", "1", "yes")
+def _plan(settings: Mapping[str, Any]) -> Plan:
+    def said(name: str) -> bool:
+        return flag(name, settings.get(name, False))
+
+    return Plan(
+        not said("alpaca_no_lc"),
+        _path(settings, "alpaca_difficulty"),
+        said("alpaca_allow_missing"),
+        said("alpaca_regex"),
+        integer(1, 21)("alpaca_top_logprobs", settings.get("alpaca_top_logprobs", PUBLIC_TOP)),
+    )
 
 
 def _path(settings: Mapping[str, Any], name: str) -> Path | None:
-    return Path(settings[name]) if settings.get(name) else None
+    return Path(str(settings[name])) if settings.get(name) else None
+
+
+def _refuse_secrets(settings: Mapping[str, Any]) -> None:
+    """Metadata lands in result files, so no message may repeat the value either."""
+    for name in settings:
+        if name.startswith("judge_") and SECRET.search(name):
+            raise ConfigError(
+                f"{name} must not be given in --metadata, which is written into result files: set the environment "
+                "variable OPENAI_API_KEY."
+            )

@@ -175,17 +175,16 @@ class TestFiles:
         assert second.output == "yes\u20281"
 
     @pytest.mark.parametrize(
-        ("settings", "name"),
+        ("run", "name"),
         [
-            ({"pretrained": "org/Model-7B"}, "Model-7B"),
-            ({"pretrained": "/a/b/", "k": 5, "layers": 0}, "b"),
-            ({"model": "m", "k": 5, "layers": 2}, "m-k5-l2"),
-            ({"pretrained": "org/m", "generator": "mine"}, "mine"),
-            ({}, "model"),
+            (("org/Model-7B",), "Model-7B"),
+            (("/a/b/", 5, 0), "b-k5-l0"),
+            (("m", 5, 2), "m-k5-l2"),
+            (("m", None, None), "m"),
         ],
     )
-    def test_names(self, settings, name):
-        assert generator_name(settings) == name
+    def test_names(self, run, name):
+        assert generator_name(*run) == name
 
     @pytest.mark.parametrize(
         ("text", "message"),

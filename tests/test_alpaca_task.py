@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
-import random
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,7 @@ def named(server, eval_set):
     return {
         "judge_model": "m",
         "judge_base_url": server.url,
+        "record": str(eval_set.folder / "rec"),
         "alpaca_reference": str(eval_set.reference),
         "alpaca_difficulty": str(eval_set.difficulty),
     }
@@ -110,17 +112,22 @@ def test_without_record_it_is_said_too(run, caplog, server):
 
 
 def test_a_judge_named_by_the_run_scores_in_lm_evals_table(run, named, server, tmp_path):
-    found = metrics(run({"record": str(tmp_path / "rec"), **named}))
+    results = run(named)
+    found = metrics(results)
     assert found["win_rate"] == pytest.approx(expected_win_rate(FEW), abs=1e-6)
     assert 0 < found["length_controlled_winrate"] < 100
     assert found["standard_error"] > 0
+    assert found["judge_missing"] == 0
     assert len(server.calls) == FEW  # once for all metrics
+    (samples,) = results["samples"].values()
+    assert {row["win_rate"] for row in samples} == {None}  # a length there would be paired as if it were a score
+    assert samples[0]["avg_length"] == len(outputs("ours")[0].output)
     assert {file.name for file in (tmp_path / "rec/alpaca_eval").iterdir()} >= {
         "annotations.json",
         "leaderboard.csv",
         "scores.json",
     }
-    assert metrics(run({"record": str(tmp_path / "rec"), **named})) == found
+    assert metrics(run(named)) == found
     assert len(server.calls) == FEW
 
 
@@ -134,8 +141,12 @@ def test_a_part_of_the_set_needs_no_difficulty_and_has_no_length_control(run, na
 
 def test_a_judge_that_fails_costs_the_scores_but_not_the_answers(run, named, server, tmp_path, caplog):
     server.trouble = lambda number, body: (200, chat_completion("m"), {})
-    found = metrics(run({"record": str(tmp_path / "rec"), **named}))
+    found = metrics(run(named))
     assert "aft_alpaca_eval has no scores: the replies of m hold no log-probabilities" in caplog.text
+    assert (
+        f"go on with: aft judge alpaca_eval {tmp_path / 'rec'} --judge-model m --judge-base-url {server.url}"
+        in caplog.text
+    )
     assert found["win_rate"] == found["length_controlled_winrate"] == "N/A"
     assert isinstance(found["avg_length"], float)
     assert len(read_outputs(find_outputs(tmp_path / "rec"))) == FEW
@@ -150,7 +161,7 @@ def test_the_letter_judge_has_metrics_of_its_own(run, named, server):
 
 
 def test_predict_only_writes_the_answers_and_calls_no_judge(run, named, server, tmp_path):
-    results = run({"record": str(tmp_path / "rec"), **named}, predict_only=True)
+    results = run(named, predict_only=True)
     assert server.calls == []
     assert metrics(results) == {"bypass": 999}
     assert len(read_outputs(find_outputs(tmp_path / "rec"))) == FEW
@@ -162,6 +173,11 @@ def test_predict_only_writes_the_answers_and_calls_no_judge(run, named, server, 
         ({"judge_base_url": ""}, ConfigError, "names half a judge"),
         ({"alpaca_reference": "/nowhere.json"}, RecordError, "nowhere.json cannot be read"),
         ({"alpaca_difficulty": "/nowhere"}, JudgeError, "holds 0 files df_gamed"),
+        ({"record": ""}, ConfigError, "must keep its answers and judgements: give record=DIR"),
+        ({"judge_base_url": "not an address"}, ConfigError, "base_url"),
+        ({"alpaca_top_logprobs": "many"}, ConfigError, "alpaca_top_logprobs=many is not allowed"),
+        ({"alpaca_regex": "perhaps"}, ConfigError, "alpaca_regex=perhaps is not allowed"),
+        ({"judge_api_key": "sk-1"}, ConfigError, "judge_api_key must not be given in --metadata"),
     ],
 )
 def test_what_the_judge_lacks_is_found_before_anything_is_generated(run, named, change, error, message):
@@ -171,20 +187,37 @@ def test_what_the_judge_lacks_is_found_before_anything_is_generated(run, named, 
     assert model.asked == 0
 
 
-def test_answers_of_several_processes_arrive_out_of_order_and_leave_in_order(run, named, server, tmp_path):
-    from lm_eval.tasks import TaskManager
+SCRIPT = """
+import json, sys
+import lm_eval, lm_eval.evaluator, lm_eval_aft
+from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(
-        include_path=str(lm_eval_aft.tasks_path()), include_defaults=False, metadata={"record": str(tmp_path / "rec")}
-    )
-    files = {"data_files": {"eval": named["alpaca_reference"]}}
-    spec = {"task": "aft_alpaca_eval", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
-    (task,) = manager.load([{"group": "local", "task": [spec]}])["tasks"].values()
-    docs = list(task.test_docs())
-    random.Random(3).shuffle(docs)
-    lengths = [task.process_results(doc, [doc["instruction"].upper()])["avg_length"] for doc in docs]
-    task.aggregation()["avg_length"](pickle.loads(pickle.dumps(lengths)))
-    assert [row.output for row in read_outputs(find_outputs(tmp_path / "rec"))] == [f"TASK {n}" for n in range(FEW)]
+lm_eval.evaluator.add_env_info = lambda storage: None  # takes seconds and says nothing this test asks
+lm_eval_aft.register()
+metadata = json.loads(sys.argv[1])
+files = dict(data_files=dict(eval=metadata["alpaca_reference"]))
+task = dict(task="aft_alpaca_eval", dataset_path="json", dataset_name=None, dataset_kwargs=files)
+manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False, metadata=metadata)
+results = lm_eval.simple_evaluate(
+    model="aft", model_args=dict(pretrained=sys.argv[2], dtype="float32", k=2, layers=1, record=metadata["record"]),
+    tasks=[dict(group="offline_suite", task=[task])], task_manager=manager, bootstrap_iters=0, device="cpu",
+    batch_size="auto", apply_chat_template=True, gen_kwargs=dict(max_gen_toks=8), limit=7)
+print("rank", "none" if results is None else "zero")
+"""
+
+
+def test_two_processes_judge_once_and_write_in_order(named, server, tiny, tmp_path):
+    server.trouble = lambda number, body: (200, chat_completion("m", "length", {"m": -0.1, "M": -2.4}), {})
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(tmp_path / "script.py"), json.dumps(named), tiny]
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split()) == ["none", "rank", "rank", "zero"]
+    rows = read_outputs(find_outputs(tmp_path / "rec"))
+    assert [row.instruction for row in rows] == [f"Task {n}" for n in range(7)]
+    assert {row.generator for row in rows} == {f"{Path(tiny).name}-k2-l1"}
+    assert len(server.calls) == 7
 
 
 def test_a_run_judged_by_its_samples_is_judged_alike(run, named, server, tmp_path, eval_set):

@@ -17,12 +17,14 @@ from lm_eval_aft.alpaca_data import Length, Output
 from lm_eval_aft.alpaca_files import OUTPUTS, generator_name, write_rows
 from lm_eval_aft.alpaca_run import RunJudge
 from lm_eval_aft.alpaca_verdict import Verdict, show
+from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import AFTError
 
 log = logging.getLogger("lm_eval.aft")
-LENGTH, PREDICTED = "avg_length", "bypass"
+LENGTH, MISSING, PREDICTED = "avg_length", "judge_missing", "bypass"
 JUDGED = ("win_rate", "standard_error", "length_controlled_winrate", "lc_standard_error", "discrete_win_rate")
 NO_SCORE = "N/A"  # what lm-eval itself prints where there is no number
+PREDICTED_VALUE = 999  # lm-eval's own value for answers that were not scored
 
 
 def instructions(docs: Any) -> Any:
@@ -36,84 +38,88 @@ class AlpacaEval(ConfigurableTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        self.generator, self.record = "model", ""
         self.run_judge: RunJudge | None = None
         self.verdict: Verdict | None = None
-        self.judged = False
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Model arguments and ``--metadata`` of the run."""
-        return self.config.metadata or {}
-
-    def build_all_requests(self, *, limit: int | None = None, samples: Any = None, **options: Any) -> None:
-        """Find what the judge needs before anything is generated."""
+    def build_all_requests(
+        self, *, limit: int | None = None, samples: Any = None, chat_template: Any = None, **options: Any
+    ) -> None:
+        """Learn where answers go, and find what the judge needs, before anything is generated."""
+        self._learn(self.config.metadata or {}, getattr(chat_template, "__self__", None))
         if PREDICTED not in self._metric_fn_list:
-            self.run_judge = RunJudge.of(self.settings, whole=limit is None and samples is None)
-        super().build_all_requests(limit=limit, samples=samples, **options)
+            whole = limit is None and samples is None
+            self.run_judge = RunJudge.of(self.config.metadata or {}, whole, self.record)
+        super().build_all_requests(limit=limit, samples=samples, chat_template=chat_template, **options)
+
+    def _learn(self, settings: dict[str, Any], model: Any) -> None:
+        """The answers' author and folder: our own model knows best; any other's arguments say it."""
+        name, k, layers = settings.get("pretrained") or settings.get("model") or "model", None, None
+        self.record = settings.get("record", "")
+        config = getattr(model, "config", None)
+        if isinstance(config, AFTConfig):
+            name, k, layers, self.record = model.name, config.k, config.layers, config.record
+        self.generator = str(settings.get("generator") or generator_name(str(name), k, layers))
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """The answer's length under each metric; the answer itself travels in it."""
-        output = Output(doc["instruction"], results[0].strip(), generator_name(self.settings), doc["dataset"])
-        return dict.fromkeys(self.aggregation(), Length.of(doc["place"], output))
+        """The answer's length, in which the answer travels; no win rate yet, which only the judge can know."""
+        output = Output(doc["instruction"], results[0].strip(), self.generator, doc["dataset"])
+        first, *judged = self.aggregation()
+        return {first: Length.of(doc["place"], output), **dict.fromkeys(judged)}
 
-    def aggregation(self) -> dict[str, Callable[[Sequence[Length]], Any]]:
-        """What becomes of all answers: under --predict_only nothing but the file."""
+    def aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
+        """The first one gets the answers, writes them and has them judged; the others look up what came of it."""
         if PREDICTED in self._metric_fn_list:
             return {PREDICTED: self._predicted}
         prefix = self.run_judge.plan.method.prefix if self.run_judge else ""
-        judged = [prefix + name for name in JUDGED] if self.run_judge else []
-        return {LENGTH: self._length} | {name: lambda lengths, name=name: self._score(lengths, name) for name in judged}
+        judged = [*(prefix + name for name in JUDGED), MISSING] if self.run_judge else []
+        return {LENGTH: self._answered} | {name: lambda _, name=name: self._score(name) for name in judged}
 
     def higher_is_better(self) -> dict[str, bool | None]:
         """More wins are better; a longer answer or a larger error is neither better nor worse."""
         return {name: True if "win" in name else None for name in self.aggregation()}
 
     def _predicted(self, lengths: Sequence[Length]) -> int:
-        self._write(_answers(lengths))
-        return 999  # lm-eval's own value for answers that were not scored
+        self._write(lengths)
+        return PREDICTED_VALUE
 
-    def _length(self, lengths: Sequence[Length]) -> float:
-        self._write(_answers(lengths))
+    def _answered(self, lengths: Sequence[Length]) -> float:
+        """Only the process that gathers all answers comes here."""
+        outputs = self._write(lengths)
+        if self.run_judge is not None:
+            self.verdict = self._judge(self.run_judge, outputs)
         return sum(lengths) / len(lengths)
 
-    def _score(self, lengths: Sequence[Length], name: str) -> Any:
-        """One metric of the judge, who is asked once; only the process that gathers all answers comes here."""
-        if not self.judged:
-            self.judged = True
-            self.verdict = self._judge(_answers(lengths))
-        metrics = self.verdict.metrics() if self.verdict else {}
-        return metrics.get(name, NO_SCORE)
+    def _score(self, name: str) -> Any:
+        if self.verdict is None:
+            return NO_SCORE
+        return self.verdict.scores.missing if name == MISSING else self.verdict.metrics().get(name, NO_SCORE)
 
-    def _judge(self, outputs: Sequence[Output]) -> Verdict | None:
+    def _judge(self, judge: RunJudge, outputs: Sequence[Output]) -> Verdict | None:
         """The verdict; if it fails lm-eval must still save the answers, so that is said, and there is no score."""
-        assert self.run_judge is not None
-        folder = self._folder / "alpaca_eval" if self._folder else None
         try:
-            verdict = self.run_judge.judge(outputs, folder, lambda estimate: log.info("%s", estimate.sentence()))
+            folder = Path(self.record, "alpaca_eval")
+            verdict = judge.judge(outputs, folder, lambda estimate: log.info("%s", estimate.sentence()))
         except AFTError as error:
             log.error("aft_alpaca_eval has no scores: %s", error)
+            log.error("Its answers are kept; go on with: %s", _later(self.record, judge.model, judge.base_url))
             return None
         log.info("%s", show(verdict))
         return verdict
 
-    @property
-    def _folder(self) -> Path | None:
-        record = self.settings.get("record")
-        return Path(record) if record else None
-
-    def _write(self, outputs: Sequence[Output]) -> None:
-        """Write model_outputs.json, and say how it is judged."""
-        if self._folder is None:
-            file, run = None, "OUT (OUT is --output_path, and --log_samples must be on)"
-        else:
-            file = self._folder / OUTPUTS
-            write_rows(file, outputs)
-            run = str(file)
-            log.info("%d answers are in %s.", len(outputs), file)
+    def _write(self, lengths: Sequence[Length]) -> tuple[Output, ...]:
+        """Write model_outputs.json in eval-set order, and say how it is judged."""
+        rows = sorted((length.row for length in lengths), key=lambda row: row[0])  # processes deliver one after another
+        outputs = tuple(output for _, output in rows)
+        run = "OUT (OUT is --output_path, and --log_samples must be on)"
+        if self.record:
+            run = str(Path(self.record, OUTPUTS))
+            write_rows(Path(run), outputs)
+            log.info("%d answers are in %s.", len(outputs), run)
         if self.run_judge is None:
-            log.info("Judge later with: aft judge alpaca_eval %s --judge-model NAME --judge-base-url URL", run)
+            log.info("Judge later with: %s", _later(run, "NAME", "URL"))
+        return outputs
 
 
-def _answers(lengths: Sequence[Length]) -> tuple[Output, ...]:
-    """The answers in eval-set order; several processes deliver theirs one after the other."""
-    return tuple(output for _, output in sorted((length.row for length in lengths), key=lambda row: row[0]))
+def _later(run: str, model: str, base_url: str) -> str:
+    return f"aft judge alpaca_eval {run} --judge-model {model} --judge-base-url {base_url}"
