@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -102,6 +102,22 @@ class Estimate:
         return f"{text}, at most about {most:,.2f} at the prices given."
 
 
+class Client(Protocol):
+    """What a judge asks: a chat server, or an engine in its place."""
+
+    base_url: str
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a key is sent."""
+
+    def post(self, path: str, body: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """See ``ChatClient.post``."""
+
+    def disconnect(self) -> None:
+        """Close what the calling thread holds open."""
+
+
 class Judge:
     """Asks one judge; replies are kept by judge, revision, messages, parameters, prompt version and attempt."""
 
@@ -118,6 +134,7 @@ class Judge:
         timeout_s: float = 300.0,
         retries: int = 8,
         quiet: bool = False,
+        client: Client | None = None,
     ) -> None:
         """Check the address and open the cache; nothing is sent yet.
 
@@ -132,6 +149,7 @@ class Judge:
             timeout_s: Seconds to wait for one reply.
             retries: How often to ask again where that can help.
             quiet: No progress bar.
+            client: Asked in the place of a server; ``base_url`` is then not read.
 
         Raises:
             ConfigError: If the address or the key cannot be one.
@@ -139,7 +157,7 @@ class Judge:
         """
         self.model, self.revision, self.prompt_version = model, revision, prompt_version
         self.concurrency, self.max_calls, self.retries, self.quiet = concurrency, max_calls, retries, quiet
-        self.client = ChatClient(base_url, timeout_s=timeout_s, max_retries=retries)
+        self.client = client or ChatClient(base_url, timeout_s=timeout_s, max_retries=retries)
         self.cache = JudgeCache(cache)
         self.calls_made = 0
 

@@ -13,6 +13,7 @@ import click
 
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.judge import Judge
+from lm_eval_aft.judge_local import LocalClient
 from lm_eval_aft.mt_bench import JUDGMENTS, QUESTIONS, find_material, read_dialogues, read_references
 from lm_eval_aft.mt_bench_judge import CACHE, MAX_TOKENS, Plan, judge_answers
 from lm_eval_aft.mt_bench_prompts import prompt_set
@@ -24,8 +25,9 @@ FILE = click.Path(path_type=Path)
 @click.command("mt_bench")
 @click.argument("run", type=FILE, required=False)
 @click.option("--judgments", type=FILE, help="Score these judgements instead; no judge is asked.")
-@click.option("--judge-model", help="The server's name of the judge.")
+@click.option("--judge-model", help="The server's name of the judge; with --judge-engine hf, a checkpoint.")
 @click.option("--judge-base-url", help="Its address, such as http://127.0.0.1:8000/v1; its key is in OPENAI_API_KEY.")
+@click.option("--judge-engine", type=click.Choice(["hf"]), help="Judge on this machine, without a server.")
 @click.option("--judge-revision", default="", help="Which weights it serves, in your words.")
 @click.option("--judge-prompts", type=FILE, help="FastChat's judge_prompts.jsonl [default: our own words].")
 @click.option("--references", type=FILE, help="FastChat's reference_answer file [default: the data set's own].")
@@ -46,6 +48,7 @@ def mt_bench(
     judgments: Path | None,
     judge_model: str | None,
     judge_base_url: str | None,
+    judge_engine: str | None,
     judge_revision: str,
     judge_prompts: Path | None,
     references: Path | None,
@@ -72,17 +75,21 @@ def mt_bench(
         for found in read_judgements(judgments):
             click.echo(show(score(found, _categories(judgments, questions), allow_missing)))
         return
-    if run is None or judge_model is None or judge_base_url is None:
-        raise ConfigError("give RUN with --judge-model and --judge-base-url, or judgements with --judgments FILE.")
+    if run is None or judge_model is None or (judge_base_url is None) == (judge_engine is None):
+        raise ConfigError(
+            "give RUN with --judge-model and either --judge-base-url or --judge-engine, or --judgments FILE alone."
+        )
     material = find_material(run, questions)
     material = replace(material, folder=output or material.folder)
     given = read_references(references) if references else None
     prompts = prompt_set(judge_prompts, given, material.dialogues)
+    local = LocalClient.load(judge_model) if judge_engine else None
     judge = Judge(
-        judge_model,
-        judge_base_url,
+        judge_model.rstrip("/").rpartition("/")[2] if local else judge_model,
+        judge_base_url or "",
+        client=local,
         cache=cache or material.folder / CACHE,
-        revision=judge_revision,
+        revision=local.engine.fingerprint if local else judge_revision,
         prompt_version=prompts.name,
         concurrency=concurrency,
         max_calls=max_judge_calls,

@@ -124,9 +124,10 @@ def test_scores_in_lm_evals_table(server, tmp_path):
 
 
 def test_metadata_settings(server, tmp_path):
-    more = {"mt_bench_repeats": 2, "max_judge_calls": 32}
+    more = {"mt_bench_repeats": 2, "max_judge_calls": 32, "mt_bench_max_tokens": 77}
     scores = table(evaluate(model(tmp_path / "r"), tmp_path, judge_of(server, **more)))
     assert (scores["aft-v1_spread"], len(server.calls)) == (0.0, 32)
+    assert {call["max_tokens"] for call in server.calls} == {77}
 
 
 def test_a_judge_that_fails_costs_the_scores_not_the_run(server, tmp_path, caplog):
