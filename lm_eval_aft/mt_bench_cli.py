@@ -33,6 +33,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--references", type=FILE, help="FastChat's reference_answer file [default: the data set's own].")
 @click.option("--questions", type=FILE, help="FastChat's question.jsonl [default: beside RUN, else the hub's].")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Judge each turn so often.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Of the judge.")
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Of a judgement.")
 @click.option("--max-judge-calls", type=click.IntRange(0), help="Never make more calls than these.")
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at a time.")
@@ -54,6 +55,7 @@ def mt_bench(
     references: Path | None,
     questions: Path | None,
     repeats: int,
+    temperature: float,
     max_tokens: int,
     max_judge_calls: int | None,
     concurrency: int,
@@ -96,7 +98,7 @@ def mt_bench(
         timeout_s=timeout,
         retries=retries,
     )
-    plan = Plan(repeats, allow_missing, price_in, price_out, max_tokens)
+    plan = Plan(repeats, allow_missing, price_in, price_out, max_tokens, temperature)
     with closing(judge):
         click.echo(show(judge_answers(material, prompts, judge, plan, lambda text: click.echo(text, err=True))))
 

@@ -16,7 +16,8 @@ from lm_eval_aft.mt_bench import JUDGMENTS, Material, file_name, write_rows, wri
 from lm_eval_aft.mt_bench_prompts import PromptSet
 from lm_eval_aft.mt_bench_scores import Judgement, Scores, rating, score
 
-TEMPERATURE, MAX_TOKENS = 0.0, 2048  # FastChat's
+MAX_TOKENS = 2048  # FastChat's, as is the temperature of 0
+SECOND_TEMPERATURE = 0.7  # most servers repeat themselves at 0, so asking once more would change nothing
 CACHE = "judgements.sqlite"
 Say = Callable[[str], None]
 
@@ -31,6 +32,7 @@ class Plan:
         price_in: Of a million prompt tokens, for the estimate.
         price_out: Of a million generated tokens.
         max_tokens: That a judgement may have.
+        temperature: Of the judge.
     """
 
     repeats: int = 1
@@ -38,6 +40,7 @@ class Plan:
     price_in: float | None = None
     price_out: float | None = None
     max_tokens: int = MAX_TOKENS
+    temperature: float = 0.0
 
 
 def judge_answers(material: Material, prompts: PromptSet, judge: Judge, plan: Plan, say: Say) -> Scores:
@@ -64,7 +67,7 @@ def judge_answers(material: Material, prompts: PromptSet, judge: Judge, plan: Pl
     facts = {
         "scores": scores.to_dict(),
         "judge": {"model": judge.model, "revision": judge.revision, "base_url": judge.client.base_url},
-        "judge_settings": {"temperature": TEMPERATURE, "max_tokens": plan.max_tokens},
+        "judge_settings": {"temperature": plan.temperature, "max_tokens": plan.max_tokens},
         "judge_tokens": {
             "prompt": sum(reply.prompt_tokens for _, reply in judgements),
             "generated": sum(reply.generated_tokens for _, reply in judgements),
@@ -90,7 +93,7 @@ def _blank(material: Material, prompts: PromptSet, judge: str, plan: Plan) -> li
     for asked, answer in zip(material.dialogues, material.answers, strict=True):
         for turn in range(1, len(asked.turns) + 1):
             template, messages = prompts.prompt(asked, answer, turn)
-            call = JudgeCall(messages, TEMPERATURE, plan.max_tokens)
+            call = JudgeCall(messages, plan.temperature, plan.max_tokens)
             for repeat in range(plan.repeats):
                 place = (asked.question_id, material.model, judge, prompts.name, template, turn, repeat)
                 empty = Judgement(*place, prompt=messages[-1].content, text="", score=None)
@@ -106,7 +109,8 @@ def _judge(asks: Sequence[_Ask], judge: Judge, plan: Plan, say: Say) -> list[tup
     again = [n for n, reply in replies.items() if not reply.refused and rating(reply.text) is None]
     if again:
         say(f"{len(again)} judgements hold no rating: they are asked for once more")
-        second = [replace(calls[n], attempt=calls[n].attempt + 1) for n in again]
+        heat = plan.temperature or SECOND_TEMPERATURE
+        second = [replace(calls[n], temperature=heat, attempt=calls[n].attempt + 1) for n in again]
         replies |= {again[n]: reply for n, reply in judge.ask(second)}
     return [(_filled(ask.judgement, replies[n]), replies[n]) for n, ask in enumerate(asks)]
 

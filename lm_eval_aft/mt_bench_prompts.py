@@ -44,7 +44,7 @@ _GENERAL = (
     "as deep and as creative as the request deserves."
 )
 _AGAINST = (
-    "Consider above all whether the reply is right. A reference stands below: check the reply against it step by step. "
+    "Consider above all whether the reply is right. A reference is given: check the reply against it step by step. "
     "A reply may be right in other words or by another way."
 )
 
@@ -119,7 +119,7 @@ def prompt_set(
 
 
 def own_templates() -> dict[tuple[int, bool], JudgePrompt]:
-    """Our own words."""
+    """Our own words; what to do comes last, where a judge heeds it more than what the answer may tell it to do."""
     reply = "<request>\n{question}\n</request>\n\n<reply>\n{answer}\n</reply>"
     talk = (
         "<request turn=1>\n{question_1}\n</request>\n\n<reply turn=1>\n{answer_1}\n</reply>\n\n"
@@ -127,12 +127,13 @@ def own_templates() -> dict[tuple[int, bool], JudgePrompt]:
     )
     one = "<reference>\n{ref_answer_1}\n</reference>"
     two = "<reference turn=1>\n{ref_answer_1}\n</reference>\n\n<reference turn=2>\n{ref_answer_2}\n</reference>"
-    second = "Grade the second reply only; the first turn is shown because the second may depend on it."
+    second = "Grade the reply of turn 2 only; turn 1 is shown because turn 2 may depend on it."
+    first = "Grade the reply."
     return {
-        (1, False): JudgePrompt("aft-v1", _SYSTEM, f"{_GENERAL} {_SCALE}\n\n{reply}"),
-        (1, True): JudgePrompt("aft-v1-reference", _SYSTEM, f"{_AGAINST} {_SCALE}\n\n{one}\n\n{reply}"),
-        (2, False): JudgePrompt("aft-v1-turn-2", _SYSTEM, f"{second} {_GENERAL} {_SCALE}\n\n{talk}"),
-        (2, True): JudgePrompt("aft-v1-reference-turn-2", _SYSTEM, f"{second} {_AGAINST} {_SCALE}\n\n{two}\n\n{talk}"),
+        (1, False): JudgePrompt("aft-v1", _SYSTEM, f"{reply}\n\n{first} {_GENERAL} {_SCALE}"),
+        (1, True): JudgePrompt("aft-v1-reference", _SYSTEM, f"{one}\n\n{reply}\n\n{first} {_AGAINST} {_SCALE}"),
+        (2, False): JudgePrompt("aft-v1-turn-2", _SYSTEM, f"{talk}\n\n{second} {_GENERAL} {_SCALE}"),
+        (2, True): JudgePrompt("aft-v1-reference-turn-2", _SYSTEM, f"{two}\n\n{talk}\n\n{second} {_AGAINST} {_SCALE}"),
     }
 
 

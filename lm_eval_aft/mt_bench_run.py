@@ -20,7 +20,7 @@ from lm_eval_aft.mt_bench import Answer, Dialogue, Material, read_references
 from lm_eval_aft.mt_bench_judge import CACHE, MAX_TOKENS, Plan, Say, judge_answers
 from lm_eval_aft.mt_bench_prompts import PromptSet, prompt_set
 from lm_eval_aft.mt_bench_scores import Scores
-from lm_eval_aft.parse import flag, integer
+from lm_eval_aft.parse import flag, integer, real
 
 
 class Words(float):
@@ -91,6 +91,7 @@ class RunJudge:
                 integer(1)("mt_bench_repeats", settings.get("mt_bench_repeats", 1)),
                 flag("mt_bench_allow_missing", settings.get("mt_bench_allow_missing", False)),
                 max_tokens=integer(1)("mt_bench_max_tokens", settings.get("mt_bench_max_tokens", MAX_TOKENS)),
+                temperature=real(0)("mt_bench_temperature", settings.get("mt_bench_temperature", 0)),
             ),
         )
         judge._open(None).close()  # an address that cannot be one is found before anything is generated

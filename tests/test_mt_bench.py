@@ -290,6 +290,7 @@ class TestJudging:
         with pytest.raises(JudgeError, match=r"1 of 16 judgements of tiny-k2-l1 hold no rating \(question 91 turn 1\)"):
             judged(server, given, said=said)
         assert len(server.calls) == 16 + 3
+        assert [call["temperature"] for call in server.calls] == [0.0] * 16 + [0.7] * 3
         assert any("3 judgements hold no rating: they are asked for once more" in line for line in said)
         scores = judged(server, given, Plan(allow_missing=True))
         assert len(server.calls) == 19  # what the judge said is kept, its refusal to rate too
