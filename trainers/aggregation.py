@@ -6,8 +6,9 @@ repaired. Knows nothing of files. Called by ``aft data aggregate``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import comb
 from random import Random
 from typing import Any
 
@@ -25,6 +26,7 @@ REPAIR = (
     "That answer is wrong. The right result is:\n\n{gold}\n\nWrite the complete answer again so that it arrives there "
     "by sound steps. Answer as if for the first time, without a word about this correction."
 )
+ECHO = "Write the complete answer again"
 
 
 @dataclass(slots=True)
@@ -52,9 +54,9 @@ def draft_sets(rows: Sequence[Mapping[str, Any]], k: int, sets: int, seed: int) 
         usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
         random = Random(f"{seed}/{row['query']}")
         seen: set[frozenset[int]] = set()
-        for _ in range(sets * 4 if len(usable) >= k else 0):
+        while len(seen) < min(sets, comb(len(usable), k)):
             chosen = random.sample(usable, k)
-            if frozenset(chosen) not in seen and len(seen) < sets:
+            if frozenset(chosen) not in seen:
                 seen.add(frozenset(chosen))
                 made.append(keep_drafts(row, chosen))
     return made
@@ -78,7 +80,12 @@ def thin_to_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> li
 
 
 def write_targets(
-    rows: Sequence[dict[str, Any]], writer: Writer, verifier: Verifier | None, wrong: str, retries: int, gold: str
+    rows: Sequence[dict[str, Any]],
+    writer: Writer,
+    verifier: Verifier | None,
+    wrong: str,
+    retries: int,
+    right_answer: Callable[[Mapping[str, Any]], str],
 ) -> list[Work]:
     """Let the teacher write a target for each row.
 
@@ -88,7 +95,7 @@ def write_targets(
         verifier: Judges targets, or None.
         wrong: What becomes of a wrong one: keep, drop, retry or repair.
         retries: How often at most.
-        gold: Key of the right answer, for repair.
+        right_answer: What a row's answer should be, for repair.
 
     Returns:
         All work, usable or not, in the order of the rows.
@@ -101,7 +108,7 @@ def write_targets(
             break
         if wrong == "repair":
             for work in again:
-                work.prompt, work.repaired = _repair_prompt(work, writer, gold), True
+                work.prompt, work.repaired = _repair_prompt(work, writer, right_answer(work.row)), True
         _round([work for work in again if work.prompt], writer, verifier, attempt)
     return works
 
@@ -127,12 +134,14 @@ def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier
     work.target = writer.engine.renderer.clean(completion.text).strip()
     work.ended = completion.finish_reason == "stop"
     work.right = bool(verifier(work.target, work.row)) if verifier else None
+    if work.repaired and ECHO in work.target:  # small teachers quote the request instead of following it
+        work.right = False
 
 
-def _repair_prompt(work: Work, writer: Writer, gold: str) -> Prompt | None:
+def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | None:
     """The same prompt, the wrong answer, and what is right; None where that does not fit."""
     asked = writer.template.aggregate_chat(work.chat, work.row["drafts"])
-    turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=work.row.get(gold, ""))))
+    turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=right_answer)))
     prompt = writer.engine.renderer.encode(replace(asked, messages=(*asked.messages, *turns)))
     return prompt if prompt.prompt_tokens <= writer.engine.max_length - writer.sampling.max_tokens else None
 

@@ -5,6 +5,7 @@ Knows nothing of prompts. Called by ``loop``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ import torch
 from trainers.encode import MASK, Example
 
 GROUP = 50  # batches that are sorted by length together
+
+
+def trims_logits(model: Any) -> bool:
+    """Whether a model can leave out the logits of a prompt."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 class Collator:

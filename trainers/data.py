@@ -104,7 +104,9 @@ def drafts(
     empty = sum(not draft for row in made for draft in row["drafts"])
     made = work.whole_only(made) if whole else made
     facts = [f"{count} drafts for each of {len(rows)} queries; cut at the token limit {cut}, empty {empty}"]
-    finish(out, made, [source, demonstrations], {"n": count, "ask": ask, "whole": whole, **writer.facts()}, facts)
+    finish(
+        out, made, [source, demonstrations], {"n": count, "ask": ask, "whole": whole, "writer": writer.facts()}, facts
+    )
 
 
 @data.command()
@@ -195,7 +197,7 @@ def aggregate(
     """Let a teacher write targets from query and drafts, through the prompt of inference."""
     from trainers import aggregation as work
     from trainers.selection import verify_all
-    from trainers.verify import load_verifier
+    from trainers.verify import load_verifier, right_answer
     from trainers.writer import open_writer
 
     if verifier is None and (mixed or wrong in ("retry", "repair")):
@@ -207,7 +209,7 @@ def aggregate(
     rows = verify_all(rows, judge) if judge else rows
     rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
     writer = open_writer(model_args, out, device, batch_size)
-    works = work.write_targets(rows, writer, judge, wrong, retries, gold)
+    works = work.write_targets(rows, writer, judge, wrong, retries, lambda row: right_answer(verifier, row, gold))
     made = work.finished_rows(works, wrong)
     if not made:
         raise ConfigError("no target could be used: allow more tokens (max_gen_toks), or another teacher or verifier.")
@@ -220,7 +222,7 @@ def aggregate(
         "seed": seed,
         "verifier": verifier,
     }
-    finish(out, made, [source], {**options, **writer.facts()}, _target_facts(works, made))
+    finish(out, made, [source], {**options, "writer": writer.facts()}, _target_facts(works, made))
 
 
 def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,7 +6,6 @@ Knows nothing of what the examples mean. Called by ``train``; imports torch, so 
 from __future__ import annotations
 
 import errno
-import inspect
 import json
 import logging
 import math
@@ -35,7 +34,7 @@ from transformers import (
 
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import ConfigError, EngineError
-from trainers.batches import Collator, LengthGroupedSampler
+from trainers.batches import Collator, LengthGroupedSampler, trims_logits
 from trainers.config import TrainConfig
 from trainers.encode import Encoder, Example
 from trainers.folder import Run, trim_log, write_card
@@ -150,7 +149,7 @@ def fit(
     _end_texts(model, encoder.end_id)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-    collator = Collator(pad, "logits_to_keep" in inspect.signature(base.forward).parameters)
+    collator = Collator(pad, trims_logits(base))
     trainer = AFTTrainer(
         model=model,
         args=arguments(config, len(validation) > 0),

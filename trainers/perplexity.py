@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from lm_eval_aft.errors import ConfigError
-from trainers.batches import Collator
+from trainers.batches import Collator, trims_logits
 from trainers.encode import Encoder, Example
 from trainers.overlap import nearest
 from trainers.samples import Sample
@@ -63,7 +63,8 @@ def perplexity(name: str, samples: Sequence[Sample], model: Any, encoder: Encode
         ConfigError: If no sample fits the encoder's length.
     """
     examples = sorted(encoder.encode_all(samples).examples, key=lambda example: -len(example.token_ids))
-    collator, tokens, nats = Collator(encoder.end_id, trims_logits=True), 0, 0.0
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    collator, tokens, nats = Collator(encoder.end_id, trims_logits(base)), 0, 0.0
     with tqdm(desc=name, total=len(examples), unit="text") as bar:
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
@@ -78,8 +79,8 @@ def perplexity(name: str, samples: Sequence[Sample], model: Any, encoder: Encode
 @torch.inference_mode()
 def _nats(examples: Sequence[Example], collator: Collator, model: Any) -> float:
     batch = collator(examples)
-    labels = batch["labels"].to(model.device)  # (batch, kept)
-    logits = model(input_ids=batch["input_ids"].to(model.device), logits_to_keep=batch["logits_to_keep"]).logits
+    labels = batch.pop("labels").to(model.device)  # (batch, kept)
+    logits = model(**{**batch, "input_ids": batch["input_ids"].to(model.device)}).logits
     flat = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum"
     )

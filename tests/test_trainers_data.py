@@ -1,0 +1,412 @@
+"""aft data: each command on small files, with the scripted engine or a tiny model, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from conftest import save_tiny, tiny_config, tiny_tokenizer
+from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.errors import AFTError, ConfigError
+from lm_eval_aft.records import Request
+from trainers.aggregation import ECHO, draft_sets, thin_to_mixed
+from trainers.data import data
+from trainers.rows import Row, read_jsonl
+from trainers.selection import keep_matched
+from trainers.verify import load_verifier, right_answer
+
+SCRIPTED = "engine=scripted,pretrained=x,max_gen_toks=64"
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def aft_data(*arguments: object) -> str:
+    """The output of a command that ends well."""
+    result = CliRunner().invoke(data, [str(argument) for argument in arguments])
+    if isinstance(result.exception, AFTError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def queries(count: int = 4) -> list[dict]:
+    return [{"query": f"What is {n} + {n}?", "gold": f"so #### {2 * n}"} for n in range(count)]
+
+
+def drafted(count: int = 4, k: int = 4) -> list[dict]:
+    """Draft i of query n says n + n + i: the first is right."""
+    return [{**row, "drafts": [f"I get {2 * n + i}." for i in range(k)]} for n, row in enumerate(queries(count))]
+
+
+# ---------------------------------------------------------------- import
+
+
+def test_import_finds_the_usual_names_and_takes_others(tmp_path):
+    source = write(tmp_path / "in.jsonl", [{"question": "q", "responses": ["a", "b"], "id": 7}])
+    aft_data("import", source, tmp_path / "out.jsonl")
+    assert read_jsonl(tmp_path / "out.jsonl") == [{"query": "q", "drafts": ["a", "b"], "id": 7}]
+    source = write(tmp_path / "in2.jsonl", [{"ask": "q", "answer": "a"}])
+    aft_data("import", source, tmp_path / "out2.jsonl", "--field", "query=ask", "--field", "gold=answer")
+    assert read_jsonl(tmp_path / "out2.jsonl") == [{"query": "q", "gold": "a"}]
+    card = json.loads((tmp_path / "out2.jsonl.card.json").read_text())
+    assert (card["rows"], list(card["inputs"])) == (1, ["in2.jsonl"])
+
+
+def test_import_reads_the_layout_of_ultrafeedback(tmp_path):
+    completions = [{"model": m, "response": f"by {m}", "overall_score": s} for m, s in (("x", 7.5), ("y", 3))]
+    source = write(tmp_path / "in.jsonl", [{"instruction": "do", "completions": completions, "source": "s"}])
+    aft_data("import", source, tmp_path / "out.jsonl")
+    (row,) = read_jsonl(tmp_path / "out.jsonl")
+    assert (row["query"], row["drafts"], row["scores"]) == ("do", ["by x", "by y"], [7.5, 3.0])
+
+
+def test_import_reads_a_real_set_with_several_responses(tmp_path, shared):
+    source = shared / "data" / "multi_response" / "qa_feedback_dev_feedback.json"
+    aft_data("import", source, tmp_path / "out.jsonl")
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    original = json.loads(source.read_text())
+    assert len(rows) == 500
+    assert rows[0]["drafts"][2] == original[0]["prediction 3"]
+    assert rows[0]["query"].endswith("Answer from the passages above: When does bloom by troye sivan come out?")
+    assert original[0]["preference"] == [0, 1, 2, 1, 0, 2]  # 1=2, 1>3, 1<4, 2>3, 2=4, 3<4
+    assert rows[0]["scores"] == [1.5, 2.0, 0.0, 2.5]
+    assert all(Row.of(row, "x").drafts for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "said"),
+    [
+        ({"text": "q"}, [], "row 1 of .* does not have the layout generic"),
+        ({"question": "q", "responses": [{"a": 1}]}, [], "row 1 of .* has responses that are no texts"),
+        ({"question": ""}, [], "query of row 1 of .* must be a text"),
+        ({"question": "q"}, ["--layout", "sharegpt"], "--layout sharegpt is unknown: use auto, generic"),
+        ({"question": "q"}, ["--field", "gold"], "--field is written OURS=THEIRS"),
+        ({"question": "q"}, ["--layout", "ultrafeedback"], "does not have the layout ultrafeedback"),
+    ],
+)
+def test_import_says_what_it_cannot_read(tmp_path, row, options, said):
+    source = write(tmp_path / "in.jsonl", [row])
+    with pytest.raises(ConfigError, match=said):
+        aft_data("import", source, tmp_path / "out.jsonl", *options)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# ---------------------------------------------------------------- drafts
+
+
+def test_drafts_are_those_of_inference_and_come_once(tmp_path, tiny):
+    source = write(tmp_path / "q.jsonl", queries(3))
+    args = f"pretrained={tiny},dtype=float32,max_gen_toks=6,temperature=0.7,top_k=none,cache={tmp_path / 'c.sqlite'}"
+    out = tmp_path / "d.jsonl"
+    aft_data("drafts", source, out, "-n", 3, "--model_args", args, "--device", "cpu")
+    rows = read_jsonl(out)
+    assert [len(row["drafts"]) for row in rows] == [3, 3, 3]
+    assert {end for row in rows for end in row["ends"]} <= {"stop", "length"}
+
+    from lm_eval_aft.config import AFTConfig, samplings
+    from lm_eval_aft.engines.base import HostArgs, load_engine
+    from lm_eval_aft.prompts import Template
+    from lm_eval_aft.records import Chat, Message, Question
+    from lm_eval_aft.schedule import propose_and_aggregate
+    from lm_eval_aft.store import SQLiteStore
+
+    config = AFTConfig(k=3, layers=1, max_gen_toks=6)
+    store = SQLiteStore(tmp_path / "c.sqlite")
+    chat = Chat((Message("user", queries()[2]["query"]),))
+    engine = load_engine("hf", {"pretrained": tiny, "dtype": "float32"}, HostArgs("auto", None, "cpu"))
+    question = Question(chat, *samplings(config, {}))
+    (trace,) = propose_and_aggregate([question], engine, Template.load(None), config, store, quiet=True)
+    store.close()
+    assert [draft.completion.text.strip() for draft in trace.layer(0)] == rows[2]["drafts"]
+    assert all(draft.reused for draft in trace.layer(0))
+
+
+def test_demonstrations_and_ask_make_the_prompt_of_a_base_model(tmp_path, monkeypatch):
+    seen: list[Request] = []
+
+    def script(request: Request) -> str:
+        seen.append(request)
+        return "one two three" if len(seen) % 2 else ""
+
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script)))
+    shots = write(tmp_path / "shots.jsonl", [{"query": "1+1", "target": "2"}])
+    source = write(tmp_path / "q.jsonl", [{"query": "2+2", "drafts": ["old"], "right": [True]}])
+    ask = ("--demonstrations", shots, "--ask", "Q: {query}\nA:")
+    said = aft_data("drafts", source, tmp_path / "d.jsonl", "-n", 2, *ask, "--whole", "--model_args", SCRIPTED)
+    turns = [(m.role, m.content) for m in seen[0].prompt.chat.messages]
+    assert turns == [("user", "Q: 1+1\nA:"), ("assistant", "2"), ("user", "Q: 2+2\nA:")]
+    assert (seen[0].sampling.temperature, seen[0].sampling.top_k, seen[0].sampling.top_p) == (1.0, 50, 0.95)
+    assert "cut at the token limit 0, empty 1" in said
+    assert read_jsonl(tmp_path / "d.jsonl") == [{"query": "2+2", "drafts": ["one two three"], "ends": ["stop"]}]
+    with pytest.raises(ConfigError, match=r"must hold \{query\}"):
+        aft_data("drafts", source, tmp_path / "e.jsonl", "--ask", "Q:", "--model_args", SCRIPTED)
+    with pytest.raises(ConfigError, match="--model_args k=3 has no meaning here"):
+        aft_data("drafts", source, tmp_path / "e.jsonl", "--model_args", f"{SCRIPTED},k=3")
+
+
+# ---------------------------------------------------------------- verifiers and select
+
+
+def test_verifiers(tmp_path, monkeypatch):
+    number = load_verifier("exact:")
+    assert number("It is 1,200.", {"gold": "x = 3 #### 1200"})
+    assert not number("It is 1200, or 3", {"gold": "1200"})
+    assert not number("no idea", {"gold": "1200"})
+    word = load_verifier(r"exact:answer is (\w+)", "label")
+    assert word("the answer is yes. No, the answer is no", {"label": "no"})
+    (tmp_path / "mine.py").write_text("def check(text, row):\n    return row['gold'] in text\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_verifier("mine:check")("xyz", {"gold": "y"})
+    assert right_answer("exact:", {"gold": "1 + 1 = 2 #### 2"}, "gold") == "2"
+    for spec, said in (
+        ("mine", "give exact:REGEX or module:function"),
+        ("mine:absent", "cannot be loaded"),
+        ("exact:(", "is no regular expression"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_verifier(spec)
+    with pytest.raises(ConfigError, match="a row has no 'gold' to compare with"):
+        number("1", {"query": "q"})
+
+
+def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):
+    source = write(tmp_path / "d.jsonl", [*drafted(3), {"query": "short?", "drafts": ["1", " "], "gold": "1"}])
+    said = aft_data("select", source, tmp_path / "s.jsonl", "--verifier", "exact:", "--k", 2)
+    rows = read_jsonl(tmp_path / "s.jsonl")
+    assert [row["drafts"] for row in rows] == [[f"I get {2 * n}.", f"I get {2 * n + 1}."] for n in range(3)]
+    assert all(row["right"] == [True, False] for row in rows)
+    assert "3 of 4 rows kept" in said
+    assert "mean share of right drafts in the file: 0.500" in said
+    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: lower --k"):
+        aft_data("select", source, tmp_path / "t.jsonl", "--k", 9)
+    with pytest.raises(ConfigError, match=r"row 1 of .* has no list of drafts"):
+        aft_data("select", write(tmp_path / "q.jsonl", queries()), tmp_path / "t.jsonl")
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny reward model with random weights."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("reward")
+    config = tiny_config()
+    config.num_labels = 1
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeypatch):
+    from trainers.selection import RewardModel
+
+    source = write(tmp_path / "d.jsonl", drafted(3))
+    options = ("--reward_model", reward, "--device", "cpu")
+    aft_data("select", source, tmp_path / "one.jsonl", *options, "--batch_size", 1)
+    aft_data("select", source, tmp_path / "s.jsonl", *options, "--k", 2)
+    scored, kept = read_jsonl(tmp_path / "one.jsonl"), read_jsonl(tmp_path / "s.jsonl")
+    for all_of, best in zip(scored, kept, strict=True):
+        assert sorted(best["scores"]) == pytest.approx(sorted(all_of["scores"])[-2:], abs=1e-5)
+    monkeypatch.setattr(RewardModel, "_logits", lambda self, texts: pytest.fail("scored again"))
+    aft_data("select", source, tmp_path / "s.jsonl", *options, "--k", 3)  # the scores of s.jsonl.sqlite
+    assert [len(row["drafts"]) for row in read_jsonl(tmp_path / "s.jsonl")] == [3, 3, 3]
+
+
+def test_a_reward_model_must_score(tmp_path, tiny, reward):
+    source = write(tmp_path / "d.jsonl", drafted(1))
+    with pytest.raises(AFTError, match="--reward_model nowhere/at-all cannot be loaded"):
+        aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", "nowhere/at-all")
+    with pytest.raises(ConfigError, match="has 2 outputs: one that scores has a single one"):
+        aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", tiny)
+
+
+def test_matched_selection_meets_the_other_mean(tmp_path):
+    mine = [
+        {"query": "q", "drafts": list("abcd"), "scores": [0.0, 1.0, 2.0, 9.0]},
+        {"query": "only here", "drafts": []},
+    ]
+    other = [{"query": "q", "drafts": ["x", "y"], "scores": [1.0, 2.0]}]
+    assert keep_matched(mine, other, 2) == [{"query": "q", "drafts": ["b", "c"], "scores": [1.0, 2.0]}]
+    with pytest.raises(ConfigError, match="a row has no scores: run aft data select --reward_model"):
+        keep_matched(mine, [{"query": "q", "drafts": ["x"]}], 2)
+    with pytest.raises(ConfigError, match="the two files share no query"):
+        keep_matched(mine, [{"query": "z", "drafts": ["x"], "scores": [1.0]}], 2)
+    said = aft_data(
+        *("select", write(tmp_path / "a.jsonl", mine), tmp_path / "s.jsonl", "--k", 2),
+        *("--match", write(tmp_path / "b.jsonl", other)),
+    )
+    assert "mean score in the file: 1.500" in said
+    assert "mean score in --match: 1.500" in said
+
+
+# ---------------------------------------------------------------- aggregate
+
+
+def test_draft_sets_differ_and_come_in_any_order():
+    sets = draft_sets(drafted(200), 3, 3, seed=0)
+    by_query: dict[str, list[frozenset[str]]] = {}
+    for row in sets:
+        by_query.setdefault(row["query"], []).append(frozenset(row["drafts"]))
+    assert all(len(drawn) == len(set(drawn)) == 3 for drawn in by_query.values())
+    first = Counter(row["drafts"][0] == f"I get {row['gold'].split()[-1]}." for row in sets)
+    assert 100 < first[True] < 200  # the right one is drawn three times in four, and then first in one of three
+    assert draft_sets([{"query": "q", "drafts": ["a", " "]}], 2, 1, 0) == []
+
+
+def test_mixed_sets_get_their_share():
+    rows = [{"right": [True, False]}] * 4 + [{"right": [False, False]}] * 20
+    thinned = thin_to_mixed(rows, 0.8, 0)
+    assert [sum(row["right"]) for row in thinned] == [1, 1, 1, 1, 0]
+    with pytest.raises(ConfigError, match="in every set the drafts are all right or all wrong"):
+        thin_to_mixed(rows[4:], 0.8, 0)
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """A teacher that is wrong at first, and right once it has been told; it copies for query 1 and is silent at 2."""
+    seen: list[Request] = []
+
+    def script(request: Request) -> str:
+        seen.append(request)
+        *_, last = (message.content for message in request.prompt.chat.messages)
+        if "2 + 2" in request.prompt.chat.messages[1].content:
+            return ""
+        if "1 + 1" in request.prompt.chat.messages[1].content:
+            return "I get 2."
+        return "So it must be 0." if "The right result is:\n\n0\n" in last else f"{last} Surely 99."
+
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script)))
+    return seen
+
+
+def aggregate(tmp_path: Path, wrong: str, *options: object) -> tuple[str, list[dict]]:
+    source = write(tmp_path / "d.jsonl", drafted(3))
+    common = ("--k", 4, "--verifier", "exact:", "--wrong", wrong, "--model_args", f"{SCRIPTED},cache=none")
+    said = aft_data("aggregate", source, tmp_path / f"{wrong}.jsonl", *common, *options)
+    return said, read_jsonl(tmp_path / f"{wrong}.jsonl")
+
+
+def test_wrong_targets_are_dropped_kept_or_repaired(tmp_path, teacher):
+    said, rows = aggregate(tmp_path, "drop")
+    assert [row["target"] for row in rows] == ["I get 2."]
+    assert "3 draft sets, 1 targets kept; did not fit 0, cut or empty 1, wrong 2, repaired 0" in said
+    assert "targets that copy a draft: 100.0%" in said
+    assert "[draft 4]" in teacher[0].prompt.chat.messages[0].content  # the prompt of inference
+    _, rows = aggregate(tmp_path, "keep")
+    assert [row["target_right"] for row in rows] == [False, True]
+    _, rows = aggregate(tmp_path, "repair", "--retries", 1)
+    assert [(row["target"], row["repaired"]) for row in rows] == [("So it must be 0.", True), ("I get 2.", False)]
+    assert sorted(rows[0]["drafts"]) == sorted(drafted()[0]["drafts"])
+
+
+def test_a_retry_draws_anew_and_an_echo_is_no_repair(tmp_path, monkeypatch):
+    seeds: list[int] = []
+
+    def script(request: Request) -> str:
+        seeds.append(request.seed)
+        return f"{ECHO}: 0" if "wrong" in request.prompt.chat.messages[-1].content else "99"
+
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script)))
+    source = write(tmp_path / "d.jsonl", drafted(1))
+    common = ("--k", 4, "--verifier", "exact:", "--model_args", f"{SCRIPTED},cache=none", "--retries", 2)
+    for wrong in ("retry", "repair"):
+        seeds.clear()
+        with pytest.raises(ConfigError, match="no target could be used"):
+            aft_data("aggregate", source, tmp_path / "t.jsonl", *common, "--wrong", wrong)
+        assert len(set(seeds)) == 3
+
+
+def test_aggregate_refuses_what_makes_no_sense(tmp_path):
+    source = write(tmp_path / "d.jsonl", drafted(1))
+    for options, said in (
+        (("--mixed", 0.5), "need --verifier"),
+        (("--wrong", "repair"), "need --verifier"),
+        (("--k", 9), "has 9 drafts with text: lower --k"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            aft_data("aggregate", source, tmp_path / "t.jsonl", "--model_args", SCRIPTED, *options)
+
+
+def test_a_killed_command_goes_on_where_it_was(tmp_path, monkeypatch):
+    asked: list[int] = []
+
+    def script(request: Request) -> str:
+        asked.append(request.seed)
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return "text"
+
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script)))
+    source, out = write(tmp_path / "q.jsonl", queries(2)), tmp_path / "d.jsonl"
+    arguments = ["drafts", source, str(out), "-n", "4", "--model_args", SCRIPTED]
+    assert CliRunner().invoke(data, arguments).exit_code != 0
+    assert not out.exists()
+    aft_data(*arguments)
+    assert len(asked) == 6 + 3  # five were kept
+    assert len(set(asked)) == 8
+
+
+# ---------------------------------------------------------------- stats and perplexity
+
+
+def test_stats(tmp_path):
+    rows = [
+        {**row, "drafts": [row["drafts"][0], row["drafts"][0], "", "I get 5."], "target": "It is 0.", "sft_target": "0"}
+        for row in drafted(2)
+    ]
+    source = write(tmp_path / "d.jsonl", [*rows, rows[0]])
+    against = write(tmp_path / "test.jsonl", [{"question": "Hm. What is 1 + 1? Hm."}])
+    said = aft_data("stats", source, "--verifier", "exact:", "--against", against, "--words", 5)
+    for line in (
+        "rows                  3, 1 with a query that came before",
+        "drafts                12: 4.0 (median 4, 4 to 4) a row",
+        "empty drafts          3",
+        "equal drafts          3 repeat another of their row (25.0%)",
+        "right drafts          50.0%; rows with one 100.0%, of mixed correctness 100.0%",
+        "targets               3: 3.0 (median 3, 3 to 3) words",
+        "contamination         1 of 3 queries (first: row 2) and 0 targets share 5 words in a row with one of 1",
+        "sha256                ",
+    ):
+        assert line in said, said
+    with pytest.raises(ConfigError, match="has rows without a text 'prompt': name the key with --field"):
+        aft_data("stats", source, "--against", against, "--field", "prompt")
+    assert "drafts                0" in aft_data("stats", write(tmp_path / "q.jsonl", queries()))
+
+
+def test_perplexity_is_that_of_the_model(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = save_tiny(tmp_path / "m")
+    drafts = ["So it is 2.", "No, 3."]
+    rows = [{"query": "1 + 1?", "drafts": drafts, "target": "So it is 2, then.", "sft_target": "2"}]
+    source = write(tmp_path / "d.jsonl", rows * 2)
+    args = ("--model_args", f"pretrained={folder},dtype=float32", "--device", "cpu")
+    found = json.loads(aft_data("ppl", source, "--json", *args).splitlines()[-1])
+    assert list(found) == [
+        "target | query",
+        "target | query, drafts",
+        "target | query, drafts but the nearest",
+        "sft_target | query",
+    ]
+    tokenizer = tiny_tokenizer()
+    prompt = tokenizer.encode("<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n")
+    ids = torch.tensor([[*prompt, *tokenizer.encode("2<|im_end|>")]])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits[0, len(prompt) - 1 : -1]
+    loss = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :])
+    assert found["sft_target | query"]["ppl"] == pytest.approx(float(loss.exp()), rel=1e-4)
+    assert found["sft_target | query"]["tokens"] == 4
+    table = aft_data("ppl", source, "--limit", 1, "--k", 1, *args)
+    assert "target | query, drafts " in table
+    assert "nearest" not in table.split("perplexity per token")[1]  # with one draft there is nothing to leave out
+    with pytest.raises(ConfigError, match="engine=scripted gives no losses"):
+        aft_data("ppl", source, "--model_args", SCRIPTED)
