@@ -48,6 +48,19 @@ class Length(int):
         return length
 
 
+class Unjudged(str):
+    """An answer on its way to the judge; an empty text, since a win rate is no number of one answer alone."""
+
+    row: tuple[int, Output]
+
+    @classmethod
+    def of(cls, place: int, output: Output) -> Unjudged:
+        """See ``Length.of``."""
+        unjudged = cls()
+        unjudged.row = (place, output)
+        return unjudged
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """One comparison: output_1 is the reference's, and a preference of 1 is for it, of 2 against it, None unknown."""

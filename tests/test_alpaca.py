@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from fake_alpaca import FEW, WHOLE, annotations, make_eval_set, outputs, write
 from lm_eval_aft.alpaca import alpaca_eval, score_annotations
-from lm_eval_aft.alpaca_data import Length, Output, pair
+from lm_eval_aft.alpaca_data import Length, Output, Unjudged, pair
 from lm_eval_aft.alpaca_files import find_outputs, generator_name, read_annotations, read_outputs, write_rows
 from lm_eval_aft.alpaca_package import find_difficulty, package
 from lm_eval_aft.alpaca_score import COLUMNS, Scores, leaderboard, rank, score
@@ -278,10 +279,9 @@ class TestRank:
         assert self.place(None, win_rate=60.0).column == "win_rate"
 
 
-def test_a_length_carries_its_answer_through_a_pickle():
+@pytest.mark.parametrize(("kind", "plain"), [(Length, 4), (Unjudged, "")])
+def test_what_carries_an_answer_keeps_it_through_a_pickle(kind, plain):
     """lm-eval gathers metrics from other processes with pickle."""
-    import pickle
-
-    length = Length.of(3, Output("a", "four", "m"))
-    again = pickle.loads(pickle.dumps(length))
-    assert (again, again.row, json.dumps(again)) == (4, (3, Output("a", "four", "m")), "4")
+    row = (3, Output("a", "four", "m"))
+    again = pickle.loads(pickle.dumps(kind.of(*row)))
+    assert (again, again.row, json.loads(json.dumps(again))) == (plain, row, plain)

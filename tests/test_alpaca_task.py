@@ -121,6 +121,8 @@ def test_a_judge_named_by_the_run_scores_in_lm_evals_table(run, named, server, t
     assert len(server.calls) == FEW  # once for all metrics
     (samples,) = results["samples"].values()
     assert {row["win_rate"] for row in samples} == {None}  # a length there would be paired as if it were a score
+    assert {row["length_controlled_winrate"] for row in samples} == {""}
+    assert next(iter(found)) == "length_controlled_winrate"  # the first is what reports show
     assert samples[0]["avg_length"] == len(outputs("ours")[0].output)
     assert {file.name for file in (tmp_path / "rec/alpaca_eval").iterdir()} >= {
         "annotations.json",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_aft.alpaca_data import Length, Output
+from lm_eval_aft.alpaca_data import Length, Output, Unjudged
 from lm_eval_aft.alpaca_files import OUTPUTS, generator_name, write_rows
 from lm_eval_aft.alpaca_run import RunJudge
 from lm_eval_aft.alpaca_verdict import Verdict, show
@@ -22,7 +23,7 @@ from lm_eval_aft.errors import AFTError
 
 log = logging.getLogger("lm_eval.aft")
 LENGTH, MISSING, PREDICTED = "avg_length", "judge_missing", "bypass"
-JUDGED = ("win_rate", "standard_error", "length_controlled_winrate", "lc_standard_error", "discrete_win_rate")
+JUDGED = ("length_controlled_winrate", "win_rate", "discrete_win_rate", "lc_standard_error", "standard_error")
 NO_SCORE = "N/A"  # what lm-eval itself prints where there is no number
 PREDICTED_VALUE = 999  # lm-eval's own value for answers that were not scored
 
@@ -62,18 +63,22 @@ class AlpacaEval(ConfigurableTask):
         self.generator = str(settings.get("generator") or generator_name(str(name), k, layers))
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """The answer's length, in which the answer travels; no win rate yet, which only the judge can know."""
-        output = Output(doc["instruction"], results[0].strip(), self.generator, doc["dataset"])
-        first, *judged = self.aggregation()
-        return {first: Length.of(doc["place"], output), **dict.fromkeys(judged)}
+        """The answer's length, and nothing yet for what only the judge can know; the answer travels in the first."""
+        row = doc["place"], Output(doc["instruction"], results[0].strip(), self.generator, doc["dataset"])
+        names = list(self.aggregation())
+        if self.run_judge is None:
+            return {names[0]: Length.of(*row)}
+        return dict.fromkeys(names) | {names[0]: Unjudged.of(*row), LENGTH: len(row[1].output)}
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
         """The first one gets the answers, writes them and has them judged; the others look up what came of it."""
         if PREDICTED in self._metric_fn_list:
             return {PREDICTED: self._predicted}
-        prefix = self.run_judge.plan.method.prefix if self.run_judge else ""
-        judged = [*(prefix + name for name in JUDGED), MISSING] if self.run_judge else []
-        return {LENGTH: self._answered} | {name: lambda _, name=name: self._score(name) for name in judged}
+        if self.run_judge is None:
+            return {LENGTH: self._answered}
+        first, *others = (self.run_judge.plan.method.prefix + name for name in JUDGED)
+        rest = {name: lambda _, name=name: self._score(name) for name in (*others, MISSING)}
+        return {first: lambda answers: self._judged(answers, first), **rest, LENGTH: fmean}
 
     def higher_is_better(self) -> dict[str, bool | None]:
         """More wins are better; a longer answer or a larger error is neither better nor worse."""
@@ -84,11 +89,14 @@ class AlpacaEval(ConfigurableTask):
         return PREDICTED_VALUE
 
     def _answered(self, lengths: Sequence[Length]) -> float:
-        """Only the process that gathers all answers comes here."""
-        outputs = self._write(lengths)
-        if self.run_judge is not None:
-            self.verdict = self._judge(self.run_judge, outputs)
-        return sum(lengths) / len(lengths)
+        self._write(lengths)
+        return fmean(lengths)
+
+    def _judged(self, answers: Sequence[Unjudged], name: str) -> Any:
+        """Only the process that gathers all answers comes here, so a run is judged once."""
+        assert self.run_judge is not None
+        self.verdict = self._judge(self.run_judge, self._write(answers))
+        return self._score(name)
 
     def _score(self, name: str) -> Any:
         if self.verdict is None:
@@ -107,9 +115,9 @@ class AlpacaEval(ConfigurableTask):
         log.info("%s", show(verdict))
         return verdict
 
-    def _write(self, lengths: Sequence[Length]) -> tuple[Output, ...]:
+    def _write(self, answers: Sequence[Length] | Sequence[Unjudged]) -> tuple[Output, ...]:
         """Write model_outputs.json in eval-set order, and say how it is judged."""
-        rows = sorted((length.row for length in lengths), key=lambda row: row[0])  # processes deliver one after another
+        rows = sorted((answer.row for answer in answers), key=lambda row: row[0])  # processes deliver one after another
         outputs = tuple(output for _, output in rows)
         run = "OUT (OUT is --output_path, and --log_samples must be on)"
         if self.record:
