@@ -23,6 +23,14 @@ PUBLIC_JUDGES = ("gpt-4", "gpt-4-0314", "gpt-4-0613")
 NO_RATING = -1  # FastChat's mark of a judgement without one
 
 
+class MissingRatings(JudgeError):
+    """Judgements without a rating where each is wanted."""
+
+    def __init__(self, message: str, missing: int) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What a judge said about one turn.
@@ -129,16 +137,17 @@ def score(judgements: Sequence[Judgement], categories: Mapping[int, str], allow_
         allow_missing: Score although ratings are missing.
 
     Raises:
-        JudgeError: If ratings are missing and that is not allowed, or there is none.
+        MissingRatings: If ratings are missing and that is not allowed, or there is none.
     """
     rated = [j for j in judgements if j.score is not None]
     missing = [j for j in judgements if j.score is None]
     if not rated or (missing and not allow_missing):
         where = ", ".join(f"question {j.question_id} turn {j.turn}" for j in missing[:3])
-        raise JudgeError(
+        raise MissingRatings(
             f"{len(missing)} of {len(judgements)} judgements of {judgements[0].model} hold no rating ({where}"
             f"{' and others' if len(missing) > 3 else ''}), so there is no score: take a judge that keeps to the form, "
-            "or give --allow-missing to score the others."
+            "or give --allow-missing to score the others.",
+            len(missing),
         )
     by_question = [_mean(rated, question_id=number) for number in sorted({j.question_id for j in rated})]
     repeats = sorted({j.repeat for j in judgements})

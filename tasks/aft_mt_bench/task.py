@@ -29,7 +29,7 @@ from lm_eval_aft.mt_bench import (
     write_answers,
 )
 from lm_eval_aft.mt_bench_run import RunJudge, Words
-from lm_eval_aft.mt_bench_scores import Scores, show
+from lm_eval_aft.mt_bench_scores import MissingRatings, Scores, show
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 WORDS, MISSING, PREDICTED = "words_per_turn", "judge_missing", "bypass"
@@ -66,6 +66,7 @@ class MTBench(ConfigurableTask):
         self.model: Any = None
         self.run_judge: RunJudge | None = None
         self.scores: Scores | None = None
+        self.missing: int | None = None
 
     def build_all_requests(self, *, chat_template: Callable[..., str] | None = None, **options: Any) -> None:
         """Refuse what cannot hold a dialogue, and find what the judge needs, before anything is generated."""
@@ -137,7 +138,9 @@ class MTBench(ConfigurableTask):
         """The scores; if it fails lm-eval must still save the answers, so that is said, and there is no score."""
         try:
             scores = judge.judge(material, log.info)
+            self.missing = scores.missing
         except AFTError as error:
+            self.missing = error.missing if isinstance(error, MissingRatings) else None
             log.error("%s has no scores: %s", TASK, error)
             log.error("Its answers are kept; go on with: %s", _later(material.folder.parent, judge))
             return None
@@ -145,9 +148,9 @@ class MTBench(ConfigurableTask):
         return scores
 
     def _score(self, name: str) -> Any:
-        if self.scores is None:
-            return NO_SCORE
-        return self.scores.missing if name == MISSING else self.scores.metrics().get(name, NO_SCORE)
+        if name == MISSING:
+            return NO_SCORE if self.missing is None else self.missing
+        return self.scores.metrics().get(name, NO_SCORE) if self.scores else NO_SCORE
 
     def _write(self, words: Sequence[Words]) -> Material | None:
         """Keep the answers in FastChat's format where ``record=`` names a folder; None where it does not."""
