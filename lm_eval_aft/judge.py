@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from lm_eval_aft.config import SECRET
 from lm_eval_aft.engines.api_client import KEY, ChatClient, Refused, Stopped, Unreachable
 from lm_eval_aft.engines.api_reply import ENDED, LENGTH_WORDS
-from lm_eval_aft.errors import JudgeError
+from lm_eval_aft.errors import ConfigError, JudgeError
 from lm_eval_aft.judge_cache import JudgeCache
 from lm_eval_aft.records import Message
 
@@ -135,6 +136,7 @@ class Judge:
         retries: int = 8,
         quiet: bool = False,
         client: Client | None = None,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         """Check the address and open the cache; nothing is sent yet.
 
@@ -150,14 +152,16 @@ class Judge:
             retries: How often to ask again where that can help.
             quiet: No progress bar.
             client: Asked in the place of a server; ``base_url`` is then not read.
+            extra_body: Further fields of every call; None takes a field of ours away. Part of what a reply is kept by.
 
         Raises:
-            ConfigError: If the address or the key cannot be one.
+            ConfigError: If the address or the key cannot be one, or ``extra_body`` holds what is not its to say.
             JudgeError: If the cache cannot be opened.
         """
         self.model, self.revision, self.prompt_version = model, revision, prompt_version
         self.concurrency, self.max_calls, self.retries, self.quiet = concurrency, max_calls, retries, quiet
         self.client = client or ChatClient(base_url, timeout_s=timeout_s, max_retries=retries)
+        self.extra_body = _checked_extra(extra_body or {})
         self.cache = JudgeCache(cache)
         self.calls_made = 0
 
@@ -189,7 +193,8 @@ class Judge:
 
     def key(self, call: JudgeCall) -> str:
         """What decides a reply, as hexadecimal SHA-256."""
-        parts = ["v1", self.model, self.revision, self.prompt_version, asdict(call)]
+        parts: list[Any] = ["v1", self.model, self.revision, self.prompt_version, asdict(call)]
+        parts += [self.extra_body] if self.extra_body else []
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def close(self) -> None:
@@ -278,7 +283,8 @@ class Judge:
             "temperature": call.temperature,
             "max_tokens": call.max_tokens,
         }
-        return body | ({"logprobs": True, "top_logprobs": call.top_logprobs} if call.top_logprobs else {})
+        body |= {"logprobs": True, "top_logprobs": call.top_logprobs} if call.top_logprobs else {}
+        return {name: value for name, value in (body | self.extra_body).items() if value is not None}
 
     def _explain(self, error: Exception, done: int, total: int) -> Exception:
         """The sentence that the user reads; what is no fault of the server stays what it is."""
@@ -298,6 +304,15 @@ class Judge:
 
 class _Broken(Exception):
     """A reply that is no whole chat completion."""
+
+
+def _checked_extra(extra_body: Mapping[str, Any]) -> dict[str, Any]:
+    """Further fields of a call, as they are."""
+    if clash := {"model", "messages", "stream", "n"} & set(extra_body):
+        raise ConfigError(f"the judge's extra body must not hold {', '.join(sorted(clash))}: that is said elsewhere.")
+    if secret := [name for name in extra_body if SECRET.search(name)]:
+        raise ConfigError(f"{secret[0]} must not stand in the judge's extra body: set the environment variable {KEY}.")
+    return dict(extra_body)
 
 
 def _reply(body: Mapping[str, Any]) -> JudgeReply:

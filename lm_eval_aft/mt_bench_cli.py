@@ -5,9 +5,11 @@ Knows its options; judging is ``mt_bench_judge``'s. Called by ``judge_cli``.
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +20,7 @@ from lm_eval_aft.mt_bench import JUDGMENTS, QUESTIONS, find_material, read_dialo
 from lm_eval_aft.mt_bench_judge import CACHE, MAX_TOKENS, Plan, judge_answers
 from lm_eval_aft.mt_bench_prompts import prompt_set
 from lm_eval_aft.mt_bench_scores import read_judgements, score, show
+from lm_eval_aft.parse import mapping
 
 FILE = click.Path(path_type=Path)
 
@@ -39,6 +42,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at a time.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Seconds.")
 @click.option("--retries", type=click.IntRange(0), default=8, show_default=True, help="Of a call that failed.")
+@click.option("--extra-body", help="JSON object of further fields of each call; null takes one of ours away.")
 @click.option("--price-in", type=click.FloatRange(0), help="Of a million prompt tokens, for the estimate.")
 @click.option("--price-out", type=click.FloatRange(0), help="Of a million generated tokens.")
 @click.option("--allow-missing", is_flag=True, help="Score although judgements are missing, and say so.")
@@ -61,6 +65,7 @@ def mt_bench(
     concurrency: int,
     timeout: float,
     retries: int,
+    extra_body: str | None,
     price_in: float | None,
     price_out: float | None,
     allow_missing: bool,
@@ -97,10 +102,19 @@ def mt_bench(
         max_calls=max_judge_calls,
         timeout_s=timeout,
         retries=retries,
+        extra_body=_object(extra_body),
     )
     plan = Plan(repeats, allow_missing, price_in, price_out, max_tokens, temperature)
     with closing(judge):
         click.echo(show(judge_answers(material, prompts, judge, plan, lambda text: click.echo(text, err=True))))
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise ConfigError(f"--extra-body is not JSON ({error}): give an object in single quotes.") from error
+    return dict(mapping("--extra-body", value))
 
 
 def _categories(judgments: Path, questions: Path | None) -> dict[int, str]:

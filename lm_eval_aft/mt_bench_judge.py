@@ -67,7 +67,7 @@ def judge_answers(material: Material, prompts: PromptSet, judge: Judge, plan: Pl
     facts = {
         "scores": scores.to_dict(),
         "judge": {"model": judge.model, "revision": judge.revision, "base_url": judge.client.base_url},
-        "judge_settings": {"temperature": plan.temperature, "max_tokens": plan.max_tokens},
+        "judge_settings": {"temperature": plan.temperature, "max_tokens": plan.max_tokens, **judge.extra_body},
         "judge_tokens": {
             "prompt": sum(reply.prompt_tokens for _, reply in judgements),
             "generated": sum(reply.generated_tokens for _, reply in judgements),

@@ -37,7 +37,7 @@ _SYSTEM = (
 )
 _SCALE = (
     "First say in a few sentences what is good and what is wrong. Then end with one whole number from 1 (useless or "
-    "wrong) to 10 (could not be better), between double square brackets, in exactly this form: Rating: [[4]]"
+    "wrong) to 10 (could not be better), in exactly this form, with the number in the place of N: Rating: [[N]]"
 )
 _GENERAL = (
     "Consider whether the reply does all that was asked, whether it is right, whether it is clear, and whether it is "

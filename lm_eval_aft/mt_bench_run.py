@@ -20,7 +20,7 @@ from lm_eval_aft.mt_bench import Answer, Dialogue, Material, read_references
 from lm_eval_aft.mt_bench_judge import CACHE, MAX_TOKENS, Plan, Say, judge_answers
 from lm_eval_aft.mt_bench_prompts import PromptSet, prompt_set
 from lm_eval_aft.mt_bench_scores import Scores
-from lm_eval_aft.parse import flag, integer, real
+from lm_eval_aft.parse import flag, integer, mapping, real
 
 
 class Words(float):
@@ -47,6 +47,7 @@ class RunJudge:
         max_calls: Never more calls than these; None is no bound.
         prompts: What it is asked with.
         plan: How.
+        extra_body: Further fields of each call.
     """
 
     model: str
@@ -55,6 +56,7 @@ class RunJudge:
     max_calls: int | None
     prompts: PromptSet
     plan: Plan
+    extra_body: Mapping[str, Any]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], dialogues: Sequence[Dialogue], record: str | None) -> RunJudge | None:
@@ -93,6 +95,7 @@ class RunJudge:
                 max_tokens=integer(1)("mt_bench_max_tokens", settings.get("mt_bench_max_tokens", MAX_TOKENS)),
                 temperature=real(0)("mt_bench_temperature", settings.get("mt_bench_temperature", 0)),
             ),
+            mapping("judge_extra_body", settings.get("judge_extra_body", {})),
         )
         judge._open(None).close()  # an address that cannot be one is found before anything is generated
         return judge
@@ -110,6 +113,7 @@ class RunJudge:
             revision=self.revision,
             prompt_version=self.prompts.name,
             max_calls=self.max_calls,
+            extra_body=self.extra_body,
         )
 
 

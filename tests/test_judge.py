@@ -62,6 +62,18 @@ class TestAsking:
         assert (reply.text, reply.prompt_tokens, reply.generated_tokens) == ("m", 11, 3)
         assert dict(reply.top_logprobs) == {"M": -2.0, "m": -0.5}
 
+    def test_further_fields_are_sent_and_kept_apart_and_null_takes_one_of_ours_away(self, server, tmp_path):
+        ask(server, calls(1), tmp_path / "c")
+        extra = {"max_tokens": None, "max_completion_tokens": 9, "structured_outputs": {"regex": "x"}}
+        ask(server, calls(1), tmp_path / "c", extra_body=extra)
+        assert server.calls[1].keys() == (server.calls[0].keys() - {"max_tokens"}) | (extra.keys() - {"max_tokens"})
+        ask(server, calls(1), tmp_path / "c", extra_body=extra)
+        assert len(server.calls) == 2
+        for name in ("messages", "api_key"):
+            with pytest.raises(ConfigError, match=name) as refused:
+                judge(server, extra_body={name: "sk-1"})
+            assert "sk-1" not in str(refused.value)
+
     def test_logprobs_are_asked_for_only_where_wanted_and_may_be_missing(self, server):
         with closing(judge(server)) as asked:
             ((_, plain),) = asked.ask(calls(1))
