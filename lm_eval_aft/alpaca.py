@@ -7,7 +7,9 @@ is scored. Called by ``aft judge`` and, for a run that names its judge, by ``alp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +21,7 @@ from lm_eval_aft.alpaca_package import find_difficulty, from_hub
 from lm_eval_aft.alpaca_verdict import Plan, Verdict, assess, show, write_verdict
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.judge import Estimate, Judge
+from lm_eval_aft.judge_local import LocalClient
 
 BASELINE_FILE = "alpaca_eval_gpt4_baseline.json"
 CACHE = "judgements.sqlite"
@@ -82,8 +85,11 @@ def score_annotations(file: Path, plan: Plan) -> Verdict:
     "--reference", type=click.Path(path_type=Path), help="Model outputs to compare with [default: the hub's]."
 )
 @click.option("--annotations", type=click.Path(path_type=Path), help="Score these comparisons; no judge is asked.")
-@click.option("--judge-model", help="The server's name of the judge.")
+@click.option("--judge-model", help="The server's name of the judge; with --judge-engine hf, a checkpoint.")
 @click.option("--judge-base-url", help="Its address, such as http://127.0.0.1:8000/v1; its key is in OPENAI_API_KEY.")
+@click.option(
+    "--judge-engine", type=click.Choice(["hf"]), help="Judge on this machine, without a server; needs --regex."
+)
 @click.option("--judge-revision", default="", help="Which weights it serves, in your words.")
 @click.option("--cache", type=click.Path(path_type=Path), help=f"Where judgements are kept [default: OUTPUT/{CACHE}].")
 @click.option("--max-judge-calls", type=click.IntRange(0), help="Never make more calls than these.")
@@ -109,6 +115,7 @@ def alpaca_eval(
     annotations: Path | None,
     judge_model: str | None,
     judge_base_url: str | None,
+    judge_engine: str | None,
     judge_revision: str,
     cache: Path | None,
     max_judge_calls: int | None,
@@ -135,15 +142,22 @@ def alpaca_eval(
     if annotations:
         click.echo(show(score_annotations(annotations, plan)))
         return
-    if run is None or judge_model is None or judge_base_url is None:
-        raise ConfigError("give RUN with --judge-model and --judge-base-url, or comparisons with --annotations FILE.")
+    if run is None or judge_model is None or (judge_base_url is None) == (judge_engine is None):
+        raise ConfigError(
+            "give RUN with --judge-model and either --judge-base-url or --judge-engine, or --annotations FILE alone."
+        )
+    if judge_engine and not regex:
+        raise ConfigError(
+            "--judge-engine gives no log-probabilities: add --regex, or serve the judge and name its URL."
+        )
     outputs = find_outputs(run)
     folder = output or outputs.parent / "alpaca_eval"
-    judge = Judge(
+    answers, references = read_outputs(outputs, name), read_reference(reference)
+    judge = _open_judge(
         judge_model,
         judge_base_url,
-        cache=cache or folder / CACHE,
         revision=judge_revision,
+        cache=cache or folder / CACHE,
         concurrency=concurrency,
         max_calls=max_judge_calls,
         timeout_s=timeout,
@@ -153,8 +167,14 @@ def alpaca_eval(
     def say(estimate: Estimate) -> None:
         click.echo(estimate.sentence(price_in, price_out), err=True)
 
-    try:
-        answers, references = read_outputs(outputs, name), read_reference(reference)
+    with closing(judge):
         click.echo(show(judge_outputs(answers, references, judge, plan, folder, say)))
-    finally:
-        judge.close()
+
+
+def _open_judge(model: str, base_url: str | None, *, revision: str, **settings: Any) -> Judge:
+    """The judge at an address, or a checkpoint on this machine where there is none."""
+    if base_url is not None:
+        return Judge(model, base_url, revision=revision, **settings)
+    local = LocalClient.load(model)
+    name = model.rstrip("/").rpartition("/")[2]
+    return Judge(name, "", client=local, revision=local.engine.fingerprint, **settings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,12 +41,12 @@ PERCENTAGES = {"win_rate", "standard_error", "discrete_win_rate", "length_contro
 class Scores:
     """One row of the leaderboard, under its names; percentages, and characters for avg_length.
 
-    The length-controlled pair is None where it cannot be had. ``missing`` comparisons have no preference and count
-    for nothing.
+    The length-controlled pair is None where it cannot be had, and so is the spread of a single comparison. ``missing``
+    comparisons have no preference and count for nothing.
     """
 
     win_rate: float
-    standard_error: float
+    standard_error: float | None
     n_wins: int
     n_wins_base: int
     n_draws: int
@@ -98,7 +99,7 @@ def score(annotations: Sequence[Annotation], difficulty: Difficulty | None) -> S
     lengths = [len(row.output_2) for row in annotations]
     return Scores(
         win_rate=float(numbers["win_rate"]),
-        standard_error=float(numbers["standard_error"]),
+        standard_error=_spread(numbers["standard_error"]),
         n_wins=int(numbers["n_wins"]),
         n_wins_base=int(numbers["n_wins_base"]),
         n_draws=int(numbers["n_draws"]),
@@ -106,7 +107,7 @@ def score(annotations: Sequence[Annotation], difficulty: Difficulty | None) -> S
         discrete_win_rate=float(numbers["discrete_win_rate"]),
         avg_length=int(sum(lengths) / len(lengths)),
         length_controlled_winrate=float(numbers["length_controlled_winrate"]) if controlled else None,
-        lc_standard_error=float(numbers["lc_standard_error"]) if controlled else None,
+        lc_standard_error=_spread(numbers["lc_standard_error"]) if controlled else None,
         missing=len(annotations) - len(judged),
     )
 
@@ -142,6 +143,10 @@ def write_row(file: Path, name: str, scores: Scores, prefix: str = "") -> None:
             csv.writer(out, lineterminator="\n").writerows([["", *head], [name, *values]])
     except OSError as error:
         raise RecordError(f"{file} cannot be written ({error.strerror}).") from error
+
+
+def _spread(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)  # of a single comparison
 
 
 def _length_controlled(frame: Any, difficulty: Difficulty | None) -> Any:

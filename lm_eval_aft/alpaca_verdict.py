@@ -103,15 +103,16 @@ def assess(
 def show(verdict: Verdict) -> str:
     """The verdict as text."""
     scores, prefix = verdict.scores, verdict.prefix
+    of = f" of {scores.n_total + scores.missing}" if scores.missing else ""
     lines = [
-        f"{verdict.name} against {verdict.reference}, judged by {verdict.annotator}: {scores.n_total} comparisons",
+        f"{verdict.name} against {verdict.reference}, judged by {verdict.annotator}: {scores.n_total}{of} comparisons",
         f"  {'':<36}{'%':>7}{'std. error':>12}",
-        f"  {prefix + 'win_rate':<36}{scores.win_rate:>7.2f}{scores.standard_error:>12.2f}",
+        _line(prefix + "win_rate", scores.win_rate, scores.standard_error),
     ]
     if scores.length_controlled_winrate is not None:
-        values = f"{scores.length_controlled_winrate:>7.2f}{scores.lc_standard_error:>12.2f}"
-        lines.append(f"  {prefix + 'length_controlled_winrate':<36}{values}")
-    lines.append(f"  {prefix + 'discrete_win_rate':<36}{scores.discrete_win_rate:>7.2f}")
+        name = prefix + "length_controlled_winrate"
+        lines.append(_line(name, scores.length_controlled_winrate, scores.lc_standard_error))
+    lines.append(_line(prefix + "discrete_win_rate", scores.discrete_win_rate, None))
     lines.append(f"{scores.n_wins} won, {scores.n_wins_base} lost, {scores.n_draws} drawn")
     lines.append(f"answers of {scores.avg_length:,} characters on average")
     if verdict.rank:
@@ -137,10 +138,14 @@ def write_verdict(folder: Path, verdict: Verdict, difficulty: Difficulty | None)
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scores.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (folder / "scores.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{folder} cannot be written ({error.strerror}).") from error
     write_row(folder / "leaderboard.csv", verdict.name, verdict.scores, verdict.prefix)
+
+
+def _line(name: str, value: float, spread: float | None) -> str:
+    return f"  {name:<36}{value:>7.2f}" + ("" if spread is None else f"{spread:>12.2f}")
 
 
 def _such_as(annotations: Sequence[Annotation]) -> str:

@@ -82,6 +82,9 @@ class TestScores:
         assert scores.avg_length == int(sum(len(row.output_2) for row in rows) / 5)
         assert scores.length_controlled_winrate is None
 
+    def test_a_single_comparison_has_no_spread(self):
+        assert score(annotations(1), None).standard_error is None
+
     def test_no_judgement_at_all_is_no_score(self):
         with pytest.raises(JudgeError, match="none of 3 comparisons has a preference"):
             score([replace(row, preference=None) for row in annotations(3)], None)

@@ -196,7 +196,7 @@ class TestMissing:
 
     def test_allowed_it_counts_the_rest_and_says_so(self, judge, three_bad, eval_set):
         shown = judge("--allow-missing", "--judge-model", "gpt-4-1106-preview")
-        assert "37 comparisons" in shown
+        assert "37 of 40 comparisons" in shown
         assert "3 comparisons have no usable judgement and count for nothing" in shown
         assert "not comparable with the public leaderboard: 3 judgements are missing" in shown
         assert scores(eval_set)["metrics"]["n_total"] == 37
@@ -278,9 +278,18 @@ class TestBeforeAnyCall:
         with pytest.raises(RecordError, match="1 instructions more than once, the first being 'Task 5'"):
             judge()
 
-    def test_half_a_judge(self, eval_set):
-        result = CliRunner().invoke(alpaca_eval, [str(eval_set.outputs), "--judge-model", "m"])
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--judge-model", "m"], "either --judge-base-url or --judge-engine"),
+            (["--judge-base-url", "http://127.0.0.1:1/v1"], "give RUN with --judge-model"),
+            (["--judge-model", "m", "--judge-engine", "hf"], "gives no log-probabilities: add --regex"),
+        ],
+    )
+    def test_half_a_judge(self, eval_set, options, message):
+        result = CliRunner().invoke(alpaca_eval, [str(eval_set.outputs), *options])
         assert isinstance(result.exception, ConfigError)
+        assert message in str(result.exception)
 
 
 class TestParts:
