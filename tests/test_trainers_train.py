@@ -317,3 +317,20 @@ def test_the_engine_asks_what_was_trained(config, tmp_path):
     encoder = Encoder(loop.load_tokenizer(config), Template(SHORT, ""), 500)
     example, _ = encoder.encode(Sample(chat, drafts, "4", ""))
     assert example.token_ids[: example.prompt_tokens] == asked.prompt.token_ids
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches(config, tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    settings = {name: value for name, value in config.to_dict().items() if value not in (None, ())}
+    (tmp_path / "c.yaml").write_text(json.dumps(settings))
+    command = ["torch.distributed.run", "--nproc_per_node", "2", "-m", "trainers.train", "sft"]
+    command += ["--config", str(tmp_path / "c.yaml"), "--set", "log_every=1"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-m", *command], cwd=root, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in log_of(config)] == [1, 2]  # eight examples, two processes, two each
+    assert done.stdout.count("8 rows, 8 examples") == 1
