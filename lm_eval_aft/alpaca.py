@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.alpaca_data import Output, eval_set, pair
+from lm_eval_aft.alpaca_data import Output, eval_set, pair, refuse_namesakes
 from lm_eval_aft.alpaca_files import find_outputs, read_annotations, read_outputs, write_rows
 from lm_eval_aft.alpaca_judge import annotate, ask_with
 from lm_eval_aft.alpaca_method import annotator_name
@@ -63,7 +63,7 @@ def judge_outputs(
         write_rows(folder / "annotations.json", annotations)
     verdict = assess(annotations, difficulty, plan, method.prefix, pairs)
     if folder:
-        write_verdict(folder, verdict, difficulty)
+        write_verdict(folder, verdict)
     return verdict
 
 
@@ -74,6 +74,8 @@ def score_annotations(file: Path, plan: Plan) -> Verdict:
         AFTError: If the file is none of annotations, or judgements are missing.
     """
     annotations = read_annotations(file)
+    if any(row.output_1 != row.output_2 for row in annotations):
+        refuse_namesakes(annotations[0].generator_2, annotations[0].generator_1)
     whole, _ = eval_set([row.instruction for row in annotations])
     difficulty = find_difficulty(plan.difficulty) if plan.length_control and whole else None
     return assess(annotations, difficulty, plan)
@@ -136,11 +138,15 @@ def alpaca_eval(
 
     RUN is a model_outputs.json, the folder that record= named, or the --output_path of a run of aft_alpaca_eval with
     --log_samples. Comparisons are made by the package alpaca_eval with the judge named; instead, --annotations scores
-    those of an earlier run. Annotations, scores and the leaderboard's row are written to --output.
+    those of an earlier run. Annotations, scores and the leaderboard's row are written to --output (for --annotations,
+    only where it is given).
     """
     plan = Plan(not no_lc, difficulty, allow_missing, regex, top_logprobs)
     if annotations:
-        click.echo(show(score_annotations(annotations, plan)))
+        found = score_annotations(annotations, plan)
+        if output:
+            write_verdict(output, found)
+        click.echo(show(found))
         return
     if run is None or judge_model is None or (judge_base_url is None) == (judge_engine is None):
         raise ConfigError(
@@ -152,6 +158,7 @@ def alpaca_eval(
         )
     outputs = find_outputs(run)
     folder = output or outputs.parent / "alpaca_eval"
+    click.echo(f"answers: {outputs}", err=True)
     answers, references = read_outputs(outputs, name), read_reference(reference)
     judge = _open_judge(
         judge_model,

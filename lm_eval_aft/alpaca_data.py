@@ -101,8 +101,9 @@ def pair(outputs: Sequence[Output], references: Sequence[Output]) -> Pairs:
     """Put the model's answers in the reference's order.
 
     Raises:
-        RecordError: If an answer belongs to no instruction of the reference.
+        RecordError: If an answer belongs to no instruction of the reference, or both models have one name.
     """
+    refuse_namesakes(outputs[0].generator, references[0].generator)
     by_instruction = {row.instruction: row for row in outputs}
     known = {row.instruction for row in references}
     strange = [instruction for instruction in by_instruction if instruction not in known]
@@ -119,6 +120,19 @@ def pair(outputs: Sequence[Output], references: Sequence[Output]) -> Pairs:
     if ordered != tuple(outputs):
         notes.append("the answers stood in another order and were put in the reference's.")
     return Pairs(kept, ordered, whole, tuple(notes))
+
+
+def refuse_namesakes(model: str, reference: str) -> None:
+    """Refuse two models of one name: alpaca_eval takes them for one, whose length-controlled win rate is 50.
+
+    Raises:
+        RecordError: If the names are equal.
+    """
+    if model == reference:
+        raise RecordError(
+            f"the model and the reference are both called {model}: name the model with --name (in a run: --metadata "
+            "generator=NAME), since alpaca_eval takes equal names for equal answers."
+        )
 
 
 def eval_set(instructions: Sequence[str]) -> tuple[bool, str]:

@@ -32,15 +32,17 @@ def find_outputs(path: str | Path) -> Path:
     """The file with a run's answers: the one given, else model_outputs.json, else the newest samples file below it.
 
     Raises:
-        RecordError: If there is none.
+        RecordError: If there is none, or there are some in several folders.
     """
     path = Path(path)
     if path.is_file():
         return path
     for pattern in (OUTPUTS, f"{SAMPLES}{TASK}_*.jsonl"):
-        found = sorted(path.rglob(pattern), key=lambda file: file.stat().st_mtime)
-        if len(found) > 1 and pattern == OUTPUTS:
-            raise RecordError(f"{path} holds {len(found)} files {OUTPUTS}: name the one to judge, such as {found[0]}.")
+        found = sorted(path.rglob(pattern), key=lambda file: (file.name, file))  # the stamps of samples sort by time
+        if len({file.parent for file in found}) > 1:
+            raise RecordError(
+                f"{path} holds answers of several runs: name the one to judge, such as {found[-1].parent}."
+            )
         if found:
             return found[-1]
     raise RecordError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.alpaca import CACHE, Say, judge_outputs, read_reference
-from lm_eval_aft.alpaca_data import Output
+from lm_eval_aft.alpaca_data import Output, refuse_namesakes
 from lm_eval_aft.alpaca_method import PUBLIC_TOP
 from lm_eval_aft.alpaca_package import find_difficulty, package
 from lm_eval_aft.alpaca_verdict import Plan, Verdict
@@ -34,13 +34,14 @@ class RunJudge:
     plan: Plan
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], whole: bool, record: str | None) -> RunJudge | None:
+    def of(cls, settings: Mapping[str, Any], whole: bool, record: str | None, generator: str) -> RunJudge | None:
         """Read the settings and all that judging needs, before anything is generated; None where no judge is named.
 
         Args:
             settings: ``--metadata`` with the model arguments.
             whole: Whether the run answers the whole eval set, which length control needs.
             record: Where the run keeps its answers.
+            generator: What the model is called.
 
         Raises:
             AFTError: If a setting is missing or wrong, or reference answers, the package or df_gamed.csv are.
@@ -59,6 +60,7 @@ class RunJudge:
         if plan.length_control and whole:
             find_difficulty(plan.difficulty)
         references = read_reference(_path(settings, "alpaca_reference"))
+        refuse_namesakes(generator, references[0].generator)
         most = settings.get("max_judge_calls")
         most_calls = None if most is None else integer(0)("max_judge_calls", most)
         model, base_url = map(str, named)

@@ -55,6 +55,7 @@ class Verdict:
         scores: Percentages.
         rank: Place on the public leaderboard; None where it cannot be compared.
         notes: Sentences for the user.
+        difficulty: The file that length control was fitted with.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Verdict:
     scores: Scores
     rank: Rank | None
     notes: tuple[str, ...]
+    difficulty: str | None = None
 
     def metrics(self) -> dict[str, float]:
         """The scores that are numbers, under names of their own for every method."""
@@ -97,7 +99,8 @@ def assess(
     if strange:
         notes.append(f"not comparable with the public leaderboard: {'; '.join(strange)}.")
     place = None if strange else rank(scores, first.generator_2, leaderboard())
-    return Verdict(first.generator_2, first.generator_1, first.annotator, prefix, scores, place, tuple(notes))
+    used = difficulty.file.name if difficulty else None
+    return Verdict(first.generator_2, first.generator_1, first.annotator, prefix, scores, place, tuple(notes), used)
 
 
 def show(verdict: Verdict) -> str:
@@ -120,7 +123,7 @@ def show(verdict: Verdict) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in verdict.notes)])
 
 
-def write_verdict(folder: Path, verdict: Verdict, difficulty: Difficulty | None) -> None:
+def write_verdict(folder: Path, verdict: Verdict) -> None:
     """Write scores.json and leaderboard.csv beside the annotations.
 
     Raises:
@@ -133,7 +136,7 @@ def write_verdict(folder: Path, verdict: Verdict, difficulty: Difficulty | None)
         "metrics": verdict.metrics(),
         "rank": asdict(verdict.rank) if verdict.rank else None,
         "notes": verdict.notes,
-        "difficulty": difficulty.file.name if difficulty else None,
+        "difficulty": verdict.difficulty,
         "versions": {name: version(name) for name in ("alpaca_eval", "scikit-learn")},
     }
     try:

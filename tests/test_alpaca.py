@@ -211,8 +211,14 @@ class TestFiles:
         for name in "ab":
             (tmp_path / name).mkdir()
             write(tmp_path / name / "model_outputs.json", outputs("m"))
-        with pytest.raises(RecordError, match=r"holds 2 files model_outputs\.json"):
+        with pytest.raises(RecordError, match=r"holds answers of several runs: name the one to judge, such as .*b\."):
             find_outputs(tmp_path)
+
+    def test_of_several_samples_in_one_folder_the_newest(self, tmp_path):
+        names = [f"samples_aft_alpaca_eval_2026-01-0{day}T00-00-00.000000.jsonl" for day in (2, 3, 1)]
+        for name in names:
+            (tmp_path / name).write_text("{}")
+        assert find_outputs(tmp_path).name == names[1]
 
     def test_several_models_in_one_file(self, tmp_path):
         file = write(tmp_path / "x.json", [*outputs("a", 1), Output("Other", "x", "b")])
@@ -254,6 +260,22 @@ class TestAnnotations:
         assert "ours against base, judged by weighted_m: 40 comparisons" in result.output
         assert "length_controlled_winrate" in result.output
         assert "note: not comparable with the public leaderboard: another judge" in result.output
+
+    def test_two_models_of_one_name(self, eval_set):
+        """alpaca_eval would take them for one model and give 50 without looking."""
+        rows = [replace(row, generator_1="ours") for row in annotations()]
+        with pytest.raises(RecordError, match="both called ours: name the model with --name"):
+            score_annotations(write(eval_set.folder / "annotations.json", rows), NO_LC)
+        with pytest.raises(RecordError, match="both called m"):
+            pair(outputs("m"), outputs("m"))
+
+    def test_the_command_writes_where_it_is_told(self, eval_set):
+        file = write(eval_set.folder / "annotations.json", annotations())
+        options = ["--annotations", str(file), "--difficulty", str(eval_set.difficulty), "--output"]
+        result = CliRunner().invoke(alpaca_eval, [*options, str(eval_set.folder / "here")])
+        assert result.exit_code == 0, result.output
+        assert {found.name for found in (eval_set.folder / "here").iterdir()} == {"scores.json", "leaderboard.csv"}
+        assert json.loads((eval_set.folder / "here/scores.json").read_text())["difficulty"] == "df_gamed.csv"
 
     def test_another_order_of_annotations_has_no_length_control(self, eval_set):
         file = write(eval_set.folder / "annotations.json", annotations()[::-1])

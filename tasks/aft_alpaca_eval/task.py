@@ -50,7 +50,7 @@ class AlpacaEval(ConfigurableTask):
         self._learn(self.config.metadata or {}, getattr(chat_template, "__self__", None))
         if PREDICTED not in self._metric_fn_list:
             whole = limit is None and samples is None
-            self.run_judge = RunJudge.of(self.config.metadata or {}, whole, self.record)
+            self.run_judge = RunJudge.of(self.config.metadata or {}, whole, self.record, self.generator)
         super().build_all_requests(limit=limit, samples=samples, chat_template=chat_template, **options)
 
     def _learn(self, settings: dict[str, Any], model: Any) -> None:
