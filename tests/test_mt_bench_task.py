@@ -125,7 +125,9 @@ def test_scores_in_lm_evals_table(server, tmp_path):
 
 def test_metadata_settings(server, tmp_path):
     more = {"mt_bench_repeats": 2, "max_judge_calls": 32, "mt_bench_max_tokens": 77}
-    scores = table(evaluate(model(tmp_path / "r"), tmp_path, judge_of(server, **more)))
+    results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server, **more))
+    scores, better = table(results), results["higher_is_better"][TASK]
+    assert [better[name] for name in ("aft-v1_score", "aft-v1_spread", "judge_missing")] == [True, None, False]
     assert (scores["aft-v1_spread"], len(server.calls)) == (0.0, 32)
     assert {call["max_tokens"] for call in server.calls} == {77}
 

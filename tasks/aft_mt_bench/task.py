@@ -110,8 +110,9 @@ class MTBench(ConfigurableTask):
         return {WORDS: self._answered, **named}
 
     def higher_is_better(self) -> dict[str, bool | None]:
-        """A longer answer is neither better nor worse."""
-        return {name: None if name in (WORDS, PREDICTED) else name != MISSING for name in self.aggregation()}
+        """A longer answer or a wider spread is neither better nor worse."""
+        neutral = {name for name in self.aggregation() if name in (WORDS, PREDICTED) or name.endswith("_spread")}
+        return {name: None if name in neutral else name != MISSING for name in self.aggregation()}
 
     def _judged_names(self) -> list[str]:
         if self.run_judge is None:
