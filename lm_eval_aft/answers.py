@@ -8,31 +8,45 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import comb
+from operator import eq
 from typing import Any
 
-from lm_eval_aft import tasks_path
+from lm_eval_aft import arith, tasks_path
 from lm_eval_aft.errors import ConfigError
 
+ARITH = ("aft_arith", "aft_arith_validation")
 NUMERIC = ("aft_gsm8k", "aft_demo", "gsm8k")  # tasks, and those whose names go on with _, that end in one number
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """How an answer is read from a text, and the gold answer from lm-eval's target."""
+    """How an answer is read from a text, the gold answer from lm-eval's target, and whether the one is right.
+
+    Attributes:
+        name: For tables.
+        answer: The answer in a text, in one spelling for equal answers; None where there is none.
+        gold: The gold answer in a target.
+        right: Whether an answer is right by the gold one; equality, but for tasks where many answers are.
+    """
 
     name: str
     answer: Callable[[str], str | None]
     gold: Callable[[str], str | None]
+    right: Callable[[str, str], bool] = eq
+
+    def rights(self, answers: Iterable[str | None], gold: str) -> frozenset[str]:
+        """The right ones among these answers."""
+        return frozenset(answer for answer in set(answers) if answer is not None and self.right(answer, gold))
 
 
 def has_extraction(task: str) -> bool:
     """Whether a task's answers can be found without a regex."""
-    return any(task == name or task.startswith(name + "_") for name in NUMERIC)
+    return task in ARITH or any(task == name or task.startswith(name + "_") for name in NUMERIC)
 
 
 @lru_cache(maxsize=64)
@@ -46,6 +60,8 @@ def choose_extraction(task: str, regex: str | None = None) -> Extraction:
         return _by_regex(regex)
     if not has_extraction(task):
         raise ConfigError(f"{task} has no extraction of its own here: give --regex, whose last match is the answer.")
+    if task in ARITH:
+        return Extraction("the way written, in one spelling", arith.spelling, str.strip, arith.solves)
     path = tasks_path() / "aft_gsm8k" / "utils.py"
     spec = importlib.util.spec_from_file_location("lm_eval_aft_gsm8k_answers", path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -72,12 +88,24 @@ def _by_regex(regex: str) -> Extraction:
     return Extraction(f"regex {regex}", answer, lambda target: answer(target) or target.strip())
 
 
-def score_drafts(answers: Sequence[str | None], gold: str, n: int) -> tuple[float, float, float]:
-    """Expected score of one draft, of the majority and of the oracle, over all choices of n of these drafts."""
+def score_drafts(answers: Sequence[str | None], rights: Set[str], n: int) -> tuple[float, float, float]:
+    """Expected score of one draft, of the majority and of the oracle, over all choices of n of these drafts.
+
+    Args:
+        answers: One a draft; None where it holds none.
+        rights: Those of them that are right; equal answers vote together, two different right ones apart.
+        n: Drafts chosen.
+    """
     votes = Counter(answers)
-    silent, right = votes.pop(None, 0), votes.pop(gold, 0)
+    silent = votes.pop(None, 0)
+    right = sum(votes[answer] for answer in rights)
     missed = comb(len(answers) - right, n) / comb(len(answers), n)
-    return right / len(answers), majority_chance(right, tuple(sorted(votes.values())), silent, n), 1 - missed
+    won = sum(
+        majority_chance(count, tuple(sorted(c for other, c in votes.items() if other != answer)), silent, n)
+        for answer, count in votes.items()
+        if answer in rights
+    )
+    return right / len(answers), won, 1 - missed
 
 
 @lru_cache(maxsize=1 << 16)

@@ -194,10 +194,14 @@ def diagnose_traces(
     wanted = {(each.task, each.doc_hash) for each in found if find_extraction(each.task, regex)}
     gold = gold_answers(runs, wanted, regex)
     judged = (
-        (settings, tuple(each.against(gold.get((each.task, each.doc_hash))) for each in group.values()))
+        (settings, tuple(_against(each, gold.get((each.task, each.doc_hash)), regex) for each in group.values()))
         for (_, settings), group in groups.items()
     )
     return tuple(Diagnosed(_diagnostics(verdicts, settings, regex, level), verdicts) for settings, verdicts in judged)
+
+
+def _against(verdict: Verdict, gold: str | None, regex: str | None) -> Verdict:
+    return verdict.against(gold, find_extraction(verdict.task, regex))
 
 
 def find_extraction(task: str, regex: str | None = None) -> Extraction | None:
@@ -256,7 +260,8 @@ def _accuracies(verdicts: Sequence[Verdict], layer: int, level: float) -> tuple[
     rows = []
     for verdict in verdicts:
         answers = [text.answer for text in verdict.layer(layer)]
-        rows.append(score_drafts(answers, str(verdict.gold), len(answers)))
+        rights = {str(text.answer) for text in verdict.layer(layer) if text.right}
+        rows.append(score_drafts(answers, rights, len(answers)))
     docs = [verdict.doc_id for verdict in verdicts]
     return tuple(accuracy_interval(docs, column, level) for column in zip(*rows, strict=True))
 

@@ -87,7 +87,9 @@ def opponents(
             continue  # a vote over other questions is no opponent
         affordable = int(cost.generated_tokens / pool.tokens + 1e-9)
         n = max(1, min(affordable, pool.size))
-        votes = [score_drafts(pool.answers[doc], gold[score.task, doc[1]], n)[1:] for doc in shared]
+        extraction = choose_extraction(score.task, regex)
+        rights = [extraction.rights(pool.answers[doc], gold[score.task, doc[1]]) for doc in shared]
+        votes = [score_drafts(pool.answers[doc], right, n)[1:] for doc, right in zip(shared, rights, strict=True)]
         mine = [own[doc] for doc in shared]
         for kind, column in zip(("majority vote", "best draft"), zip(*votes, strict=True), strict=True):
             found.append(

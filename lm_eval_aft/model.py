@@ -17,6 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_aft import __version__
+from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
 from lm_eval_aft.chat import ChatContext, decode
 from lm_eval_aft.checkpoint import choose_template
 from lm_eval_aft.config import AFTConfig
@@ -56,12 +57,12 @@ class AFTLM(LM):
             AFTError: One sentence on what is wrong and what to do.
         """
         config, engine_args = AFTConfig.split(model_args)
+        engine_args, name = choose_checkpoint(config.engine, engine_args)
         template = choose_template(config, engine_args)
         store = open_store(config)
         host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
         engine = load_engine(config.engine, engine_args, host)
-        name = engine_args.get("pretrained") or engine_args.get("model") or config.engine
-        self._assemble(engine, config, template, store, str(name))
+        self._assemble(engine, config, template, store, name)
 
     @classmethod
     def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
@@ -92,6 +93,7 @@ class AFTLM(LM):
         questions = read_questions(requests, self.config)
         distinct = dict(zip(questions, requests, strict=True))  # padding clones of a parallel run come once
         announce(list(distinct), self.config, self.world_size)
+        warn_elsewhere(self._name, {question.task for question in distinct})
         with stoppable(self.store):
             dialogues = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
         self._count([trace for traces in dialogues.values() for trace in traces])

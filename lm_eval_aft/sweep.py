@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.ledger import Ledger, ledgers
@@ -85,6 +86,7 @@ def run_sweep(
     from lm_eval_aft.store import NoStore, SQLiteStore
 
     config, engine_args = AFTConfig.split(model_args)
+    engine_args, name = choose_checkpoint(config.engine, engine_args)
     digest = _digest(model_args, options)
     waiting = [point for point in points if not _is_done(_folder(out, point), digest)]
     for point in points:
@@ -94,7 +96,6 @@ def run_sweep(
         template = choose_template(config, engine_args)
         store = NoStore() if config.cache == "none" else SQLiteStore(config.cache or out / "drafts.sqlite")
         engine = load_engine(config.engine, engine_args, host)
-        name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
     for number, point in enumerate(waiting, 1):
         k, depth = point
         folder = _folder(out, point)

@@ -7,6 +7,7 @@ that of ``answers``; knows nothing of files, runs or intervals. Called by ``diag
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from lm_eval_aft.answers import Extraction, score_drafts
@@ -73,12 +74,13 @@ class Verdict:
     rescued: bool = False
     corrupted: bool = False
 
-    def against(self, gold: str | None) -> Verdict:
-        """The same texts judged by this gold answer."""
-        if gold is None:
+    def against(self, gold: str | None, extraction: Extraction | None) -> Verdict:
+        """The same texts judged by this gold answer, as the extraction that found their answers says."""
+        if gold is None or extraction is None:
             return self
-        texts = tuple(replace(text, right=text.answer == gold) for text in self.texts)
-        vote, right = _vote(self.layer(0), gold), texts[-1].answer == gold
+        rights = extraction.rights((text.answer for text in self.texts), gold)
+        texts = tuple(replace(text, right=text.answer in rights) for text in self.texts)
+        vote, right = _vote(self.layer(0), rights), texts[-1].answer in rights
         rescued, corrupted = right and vote == 0, not right and vote == 1
         return replace(self, gold=gold, texts=texts, vote=vote, right=right, rescued=rescued, corrupted=corrupted)
 
@@ -102,12 +104,12 @@ def judge(trace: Trace, extraction: Extraction | None, gold: str | None = None) 
     asked = trace.question
     texts = _texts(trace.drafts, extraction)
     found = Verdict(asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn, None, texts)
-    return found.against(gold)
+    return found.against(gold, extraction)
 
 
-def _vote(drafts: tuple[JudgedText, ...], gold: str) -> float:
+def _vote(drafts: tuple[JudgedText, ...], rights: Set[str]) -> float:
     answers = [draft.answer for draft in drafts]
-    return score_drafts(answers, gold, len(answers))[1]
+    return score_drafts(answers, rights, len(answers))[1]
 
 
 def _texts(drafts: tuple[Draft, ...], extraction: Extraction | None) -> tuple[JudgedText, ...]:

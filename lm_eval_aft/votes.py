@@ -178,7 +178,8 @@ def _votes(ballots: list[Ballot], gold: dict[tuple[str, str], str], shape: Model
     if not known:
         raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
     truth = [gold[task, ballot.doc_hash] for ballot in known]
-    right = [float(ballot.final == answer) for ballot, answer in zip(known, truth, strict=True)]
+    extraction = choose_extraction(task, how.regex)
+    right = [float(bool(extraction.rights([b.final], answer))) for b, answer in zip(known, truth, strict=True)]
     k = min(len(ballot.answers) for ballot in known)
     drafts = [answer for ballot in known for answer in ballot.answers]
     return Votes(
@@ -186,7 +187,7 @@ def _votes(ballots: list[Ballot], gold: dict[tuple[str, str], str], shape: Model
         k=k,
         layers=int(settings["layers"]),
         settings=ballots[0].settings,
-        extraction=choose_extraction(task, how.regex).name,
+        extraction=extraction.name,
         silent=drafts.count(None) / len(drafts),
         without_gold=len(ballots) - len(known),
         points=tuple(_point(known, truth, n, shape, how) for n in range(1, k + 1)),
@@ -197,7 +198,9 @@ def _votes(ballots: list[Ballot], gold: dict[tuple[str, str], str], shape: Model
 
 def _point(ballots: list[Ballot], truth: list[str], n: int, shape: ModelShape | None, how: _How) -> VotePoint:
     counted = [_first(ballot, n) for ballot in ballots] if how.order == "prefix" else ballots
-    scores = [score_drafts(ballot.answers, gold, n) for ballot, gold in zip(counted, truth, strict=True)]
+    extraction = choose_extraction(ballots[0].task, how.regex)
+    rights = [extraction.rights(ballot.answers, gold) for ballot, gold in zip(counted, truth, strict=True)]
+    scores = [score_drafts(ballot.answers, right, n) for ballot, right in zip(counted, rights, strict=True)]
     docs = [ballot.doc_id for ballot in ballots]
     mean, majority, oracle = (accuracy_interval(docs, column, how.level) for column in zip(*scores, strict=True))
     tokens = _mean([n * _mean(ballot.tokens) for ballot in counted])

@@ -1,0 +1,54 @@
+"""The small family in the package: which checkpoint stands for ``pretrained`` where none is given, and where they lie.
+
+Trained on ``aft_arith`` by ``trainers.family`` (``make checkpoints``) and good for nothing else. Knows paths only.
+Called by ``model``, ``sweep`` and ``demo``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_eval_aft.errors import ConfigError
+
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
+FOLDER = Path(__file__).with_name("checkpoints")
+NAMES = ("aft", "sft")
+PREFIX = "bundled:"
+TASKS = ("aft_arith", "aft_arith_validation")
+
+
+def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The engine's arguments with ``pretrained`` filled in, and the name by which results call the model.
+
+    Args:
+        engine: Its name; servers and the scripted engine have no checkpoint here.
+        engine_args: As given; ``pretrained=bundled:aft`` and ``bundled:sft`` name ours.
+
+    Raises:
+        ConfigError: If ``bundled:`` is followed by another name.
+    """
+    args = dict(engine_args)
+    given = args.get("pretrained")
+    name = str(given or args.get("model") or engine)
+    if engine not in ("hf", "vllm"):
+        return args, name
+    if given is None:
+        name = f"{PREFIX}aft"
+        log.warning("pretrained is not given: %s is used, a tiny model that knows the task aft_arith alone.", name)
+    if not name.startswith(PREFIX):
+        return args, name
+    if name.removeprefix(PREFIX) not in NAMES:
+        have = " or ".join(PREFIX + each for each in NAMES)
+        raise ConfigError(f"pretrained={name} is not in the package: give {have}, a folder or a hub name.")
+    args["pretrained"] = str(FOLDER / name.removeprefix(PREFIX))
+    return args, name
+
+
+def warn_elsewhere(name: str, tasks: set[str]) -> None:
+    """Say once a run that a bundled checkpoint knows nothing of these tasks."""
+    foreign = sorted(tasks - set(TASKS))
+    if name.startswith(PREFIX) and foreign:
+        log.warning("%s knows aft_arith alone: its scores on %s mean nothing.", name, ", ".join(foreign))

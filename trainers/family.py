@@ -1,0 +1,300 @@
+"""The bundled family: a base trained from scratch on ``aft_arith``, and what SFT and AFT make of it.
+
+    python -m trainers.family base     OUT     tokenizer, prompt template, and the base's weights
+    python -m trainers.family rows     OUT     drafts of the base on new problems, and the rows of all four trainings
+    python -m trainers.family train    OUT     sft, aft, aft-no-drafts and aft-pseudo, by ``aft train``
+
+``make checkpoints`` runs the three and copies what ships. Problems are endless, so the base sees each once. The rows
+follow DESIGN's rule for targets: a right draft that is shown is adopted, in one spelling; where none is right the
+target is another way, so it depends on the drafts in both cases. Every number of a run stands in ``FamilyConfig``.
+A little over 200 lines: it is one recipe, to be read from top to bottom.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from lm_eval_aft import arith
+from lm_eval_aft.arith import Problem, Way
+from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.prompts import Template
+from lm_eval_aft.records import Chat, Message, Question, Sampling
+from lm_eval_aft.schedule import propose_and_aggregate
+from lm_eval_aft.store import NoStore
+from trainers.config import KINDS, Kind, make_config
+from trainers.rows import write_jsonl
+
+WORDS = ("<pad>", "<unk>", "<draft>", "<ask>", "<answer>", "<end>", "make", "=", ";", "+", "-", "*")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + ' ' }}"
+    "{% elif m['role'] == 'user' %}{{ '<ask> ' + m['content'] + ' ' }}"
+    "{% else %}{{ '<answer> ' + m['content'] + ' <end> ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<answer> ' }}{% endif %}"
+)
+PROMPT_TEMPLATE = (
+    "{% block draft %}{% endblock %}"
+    "{% block aggregate %}{% for draft in drafts %}<draft> {{ draft }} {% endfor %}{% endblock %}"
+)
+ANSWER_TOKENS = 6 * (arith.COUNT - 1)  # each step has five words and a separator; the last one's is the end
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """All settings of the family; the defaults are those of the checkpoints that ship."""
+
+    width: int = 96
+    depth: int = 3
+    heads: int = 4
+    base_steps: int = 2400
+    base_batch: int = 384
+    base_rate: float = 1.5e-3
+    queries: int = 12_000
+    drafts: int = 8
+    sets: int = 3
+    temperature: float = 0.7
+    train_epochs: float = 3.0
+    train_batch: int = 128
+    train_rate: float = 1e-3
+    seed: int = 0
+
+
+# ---------------------------------------------------------------- the base
+
+
+def make_tokenizer() -> Any:
+    """One token a word: whole numbers, operators, and the marks of the prompt."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*WORDS, *map(str, range(arith.LIMIT + 1))]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<end>",
+        additional_special_tokens=["<draft>", "<ask>", "<answer>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_model(config: FamilyConfig, tokenizer: Any) -> Any:
+    """A Llama with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(config.seed)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.width,
+        intermediate_size=3 * config.width,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = LlamaForCausalLM(shape)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def train_base(config: FamilyConfig, out: Path) -> None:
+    """Train the base on problems it sees once each, and write weights, tokenizer, template and curve."""
+    tokenizer = make_tokenizer()
+    model = make_model(config, tokenizer)
+    known = tokenizer.get_vocab()
+    stream = arith.problems("train", config.seed)
+    check = list(islice(arith.problems("validation", config.seed), 400))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.base_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    curve, started = [], time.process_time()
+    for step in range(1, config.base_steps + 1):
+        warm, part = min(1.0, step / 100), 0.5 * (1 + math.cos(math.pi * step / config.base_steps))
+        for group in optimizer.param_groups:
+            group["lr"] = config.base_rate * warm * part + 1e-5
+        texts = [f"<ask> {p.question} <answer> {arith.write(w)} <end>" for p, w in islice(stream, config.base_batch)]
+        ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (batch, seq): all equally long
+        labels = ids.clone()
+        labels[:, : arith.COUNT + 4] = -100  # the question
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 200 == 0 or step == config.base_steps:
+            row = {"step": step, "loss": round(loss.item(), 4), "greedy": greedy_accuracy(model, known, check)}
+            curve.append({**row, "cpu_s": round(time.process_time() - started)})
+            click.echo(json.dumps(curve[-1]))
+    folder = out / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    template = Template(PROMPT_TEMPLATE, "aft_arith")
+    (out / "template.j2").write_text(PROMPT_TEMPLATE, encoding="utf-8")
+    CheckpointConfig(PROMPT_TEMPLATE, template.digest, mask_policy="targets only").save(folder)
+    (folder / "curve.json").write_text(json.dumps({"settings": asdict(config), "curve": curve}, indent=1) + "\n")
+
+
+@torch.inference_mode()
+def greedy_accuracy(model: Any, known: dict[str, int], problems: Sequence[tuple[Problem, Way]]) -> float:
+    """Share of problems whose greedy answer is right."""
+    words = {number: word for word, number in known.items()}
+    ids = torch.tensor([[known[word] for word in f"<ask> {p.question} <answer>".split()] for p, _ in problems])
+    cache, written, given = None, [], ids
+    for _ in range(ANSWER_TOKENS):
+        output = model(input_ids=given, past_key_values=cache, use_cache=True)
+        cache, given = output.past_key_values, output.logits[:, -1:].argmax(-1)  # (problems, 1)
+        written.append(given)
+    rows = torch.cat(written, 1).tolist()
+    texts = [" ".join(words[token] for token in row).partition(" <end>")[0] for row in rows]
+    right = sum(arith.is_right(problem, text) for (problem, _), text in zip(problems, texts, strict=True))
+    return right / len(problems)
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def draft(config: FamilyConfig, out: Path, problems: Sequence[Problem]) -> list[tuple[str, ...]]:
+    """The base's drafts of each problem, made by the engine and the schedule of an evaluation."""
+    engine = load_engine("hf", {"pretrained": str(out / "base"), "dtype": "float32"}, HostArgs(64, None, "cpu"))
+    sampling = Sampling(config.temperature, 0.95, 0, ANSWER_TOKENS)
+    questions = [
+        Question(Chat((Message("user", problem.question),)), sampling, sampling, doc_id=number)
+        for number, problem in enumerate(problems)
+    ]
+    # one layer's drafts and nothing more: layers=0 makes one text, so each draft is a repeat of its own
+    repeats = [
+        Question(q.chat, sampling, sampling, doc_id=q.doc_id, repeat=index)
+        for q in questions
+        for index in range(config.drafts)
+    ]
+    run = AFTConfig(k=1, layers=0, seed=config.seed)
+    traces = propose_and_aggregate(repeats, engine, Template(PROMPT_TEMPLATE, "aft_arith"), run, NoStore())
+    texts = [trace.answer for trace in traces]
+    return [tuple(texts[i : i + config.drafts]) for i in range(0, len(texts), config.drafts)]
+
+
+def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
+    """Write train.jsonl and validation.jsonl, and return what stands in them."""
+    counts: dict[str, Any] = {}
+    for split, size in (("train", config.queries), ("validation", config.queries // 20)):
+        solved = list(islice(arith.problems(split, config.seed + 1), size))
+        drafts = draft(config, out, [problem for problem, _ in solved])
+        rng = random.Random(f"{config.seed} {split}")
+        rows = [
+            row
+            for (problem, way), texts in zip(solved, drafts, strict=True)
+            for row in _rows_of(problem, arith.write(way), texts, config.sets, rng)
+        ]
+        write_jsonl(out / f"{split}.jsonl", rows)
+        write_jsonl(out / f"{split}_sft.jsonl", rows[:: config.sets])
+        right = [
+            sum(arith.is_right(problem, text) for text in texts)
+            for (problem, _), texts in zip(solved, drafts, strict=True)
+        ]
+        counts[split] = {"queries": size, "rows": len(rows), "draft_accuracy": sum(right) / size / config.drafts}
+        counts[split]["none_right"] = right.count(0) / size
+    return counts
+
+
+def _rows_of(
+    problem: Problem, solution: str, texts: Sequence[str], sets: int, rng: random.Random
+) -> Iterator[dict[str, Any]]:
+    """Draw sets of drafts; the target is a right one that is shown, else another right way."""
+    right = [text for text in texts if arith.is_right(problem, text)]
+    for _ in range(sets):
+        k = rng.choice((1, 3, 3, 5, 5, 5))
+        shown = rng.sample(list(texts), k)
+        adopted = [text for text in shown if text in right]
+        found = rng.choice(adopted) if adopted else rng.choice(right) if right else solution
+        yield {
+            "query": problem.question,
+            "drafts": shown,
+            "target": arith.spelling(found) or found,
+            "sft_target": solution,
+            "right_drafts": len(adopted),
+        }
+
+
+# ---------------------------------------------------------------- the four trainings
+
+
+def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int) -> None:
+    """Train each kind on the base by ``aft train``; all weights, as LoRA cannot learn words the base never saw."""
+    from trainers.train import run_training
+
+    for kind in kinds:
+        plain = kind in ("sft", "aft-no-drafts")
+        settings = {
+            "model": str(out / "base"),
+            "data": str(out / ("train_sft.jsonl" if kind == "sft" else "train.jsonl")),
+            "validation": str(out / ("validation_sft.jsonl" if kind == "sft" else "validation.jsonl")),
+            "output": str(out / f"{kind}-{seed}"),
+            "template": str(out / "template.j2"),
+            "lora_rank": 0,
+            "learning_rate": config.train_rate / (4 if plain else 1),
+            "epochs": config.train_epochs,
+            "batch_size": config.train_batch,
+            "plain_share": 0.2,
+            "max_length": 512,
+            "device": "cpu",
+            "seed": seed,
+            "log_every": 50,
+        }
+        run_training(kind, make_config(settings, "trainers.family"))
+
+
+@click.group()
+def main() -> None:
+    """Build the bundled family."""
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+def base(out: Path) -> None:
+    """Train the base from scratch."""
+    train_base(FamilyConfig(), out)
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+def rows(out: Path) -> None:
+    """Draft with the base and write the rows of all trainings."""
+    counts = make_rows(FamilyConfig(), out)
+    (out / "rows.json").write_text(json.dumps(counts, indent=1) + "\n")
+    click.echo(json.dumps(counts))
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="Only this one; can be given again."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the training.")
+def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
+    """Train sft, aft, aft-no-drafts and aft-pseudo on the base."""
+    train_all(FamilyConfig(), out, kinds or tuple(KINDS), seed)
+
+
+if __name__ == "__main__":
+    main()
