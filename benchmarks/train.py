@@ -75,9 +75,9 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from lm_eval_aft.prompts import Template
-    from trainers import loop
     from trainers.config import TrainConfig
     from trainers.encode import Encoder
+    from trainers.models import load_tokenizer
     from trainers.rows import load_rows
     from trainers.samples import make_samples
 
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
             model=options.model, data=options.data, output=f"{folder}/run", k=(options.k,), plain_share=0.0
         )
         config = replace(config, batch_size=options.batch, max_steps=options.steps, bf16=options.bf16, log_every=1000)
-        encoder = Encoder(loop.load_tokenizer(config), Template.load(None), config.max_length)
+        encoder = Encoder(load_tokenizer(config), Template.load(None), config.max_length)
         samples = make_samples(load_rows(config.data), "aft", config)
         # the same examples for both, whatever the order in which a trainer takes them: all of them, once
         examples = encoder.encode_all(samples).examples[: options.steps * options.batch]
@@ -111,8 +111,9 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
 def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     from trainers import loop
     from trainers.batches import Collator, trims_logits
+    from trainers.models import load_model
 
-    model = loop.load_model(config)
+    model = load_model(config)
     arguments = loop.arguments(config, validated=False)
     arguments.save_strategy = "no"
     collator = Collator(encoder.end_id, trims_logits(model.get_base_model()))

@@ -20,6 +20,8 @@ from trainers import loop
 from trainers.batches import Collator, LengthGroupedSampler
 from trainers.config import TrainConfig
 from trainers.encode import MASK, Example
+from trainers.models import load_tokenizer
+from trainers.runlog import RunLog
 from trainers.train import run_training, train
 
 SHORT = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
@@ -208,7 +210,7 @@ def test_a_tokenizer_without_pad_or_chat_template_is_saved_with_one(config, tmp_
 
 def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int) -> None:
     """Train, and die when a step is logged."""
-    whole = loop.RunLog.on_log
+    whole = RunLog.on_log
 
     def on_log(self, args, state, control, logs=None, **rest):
         whole(self, args, state, control, logs=logs, **rest)
@@ -216,7 +218,7 @@ def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int) -
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.RunLog, "on_log", on_log)
+        patch.setattr(RunLog, "on_log", on_log)
         with pytest.raises(Killed):
             run_training("aft", config)
 
@@ -314,7 +316,7 @@ def test_the_engine_asks_what_was_trained(config, tmp_path):
     engine = HFEngine.load({"pretrained": config.output, "dtype": "float32"}, HostArgs("auto", None, "cpu"))
     chat, drafts = Chat((Message("user", "3 + 1?"),)), ("3", "4")
     asked = aggregate_prompt(Template(SHORT, ""), engine.renderer, chat, drafts, 500, final=True)
-    encoder = Encoder(loop.load_tokenizer(config), Template(SHORT, ""), 500)
+    encoder = Encoder(load_tokenizer(config), Template(SHORT, ""), 500)
     example, _ = encoder.encode(Sample(chat, drafts, "4", ""))
     assert example.token_ids[: example.prompt_tokens] == asked.prompt.token_ids
 

@@ -1,4 +1,4 @@
-"""The folder of a training run: what it holds, whether a run can go on in it, and the card.
+"""The folder of a training run: what it holds, and whether a run can go on in it.
 
     run.json          kind, settings, data digest, state
     log.jsonl         loss and learning rate by step
@@ -11,18 +11,22 @@ Knows nothing of models. Called by ``train`` and ``loop``.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lm_eval_aft import __version__
-from lm_eval_aft.checkpoint import FILE, CheckpointConfig
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.checkpoint import FILE
+from lm_eval_aft.errors import ConfigError, EngineError
 from trainers.config import BAKED, Kind, TrainConfig, make_config
 from trainers.rows import file_digest, write_jsonl
+
+FULL_DISK = ("No space left", "os error 28", "PytorchStreamWriter failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,25 @@ def _resume(run: Run, state: dict[str, Any]) -> Run:
     return replace(run, config=config, resume_from=newest, finished=state["finished"], notes=tuple(notes))
 
 
+@contextmanager
+def disk_guard(run: Run) -> Iterator[None]:
+    """Turn a full disk into a sentence: what was saved before is whole, and the run goes on from there.
+
+    Raises:
+        EngineError: If a file could not be written for want of space.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not any(sign in str(error) for sign in FULL_DISK):  # torch and safetensors have no errno
+            raise
+        raise EngineError(
+            f"the disk is full: a checkpoint could not be written to {run.folder} ({error}); free some space and give "
+            "the same command, it goes on from the last whole checkpoint."
+        ) from error
+
+
 def _newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end; halves of one are removed."""
     whole: list[Path] = []
@@ -134,60 +157,3 @@ def trim_log(path: Path, step: int) -> None:
     if path.is_file():
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         write_jsonl(path, [row for row in rows if row["step"] <= step])
-
-
-def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
-    """Write aft_config.json and README.md into a checkpoint."""
-    settings = [f"| `{name}` | {value} |" for name, value in run.config.to_dict().items() if value not in (None, ())]
-    lines = [
-        f"# {aft.base_model}, trained with `aft train {run.kind}`",
-        "",
-        f"lm_eval_aft {__version__}; seed {run.config.seed}; data SHA-256 {aft.data_digest}; prompt template SHA-256 "
-        f"{aft.template_sha256}. The loss covers {aft.mask_policy}.",
-        "",
-        *_evaluation(run, aft),
-        "## Data",
-        "",
-        *(f"    {fact}" for fact in facts),
-        "",
-        "## Loss",
-        "",
-        *curve(run.log),
-        "",
-        "## Settings",
-        "",
-        "| setting | value |",
-        "|---|---|",
-        *settings,
-    ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aft.save(folder)
-
-
-def _evaluation(run: Run, aft: CheckpointConfig) -> list[str]:
-    k, layers = max(run.config.k_max, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
-    weights = "pretrained=HERE"
-    if run.config.lora_rank:  # lm-eval takes the tokenizer from the base, which may lack the chat template
-        weights = f"pretrained={aft.base_model},peft=HERE,tokenizer=HERE"
-    command = f"    lm_eval --model aft --model_args {weights},k={k},layers={layers} --apply_chat_template --tasks ..."
-    return ["The prompts of training are used by", "", command, ""]
-
-
-def curve(log: Path, points: int = 20) -> list[str]:
-    """Loss by step from the log, thinned out evenly, as a table."""
-    text = log.read_text(encoding="utf-8") if log.is_file() else ""
-    rows = [json.loads(line) for line in text.splitlines()]
-    losses = [row for row in rows if "loss" in row]
-    shown = losses[:: max(1, len(losses) // points)] + losses[-1:]
-    steps: dict[int, dict[str, float]] = {}
-    for row in [*shown, *(row for row in rows if "eval_loss" in row)]:
-        steps.setdefault(row["step"], {}).update({key: row[key] for key in ("loss", "eval_loss") if key in row})
-    body = [
-        f"| {step} | {_number(row.get('loss'))} | {_number(row.get('eval_loss'))} |"
-        for step, row in sorted(steps.items())
-    ]
-    return ["| step | training loss | validation loss |", "|---|---|---|", *body]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -54,9 +54,9 @@ def _train(run: Run, merge: bool) -> None:
     config, template = run.config, Template.load(run.config.template)
     rows = load_rows(config.data)
     held_out = load_rows(config.validation) if config.validation else []
-    from trainers import loop
+    from trainers import loop, models
 
-    tokenizer = loop.load_tokenizer(config)
+    tokenizer = models.load_tokenizer(config)
     encoder = Encoder(tokenizer, template, config.max_length)
     samples = make_samples(rows, run.kind, config)
     overlap = measure(samples)
@@ -71,7 +71,7 @@ def _train(run: Run, merge: bool) -> None:
         say(f"saved in {run.folder}")
     if merge and _first_process():
         if config.lora_rank:
-            say(f"merged in {loop.merge(run, encoder.end_id, aft, facts)}")
+            say(f"merged in {models.merge(run, encoder.end_id, aft, facts)}")
         else:
             say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
 

@@ -1,0 +1,67 @@
+"""What a training run says while it runs: the terminal, log.jsonl, and the card of each checkpoint.
+
+Called by Trainer through ``loop``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.errors import EngineError
+from trainers.batches import Collator
+from trainers.card import write_card
+from trainers.folder import Run
+
+Say = Callable[[str], None]
+
+
+class RunLog(TrainerCallback):
+    """Writes the log and the card of each checkpoint, and stops on a loss that is no number."""
+
+    def __init__(self, run: Run, aft: CheckpointConfig, facts: Sequence[str], collator: Collator, say: Say) -> None:
+        """Keep what a checkpoint must say."""
+        self.run, self.aft, self.facts, self.collator, self.say = run, aft, facts, collator, say
+        self.started = time.monotonic()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Write one line, on the terminal and in log.jsonl."""
+        keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
+        row = {key: float(logs[key]) for key in keys if key in logs}
+        for key in ("loss", "eval_loss", "grad_norm"):
+            if key in row and not math.isfinite(row[key]):
+                raise EngineError(
+                    f"the {key} became {row[key]} by step {state.global_step}: lower learning_rate, or look for broken "
+                    f"rows in the data; the checkpoints in {self.run.folder} are from before."
+                )
+        if not state.is_world_process_zero or not row.keys() & {"loss", "eval_loss"}:
+            return
+        elapsed_s = round(time.monotonic() - self.started, 2)
+        row |= {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "elapsed_s": elapsed_s}
+        row |= {"tokens": self.collator.tokens}
+        with self.run.log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        self.say(_line(row, state.max_steps))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark a checkpoint as whole, after all else is in it."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            write_card(folder, self.run, self.aft, self.facts)
+
+
+def _line(row: dict[str, float], steps: int) -> str:
+    parts = [f"step {row['step']:.0f}/{steps}", f"epoch {row['epoch']:.2f}"]
+    parts += [f"loss {row['loss']:.4f}"] if "loss" in row else []
+    parts += [f"validation loss {row['eval_loss']:.4f}"] if "eval_loss" in row else []
+    parts += [f"learning rate {row['learning_rate']:.1e}"] if "learning_rate" in row else []
+    return "  ".join([*parts, f"{row['tokens'] / max(row['elapsed_s'], 1e-9):,.0f} tokens/s"])
