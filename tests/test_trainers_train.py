@@ -268,6 +268,16 @@ def test_a_loss_that_is_no_number_stops_the_run(config):
         run_training("sft", hot)
 
 
+def test_weights_that_are_no_numbers_are_no_checkpoint(config):
+    hot = replace(config, learning_rate=1e30, schedule="constant", warmup=0, lora_rank=0, save_every=1, log_every=100)
+    with pytest.raises(EngineError, match="weights became no numbers by step"):
+        run_training("sft", hot)
+    for path in Path(config.output).glob("checkpoints/*"):
+        assert not (path / FILE).exists() or all(
+            t.isfinite().all() for t in weights(path, "model.safetensors").values()
+        )
+
+
 def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):
     def full(*args, **rest):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -39,10 +39,7 @@ class RunLog(TrainerCallback):
         row = {key: float(logs[key]) for key in keys if key in logs}
         for key in ("loss", "eval_loss", "grad_norm"):
             if key in row and not math.isfinite(row[key]):
-                raise EngineError(
-                    f"the {key} became {row[key]} by step {state.global_step}: lower learning_rate, or look for broken "
-                    f"rows in the data; the checkpoints in {self.run.folder} are from before."
-                )
+                raise self._broken(f"the {key} became {row[key]}", state.global_step)
         if not state.is_world_process_zero or not row.keys() & {"loss", "eval_loss"}:
             return
         elapsed_s = round(time.monotonic() - self.started, 2)
@@ -52,11 +49,22 @@ class RunLog(TrainerCallback):
             lines.write(json.dumps(row) + "\n")
         self.say(_line(row, state.max_steps))
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark a checkpoint as whole, after all else is in it."""
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Mark a checkpoint as whole, after all else is in it, unless its weights are no numbers."""
+        trained = [weights for weights in model.parameters() if weights.requires_grad]
+        if not all(bool(weights.isfinite().all()) for weights in trained):
+            raise self._broken("weights became no numbers", state.global_step)
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             write_card(folder, self.run, self.aft, self.facts)
+
+    def _broken(self, what: str, step: int) -> EngineError:
+        return EngineError(
+            f"{what} by step {step}: lower learning_rate, or look for broken rows in the data; the whole checkpoints "
+            f"in {self.run.folder} are from before."
+        )
 
 
 def _line(row: dict[str, float], steps: int) -> str:

@@ -47,7 +47,8 @@ def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> Non
         say(note)
     if run.finished:
         say(f"the run in {run.folder} is finished: nothing is left to train.")
-    _train(run, merge)
+    if merge or not run.finished:
+        _train(run, merge)
 
 
 def _train(run: Run, merge: bool) -> None:
