@@ -93,7 +93,7 @@ class AFTLM(LM):
         questions = read_questions(requests, self.config)
         distinct = dict(zip(questions, requests, strict=True))  # padding clones of a parallel run come once
         announce(list(distinct), self.config, self.world_size)
-        warn_elsewhere(self._name, {question.task for question in distinct})
+        warn_elsewhere(self.name, {question.task for question in distinct})
         with stoppable(self.store):
             dialogues = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
         self._count([trace for traces in dialogues.values() for trace in traces])
