@@ -289,8 +289,8 @@ class Judge:
     def _explain(self, error: Exception, done: int, total: int) -> Exception:
         """The sentence that the user reads; what is no fault of the server stays what it is."""
         left = f"{done} of {total} judgements are done, {total - done} are left"
-        kept = f"those done are kept in {self.cache.path}" if self.cache.path else "they are not kept without --cache"
-        then = f"{left}; {kept}: start the same command again to go on."
+        kept = f"; those done are kept in {self.cache.path}" if self.cache.path and done else ""
+        then = f"{left}{kept}: start the same command again to go on."
         where = f"the judge at {self.client.base_url}"
         if isinstance(error, Unreachable):
             return JudgeError(f"{where} stopped answering ({error}); {then}")

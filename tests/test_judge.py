@@ -194,7 +194,9 @@ class TestFaults:
         with pytest.raises(JudgeError) as stopped:
             ask(server, calls(805), tmp_path / "c", retries=1)
         assert "300 of 805 judgements are done, 505 are left" in str(stopped.value)
-        assert f"kept in {tmp_path / 'c'}: start the same command again" in str(stopped.value)
+        assert f"505 are left; those done are kept in {tmp_path / 'c'}: start the same command again" in str(
+            stopped.value
+        )
         seen = len(server.calls)
         assert seen <= 300 + 8 * 2  # the calls under way end; no other is begun
         server.trouble = lambda number, body: None

@@ -188,6 +188,14 @@ class TestFiles:
         with pytest.raises(RecordError, match="no single-answer judgement"):
             read_judgements(published / "question.jsonl")
 
+    def test_answers_without_their_questions_where_there_is_no_hub(self, tmp_path):
+        given = material(tmp_path)
+        file = write_answers(tmp_path, "m", given.dialogues, given.answers).rename(tmp_path / "alone.jsonl")
+        (tmp_path / "question.jsonl").rename(tmp_path / "q.jsonl")
+        with pytest.raises(RecordError, match=r"cannot be had from the hub: give .* --questions FILE"):
+            find_material(file, None)
+        assert find_material(file, tmp_path / "q.jsonl").answers == given.answers
+
     def test_what_is_kept_in_a_record_folder_is_no_trace(self, tmp_path):
         given = material(tmp_path / "mt_bench")
         write_answers(given.folder, "m", given.dialogues, given.answers)
