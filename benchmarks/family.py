@@ -21,6 +21,7 @@ from lm_eval_aft.compare import compare_entries
 from lm_eval_aft.diagnose import diagnose_traces
 from lm_eval_aft.ledger import traces_of
 from lm_eval_aft.report import Entry, read_entries
+from lm_eval_aft.stats import proportion_interval
 from lm_eval_aft.votes import count_votes
 
 BIN = Path(sys.executable).parent
