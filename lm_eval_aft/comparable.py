@@ -58,12 +58,14 @@ def usual_conditions(runs: Sequence[Run], task: str) -> Conditions:
 
 
 def primary(run: Run, task: str) -> Score:
-    """The score that stands for a task: the first one under a flexible filter, else the first.
+    """The score that stands for a task: the first one under a flexible filter, else the first that can be better.
 
-    A strict filter measures the form of an answer too; at least one score of the task must be there.
+    A strict filter measures the form of an answer too, and a length is neither better nor worse; at least one score of
+    the task must be there.
     """
     scores = [score for score in run.scores if score.task == task]
-    return next((score for score in scores if score.filter.startswith("flexible")), scores[0])
+    ranked = [score for score in scores if score.ranked] or scores
+    return next((score for score in ranked if score.filter.startswith("flexible")), ranked[0])
 
 
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:

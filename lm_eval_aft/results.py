@@ -34,6 +34,7 @@ class Score:
         stderr: lm-eval's standard error; None where it gives none.
         n: Questions.
         higher_is_better: False where less is better.
+        ranked: False where neither is: lm-eval writes null for a length, say.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Score:
     stderr: float | None
     n: int
     higher_is_better: bool = True
+    ranked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,10 @@ def _scores(data: dict[str, Any]) -> Iterator[Score]:
                 continue
             stderr = row.get(f"{metric}_stderr,{filter_name}")
             known = float(stderr) if isinstance(stderr, int | float) else None  # lm-eval writes "N/A" otherwise
-            yield Score(task, metric, filter_name, float(value), known, n, better.get(metric) is not False)
+            direction = better.get(metric, True)
+            yield Score(
+                task, metric, filter_name, float(value), known, n, direction is not False, direction is not None
+            )
 
 
 def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:

@@ -47,6 +47,18 @@ def test_a_score_of_another_unit_is_no_percentage(tmp_path: Path):
     assert cells(table_of(tmp_path), "t rating") == ["8.00 ± 0.10"]
 
 
+def test_a_length_does_not_stand_for_a_task(tmp_path: Path):
+    path = make_run(tmp_path, [1, 0])
+    data = json.loads(path.read_text())
+    data["results"]["t"] = {"alias": "t", "avg_length,none": 120.0, **data["results"]["t"]}
+    data["higher_is_better"]["t"] = {"avg_length": None, "acc": True}
+    path.write_text(json.dumps(data))
+    heads = [column.label for column in table_of(tmp_path).columns]
+    assert "t acc %" in heads
+    assert "t avg_length" not in heads
+    assert "t avg_length" in [column.label for column in table_of(tmp_path, every=True).columns]
+
+
 def test_a_folder_given_twice_counts_once(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     assert len(table_of(tmp_path, tmp_path / "a").rows) == 1
