@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import conditions, write
 
 from lm_eval_aft.results import read_run
 from lm_eval_aft.store import SQLiteStore
@@ -64,8 +63,17 @@ def scores(folder: Path) -> dict[str, float]:
     return {f"{score.task},{score.filter}": score.value for score in read_run(folder).scores}
 
 
+def _finished(work: Path) -> dict[str, Any]:
+    """What an earlier call of the same command has measured; empty where there was none."""
+    path = work / "sweep.json"
+    if not path.is_file():
+        return {}
+    figures: dict[str, Any] = json.loads(path.read_text())
+    return {name: value for name, value in figures.items() if name not in conditions()}
+
+
 def main() -> None:
-    """Run the sweep, then its twelve points one by one."""
+    """Run the sweep, then its twelve points one by one; a call that was ended goes on where it stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--include_path", required=True)
@@ -77,20 +85,25 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     work: Path = args.work
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     model_args = f"pretrained={args.model},dtype=bfloat16,draft_max_tokens={args.tokens},final_max_tokens={args.tokens}"
     shared = ["--include_path", args.include_path, "--tasks", args.tasks, "--limit", str(args.limit)]
     shared += ["--apply_chat_template", "--batch_size", args.batch_size, "--device", "cpu"]
     grid = ["--k", ",".join(map(str, K)), "--layers", ",".join(map(str, LAYERS))]
     swept = work / "swept"
     command = [str(BIN / "aft"), "sweep", "--model_args", model_args, *grid, *shared, "--output_path", str(swept)]
-    figures: dict[str, Any] = {"limit": args.limit, "tokens": args.tokens, "sweep": timed(command, work / "sweep.log")}
-    figures["plans"] = json.loads((swept / "summary.json").read_text())["plans"]
-    figures["store"] = store_seconds(swept / "drafts.sqlite", work)
-    figures["separate"] = []
+    figures: dict[str, Any] = _finished(work)
+    if not figures:
+        figures = {"limit": args.limit, "tokens": args.tokens, "sweep": timed(command, work / "sweep.log")}
+        figures["plans"] = json.loads((swept / "summary.json").read_text())["plans"]
+        figures["store"] = store_seconds(swept / "drafts.sqlite", work)
+        figures["separate"] = []
+        write("sweep", figures, str(work))
+    done = {(row["k"], row["layers"]) for row in figures["separate"]}
     for k in K:
         for layers in LAYERS:
+            if (k, layers) in done:
+                continue
             folder = work / f"separate_k{k}_l{layers}"
             point = f"{model_args},k={k},layers={layers},cache=none,record={folder / 'traces'}"
             command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", point, *shared]
