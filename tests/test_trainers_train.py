@@ -245,6 +245,7 @@ def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys
     said = capsys.readouterr().out
     assert "learning_rate stays 0.001: the run was started with it, 0.5 does not count." in said
     assert "log_every is now 5 (was 1)." in said
+    assert [row["step"] for row in log_of(config)] == [1, 2, 5]
     assert max(row["learning_rate"] for row in log_of(config) if "learning_rate" in row) <= 0.001
 
 

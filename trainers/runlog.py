@@ -31,6 +31,10 @@ class RunLog(TrainerCallback):
         self.run, self.aft, self.facts, self.collator, self.say = run, aft, facts, collator, say
         self.started = time.monotonic()
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let the settings of this run count: Trainer would go on with the rhythm that the checkpoint remembers."""
+        state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
