@@ -6,6 +6,8 @@ The judge is read and checked before anything is generated. Knows the keys of ``
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ class RunJudge:
         prompts: What it is asked with.
         plan: How.
         extra_body: Further fields of each call.
+        files: What ``prompts`` was read from, by the option of ``aft judge mt_bench``.
     """
 
     model: str
@@ -57,6 +60,7 @@ class RunJudge:
     prompts: PromptSet
     plan: Plan
     extra_body: Mapping[str, Any]
+    files: Mapping[str, Path | None]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], dialogues: Sequence[Dialogue], record: str | None) -> RunJudge | None:
@@ -96,6 +100,7 @@ class RunJudge:
                 temperature=real(0)("mt_bench_temperature", settings.get("mt_bench_temperature", 0)),
             ),
             mapping("judge_extra_body", settings.get("judge_extra_body", {})),
+            {"--judge-prompts": _path(settings, "mt_bench_prompts"), "--references": references},
         )
         judge._open(None).close()  # an address that cannot be one is found before anything is generated
         return judge
@@ -104,6 +109,16 @@ class RunJudge:
         """See ``judge_answers``."""
         with closing(self._open(material.folder / CACHE)) as judge:
             return judge_answers(material, self.prompts, judge, self.plan, say)
+
+    def command(self, run: Path) -> str:
+        """The command that goes on where this run's judge stopped."""
+        words = {"--judge-model": self.model, "--judge-base-url": self.base_url, "--judge-revision": self.revision}
+        words |= {option: str(file) for option, file in self.files.items() if file}
+        words |= {"--extra-body": json.dumps(self.extra_body)} if self.extra_body else {}
+        words |= {"--repeats": str(self.plan.repeats), "--max-tokens": str(self.plan.max_tokens)}
+        words |= {"--temperature": f"{self.plan.temperature:g}"}
+        options = [f"{option} {shlex.quote(word)}" for option, word in words.items() if word]
+        return " ".join(["aft judge mt_bench", shlex.quote(str(run)), *options])
 
     def _open(self, cache: Path | None) -> Judge:
         return Judge(

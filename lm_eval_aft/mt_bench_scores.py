@@ -2,6 +2,7 @@
 
 A judgement that is no rating is left out and counted, and no headline is made of what is left unless that is asked for.
 Knows nothing of servers. Called by ``mt_bench_judge``, ``mt_bench_cli`` and the task aft_mt_bench.
+Over 200 lines because each number says what it is.
 """
 
 from __future__ import annotations

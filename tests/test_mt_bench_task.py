@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fake_judge import KEY, FakeJudge
+from lm_eval_aft import cli, tasks_path
 from lm_eval_aft import judge as judge_module
-from lm_eval_aft import tasks_path
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines import api_client
 from lm_eval_aft.engines.scripted import ScriptedEngine
@@ -134,12 +135,19 @@ def test_metadata_settings(server, tmp_path):
 
 def test_a_judge_that_fails_costs_the_scores_not_the_run(server, tmp_path, caplog):
     server.trouble = lambda number, body: (401, {"error": {"message": "no"}}, {}) if number > 5 else None
-    scores = table(evaluate(model(tmp_path / "r"), tmp_path, judge_of(server)))
+    more = {"judge_extra_body": {"top_p": 1}, "mt_bench_repeats": 2}
+    scores = table(evaluate(model(tmp_path / "r"), tmp_path, judge_of(server, **more)))
     assert {scores["aft-v1_score"], scores["judge_missing"], scores["aft-v1_math"]} == {"N/A"}
     assert scores["words_per_turn"] == 12
     assert "has no scores: the judge at" in caplog.text
-    assert f"aft judge mt_bench {tmp_path / 'r'} --judge-model m --judge-base-url {server.url}" in caplog.text
+    (line,) = [line for line in caplog.text.splitlines() if "go on with: aft" in line]
     assert KEY not in caplog.text
+    done = len(server.calls)
+    server.trouble = lambda number, body: None
+    with pytest.raises(SystemExit) as ended:  # the command that was said asks for the rest
+        cli.main(shlex.split(line.partition("go on with: aft ")[2]))
+    assert ended.value.code in (0, None)
+    assert 32 - 6 <= len(server.calls) - done <= 32 - 5
 
 
 def test_missing_judgements_are_no_headline_unless_allowed(server, tmp_path, caplog):

@@ -143,7 +143,7 @@ class MTBench(ConfigurableTask):
         except AFTError as error:
             self.missing = error.missing if isinstance(error, MissingRatings) else None
             log.error("%s has no scores: %s", TASK, error)
-            log.error("Its answers are kept; go on with: %s", _later(material.folder.parent, judge))
+            log.error("Its answers are kept; go on with: %s", judge.command(material.folder.parent))
             return None
         log.info("%s", show(scores))
         return scores
@@ -163,7 +163,3 @@ class MTBench(ConfigurableTask):
         name, folder = model_name(self.model.name, config.k, config.layers), Path(config.record, FOLDER)
         log.info("%d answers are in %s.", len(answers), write_answers(folder, name, asked, answers))
         return Material(name, asked, answers, folder)
-
-
-def _later(run: Path, judge: RunJudge) -> str:
-    return f"aft judge mt_bench {run} --judge-model {judge.model} --judge-base-url {judge.base_url}"
