@@ -85,6 +85,7 @@ def test_import_reads_a_real_set_with_several_responses(tmp_path, shared):
     [
         ({"text": "q"}, [], "row 1 of .* does not have the layout generic"),
         ({"question": "q", "responses": [{"a": 1}]}, [], "row 1 of .* has responses that are no texts"),
+        ({"question": "q", "responses": "one"}, [], "row 1 of .* has responses that are no texts"),
         ({"question": ""}, [], "query of row 1 of .* must be a text"),
         ({"question": "q"}, ["--layout", "sharegpt"], "--layout sharegpt is unknown: use auto, generic"),
         ({"question": "q"}, ["--field", "gold"], "--field is written OURS=THEIRS"),

@@ -59,7 +59,8 @@ def convert(rows: list[dict[str, Any]], layout: str, names: Mapping[str, str], p
                 f"--layout {' or '.join(LAYOUTS)}, or name its keys with --field ours=theirs."
             ) from error
         query_chat(new, f"row {number} of {path}")
-        if not all(isinstance(draft, str) for draft in new.get("drafts", [])):
+        drafts = new.get("drafts", [])
+        if not isinstance(drafts, list) or not all(isinstance(draft, str) for draft in drafts):
             raise ConfigError(
                 f"row {number} of {path} has responses that are no texts: --field drafts=KEY names others."
             )
