@@ -153,7 +153,8 @@ def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
     from lm_eval_aft.model import AFTLM
 
     args = {"dtype": "float32", "k": 2, "layers": 1, "max_gen_toks": 8, "cache": "none"}
-    apart = AFTLM(device="cpu", pretrained=tiny, peft=str(run), tokenizer=str(run), **args)
+    apart = AFTLM(device="cpu", pretrained=tiny, peft=str(run), **args)
+    assert apart.tokenizer.name_or_path == str(run)  # an adapter brings the tokenizer it was trained with
     merged = AFTLM(device="cpu", pretrained=str(run / "merged"), **args)
     assert apart.template.source == merged.template.source == SHORT
     texts = torch.tensor([[5, 6, 7, 8]])

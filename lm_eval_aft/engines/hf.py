@@ -13,6 +13,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,6 +86,8 @@ class HFEngine:
         batch_size = _batch_size(host.batch_size)
         loader = {"device": host.device, "max_batch_size": host.max_batch_size, **engine_args, **model_kwargs}
         loader = {name: value for name, value in loader.items() if value is not None}
+        if "tokenizer" not in loader and (trained_with := _adapter_tokenizer(loader.get("peft"))):
+            loader["tokenizer"] = trained_with
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (host.device == "cpu" or not torch.cuda.is_available()):
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate takes each process for the only one
         try:
@@ -230,6 +233,12 @@ class HFEngine:
             ",".join(map(str, sorted(self._stops))),
         ]
         return "|".join(parts)
+
+
+def _adapter_tokenizer(adapter: Any) -> str | None:
+    """The folder of an adapter that brings its own tokenizer: training may have given it a chat template."""
+    holds_one = isinstance(adapter, str) and Path(adapter, "tokenizer_config.json").is_file()
+    return str(adapter) if holds_one else None
 
 
 def _share_requests(lm: HFLM) -> None:
