@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("lm_eval", "torch", "transformers")
+LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, before a benchmark adds its own: other work on the machine
 
 
 def conditions() -> dict[str, Any]:
@@ -21,6 +22,7 @@ def conditions() -> dict[str, Any]:
         "command": " ".join(["python", *(Path(word).name if "/" in word else word for word in sys.argv)]),
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load_before": round(LOAD_BEFORE, 1),
         "versions": {name: version(name) for name in PACKAGES},
     }
 

@@ -1,0 +1,74 @@
+"""How the schedule's own time and its tokens grow with k, layers and the number of questions.
+
+The scripted engine writes its texts at once, so what is left is the schedule: prompts, seeds, keys, records. Its time
+is processor time of this process outside the engine, the median of some runs. The store is off; benchmarks/sweep.py
+measures it.
+
+Usage: python benchmarks/growth.py --questions test.jsonl [--k 1 2 4 8 16 --layers 0 1 2 3 4
+           --sizes 100 400 1319 --turns 3 --out benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from common import write
+from workload import Watched, engine_of, parser, read_questions
+
+from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.prompts import Template
+from lm_eval_aft.records import Question
+from lm_eval_aft.schedule import propose_and_aggregate
+from lm_eval_aft.store import NoStore
+
+
+def point(engine: Engine, questions: list[Question], k: int, layers: int, turns: int) -> dict[str, Any]:
+    """The median time of one setting, and what it generates."""
+    times = []
+    for _ in range(turns):
+        watched, started = Watched(engine), time.process_time()
+        traces = propose_and_aggregate(
+            questions, watched, Template.load(None), AFTConfig(k=k, layers=layers), NoStore(), quiet=True
+        )
+        times.append(time.process_time() - started - watched.inside_processor_s)
+    usages = [trace.usage for trace in traces]
+    generations = sum(usage.generations for usage in usages)
+    return {
+        "k": k,
+        "layers": layers,
+        "questions": len(questions),
+        "generations": generations,
+        "generated_tokens": sum(usage.generated_tokens for usage in usages),
+        "asked_prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "computed_prompt_tokens": sum(usage.computed_prompt_tokens for usage in usages),
+        "schedule_s": round(statistics.median(times), 4),
+        "schedule_us_a_generation": round(statistics.median(times) / generations * 1e6, 1),
+    }
+
+
+def main() -> None:
+    """Grow one thing at a time and write three tables."""
+    options = parser(__doc__, engine="scripted", count=1319)
+    options.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    options.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options.add_argument("--sizes", type=int, nargs="+", default=[100, 400, 1319])
+    options.add_argument("--turns", type=int, default=3)
+    args = options.parse_args()
+    args.count = max(args.sizes)
+    engine, questions = engine_of(args), read_questions(args)
+    point(engine, questions[:100], 5, 2, 1)  # warms up
+    middle = questions[: sorted(args.sizes)[len(args.sizes) // 2]]
+    figures = {
+        "engine": args.engine,
+        "with_k": [point(engine, middle, k, 2, args.turns) for k in args.k],
+        "with_layers": [point(engine, middle, 5, layers, args.turns) for layers in args.layers],
+        "with_questions": [point(engine, questions[:size], 5, 2, args.turns) for size in args.sizes],
+    }
+    write("growth", figures, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a seed for every generation costs in vLLM: seeded, unseeded (``seed=none``), batch-invariant.
+
+One layer of drafts for real questions; every text runs to the same number of tokens, so all modes do equal work. The
+batch-invariant mode is a setting of the whole process (VLLM_BATCH_INVARIANT=1) and exists on GPUs only: run the script
+once with it and once without, and compare the seeded rows.
+
+Usage: python benchmarks/seeds.py --pretrained FOLDER --questions test.jsonl [--count 24 --k 3 --max-tokens 48
+           --turns 3 --device cuda --out benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from common import write
+from workload import engine_of, forget_prefixes, parser, read_questions, table, take_turns
+
+from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.prompts import Template, draft_prompt
+from lm_eval_aft.records import Question, Request
+from lm_eval_aft.schedule import generation_seed
+
+INVARIANT = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+
+
+@dataclass
+class Layer:
+    """The drafts of all questions."""
+
+    engine: Engine
+    questions: list[Question]
+    config: AFTConfig
+
+    def run(self, seeded: bool) -> None:
+        """Generate them once."""
+        forget_prefixes(self.engine)
+        requests = [request for question in self.questions for request in self.requests(question, seeded)]
+        written = sum(completion.generated_tokens for _, completion in self.engine.generate(requests))
+        if written != sum(request.sampling.max_tokens for request in requests):
+            raise SystemExit("a text ended early: the modes do not do the same work")
+
+    def requests(self, question: Question, seeded: bool) -> list[Request]:
+        """The k requests of a question."""
+        sampling = replace(question.drafts, seeded=seeded)
+        budget = self.engine.max_length - sampling.max_tokens
+        prompt = draft_prompt(Template.load(None), self.engine.renderer, question.chat, budget).prompt
+        return [
+            Request(prompt, sampling, generation_seed(self.config, question, 0, index))
+            for index in range(self.config.k)
+        ]
+
+
+def main() -> None:
+    """Take turns and write one table."""
+    options = parser(__doc__, engine="vllm", count=24)
+    options.add_argument("--k", type=int, default=3)
+    options.add_argument("--turns", type=int, default=3)
+    args = options.parse_args()
+    engine = engine_of(args)
+    if args.engine == "vllm":
+        _never_stop(engine)
+    layer = Layer(engine, read_questions(args), AFTConfig(k=args.k))
+    sides: dict[str, Callable[[], None]] = {
+        "unseeded": partial(layer.run, False),
+        "seeded": partial(layer.run, True),
+    }
+    figures = {
+        "engine": args.engine,
+        "device": args.device,
+        "dtype": args.dtype,
+        "batch_invariant": INVARIANT,
+        "k": args.k,
+        "questions": args.count,
+        "max_tokens": args.max_tokens,
+        "modes": table(take_turns(sides, args.turns), "unseeded"),
+    }
+    write("seeds-invariant" if INVARIANT else "seeds", figures, args.out)
+
+
+def _never_stop(engine: Engine) -> None:
+    """Let vLLM write ``max_tokens`` whatever the text."""
+    params, engine._stops = engine._params, frozenset()
+
+    def unstoppable(request: Request) -> object:
+        made = params(request)
+        made.ignore_eos = True
+        return made
+
+    engine._params = unstoppable
+
+
+if __name__ == "__main__":
+    main()
