@@ -1,0 +1,194 @@
+"""The benchmarks count and compare what they say: each runs here on the scripted engine or the tiny model."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.records import Chat, Message, Question, Sampling
+from lm_eval_aft.schedule import propose_and_aggregate
+from lm_eval_aft.store import NoStore
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
+SAMPLING = Sampling(0.7, 0.95, 0, 20)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Import a script; ``run`` calls its main on six questions and returns what it wrote."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def run(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(6)))
+
+    def main(name: str, *words: str, made: str | None = None) -> dict:
+        given = [] if name == "memory" else ["--questions", str(questions)]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *given, *words, "--out", str(tmp_path / "out")])
+        script(name).main()
+        return json.loads((tmp_path / "out" / f"{made or name}.json").read_text())
+
+    return main
+
+
+def questions(count: int = 6) -> list[Question]:
+    return [Question(Chat((Message("user", f"What is {n}?"),)), SAMPLING, SAMPLING, doc_id=n) for n in range(count)]
+
+
+def test_figures_come_with_their_conditions_and_without_a_path(run, tmp_path):
+    figures = run("growth", "--sizes", "2", "--k", "1", "--layers", "0", "--turns", "1")
+    assert {"command", "commit", "machine", "load_before", "versions"} <= set(figures)
+    assert str(tmp_path) not in json.dumps(figures)
+
+
+def test_hf_computes_each_distinct_prompt_once(run, tiny):
+    words = ("--pretrained", tiny, "--dtype", "float32", "--count", "3", "--max-tokens", "6", "--max-length", "4000")
+    figures = run("counts", *words, "--points", "3,1", "2,2", made="counts-hf")
+    assert [row["computed_over_distinct"] for row in figures["points"]] == [1.0, 1.0]
+    assert [row["paper_f"] for row in figures["points"]] == [7, 9]
+    assert all(row["asked_prompt_tokens"] > row["distinct_prompt_tokens"] for row in figures["points"])
+
+
+def test_counts_notice_a_prompt_that_is_computed_twice(script):
+    class Wasteful(ScriptedEngine):
+        def _complete(self, request, shared):
+            return super()._complete(request, shared=False)
+
+    row = script("counts").count(Wasteful(), questions(), 3, 2)
+    assert row["computed_prompt_tokens"] == row["asked_prompt_tokens"]
+    assert row["computed_over_distinct"] > 1.5
+
+
+def test_vllm_may_compute_a_block_more_for_each_further_text(script):
+    engine = ScriptedEngine()
+    cache = SimpleNamespace(block_size=16)
+    core = SimpleNamespace(vllm_config=SimpleNamespace(cache_config=cache))
+    engine._llm = SimpleNamespace(llm_engine=core, reset_prefix_cache=lambda: None)
+    row = script("counts").count(engine, questions(), 3, 1)
+    # three drafts of each prompt, then one answer: two further texts a question
+    allowed = row["distinct_prompt_tokens"] + 6 * 2 * 16
+    assert row["allowed_over_distinct"] == round(allowed / row["distinct_prompt_tokens"], 4)
+
+
+def test_growth_counts_k_layers_plus_one_texts(run):
+    figures = run("growth", "--sizes", "2", "4", "6", "--k", "1", "3", "--layers", "0", "2", "--turns", "1")
+    assert [row["generations"] for row in figures["with_k"]] == [4 * 3, 4 * 7]
+    assert [row["generations"] for row in figures["with_layers"]] == [4, 4 * 11]
+    assert [row["questions"] for row in figures["with_questions"]] == [2, 4, 6]
+
+
+def test_memory_is_growth_beyond_the_dummy_model(run, script, monkeypatch):
+    peaks = {("dummy", "10"): 1000, ("dummy", "30"): 1200, ("aft", "10"): 1500, ("aft", "30"): 2300}
+
+    def peak_kb(model: str, model_args: dict, path: Path) -> int:
+        assert len(set(path.read_text().splitlines())) == int(path.stem)  # equal questions would share their drafts
+        return peaks[model, path.stem]
+
+    monkeypatch.setattr(script("memory"), "peak_kb", peak_kb)
+    figures = run("memory", "--sizes", "10", "30")
+    assert figures["growth_kb_a_question"] == {"dummy": 10.0, "aft": 40.0}
+    assert figures["beyond_dummy_kb_a_question"] == 30.0
+
+
+def test_a_measured_run_evaluates_all_questions_and_says_its_peak(script, tmp_path, capsys, quick_lm_eval):
+    memory = script("memory")
+    memory.write_questions(tmp_path / "q.jsonl", 7)
+    args = {"engine": "scripted", "k": 2, "layers": 1, "record": str(tmp_path / "traces")}
+    memory.run_here("aft", args, str(tmp_path / "q.jsonl"))
+    (traces,) = (tmp_path / "traces").glob("*.jsonl")
+    assert len(traces.read_text().splitlines()) == 7
+    assert int(capsys.readouterr().out.split("PEAK ")[1]) > 10_000
+
+
+def test_the_bare_engine_does_the_same_work(run):
+    figures = run("bare", "--engine", "scripted", "--turns", "2", made="bare-scripted")
+    assert figures["generated_tokens"] == 6 * 11 * 12  # the script writes twelve words
+    assert len(figures["sides"]["ours"]["wall_s"]) == len(figures["outside"]) == 2
+    assert figures["whole_over_inside_engine"] > 1
+
+
+def test_other_work_is_refused(script):
+    bare = script("bare")
+    ours = bare.Ours(ScriptedEngine(), questions(), AFTConfig(k=2, layers=1))
+    ours.run()
+    ours.layers.pop()
+    with pytest.raises(SystemExit, match="not the same work"):
+        bare.bare(ours)
+
+
+def test_all_batches_write_the_same_tokens(run, tiny):
+    words = ("--pretrained", tiny, "--dtype", "float32", "--max-tokens", "6", "--max-length", "4000", "--turns", "1")
+    figures = run("barriers", "--engine", "hf", "--count", "6", *words, made="barriers-hf")
+    assert list(figures["ways"]) == ["whole layers", "batches of 8", "batches of 16"]
+    assert len({way["generated_tokens"] for way in figures["ways"].values()}) == 1
+
+
+class SteppedEngine(ScriptedEngine):
+    """As much of the vLLM engine as streaming touches; the newest request ends first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: dict[str, object] = {}
+        self.sent: set[tuple[str, int]] = set()
+        self._llm = SimpleNamespace(llm_engine=self)
+
+    def _params(self, request):
+        return request
+
+    def add_request(self, name, prompt, request):
+        self.asked[name] = request
+        self.sent.add((request.prompt.digest, request.seed))
+
+    def step(self):
+        name, _ = self.asked.popitem()
+        return [SimpleNamespace(finished=True, request_id=name)]
+
+    def _completion(self, request, output):
+        return self._complete(request, shared=False)
+
+
+def test_streaming_asks_what_the_schedule_asks(script):
+    config, engine = AFTConfig(k=3, layers=2), SteppedEngine()
+    written = script("barriers").Stream(engine, questions(), config).run()
+    watched = script("workload").Watched(ScriptedEngine())
+    template = script("barriers").Template.load(None)
+    traces = propose_and_aggregate(questions(), watched, template, config, NoStore(), quiet=True)
+    assert written == sum(trace.usage.generated_tokens for trace in traces)
+    assert engine.sent == {(request.prompt.digest, request.seed) for layer in watched.layers for request in layer}
+
+
+def test_seeds_do_equal_work_or_stop(script):
+    layer = script("seeds").Layer
+    long, config = ScriptedEngine(lambda request: "word " * 40), AFTConfig(k=3)
+    asked = [request for q in questions() for request in layer(long, questions(), config).requests(q, True)]
+    assert len({request.seed for request in asked}) == 18
+    layer(long, questions(), config).run(False)
+    with pytest.raises(SystemExit, match="ended early"):
+        layer(ScriptedEngine(), questions(), config).run(True)
+
+
+def test_turns_are_rotated_after_a_full_warm_up(script):
+    order: list[str] = []
+    taken = script("workload").take_turns({name: lambda n=name: order.append(n) for name in "abc"}, 2)
+    assert "".join(order) == "abc" + "bca" + "cab"
+    assert [len(turns) for turns in taken.values()] == [2, 2, 2]
+
+
+def test_ratios_are_of_medians(script):
+    workload = script("workload")
+    taken = {"one": [workload.Seconds(s, 2 * s) for s in (1, 2, 9)], "two": [workload.Seconds(s, s) for s in (3, 3, 4)]}
+    rows = workload.table(taken, "one")
+    assert (rows["two"]["wall_ratio"], rows["two"]["processor_ratio"]) == (1.5, 0.75)
