@@ -7,7 +7,8 @@
 All four send equal requests with equal seeds, and end tokens count, so lengths differ as they do in real runs. Whole
 layers and mini-batches are the schedule itself; streaming is a loop of this script around vLLM's own step. They take
 turns in rotated order after a full warm-up of each, with the prefix cache emptied before every turn. Tokens written
-are shown for each, as rounding may end a text elsewhere where dtype or device let batches differ.
+are shown for each, as rounding may end a text elsewhere where dtype or device let batches differ; so are the steps of
+the engine, which no other work on the machine changes: a GPU takes about as long for a step of many rows as of few.
 
 With --engine hf streaming is left out: its batches cannot take in new rows.
 
@@ -20,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from common import write
 from workload import Watched, engine_of, forget_prefixes, parser, read_questions, table, take_turns
@@ -43,20 +46,41 @@ class Work:
     questions: list[Question]
     config: AFTConfig
     tokens: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    _steps_now: int = 0
+
+    def __post_init__(self) -> None:
+        """Count what a GPU does one after another: vLLM's steps, or the hf engine's forward passes."""
+        vllm = isinstance(self.engine, VLLMEngine)
+        owner, name = (self.engine._llm.llm_engine, "step") if vllm else (self.engine, "_forward")
+        original = getattr(owner, name)
+
+        def counted(*values: Any) -> Any:
+            self._steps_now += 1
+            return original(*values)
+
+        setattr(owner, name, counted)
+
+    def start(self) -> None:
+        """Begin a turn with nothing cached and nothing counted."""
+        forget_prefixes(self.engine)
+        self._steps_now = 0
 
     def batches(self, name: str, size: int) -> None:
         """The schedule on ``size`` questions at a time."""
-        forget_prefixes(self.engine)
+        self.start()
         watched = Watched(self.engine)
         for start in range(0, len(self.questions), size):
             some = self.questions[start : start + size]
             propose_and_aggregate(some, watched, Template.load(None), self.config, NoStore(), quiet=True)
         self.tokens[name] = sum(completion.generated_tokens for completion in watched.completions)
+        self.steps[name] = self._steps_now
 
     def streaming(self) -> None:
         """Every question at its own pace."""
-        forget_prefixes(self.engine)
+        self.start()
         self.tokens["streaming"] = Stream(self.engine, self.questions, self.config).run()
+        self.steps["streaming"] = self._steps_now
 
 
 class Stream:
@@ -135,9 +159,12 @@ def main() -> None:
         "layers": args.layers,
         "questions": len(work.questions),
         "max_tokens": args.max_tokens,
-        "ways": {name: {"generated_tokens": work.tokens[name], **row} for name, row in rows.items()},
+        "ways": {
+            name: {"generated_tokens": work.tokens[name], "steps": work.steps[name], **row}
+            for name, row in rows.items()
+        },
     }
-    write(f"barriers-{args.engine}", figures, args.out)
+    write(f"barriers-{args.engine}-{Path(args.pretrained).name}", figures, args.out)
 
 
 if __name__ == "__main__":

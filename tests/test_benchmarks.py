@@ -33,7 +33,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 @pytest.fixture
 def run(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(6)))
+    questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(12)))
 
     def main(name: str, *words: str, made: str | None = None) -> dict:
         given = [] if name == "memory" else ["--questions", str(questions)]
@@ -114,8 +114,8 @@ def test_a_measured_run_evaluates_all_questions_and_says_its_peak(script, tmp_pa
 
 
 def test_the_bare_engine_does_the_same_work(run):
-    figures = run("bare", "--engine", "scripted", "--turns", "2", made="bare-scripted")
-    assert figures["generated_tokens"] == 6 * 11 * 12  # the script writes twelve words
+    figures = run("bare", "--engine", "scripted", "--count", "12", "--turns", "2", made="bare-scripted")
+    assert figures["generated_tokens"] == 12 * 11 * 12  # the script writes twelve words
     assert len(figures["sides"]["ours"]["wall_s"]) == len(figures["outside"]) == 2
     assert figures["whole_over_inside_engine"] > 1
 
@@ -131,9 +131,10 @@ def test_other_work_is_refused(script):
 
 def test_all_batches_write_the_same_tokens(run, tiny):
     words = ("--pretrained", tiny, "--dtype", "float32", "--max-tokens", "6", "--max-length", "4000", "--turns", "1")
-    figures = run("barriers", "--engine", "hf", "--count", "6", *words, made="barriers-hf")
+    figures = run("barriers", "--engine", "hf", "--count", "12", *words, made=f"barriers-hf-{Path(tiny).name}")
     assert list(figures["ways"]) == ["whole layers", "batches of 8", "batches of 16"]
     assert len({way["generated_tokens"] for way in figures["ways"].values()}) == 1
+    assert figures["ways"]["whole layers"]["steps"] < figures["ways"]["batches of 8"]["steps"]
 
 
 class SteppedEngine(ScriptedEngine):
