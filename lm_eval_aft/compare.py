@@ -18,6 +18,7 @@ import click
 
 from lm_eval_aft.comparable import differences, primary
 from lm_eval_aft.errors import ConfigError, RecordError
+from lm_eval_aft.judged import is_judged, pair_judged, read_judged
 from lm_eval_aft.pairs import Pairs, pair
 from lm_eval_aft.report import Entry, read_entries
 from lm_eval_aft.results import Run, Score, read_runs
@@ -147,16 +148,23 @@ def _by_category(baseline: Entry, other: Entry, score: Score, pairs: Pairs, leve
 
 
 def _compare(baseline: Entry, other: Entry, score: Score, pairs: Pairs, category: str, level: float) -> Comparison:
-    test, p_value, difference, detectable = _graded(pairs, level) if not pairs.binary else _binary(pairs, level)
     usual, asked = baseline.run.conditions.get(score.task), other.run.conditions.get(score.task)
     notes = [f"not the same test: {phrase}" for phrase in (differences(usual, asked) if usual and asked else ())]
     if pairs.left_out:
         notes.append(f"{pairs.left_out} questions that only one of the runs answered are left out")
+    found = _tested(baseline.label, other.label, score, pairs, level)
+    shown = () if category else tuple(notes)
+    return replace(found, category=category, cost_ratio=_cost_ratio(baseline, other, score.task), notes=shown)
+
+
+def _tested(baseline: str, other: str, score: Score, pairs: Pairs, level: float) -> Comparison:
+    """The test of some pairs; where from they are and what they cost is the caller's to add."""
+    test, p_value, difference, detectable = _graded(pairs, level) if not pairs.binary else _binary(pairs, level)
     return Comparison(
-        baseline=baseline.label,
-        other=other.label,
+        baseline=baseline,
+        other=other,
         score=score,
-        category=category,
+        category="",
         n=len(pairs.baseline),
         baseline_mean=sum(pairs.baseline) / len(pairs.baseline),
         other_mean=sum(pairs.other) / len(pairs.other),
@@ -166,9 +174,39 @@ def _compare(baseline: Entry, other: Entry, score: Score, pairs: Pairs, category
         test=test,
         counts=win_tie_loss(pairs.baseline, pairs.other),
         detectable=detectable if isfinite(detectable) else None,
-        cost_ratio=_cost_ratio(baseline, other, score.task),
-        notes=tuple(notes) if not category else (),
+        cost_ratio=None,
     )
+
+
+def compare_judged(
+    baseline: Path, others: Sequence[Path], common: bool = False, level: float = 0.95
+) -> tuple[Comparison, ...]:
+    """Compare judged models, from FastChat's judgement files or alpaca_eval's annotations.
+
+    Args:
+        baseline: A file; the first model in it is the baseline, any further ones are compared with it.
+        others: Further files.
+        common: Compare the questions that both have verdicts on.
+        level: Of the intervals.
+
+    Raises:
+        ConfigError: There is one model only.
+        RecordError: A file is of another kind, or two models were not judged alike.
+    """
+    base, *rest = [model for path in (baseline, *others) for model in read_judged(path)]
+    rest = [model for model in rest if (model.path, model.model) != (base.path, base.model)]
+    if not rest:
+        raise ConfigError(f"{baseline} holds verdicts on {base.model} alone: give another file too.")
+    found = []
+    for other in rest:
+        pairs = pair_judged(base, other, common)
+        score = Score(other.task, other.metric, "none", sum(pairs.other) / len(pairs.other), None, len(pairs.other))
+        notes = [f"{other.setting}"]
+        if base.missing or other.missing:
+            notes.append(f"verdicts without a score: {base.missing} of the baseline, {other.missing} of this one")
+        found.append(replace(_tested(base.model, other.model, score, pairs, level), notes=tuple(notes)))
+    corrected = holm([row.p_value for row in found])
+    return tuple(replace(row, p_holm=adjusted) for row, adjusted in zip(found, corrected, strict=True))
 
 
 def _binary(pairs: Pairs, level: float) -> tuple[str, float, Interval, float]:
@@ -211,7 +249,7 @@ def read_sides(baseline: Path, others: Sequence[Path], traces: Path | None) -> t
 
 @click.command()
 @click.argument("baseline", type=click.Path(path_type=Path))
-@click.argument("others", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("others", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--task", "tasks", multiple=True, help="Compare this task alone; can be given again.")
 @click.option("--metric", help="NAME or NAME,FILTER instead of each task's first (or flexible) one.")
 @click.option("--common", is_flag=True, help="Compare the questions both answered, where they are not the same ones.")
@@ -237,9 +275,15 @@ def compare(
     """Compare runs with BASELINE question by question: test, interval, cost, and votes at equal cost.
 
     BASELINE is one run; of OTHERS every run below them is compared. Samples must have been logged (--log_samples).
+    Judged models are compared by their files: FastChat's model_judgment/*.jsonl, or alpaca_eval's annotations.json.
     """
     from lm_eval_aft.compare_tables import tables, verdicts
 
+    if is_judged(baseline):
+        _show_judged(compare_judged(baseline, others, common, level), form, fail_on_regression)
+        return
+    if not others:
+        raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
     base, rest = read_sides(baseline, [*others, *drafts], traces)
     asked = {run.path.resolve() for folder in others for run in read_runs(folder)}
     entries = [entry for entry in rest if entry.run.path.resolve() in asked]
@@ -249,4 +293,17 @@ def compare(
     else:
         click.echo("\n\n".join([*verdicts(found), tables(base, entries, found, [base, *rest], regex, level, form)]))
     if fail_on_regression and any(row.worse for row in found if not row.category):
+        raise SystemExit(1)
+
+
+def _show_judged(found: Sequence[Comparison], form: str, fail_on_regression: bool) -> None:
+    from lm_eval_aft.compare_tables import paired_table, verdicts
+    from lm_eval_aft.tables import render
+
+    if form == "json":
+        click.echo(json.dumps([asdict(row) for row in found], indent=2, default=str))
+    else:
+        table = paired_table(found[0].baseline, found)
+        click.echo("\n\n".join([*verdicts(found), render([table], "markdown" if form == "markdown" else "text")]))
+    if fail_on_regression and any(row.worse for row in found):
         raise SystemExit(1)

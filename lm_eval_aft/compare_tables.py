@@ -66,14 +66,14 @@ def tables(
     form: str,
 ) -> str:
     """All tables of a comparison, rendered."""
-    made = [paired_table(base, found), ledger_table([base, *others], found)]
+    made = [paired_table(base.label, found), ledger_table([base, *others], found)]
     equal = equal_cost_table(base, others, found, voters, regex, level)
     if equal is not None:
         made.append(equal)
     return render(made, "markdown" if form == "markdown" else "text")
 
 
-def paired_table(base: Entry, found: Sequence[Comparison]) -> Table:
+def paired_table(base: str, found: Sequence[Comparison]) -> Table:
     """Every comparison in a row, categories below their task."""
     columns = (
         Column("run"),
@@ -89,7 +89,7 @@ def paired_table(base: Entry, found: Sequence[Comparison]) -> Table:
         Column("tokens", True, "generated tokens a question by the baseline's"),
     )
     tests = sorted({row.test for row in found})
-    notes = [f"Baseline: {base.label}. Tests: {', '.join(tests)}; intervals: {_methods(found)}."]
+    notes = [f"Baseline: {base}. Tests: {', '.join(tests)}; intervals: {_methods(found)}."]
     if any(row.category for row in found):
         notes.append("Rows of a category are exploration: their p is not corrected.")
     return Table("Paired differences", columns, tuple(map(_paired_row, found)), tuple(notes))
