@@ -6,8 +6,8 @@
     python -m trainers.family ship     OUT     sft and aft into the package
 
 ``make checkpoints`` runs the four. Problems are endless, so the base sees each once. The rows
-follow DESIGN's rule for targets: a right draft that is shown is adopted, in one spelling; where none is right the
-target is another way, so it depends on the drafts in both cases. Every number of a run stands in ``FamilyConfig``.
+follow DESIGN's rule for targets: a right draft that is shown is adopted; where none is right the target is another
+way, so it depends on the drafts in both cases. Every number of a run stands in ``FamilyConfig``.
 A little over 200 lines: it is one recipe, to be read from top to bottom.
 """
 
@@ -17,7 +17,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,11 +39,13 @@ from trainers.config import KINDS, Kind, make_config
 from trainers.rows import write_jsonl
 
 WORDS = ("<pad>", "<unk>", "<draft>", "<ask>", "<answer>", "<end>", "make", "=", ";", "+", "-", "*")
+# The question stands before the drafts: each word of a draft can then be compared with the target while it is read.
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + ' ' }}"
-    "{% elif m['role'] == 'user' %}{{ '<ask> ' + m['content'] + ' ' }}"
-    "{% else %}{{ '<answer> ' + m['content'] + ' <end> ' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<answer> ' }}{% endif %}"
+    "{% for m in messages if m['role'] == 'user' %}{{ '<ask> ' + m['content'] + ' ' }}{% endfor %}"
+    "{% for m in messages if m['role'] == 'system' %}{{ m['content'] + ' ' }}{% endfor %}"
+    "{% for m in messages if m['role'] == 'assistant' %}{{ '<answer> ' + m['content'] + ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<answer> ' }}{% elif messages[-1]['role'] == 'assistant' %}"
+    "{% if continue_final_message is not defined or not continue_final_message %}{{ '<end> ' }}{% endif %}{% endif %}"
 )
 PROMPT_TEMPLATE = (
     "{% block draft %}{% endblock %}"
@@ -66,13 +68,19 @@ class FamilyConfig:
     base_steps: int = 2400
     base_batch: int = 384
     base_rate: float = 1.5e-3
+    honest_steps: int = 500
+    honest_rate: float = 6e-4
+    misses: float = 0.3
     queries: int = 12_000
     drafts: int = 8
-    sets: int = 3
+    sets: int = 5
     temperature: float = 0.7
-    train_epochs: float = 3.0
-    train_batch: int = 128
-    train_rate: float = 1e-3
+    sft_rate: float = 2.5e-4
+    select_rows: int = 48_000
+    select_rate: float = 1e-3
+    aft_steps: int = 1100
+    aft_rate: float = 6e-4
+    plain_share: float = 0.4
     seed: int = 0
 
 
@@ -126,19 +134,49 @@ def make_model(config: FamilyConfig, tokenizer: Any) -> Any:
 
 
 def train_base(config: FamilyConfig, out: Path) -> None:
-    """Train the base on problems it sees once each, and write weights, tokenizer, template and curve."""
+    """Train the base in two stages, and write weights, tokenizer, template and curve.
+
+    First on right ways alone. A model that has seen nothing else ends every answer in the target, true or not, so that
+    its errors hide in a false last step. So then on ways of which a share misses the target and says so: after that
+    it writes what a step really gives, and an attempt shows whether it hit.
+    """
     tokenizer = make_tokenizer()
     model = make_model(config, tokenizer)
+    curve = train_stage(model, tokenizer, config, config.base_steps, config.base_rate, 0.0)
+    curve += train_stage(model, tokenizer, config, config.honest_steps, config.honest_rate, config.misses)
+    folder = out / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    template = Template(PROMPT_TEMPLATE, "aft_arith")
+    (out / "template.j2").write_text(PROMPT_TEMPLATE, encoding="utf-8")
+    CheckpointConfig(PROMPT_TEMPLATE, template.digest, mask_policy="targets only").save(folder)
+    (folder / "curve.json").write_text(json.dumps({"settings": asdict(config), "curve": curve}, indent=1) + "\n")
+
+
+def train_stage(
+    model: Any, tokenizer: Any, config: FamilyConfig, steps: int, rate: float, misses: float
+) -> list[dict[str, Any]]:
+    """Train on problems seen once each, with a cosine schedule of its own; returns the curve.
+
+    Args:
+        model: Trained in place.
+        tokenizer: Its tokenizer.
+        config: Batch and seed.
+        steps: Of the optimizer.
+        rate: The highest learning rate.
+        misses: Share of examples whose question asks for another target than their way reaches.
+    """
     known = tokenizer.get_vocab()
-    stream = arith.problems("train", config.seed)
+    stream = arith.problems("train", config.seed if not misses else config.seed + 100)
     check = list(islice(arith.problems("validation", config.seed), 400))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.base_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    rng = random.Random(config.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     curve, started = [], time.process_time()
-    for step in range(1, config.base_steps + 1):
-        warm, part = min(1.0, step / 100), 0.5 * (1 + math.cos(math.pi * step / config.base_steps))
+    for step in range(1, steps + 1):
+        warm, part = min(1.0, step / 100), 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = config.base_rate * warm * part + 1e-5
-        texts = [f"<ask> {p.question} <answer> {arith.write(w)} <end>" for p, w in islice(stream, config.base_batch)]
+            group["lr"] = rate * warm * part + 1e-5
+        texts = list(_examples(islice(stream, config.base_batch), rng, misses))
         ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (batch, seq): all equally long
         labels = ids.clone()
         labels[:, : arith.COUNT + 4] = -100  # the question
@@ -147,17 +185,21 @@ def train_base(config: FamilyConfig, out: Path) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 200 == 0 or step == config.base_steps:
+        if step % 200 == 0 or step == steps:
             row = {"step": step, "loss": round(loss.item(), 4), "greedy": greedy_accuracy(model, known, check)}
-            curve.append({**row, "cpu_s": round(time.process_time() - started)})
+            curve.append({**row, "misses": misses, "cpu_s": round(time.process_time() - started)})
             click.echo(json.dumps(curve[-1]))
-    folder = out / "base"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    template = Template(PROMPT_TEMPLATE, "aft_arith")
-    (out / "template.j2").write_text(PROMPT_TEMPLATE, encoding="utf-8")
-    CheckpointConfig(PROMPT_TEMPLATE, template.digest, mask_policy="targets only").save(folder)
-    (folder / "curve.json").write_text(json.dumps({"settings": asdict(config), "curve": curve}, indent=1) + "\n")
+    return curve
+
+
+def _examples(solved: Iterable[tuple[Problem, Way]], rng: random.Random, misses: float) -> Iterator[str]:
+    """Question and answer as text; a miss asks for the target of the problem before."""
+    before = 0
+    for problem, way in solved:
+        missed = before and rng.random() < misses and before != problem.target
+        asked = Problem(problem.numbers, before) if missed else problem
+        yield f"<ask> {asked.question} <answer> {arith.write(way)} <end>"
+        before = problem.target
 
 
 @torch.inference_mode()
@@ -206,17 +248,13 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
         solved = list(islice(arith.problems(split, config.seed + 1), size))
         drafts = draft(config, out, [problem for problem, _ in solved])
         rng = random.Random(f"{config.seed} {split}")
-        rows = [
-            row
-            for (problem, way), texts in zip(solved, drafts, strict=True)
-            for row in _rows_of(problem, arith.write(way), texts, config.sets, rng)
-        ]
+        drafted = [(problem, arith.write(way), texts) for (problem, way), texts in zip(solved, drafts, strict=True)]
+        rows = [row for each in drafted for row in _rows_of(*each, config.sets, rng)]
         write_jsonl(out / f"{split}.jsonl", rows)
-        write_jsonl(out / f"{split}_sft.jsonl", rows[:: config.sets])
-        right = [
-            sum(arith.is_right(problem, text) for text in texts)
-            for (problem, _), texts in zip(solved, drafts, strict=True)
-        ]
+        write_jsonl(out / f"{split}_sft.jsonl", ({"query": p.question, "sft_target": way} for p, way, _ in drafted))
+        if split == "train":
+            write_jsonl(out / "select.jsonl", islice(_choices(config, drafted), config.select_rows))
+        right = [sum(arith.is_right(problem, text) for text in texts) for problem, _, texts in drafted]
         counts[split] = {"queries": size, "rows": len(rows), "draft_accuracy": sum(right) / size / config.drafts}
         counts[split]["none_right"] = right.count(0) / size
     return counts
@@ -225,47 +263,68 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
 def _rows_of(
     problem: Problem, solution: str, texts: Sequence[str], sets: int, rng: random.Random
 ) -> Iterator[dict[str, Any]]:
-    """Draw sets of drafts; the target is a right one that is shown, else another right way."""
-    right = [text for text in texts if arith.is_right(problem, text)]
+    """Draw sets of drafts, mostly of mixed correctness; the target is a right one shown, else another right way."""
+    pool = list(dict.fromkeys(texts))
+    right = {text for text in pool if arith.is_right(problem, text)}
     for _ in range(sets):
-        k = rng.choice((1, 3, 3, 5, 5, 5))
-        shown = rng.sample(list(texts), k)
+        k = min(rng.choice((1, 3, 3, 5, 5)), len(pool))
+        shown = rng.sample(pool, k)
         adopted = [text for text in shown if text in right]
-        found = rng.choice(adopted) if adopted else rng.choice(right) if right else solution
-        yield {
-            "query": problem.question,
-            "drafts": shown,
-            "target": arith.spelling(found) or found,
-            "sft_target": solution,
-            "right_drafts": len(adopted),
-        }
+        kept = 1.0 if 0 < len(adopted) < k else 0.35 if not adopted else 0.25
+        if rng.random() < kept:
+            found = rng.choice(adopted) if adopted else rng.choice(sorted(right)) if right else solution
+            yield {"query": problem.question, "drafts": shown, "target": found, "sft_target": solution}
+
+
+def _choices(config: FamilyConfig, drafted: Sequence[tuple[Problem, str, Sequence[str]]]) -> Iterator[dict[str, Any]]:
+    """Endless sets of three drafts, one of them right and the target: on-policy ones and made ones in turns."""
+    rng = random.Random(f"{config.seed} choices")
+    stream = arith.problems("train", config.seed + 200)
+    mixed = []
+    for problem, _, texts in drafted:
+        right = [text for text in dict.fromkeys(texts) if arith.is_right(problem, text)]
+        wrong = [text for text in dict.fromkeys(texts) if text not in right]
+        if right and len(wrong) > 1:
+            mixed.append((problem, right, wrong))
+    while True:
+        problem, way = next(stream)
+        misses = [arith.write(w) for w in (arith.random_way(problem.numbers, rng) for _ in range(8)) if w]
+        misses = [text for text in misses if not arith.is_right(problem, text)]
+        for asked, right, wrong in ((problem, [arith.write(way)], misses), rng.choice(mixed)):
+            if len(wrong) > 1:
+                target = rng.choice(right)
+                shown = rng.sample([target, *rng.sample(wrong, 2)], 3)
+                yield {"query": asked.question, "drafts": shown, "target": target, "sft_target": target}
 
 
 # ---------------------------------------------------------------- the four trainings
 
 
 def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int) -> None:
-    """Train each kind on the base by ``aft train``; all weights, as LoRA cannot learn words the base never saw."""
+    """Train each kind on the base by ``aft train``; all weights, as LoRA cannot learn words the base never saw.
+
+    Kinds that read drafts learn to choose first: three drafts of which exactly one is right, the right one to be
+    written. On rows as they come, choosing is not learnt in some thousand steps (docs/experiments.md). Then they
+    learn from on-policy rows, with plain answers among them so that drafting stays.
+    """
     from trainers.train import run_training
 
+    shared: dict[str, Any] = {"template": str(out / "template.j2"), "lora_rank": 0, "max_length": 512, "device": "cpu"}
+    shared |= {"seed": seed, "log_every": 100}
     for kind in kinds:
-        plain = kind in ("sft", "aft-no-drafts")
-        settings = {
-            "model": str(out / "base"),
-            "data": str(out / ("train_sft.jsonl" if kind == "sft" else "train.jsonl")),
-            "validation": str(out / ("validation_sft.jsonl" if kind == "sft" else "validation.jsonl")),
-            "output": str(out / f"{kind}-{seed}"),
-            "template": str(out / "template.j2"),
-            "lora_rank": 0,
-            "learning_rate": config.train_rate / (4 if plain else 1),
-            "epochs": config.train_epochs,
-            "batch_size": config.train_batch,
-            "plain_share": 0.2,
-            "max_length": 512,
-            "device": "cpu",
-            "seed": seed,
-            "log_every": 50,
-        }
+        settings = {**shared, "model": str(out / "base"), "output": str(out / f"{kind}-{seed}"), "batch_size": 128}
+        settings |= {"data": str(out / "train.jsonl"), "validation": str(out / "validation.jsonl")}
+        if kind == "sft":  # 12 epochs were tried: the lowest validation loss is that of 3
+            settings |= {"data": str(out / "train_sft.jsonl"), "validation": str(out / "validation_sft.jsonl")}
+        if kind in ("sft", "aft-no-drafts"):
+            settings |= {"learning_rate": config.sft_rate, "epochs": 3}
+        else:
+            chooser = out / f"{kind}-select-{seed}"
+            choose = {"data": str(out / "select.jsonl"), "validation": None, "plain_share": 0.0, "batch_size": 32}
+            choose |= {"output": str(chooser), "learning_rate": config.select_rate, "schedule": "constant"}
+            run_training("aft", make_config({**settings, **choose}, "trainers.family"))
+            settings |= {"model": str(chooser), "plain_share": config.plain_share, "batch_size": 64}
+            settings |= {"learning_rate": config.aft_rate, "max_steps": config.aft_steps}
         run_training(kind, make_config(settings, "trainers.family"))
 
 
