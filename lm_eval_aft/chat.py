@@ -51,14 +51,17 @@ def decode(context: str) -> Chat:
     try:
         payload = json.loads(context)
         messages = tuple(Message(turn["role"], turn["content"]) for turn in payload["aft_chat"])
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(part, str) for m in messages for part in (m.role, m.content)):
+            raise TypeError("a role or a content is not a text")
+        prefill = bool(payload["prefill"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ChatError(
             f"a task changed the chat context after the chat template was applied ({error}); run this task without "
             "--apply_chat_template."
         ) from error
     if not messages or messages[-1].role != "assistant":
         return Chat(messages)
-    if not payload["prefill"]:
+    if not prefill:
         raise ChatError("the chat ends with an assistant message, so there is nothing to answer: end it with the user.")
     return Chat(messages[:-1], prefill=messages[-1].content)
 

@@ -82,7 +82,7 @@ class Template:
             return cls(DEFAULT_TEMPLATE, "default")
         try:
             return cls(Path(path).read_text(encoding="utf-8"), path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # undecodable, or a NUL in the path
             raise TemplateError(
                 f"the template {path} cannot be read ({error}): give the path of a text file."
             ) from error
@@ -105,7 +105,7 @@ class Template:
         try:
             context = self._compiled.new_context({"question": question, **variables})
             return "".join(self._compiled.blocks[block](context))
-        except JinjaError as error:
+        except (JinjaError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise TemplateError(f"block {block} of the template {self.name} cannot be rendered: {error}.") from error
 
 

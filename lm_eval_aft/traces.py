@@ -90,15 +90,16 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
 
 
 def _read(file: Path) -> Iterator[Trace]:
-    with _errors(file), file.open(encoding="utf-8") as lines:
+    with _errors(file), file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield Trace.from_json(line)
-            except (ValueError, KeyError, TypeError) as error:
+                trace = Trace.from_json(line.decode())
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RecordError(
                     f"line {number} of {file} is not a trace ({type(error).__name__}: {error}): give files that a "
                     "run with record= wrote."
                 ) from error
+            yield trace
 
 
 @contextmanager

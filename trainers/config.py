@@ -117,7 +117,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         name, separator, value = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override} is not allowed: write --set key=value.")
-        settings[name.strip()] = yaml.safe_load(value)
+        try:
+            settings[name.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
     return make_config(settings, path)
 
 

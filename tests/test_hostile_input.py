@@ -1,0 +1,65 @@
+"""Input nobody should send: it gives a value or one sentence that names the file or argument, never a traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from lm_eval_aft.chat import decode
+from lm_eval_aft.errors import ChatError, ConfigError, RecordError, TemplateError
+from lm_eval_aft.prompts import Template
+from lm_eval_aft.records import Chat, Message
+from lm_eval_aft.traces import read_traces
+from trainers.config import load_config
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "[]}",
+        "3}",
+        '[{"role": "user", "content": 5}], "prefill": false}',
+        '[{"role": "assistant", "content": "x"}]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_chat_context(rest: str) -> None:
+    with pytest.raises(ChatError, match="changed the chat context"):
+        decode('{"aft_chat": ' + rest)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"3", b"null", b"{}", b'{"question": 1}', b"[" * 100_000])
+def test_a_damaged_trace_names_file_and_line(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(line + b"\n")
+    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace"):
+        list(read_traces(file))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ 1 / 0 }}",
+        "{{ drafts + 1 }}",
+        "{{ range(10 ** 9) }}",
+        "{{ question.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ drafts.append('x') }}",
+    ],
+)
+def test_a_template_that_breaks_or_reaches_out_is_refused_by_name(attack: str) -> None:
+    template = Template("{% block draft %}{% endblock %}{% block aggregate %}" + attack + "{% endblock %}", "mine.j2")
+    with pytest.raises(TemplateError, match=r"template mine\.j2"):
+        template.aggregate_chat(Chat((Message("user", "x"),)), ["a"])
+
+
+def test_a_template_path_with_a_nul() -> None:
+    with pytest.raises(TemplateError, match="cannot be read"):
+        Template.load("a\0b")
+
+
+def test_a_set_value_that_is_not_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("seed: 0\n")
+    with pytest.raises(ConfigError, match="--set k="):
+        load_config(str(file), ["k=[1,"])
