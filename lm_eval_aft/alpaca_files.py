@@ -116,7 +116,7 @@ def _read_rows(file: Path) -> list[Any]:
         rows = [json.loads(line) for line in lines] if file.suffix == ".jsonl" else json.loads(text)
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{file} is not JSON ({error}).") from error
     if not isinstance(rows, list) or not rows:
         raise RecordError(f"{file} does not hold a list of rows: give a file as alpaca_eval writes it.")

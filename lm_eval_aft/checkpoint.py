@@ -56,7 +56,7 @@ class CheckpointConfig:
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             config = cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read ({error}): mend it, or remove it to use template=.") from error
         digest = Template(config.template, str(path)).digest
         if digest != config.template_sha256:

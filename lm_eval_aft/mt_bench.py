@@ -321,5 +321,5 @@ def _reading(file: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise RecordError(f"{file} is not {what} ({type(error).__name__}: {error}): give another file.") from error

@@ -320,7 +320,7 @@ def _reading(file: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"{file} is not {what} ({type(error).__name__}: {error}): it is damaged, or another program's; remove it "
             "or give another folder."

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from lm_eval_aft.alpaca_files import read_annotations, read_outputs
 from lm_eval_aft.chat import decode
-from lm_eval_aft.errors import ChatError, ConfigError, RecordError, TemplateError
+from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.errors import AFTError, ChatError, ConfigError, RecordError, TemplateError
+from lm_eval_aft.mt_bench import read_answers
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message
 from lm_eval_aft.traces import read_traces
 from trainers.config import load_config
+from trainers.rows import load_rows
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,14 @@ def test_a_set_value_that_is_not_yaml(tmp_path: Path) -> None:
     file.write_text("seed: 0\n")
     with pytest.raises(ConfigError, match="--set k="):
         load_config(str(file), ["k=[1,"])
+
+
+@pytest.mark.parametrize(
+    "read", [read_answers, read_outputs, read_annotations, CheckpointConfig.load, load_rows, load_config]
+)
+@pytest.mark.parametrize("content", ["[" * 100_000, "2001-99-99", "[3]", '"x"'])
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content: str) -> None:
+    file = tmp_path / "odd.jsonl"
+    file.write_text(content)
+    with pytest.raises(AFTError, match=r"odd\.jsonl"):
+        read(file if read is not load_config else str(file))

@@ -119,7 +119,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
             raise ConfigError(f"--set {override} is not allowed: write --set key=value.")
         try:
             settings[name.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
     return make_config(settings, path)
@@ -150,7 +150,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         source = path.read_text(encoding="utf-8")
         settings = tomllib.loads(source) if path.suffix == ".toml" else yaml.safe_load(source)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the settings {path} cannot be read ({reason}): give a YAML or TOML file.") from error
     if not isinstance(settings, dict):

@@ -117,7 +117,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON ({error}): mend or remove the line.") from error
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is not a JSON object: one object with query, drafts and target a line.")
