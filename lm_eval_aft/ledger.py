@@ -129,7 +129,7 @@ def find_traces(run: Run, given: Path | None, roots: Sequence[Path] = ()) -> Pat
     """
     model_args = run.config.get("model_args")
     named = model_args.get("record") if isinstance(model_args, dict) else None
-    near = [run.path.parent, *run.path.parents[1:2]]  # --output_path names the second
+    near = [run.path.parent, *(folder / "traces" for folder in run.path.parents[1:2])]  # where aft sweep puts them
     candidates = [given, Path(str(named)) if named else None, *near, *roots]
     return next((folder for folder in candidates if folder is not None and _holds_traces(folder)), None)
 

@@ -59,6 +59,13 @@ def test_a_length_does_not_stand_for_a_task(tmp_path: Path):
     assert "t avg_length" in [column.label for column in table_of(tmp_path, every=True).columns]
 
 
+def test_what_lies_beside_the_folder_is_not_looked_into(tmp_path: Path):
+    make_run(tmp_path / "run", [1, 0])
+    (tmp_path / "data.jsonl").write_text('"no trace"\n')
+    (entry,) = read_entries([tmp_path / "run"])
+    assert entry.traces is None
+
+
 def test_a_folder_given_twice_counts_once(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     assert len(table_of(tmp_path, tmp_path / "a").rows) == 1

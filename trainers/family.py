@@ -6,8 +6,9 @@
     python -m trainers.family ship     OUT     sft and aft into the package
 
 ``make checkpoints`` runs the four. Problems are endless, so the base sees each once. The rows
-follow DESIGN's rule for targets: a right draft that is shown is adopted; where none is right the target is another
-way, so it depends on the drafts in both cases. Every number of a run stands in ``FamilyConfig``.
+follow DESIGN's rule for targets: a right draft that is shown is adopted, in one spelling; where none is right the
+target is another way, so it depends on the drafts in both cases. Choosing among drafts is not learnt yet: what was
+tried stands in docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
 A little over 200 lines: it is one recipe, to be read from top to bottom.
 """
 
@@ -39,13 +40,11 @@ from trainers.config import KINDS, Kind, make_config
 from trainers.rows import write_jsonl
 
 WORDS = ("<pad>", "<unk>", "<draft>", "<ask>", "<answer>", "<end>", "make", "=", ";", "+", "-", "*")
-# The question stands before the drafts: each word of a draft can then be compared with the target while it is read.
 CHAT_TEMPLATE = (
-    "{% for m in messages if m['role'] == 'user' %}{{ '<ask> ' + m['content'] + ' ' }}{% endfor %}"
-    "{% for m in messages if m['role'] == 'system' %}{{ m['content'] + ' ' }}{% endfor %}"
-    "{% for m in messages if m['role'] == 'assistant' %}{{ '<answer> ' + m['content'] + ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<answer> ' }}{% elif messages[-1]['role'] == 'assistant' %}"
-    "{% if continue_final_message is not defined or not continue_final_message %}{{ '<end> ' }}{% endif %}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + ' ' }}"
+    "{% elif m['role'] == 'user' %}{{ '<ask> ' + m['content'] + ' ' }}"
+    "{% else %}{{ '<answer> ' + m['content'] + ' <end> ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<answer> ' }}{% endif %}"
 )
 PROMPT_TEMPLATE = (
     "{% block draft %}{% endblock %}"
@@ -73,14 +72,13 @@ class FamilyConfig:
     misses: float = 0.3
     queries: int = 12_000
     drafts: int = 8
-    sets: int = 5
+    sets: int = 2
     temperature: float = 0.7
-    sft_rate: float = 2.5e-4
-    select_rows: int = 48_000
-    select_rate: float = 1e-3
-    aft_steps: int = 1100
+    train_epochs: float = 3.0
+    train_batch: int = 128
+    plain_rate: float = 3e-4
     aft_rate: float = 6e-4
-    plain_share: float = 0.4
+    plain_share: float = 0.35
     seed: int = 0
 
 
@@ -252,8 +250,6 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
         rows = [row for each in drafted for row in _rows_of(*each, config.sets, rng)]
         write_jsonl(out / f"{split}.jsonl", rows)
         write_jsonl(out / f"{split}_sft.jsonl", ({"query": p.question, "sft_target": way} for p, way, _ in drafted))
-        if split == "train":
-            write_jsonl(out / "select.jsonl", islice(_choices(config, drafted), config.select_rows))
         right = [sum(arith.is_right(problem, text) for text in texts) for problem, _, texts in drafted]
         counts[split] = {"queries": size, "rows": len(rows), "draft_accuracy": sum(right) / size / config.drafts}
         counts[split]["none_right"] = right.count(0) / size
@@ -263,68 +259,41 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
 def _rows_of(
     problem: Problem, solution: str, texts: Sequence[str], sets: int, rng: random.Random
 ) -> Iterator[dict[str, Any]]:
-    """Draw sets of drafts, mostly of mixed correctness; the target is a right one shown, else another right way."""
-    pool = list(dict.fromkeys(texts))
-    right = {text for text in pool if arith.is_right(problem, text)}
+    """Draw sets of drafts; the target is a right one that is shown, else another right way, in one spelling."""
+    right = [text for text in texts if arith.is_right(problem, text)]
     for _ in range(sets):
-        k = min(rng.choice((1, 3, 3, 5, 5)), len(pool))
-        shown = rng.sample(pool, k)
+        shown = rng.sample(list(texts), rng.choice((1, 3, 3, 5, 5, 5)))
         adopted = [text for text in shown if text in right]
-        kept = 1.0 if 0 < len(adopted) < k else 0.35 if not adopted else 0.25
-        if rng.random() < kept:
-            found = rng.choice(adopted) if adopted else rng.choice(sorted(right)) if right else solution
-            yield {"query": problem.question, "drafts": shown, "target": found, "sft_target": solution}
-
-
-def _choices(config: FamilyConfig, drafted: Sequence[tuple[Problem, str, Sequence[str]]]) -> Iterator[dict[str, Any]]:
-    """Endless sets of three drafts, one of them right and the target: on-policy ones and made ones in turns."""
-    rng = random.Random(f"{config.seed} choices")
-    stream = arith.problems("train", config.seed + 200)
-    mixed = []
-    for problem, _, texts in drafted:
-        right = [text for text in dict.fromkeys(texts) if arith.is_right(problem, text)]
-        wrong = [text for text in dict.fromkeys(texts) if text not in right]
-        if right and len(wrong) > 1:
-            mixed.append((problem, right, wrong))
-    while True:
-        problem, way = next(stream)
-        misses = [arith.write(w) for w in (arith.random_way(problem.numbers, rng) for _ in range(8)) if w]
-        misses = [text for text in misses if not arith.is_right(problem, text)]
-        for asked, right, wrong in ((problem, [arith.write(way)], misses), rng.choice(mixed)):
-            if len(wrong) > 1:
-                target = rng.choice(right)
-                shown = rng.sample([target, *rng.sample(wrong, 2)], 3)
-                yield {"query": asked.question, "drafts": shown, "target": target, "sft_target": target}
+        found = rng.choice(adopted) if adopted else rng.choice(right) if right else solution
+        target = arith.spelling(found) or found
+        yield {"query": problem.question, "drafts": shown, "target": target, "sft_target": solution}
 
 
 # ---------------------------------------------------------------- the four trainings
 
 
 def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int) -> None:
-    """Train each kind on the base by ``aft train``; all weights, as LoRA cannot learn words the base never saw.
-
-    Kinds that read drafts learn to choose first: three drafts of which exactly one is right, the right one to be
-    written. On rows as they come, choosing is not learnt in some thousand steps (docs/experiments.md). Then they
-    learn from on-policy rows, with plain answers among them so that drafting stays.
-    """
+    """Train each kind on the base by ``aft train``; all weights, as LoRA cannot learn words the base never saw."""
     from trainers.train import run_training
 
-    shared: dict[str, Any] = {"template": str(out / "template.j2"), "lora_rank": 0, "max_length": 512, "device": "cpu"}
-    shared |= {"seed": seed, "log_every": 100}
     for kind in kinds:
-        settings = {**shared, "model": str(out / "base"), "output": str(out / f"{kind}-{seed}"), "batch_size": 128}
-        settings |= {"data": str(out / "train.jsonl"), "validation": str(out / "validation.jsonl")}
-        if kind == "sft":  # 12 epochs were tried: the lowest validation loss is that of 3
-            settings |= {"data": str(out / "train_sft.jsonl"), "validation": str(out / "validation_sft.jsonl")}
-        if kind in ("sft", "aft-no-drafts"):
-            settings |= {"learning_rate": config.sft_rate, "epochs": 3}
-        else:
-            chooser = out / f"{kind}-select-{seed}"
-            choose = {"data": str(out / "select.jsonl"), "validation": None, "plain_share": 0.0, "batch_size": 32}
-            choose |= {"output": str(chooser), "learning_rate": config.select_rate, "schedule": "constant"}
-            run_training("aft", make_config({**settings, **choose}, "trainers.family"))
-            settings |= {"model": str(chooser), "plain_share": config.plain_share, "batch_size": 64}
-            settings |= {"learning_rate": config.aft_rate, "max_steps": config.aft_steps}
+        of_kind = "_sft" if kind == "sft" else ""
+        settings = {
+            "model": str(out / "base"),
+            "data": str(out / f"train{of_kind}.jsonl"),
+            "validation": str(out / f"validation{of_kind}.jsonl"),
+            "output": str(out / f"{kind}-{seed}"),
+            "template": str(out / "template.j2"),
+            "lora_rank": 0,
+            "learning_rate": config.plain_rate if kind in ("sft", "aft-no-drafts") else config.aft_rate,
+            "epochs": config.train_epochs,  # for sft 12 were tried: the lowest validation loss is that of 3
+            "batch_size": config.train_batch,
+            "plain_share": config.plain_share,
+            "max_length": 512,
+            "device": "cpu",
+            "seed": seed,
+            "log_every": 50,
+        }
         run_training(kind, make_config(settings, "trainers.family"))
 
 

@@ -1,0 +1,78 @@
+"""The checkpoints in the package: used where none is named, and said so."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from lm_eval_aft import arith, bundled
+from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.model import AFTLM
+
+
+def test_without_pretrained_it_is_ours_and_said(caplog):
+    with caplog.at_level(logging.WARNING, "lm_eval.aft"):
+        args, name = choose_checkpoint("hf", {"dtype": "float32"})
+    assert name == "bundled:aft"
+    assert args == {"dtype": "float32", "pretrained": str(bundled.FOLDER / "aft")}
+    assert "knows the task aft_arith alone" in caplog.text
+
+
+def test_a_name_of_ours_or_any_other():
+    assert choose_checkpoint("hf", {"pretrained": "bundled:sft"})[0]["pretrained"] == str(bundled.FOLDER / "sft")
+    assert choose_checkpoint("hf", {"pretrained": "gpt2"}) == ({"pretrained": "gpt2"}, "gpt2")
+    assert choose_checkpoint("api", {"model": "m"}) == ({"model": "m"}, "m")
+    assert choose_checkpoint("scripted", {}) == ({}, "scripted")
+    with pytest.raises(ConfigError, match="bundled:aft or bundled:sft"):
+        choose_checkpoint("hf", {"pretrained": "bundled:dpo"})
+
+
+def test_they_are_small_and_safe():
+    files = [path for path in bundled.FOLDER.rglob("*") if path.is_file()]
+    assert {path.parent.name for path in files} == set(bundled.NAMES)
+    assert sum(path.stat().st_size for path in files) < 12_000_000
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".jinja", ".md"}
+
+
+def ask(model: AFTLM, task: str, problems: list[arith.Problem]) -> list[str]:
+    args = {"until": [], "max_gen_toks": 24, "do_sample": False}
+    requests = [
+        Instance(
+            "generate_until",
+            {"question": problem.question},
+            (model.apply_chat_template([{"role": "user", "content": problem.question}]), args),
+            0,
+            (task, number, 1),
+        )
+        for number, problem in enumerate(problems)
+    ]
+    return model.generate_until(requests, disable_tqdm=True)
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[arith.Problem]:
+    return [problem for problem, _ in islice(arith.problems("validation", 5), 120)]
+
+
+def right(model: AFTLM, problems: list[arith.Problem]) -> int:
+    return sum(arith.is_right(p, text) for p, text in zip(problems, ask(model, "aft_arith", problems), strict=True))
+
+
+def test_both_answer_far_above_chance(problems):
+    plain = AFTLM(64, None, "cpu", pretrained="bundled:sft", layers=0)
+    aggregated = AFTLM(64, None, "cpu", k=5, layers=2)
+    assert right(plain, problems) > 60  # of 120; a random way is right once in hundreds
+    assert right(aggregated, problems) > 40
+    assert aggregated.get_model_info()["aft"]["model"] == "bundled:aft"
+    assert aggregated.template.source != ""
+
+
+def test_another_task_is_warned_of(problems, caplog):
+    model = AFTLM(64, None, "cpu", layers=0)
+    with caplog.at_level(logging.WARNING, "lm_eval.aft"):
+        ask(model, "gsm8k", problems[:1])
+    assert "bundled:aft knows aft_arith alone: its scores on gsm8k mean nothing" in caplog.text
