@@ -28,6 +28,12 @@ from lm_eval_aft.store import Store
 from lm_eval_aft.usage import ModelShape, Usage, total
 
 
+class _Bar(tqdm):
+    """A progress bar without tqdm's monitor thread, whose start can wait for ever where memory has run out."""
+
+    monitor_interval = 0
+
+
 class _Run:
     """One question on its way through the layers."""
 
@@ -135,7 +141,7 @@ def _bar(
 ) -> Iterator[tuple[int, Completion, bool]]:
     """Show how far a layer is, its new tokens per second and the time left."""
     tokens, started = 0, time.monotonic()
-    with tqdm(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
+    with _Bar(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
         for step in steps:
             _, completion, reused = step
             tokens += 0 if reused else completion.generated_tokens

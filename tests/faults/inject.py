@@ -40,6 +40,8 @@ from lm_eval_aft.model import AFTLM
 QUESTIONS, K, LAYERS = 5, 3, 2
 TOTAL = QUESTIONS * (K * LAYERS + 1)
 SEED = 20250121
+HANGS_S = 120
+HUNG = 98
 CRASH = 99  # exit code of a run that ended with something else than an error of ours
 store.COMMIT_AFTER_S = 0.01  # commits close together leave many moments to end a run at
 
@@ -112,8 +114,16 @@ class Bench:
             os._exit(code)
 
     def wait(self, pid: int) -> int:
-        """Exit code, negative where a signal ended it."""
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        """Exit code, negative where a signal ended it; a run that hangs is ended, and counts as a crash."""
+        deadline = time.monotonic() + HANGS_S
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return HUNG
 
     def reach(self, pid: int, folder: Path, wanted: int) -> int | None:
         """Wait until the store holds this many; the exit code if the run ended before."""
