@@ -82,7 +82,8 @@ def labels(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _label(run: Run) -> str:
     name = Path(run.model).name or run.model
-    return f"{name} ({run.k}, {run.layers})" if run.settings else f"{name}, --model {run.config.get('model', '?')}"
+    k = run.k if run.layers else 1  # a plain answer, whatever k was left at
+    return f"{name} ({k}, {run.layers})" if run.settings else f"{name}, --model {run.config.get('model', '?')}"
 
 
 def _distinctive(run: Run, alike: Sequence[Run]) -> str:

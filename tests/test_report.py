@@ -66,6 +66,11 @@ def test_what_lies_beside_the_folder_is_not_looked_into(tmp_path: Path):
     assert entry.traces is None
 
 
+def test_a_plain_answer_has_one_text_whatever_k_says(tmp_path: Path):
+    make_run(tmp_path, [1, 0], k=5, layers=0)
+    assert cells(table_of(tmp_path), "model") == ["m (1, 0)"]
+
+
 def test_a_folder_given_twice_counts_once(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     assert len(table_of(tmp_path, tmp_path / "a").rows) == 1
