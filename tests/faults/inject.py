@@ -221,7 +221,8 @@ def read_only(bench: Bench, folder: Path, draw: random.Random) -> int:
 
     with tempfile.TemporaryDirectory() as readable:  # test folders are closed to nobody, who has to read the model
         shutil.copytree(bench.model, Path(readable, "model"))
-        os.chmod(readable, 0o755)
+        for place in (Path(readable), Path(readable, "model")):
+            place.chmod(0o755)
         return bench.wait(bench.start(folder, prepare, pretrained=str(Path(readable, "model"))))
 
 
