@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
+import weakref
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ SCHEMA = 1
 COMMIT_AFTER_S = 2.0
 COMMIT_AFTER_ROWS = 2000
 BUSY_S = 60.0
+RETRY_AFTER_S = 0.02
 _COLUMNS = "key, text, token_ids, finish_reason, prompt_tokens, computed_prompt_tokens, generated_tokens, digest"
 
 
@@ -106,8 +109,9 @@ class SQLiteStore:
         self.path = Path(path)
         self._lock = threading.RLock()
         self._waiting: dict[bytes, tuple[Any, ...]] = {}
-        self._timer: threading.Timer | None = None
         self._failure: StoreError | None = None
+        self._closed = threading.Event()
+        self._commits_late = False
         if not create and not self.path.is_file():
             raise StoreError(f"there is no draft store at {self.path}: give the file that cache= named.")
         with self._errors("opened"):
@@ -119,11 +123,13 @@ class SQLiteStore:
             self._recognise(create)
             if create:
                 self._prepare()
+                self._commits_late = _commit_in_background(self, self._closed)
 
     def _recognise(self, may_be_new: bool) -> None:
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        with self._transaction("BEGIN"):  # one moment: another process may be making the file
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application != APPLICATION_ID and (application or schema or tables or not may_be_new):
             raise StoreError(f"{self.path} is no draft store but a file of another program: give cache= another path.")
         if schema > SCHEMA:
@@ -133,7 +139,7 @@ class SQLiteStore:
             )
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._use_wal()
         self._db.execute("PRAGMA synchronous = NORMAL")  # with WAL: sound after a kill, at most a power cut loses rows
         with self._transaction():
             self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -143,6 +149,18 @@ class SQLiteStore:
                 "NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT "
                 "NULL, generated_tokens INT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
             )
+
+    def _use_wal(self) -> None:
+        """Switch to WAL; where two processes do so at once SQLite refuses one without waiting, whatever its timeout."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_AFTER_S)
 
     def key(self, fingerprint: str, request: Request) -> str:
         """See ``Store.key``."""
@@ -170,17 +188,12 @@ class SQLiteStore:
             if self._failure:
                 raise self._failure
             self._waiting.setdefault(bytes.fromhex(key), _row(bytes.fromhex(key), completion))
-            if len(self._waiting) >= COMMIT_AFTER_ROWS:
+            if len(self._waiting) >= COMMIT_AFTER_ROWS or not self._commits_late:
                 self.flush()
-            elif self._timer is None:
-                self._commit_later()
 
     def flush(self) -> None:
         """See ``Store.flush``."""
         with self._lock:
-            if self._timer:
-                self._timer.cancel()
-                self._timer = None
             if not self._waiting:
                 return
             with self._errors("written"), self._transaction():
@@ -189,24 +202,16 @@ class SQLiteStore:
                 )
             self._waiting = {}
 
-    def _commit_later(self) -> None:
-        self._timer = threading.Timer(COMMIT_AFTER_S, self._flush_late)
-        self._timer.daemon = True
-        try:
-            self._timer.start()
-        except RuntimeError:  # no memory for another thread
-            self._timer = None
-            self.flush()
-
     def _flush_late(self) -> None:
         try:
             self.flush()
-        except StoreError as error:  # a timer has nobody to tell: the next put raises it
+        except StoreError as error:  # the thread has nobody to tell: the next put raises it
             self._failure = error
 
     def close(self) -> None:
         """Commit what is waiting and close the file."""
         with self._lock:
+            self._closed.set()
             self.flush()
             self._db.close()
 
@@ -235,8 +240,8 @@ class SQLiteStore:
         return Completion(row[1], tuple(array("I", row[2])), row[3], row[4], row[5], row[6])
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        self._db.execute(begin)
         try:
             yield
             self._db.execute("COMMIT")
@@ -254,6 +259,25 @@ class SQLiteStore:
                 f"the draft store {self.path} cannot be {what} ({error}); the file is left as it is and what was "
                 "committed before is kept: free the disk, mend the permissions, or give cache= another path."
             ) from error
+
+
+def _commit_in_background(store: SQLiteStore, closed: threading.Event) -> bool:
+    """Commit every two seconds until the store is closed or gone; False where there is no memory for a thread.
+
+    One thread from the start: starting one late, where memory has run out meanwhile, can wait for ever.
+    """
+    alive = weakref.ref(store)
+
+    def commit() -> None:
+        while not closed.wait(COMMIT_AFTER_S) and (store := alive()) is not None:
+            store._flush_late()
+            del store
+
+    try:
+        threading.Thread(target=commit, name="draft store", daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _row(key: bytes, completion: Completion) -> tuple[Any, ...]:

@@ -111,6 +111,25 @@ def test_two_processes_write_one_store(tmp_path):
     assert store.get([key(1600)])[key(1600)].text == "text 1600"
 
 
+OPENER = """
+import sys, time
+from lm_eval_aft.store import SQLiteStore
+while time.time() < float(sys.argv[2]):
+    pass
+for number in range(40):
+    SQLiteStore(f"{sys.argv[1]}{number}").close()
+    time.sleep(max(0, float(sys.argv[2]) + 0.03 * (number + 1) - time.time()))
+"""
+
+
+def test_processes_that_open_a_new_store_at_the_same_moment(tmp_path):
+    start = str(time.time() + 1.5)
+    opener = [sys.executable, "-c", OPENER, str(tmp_path / "s"), start]
+    openers = [subprocess.Popen(opener, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=120)[1] for process in openers] == ["", "", ""]
+    assert [process.returncode for process in openers] == [0, 0, 0]
+
+
 class TestRefusals:
     def refused(self, path: Path, said: str) -> None:
         before = path.read_bytes()
