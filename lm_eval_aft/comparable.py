@@ -82,8 +82,21 @@ def labels(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _label(run: Run) -> str:
     name = Path(run.model).name or run.model
-    k = run.k if run.layers else 1  # a plain answer, whatever k was left at
-    return f"{name} ({k}, {run.layers})" if run.settings else f"{name}, --model {run.config.get('model', '?')}"
+    if not run.settings:
+        return f"{name}, --model {run.config.get('model', '?')}"
+    return f"{name} {_place(run.settings.get('strategy', 'aggregate'), run.k, run.layers)}"
+
+
+def _place(strategy: str, k: int | None, layers: int | None) -> str:
+    """Where a run stands among those of its model: (k, layers), and by name what does not aggregate."""
+    passes = f" after {layers - 1}" if layers and layers > 1 else ""
+    names = {
+        "majority": f"majority of {k}{passes}",
+        "best_of_n": f"best of {k}{passes}",
+        "beam": f"beam of {k}",
+        "refine": f"refined {layers} times",
+    }
+    return names.get(strategy, f"({k if layers else 1}, {layers})")  # a plain answer, whatever k was left at
 
 
 def _distinctive(run: Run, alike: Sequence[Run]) -> str:
@@ -96,7 +109,7 @@ def _distinctive(run: Run, alike: Sequence[Run]) -> str:
 
 def _chosen(run: Run) -> dict[str, Any]:
     settings: Mapping[str, Any] = run.settings or {}
-    names = ("strategy", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
+    names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
     template = settings.get("template") or {}
     return {name: settings.get(name) for name in names if name in settings} | (
         {"template": template.get("name")} if template else {}

@@ -7,17 +7,21 @@ Knows nothing of engines; arguments that are not ours are handed back for the en
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
 from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.parse import Parse, flag, integer, or_none, path_or_none, real, strings, text
+from lm_eval_aft.parse import Parse, choice, flag, integer, or_none, path_or_none, real, strings, text
 from lm_eval_aft.records import Sampling
 
 SECRET = re.compile(r"(^|_)(key|token|secret|passw\w*)$", re.IGNORECASE)  # values that no message may repeat
 SEED_LIMIT = 2**63
+STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
+ELECTIONS = ("majority", "best_of_n")  # their last pass chooses a text instead of writing one
+DEFAULTS = {"refine": {"k": 1}, "majority": {"layers": 1}, "best_of_n": {"layers": 1}, "beam": {"layers": 0}}
+PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's own order
 
 
@@ -31,6 +35,7 @@ class AFTConfig:
 
     k: int = _arg(5, integer(1), "texts per layer")
     layers: int = _arg(2, integer(0), "aggregation passes after the drafts; 0 is a plain answer")
+    strategy: str = _arg("aggregate", choice(*STRATEGIES), "aggregate, or an opponent: " + ", ".join(STRATEGIES[1:]))
     temperature: float = _arg(0.7, real(0), "of drafts and hidden layers; 0 is greedy")
     top_p: float = _arg(0.95, real(0, 1, above=True), "nucleus mass of drafts and hidden layers")
     top_k: int | None = _arg(None, or_none(integer(1)), "most likely tokens kept; none is off")
@@ -45,16 +50,62 @@ class AFTConfig:
     seed: int | None = _arg(
         1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely"
     )
+    vote_regex: str | None = _arg(None, text, "majority: its last match is the answer; default: the task's extraction")
+    reward_model: str | None = _arg(None, text, "best_of_n: a sequence-classification checkpoint with one output")
+    probe: str = _arg("none", choice(*PROBES), "what is done to the texts a pass reads: " + ", ".join(PROBES[1:]))
+    drafts_from: str | None = _arg(None, text, "folder of traces whose drafts are aggregated, instead of new ones")
     template: str | None = _arg(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
     template_override: bool = _arg(False, flag, "use template= although the checkpoint names another")
     engine: str = _arg("hf", text, "hf, vllm, api or scripted")
     record: str | None = _arg(None, text, "folder for the traces")
     cache: str | None = _arg(None, path_or_none, "file of the draft store; none is off; default: inside record")
 
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            ConfigError: In one sentence.
+        """
+        for wrong, said in self._contradictions():
+            if wrong:
+                raise ConfigError(said)
+
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        name = f"strategy={self.strategy}"
+        yield self.strategy == "refine" and self.k != 1, f"k={self.k} contradicts {name}, which revises one text: k=1."
+        yield self.strategy == "beam" and self.layers != 0, f"{name} has no passes: layers={self.layers} must be 0."
+        yield (
+            self.strategy == "beam" and self.engine != "hf",
+            f"{name} is for engine=hf alone: engine={self.engine} has no beam search here.",
+        )
+        yield self.elects and not self.layers, f"{name} elects in its last pass: layers=0 must be 1 or more."
+        yield (
+            (self.strategy == "best_of_n") != (self.reward_model is not None),
+            "strategy=best_of_n and reward_model=CHECKPOINT need each other: give both or neither.",
+        )
+        yield (
+            self.vote_regex is not None and self.strategy != "majority",
+            f"vote_regex is for strategy=majority, not for {name}: leave it out.",
+        )
+        yield (
+            not self.layers and (self.probe != "none" or self.drafts_from is not None),
+            "probe= and drafts_from= change what a pass reads: they need layers=1 or more.",
+        )
+
+    @property
+    def elects(self) -> bool:
+        """Whether the last pass chooses one of the texts before it."""
+        return self.strategy in ELECTIONS
+
+    @property
+    def beams(self) -> int:
+        """Texts that beam search keeps side by side; 1 for every other strategy."""
+        return self.k if self.strategy == "beam" else 1
+
     @property
     def generations(self) -> int:
-        """Generations per question: k * layers + 1, and 1 for layers=0."""
-        return self.k * self.layers + 1
+        """Texts written a question: k * layers + 1, and 1 for layers=0; an election writes none."""
+        return self.k * self.layers + (not self.elects)
 
     @classmethod
     def split(cls, model_args: Mapping[str, Any]) -> tuple[AFTConfig, dict[str, Any]]:
@@ -71,7 +122,7 @@ class AFTConfig:
         given = {name: value for name, value in model_args.items() if value is not None}
         parsed = {name: ours[name](name, value) for name, value in given.items() if name in ours}
         rest = {name: value for name, value in given.items() if name not in ours}
-        return cls(**parsed), rest
+        return cls(**{**DEFAULTS.get(parsed.get("strategy", ""), {}), **parsed}), rest
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the results file."""

@@ -21,8 +21,10 @@ from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
 from lm_eval_aft.chat import ChatContext, decode
 from lm_eval_aft.checkpoint import choose_template
 from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.election import Elector, load_elector
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.probes import GivenDrafts
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
 from lm_eval_aft.requests import TURNS, announce, cut_at, later_turns, next_question, read_questions, warn_once
@@ -61,8 +63,10 @@ class AFTLM(LM):
         template = choose_template(config, engine_args)
         store = open_store(config)
         host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
+        given = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
+        elector = load_elector(config, store, host)
         engine = load_engine(config.engine, engine_args, host)
-        self._assemble(engine, config, template, store, name)
+        self._assemble(engine, config, template, store, name, elector, given)
 
     @classmethod
     def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
@@ -79,12 +83,22 @@ class AFTLM(LM):
         model._assemble(engine, config, template, store, name)
         return model
 
-    def _assemble(self, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> None:
+    def _assemble(
+        self,
+        engine: Engine,
+        config: AFTConfig,
+        template: Template,
+        store: Store,
+        name: str,
+        elector: Elector | None = None,
+        given: GivenDrafts | None = None,
+    ) -> None:
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
         self.name = name  # what the results file calls the model
         self.usage, self.spent = Usage(), Usage()
         self._wrapped = self._scored = 0
+        self._elector, self._given = elector, given
 
     # ------------------------------------------------------------------ what lm-eval asks
 
@@ -200,7 +214,16 @@ class AFTLM(LM):
         asked = {question: question for question in requests}  # what is asked now, by the question that opened it
         while asked:
             now = list(asked.values())
-            traces = propose_and_aggregate(now, self.engine, self.template, self.config, self.store, quiet=quiet)
+            traces = propose_and_aggregate(
+                now,
+                self.engine,
+                self.template,
+                self.config,
+                self.store,
+                elector=self._elector,
+                given=self._given,
+                quiet=quiet,
+            )
             for opening, trace in zip(asked, traces, strict=True):
                 dialogues[opening].append(trace)
             asked = {
@@ -251,6 +274,7 @@ class AFTLM(LM):
     def _settings(self) -> dict[str, Any]:
         config = {name: value for name, value in self.config.to_dict().items() if name not in ("record", "cache")}
         template = {"name": self.template.name, "sha256": self.template.digest}
+        config["drafts_from"] = self._given.source if self._given else None
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
 
 

@@ -91,6 +91,17 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
+def choice(*allowed: str) -> Parse:
+    """One of some words."""
+
+    def parse(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise _refuse(name, value, f"one of {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """A dictionary, as lm-eval parses {...} on its command line."""
     if not isinstance(value, dict):

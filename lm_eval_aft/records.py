@@ -72,6 +72,7 @@ class Sampling:
         top_k: Number of most likely tokens kept; 0 is off.
         max_tokens: Upper bound of generated tokens, the end token included.
         until: Strings that end the text and are cut from it (drafts of base models only).
+        beams: Texts kept side by side by beam search; 1 is none.
         seeded: False lets the engine draw as it likes (``seed=none``), at its full speed.
     """
 
@@ -81,6 +82,7 @@ class Sampling:
     max_tokens: int
     until: tuple[str, ...] = ()
     seeded: bool = True
+    beams: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Completion:
         finish_reason: "stop", or "length" when ``max_tokens`` cut it.
         prompt_tokens: Length of its prompt.
         computed_prompt_tokens: Those of them that ran through the model for this text; the rest were shared.
-        generated_tokens: Tokens generated, the end token included.
+        generated_tokens: Tokens generated, the end token included; with beams those of all beams.
     """
 
     text: str
@@ -180,6 +182,7 @@ class Trace:
         answer: The last text, before the task's stop strings.
         usage: Logical cost: every generation counts, wherever it came from.
         spent: The part of it that this run computed.
+        scores: Where the answer was elected: one a text of the layer before, votes or rewards.
     """
 
     question: Question
@@ -189,6 +192,7 @@ class Trace:
     usage: Usage
     spent: Usage
     settings: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()
 
     def layer(self, number: int) -> tuple[Draft, ...]:
         """The generations of one layer, by index."""
@@ -214,6 +218,7 @@ class Trace:
             usage=Usage(**row["usage"]),
             spent=Usage(**row["spent"]),
             settings=row["settings"],
+            scores=tuple(row.get("scores", ())),
         )
 
 

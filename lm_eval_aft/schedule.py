@@ -15,32 +15,29 @@ Source of the method: "From Drafts to Answers" (arXiv 2501.11877), inference as 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
-from tqdm import tqdm
-
+from lm_eval_aft.completing import complete, show_progress
 from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.election import Election, Elector
 from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.probes import GivenDrafts, shown
 from lm_eval_aft.prompts import Fitted, Template, aggregate_prompt, draft_prompt
-from lm_eval_aft.records import Completion, Draft, Question, Request, Trace
+from lm_eval_aft.records import Completion, Draft, Question, Request, Sampling, Trace
 from lm_eval_aft.store import Store
 from lm_eval_aft.usage import ModelShape, Usage, total
 
 
-class _Bar(tqdm):
-    """A progress bar without tqdm's monitor thread, whose start can wait for ever where memory has run out."""
-
-    monitor_interval = 0
-
-
+@dataclass
 class _Run:
     """One question on its way through the layers."""
 
-    def __init__(self, question: Question) -> None:
-        self.question = question
-        self.layers: list[dict[int, Draft]] = []
-        self.cut_tokens: list[tuple[int, ...]] = []
+    question: Question
+    layers: list[dict[int, Draft]] = field(default_factory=list)
+    cut_tokens: list[tuple[int, ...]] = field(default_factory=list)
+    election: Election | None = None
 
     def texts(self) -> list[str]:
         newest = self.layers[-1]
@@ -50,6 +47,17 @@ class _Run:
         return tuple(layer[i] for layer in self.layers for i in sorted(layer))
 
 
+@dataclass(frozen=True)
+class _Machine:
+    """What all layers of all questions share."""
+
+    engine: Engine
+    template: Template
+    config: AFTConfig
+    store: Store
+    quiet: bool
+
+
 def propose_and_aggregate(
     questions: Sequence[Question],
     engine: Engine,
@@ -57,6 +65,8 @@ def propose_and_aggregate(
     config: AFTConfig,
     store: Store,
     *,
+    elector: Elector | None = None,
+    given: GivenDrafts | None = None,
     quiet: bool = False,
 ) -> list[Trace]:
     """Answer questions with k drafts and ``layers`` aggregation passes.
@@ -65,38 +75,65 @@ def propose_and_aggregate(
         questions: What to answer; their order changes nothing.
         engine: Turns requests into completions.
         template: The draft and aggregate prompts.
-        config: ``k``, ``layers`` and ``seed`` are read.
+        config: ``k``, ``layers``, ``seed``, ``strategy`` and ``probe`` are read.
         store: Finished generations are looked up and kept there.
+        elector: Chooses the answer in the last pass, where the strategy elects instead of writing.
+        given: Drafts of another run, aggregated instead of new ones.
         quiet: No progress bar.
 
     Returns:
-        One trace per question, in their order, each with k * layers + 1 generations.
+        One trace per question, in their order.
 
     Raises:
         PromptTooLong: Before anything of a layer is generated, if a question does not fit.
         EngineError: If the engine stops working; what had ended by then is in the store.
+        RecordError: If a question has no given drafts, or too few.
     """
+    machine = _Machine(engine, template, config, store, quiet)
     runs = [_Run(question) for question in questions]
     for layer in range(config.layers + 1):
-        last = layer == config.layers
-        requests, places = [], []
-        for number, run in enumerate(runs):
-            sampling = run.question.final if last else run.question.drafts
-            fitted = _prompt(run, engine, template, engine.max_length - sampling.max_tokens, last)
-            if layer:
-                run.cut_tokens.append(fitted.cut_tokens)
-            for index in range(1 if last else config.k):
-                requests.append(Request(fitted.prompt, sampling, generation_seed(config, run.question, layer, index)))
-                places.append((number, index))
-        for run in runs:
-            run.layers.append({})
-        name = "answers" if last else f"layer {layer} of {config.layers}" if layer else "drafts"
-        started = time.monotonic()
-        for position, completion, reused in _bar(_complete(requests, engine, store), name, len(requests), quiet):
-            number, index = places[position]
-            seed, elapsed_s = requests[position].seed, time.monotonic() - started
-            runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, round(elapsed_s, 3))
-    return [_trace(run, engine.shape) for run in runs]
+        if given and layer == 0:
+            for run in runs:
+                run.layers.append(dict(enumerate(given.of(run.question, config.k))))
+        elif elector and layer == config.layers:
+            _elect(runs, layer, elector)
+        else:
+            _write(runs, layer, machine)
+    return [_trace(run, engine.shape, config.beams) for run in runs]
+
+
+def _write(runs: Sequence[_Run], layer: int, machine: _Machine) -> None:
+    """One layer of all questions: k texts each, or one in the last layer."""
+    config, engine = machine.config, machine.engine
+    last = layer == config.layers
+    requests, places = [], []
+    for number, run in enumerate(runs):
+        sampling = _sampling(run.question, config, last)
+        fitted = _prompt(run, layer, machine, engine.max_length - sampling.max_tokens)
+        if layer:
+            run.cut_tokens.append(fitted.cut_tokens)
+        for index in range(1 if last else config.k):
+            requests.append(Request(fitted.prompt, sampling, generation_seed(config, run.question, layer, index)))
+            places.append((number, index))
+    for run in runs:
+        run.layers.append({})
+    name = "answers" if last else f"layer {layer} of {config.layers}" if layer else "drafts"
+    started = time.monotonic()
+    steps = show_progress(complete(requests, engine, machine.store), name, len(requests), machine.quiet)
+    for position, completion, reused in steps:
+        number, index = places[position]
+        seed, elapsed_s = requests[position].seed, time.monotonic() - started
+        runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, round(elapsed_s, 3))
+
+
+def _elect(runs: Sequence[_Run], layer: int, elector: Elector) -> None:
+    """The last layer of an election: one of the texts again, which costs no token."""
+    started = time.monotonic()
+    for run, election in zip(runs, elector.elect([(run.question, run.texts()) for run in runs]), strict=True):
+        chosen = run.layers[-1][election.index]
+        free = replace(chosen.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
+        run.layers.append({0: Draft(layer, 0, chosen.seed, free, True, round(time.monotonic() - started, 3))})
+        run.election = election
 
 
 def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:
@@ -109,67 +146,45 @@ def generation_seed(config: AFTConfig, question: Question, layer: int, index: in
     return int.from_bytes(sha256(parts.encode()).digest()[:8]) >> 1
 
 
-def _prompt(run: _Run, engine: Engine, template: Template, budget: int, last: bool) -> Fitted:
-    chat, renderer = run.question.chat, engine.renderer
-    if not run.layers:
+def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
+    """How the texts of a layer are drawn; beam search draws nothing and keeps k texts side by side."""
+    if config.strategy == "beam":
+        return replace(question.final, temperature=0.0, beams=config.beams)
+    return question.final if last else question.drafts
+
+
+def _prompt(run: _Run, layer: int, machine: _Machine, budget: int) -> Fitted:
+    chat, renderer, template = run.question.chat, machine.engine.renderer, machine.template
+    last = layer == machine.config.layers
+    if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
-    return aggregate_prompt(template, renderer, chat, run.texts(), budget, final=last)
+    texts = shown(run.texts(), machine.config, run.question, layer)
+    return aggregate_prompt(template, renderer, chat, texts, budget, final=last)
 
 
-def _complete(requests: Sequence[Request], engine: Engine, store: Store) -> Iterator[tuple[int, Completion, bool]]:
-    """Yield (position, completion, reused), asking the engine only for what neither store nor layer has."""
-    positions: dict[str, list[int]] = {}
-    for position, request in enumerate(requests):
-        positions.setdefault(store.key(engine.fingerprint, request), []).append(position)
-    found = store.get(positions)
-    for key, completion in found.items():
-        for position in positions[key]:
-            yield position, completion, True
-    missing = [key for key in positions if key not in found]
-    try:
-        for number, completion in engine.generate([requests[positions[key][0]] for key in missing]):
-            key = missing[number]
-            store.put(key, completion)
-            for position in positions[key]:
-                yield position, completion, position != positions[key][0]
-    finally:
-        store.flush()
-
-
-def _bar(
-    steps: Iterable[tuple[int, Completion, bool]], name: str, count: int, quiet: bool
-) -> Iterator[tuple[int, Completion, bool]]:
-    """Show how far a layer is, its new tokens per second and the time left."""
-    tokens, started = 0, time.monotonic()
-    with _Bar(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
-        for step in steps:
-            _, completion, reused = step
-            tokens += 0 if reused else completion.generated_tokens
-            bar.set_postfix_str(f"{tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s", refresh=False)
-            bar.update()
-            yield step
-
-
-def _trace(run: _Run, shape: ModelShape | None) -> Trace:
+def _trace(run: _Run, shape: ModelShape | None, beams: int) -> Trace:
     drafts = run.drafts()
+    written = drafts[:-1] if run.election else drafts
+    chosen = [run.election.usage] if run.election else []
     return Trace(
         question=run.question,
         drafts=drafts,
         cut_tokens=tuple(run.cut_tokens),
         answer=drafts[-1].completion.text,
-        usage=total([_cost(draft.completion, shape) for draft in drafts]),
-        spent=total([_cost(draft.completion, shape) for draft in drafts if not draft.reused]),
+        usage=total([_cost(draft.completion, shape, beams) for draft in written] + chosen),
+        spent=total([_cost(draft.completion, shape, beams) for draft in written if not draft.reused] + chosen),
+        scores=run.election.scores if run.election else (),
     )
 
 
-def _cost(completion: Completion, shape: ModelShape | None) -> Usage:
-    """What one completion cost when it was computed."""
-    start = completion.prompt_tokens - completion.computed_prompt_tokens
-    end = completion.prompt_tokens + completion.generated_tokens
+def _cost(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:
+    """What one completion cost when it was computed; its beams share the prompt."""
+    prompt, cached = completion.prompt_tokens, completion.prompt_tokens - completion.computed_prompt_tokens
+    end = prompt + completion.generated_tokens // beams
     return Usage(
         generations=1,
         prompt_tokens=completion.prompt_tokens,
         computed_prompt_tokens=completion.computed_prompt_tokens,
         generated_tokens=completion.generated_tokens,
-        flops=shape.flops(start, end) if shape else 0,
+        flops=shape.flops(cached, prompt) + beams * shape.flops(prompt, end) if shape else 0,
     )

@@ -44,7 +44,10 @@ def generation_key(fingerprint: str, request: Request) -> str:
     sampling, seed = request.sampling, request.seed
     if not sampling.temperature:
         sampling, seed = replace(sampling, top_p=1.0, top_k=0, seeded=True), 0
-    parts = ["v1", fingerprint, request.prompt.digest, list(astuple(sampling)), seed]
+    drawn = list(astuple(sampling))
+    if sampling.beams == 1:  # the last field: keys are older than beams
+        drawn.pop()
+    parts = ["v1", fingerprint, request.prompt.digest, drawn, seed]
     return sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 

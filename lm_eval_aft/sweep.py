@@ -268,6 +268,11 @@ def sweep(**given: Any) -> None:
     for name in ("k", "layers", "record"):
         if name in model_args:
             raise ConfigError(f"--model_args {name}={model_args[name]} contradicts the sweep: use --{_option(name)}.")
+    for name in ("strategy", "drafts_from"):
+        if name in model_args:
+            raise ConfigError(
+                f"--model_args {name}={model_args[name]} does not fit a sweep of k and layers: use lm_eval."
+            )
     gen_kwargs = _pairs("--gen_kwargs", given["gen_kwargs"])
     tasks, out = tuple(given["tasks"].split(",")), given["output_path"]
     manager = TaskManager(include_path=given["include_path"], metadata=dict(model_args))

@@ -123,3 +123,18 @@ def quick_lm_eval():
     patch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny reward model with random weights."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("reward")
+    config = tiny_config()
+    config.num_labels = 1
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)

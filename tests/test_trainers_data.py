@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from conftest import save_tiny, tiny_config, tiny_tokenizer
+from conftest import save_tiny, tiny_tokenizer
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.errors import AFTError, ConfigError
 from lm_eval_aft.records import Request
@@ -191,23 +191,8 @@ def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):
         aft_data("select", write(tmp_path / "q.jsonl", queries()), tmp_path / "t.jsonl")
 
 
-@pytest.fixture(scope="module")
-def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny reward model with random weights."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("reward")
-    config = tiny_config()
-    config.num_labels = 1
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeypatch):
-    from trainers.selection import RewardModel
+    from lm_eval_aft.reward import RewardModel
 
     source = write(tmp_path / "d.jsonl", drafted(3))
     options = ("--reward_model", reward, "--device", "cpu")
@@ -223,7 +208,7 @@ def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeyp
 
 def test_a_reward_model_must_score(tmp_path, tiny, reward):
     source = write(tmp_path / "d.jsonl", drafted(1))
-    with pytest.raises(AFTError, match="--reward_model nowhere/at-all cannot be loaded"):
+    with pytest.raises(AFTError, match="reward_model nowhere/at-all cannot be loaded"):
         aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", "nowhere/at-all")
     with pytest.raises(ConfigError, match="has 2 outputs: one that scores has a single one"):
         aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", tiny)

@@ -136,10 +136,11 @@ def select(
     rows: Sequence[Mapping[str, Any]] = _with_drafts(source)
     before = len(rows)
     if reward_model:
+        from lm_eval_aft.reward import RewardModel
         from lm_eval_aft.store import SQLiteStore
 
-        model = selection.RewardModel(reward_model, SQLiteStore(f"{out}.sqlite"), device, batch_size)
-        rows = [{**row, "scores": own} for row, own in zip(rows, model.score(rows), strict=True)]
+        model = RewardModel(reward_model, SQLiteStore(f"{out}.sqlite"), device, batch_size)
+        rows = selection.reward_all(rows, model)
     if verifier:
         rows = selection.verify_all(rows, load_verifier(verifier, gold))
     if match and not k:

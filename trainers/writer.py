@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.checkpoint import choose_template
+from lm_eval_aft.completing import complete, show_progress
 from lm_eval_aft.config import AFTConfig, samplings
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Completion, Prompt, Question, Request, Sampling
-from lm_eval_aft.schedule import _bar, _complete, generation_seed
+from lm_eval_aft.schedule import generation_seed
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
 
 DRAFTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}  # how the paper sampled on-policy drafts
@@ -47,8 +48,8 @@ class Writer:
     def write(self, requests: Sequence[Request], name: str) -> list[Completion]:
         """The completions of all requests, in their order."""
         done: dict[int, Completion] = {}
-        steps = _complete(requests, self.engine, self.store)
-        for position, completion, _ in _bar(steps, name, len(requests), quiet=False):
+        steps = complete(requests, self.engine, self.store)
+        for position, completion, _ in show_progress(steps, name, len(requests), quiet=False):
             done[position] = completion
         return [done[position] for position in range(len(requests))]
 

@@ -37,7 +37,7 @@ def cut_batches(
     batch: list[Group] = []
     rows, longest, current = 0, 0, None
     for sampling, token_ids in order:
-        length = len(token_ids) + sampling.max_tokens
+        length = (len(token_ids) + sampling.max_tokens) * sampling.beams
         for part in _parts(by_prompt[sampling, token_ids], max(1, batch_tokens // length)):
             longest = max(longest, length) if batch else length
             full = (rows + len(part)) * longest > batch_tokens

@@ -24,6 +24,7 @@ from lm_eval_aft.chat import TokenizerRenderer
 from lm_eval_aft.config import refuse_unknown
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.batches import Group, cut_batches, left_pad
+from lm_eval_aft.engines.beams import beam_search
 from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
 from lm_eval_aft.engines.sampler import RowSampler
 from lm_eval_aft.errors import ConfigError, EngineError
@@ -105,7 +106,7 @@ class HFEngine:
             batch = waiting.popleft()
             left = {position for group in batch for position in group.positions}
             try:
-                for position, completion in self._decode(requests, batch):
+                for position, completion in self._write(requests, batch):
                     left.discard(position)
                     yield position, completion
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -125,6 +126,13 @@ class HFEngine:
 
     def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
         return cut_batches(requests, positions, self._batch_tokens, self._batch_prompts)
+
+    def _write(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
+        if requests[batch[0].positions[0]].sampling.beams == 1:
+            yield from self._decode(requests, batch)
+            return
+        for position, token_ids in beam_search(self.model, requests, batch, self._stops):
+            yield position, self._completion(requests[position], token_ids, True)
 
     @torch.inference_mode()
     def _decode(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
@@ -196,7 +204,7 @@ class HFEngine:
             finish_reason="stop" if stopped or cut is not None else "length",
             prompt_tokens=prompt_tokens,
             computed_prompt_tokens=prompt_tokens if payer else 0,
-            generated_tokens=len(token_ids),
+            generated_tokens=len(token_ids) * request.sampling.beams,
         )
 
     def _stop_ids(self) -> frozenset[int]:
