@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_aft.errors import ConfigError, RecordError
 
 if TYPE_CHECKING:
+    from lm_eval_aft.frontier import Frontier
     from lm_eval_aft.plot import Cost, Curves, Point
     from lm_eval_aft.stats import Interval
 
@@ -30,7 +31,7 @@ def draw(curves: Curves, kind: Cost, path: Path) -> Path:
     if not curves.costs(kind):
         raise ConfigError(f"the runs of {curves.name} do not know their {AXES[kind]}: use --cost tokens.")
     panels = figure.subplots(1, 3, sharey=True)
-    percent = _in_percent(curves)
+    percent = _in_percent([point.score for point in curves.points])
     _against_k(panels[0], curves)
     _against_layers(panels[1], curves)
     _against_cost(panels[2], curves, kind)
@@ -43,9 +44,42 @@ def draw(curves: Curves, kind: Cost, path: Path) -> Path:
             fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, columnspacing=1
         )
     if percent:
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%" if 0 <= value <= 1 else "")
+        panels[0].yaxis.set_major_formatter(_percent)
     vote = f"; vote by {curves.extraction}" if curves.voted else ""
     figure.suptitle(f"{curves.title}; 95% intervals{vote}", fontsize=11, parse_math=False)  # a regex may hold $
+    return _save(figure, path)
+
+
+def draw_frontier(frontier: Frontier, path: Path) -> Path:
+    """Write one PNG of all points, and each model's best at a cost or less as steps.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+        RecordError: The file cannot be written.
+    """
+    figure = _figure(width=8)
+    panel = figure.subplots()
+    for (model, best), colour in zip(frontier.best.items(), _colours(len(frontier.best)), strict=True):
+        spots = [spot for spot in frontier.spots if spot.model == model]
+        _line(panel, [spot.cost for spot in spots], [spot.score for spot in spots], colour, model, linestyle="none")
+        heights = [spot.score.estimate for spot in best]
+        ends = [*(spot.cost for spot in best), frontier.spots[-1].cost]
+        panel.step(ends, [*heights, heights[-1]], where="post", color=colour)
+    for crossing in frontier.crossings[1:]:
+        panel.axvline(crossing.cost, color=PLAIN, linestyle=":")
+    _log_axis(panel)
+    panel.set_xlabel(f"{AXES[frontier.kind]} (log scale)")
+    panel.set_ylabel(frontier.measure + ("" if frontier.higher_is_better else " (lower is better)"))
+    if _in_percent([spot.score for spot in frontier.spots]):
+        panel.yaxis.set_major_formatter(_percent)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"{frontier.task}: the best at each budget; 95% intervals", fontsize=11, parse_math=False)
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
@@ -56,21 +90,24 @@ def draw(curves: Curves, kind: Cost, path: Path) -> Path:
     return path
 
 
-def _figure() -> Any:
+def _figure(width: float = 13) -> Any:
     """An empty figure that needs no display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("figures need matplotlib: pip install lm_eval_aft[report]") from error
-    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure = Figure(figsize=(width, 5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _in_percent(curves: Curves) -> bool:
-    ends = [value for p in curves.points for value in (p.score.low, p.score.high)]
-    return all(0 <= value <= 1 for value in ends)
+def _in_percent(scores: Sequence[Interval]) -> bool:
+    return all(0 <= value <= 1 for score in scores for value in (score.low, score.high))
+
+
+def _percent(value: float, _place: int) -> str:
+    return f"{100 * value:.0f}%" if 0 <= value <= 1 else ""
 
 
 def _colours(count: int, scale: str = "viridis") -> list[Any]:

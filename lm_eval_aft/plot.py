@@ -18,6 +18,7 @@ from typing import Any, Literal
 import click
 
 from lm_eval_aft.answers import has_extraction
+from lm_eval_aft.comparable import primary
 from lm_eval_aft.errors import AFTError, RecordError
 from lm_eval_aft.records import Trace
 from lm_eval_aft.results import MEASURED, Run, Score, read_runs, read_samples
@@ -90,9 +91,9 @@ def curves(runs: Sequence[Run], votes: Sequence[Votes] = (), level: float = 0.95
     Raises:
         RecordError: None of the runs is ours, or the samples of one are damaged.
     """
-    ours = [run for run in runs if run.settings is not None and run.answers]
+    ours = [run for run in finished(runs) if (run.settings or {}).get("strategy", "aggregate") == "aggregate"]
     if not ours:
-        raise RecordError("there are no finished runs of --model aft here: aft sweep makes a folder of them.")
+        raise RecordError("there are no runs here that aggregate or answer plainly: aft plot --frontier takes any.")
     families = list(dict.fromkeys(_family(run.settings or {}) for run in ours))
     figures: dict[tuple[str, str, str, int], list[tuple[Run, Score]]] = {}
     for run in ours:
@@ -103,6 +104,18 @@ def curves(runs: Sequence[Run], votes: Sequence[Votes] = (), level: float = 0.95
         _with_votes(_curves(rows, number if len(families) > 1 else None, level), votes, families[number], rows[0][1])
         for (*_, number), rows in figures.items()
     )
+
+
+def finished(runs: Sequence[Run]) -> list[Run]:
+    """Runs of ours that answered something.
+
+    Raises:
+        RecordError: There are none.
+    """
+    ours = [run for run in runs if run.settings is not None and run.answers]
+    if not ours:
+        raise RecordError("there are no finished runs of --model aft here: aft sweep makes a folder of them.")
+    return ours
 
 
 def _family(settings: Mapping[str, Any]) -> str:
@@ -170,17 +183,41 @@ def votes_of(runs: Sequence[Run], traces: Iterable[Trace], regex: str | None = N
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
-@click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; OUT itself by default.")
+@click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; the first OUT by default.")
 @click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Of the third panel; FLOPs where they are known.")
 @click.option("--regex", help="How the majority vote finds answers; see aft votes.")
-def plot(out: Path, traces: Path | None, png: Path | None, cost: Cost | None, regex: str | None) -> None:
+@click.option("--frontier", is_flag=True, help="Instead: the best of all points at each budget, model against model.")
+def plot(
+    out: tuple[Path, ...], traces: Path | None, png: Path | None, cost: Cost | None, regex: str | None, frontier: bool
+) -> None:
     """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
+    runs = [run for folder in out for run in read_runs(folder)]
+    found = (trace for folder in ([traces] if traces else out) for trace in read_traces(folder))
+    votes = votes_of(runs, found, regex)
+    if frontier:
+        _plot_frontiers(finished(runs), votes, cost, png or out[0])
+        return
     from lm_eval_aft.figure import draw
 
-    runs = read_runs(out)
-    figures = curves(runs, votes_of(runs, read_traces(traces or out), regex))
-    for each in figures:
+    for each in curves(runs, votes):
         kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
-        click.echo(draw(each, kind, (png or out) / f"{each.name}.png"))
+        click.echo(draw(each, kind, (png or out[0]) / f"{each.name}.png"))
+
+
+def _tasks(run: Run) -> list[str]:
+    return [score.task for score in run.scores]
+
+
+def _plot_frontiers(runs: Sequence[Run], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
+    """Print and draw one frontier a task, of each task's primary score."""
+    from lm_eval_aft.figure import draw_frontier
+    from lm_eval_aft.frontier import frontiers, show
+
+    known = all(run.usage is not None and run.usage.flops for run in runs)
+    scored = [(run, {t: score_interval(run, primary(run, t)) for t in dict.fromkeys(_tasks(run))}) for run in runs]
+    for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
+        click.echo(show(each))
+        click.echo(draw_frontier(each, folder / f"{name}.png"))

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
 from lm_eval_aft.errors import ConfigError, RecordError
+from lm_eval_aft.frontier import Spot, frontiers, rising, show
 from lm_eval_aft.plot import curves, score_interval, votes_of
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_run, read_runs
@@ -236,3 +238,61 @@ def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
     voted = CliRunner().invoke(aft, ["votes", str(tmp_path / "out")], catch_exceptions=False).output
     assert "aft_demo, k=3, layers=1: 2 questions" in voted
     assert len(plot(tmp_path / "out").split()) == 2
+
+
+class TestFrontier:
+    def spot(self, model: str, cost: float, score: float) -> Spot:
+        return Spot(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
+
+    def test_what_costs_more_and_scores_less_is_not_on_it(self):
+        spots = [self.spot("a", cost, score) for cost, score in ((1, 0.3), (2, 0.2), (3, 0.5), (4, 0.5), (5, 0.6))]
+        assert [spot.cost for spot in rising(spots, higher=True)] == [1, 3, 5]
+        assert [spot.cost for spot in rising(spots, higher=False)] == [1, 2]
+
+    def two_models(self, out: Path) -> Path:
+        """The small one aggregates; the large one answers plainly, at four times the price of a token."""
+        run(out / "small", 1, 0, model="some/small")
+        run(out / "small", 5, 3, model="some/small")
+        record(out / "small", 5, 3, model="some/small")
+        folder = run(out / "large", 5, 2, model="some/large")
+        data = json.loads((folder / "results_1.json").read_text())
+        data["config"]["aft"]["usage"]["flops"] *= 4
+        (folder / "results_1.json").write_text(json.dumps(data))
+        return out
+
+    def test_where_the_larger_model_overtakes(self, tmp_path: Path):
+        runs = read_runs(self.two_models(tmp_path))
+        scored = [(each, {"gsm8k": score_interval(each, each.scores[0])}) for each in runs]
+        (found,) = frontiers(scored, (), "flops")
+        assert [spot.label for spot in found.spots] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
+        assert [(c.before.model if c.before else None, c.after.model) for c in found.crossings] == [
+            (None, "small"),
+            ("small", "large"),
+        ]
+        assert f"From {found.spots[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in show(found)
+        (small,) = frontiers([row for row in scored if "small" in row[0].model], (), "flops")
+        assert "is ahead" not in show(small)
+        worse = [
+            (each, {"gsm8k": mean_interval([0.0, 0.0])} if "large" in each.model else rest) for each, rest in scored
+        ]
+        assert "small is ahead at every budget: no crossing." in show(frontiers(worse, (), "flops")[0])
+
+    def test_the_command_counts_the_votes_of_the_traces(self, tmp_path: Path):
+        printed = plot(self.two_models(tmp_path / "runs"), "--frontier", "--png", tmp_path, "--regex", r"(\d+)")
+        assert "gsm8k, exact_match, flexible-extract: the best of 7 points at each budget" in printed
+        assert "small vote of 4" in printed
+        assert (tmp_path / "gsm8k_frontier.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_an_opponent_is_no_point_of_the_curves_but_one_of_the_frontier(self, tmp_path: Path):
+        run(tmp_path / "a", 5, 1)
+        run(tmp_path / "b", 7, 1, strategy="majority")
+        assert [(p.k, p.layers) for p in curves(read_runs(tmp_path))[0].points] == [(5, 1)]
+        record(tmp_path / "a", 5, 1)
+        assert "model majority of 7" in plot(tmp_path, "--frontier")
+
+    def test_runs_without_a_cost_are_refused(self, tmp_path: Path):
+        run(tmp_path, 5, 1)
+        runs = read_runs(tmp_path)
+        free = replace(runs[0], usage=None)
+        with pytest.raises(RecordError, match="does not say what it cost in flops"):
+            frontiers([(free, {"gsm8k": mean_interval([0.0, 1.0])})], (), "flops")

@@ -1,0 +1,173 @@
+"""The best score at each budget: every stored point of one or several models, and where one model overtakes another.
+
+A point is a run (any strategy), or the majority vote of the first n of its drafts where traces are there. The
+frontier of a model is its best score at a cost or less; a crossing is the budget from which another model is ahead.
+Knows nothing of engines. Called by ``plot``; ``figure`` draws it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lm_eval_aft.comparable import labels, primary
+from lm_eval_aft.errors import RecordError
+from lm_eval_aft.results import Run, Score
+from lm_eval_aft.stats import Interval
+from lm_eval_aft.votes import Votes
+
+Cost = Literal["tokens", "flops"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One way to answer, with what it costs.
+
+    Attributes:
+        model: Whose frontier it counts for.
+        label: Model and setting, as in reports.
+        cost: Tokens generated or FLOPs, a question.
+        score: With its interval.
+    """
+
+    model: str
+    label: str
+    cost: float
+    score: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """From a budget on another model's best is ahead; ``before`` is None where nothing costs less."""
+
+    cost: float
+    before: Spot | None
+    after: Spot
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """All points of one task, and what is best at each budget.
+
+    Attributes:
+        task: Name of the task.
+        measure: Metric and filter.
+        kind: What a budget is counted in.
+        higher_is_better: Of the metric.
+        spots: By cost.
+        best: For each model, its spots that no cheaper one of it equals, by cost.
+        crossings: Where the lead changes from one model to another, by cost.
+    """
+
+    task: str
+    measure: str
+    kind: Cost
+    higher_is_better: bool
+    spots: tuple[Spot, ...]
+    best: dict[str, tuple[Spot, ...]]
+    crossings: tuple[Crossing, ...]
+
+
+def frontiers(scored: Sequence[tuple[Run, dict[str, Interval]]], votes: Sequence[Votes], kind: Cost) -> list[Frontier]:
+    """One frontier a task.
+
+    Args:
+        scored: Runs, and the interval of each task's primary score.
+        votes: Of their traces; those of runs that aggregate count as points of their model.
+        kind: FLOPs can be compared between models, tokens between settings of one.
+
+    Raises:
+        RecordError: A run does not know such a cost.
+    """
+    names = labels([run for run, _ in scored])
+    tasks = dict.fromkeys(task for _, intervals in scored for task in intervals)
+    made = []
+    for task in tasks:
+        rows = [(run, name, found[task]) for (run, found), name in zip(scored, names, strict=True) if task in found]
+        spots = [Spot(_name(run.model), name, _cost(run, kind), score) for run, name, score in rows]
+        models = dict.fromkeys(spot.model for spot in spots)
+        spots += [spot for model in models for spot in _voted(task, model, votes, kind)]
+        score = primary(rows[0][0], task)
+        made.append(_frontier(task, _measure(score), kind, score.higher_is_better, spots))
+    return made
+
+
+def _frontier(task: str, measure: str, kind: Cost, higher: bool, spots: Sequence[Spot]) -> Frontier:
+    ordered = tuple(sorted(spots, key=lambda spot: (spot.cost, -_worth(spot, higher))))
+    models = dict.fromkeys(spot.model for spot in ordered)
+    best = {name: tuple(rising([s for s in ordered if s.model == name], higher)) for name in models}
+    lead = list(rising(ordered, higher))
+    crossings = tuple(
+        Crossing(after.cost, before, after)
+        for before, after in zip([None, *lead], lead, strict=False)
+        if before is None or before.model != after.model
+    )
+    return Frontier(task, measure, kind, higher, ordered, best, crossings)
+
+
+def rising(spots: Sequence[Spot], higher: bool) -> Iterator[Spot]:
+    """Of spots by cost, those better than all cheaper ones."""
+    best = float("-inf")
+    for spot in spots:
+        if _worth(spot, higher) > best:
+            best = _worth(spot, higher)
+            yield spot
+
+
+def _worth(spot: Spot, higher: bool) -> float:
+    return spot.score.estimate if higher else -spot.score.estimate
+
+
+def _measure(score: Score) -> str:
+    return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
+
+
+def _name(model: str) -> str:
+    return Path(model).name or model
+
+
+def _cost(run: Run, kind: Cost) -> float:
+    usage, answers = run.usage, run.answers
+    cost = 0 if usage is None else usage.generated_tokens if kind == "tokens" else usage.flops
+    if not cost or not answers:
+        raise RecordError(f"{run.path} does not say what it cost in {kind}: a frontier needs runs of --model aft.")
+    return cost / answers
+
+
+def _voted(task: str, model: str, votes: Sequence[Votes], kind: Cost) -> Iterator[Spot]:
+    """The majority votes of 2 to k drafts of a model, from its run with the most questions, then drafts."""
+    fitting = [each for each in votes if each.task == task and _name(json.loads(each.settings)["model"]) == model]
+    if not fitting:
+        return
+    most = max(fitting, key=lambda each: (each.aggregate.n, each.k))
+    for point in most.points[1:]:
+        cost = point.generated_tokens if kind == "tokens" else point.flops
+        if cost:
+            yield Spot(model, f"{model} vote of {point.n}", cost, point.majority)
+
+
+def show(frontier: Frontier) -> str:
+    """What is best from which budget on, and where the lead changes between models."""
+    unit = "generated tokens" if frontier.kind == "tokens" else "FLOPs"
+    lines = [f"{frontier.task}, {frontier.measure}: the best of {len(frontier.spots)} points at each budget"]
+    for name, spots in frontier.best.items():
+        lines.append(f"  {name}")
+        lines += [f"    from {spot.cost:>10.4g} {unit}  {_cell(spot.score)}  {spot.label}" for spot in spots]
+    for crossing in frontier.crossings[1:]:
+        before = crossing.before.label if crossing.before else ""
+        lines.append(
+            f"From {crossing.cost:.4g} {unit} a question on, {crossing.after.model} is ahead: {crossing.after.label} "
+            f"({_cell(crossing.after.score)}) against {before}."
+        )
+    if len(frontier.best) > 1 and len(frontier.crossings) == 1:
+        lines.append(f"{frontier.crossings[0].after.model} is ahead at every budget: no crossing.")
+    return "\n".join(lines)
+
+
+def _cell(score: Interval) -> str:
+    """In percent where it is a share."""
+    scale = 100 if score.low >= 0 and score.high <= 1 else 1
+    return f"{scale * score.estimate:.1f} [{scale * score.low:.1f}, {scale * score.high:.1f}]"
