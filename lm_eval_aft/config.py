@@ -54,6 +54,8 @@ class AFTConfig:
     reward_model: str | None = _arg(None, text, "best_of_n: a sequence-classification checkpoint with one output")
     probe: str = _arg("none", choice(*PROBES), "what is done to the texts a pass reads: " + ", ".join(PROBES[1:]))
     drafts_from: str | None = _arg(None, text, "folder of traces whose drafts are aggregated, instead of new ones")
+    mcq: str = _arg("plain", choice("plain", "drafts"), "multiple choice: plain scores at once, drafts after drafting")
+    mcq_orders: int = _arg(1, integer(1), "mcq=drafts: orders of the texts that log-probabilities are averaged over")
     template: str | None = _arg(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
     template_override: bool = _arg(False, flag, "use template= although the checkpoint names another")
     engine: str = _arg("hf", text, "hf, vllm, api or scripted")
@@ -88,6 +90,11 @@ class AFTConfig:
             f"vote_regex is for strategy=majority, not for {name}: leave it out.",
         )
         yield (
+            self.mcq == "drafts" and (not self.layers or self.strategy != "aggregate"),
+            f"mcq=drafts scores after aggregation: it needs layers=1 or more and strategy=aggregate, not {name}.",
+        )
+        yield self.mcq == "plain" and self.mcq_orders > 1, "mcq_orders is for mcq=drafts: give both or neither."
+        yield (
             not self.layers and (self.probe != "none" or self.drafts_from is not None),
             "probe= and drafts_from= change what a pass reads: they need layers=1 or more.",
         )
@@ -104,8 +111,8 @@ class AFTConfig:
 
     @property
     def generations(self) -> int:
-        """Texts written a question: k * layers + 1, and 1 for layers=0; an election writes none."""
-        return self.k * self.layers + (not self.elects)
+        """Texts written a question: k * layers + 1, and 1 for layers=0; a pass that elects or scores writes none."""
+        return self.k * self.layers + (not self.elects and self.mcq == "plain")
 
     @classmethod
     def split(cls, model_args: Mapping[str, Any]) -> tuple[AFTConfig, dict[str, Any]]:

@@ -24,6 +24,7 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.election import Elector, load_elector
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.mcq import Quiz, quizzes, score_quizzes
 from lm_eval_aft.probes import GivenDrafts
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
@@ -97,7 +98,7 @@ class AFTLM(LM):
         self.engine, self.config, self.template, self.store = engine, config, template, store
         self.name = name  # what the results file calls the model
         self.usage, self.spent = Usage(), Usage()
-        self._wrapped = self._scored = 0
+        self._wrapped = self._scored = self._quizzes = 0
         self._elector, self._given = elector, given
 
     # ------------------------------------------------------------------ what lm-eval asks
@@ -115,10 +116,15 @@ class AFTLM(LM):
         return [_response(dialogues[question], request) for question, request in pairs]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Score continuations with the engine's own model; nothing is aggregated."""
-        scorer = self._scorer("loglikelihood", len(requests))
-        answers: list[tuple[float, bool]] = scorer.loglikelihood(self._rendered(requests), disable_tqdm=disable_tqdm)
-        return answers
+        """Score continuations with the engine's own model, at once or after drafts (``mcq``)."""
+        asked = quizzes(requests, self.config) if self.config.mcq == "drafts" else []
+        scores = self._score_after_drafts(asked, quiet=disable_tqdm or self.rank != 0) if asked else {}
+        rest = [position for position in range(len(requests)) if position not in scores]
+        if rest:
+            scorer = self._scorer("loglikelihood", len(rest))
+            rendered = self._rendered([requests[position] for position in rest])
+            scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
+        return [scores[position] for position in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts with the engine's own model; nothing is aggregated."""
@@ -200,12 +206,44 @@ class AFTLM(LM):
             "spent": _readable(self.spent, shape is not None),
             "bare_prompts_wrapped": self._wrapped,
             "scored_without_aggregation": self._scored,
+            "scored_after_drafts": self._quizzes,
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
         return {**base, "aft": ours}
 
     # ------------------------------------------------------------------ helpers
+
+    def _score_after_drafts(self, asked: Sequence[Quiz], quiet: bool) -> dict[int, tuple[float, bool]]:
+        """Draft each question once and score its choices under the aggregation prompt; write the traces."""
+        self._scorer("loglikelihood", 0)
+        questions = [quiz.question for quiz in asked]
+        announce(questions, self.config, self.world_size)
+        with stoppable(self.store):
+            traces = self._propose(questions, quiet, answer=False)
+            scores, done = score_quizzes(asked, traces, self.engine, self.template, self.config)
+        self._count(done)
+        self._quizzes += len(asked)
+        self._write_traces(done)
+        return scores
+
+    def _propose(self, questions: Sequence[Question], quiet: bool, *, answer: bool = True) -> list[Trace]:
+        return propose_and_aggregate(
+            questions,
+            self.engine,
+            self.template,
+            self.config,
+            self.store,
+            elector=self._elector,
+            given=self._given,
+            answer=answer,
+            quiet=quiet,
+        )
+
+    def _write_traces(self, traces: Sequence[Trace]) -> None:
+        if self.config.record:
+            suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
+            write_traces(self.config.record, self._settings(), traces, suffix)
 
     def _run(self, requests: Mapping[Question, Instance], quiet: bool) -> dict[Question, list[Trace]]:
         """Answer each question, then each further turn upon the model's own answers; write the traces of all turns."""
@@ -214,16 +252,7 @@ class AFTLM(LM):
         asked = {question: question for question in requests}  # what is asked now, by the question that opened it
         while asked:
             now = list(asked.values())
-            traces = propose_and_aggregate(
-                now,
-                self.engine,
-                self.template,
-                self.config,
-                self.store,
-                elector=self._elector,
-                given=self._given,
-                quiet=quiet,
-            )
+            traces = self._propose(now, quiet)
             for opening, trace in zip(asked, traces, strict=True):
                 dialogues[opening].append(trace)
             asked = {
@@ -231,10 +260,7 @@ class AFTLM(LM):
                 for opening, said in dialogues.items()
                 if len(later[opening]) >= len(said)
             }
-        if self.config.record:
-            suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
-            every = [trace for traces in dialogues.values() for trace in traces]
-            write_traces(self.config.record, self._settings(), every, suffix)
+        self._write_traces([trace for traces in dialogues.values() for trace in traces])
         return dialogues
 
     def _next(self, trace: Trace, request: Instance, turn: str) -> Question:
@@ -267,7 +293,8 @@ class AFTLM(LM):
             raise EngineError(
                 f"engine={self.config.engine} cannot answer {kind} requests: use engine=hf or a generate_until task."
             )
-        warn_once(f"{kind} requests are scored by the model itself: nothing is aggregated.")
+        if count:
+            warn_once(f"{kind} requests are scored by the model itself: nothing is aggregated.")
         self._scored += count
         return self.engine.scorer
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.utils import handle_non_serializable, hash_string
@@ -40,19 +41,19 @@ def read_questions(requests: Sequence[Instance], config: AFTConfig) -> list[Ques
     for request in requests:
         repeat = seen[id(request)] % (request.repeats or 1)
         seen[id(request)] += 1
-        questions.append(_question(request, repeat, config))
+        questions.append(make_question(request, request.args[1], repeat, config))
     return questions
 
 
-def _question(request: Instance, repeat: int, config: AFTConfig) -> Question:
-    context, gen_kwargs = request.args[:2]
+def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int, config: AFTConfig) -> Question:
+    """What a request asks, and how its texts are drawn."""
     unknown = sorted(set(gen_kwargs) - UNDERSTOOD)
     if unknown:
         warn_once(f"Generation settings {unknown} of {request.task_name} are not used by --model aft.")
     drafts, final = samplings(config, gen_kwargs)
     doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return Question(
-        chat=decode(context),
+        chat=decode(request.args[0]),
         drafts=drafts,
         final=final,
         task=request.task_name or "",

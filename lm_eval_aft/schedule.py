@@ -67,6 +67,7 @@ def propose_and_aggregate(
     *,
     elector: Elector | None = None,
     given: GivenDrafts | None = None,
+    answer: bool = True,
     quiet: bool = False,
 ) -> list[Trace]:
     """Answer questions with k drafts and ``layers`` aggregation passes.
@@ -79,6 +80,7 @@ def propose_and_aggregate(
         store: Finished generations are looked up and kept there.
         elector: Chooses the answer in the last pass, where the strategy elects instead of writing.
         given: Drafts of another run, aggregated instead of new ones.
+        answer: False leaves out the last pass, for callers that only need what it would read.
         quiet: No progress bar.
 
     Returns:
@@ -91,7 +93,7 @@ def propose_and_aggregate(
     """
     machine = _Machine(engine, template, config, store, quiet)
     runs = [_Run(question) for question in questions]
-    for layer in range(config.layers + 1):
+    for layer in range(config.layers + answer):
         if given and layer == 0:
             for run in runs:
                 run.layers.append(dict(enumerate(given.of(run.question, config.k))))

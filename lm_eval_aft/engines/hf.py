@@ -25,6 +25,7 @@ from lm_eval_aft.config import refuse_unknown
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.batches import Group, cut_batches, left_pad
 from lm_eval_aft.engines.beams import beam_search
+from lm_eval_aft.engines.choices import cut_prompts, score_batch
 from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
 from lm_eval_aft.engines.sampler import RowSampler
 from lm_eval_aft.errors import ConfigError, EngineError
@@ -124,6 +125,22 @@ class HFEngine:
                 later = [position for other in waiting for group in other for position in group.positions]
                 waiting = deque(self._cut(requests, [*sorted(left), *later]))
 
+    def score_choices(
+        self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[tuple[float, bool]]]:
+        """The log-probability of each continuation of each prompt, and whether it is the greedy one.
+
+        Args:
+            prompts: Token ids; each runs through the model once.
+            choices: Token ids of each prompt's continuations, none empty.
+        """
+        found: dict[int, list[tuple[float, bool]]] = {}
+        for batch in cut_prompts(prompts, choices, self._batch_tokens // 4):  # logits of every position of a choice
+            of_batch = [prompts[number] for number in batch], [choices[number] for number in batch]
+            cache = DynamicCache(config=self.model.config)
+            found |= zip(batch, score_batch(self._logits, cache, *of_batch, self.scorer.device), strict=True)
+        return [found[number] for number in range(len(prompts))]
+
     def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
         return cut_batches(requests, positions, self._batch_tokens, self._batch_prompts)
 
@@ -177,10 +194,16 @@ class HFEngine:
         self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
         """Logits after the last token, (rows, vocab); the cache grows by the tokens given."""
-        extras = {"position_ids": position_ids, "logits_to_keep": 1}
+        return self._logits(ids, mask, position_ids, cache, 1)[:, -1]
+
+    def _logits(
+        self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: DynamicCache, keep: int
+    ) -> torch.Tensor:
+        """Logits after each of the last ``keep`` tokens, (rows, keep, vocab)."""
+        extras = {"position_ids": position_ids, "logits_to_keep": keep}
         known = {name: value for name, value in extras.items() if name in self._accepts}
         output = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known)
-        logits: torch.Tensor = output.logits[:, -1]
+        logits: torch.Tensor = output.logits[:, -keep:]
         return logits
 
     def _ended(self, token_ids: list[int], sampling: Sampling) -> bool:
