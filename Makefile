@@ -9,7 +9,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults lint test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults test-hostile lint test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +31,9 @@ test: .venv/installed-dev ## install into .venv and run the tests (no network, n
 
 test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, and start each again
 	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults
+
+test-hostile: .venv/installed-dev ## give every reader a thousand damaged files each
+	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/test_hostile_many.py
 
 lint: .venv/installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

@@ -85,7 +85,7 @@ def read_annotations(file: Path) -> tuple[Annotation, ...]:
     """
     try:
         rows = tuple(_annotation(row) for row in _read_rows(file))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RecordError(f"{file} holds a row that is no annotation: {type(error).__name__} {error}.") from error
     _refuse_doubles(file, (row.instruction for row in rows))
     for column in ("generator_1", "generator_2", "annotator"):

@@ -56,6 +56,8 @@ class CheckpointConfig:
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             config = cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})
+            if not isinstance(config.template, str) or not isinstance(config.template_sha256, str):
+                raise TypeError("template and template_sha256 must be texts")
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read ({error}): mend it, or remove it to use template=.") from error
         digest = Template(config.template, str(path)).digest

@@ -1,10 +1,17 @@
 """``mcq=drafts``: multiple-choice questions scored after the model has read drafts of its own.
 
 lm-eval asks a multiple-choice task as loglikelihood requests, one a choice, all with the question as their context.
-Here each question is drafted once, k texts and ``layers`` - 1 passes over them, exactly as an answer would be; the
-last pass, which would write the answer, scores every choice as a continuation of the aggregation prompt instead. The
-prompt runs through the model once for all choices where the engine can do so (``score_choices``). With ``mcq_orders``
-above 1 log-probabilities are means over as many orders of the texts.
+Here each context is drafted once, k texts and ``layers`` - 1 passes over them, exactly as an answer would be; the
+last pass, which would write the answer, scores every choice as a continuation of the aggregation prompt instead.
+
+- The context becomes a chat as everywhere: the task's own turns under ``--apply_chat_template``; otherwise the whole
+  string, few-shot examples, "Answer:" or half a sentence, is one user turn. A ``gen_prefix`` is continued by the
+  choices, not by the drafts.
+- ``draft_max_tokens`` bounds the drafts, else ``max_gen_toks``: these tasks set no bound of their own.
+- A choice is the task's, with its delimiter, which lm-eval leaves out under a chat template. It is split into tokens
+  together with the prompt's end, by lm-eval's own rule: a score here is what ``--model hf`` gives for that prompt.
+- Where the engine can (``score_choices``) the prompt runs through the model once for all choices.
+- With ``mcq_orders`` above 1 log-probabilities are means over as many orders of the texts: as written, then shuffled.
 
 Knows nothing of how texts are generated. Called by ``model``.
 """
@@ -12,6 +19,7 @@ Knows nothing of how texts are generated. Called by ``model``.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,20 +28,35 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.probes import shown
 from lm_eval_aft.prompts import Template, aggregate_prompt
 from lm_eval_aft.records import Question, Trace
 from lm_eval_aft.requests import make_question
 from lm_eval_aft.usage import ModelShape, Usage, total
+
+SPARE_TOKENS = 2  # vLLM writes a token after what it scores; a choice may have one more beside a prompt than alone
 
 Score = tuple[float, bool]  # lm-eval's: log-probability of a continuation, and whether it is the greedy one
 
 
 @dataclass(frozen=True, slots=True)
 class Quiz:
-    """One question and the continuations that were asked about it, by their positions among the requests."""
+    """One question and what was asked about it: the positions among the requests of each choice.
+
+    Several processes repeat a request as padding; the repeat is scored and counted once.
+    """
 
     question: Question
-    choices: dict[int, str]
+    choices: dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """The choices of a question after its texts in one order, in tokens."""
+
+    prompt: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+    cut_tokens: tuple[int, ...]
 
 
 def quizzes(requests: Sequence[Instance], config: AFTConfig) -> list[Quiz]:
@@ -46,7 +69,7 @@ def quizzes(requests: Sequence[Instance], config: AFTConfig) -> list[Quiz]:
         context, choice = request.args
         if context:
             quiz = found.setdefault(context, Quiz(make_question(request, {}, 0, config), {}))
-            quiz.choices[position] = choice
+            quiz.choices.setdefault(choice, []).append(position)
     return list(found.values())
 
 
@@ -60,7 +83,7 @@ def score_quizzes(
         traces: What was written about each, its last layer last.
         engine: Renders prompts and scores.
         template: Its aggregate block is used.
-        config: ``mcq_orders`` and ``seed`` are read.
+        config: ``layers``, ``mcq_orders``, ``probe`` and ``seed`` are read.
 
     Returns:
         The score of each request by its position, and the traces with the likeliest choice as their answer, a
@@ -69,64 +92,71 @@ def score_quizzes(
     Raises:
         PromptTooLong: If a question with its longest choice does not fit.
     """
-    prompts, continuations = [], []
-    for quiz, trace in zip(asked, traces, strict=True):
-        choices = [choice_ids(engine, choice) for choice in quiz.choices.values()]
-        room = engine.max_length - max(map(len, choices))
-        for texts in orders(trace, config):
-            fitted = aggregate_prompt(template, engine.renderer, quiz.question.chat, texts, room, final=True)
-            prompts.append(fitted.prompt.token_ids or ())
-            continuations.append(choices)
-    scored = _score(engine, prompts, continuations)
+    sheets = [
+        _sheet(quiz, texts, engine, template)
+        for quiz, trace in zip(asked, traces, strict=True)
+        for texts in orders(trace, config)
+    ]
+    scored = _score(sheets, engine)
     scores: dict[int, Score] = {}
     done = []
     for number, (quiz, trace) in enumerate(zip(asked, traces, strict=True)):
         own = slice(number * config.mcq_orders, (number + 1) * config.mcq_orders)
         means = [_mean(column) for column in zip(*scored[own], strict=True)]
-        scores |= dict(zip(quiz.choices, means, strict=True))
-        cost = _cost(prompts[own], continuations[own], engine.shape, shared=_shares(engine))
-        best = max(range(len(means)), key=lambda index: means[index][0])
-        done.append(
-            replace(
-                trace,
-                answer=list(quiz.choices.values())[best],
-                scores=tuple(log_probability for log_probability, _ in means),
-                usage=trace.usage + cost,
-                spent=trace.spent + cost,
-            )
-        )
+        for positions, mean in zip(quiz.choices.values(), means, strict=True):
+            scores |= dict.fromkeys(positions, mean)
+        done.append(_finished(trace, list(quiz.choices), means, sheets[own], engine))
     return scores, done
 
 
 def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
     """The texts of the last layer in ``mcq_orders`` orders: as they were written, then shuffled by the run's seed."""
     last = max(draft.layer for draft in trace.drafts)
-    texts = [draft.completion.text for draft in trace.layer(last)]
+    written = [draft.completion.text for draft in trace.layer(last)]
+    texts = shown(written, config, trace.question, config.layers)
     rng = random.Random(f"{config.seed}/{trace.question.chat.identity}/orders")
     return [texts, *(rng.sample(texts, len(texts)) for _ in range(config.mcq_orders - 1))]
 
 
-def choice_ids(engine: Engine, choice: str) -> tuple[int, ...]:
-    """The tokens of a choice, as a continuation of a prompt."""
-    tokenizer: Any = getattr(engine.renderer, "tokenizer")  # noqa: B009 - a renderer of a server has none
-    return tuple(tokenizer.encode(choice, add_special_tokens=False))
+def plain_cost(requests: Sequence[Instance], engine: Engine) -> Usage:
+    """What scoring requests at once reads: the hf engine computes those that differ in their last token once."""
+    read = [_pair(engine.scorer, *request.args) for request in requests]
+    lines = [(*context, *continuation) for context, continuation in read]
+    if not _shares(engine):
+        return total([_cost(len(line), [len(line)], engine.shape) for line in lines])
+    counts = Counter(line[:-1] for line in lines)
+    return total([_cost(len(line), [len(line) + 1] * count, engine.shape) for line, count in counts.items()])
+
+
+def _sheet(quiz: Quiz, texts: Sequence[str], engine: Engine, template: Template) -> _Sheet:
+    renderer: Any = engine.renderer  # an engine that scores holds a tokenizer
+    room = engine.max_length - SPARE_TOKENS - max(map(renderer.count, quiz.choices))
+    fitted = aggregate_prompt(template, renderer, quiz.question.chat, texts, room, final=True)
+    text = renderer.render(fitted.prompt.chat)
+    pairs = [_pair(engine.scorer, text, choice) for choice in quiz.choices]
+    return _Sheet(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
+
+
+def _pair(scorer: Any, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Both as token ids, as lm-eval splits them: white space at the end of the context goes to the continuation."""
+    if not context:
+        return (scorer.prefix_token_id,), tuple(scorer.tok_encode(continuation, add_special_tokens=False))
+    head, tail = scorer._encode_pair(context, continuation)
+    return tuple(head), tuple(tail)
 
 
 def _shares(engine: Engine) -> bool:
     return hasattr(engine, "score_choices")
 
 
-def _score(
-    engine: Any, prompts: Sequence[tuple[int, ...]], continuations: Sequence[Sequence[tuple[int, ...]]]
-) -> list[list[Score]]:
-    """The scores of each prompt's continuations, in their order."""
+def _score(sheets: Sequence[_Sheet], engine: Any) -> list[list[Score]]:
+    """The scores of each sheet's choices, in their order."""
     if _shares(engine):
-        shared: list[list[Score]] = engine.score_choices(prompts, continuations)
+        shared: list[list[Score]] = engine.score_choices([s.prompt for s in sheets], [s.choices for s in sheets])
         return shared
-    pairs = zip(prompts, continuations, strict=True)
-    rows = [(("", ""), list(prompt), list(ids)) for prompt, choices in pairs for ids in choices]
+    rows = [(("", ""), list(sheet.prompt), list(ids)) for sheet in sheets for ids in sheet.choices]
     flat = iter(engine.scorer._loglikelihood_tokens(rows))  # lm-eval's own entrance for token ids
-    return [[next(flat) for _ in choices] for choices in continuations]
+    return [[next(flat) for _ in sheet.choices] for sheet in sheets]
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -134,18 +164,30 @@ def _mean(scores: Sequence[Score]) -> Score:
     return sum(value for value, _ in scores) / len(scores), all(greedy for _, greedy in scores)
 
 
-def _cost(
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[Sequence[int]]],
-    shape: ModelShape | None,
-    *,
-    shared: bool,
-) -> Usage:
-    """What scoring read; it writes nothing."""
-    usages = []
-    for prompt, choices in zip(prompts, continuations, strict=True):
-        start, ends = len(prompt), [len(prompt) + len(ids) for ids in choices]
-        prefills = 1 if shared else len(choices)
-        flops = prefills * shape.flops(0, start) + sum(shape.flops(start, end) for end in ends) if shape else 0
-        usages.append(Usage(0, sum(ends), prefills * start + sum(end - start for end in ends), 0, flops))
-    return total(usages)
+def _finished(
+    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_Sheet], engine: Engine
+) -> Trace:
+    """The trace with its scores, the choice they elect, what was cut to fit, and the cost."""
+    cost = total([_sheet_cost(sheet, engine) for sheet in sheets])
+    best = max(range(len(means)), key=lambda index: means[index][0])
+    return replace(
+        trace,
+        answer=choices[best],
+        scores=tuple(value for value, _ in means),
+        cut_tokens=(*trace.cut_tokens, sheets[0].cut_tokens),
+        usage=trace.usage + cost,
+        spent=trace.spent + cost,
+    )
+
+
+def _sheet_cost(sheet: _Sheet, engine: Engine) -> Usage:
+    start, ends = len(sheet.prompt), [len(sheet.prompt) + len(choice) for choice in sheet.choices]
+    if _shares(engine):
+        return _cost(start, ends, engine.shape)
+    return total([_cost(start, [end], engine.shape) for end in ends])
+
+
+def _cost(start: int, ends: Sequence[int], shape: ModelShape | None) -> Usage:
+    """What reading texts cost that share their first tokens, which are computed once; nothing is written."""
+    flops = shape.flops(0, start) + sum(shape.flops(start, end) for end in ends) if shape else 0
+    return Usage(0, sum(ends), start + sum(end - start for end in ends), 0, flops)

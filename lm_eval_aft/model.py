@@ -24,7 +24,7 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.election import Elector, load_elector
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.mcq import Quiz, quizzes, score_quizzes
+from lm_eval_aft.mcq import Quiz, plain_cost, quizzes, score_quizzes
 from lm_eval_aft.probes import GivenDrafts
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
@@ -118,12 +118,15 @@ class AFTLM(LM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score continuations with the engine's own model, at once or after drafts (``mcq``)."""
         asked = quizzes(requests, self.config) if self.config.mcq == "drafts" else []
-        scores = self._score_after_drafts(asked, quiet=disable_tqdm or self.rank != 0) if asked else {}
+        scores, traces = self._score_after_drafts(asked, quiet=disable_tqdm or self.rank != 0) if asked else ({}, [])
         rest = [position for position in range(len(requests)) if position not in scores]
+        usage = Usage()
         if rest:
             scorer = self._scorer("loglikelihood", len(rest))
             rendered = self._rendered([requests[position] for position in rest])
+            usage = plain_cost(rendered, self.engine)
             scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
+        self._count(traces, usage, len(asked))
         return [scores[position] for position in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -214,7 +217,9 @@ class AFTLM(LM):
 
     # ------------------------------------------------------------------ helpers
 
-    def _score_after_drafts(self, asked: Sequence[Quiz], quiet: bool) -> dict[int, tuple[float, bool]]:
+    def _score_after_drafts(
+        self, asked: Sequence[Quiz], quiet: bool
+    ) -> tuple[dict[int, tuple[float, bool]], list[Trace]]:
         """Draft each question once and score its choices under the aggregation prompt; write the traces."""
         self._scorer("loglikelihood", 0)
         questions = [quiz.question for quiz in asked]
@@ -222,10 +227,8 @@ class AFTLM(LM):
         with stoppable(self.store):
             traces = self._propose(questions, quiet, answer=False)
             scores, done = score_quizzes(asked, traces, self.engine, self.template, self.config)
-        self._count(done)
-        self._quizzes += len(asked)
         self._write_traces(done)
-        return scores
+        return scores, done
 
     def _propose(self, questions: Sequence[Question], quiet: bool, *, answer: bool = True) -> list[Trace]:
         return propose_and_aggregate(
@@ -268,15 +271,17 @@ class AFTLM(LM):
         answer = cut_at(trace.answer, request.args[1].get("until"))
         return next_question(trace.question, self.engine.renderer.clean(answer).strip(), turn)
 
-    def _count(self, traces: Sequence[Trace]) -> None:
+    def _count(self, traces: Sequence[Trace], scored: Usage | None = None, quizzes: int = 0) -> None:
         """Add what was run to the totals; rank 0, which writes the results, gets those of all processes."""
         counts = (
-            total([trace.usage for trace in traces]),
-            total([trace.spent for trace in traces]),
+            total([trace.usage for trace in traces]) + (scored or Usage()),
+            total([trace.spent for trace in traces]) + (scored or Usage()),
             sum(trace.question.chat.wrapped for trace in traces),
+            quizzes,
         )
-        for usage, spent, wrapped in self.gather_object(counts) or [counts]:
+        for usage, spent, wrapped, asked in self.gather_object(counts) or [counts]:
             self.usage, self.spent, self._wrapped = self.usage + usage, self.spent + spent, self._wrapped + wrapped
+            self._quizzes += asked
 
     def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
         """The requests with each chat context as the text that --model hf would score."""

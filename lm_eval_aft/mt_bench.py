@@ -89,12 +89,15 @@ def dialogue(row: Mapping[str, Any], place: int = -1) -> Dialogue:
     number = FIRST_ID + place if number is None and place >= 0 else number
     turns = row.get("turns") or row.get("prompt")
     category = row.get("category")
-    if number is None or category not in CATEGORIES or not isinstance(turns, list) or len(turns) != 2:
+    given = isinstance(number, int | str) and str(number).isdecimal() and isinstance(category, str)
+    two = isinstance(turns, list) and len(turns) == 2 and all(isinstance(turn, str) for turn in turns)
+    references = row.get("reference") or ()
+    if not given or not two or category not in CATEGORIES or not isinstance(references, list | tuple):
         raise RecordError(
             f"row {place + 1} of the questions is not one of MT-Bench's: it needs question_id, two turns and a "
             f"category of {', '.join(CATEGORIES)}."
         )
-    return Dialogue(int(number), category, tuple(map(str, turns)), tuple(map(str, row.get("reference") or ())))
+    return Dialogue(int(str(number)), str(category), tuple(turns or ()), tuple(map(str, references)))
 
 
 def read_dialogues(file: Path) -> tuple[Dialogue, ...]:
@@ -103,7 +106,11 @@ def read_dialogues(file: Path) -> tuple[Dialogue, ...]:
     Raises:
         RecordError: If it is none.
     """
-    return tuple(dialogue(row, place) for place, row in enumerate(read_rows(file)))
+    rows = read_rows(file)
+    try:
+        return tuple(dialogue(row, place) for place, row in enumerate(rows))
+    except RecordError as error:
+        raise RecordError(f"{file}: {error}") from error
 
 
 def hub_dialogues() -> tuple[Dialogue, ...]:

@@ -197,7 +197,7 @@ def read_judgements(file: Path) -> list[list[Judgement]]:
                 str(row["judgment"]),
                 None if stated == NO_RATING else stated,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RecordError(
                 f"line {number} of {file} is no single-answer judgement ({type(error).__name__}: {error}): give a file "
                 "of FastChat's model_judgment, or of aft judge mt_bench."

@@ -7,6 +7,8 @@ or of lm-eval. Called by ``schedule``, ``model`` and the trainers.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -111,11 +113,17 @@ class Template:
 
 def _tag(drafts: Sequence[str]) -> str:
     """A delimiter word that no draft can imitate; "draft" but for hostile or very odd texts."""
-    lower = [draft.lower() for draft in drafts]
+    folded = [_folded(draft) for draft in drafts]
     tag = "draft"
-    while any(f"[{tag} " in text or f"[/{tag} " in text for text in lower):
+    while any(re.search(rf"\[/?{tag}\d*\]", text) for text in folded):
         tag += "-x"
     return tag
+
+
+def _folded(text: str) -> str:
+    """The text as an eye reads it: compatible letters made one, and neither white space nor what cannot be seen."""
+    seen = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "CZ")
+    return "".join(seen)
 
 
 def _with_system(chat: Chat, addition: str) -> Chat:

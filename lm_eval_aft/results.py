@@ -116,7 +116,7 @@ class Run:
     @property
     def engine(self) -> str:
         """Our engine, or the kind of model that lm-eval ran."""
-        return str(self.settings["engine"] if self.settings else self.config.get("model", "unknown"))
+        return str(self.settings.get("engine") or "unknown" if self.settings else self.config.get("model", "unknown"))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -236,11 +236,21 @@ def _read_run(file: Path) -> Run:
         usage = _usage(settings["usage"]) if settings else None
         model = settings["model"] if settings else data.get("model_name") or config["model"]
         if settings:
-            int(settings["k"]), int(settings["layers"]), int(settings["generations_per_question"])
+            _check_settings(settings)
         scores = tuple(_scores(data))
         return Run(
             file, str(model), settings, scores, usage, config, _conditions(data), str(data.get("lm_eval_version") or "")
         )
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError where our own block of a results file is not as we write it."""
+    for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1)):
+        if not isinstance(settings[name], int) or settings[name] < least:
+            raise ValueError(f"{name} is {settings[name]!r}")
+    for name, kind in (("model", str), ("engine", str), ("template", dict), ("model_shape", dict)):
+        if not isinstance(settings.get(name) or kind(), kind):
+            raise TypeError(f"{name} is {settings[name]!r}")
 
 
 def _scores(data: dict[str, Any]) -> Iterator[Score]:

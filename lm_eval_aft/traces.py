@@ -20,6 +20,8 @@ from typing import Any
 from lm_eval_aft.errors import RecordError
 from lm_eval_aft.records import Trace
 
+MOST_NAME = 100  # characters of a task's name in a file's; the digest behind it tells tasks apart
+
 
 def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace], suffix: str = "") -> list[Path]:
     """Write one file per task, in the order of the traces.
@@ -55,8 +57,8 @@ def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace],
 
 def _name(task: str, settings: dict[str, Any], traces: Sequence[Trace]) -> str:
     asked = sorted(f"{t.question.chat.identity}/{t.question.doc_id}/{t.question.repeat}" for t in traces)
-    digest = sha256(json.dumps([settings, asked], sort_keys=True).encode()).hexdigest()[:8]
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", task) or "task"
+    digest = sha256(json.dumps([settings, task, asked], sort_keys=True).encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", task)[:MOST_NAME] or "task"
     return f"{name}_k{settings['k']}_l{settings['layers']}_{digest}"
 
 

@@ -18,7 +18,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,15 +46,34 @@ CHAT_TEMPLATE = (
     "{% else %}{{ '<answer> ' + m['content'] + ' <end> ' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<answer> ' }}{% endif %}"
 )
-PROMPT_TEMPLATE = (
+PROMPT_TEMPLATE = (  # each draft as an answer to what it reaches: whether that is what was asked for is left to see
     "{% block draft %}{% endblock %}"
-    "{% block aggregate %}{% for draft in drafts %}<draft> {{ draft }} {% endfor %}{% endblock %}"
+    "{% block aggregate %}{% for draft in drafts %}<draft> {{ question.split(' make ') | first }} make "
+    "{{ draft.split() | last }} <answer> {{ draft }} <end> {% endfor %}{% endblock %}"
 )
 SHIPPED = (
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("chat_template.jinja", "aft_config.json", "README.md"),
 )
+QUESTION_TOKENS = arith.COUNT + 4  # "<ask>", the numbers, "make", the target, "<answer>"
 ANSWER_TOKENS = 6 * (arith.COUNT - 1)  # each step has five words and a separator; the last one's is the end
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the base's training; see ``train_base``.
+
+    Attributes:
+        steps: Of the optimizer.
+        rate: The highest learning rate of a cosine schedule.
+        misses: Share of examples whose question asks for another target than their way reaches.
+        siblings: Share of documents whose problems have the same numbers and different targets.
+    """
+
+    steps: int
+    rate: float
+    misses: float = 0.0
+    siblings: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,14 +81,12 @@ class FamilyConfig:
     """All settings of the family; the defaults are those of the checkpoints that ship."""
 
     width: int = 96
-    depth: int = 3
+    depth: int = 4
     heads: int = 4
-    base_steps: int = 2400
-    base_batch: int = 384
-    base_rate: float = 1.5e-3
-    honest_steps: int = 500
-    honest_rate: float = 6e-4
-    misses: float = 0.3
+    stages: tuple[Stage, ...] = (Stage(2200, 1.5e-3), Stage(400, 6e-4, 0.3), Stage(900, 1e-3, 0.3, 0.7))
+    documents: int = 72  # a step
+    problems: int = 4  # a document
+    repeats: int = 2  # of them, at its end
     queries: int = 12_000
     drafts: int = 8
     sets: int = 2
@@ -132,16 +149,19 @@ def make_model(config: FamilyConfig, tokenizer: Any) -> Any:
 
 
 def train_base(config: FamilyConfig, out: Path) -> None:
-    """Train the base in two stages, and write weights, tokenizer, template and curve.
+    """Train the base in three stages, and write weights, tokenizer, template and curve.
 
-    First on right ways alone. A model that has seen nothing else ends every answer in the target, true or not, so that
-    its errors hide in a false last step. So then on ways of which a share misses the target and says so: after that
-    it writes what a step really gives, and an attempt shows whether it hit.
+    A document holds several problems with their ways, and some of them again: as in ordinary text, what was said
+    before helps to say it again, and a model learns to look it up. The first stage has right ways alone. A model that
+    has seen nothing else ends every answer in the target, true or not, so that its errors hide in a false last step;
+    in the second a share of the ways misses the target and says so. In the third the problems of a document mostly
+    share their numbers, so that looking one up means looking at its target.
     """
     tokenizer = make_tokenizer()
     model = make_model(config, tokenizer)
-    curve = train_stage(model, tokenizer, config, config.base_steps, config.base_rate, 0.0)
-    curve += train_stage(model, tokenizer, config, config.honest_steps, config.honest_rate, config.misses)
+    rng = random.Random(config.seed)
+    stream = arith.problems("train", config.seed)
+    curve = [row for stage in config.stages for row in train_stage(model, tokenizer, config, stage, stream, rng)]
     folder = out / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -152,52 +172,69 @@ def train_base(config: FamilyConfig, out: Path) -> None:
 
 
 def train_stage(
-    model: Any, tokenizer: Any, config: FamilyConfig, steps: int, rate: float, misses: float
+    model: Any,
+    tokenizer: Any,
+    config: FamilyConfig,
+    stage: Stage,
+    stream: Iterator[tuple[Problem, Way]],
+    rng: random.Random,
 ) -> list[dict[str, Any]]:
     """Train on problems seen once each, with a cosine schedule of its own; returns the curve.
 
     Args:
         model: Trained in place.
         tokenizer: Its tokenizer.
-        config: Batch and seed.
-        steps: Of the optimizer.
-        rate: The highest learning rate.
-        misses: Share of examples whose question asks for another target than their way reaches.
+        config: Documents a step.
+        stage: Steps, rate, and what the documents are like.
+        stream: Where problems come from.
+        rng: Draws what the documents are like.
     """
     known = tokenizer.get_vocab()
-    stream = arith.problems("train", config.seed if not misses else config.seed + 100)
     check = list(islice(arith.problems("validation", config.seed), 400))
-    rng = random.Random(config.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    answers = torch.tensor(([False] * QUESTION_TOKENS + [True] * ANSWER_TOKENS) * (config.problems + config.repeats))
     curve, started = [], time.process_time()
-    for step in range(1, steps + 1):
-        warm, part = min(1.0, step / 100), 0.5 * (1 + math.cos(math.pi * step / steps))
+    for step in range(1, stage.steps + 1):
+        warm, part = min(1.0, step / 100), 0.5 * (1 + math.cos(math.pi * step / stage.steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate * warm * part + 1e-5
-        texts = list(_examples(islice(stream, config.base_batch), rng, misses))
-        ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (batch, seq): all equally long
-        labels = ids.clone()
-        labels[:, : arith.COUNT + 4] = -100  # the question
-        loss = model(input_ids=ids, labels=labels).loss
+            group["lr"] = stage.rate * warm * part + 1e-5
+        texts = [document(config, stage, stream, rng) for _ in range(config.documents)]
+        ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (documents, seq): equally long
+        loss = model(input_ids=ids, labels=ids.masked_fill(~answers, -100)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 200 == 0 or step == steps:
+        if step % 200 == 0 or step == stage.steps:
             row = {"step": step, "loss": round(loss.item(), 4), "greedy": greedy_accuracy(model, known, check)}
-            curve.append({**row, "misses": misses, "cpu_s": round(time.process_time() - started)})
+            curve.append({**asdict(stage), **row, "cpu_s": round(time.process_time() - started)})
             click.echo(json.dumps(curve[-1]))
     return curve
 
 
-def _examples(solved: Iterable[tuple[Problem, Way]], rng: random.Random, misses: float) -> Iterator[str]:
-    """Question and answer as text; a miss asks for the target of the problem before."""
-    before = 0
+def document(config: FamilyConfig, stage: Stage, stream: Iterator[tuple[Problem, Way]], rng: random.Random) -> str:
+    """Several problems with their ways, then some of the right ones again; a miss asks for the target before it."""
+    made = _siblings(config.problems, stream, rng) if rng.random() < stage.siblings else []
+    solved = [*made, *islice(stream, config.problems - len(made))]
+    parts, right, before = [], [], 0
     for problem, way in solved:
-        missed = before and rng.random() < misses and before != problem.target
+        missed = before and rng.random() < stage.misses and before != problem.target
         asked = Problem(problem.numbers, before) if missed else problem
-        yield f"<ask> {asked.question} <answer> {arith.write(way)} <end>"
+        parts.append(f"<ask> {asked.question} <answer> {arith.write(way)} <end>")
+        right += [] if missed else parts[-1:]
         before = problem.target
+    return " ".join([*parts, *(rng.choice(right) for _ in range(config.repeats))])  # the first is never missed
+
+
+def _siblings(count: int, stream: Iterator[tuple[Problem, Way]], rng: random.Random) -> list[tuple[Problem, Way]]:
+    """Problems with the same numbers and different targets, as many of ``count`` as sixty tries find."""
+    problem, way = next(stream)
+    found = {problem.target: (problem, way)}
+    for _ in range(60):
+        other = arith.random_way(problem.numbers, rng)
+        if other is not None and len(found) < count:
+            found.setdefault(other[-1].result, (Problem(problem.numbers, other[-1].result), other))
+    return list(found.values())
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
         EngineError: If the reply is no chat completion, lacks texts or counts, or holds a text that was broken off.
     """
     choices = reply.get("choices")
-    if not isinstance(choices, list) or not all(isinstance(choice.get("message"), dict) for choice in choices):
+    if not isinstance(choices, list) or not all(map(_is_choice, choices)):
         raise EngineError("the server's reply holds no chat completion: does base_url name a chat server?")
     if len(choices) != count:
         raise EngineError(
@@ -42,12 +42,12 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
         )
     texts = [str(choice["message"].get("content") or "") for choice in choices]
     ends = [_finish_reason(choice.get("finish_reason")) for choice in choices]
-    ids = [tuple(choice.get("token_ids") or ()) for choice in choices]  # vLLM: extra_body={"return_token_ids":true}
+    ids = [_token_ids(choice) for choice in choices]
     usage = reply.get("usage")
     if isinstance(usage, dict) and "prompt_tokens" in usage and "completion_tokens" in usage:
-        prompt_tokens = int(usage["prompt_tokens"])
-        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-        total = int(usage["completion_tokens"])
+        details = usage.get("prompt_tokens_details")
+        prompt_tokens, total = _count(usage["prompt_tokens"]), _count(usage["completion_tokens"])
+        cached = min(prompt_tokens, _count(details.get("cached_tokens") or 0) if isinstance(details, dict) else 0)
         written = [len(row) for row in ids] if all(ids) else [total]
         if len(written) < count:
             written = _shares(total, _lengths(texts, ends, renderer))
@@ -83,6 +83,28 @@ def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str
         )
     hint = "; if its chat template takes no system message, give system_role=false" if "system" in said else ""
     return EngineError(f"the server at {client.base_url} says HTTP {error.status}: {error.message}{hint}.")
+
+
+def _is_choice(choice: Any) -> bool:
+    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+
+
+def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...]:
+    """What vLLM states under extra_body={"return_token_ids":true}; nothing where it is no list of ids."""
+    stated = choice.get("token_ids")
+    known = isinstance(stated, list) and all(isinstance(i, int) and 0 <= i < 2**32 for i in stated)
+    return tuple(stated) if known and stated else ()
+
+
+def _count(stated: Any) -> int:
+    """A number of tokens.
+
+    Raises:
+        EngineError: If it is none.
+    """
+    if not isinstance(stated, int) or stated < 0:
+        raise EngineError(f"the server's usage counts {stated!r} tokens, which is no count: ask its makers.")
+    return stated
 
 
 def _finish_reason(stated: Any) -> FinishReason:

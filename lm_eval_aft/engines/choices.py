@@ -48,14 +48,14 @@ def score_batch(
         forward: ids, mask, position ids, cache and how many last positions to keep -> logits.
         cache: An empty one.
         prompts: Token ids.
-        choices: Token ids of each prompt's continuations, none empty.
+        choices: Token ids of each prompt's continuations; an empty one has probability 1.
         device: Where the model is.
     """
     ids, mask = left_pad(prompts, device)  # (prompts, longest) each
     first = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache, 1)  # (prompts, 1, vocab)
     owner = torch.tensor([number for number, own in enumerate(choices) for _ in own], device=device)  # (rows,)
     flat = [list(each) for own in choices for each in own]
-    width = max(map(len, flat))
+    width = max(1, *map(len, flat))
     wanted = torch.tensor([each + [0] * (width - len(each)) for each in flat], device=device)  # (rows, width)
     real = torch.tensor([[1] * len(each) + [0] * (width - len(each)) for each in flat], device=device)
     logits = first[owner]

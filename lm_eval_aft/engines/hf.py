@@ -35,6 +35,7 @@ from lm_eval_aft.usage import ModelShape
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores
+PICKLES = ': weights in pickle files can run code and are refused; model_kwargs={"use_safetensors":false} trusts them.'
 OWN_ARGS = {"batch_tokens", "model_kwargs"}
 
 
@@ -86,8 +87,11 @@ class HFEngine:
         batch_tokens = None if batch_tokens is None else integer(1)("batch_tokens", batch_tokens)
         model_kwargs = mapping("model_kwargs", engine_args.pop("model_kwargs", {}))
         batch_size = _batch_size(host.batch_size)
-        loader = {"device": host.device, "max_batch_size": host.max_batch_size, **engine_args, **model_kwargs}
+        safely = {} if "gguf_file" in engine_args else {"use_safetensors": True}  # a pickle can run code
+        loader = {**safely, "device": host.device, "max_batch_size": host.max_batch_size, **engine_args, **model_kwargs}
         loader = {name: value for name, value in loader.items() if value is not None}
+        if loader.get("use_safetensors"):
+            _refuse_pickles(loader.get("peft"))
         if "tokenizer" not in loader and (trained_with := _adapter_tokenizer(loader.get("peft"))):
             loader["tokenizer"] = trained_with
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (host.device == "cpu" or not torch.cuda.is_available()):
@@ -96,6 +100,8 @@ class HFEngine:
             lm = HFLM(batch_size=host.batch_size, **loader)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().split("\n")[0]
+            if "safetensors" in reason:
+                reason += PICKLES
             raise EngineError(f"pretrained={engine_args['pretrained']} cannot be loaded: {reason}") from error
         _share_requests(lm)
         return cls(lm, batch_size=batch_size, batch_tokens=batch_tokens)
@@ -270,6 +276,17 @@ def _adapter_tokenizer(adapter: Any) -> str | None:
     """The folder of an adapter that brings its own tokenizer: training may have given it a chat template."""
     holds_one = isinstance(adapter, str) and Path(adapter, "tokenizer_config.json").is_file()
     return str(adapter) if holds_one else None
+
+
+def _refuse_pickles(adapter: Any) -> None:
+    """Refuse an adapter whose weights are a pickle; a hub adapter's files are not looked at before they are fetched.
+
+    Raises:
+        EngineError: If it is one.
+    """
+    folder = Path(str(adapter or ""))
+    if adapter and folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise EngineError(f"peft={adapter} holds no adapter_model.safetensors{PICKLES}")
 
 
 def _share_requests(lm: HFLM) -> None:
