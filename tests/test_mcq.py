@@ -8,8 +8,12 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from conftest import save_tiny
 from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.errors import ConfigError, PromptTooLong
+from lm_eval_aft.engines.base import HostArgs
+from lm_eval_aft.engines.hf import HFEngine
+from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.mcq import orders
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import Template, aggregate_prompt
@@ -39,37 +43,70 @@ def close(found, expected) -> bool:
     return all(math.isclose(a, b, abs_tol=1e-4) and x == y for (a, x), (b, y) in pairs)
 
 
-def directly(lm: AFTLM, shown: list[str], question: int = 0) -> list[tuple[float, bool]]:
+def read_by(lm: AFTLM, chat, texts: list[str]) -> str:
+    """The aggregation prompt as text."""
+    fitted = aggregate_prompt(TEMPLATE, lm.engine.renderer, chat, texts, 8000, final=True)
+    return lm.engine.renderer.render(fitted.prompt.chat)
+
+
+def split(lm: AFTLM, text: str, choice: str) -> tuple[list[int], list[int]]:
+    """Prompt and choice as tokens; as in lm-eval, white space at the end of the prompt belongs to the choice."""
+    whole, head = lm.engine.tokenizer.encode(text + choice), lm.engine.tokenizer.encode(text.rstrip())
+    return head, whole[len(head) :]
+
+
+def directly(lm: AFTLM, chat, texts: list[str], choices=CHOICES) -> list[tuple[float, bool]]:
     """log p(choice | aggregation prompt) by one forward pass of the whole sequence a choice."""
-    engine = lm.engine
-    chat = next(read for read in lm.asked if QUESTIONS[question] in read.messages[-1].content)
-    prompt = aggregate_prompt(TEMPLATE, engine.renderer, chat, shown, 8000, final=True).prompt.token_ids
     scores = []
-    for choice in CHOICES:
-        ids = engine.tokenizer.encode(choice, add_special_tokens=False)
+    for choice in choices:
+        head, ids = split(lm, read_by(lm, chat, texts), choice)
         with torch.inference_mode():
-            logits = engine.model(torch.tensor([[*prompt, *ids]])).logits[0, -len(ids) - 1 : -1].float()
+            logits = lm.engine.model(torch.tensor([[*head, *ids]])).logits[0, -len(ids) - 1 : -1].float()
         rows = logits.log_softmax(-1)
         scores.append((sum(float(row[i]) for row, i in zip(rows, ids, strict=True)), logits.argmax(-1).tolist() == ids))
     return scores
 
 
-@pytest.fixture
-def lm(tiny_engine, tmp_path) -> AFTLM:
-    made = model(tiny_engine, record=str(tmp_path / "traces"))
+def drafts(trace) -> list[str]:
+    return [draft.completion.text for draft in trace.layer(0)]
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_engine, tmp_path_factory) -> AFTLM:
+    folder = tmp_path_factory.mktemp("mcq")
+    made = model(tiny_engine, record=str(folder))
     made.found = made.loglikelihood(instances(), disable_tqdm=True)
-    made.traces = list(read_traces(tmp_path / "traces"))
+    made.traces = list(read_traces(folder))
     made.asked = [trace.question.chat for trace in made.traces]
     return made
 
 
 def test_scores_are_log_probabilities_under_the_aggregation_prompt(lm):
     for number, trace in enumerate(lm.traces):
-        shown = [draft.completion.text for draft in trace.layer(0)]
-        expected = directly(lm, shown, number)
-        assert close(lm.found[3 * number : 3 * number + 3], expected)
-        assert trace.scores == tuple(value for value, _ in lm.found[3 * number : 3 * number + 3])
+        found = lm.found[3 * number : 3 * number + 3]
+        assert close(found, directly(lm, trace.question.chat, drafts(trace)))
+        assert trace.scores == tuple(value for value, _ in found)
         assert trace.answer == CHOICES[trace.scores.index(max(trace.scores))]
+        assert trace.cut_tokens == ((0, 0, 0),)
+
+
+def test_scores_are_those_of_model_hf_on_the_rendered_prompt(lm, tiny_engine):
+    prompts = [read_by(lm, trace.question.chat, drafts(trace)) for trace in lm.traces]
+    assert close(lm.found, tiny_engine.scorer.loglikelihood(instances(prompts), disable_tqdm=True))
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "gemma"])
+def test_base_models_and_other_caches(kind, tmp_path):
+    engine = HFEngine.load(
+        {"pretrained": save_tiny(tmp_path / kind, kind, None), "dtype": "float32"}, HostArgs("auto", None, "cpu")
+    )
+    made = model(engine, record=str(tmp_path / "traces"))
+    contexts, choices = ("The dog barks and ", "Question: what is 2 + 2?\nAnswer: "), ("runs", "eats", "4", "")
+    found = made.loglikelihood(instances(contexts, choices), disable_tqdm=True)
+    for number, trace in enumerate(read_traces(tmp_path / "traces")):
+        assert trace.question.chat.wrapped
+        expected = directly(made, trace.question.chat, drafts(trace), choices)
+        assert close(found[4 * number : 4 * number + 4], expected)
 
 
 def test_lm_evals_own_scoring_of_these_tokens_gives_the_same(lm, tiny_engine):
@@ -96,17 +133,13 @@ def test_a_question_is_drafted_once_and_what_it_costs_is_counted(lm):
     assert (info["mcq"], info["scored_after_drafts"], info["scored_without_aggregation"]) == ("drafts", 2, 0)
     assert (info["usage"]["generations"], info["generations_per_question"]) == (6, 3)
     written = [draft.completion for trace in lm.traces for draft in trace.drafts]
+    sheets = [[split(lm, read_by(lm, t.question.chat, drafts(t)), choice) for choice in CHOICES] for t in lm.traces]
+    prompt_tokens = sum(len(sheet[0][0]) for sheet in sheets)
+    choice_tokens = sum(len(ids) for sheet in sheets for _, ids in sheet)
     scored = info["usage"]["computed_prompt_tokens"] - sum(c.computed_prompt_tokens for c in written)
-    choice_tokens = sum(len(lm.engine.tokenizer.encode(choice, add_special_tokens=False)) for choice in CHOICES)
-    prompts = [
-        aggregate_prompt(
-            TEMPLATE, lm.engine.renderer, t.question.chat, [d.completion.text for d in t.drafts], 8000, final=True
-        ).prompt.prompt_tokens
-        for t in lm.traces
-    ]
-    assert scored == sum(prompts) + 2 * choice_tokens  # each prompt once, each choice once
+    assert scored == prompt_tokens + choice_tokens  # each prompt once, each choice once
     asked = info["usage"]["prompt_tokens"] - sum(c.prompt_tokens for c in written)
-    assert asked == 3 * sum(prompts) + 2 * choice_tokens
+    assert asked == 3 * prompt_tokens + choice_tokens
 
 
 def test_hidden_passes_write_and_the_last_scores(tiny_engine, tmp_path):
@@ -120,14 +153,38 @@ def test_orders_are_averaged(tiny_engine, tmp_path):
     lm = model(tiny_engine, mcq_orders=3, record=str(tmp_path))
     found = lm.loglikelihood(instances(QUESTIONS[:1]), disable_tqdm=True)
     (trace,) = read_traces(tmp_path)
-    lm.asked = [trace.question.chat]
-    shown = orders(trace, lm.config)
-    written = [draft.completion.text for draft in trace.layer(0)]
-    assert shown[0] == written
-    assert [sorted(each) for each in shown] == [sorted(written)] * 3
-    each = [directly(lm, texts_) for texts_ in shown]
+    read = orders(trace, lm.config)
+    assert read[0] == drafts(trace)
+    assert [sorted(each) for each in read] == [sorted(drafts(trace))] * 3
+    each = [directly(lm, trace.question.chat, texts) for texts in read]
     expected = [(sum(v for v, _ in column) / 3, all(g for _, g in column)) for column in zip(*each, strict=True)]
     assert close(found, expected)
+
+
+def test_a_probe_changes_what_is_read(lm, tiny_engine, tmp_path):
+    probed = model(tiny_engine, probe="instruction", record=str(tmp_path))
+    found = probed.loglikelihood(instances(QUESTIONS[:1]), disable_tqdm=True)
+    (trace,) = read_traces(tmp_path)
+    assert drafts(trace) == drafts(lm.traces[0])
+    (read,) = orders(trace, probed.config)
+    assert sum("pineapple" in text for text in read) == 1
+    assert close(found, directly(lm, trace.question.chat, read))
+
+
+def test_texts_that_do_not_fit_are_cut_and_the_trace_says_so(tiny_engine, tmp_path):
+    long = QUESTIONS[0] + " word" * 670  # 4,096 tokens hold question, choices and a little of the drafts
+    made = model(tiny_engine, record=str(tmp_path), draft_max_tokens=40)
+    assert len(made.loglikelihood(instances((long,)), disable_tqdm=True)) == 3
+    (trace,) = read_traces(tmp_path)
+    assert sum(trace.cut_tokens[-1]) > 0
+
+
+def test_padding_of_several_processes_is_scored_but_not_counted(lm, tiny_engine):
+    padded = model(tiny_engine)
+    asked = instances()
+    found = padded.loglikelihood([*asked, asked[-1], asked[-1]], disable_tqdm=True)
+    assert close(found, [*lm.found, lm.found[-1], lm.found[-1]])
+    assert padded.usage == lm.usage
 
 
 def test_a_second_run_writes_nothing_and_the_seed_decides(tiny_engine, tmp_path):
@@ -143,13 +200,25 @@ def test_a_second_run_writes_nothing_and_the_seed_decides(tiny_engine, tmp_path)
 def test_plain_is_the_engine_alone_and_so_is_a_choice_without_a_question(tiny_engine):
     plain = model(tiny_engine, mcq="plain")
     assert plain.loglikelihood(instances(), disable_tqdm=True) != []
-    assert plain.get_model_info()["aft"]["scored_without_aggregation"] == 6
+    info = plain.get_model_info()["aft"]
+    assert (info["mcq"], info["scored_without_aggregation"], info["scored_after_drafts"]) == ("plain", 6, 0)
     bare = instances(("",))
     expected = tiny_engine.scorer.loglikelihood(bare, disable_tqdm=True)
     drafted = model(tiny_engine)
     assert close(drafted.loglikelihood(bare, disable_tqdm=True), expected)
     assert drafted.usage.generations == 0
     assert close(drafted.loglikelihood([*bare, *instances()], disable_tqdm=True)[:3], expected)
+
+
+def test_plain_counts_what_lm_eval_computes(tiny_engine):
+    plain = model(tiny_engine, mcq="plain")
+    plain.loglikelihood(instances(("Answer:",), ("a", "b", "cd")), disable_tqdm=True)
+    # a byte a token: 8 and 8 share a prompt of 7 tokens, as lm-eval computes all but the last; "cd" shares nothing
+    assert (plain.usage.prompt_tokens, plain.usage.computed_prompt_tokens) == (8 + 8 + 9, 9 + 9)
+    assert (plain.usage.generations, plain.usage.generated_tokens) == (0, 0)
+    assert plain.spent == plain.usage
+    shape = tiny_engine.shape
+    assert plain.usage.flops == shape.flops(0, 7) + 2 * shape.flops(7, 8) + shape.flops(0, 9)
 
 
 def test_an_engine_without_shared_scoring_is_asked_choice_by_choice(tiny_engine, lm):
@@ -174,5 +243,7 @@ def test_what_cannot_be(tiny_engine):
     ):
         with pytest.raises(ConfigError, match=said):
             model(tiny_engine, **given)
+    with pytest.raises(EngineError, match="engine=hf cannot answer loglikelihood requests"):
+        model(ScriptedEngine()).loglikelihood(instances(), disable_tqdm=True)
     with pytest.raises(PromptTooLong):
         model(tiny_engine).loglikelihood(instances(("word " * 4000,)), disable_tqdm=True)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lm_eval_aft.traces import read_traces
 
 SCRIPT = """
@@ -16,31 +18,36 @@ from lm_eval.tasks import TaskManager
 
 lm_eval.evaluator.add_env_info = lambda storage: None  # takes seconds and says nothing this test asks
 lm_eval_aft.register()
-tiny, out, shots = sys.argv[1:]
-rows = [dict(question=f"{n}+{n}?", answer=str(2 * n)) for n in range(5)]
+tiny, out, shots, kind = sys.argv[1:]
+rows = [dict(question=f"{n}+{n}?", answer=str(2 * n), choices=[str(2 * n), "no idea"]) for n in range(5)]
 with open(out + "/data.jsonl", "w") as file:
     file.writelines(json.dumps(row) + chr(10) for row in rows)
 files = dict(data_files=dict(train=out + "/data.jsonl", test=out + "/data.jsonl"))
-task = dict(task="small", output_type="generate_until", dataset_path="json", dataset_kwargs=files, test_split="test",
+kinds = dict(
+    generate_until=dict(doc_to_target="{{answer}}", generation_kwargs=dict(until=[], max_gen_toks=12),
+                        metric_list=[dict(metric="exact_match")]),
+    multiple_choice=dict(doc_to_target=0, doc_to_choice="choices", metric_list=[dict(metric="acc")]))
+task = dict(task="small", output_type=kind, dataset_path="json", dataset_kwargs=files, test_split="test",
             fewshot_split="train", fewshot_config=dict(sampler="first_n"), doc_to_text="{{question}}",
-            doc_to_target="{{answer}}", generation_kwargs=dict(until=[], max_gen_toks=12),
-            metric_list=[dict(metric="exact_match")])
+            **kinds[kind])
 results = lm_eval.simple_evaluate(
-    model="aft", model_args=dict(pretrained=tiny, dtype="float32", k=2, layers=1, record=out + "/traces"),
+    model="aft", model_args=dict(pretrained=tiny, dtype="float32", k=2, layers=1, record=out + "/traces",
+                                 mcq="drafts", draft_max_tokens=12),
     tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0, device="cpu", batch_size="auto",
     num_fewshot=int(shots), apply_chat_template=True, fewshot_as_multiturn=True)
 if results is not None:
     samples = sorted((s["doc_id"], s["filtered_resps"]) for s in results["samples"]["small"])
     with open(out + "/end.json", "w") as file:
-        json.dump(dict(samples=samples, usage=results["config"]["aft"]["usage"]), file)
+        json.dump(dict(samples=samples, aft=results["config"]["aft"]), file)
 """
 
 
-def run(tiny: str, out: Path, processes: int, shots: int) -> tuple[dict, str]:
+def run(tiny: str, out: Path, processes: int, shots: int, kind: str = "generate_until") -> tuple[dict, str]:
     out.mkdir()
     (out / "script.py").write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*(launch if processes > 1 else [sys.executable]), str(out / "script.py"), tiny, str(out), str(shots)]
+    words = [str(out / "script.py"), tiny, str(out), str(shots), kind]
+    command = [*(launch if processes > 1 else [sys.executable]), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "end.json").read_text()), done.stderr
@@ -53,9 +60,22 @@ def test_two_processes_equal_one(tiny, tmp_path):
     assert len(one["samples"]) == 5
     # 5 questions on 2 processes: lm-eval pads the second with a clone, which is neither counted nor recorded
     for count in ("generations", "prompt_tokens", "generated_tokens"):
-        assert two["usage"][count] == one["usage"][count]
-    assert one["usage"]["generations"] == 15
+        assert two["aft"]["usage"][count] == one["aft"]["usage"][count]
+    assert one["aft"]["usage"]["generations"] == 15
     traces = list(read_traces(tmp_path / "two" / "traces"))
     assert sorted(trace.question.doc_id for trace in traces) == [0, 1, 2, 3, 4]
     assert len(list((tmp_path / "two" / "traces").glob("*_rank*of2.jsonl"))) == 2
     assert "draws its shots at random" in said
+
+
+def test_two_processes_score_choices_after_drafts_as_one_does(tiny, tmp_path):
+    one, _ = run(tiny, tmp_path / "one", 1, 0, "multiple_choice")
+    two, _ = run(tiny, tmp_path / "two", 2, 0, "multiple_choice")
+    for (doc, alone), (same, shared) in zip(one["samples"], two["samples"], strict=True):
+        assert doc == same
+        assert [float(value) for value, _ in alone] == pytest.approx([float(value) for value, _ in shared], abs=1e-3)
+    for count in ("generations", "prompt_tokens", "generated_tokens"):
+        assert two["aft"]["usage"][count] == one["aft"]["usage"][count]
+    assert (one["aft"]["usage"]["generations"], one["aft"]["scored_after_drafts"]) == (10, 5)
+    assert two["aft"]["scored_after_drafts"] == 5
+    assert sorted(trace.question.doc_id for trace in read_traces(tmp_path / "two" / "traces")) == [0, 1, 2, 3, 4]
