@@ -15,7 +15,7 @@ from lm_eval_aft.records import Completion, Request
 from lm_eval_aft.store import Store
 
 
-class _Bar(tqdm):
+class Bar(tqdm):
     """A progress bar without tqdm's monitor thread, whose start can wait for ever where memory has run out."""
 
     monitor_interval = 0
@@ -46,7 +46,7 @@ def show_progress(
 ) -> Iterator[tuple[int, Completion, bool]]:
     """Show how far a layer is, its new tokens per second and the time left."""
     tokens, started = 0, time.monotonic()
-    with _Bar(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
+    with Bar(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
         for step in steps:
             _, completion, reused = step
             tokens += 0 if reused else completion.generated_tokens

@@ -26,13 +26,14 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from lm_eval_aft.completing import Bar
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.probes import shown
 from lm_eval_aft.prompts import Template, aggregate_prompt
 from lm_eval_aft.records import Question, Trace
 from lm_eval_aft.requests import make_question
-from lm_eval_aft.usage import ModelShape, Usage, total
+from lm_eval_aft.usage import Usage, read_only, total
 
 SPARE_TOKENS = 2  # vLLM writes a token after what it scores; a choice may have one more beside a prompt than alone
 
@@ -74,7 +75,13 @@ def quizzes(requests: Sequence[Instance], config: AFTConfig) -> list[Quiz]:
 
 
 def score_quizzes(
-    asked: Sequence[Quiz], traces: Sequence[Trace], engine: Engine, template: Template, config: AFTConfig
+    asked: Sequence[Quiz],
+    traces: Sequence[Trace],
+    engine: Engine,
+    template: Template,
+    config: AFTConfig,
+    *,
+    quiet: bool = False,
 ) -> tuple[dict[int, Score], list[Trace]]:
     """Score every choice after the texts of the last layer.
 
@@ -84,6 +91,7 @@ def score_quizzes(
         engine: Renders prompts and scores.
         template: Its aggregate block is used.
         config: ``layers``, ``mcq_orders``, ``probe`` and ``seed`` are read.
+        quiet: No progress bar.
 
     Returns:
         The score of each request by its position, and the traces with the likeliest choice as their answer, a
@@ -97,7 +105,7 @@ def score_quizzes(
         for quiz, trace in zip(asked, traces, strict=True)
         for texts in orders(trace, config)
     ]
-    scored = _score(sheets, engine)
+    scored = _score(sheets, engine, quiet)
     scores: dict[int, Score] = {}
     done = []
     for number, (quiz, trace) in enumerate(zip(asked, traces, strict=True)):
@@ -123,9 +131,9 @@ def plain_cost(requests: Sequence[Instance], engine: Engine) -> Usage:
     read = [_pair(engine.scorer, *request.args) for request in requests]
     lines = [(*context, *continuation) for context, continuation in read]
     if not _shares(engine):
-        return total([_cost(len(line), [len(line)], engine.shape) for line in lines])
+        return total([read_only(len(line), [len(line)], engine.shape) for line in lines])
     counts = Counter(line[:-1] for line in lines)
-    return total([_cost(len(line), [len(line) + 1] * count, engine.shape) for line, count in counts.items()])
+    return total([read_only(len(line), [len(line) + 1] * count, engine.shape) for line, count in counts.items()])
 
 
 def _sheet(quiz: Quiz, texts: Sequence[str], engine: Engine, template: Template) -> _Sheet:
@@ -149,14 +157,18 @@ def _shares(engine: Engine) -> bool:
     return hasattr(engine, "score_choices")
 
 
-def _score(sheets: Sequence[_Sheet], engine: Any) -> list[list[Score]]:
+def _score(sheets: Sequence[_Sheet], engine: Any, quiet: bool) -> list[list[Score]]:
     """The scores of each sheet's choices, in their order."""
-    if _shares(engine):
-        shared: list[list[Score]] = engine.score_choices([s.prompt for s in sheets], [s.choices for s in sheets])
-        return shared
-    rows = [(("", ""), list(sheet.prompt), list(ids)) for sheet in sheets for ids in sheet.choices]
-    flat = iter(engine.scorer._loglikelihood_tokens(rows))  # lm-eval's own entrance for token ids
-    return [[next(flat) for _ in sheet.choices] for sheet in sheets]
+    if not _shares(engine):
+        rows = [(("", ""), list(sheet.prompt), list(ids)) for sheet in sheets for ids in sheet.choices]
+        flat = iter(engine.scorer._loglikelihood_tokens(rows, disable_tqdm=quiet))  # lm-eval's entrance for token ids
+        return [[next(flat) for _ in sheet.choices] for sheet in sheets]
+    found: dict[int, list[Score]] = {}
+    with Bar(desc="choices", total=len(sheets), disable=quiet, unit="prompt", smoothing=0) as bar:
+        for number, scores in engine.score_choices([s.prompt for s in sheets], [s.choices for s in sheets]):
+            found[number] = scores
+            bar.update()
+    return [found[number] for number in range(len(sheets))]
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -183,11 +195,5 @@ def _finished(
 def _sheet_cost(sheet: _Sheet, engine: Engine) -> Usage:
     start, ends = len(sheet.prompt), [len(sheet.prompt) + len(choice) for choice in sheet.choices]
     if _shares(engine):
-        return _cost(start, ends, engine.shape)
-    return total([_cost(start, [end], engine.shape) for end in ends])
-
-
-def _cost(start: int, ends: Sequence[int], shape: ModelShape | None) -> Usage:
-    """What reading texts cost that share their first tokens, which are computed once; nothing is written."""
-    flops = shape.flops(0, start) + sum(shape.flops(start, end) for end in ends) if shape else 0
-    return Usage(0, sum(ends), start + sum(end - start for end in ends), 0, flops)
+        return read_only(start, ends, engine.shape)
+    return total([read_only(start, [end], engine.shape) for end in ends])

@@ -226,7 +226,7 @@ class AFTLM(LM):
         announce(questions, self.config, self.world_size)
         with stoppable(self.store):
             traces = self._propose(questions, quiet, answer=False)
-            scores, done = score_quizzes(asked, traces, self.engine, self.template, self.config)
+            scores, done = score_quizzes(asked, traces, self.engine, self.template, self.config, quiet=quiet)
         self._write_traces(done)
         return scores, done
 

@@ -5,6 +5,7 @@ Counts only add up here; they are taken where tokens are born (the engines). Eve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
@@ -65,3 +66,15 @@ class ModelShape:
 def total(usages: list[Usage]) -> Usage:
     """The sum of usages; of none, an empty one."""
     return reduce(add, usages, Usage())
+
+
+def read_only(shared: int, ends: Sequence[int], shape: ModelShape | None) -> Usage:
+    """The cost of reading texts without writing any.
+
+    Args:
+        shared: Tokens with which all of them begin, computed once.
+        ends: Length of each, those tokens included.
+        shape: The model's; None leaves operations at 0.
+    """
+    flops = shape.flops(0, shared) + sum(shape.flops(shared, end) for end in ends) if shape else 0
+    return Usage(0, sum(ends), shared + sum(end - shared for end in ends), 0, flops)

@@ -114,11 +114,11 @@ def test_lm_evals_own_scoring_of_these_tokens_gives_the_same(lm, tiny_engine):
     choices = [[tuple(tiny_engine.tokenizer.encode(c, add_special_tokens=False)) for c in CHOICES]] * 2
     flat = [(("", ""), list(p), list(c)) for p, own in zip(prompts, choices, strict=True) for c in own]
     expected = tiny_engine.scorer._loglikelihood_tokens(flat, disable_tqdm=True)
-    found = tiny_engine.score_choices(prompts, choices)
+    found = [scores for _, scores in sorted(tiny_engine.score_choices(prompts, choices))]
     assert close([score for own in found for score in own], expected)
     single = [[(ids[0][0],), (ids[1][1],)] for ids in choices]  # one token each: no second forward pass
     expected = [(("", ""), list(p), list(c)) for p, own in zip(prompts, single, strict=True) for c in own]
-    found = [score for own in tiny_engine.score_choices(prompts, single) for score in own]
+    found = [score for _, own in sorted(tiny_engine.score_choices(prompts, single)) for score in own]
     assert close(found, tiny_engine.scorer._loglikelihood_tokens(expected, disable_tqdm=True))
 
 

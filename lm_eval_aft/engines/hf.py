@@ -133,19 +133,17 @@ class HFEngine:
 
     def score_choices(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[tuple[float, bool]]]:
-        """The log-probability of each continuation of each prompt, and whether it is the greedy one.
+    ) -> Iterator[tuple[int, list[tuple[float, bool]]]]:
+        """Yield each prompt's number and, for each of its continuations, log-probability and whether it is greedy.
 
         Args:
             prompts: Token ids; each runs through the model once.
-            choices: Token ids of each prompt's continuations, none empty.
+            choices: Token ids of each prompt's continuations.
         """
-        found: dict[int, list[tuple[float, bool]]] = {}
         for batch in cut_prompts(prompts, choices, self._batch_tokens // 4):  # logits of every position of a choice
             of_batch = [prompts[number] for number in batch], [choices[number] for number in batch]
             cache = DynamicCache(config=self.model.config)
-            found |= zip(batch, score_batch(self._logits, cache, *of_batch, self.scorer.device), strict=True)
-        return [found[number] for number in range(len(prompts))]
+            yield from zip(batch, score_batch(self._logits, cache, *of_batch, self.scorer.device), strict=True)
 
     def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
         return cut_batches(requests, positions, self._batch_tokens, self._batch_prompts)
