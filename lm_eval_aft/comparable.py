@@ -84,7 +84,12 @@ def _label(run: Run) -> str:
     name = Path(run.model).name or run.model
     if not run.settings:
         return f"{name}, --model {run.config.get('model', '?')}"
-    return f"{name} {_place(run.settings.get('strategy', 'aggregate'), run.k, run.layers)}"
+    place = _place(run.settings.get("strategy", "aggregate"), run.k, run.layers)
+    if run.settings.get("scored_after_drafts"):
+        return f"{name} scored after {place}"
+    if run.settings.get("scored_without_aggregation") and not run.answers:  # nothing was written
+        return f"{name} scored at once"
+    return f"{name} {place}"
 
 
 def _place(strategy: str, k: int | None, layers: int | None) -> str:
@@ -111,6 +116,6 @@ def _chosen(run: Run) -> dict[str, Any]:
     settings: Mapping[str, Any] = run.settings or {}
     names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
     template = settings.get("template") or {}
-    return {name: settings.get(name) for name in names if name in settings} | (
+    return {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings} | (
         {"template": template.get("name")} if template else {}
     )

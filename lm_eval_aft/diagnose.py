@@ -138,7 +138,8 @@ class Diagnostics:
         task: Name of the task.
         model: What was run, from the traces' settings.
         k: Drafts a question.
-        layers: Aggregation passes.
+        layers: Aggregation passes that wrote texts.
+        scored: True where one more pass scored choices: the texts here are what it read, and none is the answer.
         settings: The traces' settings, as JSON.
         extraction: How answers were found; empty where the task has no answers to find.
         questions: Traces, repeats and turns counted each.
@@ -153,6 +154,7 @@ class Diagnostics:
     model: str
     k: int
     layers: int
+    scored: bool
     settings: str
     extraction: str
     questions: int
@@ -214,20 +216,22 @@ def _diagnostics(verdicts: Sequence[Verdict], settings: str, regex: str | None, 
     extraction = find_extraction(task, regex)
     judged = [verdict for verdict in verdicts if verdict.gold is not None]
     layers = max(text.layer for text in verdicts[0].texts)
+    scored = layers < int(chosen.get("layers", layers))
     steps = [(layer, layer - 1) for layer in range(1, layers + 1)] + ([(layers, 0)] if layers > 1 else [])
     return Diagnostics(
         task=task,
         model=str(chosen.get("model", "")),
         k=len(verdicts[0].layer(0)),
         layers=layers,
+        scored=scored,
         settings=settings,
         extraction=extraction.name if extraction else "",
         questions=len(verdicts),
         judged=len(judged),
         by_layer=tuple(_layer(verdicts, layer, extraction is not None, level) for layer in range(layers + 1)),
         readings=tuple(_reading(verdicts, *step, level) for step in steps),
-        changes=_changes(judged) if judged and layers else (),
-        vote_shares=_vote_shares(judged),
+        changes=_changes(judged) if judged and layers and not scored else (),
+        vote_shares=() if scored else _vote_shares(judged),
     )
 
 

@@ -6,7 +6,6 @@ lines because every column's meaning stands beside its name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from lm_eval_aft.diagnose import Change, Diagnostics, LayerStats, Reading, VoteShare
@@ -22,12 +21,13 @@ def panel(found: Diagnostics, run: str = "") -> DiagnosticsPanel:
     tables = [_accuracies(found)] if found.judged else []
     tables.append(_lengths(found))
     if found.readings:
-        tables.append(_readings(found.readings))
+        tables.append(_readings(found))
     if found.changes:
         tables.append(_changes(found))
     if found.vote_shares and found.k > 1 and found.layers:
         tables.append(_vote_shares(found))
-    name = run or f"{Path(found.model).name or 'model'}, k={found.k}, layers={found.layers}"
+    layers = found.layers + found.scored
+    name = run or f"{Path(found.model).name or 'model'}, k={found.k}, layers={layers}"
     return DiagnosticsPanel(name, found.task, tuple(_findings(found)), tuple(tables))
 
 
@@ -36,7 +36,9 @@ def _findings(found: Diagnostics) -> list[str]:
     counted = _questions(found.questions) + (f", {found.judged} with a gold answer" if found.extraction else "")
     how = f"answers by {found.extraction}" if found.extraction else "no answers to find, so nothing is right or wrong"
     said = [f"{counted}; {how}."]
-    if not found.readings:
+    if found.scored:
+        said.append("The last pass scored choices: what follows is about the texts it read.")
+    if not found.readings or found.scored:
         return said
     last = found.readings[-1]
     said.append(f"{last.copy_rate:.1%} of the answers repeat a draft word for word ({last.copies} of {last.texts}).")
@@ -61,7 +63,7 @@ def _accuracies(found: Diagnostics) -> Table:
         Column("oracle %", True, "share of questions that at least one text answers rightly"),
     )
     note = "mean %: a text of the layer, so above the drafts what stopping there would score; oracle %: one is right."
-    rows = tuple(_accuracy_row(layer, layer.layer == found.layers) for layer in found.by_layer)
+    rows = tuple(_accuracy_row(layer, _answers(found, layer.layer)) for layer in found.by_layer)
     return Table("Accuracy by layer", columns, rows, (note,))
 
 
@@ -86,7 +88,7 @@ def _lengths(found: Diagnostics) -> Table:
         "growth: tokens by those of a draft; silent: no answer found; repeats: equal to an earlier text of the layer."
     )
     drafts = found.by_layer[0].generated_tokens
-    rows = tuple(_length_row(layer, drafts, layer.layer == found.layers) for layer in found.by_layer)
+    rows = tuple(_length_row(layer, drafts, _answers(found, layer.layer)) for layer in found.by_layer)
     return Table("Diversity and length by layer", columns, rows, (note,))
 
 
@@ -111,7 +113,11 @@ def _name(layer: LayerStats, last: bool) -> Cell:
     return Cell("answer" if last else f"layer {layer.layer}" if layer.layer else "drafts", layer.layer)
 
 
-def _readings(readings: Sequence[Reading]) -> Table:
+def _answers(found: Diagnostics, layer: int) -> bool:
+    return layer == found.layers and not found.scored
+
+
+def _readings(found: Diagnostics) -> Table:
     columns = (
         Column("texts"),
         Column("copies %", True, "texts equal to one they read, percent"),
@@ -123,18 +129,17 @@ def _readings(readings: Sequence[Reading]) -> Table:
         Column("random %", True, "what a text read, chosen at random, scores there"),
         Column("majority %", True, "what the majority vote over the texts read scores there"),
     )
-    last = readings[-1].layer
     notes = (
         "nearest %: share of a text's word 3-grams found in the nearest text it read; any %: in one read at random.",
         "disputed: questions whose texts read are partly right; the columns after it count these alone: the text "
         "written, a random one of those read, and their majority vote.",
     )
-    rows = tuple(_reading(reading, last) for reading in readings)
+    rows = tuple(_reading(reading, _answers(found, reading.layer)) for reading in found.readings)
     return Table("What became of the texts read", columns, rows, notes)
 
 
-def _reading(reading: Reading, last: int) -> Row:
-    name = "answer" if reading.layer == last else f"layer {reading.layer}"
+def _reading(reading: Reading, last: bool) -> Row:
+    name = "answer" if last else f"layer {reading.layer}"
     source = f"layer {reading.read}" if reading.read else "the drafts"
     positions = " / ".join(f"{count:g}" if count % 1 == 0 else f"{count:.1f}" for count in reading.copies_by_position)
     return Row(

@@ -65,7 +65,7 @@ def ledgers(run: Run, traces: Path | None = None) -> dict[str, Ledger]:
         run: Whose.
         traces: Folder of its traces; those of other runs in it are left out.
     """
-    if run.settings is None or run.usage is None or not run.answers:
+    if run.settings is None or run.usage is None or not run.usage.prompt_tokens:
         return {}
     found = _from_traces(run, traces) if traces else {}
     asked = {task: run.conditions[task].questions for task in run.tasks}

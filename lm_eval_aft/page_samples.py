@@ -42,7 +42,8 @@ def run_samples(
     traced = [_from_trace(label, trace, verdicts[key], logged) for key, trace in kept.items()]
     shown = {sample.task for sample in traced}
     plain = [_from_log(label, *each) for asked, each in logged.items() if asked[0] not in shown]
-    panels = tuple(panel(each.diagnostics, label) for each in found if each.diagnostics.layers)
+    read = (each.diagnostics for each in found if each.diagnostics.layers or each.diagnostics.scored)
+    panels = tuple(panel(numbers, label) for numbers in read)
     return panels, (*traced, *plain)
 
 

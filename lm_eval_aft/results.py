@@ -19,7 +19,8 @@ from lm_eval_aft.usage import Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
 QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input")  # fields of documents
-MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", "scored_without_aggregation")  # not chosen
+SCORED = ("scored_without_aggregation", "scored_after_drafts")
+MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", *SCORED)  # not chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,16 +10,22 @@ import torch
 from lm_eval.api.instance import Instance
 
 from conftest import save_tiny
+from lm_eval_aft.comparable import labels
 from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.diagnose import diagnose_traces
+from lm_eval_aft.diagnose_tables import panel, panel_text
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.hf import HFEngine
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.ledger import ledgers
 from lm_eval_aft.mcq import orders
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import Template, aggregate_prompt
+from lm_eval_aft.results import read_runs
 from lm_eval_aft.store import NoStore, SQLiteStore
 from lm_eval_aft.traces import read_traces
+from made_runs import make_run
 
 TEMPLATE = Template.load(None)
 QUESTIONS = ("Question: what barks?\nAnswer:", "Question: what is 2 + 2?\nAnswer:")
@@ -247,3 +254,37 @@ def test_what_cannot_be(tiny_engine):
         model(ScriptedEngine()).loglikelihood(instances(), disable_tqdm=True)
     with pytest.raises(PromptTooLong):
         model(tiny_engine).loglikelihood(instances(("word " * 4000,)), disable_tqdm=True)
+
+
+def test_diagnostics_speak_of_the_texts_that_were_read(lm, tiny_engine, tmp_path):
+    (found,) = diagnose_traces(lm.traces, [], regex="(.)$")
+    assert (found.diagnostics.scored, found.diagnostics.layers) == (True, 0)
+    shown = panel_text(panel(found.diagnostics))
+    assert "k=3, layers=1" in shown
+    assert "scored choices" in shown
+    assert "drafts" in shown
+    assert "\n answer" not in shown
+    deeper = model(tiny_engine, layers=2, record=str(tmp_path))
+    deeper.loglikelihood(instances(), disable_tqdm=True)
+    (found,) = diagnose_traces(read_traces(tmp_path), [])
+    shown = panel_text(panel(found.diagnostics))
+    assert "layer 1 from the drafts" in shown
+    assert "of the answers" not in shown
+
+
+def test_runs_are_told_apart_and_cost_what_was_read(tmp_path):
+    scores = [1.0, 0.0] * 20
+    told = ({"scored_without_aggregation": 160}, {"scored_after_drafts": 40}, {"scored_after_drafts": 40})
+    runs = []
+    for number, (said, texts) in enumerate(zip(told, (0, 120, 120), strict=True)):
+        file = make_run(tmp_path / str(number), scores, k=3, layers=1, tokens=0 if not texts else 90)
+        data = json.loads(file.read_text())
+        aft = data["config"]["aft"]
+        aft["usage"]["generations"] = texts
+        aft |= {**said, "generations_per_question": 3, "mcq_orders": 1 + number}
+        file.write_text(json.dumps(data))
+        runs += read_runs(file)
+    names = labels(runs)
+    assert names == ("m scored at once", "m scored after (3, 1) mcq_orders=2", "m scored after (3, 1) mcq_orders=3")
+    costs = [ledgers(run)["t"] for run in runs]
+    assert [(cost.prompt_tokens, cost.generations) for cost in costs] == [(9, 0), (9, 3), (9, 3)]

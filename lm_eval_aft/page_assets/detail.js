@@ -41,11 +41,11 @@ function layers(sample) {
   const sections = [];
   for (let layer = 0; layer <= last; layer++) {
     const texts = sample.texts.filter((text) => text.layer === layer);
-    const answer = layer === last;
+    const answer = layer === last && texts.length === 1; // several: choices were scored after reading them
     const heading = answer ? "Answer" : layer === 0 ? `Drafts (${texts.length})` : `Layer ${layer} (${texts.length})`;
     const kind = answer ? "Answer" : layer === 0 ? "Draft" : `Layer ${layer}, text`;
     const source = layer === 1 ? "draft" : "text";
-    const cards = texts.map((text) => textCard(text, answer && texts.length === 1 ? kind : `${kind} ${text.index + 1}`, source));
+    const cards = texts.map((text) => textCard(text, answer ? kind : `${kind} ${text.index + 1}`, source));
     sections.push(h("section", { class: "layer" + (answer ? " answer" : "") }, h("h4", {}, heading), h("div", { class: "cards" }, cards)));
   }
   return sections;
