@@ -30,19 +30,22 @@ ABLATIONS = ("aft-no-drafts", "aft-pseudo")
 VOTERS = 11  # drafts that generate as many texts as (5, 2)
 
 
-def evaluate(model: Path, work: Path, args: argparse.Namespace, k: int, layers: int) -> Path:
+def evaluate(model: Path, work: Path, args: argparse.Namespace, how: str) -> Path:
     """One lm-eval run with the model's own draft store; a finished one is not made again."""
-    folder = work / f"{model.name}_k{k}_l{layers}"
+    folder = work / f"{model.name}_{how.replace('=', '').replace(',', '_')}"
     if not list(folder.rglob("results_*.json")):
-        model_args = (
-            f"pretrained={model},k={k},layers={layers},record={folder / 'traces'},cache={work / model.name}.sqlite"
-        )
+        model_args = f"pretrained={model},{how},record={folder / 'traces'},cache={work / model.name}.sqlite"
         command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", model_args, "--tasks", args.task]
         command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "64", "--device", "cpu"]
         command += ["--output_path", str(folder), "--log_samples"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return folder
+
+
+def at(place: tuple[int, int]) -> str:
+    """(k, layers) as model arguments."""
+    return f"k={place[0]},layers={place[1]}"
 
 
 def row(name: str, base: Entry, entry: Entry, task: str) -> dict[str, Any]:
@@ -121,21 +124,25 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     model = {kind: args.family / f"{kind}-{args.seed}" for kind in ("sft", "aft", *ABLATIONS)}
-    places = {"SFT, greedy": evaluate(model["sft"], args.work, args, 1, 0)}
-    places |= {f"SFT + Agg {p}": evaluate(model["sft"], args.work, args, *p) for p in AGGREGATED["sft"]}
-    places["AFT, layers=0"] = evaluate(model["aft"], args.work, args, 1, 0)
-    places |= {f"AFT {p}": evaluate(model["aft"], args.work, args, *p) for p in AGGREGATED["aft"]}
-    pools = {kind.upper(): evaluate(model[kind], args.work, args, VOTERS, 1) for kind in ("sft", "aft")}
-    entries = read_entries([*places.values(), *pools.values()])
-    named = dict(zip([*places, *pools], entries, strict=True))
+    places = {"SFT, greedy": evaluate(model["sft"], args.work, args, at((1, 0)))}
+    places |= {f"SFT + Agg {p}": evaluate(model["sft"], args.work, args, at(p)) for p in AGGREGATED["sft"]}
+    places["AFT, layers=0"] = evaluate(model["aft"], args.work, args, at((1, 0)))
+    places |= {f"AFT {p}": evaluate(model["aft"], args.work, args, at(p)) for p in AGGREGATED["aft"]}
+    for kind in ("sft", "aft"):
+        for k in (5, VOTERS):
+            how = f"strategy=majority,k={k}"
+            places[f"{kind.upper()}, majority of {k}"] = evaluate(model[kind], args.work, args, how)
+    named = dict(zip(places, read_entries(list(places.values())), strict=True))
     rows = [row(name, named["SFT, greedy"], named[name], args.task) for name in places]
-    for name in pools:
-        rows += vote_rows(name, named[name])
+    for kind in ("SFT", "AFT"):
+        rows += vote_rows(kind, named[f"{kind}, majority of {VOTERS}"])
+    equal = f"SFT, majority of {VOTERS}"
     figures = {
         "task": args.task,
         "questions": args.limit,
         "training_seed": args.seed,
         "rows": rows,
+        "AFT (5, 2) against the vote at equal tokens": row("AFT (5, 2)", named[equal], named["AFT (5, 2)"], args.task),
         "diagnostics": [diagnostics(named[name]) for name in ("SFT + Agg (5, 1)", "AFT (5, 1)", "AFT (5, 2)")],
     }
     if args.ablations:
@@ -147,12 +154,12 @@ def main() -> None:
 def ablations(model: dict[str, Path], args: argparse.Namespace) -> list[dict[str, Any]]:
     """The same aggregation with checkpoints that were trained without drafts, or on targets not made from them."""
     work = args.work / "ablations"
-    base = evaluate(model["sft"], work, args, 1, 0)
-    places = {"SFT, greedy": base, "AFT (5, 1)": evaluate(model["aft"], work, args, 5, 1)}
+    base = evaluate(model["sft"], work, args, at((1, 0)))
+    places = {"SFT, greedy": base, "AFT (5, 1)": evaluate(model["aft"], work, args, at((5, 1)))}
     for kind in ABLATIONS:
         if model[kind].is_dir():
-            places[f"{kind}, layers=0"] = evaluate(model[kind], work, args, 1, 0)
-            places[f"{kind} + Agg (5, 1)"] = evaluate(model[kind], work, args, 5, 1)
+            places[f"{kind}, layers=0"] = evaluate(model[kind], work, args, at((1, 0)))
+            places[f"{kind} + Agg (5, 1)"] = evaluate(model[kind], work, args, at((5, 1)))
     entries = dict(zip(places, read_entries(list(places.values())), strict=True))
     return [row(name, entries["SFT, greedy"], entry, args.task) for name, entry in entries.items()]
 

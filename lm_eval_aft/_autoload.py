@@ -8,6 +8,7 @@ therefore imports only sys, and does no more than put a finder on ``sys.meta_pat
     lm_eval.tasks.manager   then every TaskManager with the built-in tasks searches our folder too
 
 Knows nothing of models, tasks and command lines. ``register`` is the same door for programs that call it themselves.
+Over 200 lines by a few: it may import nothing that would share them.
 """
 
 import sys

@@ -29,7 +29,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cache:cache", "Look into a draft store."),
-    "compare": Command("lm_eval_aft.compare:compare", "Is a run better than a baseline: tests, intervals, cost."),
+    "compare": Command("lm_eval_aft.compare_cli:compare", "Is a run better than a baseline: tests, intervals, cost."),
     "diagnose": Command("lm_eval_aft.diagnose:diagnose", "Say what aggregation did: selected, rescued, copied, lost."),
     "judge": Command("lm_eval_aft.judge_cli:judge", "Have a run's answers judged: MT-Bench, AlpacaEval."),
     "plot": Command("lm_eval_aft.plot:plot", "Draw score against k, layers and cost from a folder of runs."),

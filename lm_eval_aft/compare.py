@@ -1,27 +1,24 @@
-"""``aft compare BASELINE OTHER...``: is a difference real, how large can it be, and what did it cost.
+"""Is a difference real, how large can it be, and what did it cost: one comparison a task of two runs.
 
 Pairs the runs question by question. 0/1 scores: exact McNemar test, Tango's interval; others: sign-flip test, bootstrap
 interval, questions with several parts drawn whole. Holm's correction over the tasks of each other run. All formulas
-are in ``stats``; ``report_page`` draws the same comparisons. A little over 200 lines with the command.
+are in ``stats``. Called by ``compare_cli`` and ``report_page``. A little over 200 lines for the fields' meanings.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from statistics import stdev
 
-import click
-
 from lm_eval_aft.comparable import differences, primary
-from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.judged import is_judged, pair_judged, read_judged
+from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.judged import pair_judged, read_judged
 from lm_eval_aft.pairs import Pairs, pair
-from lm_eval_aft.report import Entry, read_entries
-from lm_eval_aft.results import Run, Score, read_runs
+from lm_eval_aft.report import Entry
+from lm_eval_aft.results import Run, Score
 from lm_eval_aft.stats import (
     Interval,
     WinTieLoss,
@@ -228,82 +225,3 @@ def _graded(pairs: Pairs, level: float) -> tuple[str, float, Interval, float]:
 def _cost_ratio(baseline: Entry, other: Entry, task: str) -> float | None:
     a, b = baseline.costs.get(task), other.costs.get(task)
     return b.generated_tokens / a.generated_tokens if a and b and a.generated_tokens else None
-
-
-def read_sides(baseline: Path, others: Sequence[Path], traces: Path | None) -> tuple[Entry, tuple[Entry, ...]]:
-    """The one run below ``baseline``, and every other run below ``others``, all with different labels.
-
-    Raises:
-        ConfigError: There is nothing to compare the baseline with.
-        RecordError: The baseline is not one run, or a folder holds none; the message names it.
-    """
-    runs = read_runs(baseline)
-    if len(runs) > 1:
-        files = ", ".join(str(run.path) for run in runs[:3])
-        raise RecordError(f"{baseline} holds {len(runs)} runs and the baseline is one: give its file, such as {files}.")
-    base, *rest = read_entries([runs[0].path, *others], traces)
-    if not rest:
-        raise ConfigError(f"{others[0]} holds no other run than the baseline: give another folder.")
-    return base, tuple(rest)
-
-
-@click.command()
-@click.argument("baseline", type=click.Path(path_type=Path))
-@click.argument("others", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--task", "tasks", multiple=True, help="Compare this task alone; can be given again.")
-@click.option("--metric", help="NAME or NAME,FILTER instead of each task's first (or flexible) one.")
-@click.option("--common", is_flag=True, help="Compare the questions both answered, where they are not the same ones.")
-@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below the runs.")
-@click.option("--drafts", type=click.Path(path_type=Path), multiple=True, help="Further runs whose drafts vote.")
-@click.option("--regex", help="How votes find answers; see aft votes.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-@click.option("--fail-on-regression", is_flag=True, help="Exit 1 if a run is worse than the baseline (Holm p <= 0.05).")
-def compare(
-    baseline: Path,
-    others: tuple[Path, ...],
-    tasks: tuple[str, ...],
-    metric: str | None,
-    common: bool,
-    level: float,
-    traces: Path | None,
-    drafts: tuple[Path, ...],
-    regex: str | None,
-    form: str,
-    fail_on_regression: bool,
-) -> None:
-    """Compare runs with BASELINE question by question: test, interval, cost, and votes at equal cost.
-
-    BASELINE is one run; of OTHERS every run below them is compared. Samples must have been logged (--log_samples).
-    Judged models are compared by their files: FastChat's model_judgment/*.jsonl, or alpaca_eval's annotations.json.
-    """
-    from lm_eval_aft.compare_tables import tables, verdicts
-
-    if is_judged(baseline):
-        _show_judged(compare_judged(baseline, others, common, level), form, fail_on_regression)
-        return
-    if not others:
-        raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
-    base, rest = read_sides(baseline, [*others, *drafts], traces)
-    asked = {run.path.resolve() for folder in others for run in read_runs(folder)}
-    entries = [entry for entry in rest if entry.run.path.resolve() in asked]
-    found = compare_entries(base, entries, tasks, metric, common, level)
-    if form == "json":
-        click.echo(json.dumps([asdict(row) for row in found], indent=2, default=str))
-    else:
-        click.echo("\n\n".join([*verdicts(found), tables(base, entries, found, [base, *rest], regex, level, form)]))
-    if fail_on_regression and any(row.worse for row in found if not row.category):
-        raise SystemExit(1)
-
-
-def _show_judged(found: Sequence[Comparison], form: str, fail_on_regression: bool) -> None:
-    from lm_eval_aft.compare_tables import paired_table, verdicts
-    from lm_eval_aft.tables import render
-
-    if form == "json":
-        click.echo(json.dumps([asdict(row) for row in found], indent=2, default=str))
-    else:
-        table = paired_table(found[0].baseline, found)
-        click.echo("\n\n".join([*verdicts(found), render([table], "markdown" if form == "markdown" else "text")]))
-    if fail_on_regression and any(row.worse for row in found):
-        raise SystemExit(1)

@@ -1,6 +1,7 @@
 """Comparisons as sentences and tables, for the terminal, for Markdown and for the page.
 
 Knows no formula: ``compare`` and ``equal_cost`` have them. Called by the command ``aft compare`` and ``report_page``.
+A little over 200 lines: four tables, each plain.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class AFTLM(LM):
         scores, traces = self._score_after_drafts(asked, quiet=disable_tqdm or self.rank != 0) if asked else ({}, [])
         rest = [position for position in range(len(requests)) if position not in scores]
         usage = Usage()
-        if rest:
+        if rest or not requests:
             scorer = self._scorer("loglikelihood", len(rest))
             rendered = self._rendered([requests[position] for position in rest])
             usage = plain_cost(rendered, self.engine)

@@ -3,6 +3,7 @@
 The one place where the prompt of a layer is made, for inference and for training data alike. A template has two
 blocks, ``draft`` and ``aggregate``; each renders to text that extends the system message. Knows nothing of engines
 or of lm-eval. Called by ``schedule``, ``model`` and the trainers.
+A little over 200 lines with the default template.
 """
 
 from __future__ import annotations

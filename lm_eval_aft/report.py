@@ -2,6 +2,7 @@
 
 One row a run; scores with lm-eval's standard error; rows that were not the same test as the others are marked with the
 reason. Reads result files and traces only. ``compare`` says whether differences are real; ``page`` draws the HTML.
+A little over 200 lines with the command.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
-from lm_eval_aft.compare import compare_entries, read_sides
+from lm_eval_aft.compare import compare_entries
+from lm_eval_aft.compare_cli import read_sides
 from lm_eval_aft.compare_tables import equal_cost_table, verdicts
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace

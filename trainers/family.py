@@ -55,6 +55,7 @@ SHIPPED = (
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("chat_template.jinja", "aft_config.json", "README.md"),
 )
+TRAINED_K = (1, 3, 3, 5, 5, 5)
 QUESTION_TOKENS = arith.COUNT + 4  # "<ask>", the numbers, "make", the target, "<answer>"
 ANSWER_TOKENS = 6 * (arith.COUNT - 1)  # each step has five words and a separator; the last one's is the end
 
@@ -89,7 +90,8 @@ class FamilyConfig:
     repeats: int = 2  # of them, at its end
     queries: int = 12_000
     drafts: int = 8
-    sets: int = 2
+    sets: int = 3
+    mixed: float = 0.7  # share of draft sets that hold right and wrong ones, where a query has both
     temperature: float = 0.7
     train_epochs: float = 3.0
     train_batch: int = 128
@@ -284,7 +286,7 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
         drafts = draft(config, out, [problem for problem, _ in solved])
         rng = random.Random(f"{config.seed} {split}")
         drafted = [(problem, arith.write(way), texts) for (problem, way), texts in zip(solved, drafts, strict=True)]
-        rows = [row for each in drafted for row in _rows_of(*each, config.sets, rng)]
+        rows = [row for each in drafted for row in _rows_of(*each, config, rng)]
         write_jsonl(out / f"{split}.jsonl", rows)
         write_jsonl(out / f"{split}_sft.jsonl", ({"query": p.question, "sft_target": way} for p, way, _ in drafted))
         right = [sum(arith.is_right(problem, text) for text in texts) for problem, _, texts in drafted]
@@ -294,15 +296,21 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
 
 
 def _rows_of(
-    problem: Problem, solution: str, texts: Sequence[str], sets: int, rng: random.Random
+    problem: Problem, solution: str, texts: Sequence[str], config: FamilyConfig, rng: random.Random
 ) -> Iterator[dict[str, Any]]:
-    """Draw sets of drafts; the target is a right one that is shown, else another right way, in one spelling."""
+    """Draw sets of drafts; the target is a right one that is shown, else another right way."""
     right = [text for text in texts if arith.is_right(problem, text)]
-    for _ in range(sets):
-        shown = rng.sample(list(texts), rng.choice((1, 3, 3, 5, 5, 5)))
+    wrong = [text for text in texts if text not in right]
+    for _ in range(config.sets):
+        k = rng.choice(TRAINED_K)
+        shown = rng.sample(list(texts), k)
+        if k > 1 and right and wrong and rng.random() < config.mixed:  # drafts that disagree teach to choose
+            most = min(k - 1, len(right))
+            some = rng.randint(min(most, max(1, k - len(wrong))), most)
+            shown = rng.sample(right, some) + rng.sample(wrong, min(k - some, len(wrong)))
+            rng.shuffle(shown)
         adopted = [text for text in shown if text in right]
-        found = rng.choice(adopted) if adopted else rng.choice(right) if right else solution
-        target = arith.spelling(found) or found
+        target = rng.choice(adopted) if adopted else rng.choice(right) if right else solution
         yield {"query": problem.question, "drafts": shown, "target": target, "sft_target": solution}
 
 

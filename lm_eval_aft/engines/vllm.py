@@ -4,6 +4,7 @@
 that. Each generation is a request of its own, with its own seed: the prefix cache shares the prompt among them just as
 ``n=k`` would, and every text keeps its own end and counts. One code path serves GPU builds (0.22 and newer) and the CPU
 build. Knows nothing of drafts. Loaded by ``engine=vllm``; its arguments are checked in ``vllm_args``.
+A little over 200 lines, as every way in which vLLM ends or dies is told apart here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The model arguments of ``engine=vllm``: checked by name, type and machine before anything is loaded.
 
 Names are those of lm-eval's vllm model (``pretrained``, ``max_length``, ``lora_local_path``) and of vLLM's EngineArgs;
-``engine_seed`` is vLLM's own seed, since ``seed`` is ours. Called by the vllm engine.
+``engine_seed`` is vLLM's own seed, since ``seed`` is ours. Called by the vllm engine. A little over 200 lines: each is
+refused for a reason of its own.
 """
 
 from __future__ import annotations
