@@ -193,3 +193,15 @@ def test_ratios_are_of_medians(script):
     taken = {"one": [workload.Seconds(s, 2 * s) for s in (1, 2, 9)], "two": [workload.Seconds(s, s) for s in (3, 3, 4)]}
     rows = workload.table(taken, "one")
     assert (rows["two"]["wall_ratio"], rows["two"]["processor_ratio"]) == (1.5, 0.75)
+
+
+def test_a_long_run_in_small_leaves_nothing_open_and_everything_consistent(tmp_path, script):
+    long_run = script("long_run")
+    windows = long_run.run(10, 20, AFTConfig(k=3, layers=2), tmp_path)
+    assert windows[-1].generations == 10 * 20 * 7
+    found = long_run.growth(windows)
+    assert found["files_more"] <= 0
+    assert found["threads_more"] <= 0
+    assert found["bytes_a_generation"] < 2000  # a leak of texts and their tokens would be more
+    checked = long_run.consistent(tmp_path, 1400)
+    assert checked == {"in_store": 1400, "damaged": 0, "in_traces": 1400, "expected": 1400}
