@@ -89,9 +89,11 @@ class AFTConfig:
             self.vote_regex is not None and self.strategy != "majority",
             f"vote_regex is for strategy=majority, not for {name}: leave it out.",
         )
+        drafted = self.mcq == "drafts"
+        yield drafted and self.strategy != "aggregate", f"mcq=drafts is for strategy=aggregate, not for {name}."
         yield (
-            self.mcq == "drafts" and (not self.layers or self.strategy != "aggregate"),
-            f"mcq=drafts scores after aggregation: it needs layers=1 or more and strategy=aggregate, not {name}.",
+            drafted and not self.layers,
+            "mcq=drafts scores choices in the last pass: layers=0 must be 1 or more, or use mcq=plain.",
         )
         yield self.mcq == "plain" and self.mcq_orders > 1, "mcq_orders is for mcq=drafts: give both or neither."
         yield (

@@ -243,8 +243,8 @@ def test_an_engine_without_shared_scoring_is_asked_choice_by_choice(tiny_engine,
 
 def test_what_cannot_be(tiny_engine):
     for given, said in (
-        ({"layers": 0}, "needs layers=1 or more"),
-        ({"strategy": "majority"}, "strategy=aggregate, not strategy=majority"),
+        ({"layers": 0}, "layers=0 must be 1 or more, or use mcq=plain"),
+        ({"strategy": "majority"}, "strategy=aggregate, not for strategy=majority"),
         ({"mcq": "plain", "mcq_orders": 2}, "mcq_orders is for mcq=drafts"),
         ({"mcq": "both"}, "mcq must be one of plain, drafts"),
     ):
