@@ -5,10 +5,9 @@
     python -m trainers.family train    OUT     sft, aft, aft-no-drafts and aft-pseudo, by ``aft train``
     python -m trainers.family ship     OUT     sft and aft into the package
 
-``make checkpoints`` runs the four. Problems are endless, so the base sees each once. The rows
-follow DESIGN's rule for targets: a right draft that is shown is adopted, in one spelling; where none is right the
-target is another way, so it depends on the drafts in both cases. Choosing among drafts is not learnt yet: what was
-tried stands in docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
+``make checkpoints`` runs the four. Problems are endless, so the base sees each once. A right draft that is shown is
+the target; where none is right it is another way, so it depends on the drafts in both cases. What was tried before,
+and why it did not work, stands in docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
 A little over 200 lines: it is one recipe, to be read from top to bottom.
 """
 
@@ -88,7 +87,7 @@ class FamilyConfig:
     documents: int = 72  # a step
     problems: int = 4  # a document
     repeats: int = 2  # of them, at its end
-    queries: int = 12_000
+    queries: int = 8_000
     drafts: int = 8
     sets: int = 3
     mixed: float = 0.7  # share of draft sets that hold right and wrong ones, where a query has both
