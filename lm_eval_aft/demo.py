@@ -7,6 +7,7 @@ scores, cost and a paired test. Needs no download. The commands are printed; eve
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> int:
     )
     print("against the same model trained to aggregate drafts (AFT), on problems neither has seen.\n")
     for name, model_args in RUNS.items():
+        shutil.rmtree(OUT / name, ignore_errors=True)  # an older version's demonstration is another run
         arguments = f"{model_args},record={OUT / name / 'traces'}"
         run(
             "lm_eval",
