@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ VOTERS = 11  # drafts that generate as many texts as (5, 2)
 
 def evaluate(model: Path, work: Path, args: argparse.Namespace, how: str) -> Path:
     """One lm-eval run with the model's own draft store; a finished one is not made again."""
-    folder = work / f"{model.name}_{how.replace('=', '').replace(',', '_')}"
+    folder = work / f"{model.name}_{re.sub(r'[^A-Za-z0-9.]+', '_', how)[:80]}"
     if not list(folder.rglob("results_*.json")):
         model_args = f"pretrained={model},{how},record={folder / 'traces'},cache={work / model.name}.sqlite"
         command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", model_args, "--tasks", args.task]
