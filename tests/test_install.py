@@ -155,6 +155,21 @@ class TestArchives:
         assert sources <= names
         assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 
+    def test_the_wheel_holds_the_page_and_the_checkpoints_and_nothing_large_besides(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        for folder in ("page_assets", "checkpoints"):
+            source = ROOT / "lm_eval_aft" / folder
+            files = {path.relative_to(ROOT).as_posix() for path in source.rglob("*") if path.is_file()}
+            assert files
+            assert files <= set(sizes)
+        large = {name for name, size in sizes.items() if size > 200_000}
+        assert large == {f"lm_eval_aft/checkpoints/{name}/model.safetensors" for name in ("aft", "sft")}
+        assert sum(sizes[name] for name in large) < 12_000_000
+        kinds = {Path(name).suffix for name in sizes if ".dist-info/" not in name}
+        sources = {".py", ".yaml", ".md", ".json", ".jinja", ".safetensors", ".js", ".css", ".html"}
+        assert kinds <= sources | {".typed", ".pth", ".start"}, kinds
+
     def test_its_metadata_name_the_doors_and_the_extras(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
