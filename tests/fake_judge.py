@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import pytest
+
+import lm_eval_aft.judge as judge_module
+from lm_eval_aft.engines import api_client
 from test_api_engine import FakeServer, Reply
 
 KEY = "sk-planted-7d1f9c"
@@ -30,3 +35,14 @@ class FakeJudge(FakeServer):
     def asked(self) -> list[str]:
         """The last message of each call, in the order of the calls."""
         return [call["messages"][-1]["content"] for call in self.calls]
+
+
+@contextmanager
+def quick_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJudge]:
+    """A judge with our key in the environment, asked again after milliseconds where it fails."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
+    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
+    fake = FakeJudge()
+    yield fake
+    fake.close()

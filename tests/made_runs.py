@@ -66,3 +66,20 @@ def make_run(
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / f"samples_{task}_{STAMP}.jsonl").write_text(lines, encoding="utf-8")
     return path
+
+
+def log_targets(folder: Path, targets: dict[int, str], task: str = "gsm8k") -> None:
+    """Results and samples of another model's run on these questions, for their gold answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {
+        "results": {task: {"exact_match,x": 0.5}},
+        "n-samples": {task: {"effective": len(targets)}},
+        "config": {"model": "hf"},
+    }
+    (folder / "results_1.json").write_text(json.dumps(results))
+    rows = [
+        {"doc_id": doc, "doc_hash": f"h{doc}", "target": gold, "filter": "x", "resps": [["?"]], "filtered_resps": ["?"]}
+        for doc, gold in targets.items()
+    ]
+    lines = [json.dumps({**row, "metrics": ["exact_match"], "exact_match": 0}) + "\n" for row in rows]
+    (folder / f"samples_{task}_1.jsonl").write_text("".join(lines))

@@ -12,13 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from fake_alpaca import FEW, WHOLE, expected_win_rate, make_eval_set, outputs, verdict, weighted_reply, write
-from fake_judge import KEY, FakeJudge, chat_completion
-from lm_eval_aft import judge as judge_module
+from fake_judge import KEY, chat_completion, quick_judge
 from lm_eval_aft.alpaca import alpaca_eval
 from lm_eval_aft.alpaca_judge import annotate, chat
 from lm_eval_aft.alpaca_method import weighted
 from lm_eval_aft.alpaca_score import COLUMNS
-from lm_eval_aft.engines import api_client
 from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
 from lm_eval_aft.judge import JudgeReply
 
@@ -36,13 +34,9 @@ def eval_set(tmp_path, monkeypatch, rows):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
-    fake = FakeJudge()
-    fake.trouble = lambda number, body: weighted_reply(body)
-    yield fake
-    fake.close()
+    with quick_judge(monkeypatch) as fake:
+        fake.trouble = lambda number, body: weighted_reply(body)
+        yield fake
 
 
 @pytest.fixture

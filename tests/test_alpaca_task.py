@@ -13,10 +13,8 @@ import pytest
 
 import lm_eval_aft
 from fake_alpaca import FEW, expected_win_rate, make_eval_set, outputs, weighted_reply
-from fake_judge import FakeJudge, chat_completion
-from lm_eval_aft import judge as judge_module
+from fake_judge import chat_completion, quick_judge
 from lm_eval_aft.alpaca_files import find_outputs, read_outputs
-from lm_eval_aft.engines import api_client
 from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
 
 
@@ -27,12 +25,9 @@ def eval_set(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
-    fake = FakeJudge()
-    fake.trouble = lambda number, body: weighted_reply(body)
-    yield fake
-    fake.close()
+    with quick_judge(monkeypatch) as fake:
+        fake.trouble = lambda number, body: weighted_reply(body)
+        yield fake
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from lm_eval_aft.results import read_runs
 from lm_eval_aft.traces import read_traces, write_traces
 from lm_eval_aft.usage import Usage
 from lm_eval_aft.verdicts import judge
+from made_runs import log_targets as log
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
 GSM8K = choose_extraction("gsm8k")
@@ -36,23 +37,6 @@ def trace(*layers: list[str], doc: int = 0, task: str = "gsm8k", cut: bool = Fal
     )
     made = {"k": len(layers[0]), "layers": len(layers) - 1, "model": "some/model", **settings}
     return Trace(asked, drafts, (), layers[-1][-1], Usage(), Usage(), made)
-
-
-def log(folder: Path, targets: dict[int, str], task: str = "gsm8k") -> None:
-    """Results and samples of a run on these questions, for their gold answers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results = {
-        "results": {task: {"exact_match,x": 0.5}},
-        "n-samples": {task: {"effective": len(targets)}},
-        "config": {"model": "hf"},
-    }
-    (folder / "results_1.json").write_text(json.dumps(results))
-    rows = [
-        {"doc_id": doc, "doc_hash": f"h{doc}", "target": gold, "filter": "x", "resps": [["?"]], "filtered_resps": ["?"]}
-        for doc, gold in targets.items()
-    ]
-    lines = [json.dumps({**row, "metrics": ["exact_match"], "exact_match": 0}) + "\n" for row in rows]
-    (folder / f"samples_{task}_1.jsonl").write_text("".join(lines))
 
 
 def diagnosed(folder: Path, traces: list[Trace], gold: str = "7", **options: object) -> Diagnostics:

@@ -9,9 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from fake_judge import KEY, FakeJudge, chat_completion
-from lm_eval_aft import judge as judge_module
-from lm_eval_aft.engines import api_client
+from fake_judge import KEY, FakeJudge, chat_completion, quick_judge
 from lm_eval_aft.errors import ConfigError, JudgeError
 from lm_eval_aft.judge import Estimate, Judge, JudgeCall
 from lm_eval_aft.records import Message
@@ -20,12 +18,8 @@ from lm_eval_aft.store import SQLiteStore
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
-    fake = FakeJudge()
-    yield fake
-    fake.close()
+    with quick_judge(monkeypatch) as fake:
+        yield fake
 
 
 def calls(count: int, **settings) -> list[JudgeCall]:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fake_judge import KEY, FakeJudge
+from fake_judge import KEY, quick_judge
 from lm_eval_aft import cli
-from lm_eval_aft import judge as judge_module
-from lm_eval_aft.engines import api_client
 from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
 from lm_eval_aft.judge import Judge
 from lm_eval_aft.mt_bench import (
@@ -44,12 +42,8 @@ def published(shared) -> Path:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
-    fake = FakeJudge()
-    yield fake
-    fake.close()
+    with quick_judge(monkeypatch) as fake:
+        yield fake
 
 
 def material(folder: Path, per_category: int = 1) -> Material:

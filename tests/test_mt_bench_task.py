@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fake_judge import KEY, FakeJudge
+from fake_judge import KEY, FakeJudge, quick_judge
 from lm_eval_aft import cli, tasks_path
-from lm_eval_aft import judge as judge_module
 from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.engines import api_client
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.model import AFTLM
@@ -29,12 +27,8 @@ pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
-    fake = FakeJudge()
-    yield fake
-    fake.close()
+    with quick_judge(monkeypatch) as fake:
+        yield fake
 
 
 def suite(tmp_path: Path, hub: bool = False) -> Path:

@@ -22,6 +22,7 @@ from lm_eval_aft.results import read_runs
 from lm_eval_aft.traces import write_traces
 from lm_eval_aft.usage import ModelShape, Usage
 from lm_eval_aft.votes import VotePoint, Votes, count_votes
+from made_runs import log_targets as log
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
 GOLD = "7"
@@ -38,23 +39,6 @@ def trace(texts: list[str], answer: str, doc: int = 0, task: str = "gsm8k", **se
     made = {"k": len(texts), "layers": 1, **settings}
     usage = Usage(len(texts) + 1, 0, 0, sum(10 + i for i in range(len(texts))) + 20)
     return Trace(question, (*drafts, last), ((0,) * len(texts),), answer, usage, usage, made)
-
-
-def log(folder: Path, targets: dict[int, str], task: str = "gsm8k") -> None:
-    """Results and samples of a run of another model on these questions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results = {
-        "results": {task: {"exact_match,x": 0.5}},
-        "n-samples": {task: {"effective": len(targets)}},
-        "config": {"model": "hf"},
-    }
-    (folder / "results_1.json").write_text(json.dumps(results))
-    rows = [
-        {"doc_id": doc, "doc_hash": f"h{doc}", "target": gold, "filter": "x", "resps": [["?"]], "filtered_resps": ["?"]}
-        for doc, gold in targets.items()
-    ]
-    lines = [json.dumps({**row, "metrics": ["exact_match"], "exact_match": 0}) + "\n" for row in rows]
-    (folder / f"samples_{task}_1.jsonl").write_text("".join(lines))
 
 
 def by_hand(answers: list[str | None], n: int) -> tuple[float, float, float]:
