@@ -146,7 +146,7 @@ class Sample:
 
     Attributes:
         key: Which.
-        target: The gold answer as lm-eval logs it.
+        target: The gold answer as lm-eval logs it; of a multiple choice its text.
         resps: The model's responses, before the filter.
         filtered: The responses after it.
         metrics: What each metric gave for this question.
@@ -301,6 +301,14 @@ def _usage(row: dict[str, Any]) -> Usage:
     return Usage(**{f.name: int(row[f.name] or 0) for f in fields(Usage)})
 
 
+def _target(row: Mapping[str, Any]) -> str:
+    """The gold answer; where lm-eval logs a choice by its number, the choice as it was asked."""
+    arguments = row.get("arguments")
+    asked = arguments.get(f"gen_args_{row['target']}") if isinstance(arguments, dict) else None
+    choice = asked.get("arg_1") if isinstance(asked, dict) else None
+    return choice.strip() if isinstance(choice, str) else str(row["target"])
+
+
 def _sample(task: str, row: dict[str, Any]) -> Sample:
     key = SampleKey(task, int(row["doc_id"]), str(row["doc_hash"]), str(row["filter"]))
     resps = tuple(text for instance in row["resps"] for text in instance)
@@ -308,7 +316,7 @@ def _sample(task: str, row: dict[str, Any]) -> Sample:
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     return Sample(
         key,
-        str(row["target"]),
+        _target(row),
         resps,
         tuple(row["filtered_resps"]),
         metrics,

@@ -105,6 +105,20 @@ def test_samples_are_keyed_and_scored(tmp_path: Path):
         rows[0].score("f1")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "gold"),
+    [
+        ({"gen_args_0": {"arg_1": " no"}, "gen_args_1": {"arg_1": " yes"}}, "yes"),  # a choice, logged by its number
+        ({"gen_args_0": {"arg_1": {"until": []}}, "gen_args_1": {"arg_1": {"until": []}}}, "1"),  # a generated answer
+        ({"gen_args_0": {"arg_1": " no"}}, "1"),
+        ([["q", " no"], ["q", " yes"]], "1"),  # of another version of lm-eval
+    ],
+)
+def test_the_gold_answer_of_a_multiple_choice_is_its_text(tmp_path: Path, arguments: Any, gold: str):
+    run = read_run(write(tmp_path, results(), rows=[sample(0, target="1", arguments=arguments), sample(1)]))
+    assert read_samples(run, "t")[0].target == gold
+
+
 def test_a_metric_that_gives_a_list_is_no_score(tmp_path: Path):
     run = read_run(write(tmp_path, results(), rows=[sample(0, [True, False])]))
     with pytest.raises(RecordError, match="acc of t is not one number"):
