@@ -9,7 +9,7 @@ import pytest
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.election import Election, Majority, load_elector
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.errors import ConfigError, PromptTooLong, RecordError
+from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.probes import ORDER, GivenDrafts, shown, wrong
 from lm_eval_aft.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
 from lm_eval_aft.schedule import propose_and_aggregate
@@ -276,3 +276,90 @@ class TestBestOfN:
         monkeypatch.setattr("lm_eval_aft.reward.RewardModel._logits", lambda self, texts: pytest.fail("scored again"))
         assert self.run(reward, store).scores == first.scores
         assert self.run(reward, store, k=3).scores == first.scores[:3]
+
+
+EVERY = {
+    "aggregate": {"k": 3, "layers": 2},
+    "refine": {"layers": 2},
+    "majority": {"k": 3, "layers": 2, "vote_regex": r"(\w)\W*$"},
+    "best_of_n": {"k": 3, "layers": 1},
+    "beam": {"k": 2},
+}
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+class TestEveryStrategy:
+    """What is promised for aggregation holds for its opponents: resume, seeds, budget."""
+
+    def run(self, strategy: str, engine, reward: str, store=None, questions=None, **given) -> list[Trace]:
+        settings = {"strategy": strategy, **EVERY[strategy], **given}
+        if strategy == "best_of_n":
+            settings["reward_model"] = reward
+        config, store = AFTConfig.split(settings)[0], store or NoStore()
+        short = replace(SAMPLED, max_tokens=8)
+        asked = questions or [replace(ask(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
+        elector = load_elector(config, store, HOST)
+        return propose_and_aggregate(asked, engine, TEMPLATE, config, store, elector=elector, quiet=True)
+
+    def essence(self, traces: list[Trace]) -> list[object]:
+        return [  # a reward is the same up to the rounding of its batch
+            (
+                t.answer,
+                [round(score, 5) for score in t.scores],
+                [(d.layer, d.index, d.seed, d.completion.token_ids) for d in t.drafts],
+            )
+            for t in traces
+        ]
+
+    def test_a_run_that_was_cut_short_goes_on(self, strategy, tiny_engine, reward, tmp_path):
+        class Dying:
+            """Stops after four texts, as a killed run does."""
+
+            def __getattr__(self, name):
+                return getattr(tiny_engine, name)
+
+            def generate(self, requests):
+                for number, step in enumerate(tiny_engine.generate(requests)):
+                    if number == 2:
+                        raise EngineError("stopped")
+                    yield step
+
+        whole = self.run(strategy, tiny_engine, reward)
+        store = SQLiteStore(tmp_path / "s.sqlite")
+        with pytest.raises(EngineError, match="stopped"):
+            self.run(strategy, Dying(), reward, store)
+        assert store.info().generations == 2
+        resumed = self.run(strategy, tiny_engine, reward, store)
+        assert self.essence(resumed) == self.essence(whole)
+        assert [trace.usage.generated_tokens for trace in resumed] == [t.usage.generated_tokens for t in whole]
+        again = self.run(strategy, tiny_engine, reward, store)
+        assert sum(trace.spent.generated_tokens for trace in again) == 0
+
+    def test_seeds_decide_and_neither_order_nor_company_does(self, strategy, tiny_engine, reward):
+        short = replace(SAMPLED, max_tokens=8)
+        asked = [replace(ask(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
+        whole = self.essence(self.run(strategy, tiny_engine, reward, questions=asked))
+        assert self.essence(self.run(strategy, tiny_engine, reward, questions=asked[::-1])) == whole[::-1]
+        assert self.essence(self.run(strategy, tiny_engine, reward, questions=asked[1:2])) == whole[1:2]
+        other = self.essence(self.run(strategy, tiny_engine, reward, questions=asked, seed=7))
+        drawn = [[(place, ids) for _, place, _, ids in trace[2]] for trace in whole]
+        drawn_otherwise = [[(place, ids) for _, place, _, ids in trace[2]] for trace in other]
+        assert (drawn == drawn_otherwise) == (strategy == "beam")  # which draws nothing
+
+    def test_texts_that_do_not_fit_are_cut_and_the_question_never(self, strategy, tiny_engine, reward):
+        class Narrow:
+            """Room for a question and little more."""
+
+            max_length = 900
+
+            def __getattr__(self, name):
+                return getattr(tiny_engine, name)
+
+        short = replace(SAMPLED, max_tokens=8)
+        long = replace(short, max_tokens=200)
+        fits = [replace(ask("q" * 20), drafts=long, final=short)]
+        (trace,) = self.run(strategy, Narrow(), reward, questions=fits)
+        passes = 2 if strategy in ("aggregate", "refine") else 1 if strategy == "majority" else 0
+        assert len(trace.cut_tokens) == passes
+        with pytest.raises(PromptTooLong):
+            self.run(strategy, Narrow(), reward, questions=[replace(fits[0], chat=ask("q" * 2000).chat)])
