@@ -120,11 +120,22 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--task", default="aft_arith")
-    parser.add_argument("--limit", type=int, default=4000)
+    parser.add_argument("--limit", type=int, default=4000, help="problems of the headline; 0 leaves it out")
     parser.add_argument("--ablations", type=int, default=1000, help="questions for the ablations; 0 leaves them out")
     parser.add_argument("--out")
     args = parser.parse_args()
     model = {kind: args.family / f"{kind}-{args.seed}" for kind in ("sft", "aft", *ABLATIONS)}
+    figures: dict[str, Any] = {"task": args.task, "training_seed": args.seed}
+    if args.limit:
+        figures |= headline(model, args)
+    if args.ablations:
+        figures["ablation_questions"] = args.limit = args.ablations
+        figures["ablations"] = ablations(model, args)
+    write(f"family-{args.task}-seed{args.seed}{'' if 'rows' in figures else '-ablations'}", figures, args.out)
+
+
+def headline(model: dict[str, Path], args: argparse.Namespace) -> dict[str, Any]:
+    """SFT and AFT at every place, their votes, and what aggregation did."""
     places = {"SFT, greedy": evaluate(model["sft"], args.work, args, at((1, 0)))}
     places |= {f"SFT + Agg {p}": evaluate(model["sft"], args.work, args, at(p)) for p in AGGREGATED["sft"]}
     places["AFT, layers=0"] = evaluate(model["aft"], args.work, args, at((1, 0)))
@@ -138,18 +149,12 @@ def main() -> None:
     for kind in ("SFT", "AFT"):
         rows += vote_rows(kind, named[f"{kind}, majority of {VOTERS}"])
     equal = f"SFT, majority of {VOTERS}"
-    figures = {
-        "task": args.task,
+    return {
         "questions": args.limit,
-        "training_seed": args.seed,
         "rows": rows,
         "AFT (5, 2) against the vote at equal tokens": row("AFT (5, 2)", named[equal], named["AFT (5, 2)"], args.task),
         "diagnostics": [diagnostics(named[name]) for name in ("SFT + Agg (5, 1)", "AFT (5, 1)", "AFT (5, 2)")],
     }
-    if args.ablations:
-        figures["ablation_questions"] = args.limit = args.ablations
-        figures["ablations"] = ablations(model, args)
-    write(f"family-{args.task}-seed{args.seed}", figures, args.out)
 
 
 def ablations(model: dict[str, Path], args: argparse.Namespace) -> list[dict[str, Any]]:
