@@ -9,7 +9,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults test-hostile lint test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults test-hostile coverage lint test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,12 @@ test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, 
 
 test-hostile: .venv/installed-dev ## give every reader a thousand damaged files each
 	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/test_hostile_many.py
+
+coverage: .venv/installed-dev ## the tests again, counting which lines of the packages they run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_FLAGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 lint: .venv/installed-dev ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

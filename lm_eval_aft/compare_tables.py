@@ -24,12 +24,17 @@ def verdicts(found: Sequence[Comparison]) -> list[str]:
     return [_verdict(row) for row in found if not row.category]
 
 
+def _at_cost(ratio: float | None) -> str:
+    said = f"{ratio:.3g}" if ratio else ""
+    return f", at {said} times the generated tokens" if said not in ("", "1") else ", at the same tokens" * bool(said)
+
+
 def _verdict(row: Comparison) -> str:
     unit, scale = _unit(row)
     gain = row.difference.estimate * (1 if row.score.higher_is_better else -1)
     p_value = row.p_value if row.p_holm is None else row.p_holm
     apart = f"{abs(scale * gain):.1f}{unit} {'better' if gain > 0 else 'worse'} than" if gain else "level with"
-    cost = f", at {row.cost_ratio:.3g} times the generated tokens" if row.cost_ratio else ""
+    cost = _at_cost(row.cost_ratio)
     numbers = f"95% {_ends(row.difference, scale)}, p = {_p(p_value)}, n = {row.n}"
     if row.difference.level != 0.95:
         numbers = numbers.replace("95%", f"{row.difference.level:.0%}")

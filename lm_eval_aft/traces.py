@@ -92,7 +92,7 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
 
 
 def _read(file: Path) -> Iterator[Trace]:
-    with _errors(file), file.open("rb") as lines:
+    with _errors(file, reading=True), file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 trace = Trace.from_json(line.decode())
@@ -105,11 +105,10 @@ def _read(file: Path) -> Iterator[Trace]:
 
 
 @contextmanager
-def _errors(path: Path) -> Iterator[None]:
+def _errors(path: Path, reading: bool = False) -> Iterator[None]:
     """Turn an OSError into a RecordError that names the path."""
+    what, cure = ("read", "the folder that record= named") if reading else ("kept", "record= a folder you can write to")
     try:
         yield
     except OSError as error:
-        raise RecordError(
-            f"traces cannot be kept at {path} ({error.strerror}): give record= a folder you can write to."
-        ) from error
+        raise RecordError(f"traces cannot be {what} at {path} ({error.strerror}): give {cure}.") from error

@@ -78,3 +78,8 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content
     file.write_text(content)
     with pytest.raises(AFTError, match=r"odd\.jsonl"):
         read(file if read is not load_config else str(file))
+
+
+def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"traces cannot be read at .*gone\.jsonl .*the folder that record= named"):
+        list(read_traces(tmp_path / "gone.jsonl"))

@@ -385,7 +385,9 @@ def ship(out: Path, seed: int) -> None:
             content = (out / f"{name}-{seed}" / file).read_bytes()
             if file.endswith((".json", ".md")):
                 content = content.replace(f"{out}/".encode(), b"")
-            (target / file).write_bytes(content)
+            partial = target / f"{file}.partial"
+            partial.write_bytes(content)
+            partial.replace(target / file)  # a run that reads the old one keeps a whole file
 
 
 if __name__ == "__main__":
