@@ -207,6 +207,10 @@ def plot(
         click.echo(draw(each, kind, (png or out[0]) / f"{each.name}.png"))
 
 
+def _probed(settings: Mapping[str, Any]) -> bool:
+    return settings.get("probe", "none") != "none" or bool(settings.get("drafts_from"))
+
+
 def _tasks(run: Run) -> list[str]:
     return [score.task for score in run.scores]
 
@@ -216,6 +220,13 @@ def _plot_frontiers(runs: Sequence[Run], votes: Sequence[Votes], cost: Cost | No
     from lm_eval_aft.figure import draw_frontier
     from lm_eval_aft.frontier import frontiers, show
 
+    probed = [run for run in runs if _probed(run.settings or {})]
+    if probed:
+        click.echo(
+            f"{len(probed)} run{'s' * (len(probed) > 1)} with probe= or drafts_from= left out: no way to answer.",
+            err=True,
+        )
+    runs = [run for run in runs if run not in probed]
     known = all(run.usage is not None and run.usage.flops for run in runs)
     scored = [(run, {t: score_interval(run, primary(run, t)) for t in dict.fromkeys(_tasks(run))}) for run in runs]
     for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):

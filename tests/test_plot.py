@@ -296,3 +296,11 @@ class TestFrontier:
         free = replace(runs[0], usage=None)
         with pytest.raises(RecordError, match="does not say what it cost in flops"):
             frontiers([(free, {"gsm8k": mean_interval([0.0, 1.0])})], (), "flops")
+
+    def test_a_probe_is_no_way_to_answer(self, tmp_path: Path):
+        run(tmp_path / "a", 5, 1)
+        record(tmp_path / "a", 5, 1)
+        run(tmp_path / "b", 5, 2, probe="empty")
+        printed = plot(tmp_path, "--frontier", "--regex", r"(\d+)")
+        assert "1 run with probe= or drafts_from= left out" in printed
+        assert "probe=empty" not in printed
