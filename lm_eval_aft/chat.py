@@ -22,6 +22,8 @@ from lm_eval_aft.records import Chat, Message, Prompt
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 _MARK = '{"aft_chat": '
+# What chat templates mark turns with, though some tokenizers know it as ordinary text: <|user|>, [INST], <<SYS>>, </s>.
+MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")
 THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
 
 
@@ -203,7 +205,14 @@ class TokenizerRenderer:
     @cached_property
     def _control(self) -> tuple[str, ...]:
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        return tuple(sorted({*added, *self.tokenizer.all_special_tokens}, key=len, reverse=True))
+        return tuple(sorted({*added, *self.tokenizer.all_special_tokens, *self._marks()}, key=len, reverse=True))
+
+    def _marks(self) -> set[str]:
+        """What the chat template itself puts around turns, special token or not."""
+        if not self.tokenizer.chat_template:
+            return set()
+        turns = (Message("system", "x"), Message("user", "x"), Message("assistant", "x"), Message("user", "x"))
+        return set(MARKS.findall(self.render(Chat(turns))))
 
 
 def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -211,7 +211,7 @@ class Judge:
 
     def _replies(self, kept: Mapping[str, str], missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply]]:
         for key, text in kept.items():
-            yield key, JudgeReply(**json.loads(text))
+            yield key, self._kept(text)
         done, failure = len(kept), None
         for key, outcome in self._run(missing):
             if isinstance(outcome, JudgeReply):
@@ -221,6 +221,14 @@ class Judge:
                 failure = failure or outcome
         if failure is not None:
             raise self._explain(failure, done, len(kept) + len(missing)) from failure
+
+    def _kept(self, text: str) -> JudgeReply:
+        try:
+            return JudgeReply(**json.loads(text))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise JudgeError(
+                f"the cache of judgements {self.cache.path} is damaged: delete it, or give --cache another path."
+            ) from error
 
     def _run(self, missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply | Exception]]:
         """Make the calls; after the first that fails no other is begun, but those under way are waited for."""
@@ -324,14 +332,16 @@ def _reply(body: Mapping[str, Any]) -> JudgeReply:
     try:
         choice = body["choices"][0]
         text, end = choice["message"]["content"], choice["finish_reason"]
+        if not isinstance(text, str | None):
+            raise TypeError("content is no text")
         usage = body.get("usage") or {}
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         top = _first_token(choice.get("logprobs"))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
         raise _Broken("its reply is no chat completion") from error
     if end != "length" and end not in ENDED:
         raise _Broken(f"its reply was broken off (finish_reason={end!r})")
-    return JudgeReply(str(text or ""), top, *counts)
+    return JudgeReply(text or "", top, *counts)
 
 
 def _first_token(logprobs: Mapping[str, Any] | None) -> dict[str, float] | None:

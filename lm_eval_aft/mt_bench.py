@@ -31,6 +31,7 @@ TEMPERATURES = {  # FastChat's
 CATEGORIES = tuple(TEMPERATURES)
 WITH_REFERENCE = ("math", "reasoning", "coding")
 FIRST_ID, WHOLE = 81, 80
+MOST_NAME = 200  # characters of a name in a file's: file systems take 255 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,8 @@ def model_name(model: str, k: int | None, layers: int | None) -> str:
 
 def file_name(text: str) -> str:
     """A name as part of a file's."""
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "model"
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "model"
+    return name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 9]}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _of_file(file: Path, questions: Path | None) -> Material:

@@ -29,6 +29,7 @@ from lm_eval_aft.config import AFTConfig, names, samplings
 from lm_eval_aft.engines.api_reply import completions
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.errors import AFTError
+from lm_eval_aft.judge import JudgeReply, _Broken, _reply
 from lm_eval_aft.mt_bench import read_answers, read_dialogues
 from lm_eval_aft.mt_bench_scores import rating, read_judgements
 from lm_eval_aft.prompts import Template
@@ -265,6 +266,29 @@ def test_any_reply_of_a_server(body: dict[str, Any]) -> None:
         (found,) = completions(body, prompt, 1, renderer)
         assert isinstance(found.text, str)
         assert found.generated_tokens >= 0
+
+
+TOP = [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -2.5}]
+VERDICT = {
+    "choices": [
+        {"message": {"content": "m"}, "finish_reason": "length", "logprobs": {"content": [{"top_logprobs": TOP}]}}
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+}
+
+
+@few
+@given(body=damaged(VERDICT).filter(lambda body: isinstance(body, dict)))
+def test_any_verdict_of_a_judge(body: dict[str, Any]) -> None:
+    """A reply, or one that is asked for again: alpaca_eval then reads the probabilities of m and M."""
+    try:
+        reply = _reply(body)
+    except _Broken:
+        return
+    assert isinstance(reply, JudgeReply)
+    assert isinstance(reply.text, str)
+    assert all(isinstance(number, float) for number in (reply.top_logprobs or {}).values())
+    assert isinstance(reply.prompt_tokens + reply.generated_tokens, int)
 
 
 @pytest.fixture(scope="module")

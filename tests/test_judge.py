@@ -273,3 +273,12 @@ class TestKey:
         with pytest.raises(ConfigError) as refused:
             Judge("m", f"http://user:{KEY}@127.0.0.1:1/v1")
         assert KEY not in str(refused.value)
+
+
+def test_a_kept_reply_that_is_damaged_is_named_by_its_file(server, tmp_path):
+    file = tmp_path / "judge.sqlite"
+    assert ask(server, calls(1), cache=file)
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE judgements SET reply = '{\"text\": '")
+    with pytest.raises(JudgeError, match=r"judge\.sqlite is damaged: delete it, or give --cache another path"):
+        ask(server, calls(1), cache=file)

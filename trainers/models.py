@@ -31,6 +31,8 @@ def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
         return loader.from_pretrained(config.model, revision=config.revision or "main", **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
+        if "safetensors" in reason:
+            reason += ": weights in pickle files can run code and are refused; save them as safetensors first."
         raise EngineError(f"model={config.model} cannot be loaded: {reason}") from error
 
 
@@ -38,7 +40,7 @@ def load_model(config: TrainConfig) -> Any:
     """The model with what is to be trained: an adapter, or all weights (then in float32)."""
     set_seed(config.seed)
     dtype = torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
-    model = _load(AutoModelForCausalLM, config, dtype=dtype)
+    model = _load(AutoModelForCausalLM, config, dtype=dtype, use_safetensors=True)
     if not config.lora_rank:
         return model
     targets: Any = config.lora_targets if config.lora_targets != ("all-linear",) else "all-linear"
@@ -67,7 +69,7 @@ def end_texts(model: Any, end_id: int) -> None:
 def merge(run: Run, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:
     """Write base and adapter as one checkpoint, in the base's dtype unless ``save_dtype`` says another."""
     folder = run.folder / "merged"
-    base = _load(AutoModelForCausalLM, run.config, dtype="auto")
+    base = _load(AutoModelForCausalLM, run.config, dtype="auto", use_safetensors=True)
     dtype = getattr(torch, run.config.save_dtype) if run.config.save_dtype else base.dtype
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -17,7 +17,9 @@ TOKENS_PER_TURN = 5  # role and turn marks of common chat templates
 CONTROL = (  # of common chat templates: without a tokenizer the server's own are unknown
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
     *("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
-    *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "</s>", "[INST]", "[/INST]"),
+    *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
+    *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|start|>", "<|channel|>", "<|message|>", "<|im_sep|>", "<|eom_id|>"),
+    *("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
 )
 
 
