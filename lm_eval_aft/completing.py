@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.records import Completion, Request
+from lm_eval_aft.stopping import raise_if_stopped
 from lm_eval_aft.store import Store
 
 
@@ -35,6 +36,7 @@ def complete(requests: Sequence[Request], engine: Engine, store: Store) -> Itera
         for number, completion in engine.generate([requests[positions[key][0]] for key in missing]):
             key = missing[number]
             store.put(key, completion)
+            raise_if_stopped()
             for position in positions[key]:
                 yield position, completion, position != positions[key][0]
     finally:

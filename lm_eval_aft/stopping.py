@@ -24,6 +24,9 @@ class _Signal(BaseException):
         self.number = number
 
 
+_came: list[int] = []  # signals of this run, until it has ended
+
+
 @contextmanager
 def stoppable(store: Store) -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into ``Stopped``; the handlers before are put back at the end.
@@ -40,16 +43,25 @@ def stoppable(store: Store) -> Iterator[None]:
     before = {number: signal.signal(number, _raise) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        raise_if_stopped()
     except _Signal as caught:
         raise Stopped(_sentence(caught.number, store), 128 + caught.number) from None
     finally:
+        _came.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # of the next one
+    _came.append(number)
     raise _Signal(number)
+
+
+def raise_if_stopped() -> None:
+    """End the run if a signal came whose exception was lost: Python drops what is raised while an object is deleted."""
+    if _came:
+        raise _Signal(_came[0])
 
 
 def _sentence(number: int, store: Store) -> str:

@@ -5,7 +5,7 @@ the tiny model), with a real signal or a real limit of the operating system, at 
 generation is under way. The same run again must end as one that nothing befell: same texts, token ids, seeds and
 counts, nothing finished lost.
 
-Usage: python tests/faults/inject.py TINY_MODEL WORK_FOLDER [--share 1.0] [--json FILE] [--markdown FILE]
+Usage: python tests/faults/inject.py TINY_MODEL WORK_FOLDER [--share 1.0] [--json FILE]
 """
 
 from __future__ import annotations

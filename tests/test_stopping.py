@@ -1,0 +1,48 @@
+"""Signals end a run in order, wherever they arrive."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.errors import Stopped
+from lm_eval_aft.prompts import Template
+from lm_eval_aft.records import Chat, Message, Question, Sampling
+from lm_eval_aft.schedule import propose_and_aggregate
+from lm_eval_aft.stopping import stoppable
+from lm_eval_aft.store import SQLiteStore
+
+SAMPLING = Sampling(0.7, 0.95, 0, 64)
+
+
+class Deleted:
+    """Sends a signal to its process while it is deleted, where Python drops what the handler raises."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_still_ends_the_run(tmp_path):
+    store = SQLiteStore(tmp_path / "s.sqlite")
+
+    class Engine(ScriptedEngine):
+        def generate(self, requests):
+            for number, step in enumerate(super().generate(requests)):
+                if number == 2:
+                    Deleted()
+                yield step
+
+    asked = [Question(Chat((Message("user", f"{n}?"),)), SAMPLING, SAMPLING, "t", n, "h", 0) for n in range(4)]
+    with pytest.raises(Stopped, match="stopped by SIGINT; 3 finished generations"), stoppable(store):
+        propose_and_aggregate(asked, Engine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True)
+    assert store.info().generations == 3
+    with stoppable(store):  # the next run is not ended by it
+        traces = propose_and_aggregate(
+            asked, ScriptedEngine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True
+        )
+    assert len(traces) == 4
