@@ -95,13 +95,24 @@ def _read(file: Path) -> Iterator[Trace]:
     with _errors(file, reading=True), file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                trace = Trace.from_json(line.decode())
+                trace = _checked(Trace.from_json(line.decode()))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RecordError(
                     f"line {number} of {file} is not a trace ({type(error).__name__}: {error}): give files that a "
                     "run with record= wrote."
                 ) from error
             yield trace
+
+
+def _checked(trace: Trace) -> Trace:
+    """The trace, if its texts are texts in places that so many can have: a layer of 2**63 would be counted up to."""
+    most = len(trace.drafts)
+    for draft in trace.drafts:
+        if not all(isinstance(place, int) and 0 <= place < most for place in (draft.layer, draft.index)):
+            raise ValueError(f"layer {draft.layer!r}, index {draft.index!r} in a trace of {most} texts")
+        if not isinstance(draft.completion.text, str):
+            raise TypeError("a draft is not a text")
+    return trace
 
 
 @contextmanager

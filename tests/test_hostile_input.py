@@ -1,5 +1,6 @@
 """Input nobody should send: it gives a value or one sentence that names the file or argument, never a traceback."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lm_eval_aft.mt_bench import read_answers
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message
 from lm_eval_aft.traces import read_traces
+from test_schedule import ask, run
 from trainers.config import load_config
 from trainers.rows import load_rows
 
@@ -78,6 +80,18 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content
     file.write_text(content)
     with pytest.raises(AFTError, match=r"odd\.jsonl"):
         read(file if read is not load_config else str(file))
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"), [(2**63, "layer 9223372036854775808"), (-1, "layer -1"), (None, "layer None")]
+)
+def test_a_layer_that_cannot_be_is_refused_before_anything_counts_up_to_it(tmp_path: Path, layer, said: str) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["drafts"][0]["layer"] = layer
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=rf"line 1 of .*t\.jsonl is not a trace \(ValueError: {said}"):
+        list(read_traces(tmp_path))
 
 
 def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
