@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lm_eval_aft.errors import RecordError
 from lm_eval_aft.records import Trace
 
 MOST_NAME = 100  # characters of a task's name in a file's; the digest behind it tells tasks apart
+MOST_COUNTED = 10**30  # of anything: what is more was never counted, and 10**400 fits no float
 
 
 def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace], suffix: str = "") -> list[Path]:
@@ -112,7 +113,19 @@ def _checked(trace: Trace) -> Trace:
             raise ValueError(f"layer {draft.layer!r}, index {draft.index!r} in a trace of {most} texts")
         if not isinstance(draft.completion.text, str):
             raise TypeError("a draft is not a text")
+        _counted(draft.completion.generated_tokens)
+    for usage in (trace.usage, trace.spent):
+        _counted(*asdict(usage).values())
+    if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
+        raise TypeError("the answer is not a text, or the settings have no names")
+    _counted(*(trace.settings[name] for name in ("k", "layers") if name in trace.settings))
     return trace
+
+
+def _counted(*counts: Any) -> None:
+    for count in counts:
+        if not isinstance(count, int | float) or not 0 <= count < MOST_COUNTED:
+            raise ValueError(f"a count is {count!r}")
 
 
 @contextmanager

@@ -94,6 +94,17 @@ def test_a_layer_that_cannot_be_is_refused_before_anything_counts_up_to_it(tmp_p
         list(read_traces(tmp_path))
 
 
+@pytest.mark.parametrize("part", ["usage", "settings"])
+@pytest.mark.parametrize("value", [[1], {}, -1, 10**400, float("nan"), "../../x"])
+def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: object) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row[part]["generated_tokens" if part == "usage" else "layers"] = value
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(ValueError: a count is"):
+        list(read_traces(tmp_path))
+
+
 def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"traces cannot be read at .*gone\.jsonl .*the folder that record= named"):
         list(read_traces(tmp_path / "gone.jsonl"))
