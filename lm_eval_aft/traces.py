@@ -116,6 +116,9 @@ def _checked(trace: Trace) -> Trace:
         _counted(draft.completion.generated_tokens)
     for usage in (trace.usage, trace.spent):
         _counted(*asdict(usage).values())
+    names = trace.question.task, trace.question.doc_id, trace.question.doc_hash, trace.question.repeat
+    if not all(isinstance(name, str | int | None) for name in names):
+        raise TypeError("task, doc_id, doc_hash or repeat is neither a text nor a number")
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
     _counted(*(trace.settings[name] for name in ("k", "layers") if name in trace.settings))

@@ -105,6 +105,16 @@ def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: obj
         list(read_traces(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["task", "doc_id", "doc_hash", "repeat"])
+def test_a_trace_of_a_question_without_a_proper_name(tmp_path: Path, name: str) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["question"][name] = ["x"]
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(TypeError"):
+        list(read_traces(tmp_path))
+
+
 def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"traces cannot be read at .*gone\.jsonl .*the folder that record= named"):
         list(read_traces(tmp_path / "gone.jsonl"))
