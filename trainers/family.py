@@ -285,7 +285,7 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
         drafts = draft(config, out, [problem for problem, _ in solved])
         rng = random.Random(f"{config.seed} {split}")
         drafted = [(problem, arith.write(way), texts) for (problem, way), texts in zip(solved, drafts, strict=True)]
-        rows = [row for each in drafted for row in _rows_of(*each, config, rng)]
+        rows = [row for each in drafted for row in rows_of(*each, config, rng)]
         write_jsonl(out / f"{split}.jsonl", rows)
         write_jsonl(out / f"{split}_sft.jsonl", ({"query": p.question, "sft_target": way} for p, way, _ in drafted))
         right = [sum(arith.is_right(problem, text) for text in texts) for problem, _, texts in drafted]
@@ -294,7 +294,7 @@ def make_rows(config: FamilyConfig, out: Path) -> dict[str, Any]:
     return counts
 
 
-def _rows_of(
+def rows_of(
     problem: Problem, solution: str, texts: Sequence[str], config: FamilyConfig, rng: random.Random
 ) -> Iterator[dict[str, Any]]:
     """Draw sets of drafts; the target is a right one that is shown, else another right way."""
@@ -317,28 +317,34 @@ def _rows_of(
 
 
 def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int) -> None:
-    """Train each kind on the base by ``aft train``; all weights, as LoRA cannot learn words the base never saw."""
+    """Train each kind on the base by ``aft train``."""
     from trainers.train import run_training
 
     for kind in kinds:
         of_kind = "_sft" if kind == "sft" else ""
-        settings = {
-            "model": str(out / "base"),
+        settings = training_settings(config, out, kind, seed) | {
             "data": str(out / f"train{of_kind}.jsonl"),
             "validation": str(out / f"validation{of_kind}.jsonl"),
             "output": str(out / f"{kind}-{seed}"),
-            "template": str(out / "template.j2"),
-            "lora_rank": 0,
-            "learning_rate": config.plain_rate if kind in ("sft", "aft-no-drafts") else config.aft_rate,
-            "epochs": config.train_epochs,  # for sft 12 were tried: the lowest validation loss is that of 3
-            "batch_size": config.train_batch,
-            "plain_share": config.plain_share,
-            "max_length": 512,
-            "device": "cpu",
-            "seed": seed,
-            "log_every": 50,
         }
         run_training(kind, make_config(settings, "trainers.family"))
+
+
+def training_settings(config: FamilyConfig, out: Path, kind: Kind, seed: int) -> dict[str, Any]:
+    """What every training on the base has; all weights, as LoRA cannot learn words the base never saw."""
+    return {
+        "model": str(out / "base"),
+        "template": str(out / "template.j2"),
+        "lora_rank": 0,
+        "learning_rate": config.plain_rate if kind in ("sft", "aft-no-drafts") else config.aft_rate,
+        "epochs": config.train_epochs,  # for sft 12 were tried: the lowest validation loss is that of 3
+        "batch_size": config.train_batch,
+        "plain_share": config.plain_share,
+        "max_length": 512,
+        "device": "cpu",
+        "seed": seed,
+        "log_every": 50,
+    }
 
 
 @click.group()

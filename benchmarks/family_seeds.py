@@ -1,0 +1,96 @@
+"""The rows of the family's table over several training seeds: each seed, their mean, and an interval over both draws.
+
+Reads the runs that ``benchmarks/family.py FAMILY WORK --seed N`` left in WORK. The interval is a bootstrap that draws
+training seeds and problems, both with replacement: a rough one with three seeds, and wider than one over problems.
+
+Usage: python benchmarks/family_seeds.py WORK [--seeds 0 1 2] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import write
+
+from lm_eval_aft.comparable import primary
+from lm_eval_aft.pairs import pair
+from lm_eval_aft.report import Entry, read_entries
+
+RESAMPLES = 10_000
+GREEDY, VOTE = "sft-{}_k_1_layers_0", "sft-{}_strategy_majority_k_11"
+COMPARED = {
+    "SFT + Agg (5, 1)": (GREEDY, "sft-{}_k_5_layers_1"),
+    "SFT + Agg (5, 2)": (GREEDY, "sft-{}_k_5_layers_2"),
+    "AFT, layers=0": (GREEDY, "aft-{}_k_1_layers_0"),
+    "AFT (1, 1)": (GREEDY, "aft-{}_k_1_layers_1"),
+    "AFT (3, 1)": (GREEDY, "aft-{}_k_3_layers_1"),
+    "AFT (5, 1)": (GREEDY, "aft-{}_k_5_layers_1"),
+    "AFT (5, 2)": (GREEDY, "aft-{}_k_5_layers_2"),
+    "AFT (5, 3)": (GREEDY, "aft-{}_k_5_layers_3"),
+    "SFT, majority of 11": (GREEDY, VOTE),
+    "AFT (5, 2) against the SFT majority of 11": (VOTE, "aft-{}_k_5_layers_2"),
+    "AFT (5, 2) against (5, 1)": ("aft-{}_k_5_layers_1", "aft-{}_k_5_layers_2"),
+}
+
+
+def differences(work: Path, seeds: list[int], baseline: str, other: str) -> tuple[Any, list[float]]:
+    """Paired differences of shape (seeds, problems), and the other system's accuracy at each seed."""
+    rows, accuracies = [], []
+    for seed in seeds:
+        one, two = entries(work, (baseline.format(seed), other.format(seed)))
+        score = primary(two.run, two.run.tasks[0])
+        pairs = pair(one.run, two.run, score.task, score.metric, score.filter)
+        by_question = sorted(zip(pairs.documents, pairs.baseline, pairs.other, strict=True), key=lambda row: row[0])
+        rows.append([after - before for _, before, after in by_question])
+        accuracies.append(float(np.mean(pairs.other)))
+    return np.array(rows), accuracies
+
+
+def entries(work: Path, names: tuple[str, ...]) -> tuple[Entry, ...]:
+    """The runs of these names."""
+    return read_entries([work / name for name in names])
+
+
+def interval(values: Any, rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
+    """Percentiles of the mean over drawn seeds and drawn problems; ``values`` has shape (seeds, problems)."""
+    seeds, problems = values.shape
+    drawn = np.zeros(RESAMPLES)
+    for number in range(RESAMPLES):
+        weights = np.bincount(rng.integers(0, problems, problems), minlength=problems)  # how often each is drawn
+        drawn[number] = (values @ weights)[rng.integers(0, seeds, seeds)].mean() / problems
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def main() -> None:
+    """Print every row as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    greedy = [entries(args.work, (GREEDY.format(seed),))[0] for seed in args.seeds]
+    accuracy = [primary(entry.run, entry.run.tasks[0]).value for entry in greedy]
+    rows: list[dict[str, Any]] = [{"system": "SFT, greedy", "each_seed": accuracy, "mean": float(np.mean(accuracy))}]
+    for name, (baseline, other) in COMPARED.items():
+        values, accuracies = differences(args.work, args.seeds, baseline, other)
+        low, high = interval(values, np.random.default_rng(0))
+        rows.append(
+            {
+                "system": name,
+                "each_seed": accuracies,
+                "mean": float(np.mean(accuracies)),
+                "difference_each_seed": values.mean(1).tolist(),
+                "difference": float(values.mean()),
+                "difference_low": low,
+                "difference_high": high,
+            }
+        )
+    write("family-seeds", {"training_seeds": args.seeds, "questions": values.shape[1], "rows": rows}, args.out)
+
+
+if __name__ == "__main__":
+    main()
