@@ -13,6 +13,7 @@ from lm_eval_aft.errors import ConfigError, RecordError
 
 if TYPE_CHECKING:
     from lm_eval_aft.frontier import Frontier
+    from lm_eval_aft.losses import LossCurve
     from lm_eval_aft.plot import Cost, Curves, Point
     from lm_eval_aft.stats import Interval
 
@@ -76,6 +77,31 @@ def draw_frontier(frontier: Frontier, path: Path) -> Path:
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(fontsize=8, frameon=False)
     figure.suptitle(f"{frontier.task}: the best at each budget; 95% intervals", fontsize=11, parse_math=False)
+    return _save(figure, path)
+
+
+def draw_losses(curves: Sequence[LossCurve], path: Path) -> Path:
+    """Write one PNG of training losses as lines and validation losses as dots, against the tokens seen.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+        RecordError: The file cannot be written.
+    """
+    figure = _figure(width=8)
+    from matplotlib.ticker import EngFormatter
+
+    panel = figure.subplots()
+    for curve, colour in zip(curves, _colours(len(curves)), strict=True):
+        panel.plot(*zip(*curve.training, strict=True), color=colour, linewidth=1.2, label=curve.name)
+        if curve.validation:
+            panel.plot(*zip(*curve.validation, strict=True), color=colour, marker="o", linestyle="none")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.set_xlabel("tokens seen")
+    panel.set_ylabel("loss per target token, nats")
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(fontsize=8, frameon=False)
+    figure.suptitle("training loss; dots: validation", fontsize=11)
     return _save(figure, path)
 
 

@@ -190,10 +190,20 @@ def votes_of(runs: Sequence[Run], traces: Iterable[Trace], regex: str | None = N
 @click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Of the third panel; FLOPs where they are known.")
 @click.option("--regex", help="How the majority vote finds answers; see aft votes.")
 @click.option("--frontier", is_flag=True, help="Instead: the best of all points at each budget, model against model.")
+@click.option("--training", is_flag=True, help="Instead: the loss curves of the training runs below OUT.")
 def plot(
-    out: tuple[Path, ...], traces: Path | None, png: Path | None, cost: Cost | None, regex: str | None, frontier: bool
+    out: tuple[Path, ...],
+    traces: Path | None,
+    png: Path | None,
+    cost: Cost | None,
+    regex: str | None,
+    frontier: bool,
+    training: bool,
 ) -> None:
     """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
+    if training:
+        _plot_losses(out, png or out[0])
+        return
     runs = [run for folder in out for run in read_runs(folder)]
     found = (trace for folder in ([traces] if traces else out) for trace in read_traces(folder))
     votes = votes_of(runs, found, regex)
@@ -205,6 +215,13 @@ def plot(
     for each in curves(runs, votes):
         kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
         click.echo(draw(each, kind, (png or out[0]) / f"{each.name}.png"))
+
+
+def _plot_losses(out: Sequence[Path], folder: Path) -> None:
+    from lm_eval_aft.figure import draw_losses
+    from lm_eval_aft.losses import read_losses
+
+    click.echo(draw_losses(read_losses(out), folder / "training.png"))
 
 
 def _probed(settings: Mapping[str, Any]) -> bool:

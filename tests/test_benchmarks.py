@@ -18,6 +18,7 @@ from lm_eval_aft.store import NoStore
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
+NAMES += ("family", "family_data", "family_seeds")
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
@@ -205,3 +206,49 @@ def test_a_long_run_in_small_leaves_nothing_open_and_everything_consistent(tmp_p
     assert found["bytes_a_generation"] < 2000  # a leak of texts and their tokens would be more
     checked = long_run.consistent(tmp_path, 1400)
     assert checked == {"in_store": 1400, "damaged": 0, "in_traces": 1400, "expected": 1400}
+
+
+class TestFamilyData:
+    def rows(self, folder: Path) -> Path:
+        made = [{"query": "7 3 4 5 make 17", "sft_target": "3 * 4 = 12 ; 12 - 7 = 5 ; 5 + 5 = 10"}]
+        right, wrong = "7 * 3 = 21 ; 21 - 5 = 16 ; 16 + 4 = 20", "3 * 4 = 12 ; 12 - 7 = 5 ; 5 * 5 = 25"
+        made[0] |= {"drafts": [right, wrong, right], "target": right}
+        (folder / "train.jsonl").write_text(json.dumps(made[0] | {"query": "7 3 4 5 make 20"}) + "\n")
+        return folder
+
+    def test_a_program_knows_every_way(self, script):
+        data = script("family_data")
+        ways = list(data.ways((2, 3, 4)))
+        assert len(set(ways)) == len(ways)
+        assert all(data.arith.follows_rules(data.Problem((2, 3, 4), 0), way) for way in ways)
+        assert {way[-1].result for way in ways} >= {9, 24, 1, 14, 20, 10, 5}
+
+    def test_drafts_of_the_program_follow_the_rules_and_some_arrive(self, script):
+        data = script("family_data")
+        drafts = data.written_drafts("7 3 4 5 make 20", data.random.Random(0))
+        problem = data.Problem.read("7 3 4 5 make 20")
+        assert all(data.arith.follows_rules(problem, data.arith.parse(draft)) for draft in drafts)
+        assert 0 < sum(data.arith.is_right(problem, draft) for draft in drafts) < len(drafts) == data.WRITTEN
+
+    @pytest.mark.parametrize("matched", [False, True])
+    def test_rows_are_drawn_as_the_familys_are_and_matching_keeps_the_right_share(self, script, tmp_path, matched):
+        data, drawn = script("family_data"), []
+        data.rows_of = lambda problem, solution, drafts, config, rng: drawn.append(drafts) or [{"drafts": drafts}]
+        assert data.off_policy(self.rows(tmp_path), matched=matched) == [{"drafts": drawn[0]}]
+        assert len(drawn[0]) == data.KEPT
+        right = sum(data.arith.solves(draft, "7 3 4 5 make 20") for draft in drawn[0])
+        assert right == data.KEPT / 2 or not matched  # the family's two different drafts: one is right
+
+
+def test_an_interval_over_seeds_is_wider_where_seeds_differ(script):
+    import numpy as np
+
+    interval = script("family_seeds").interval
+    rng = np.random.default_rng(1)
+    problems = rng.choice([-1.0, 0.0, 1.0], size=400, p=[0.1, 0.7, 0.2])
+    alike = np.stack([problems] * 3)
+    apart = alike + np.array([[-0.1], [0.0], [0.1]])
+    low, high = interval(alike, np.random.default_rng(0))
+    assert low < problems.mean() < high
+    wide_low, wide_high = interval(apart, np.random.default_rng(0))
+    assert wide_high - wide_low > 1.5 * (high - low)

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from lm_eval_aft.cli import aft
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.frontier import Spot, frontiers, rising, show
+from lm_eval_aft.losses import LossCurve, read_losses
 from lm_eval_aft.plot import curves, score_interval, votes_of
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_run, read_runs
@@ -304,3 +305,42 @@ class TestFrontier:
         printed = plot(tmp_path, "--frontier", "--regex", r"(\d+)")
         assert "1 run with probe= or drafts_from= left out" in printed
         assert "probe=empty" not in printed
+
+
+class TestLosses:
+    def log(self, folder: Path, *rows: str) -> Path:
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text("\n".join(rows) + "\n")
+        return folder
+
+    def line(self, step: int, loss: float, key: str = "loss") -> str:
+        return json.dumps({key: loss, "step": step, "tokens": 100 * step})
+
+    def test_training_and_validation_by_tokens_and_the_last_word_of_a_step_counts(self, tmp_path: Path):
+        rows = [self.line(1, 2.0), self.line(2, 1.5), self.line(2, 1.8, "eval_loss"), self.line(2, 1.4)]
+        (found,) = read_losses([self.log(tmp_path / "aft", *rows)])
+        assert found == LossCurve("aft", ((100, 2.0), (200, 1.4)), ((200, 1.8),))
+
+    def test_one_figure_of_all_runs_and_a_folder_given_twice_counts_once(self, tmp_path: Path):
+        for name in ("sft", "aft"):
+            self.log(tmp_path / "runs" / name, self.line(1, 2.0), self.line(2, 1.0))
+        self.log(tmp_path / "other" / "aft", self.line(1, 2.0))
+        both = [tmp_path / "runs", tmp_path / "runs" / "aft", tmp_path / "other"]
+        names = [str(tmp_path / "runs" / "aft"), "sft", str(tmp_path / "other" / "aft")]
+        assert [curve.name for curve in read_losses(both)] == names
+        assert plot(tmp_path / "runs", "--training").strip() == str(tmp_path / "runs" / "training.png")
+        assert (tmp_path / "runs" / "training.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize(
+        "line", ["{", "7", '{"loss": 1.0}', '{"loss": NaN, "step": 1, "tokens": 1}', '{"loss": "x", "step": 1}']
+    )
+    def test_a_damaged_line_is_named(self, tmp_path: Path, line: str):
+        folder = self.log(tmp_path / "aft", self.line(1, 2.0), line)
+        with pytest.raises(RecordError, match=r"log.jsonl line 2 is damaged: remove the line, or train again."):
+            read_losses([folder])
+
+    def test_a_folder_without_a_log_and_a_log_without_a_loss(self, tmp_path: Path):
+        with pytest.raises(RecordError, match=r"has no log\.jsonl: give the output folder of aft train"):
+            read_losses([tmp_path])
+        with pytest.raises(RecordError, match="has no loss yet"):
+            read_losses([self.log(tmp_path / "aft", self.line(1, 2.0, "eval_loss"))])
