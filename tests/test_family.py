@@ -1,0 +1,126 @@
+"""The recipe of the bundled family, run small: a base of a few steps, its rows, the four trainings, and what ships."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lm_eval_aft import arith, bundled
+from lm_eval_aft.arith import Problem
+from trainers import family
+from trainers.family import ANSWER_TOKENS, QUESTION_TOKENS, FamilyConfig, Stage, document, make_tokenizer, rows_of
+
+SMALL = FamilyConfig(
+    width=16,
+    depth=1,
+    heads=2,
+    stages=(Stage(2, 1e-3), Stage(2, 1e-3, 0.3, 0.7)),
+    documents=2,
+    queries=40,
+    drafts=5,
+    train_epochs=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole recipe by its commands."""
+    out = tmp_path_factory.mktemp("family")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(family, "FamilyConfig", lambda: SMALL)
+        for command in ("base", "rows", "train"):
+            CliRunner().invoke(family.main, [command, str(out)], catch_exceptions=False, standalone_mode=False)
+    return out
+
+
+class TestDocuments:
+    def texts(self, stage: Stage, count: int = 40) -> list[list[tuple[Problem, str]]]:
+        rng, stream = random.Random(0), arith.problems("train", 0)
+        made = [document(SMALL, stage, stream, rng) for _ in range(count)]
+        parts = [[part.strip().split(" <answer> ") for part in text.split("<ask>")[1:]] for text in made]
+        return [[(Problem.read(q), a.removesuffix(" <end>")) for q, a in document] for document in parts]
+
+    def test_all_are_equally_long_in_tokens(self):
+        ids = make_tokenizer()
+        rng, stream = random.Random(0), arith.problems("train", 0)
+        text = document(SMALL, SMALL.stages[1], stream, rng)
+        parts = SMALL.problems + SMALL.repeats
+        assert len(ids(text, add_special_tokens=False).input_ids) == parts * (QUESTION_TOKENS + ANSWER_TOKENS)
+
+    def test_without_misses_every_answer_is_right_and_the_last_ones_repeat(self):
+        for parts in self.texts(Stage(1, 1e-3)):
+            assert all(arith.is_right(problem, answer) for problem, answer in parts)
+            assert set(parts[SMALL.problems :]) <= set(parts[: SMALL.problems])
+
+    def test_a_miss_follows_the_rules_but_for_its_end_and_is_never_repeated(self):
+        parts = [part for text in self.texts(Stage(1, 1e-3, misses=0.5)) for part in text[: SMALL.problems]]
+        missed = [(problem, answer) for problem, answer in parts if not arith.is_right(problem, answer)]
+        assert 0.2 < len(missed) / len(parts) < 0.5
+        assert all(arith.follows_rules(problem, arith.parse(answer) or ()) for problem, answer in missed)
+        repeated = [p for text in self.texts(Stage(1, 1e-3, misses=0.5)) for p in text[SMALL.problems :]]
+        assert all(arith.is_right(problem, answer) for problem, answer in repeated)
+
+    def test_siblings_share_their_numbers_and_differ_in_their_targets(self):
+        for parts in self.texts(Stage(1, 1e-3, siblings=1.0), 10):
+            first = [problem for problem, _ in parts[: SMALL.problems]]
+            together = [problem.target for problem in first if problem.numbers == first[0].numbers]
+            assert len(together) > 1
+            assert len(set(together)) == len(together)
+
+
+class TestRows:
+    problem, way = next(islice(arith.problems("train", 0), 1))
+    solution = arith.write(way)
+
+    def rows(self, *texts: str) -> list[dict]:
+        config = FamilyConfig(sets=20, mixed=1.0)
+        return list(rows_of(self.problem, self.solution, texts, config, random.Random(0)))
+
+    def test_a_right_draft_that_is_shown_is_the_target(self):
+        right = " ".join(self.solution.split())
+        made = self.rows(right, *(f"wrong {n}" for n in range(7)))
+        assert {row["target"] for row in made} == {right}
+        several = [row for row in made if len(row["drafts"]) > 1]
+        assert several
+        assert all(right in row["drafts"] for row in several)  # mixed=1: right and wrong ones in every set
+
+    def test_where_none_is_right_it_is_the_solution(self):
+        made = self.rows(*(f"wrong {n}" for n in range(8)))
+        assert {row["target"] for row in made} == {self.solution} == {row["sft_target"] for row in made}
+        assert {len(row["drafts"]) for row in made} <= {1, 3, 5}
+
+
+class TestRecipe:
+    def test_the_base_keeps_its_settings_and_its_curve(self, made: Path):
+        told = json.loads((made / "base" / "curve.json").read_text())
+        assert [row["step"] for row in told["curve"]] == [2, 2]
+        assert told["settings"]["queries"] == SMALL.queries
+
+    def test_the_rows_ask_problems_of_their_split_and_tell_what_they_hold(self, made: Path):
+        counts = json.loads((made / "rows.json").read_text())
+        rows = [json.loads(line) for line in (made / "train.jsonl").read_text().splitlines()]
+        assert len(rows) == counts["train"]["rows"] == SMALL.queries * SMALL.sets
+        assert {Problem.read(row["query"]).split for row in rows} == {"train"}
+        assert counts["validation"]["queries"] == SMALL.queries // 20
+        plain = [json.loads(line) for line in (made / "train_sft.jsonl").read_text().splitlines()]
+        assert all(arith.solves(row["sft_target"], row["query"]) for row in plain)
+
+    def test_each_training_leaves_a_checkpoint_of_its_kind(self, made: Path):
+        for kind in ("sft", "aft", "aft-no-drafts", "aft-pseudo"):
+            run = json.loads((made / f"{kind}-0" / "run.json").read_text())
+            assert run["kind"] == kind
+            assert (made / f"{kind}-0" / "model.safetensors").is_file()
+
+    def test_what_ships_names_no_folder_of_this_disk(self, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+        CliRunner().invoke(family.main, ["ship", str(made)], catch_exceptions=False, standalone_mode=False)
+        for name in bundled.NAMES:
+            shipped = tmp_path / name
+            assert {file.name for file in shipped.iterdir()} == set(family.SHIPPED)
+            texts = [file.read_text() for file in shipped.iterdir() if file.suffix in (".json", ".md")]
+            assert not any(str(made) in text for text in texts)
