@@ -10,8 +10,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from lm_eval_aft.chat import THINK
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.results import Run, read_runs
+from lm_eval_aft.results import Run, read_runs, reading
 
 TASK = "aft_mt_bench"
 FOLDER, QUESTIONS = "mt_bench", "question.jsonl"
@@ -139,7 +138,7 @@ def read_answers(file: Path) -> tuple[str, tuple[Answer, ...]]:
         RecordError: If it is none, or holds several models or a question twice.
     """
     rows = read_rows(file)
-    with _reading(file, "a model_answer file of FastChat"):
+    with reading(file, "a model_answer file of FastChat"):
         answers = tuple(_answer(row["question_id"], row["choices"][0]["turns"]) for row in rows)
         models = {str(row["model_id"]) for row in rows}
     if len(models) != 1:
@@ -225,7 +224,7 @@ def of_samples(run: Run) -> Material:
     """
     file = run.samples_file(TASK)
     rows = read_rows(file)
-    with _reading(file, f"a samples file of {TASK}"):
+    with reading(file, f"a samples file of {TASK}"):
         dialogues = tuple(dialogue(row["doc"]) for row in rows)
         answers = tuple(parse_response(d, row["filtered_resps"][0]) for d, row in zip(dialogues, rows, strict=True))
     settings = run.settings or {}
@@ -316,19 +315,8 @@ def _row(model: str, answer: Answer, now: float) -> dict[str, Any]:
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Lines of JSON objects; none at all is an error."""
-    with _reading(file, "lines of JSON"):
+    with reading(file, "lines of JSON"):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         if not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError("no JSON objects")
     return rows
-
-
-@contextmanager
-def _reading(file: Path, what: str) -> Iterator[None]:
-    """Turn every way in which a file can be unreadable or foreign into one sentence that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise RecordError(f"{file} is not {what} ({type(error).__name__}: {error}): give another file.") from error

@@ -215,7 +215,7 @@ def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
     file = run.samples_file(task)
     if not file.is_file():
         raise RecordError(f"the samples of {task} are not beside {run.path}: run lm_eval with --log_samples.")
-    with _reading(file, "a samples file of lm-eval"), file.open(encoding="utf-8") as lines:
+    with reading(file, "a samples file of lm-eval"), file.open(encoding="utf-8") as lines:
         samples = [_sample(task, json.loads(line)) for line in lines]
     if len({sample.key for sample in samples}) < len(samples):
         raise RecordError(f"{file} holds a question twice under one filter: it was joined from several runs.")
@@ -230,7 +230,7 @@ def _identity(run: Run) -> str:
 
 
 def _read_run(file: Path) -> Run:
-    with _reading(file, "a results file of lm-eval"):
+    with reading(file, "a results file of lm-eval"):
         data = json.loads(file.read_text(encoding="utf-8"))
         config = data["config"]
         settings = config.get("aft")
@@ -333,14 +333,14 @@ def _prompt(arguments: Any) -> str:
 
 
 @contextmanager
-def _reading(file: Path, what: str) -> Iterator[None]:
+def reading(file: Path, what: str) -> Iterator[None]:
     """Turn every way in which a file can be unreadable or foreign into one sentence that names it."""
     try:
         yield
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"{file} is not {what} ({type(error).__name__}: {error}): it is damaged, or another program's; remove it "
-            "or give another folder."
+            "or give another."
         ) from error
