@@ -37,7 +37,6 @@ class Collator:
             trims_logits: Whether the model takes ``logits_to_keep``.
         """
         self.pad_id, self.trims_logits = pad_id, trims_logits
-        self.tokens = 0
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """A batch: input_ids (batch, seq), labels (batch, kept)."""
@@ -49,7 +48,6 @@ class Collator:
             pads = longest - len(example.token_ids)
             ids.append([*example.token_ids, *[self.pad_id] * pads])
             labels.append([*example.labels[start:], *[MASK] * pads])
-            self.tokens += longest - pads
         batch = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         return {**batch, "logits_to_keep": longest - start} if self.trims_logits else batch
 

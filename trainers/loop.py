@@ -57,15 +57,14 @@ def fit(
     end_texts(model, encoder.end_id)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-    collator = Collator(pad, trims_logits(base))
     trainer = AFTTrainer(
         model=model,
         args=arguments(config, len(validation) > 0),
         train_dataset=list(examples),
         eval_dataset=sorted(validation, key=lambda example: len(example.token_ids)) or None,
-        data_collator=collator,
+        data_collator=Collator(pad, trims_logits(base)),
         processing_class=tokenizer,
-        callbacks=[RunLog(run, aft, facts, collator, say)],
+        callbacks=[RunLog(run, aft, facts, say)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -105,6 +104,7 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
         seed=config.seed,
         logging_steps=config.log_every,
+        include_num_input_tokens_seen="non_padding",  # of all processes; goes on after a resume
         logging_nan_inf_filter=False,  # it would hide what RunLog looks for
         eval_strategy=when if validated else "no",
         eval_steps=config.save_every,

@@ -16,7 +16,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import EngineError
-from trainers.batches import Collator
 from trainers.card import write_card
 from trainers.folder import Run
 
@@ -26,14 +25,15 @@ Say = Callable[[str], None]
 class RunLog(TrainerCallback):
     """Writes the log and the card of each checkpoint, and stops on a loss that is no number."""
 
-    def __init__(self, run: Run, aft: CheckpointConfig, facts: Sequence[str], collator: Collator, say: Say) -> None:
+    def __init__(self, run: Run, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
         """Keep what a checkpoint must say."""
-        self.run, self.aft, self.facts, self.collator, self.say = run, aft, facts, collator, say
-        self.started = time.monotonic()
+        self.run, self.aft, self.facts, self.say = run, aft, facts, say
+        self.started, self.tokens_before = time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the settings of this run count: Trainer would go on with the rhythm that the checkpoint remembers."""
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
+        self.tokens_before = state.num_input_tokens_seen
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -48,10 +48,10 @@ class RunLog(TrainerCallback):
             return
         elapsed_s = round(time.monotonic() - self.started, 2)
         row |= {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "elapsed_s": elapsed_s}
-        row |= {"tokens": self.collator.tokens}
+        row |= {"tokens": state.num_input_tokens_seen}
         with self.run.log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
-        self.say(_line(row, state.max_steps))
+        self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -71,9 +71,9 @@ class RunLog(TrainerCallback):
         )
 
 
-def _line(row: dict[str, float], steps: int) -> str:
+def _line(row: dict[str, float], steps: int, tokens_per_s: float) -> str:
     parts = [f"step {row['step']:.0f}/{steps}", f"epoch {row['epoch']:.2f}"]
     parts += [f"loss {row['loss']:.4f}"] if "loss" in row else []
     parts += [f"validation loss {row['eval_loss']:.4f}"] if "eval_loss" in row else []
     parts += [f"learning rate {row['learning_rate']:.1e}"] if "learning_rate" in row else []
-    return "  ".join([*parts, f"{row['tokens'] / max(row['elapsed_s'], 1e-9):,.0f} tokens/s"])
+    return "  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"])
