@@ -73,7 +73,7 @@ def vote_rows(name: str, entry: Entry) -> list[dict[str, Any]]:
     assert entry.traces is not None
     (votes,) = count_votes(traces_of(entry.run, entry.traces), [entry.run])
     rows = []
-    for point in (votes.points[0], votes.points[4], votes.points[-1]):
+    for point in (votes.points[n - 1] for n in sorted({1, 5, len(votes.points)})):
         kinds = (
             {"mean draft": point.mean}
             if point.n == 1

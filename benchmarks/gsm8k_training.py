@@ -1,0 +1,121 @@
+"""The four trainings on a real chat model and GSM8K, from questions to the table, by the commands a user would type.
+
+Drafts from the model itself, at the temperature of inference; targets by the model as its own teacher, which reads the
+drafts, with a verifier that lets a wrong one be repaired once and then leaves the row out; LoRA rank 8, the same rows
+for all four. Evaluated on the first questions of the test split. At full size on a GPU: --queries 7473 --limit 1319
+--tokens 512 --engine vllm. What is finished is not made again.
+
+Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
+           --work DIR [--queries 64 --limit 64 --tokens 192 --engine hf --device cpu --epochs 2 --out benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import write
+from family import diagnostics, row, vote_rows
+
+from lm_eval_aft.report import read_entries
+from trainers.config import KINDS
+from trainers.rows import read_jsonl, write_jsonl
+
+BIN = Path(sys.executable).parent
+PLACES = {
+    "SFT, greedy": ("sft", "k=1,layers=0"),
+    "SFT + Agg (5, 1)": ("sft", "k=5,layers=1"),
+    "SFT, majority of 5": ("sft", "strategy=majority,k=5"),
+    "AFT, layers=0": ("aft", "k=1,layers=0"),
+    "AFT (5, 1)": ("aft", "k=5,layers=1"),
+    "no drafts + Agg (5, 1)": ("aft-no-drafts", "k=5,layers=1"),
+    "pseudo + Agg (5, 1)": ("aft-pseudo", "k=5,layers=1"),
+}
+CALCULATOR = re.compile(r"<<[^>]*>>")
+
+
+def command(*words: str) -> None:
+    """Run one of the environment's commands with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
+    subprocess.run([str(BIN / words[0]), *words[1:]], check=True, env=environment)
+
+
+def make_rows(args: argparse.Namespace) -> Path:
+    """Questions, drafts, targets."""
+    queries, drafts, made = (args.work / f"{name}.jsonl" for name in ("queries", "drafts", "train"))
+    solved = read_jsonl(args.train)[: args.queries]
+    answers = [CALCULATOR.sub("", each["answer"]) for each in solved]
+    write_jsonl(
+        queries,
+        ({"query": s["question"], "gold": a, "sft_target": a} for s, a in zip(solved, answers, strict=True)),
+    )
+    model = f"pretrained={args.model},engine={args.engine},max_gen_toks={args.tokens}"
+    how = ["--device", args.device, "--batch_size", "16"]
+    if not drafts.exists():
+        sampled = f"{model},temperature=0.7,top_k=0"
+        command("aft", "data", "drafts", str(queries), str(drafts), "-n", "5", "--model_args", sampled, *how)
+    if not made.exists():
+        words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1")
+        command("aft", "data", "aggregate", str(drafts), str(made), *words, "--model_args", model, *how)
+    return made
+
+
+def train(kind: str, data: Path, args: argparse.Namespace) -> Path:
+    """One training."""
+    output = args.work / kind
+    settings = {"model": args.model, "data": str(data), "output": str(output), "k": [5], "epochs": args.epochs}
+    settings |= {"batch_size": 4, "max_length": 2048, "device": "cpu" if args.device == "cpu" else "auto"}
+    (args.work / f"{kind}.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    if not (output / "README.md").exists():
+        command("aft", "train", kind, "--config", str(args.work / f"{kind}.yaml"))
+    return output
+
+
+def evaluate(adapter: Path, how: str, args: argparse.Namespace) -> Path:
+    """One run of lm-eval."""
+    folder = args.work / "runs" / f"{adapter.name}_{re.sub(r'[^a-z0-9]+', '_', how)}"
+    if not list(folder.rglob("results_*.json")):
+        weights = f"pretrained={args.model},{'lora_local_path' if args.engine == 'vllm' else 'peft'}={adapter}"
+        model = f"{weights},engine={args.engine},{how},max_gen_toks={args.tokens},record={folder / 'traces'}"
+        store = f"cache={args.work / adapter.name}.sqlite"
+        words = ["--model", "aft", "--model_args", f"{model},{store}", "--tasks", args.task, "--device", args.device]
+        words += ["--include_path", args.include_path, "--limit", str(args.limit), "--apply_chat_template"]
+        command("lm_eval", *words, "--batch_size", "16", "--output_path", str(folder), "--log_samples")
+    return folder
+
+
+def main() -> None:
+    """Make everything and print the table as JSON."""
+    parser = argparse.ArgumentParser()
+    for name in ("model", "train", "include_path", "task"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--queries", type=int, default=64)
+    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--engine", default="hf")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    data = make_rows(args)
+    models = {kind: train(kind, data, args) for kind in KINDS}
+    folders = {name: evaluate(models[kind], how, args) for name, (kind, how) in PLACES.items()}
+    named = dict(zip(folders, read_entries(list(folders.values())), strict=True))
+    task = named["SFT, greedy"].run.tasks[0]
+    rows: list[dict[str, Any]] = [row(name, named["SFT, greedy"], entry, task) for name, entry in named.items()]
+    figures = {"queries": args.queries, "kept_rows": len(read_jsonl(data)), "questions": args.limit, "rows": rows}
+    figures["votes"] = vote_rows("SFT", named["SFT, majority of 5"])
+    figures["diagnostics"] = [diagnostics(named[name]) for name in ("SFT + Agg (5, 1)", "AFT (5, 1)")]
+    write("gsm8k-training", figures, args.out)
+
+
+if __name__ == "__main__":
+    main()
