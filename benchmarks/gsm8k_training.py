@@ -6,7 +6,7 @@ for all four. Evaluated on the first questions of the test split. At full size o
 --tokens 512 --engine vllm. What is finished is not made again.
 
 Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
-           --work DIR [--queries 64 --limit 64 --tokens 192 --engine hf --device cpu --epochs 2 --out benchmarks/results]
+           --work DIR [--queries 64 --limit 64 --tokens 192 --engine hf --device cpu --epochs 2 --out DIR]
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_rows(args: argparse.Namespace) -> Path:
     model = f"pretrained={args.model},engine={args.engine},max_gen_toks={args.tokens}"
     how = ["--device", args.device, "--batch_size", "16"]
     if not drafts.exists():
-        sampled = f"{model},temperature=0.7,top_k=0"
+        sampled = f"{model},temperature=0.7"
         command("aft", "data", "drafts", str(queries), str(drafts), "-n", "5", "--model_args", sampled, *how)
     if not made.exists():
         words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1")
