@@ -143,25 +143,14 @@ def alpaca_eval(
     """
     plan = Plan(not no_lc, difficulty, allow_missing, regex, top_logprobs)
     if annotations:
-        found = score_annotations(annotations, plan)
-        if output:
-            write_verdict(output, found)
-        click.echo(show(found))
-        return
-    if run is None or judge_model is None or (judge_base_url is None) == (judge_engine is None):
-        raise ConfigError(
-            "give RUN with --judge-model and either --judge-base-url or --judge-engine, or --annotations FILE alone."
-        )
-    if judge_engine and not regex:
-        raise ConfigError(
-            "--judge-engine gives no log-probabilities: add --regex, or serve the judge and name its URL."
-        )
+        return _show_scored(annotations, plan, output)
+    run, model = _asked(run, judge_model, judge_base_url, judge_engine, regex)
     outputs = find_outputs(run)
     folder = output or outputs.parent / "alpaca_eval"
     click.echo(f"answers: {outputs}", err=True)
     answers, references = read_outputs(outputs, name), read_reference(reference)
     judge = _open_judge(
-        judge_model,
+        model,
         judge_base_url,
         revision=judge_revision,
         cache=cache or folder / CACHE,
@@ -176,6 +165,28 @@ def alpaca_eval(
 
     with closing(judge):
         click.echo(show(judge_outputs(answers, references, judge, plan, folder, say)))
+
+
+def _show_scored(annotations: Path, plan: Plan, output: Path | None) -> None:
+    found = score_annotations(annotations, plan)
+    if output:
+        write_verdict(output, found)
+    click.echo(show(found))
+
+
+def _asked(
+    run: str | None, model: str | None, base_url: str | None, engine: str | None, regex: bool
+) -> tuple[str, str]:
+    """What is judged and by which model, where both are named and the judge can do what is asked of it."""
+    if run is None or model is None or (base_url is None) == (engine is None):
+        raise ConfigError(
+            "give RUN with --judge-model and either --judge-base-url or --judge-engine, or --annotations FILE alone."
+        )
+    if engine and not regex:
+        raise ConfigError(
+            "--judge-engine gives no log-probabilities: add --regex, or serve the judge and name its URL."
+        )
+    return run, model
 
 
 def _open_judge(model: str, base_url: str | None, *, revision: str, **settings: Any) -> Judge:

@@ -110,7 +110,9 @@ class AlpacaEval(ConfigurableTask):
             verdict = judge.judge(outputs, folder, lambda estimate: log.info("%s", estimate.sentence()))
         except AFTError as error:
             log.error("aft_alpaca_eval has no scores: %s", error)
-            log.error("Its answers are kept; go on with: %s", _later(self.record, judge.model, judge.base_url))
+            log.error(
+                "Its answers are kept; go on with: %s", _later(self.record, judge.named.model, judge.named.base_url)
+            )
             return None
         log.info("%s", show(verdict))
         return verdict
