@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
-from lm_eval_aft.cli import COMMANDS, aft
+from lm_eval_aft.cli import aft
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))
 
 
 def source() -> str:
-    """All string literals of the package run together, so that a sentence broken over lines is found."""
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lm_eval_aft").rglob("*.py"))
+    """All string literals of both packages run together, so that a sentence broken over lines is found."""
+    files = [file for package in ("lm_eval_aft", "trainers") for file in (ROOT / package).rglob("*.py")]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
     return re.sub(r'"\s*\n\s*f?"', "", text)
 
 
@@ -31,24 +33,28 @@ def test_every_message_of_troubleshooting_is_one_of_ours(message: str):
     assert message in known or message.replace("loglikelihood requests", "{kind} requests") in known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path):
     links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that words name, groups followed down, and what is left of the words."""
+    command: click.Command = aft
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, f"{command.name} has no command {words[0]}"
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_aft_command_and_option_on_a_page_exists(page: Path):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ {4,}(aft [a-z].*)$", text, re.MULTILINE):
-        command, *words = line.split("  #")[0].split()[1:]
-        if command not in COMMANDS:  # commands of trainers have tests of their own
-            continue
-        loaded = aft.get_command(None, command)
-        group = getattr(loaded, "commands", None) or hasattr(loaded, "get_command")
-        if group:
-            continue
-        known = {option for parameter in loaded.params for option in parameter.opts} | {"--help", "-h"}
-        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        command, words = command_of(line.split("  #")[0].split()[1:])
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+        used = {word.split("=")[0] for word in words if word.startswith("-")}
         assert used <= known, (line, used - known)
