@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,9 +10,19 @@ import click
 import pytest
 
 from lm_eval_aft.cli import aft
+from lm_eval_aft.config import AFTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))
+ENGINES_OWN = {
+    "base_url",
+    "concurrency",
+    "dtype",
+    "model",
+    "peft",
+    "pretrained",
+    "tokenizer",
+}  # of those the pages show
 
 
 def source() -> str:
@@ -58,3 +69,30 @@ def test_every_aft_command_and_option_on_a_page_exists(page: Path):
         known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
         used = {word.split("=")[0] for word in words if word.startswith("-")}
         assert used <= known, (line, used - known)
+
+
+def with_its_helpers(script: Path) -> str:
+    """A script's source with those of the modules beside it that it imports."""
+    source = script.read_text(encoding="utf-8")
+    beside = (script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", source, re.MULTILINE))
+    return source + "".join(file.read_text(encoding="utf-8") for file in beside if file.exists())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_script_and_option_on_a_page_exists(page: Path):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for script, rest in re.findall(r"python (benchmarks/\w+\.py)([^`\n]*)", text):
+        source = with_its_helpers(ROOT / script)
+        for option in re.findall(r" (--[\w-]+)", rest):
+            assert f'"{option}"' in source, (script, option)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_model_argument_on_a_page_exists(page: Path):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    ours = {field.name for field in dataclasses.fields(AFTConfig)}
+    for line in re.findall(r"^ {4,}(lm_eval --model aft .*)$", text, re.MULTILINE):
+        given = re.search(r"--model_args (\S+)", line)
+        names = set(re.findall(r"(?:^|,)(\w+)=", given[1])) if given else set()
+        assert names <= ours | ENGINES_OWN, (line, names - ours - ENGINES_OWN)
+        assert "--tasks" in line or line.endswith("..."), line

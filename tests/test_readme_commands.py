@@ -98,7 +98,7 @@ TABLE: dict[str, Run | Check] = {
 def shown() -> list[str]:
     """The README's commands, each once, in its order: lines of indented blocks, and inline code with an argument."""
     text = README.replace("\\\n", " ")
-    pattern = rf"^ {{4}}((?:{PROGRAMS}) .*)$|`((?:{PROGRAMS}) [^`]+)`"
+    pattern = rf"^ {{4}}((?:{PROGRAMS}) .*)$|`((?:{PROGRAMS})\s[^`]+)`"
     found = [first or second for first, second in re.findall(pattern, text, re.MULTILINE)]
     return list(dict.fromkeys(" ".join(command.split("  #")[0].split()) for command in found))
 
