@@ -2,7 +2,8 @@
 
 A command without an entry in ``TABLE`` fails, and so does an entry without its command. Commands run in the README's
 order in one folder, as a reader would type them. Changed before running: what stands for the user's own files, the
-limit, and gsm8k itself, whose questions come from a file of ours as no hub is asked.
+limit, gsm8k, whose questions come from a file of ours as no hub is asked, and the engine of the sweep, whose ten points
+take a minute with a model.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ TABLE: dict[str, Run | Check] = {
     "lm_eval --model aft --model_args pretrained=SMOLLM2,k=5,layers=2,dtype=bfloat16,record=out/smollm2/traces,"
     "max_gen_toks=256 --tasks gsm8k --limit 8 --device cpu --apply_chat_template --batch_size auto "
     "--output_path out/smollm2 --log_samples": Run(
-        "|gsm8k|", {"=SMOLLM2": "=MODEL", "--limit 8": "--limit 2", "=256": "=16"}, "--include_path tasks"
+        "|gsm8k|", {"SMOLLM2": "MODEL", "--limit 8": "--limit 2"}, "--include_path tasks"
     ),
     "aft votes out/smollm2": Run("aggregate, k=5, layers=2"),
     "aft diagnose out/smollm2": Run("answers repeat a draft word for word"),
@@ -101,6 +102,10 @@ def shown() -> list[str]:
     pattern = rf"^ {{4}}((?:{PROGRAMS}) .*)$|`((?:{PROGRAMS})\s[^`]+)`"
     found = [first or second for first, second in re.findall(pattern, text, re.MULTILINE)]
     return list(dict.fromkeys(" ".join(command.split("  #")[0].split()) for command in found))
+
+
+def commands(kind: type) -> list[str]:
+    return [command for command in shown() if isinstance(TABLE.get(command), kind)]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -141,7 +146,7 @@ def typed(command: str, entry: Run) -> str:
     return f"{command} {entry.more}"
 
 
-@pytest.mark.parametrize("command", [command for command in shown() if isinstance(TABLE.get(command), Run)])
+@pytest.mark.parametrize("command", commands(Run), ids=lambda command: command[:40])
 def test_it_runs_as_shown(folder: Path, command: str):
     entry = TABLE[command]
     line = typed(command, entry)
@@ -152,7 +157,7 @@ def test_it_runs_as_shown(folder: Path, command: str):
     assert entry.says in done.stdout + done.stderr, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [command for command in shown() if isinstance(TABLE.get(command), Check)])
+@pytest.mark.parametrize("command", commands(Check), ids=lambda command: command[:40])
 def test_what_is_not_run_exists_with_its_options(tmp_path: Path, command: str):
     entry = TABLE[command]
     assert entry.reason
@@ -161,4 +166,4 @@ def test_what_is_not_run_exists_with_its_options(tmp_path: Path, command: str):
     )
     assert done.returncode == 0, done.stderr
     options = {word.split("=")[0] for word in command.split() if word.startswith("--")}
-    assert all(option in done.stdout for option in options), options
+    assert all(re.search(rf"{option}\b", done.stdout) for option in options), options
