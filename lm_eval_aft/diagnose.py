@@ -16,7 +16,7 @@ from typing import Literal
 import click
 
 from lm_eval_aft.answers import Extraction, choose_extraction, has_extraction, score_drafts
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.records import Trace
 from lm_eval_aft.results import Run, read_runs
 from lm_eval_aft.stats import Interval
@@ -216,6 +216,7 @@ def _diagnostics(verdicts: Sequence[Verdict], settings: str, regex: str | None, 
     extraction = find_extraction(task, regex)
     judged = [verdict for verdict in verdicts if verdict.gold is not None]
     layers = max(text.layer for text in verdicts[0].texts)
+    _check_depth(verdicts, layers)
     scored = layers < int(chosen.get("layers", layers))
     steps = [(layer, layer - 1) for layer in range(1, layers + 1)] + ([(layers, 0)] if layers > 1 else [])
     return Diagnostics(
@@ -233,6 +234,17 @@ def _diagnostics(verdicts: Sequence[Verdict], settings: str, regex: str | None, 
         changes=_changes(judged) if judged and layers and not scored else (),
         vote_shares=() if scored else _vote_shares(judged),
     )
+
+
+def _check_depth(verdicts: Sequence[Verdict], layers: int) -> None:
+    for verdict in verdicts:
+        found = max(text.layer for text in verdict.texts)
+        if found != layers:
+            raise RecordError(
+                f"the trace of {verdict.task}, doc_id {verdict.doc_id}, has texts up to layer {found} and that of "
+                f"doc_id {verdicts[0].doc_id} up to {layers}: one of their files is damaged; the same lm_eval command "
+                "writes it again from the store."
+            )
 
 
 def _layer(verdicts: Sequence[Verdict], layer: int, has_answers: bool, level: float) -> LayerStats:

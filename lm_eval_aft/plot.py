@@ -92,9 +92,9 @@ def curves(runs: Sequence[Run], votes: Sequence[Votes] = (), level: float = 0.95
     Raises:
         RecordError: None of the runs is ours, or the samples of one are damaged.
     """
-    ours = [run for run in finished(runs) if (run.settings or {}).get("strategy", "aggregate") == "aggregate"]
+    ours = drawable(finished(runs))
     if not ours:
-        raise RecordError("there are no runs here that aggregate or answer plainly: aft plot --frontier takes any.")
+        raise RecordError(f"{_where(runs)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
     families = list(dict.fromkeys(_family(run.settings or {}) for run in ours))
     figures: dict[tuple[str, str, str, int], list[tuple[Run, Score]]] = {}
     for run in ours:
@@ -107,6 +107,16 @@ def curves(runs: Sequence[Run], votes: Sequence[Votes] = (), level: float = 0.95
     )
 
 
+def drawable(runs: Sequence[Run]) -> list[Run]:
+    """Runs of ours that answered something, plainly or by aggregation."""
+    ours = [run for run in runs if run.settings is not None and run.answers]
+    return [run for run in ours if (run.settings or {}).get("strategy", "aggregate") == "aggregate"]
+
+
+def _where(runs: Sequence[Run]) -> str:
+    return ", ".join(dict.fromkeys(str(run.path) for run in runs)) or "the folders given"
+
+
 def finished(runs: Sequence[Run]) -> list[Run]:
     """Runs of ours that answered something.
 
@@ -115,7 +125,7 @@ def finished(runs: Sequence[Run]) -> list[Run]:
     """
     ours = [run for run in runs if run.settings is not None and run.answers]
     if not ours:
-        raise RecordError("there are no finished runs of --model aft here: aft sweep makes a folder of them.")
+        raise RecordError(f"{_where(runs)}: no finished run of --model aft; aft sweep makes a folder of them.")
     return ours
 
 

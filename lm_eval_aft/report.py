@@ -70,7 +70,8 @@ def leaderboard(entries: Sequence[Entry], every: bool = False) -> Table:
     runs = [entry.run for entry in entries]
     measures = _measures(runs, every)
     if not measures:
-        raise RecordError("none of these runs has a score: were they made with --predict_only?")
+        read = ", ".join(str(run.path) for run in runs)
+        raise RecordError(f"no score in {read}: were they made with --predict_only?")
     percent = {measure: _is_share(runs, measure) for measure in measures}
     columns = [Column("model"), Column("k", True, "texts per layer"), Column("layers", True, "aggregation passes")]
     columns += [Column(_head(measure, percent[measure]), True, _title(measure)) for measure in measures]

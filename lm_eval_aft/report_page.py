@@ -23,7 +23,7 @@ from lm_eval_aft.pagedata import (
     Point,
     Table,
 )
-from lm_eval_aft.plot import Cost, Curves, curves, votes_of
+from lm_eval_aft.plot import Cost, Curves, curves, drawable, votes_of
 from lm_eval_aft.report import Entry
 from lm_eval_aft.results import Run
 from lm_eval_aft.stats import Interval
@@ -122,7 +122,7 @@ def _effect(row: Comparison) -> Effect:
 def _charts(entries: Sequence[Entry]) -> Iterator[Chart]:
     """Score against layers, k and cost, wherever runs of ours differ in them, beside the majority vote."""
     runs = [entry.run for entry in entries]
-    if not any(run.settings for run in runs):
+    if not drawable(runs):
         return
     votes = [vote for entry in entries if entry.traces for vote in votes_of(runs, traces_of(entry.run, entry.traces))]
     shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}

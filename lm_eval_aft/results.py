@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.usage import MOST_COUNTED, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
 QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input")  # fields of documents
@@ -153,6 +153,7 @@ class Sample:
         category: The document's category; empty where it has none.
         prompt: What the model was asked, examples included, as lm-eval logs it.
         question: The document's own question, without the task's frame; empty where no field is known to hold it.
+        file: Where it was read.
     """
 
     key: SampleKey
@@ -163,6 +164,7 @@ class Sample:
     category: str = ""
     prompt: str = ""
     question: str = ""
+    file: Path | None = None
 
     def score(self, metric: str) -> float:
         """What the metric gave for this question, as a number.
@@ -173,7 +175,10 @@ class Sample:
         value = self.metrics.get(metric)
         if not isinstance(value, int | float):
             have = ", ".join(self.metrics) or "none"
-            raise RecordError(f"{metric} of {self.key.task} is not one number a question; its metrics are: {have}.")
+            where = f" in {self.file}" if self.file else ""
+            raise RecordError(
+                f"{metric} of {self.key.task} is not one number a question{where}; its metrics are: {have}."
+            )
         return float(value)
 
 
@@ -216,7 +221,7 @@ def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
     if not file.is_file():
         raise RecordError(f"the samples of {task} are not beside {run.path}: run lm_eval with --log_samples.")
     with reading(file, "a samples file of lm-eval"), file.open(encoding="utf-8") as lines:
-        samples = [_sample(task, json.loads(line)) for line in lines]
+        samples = [_sample(task, json.loads(line), file) for line in lines]
     if len({sample.key for sample in samples}) < len(samples):
         raise RecordError(f"{file} holds a question twice under one filter: it was joined from several runs.")
     return tuple(samples)
@@ -247,7 +252,7 @@ def _read_run(file: Path) -> Run:
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError where our own block of a results file is not as we write it."""
     for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1)):
-        if not isinstance(settings[name], int) or settings[name] < least:
+        if not isinstance(settings[name], int) or not least <= settings[name] < MOST_COUNTED:
             raise ValueError(f"{name} is {settings[name]!r}")
     for name, kind in (("model", str), ("engine", str), ("template", dict), ("model_shape", dict)):
         if not isinstance(settings.get(name) or kind(), kind):
@@ -298,7 +303,10 @@ def _task(data: dict[str, Any], task: str) -> dict[str, Any]:
 
 def _usage(row: dict[str, Any]) -> Usage:
     """The counts under ``config.aft.usage``; FLOPs are 0 where the model's shape is unknown."""
-    return Usage(**{f.name: int(row[f.name] or 0) for f in fields(Usage)})
+    counts = {f.name: int(row[f.name] or 0) for f in fields(Usage)}
+    if not all(0 <= count < MOST_COUNTED for count in counts.values()):
+        raise ValueError("a count of usage is below zero or beyond counting")
+    return Usage(**counts)
 
 
 def _target(row: Mapping[str, Any]) -> str:
@@ -309,10 +317,12 @@ def _target(row: Mapping[str, Any]) -> str:
     return choice.strip() if isinstance(choice, str) else str(row["target"])
 
 
-def _sample(task: str, row: dict[str, Any]) -> Sample:
+def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
     key = SampleKey(task, int(row["doc_id"]), str(row["doc_hash"]), str(row["filter"]))
     resps = tuple(text for instance in row["resps"] for text in instance)
     metrics = {name: row[name] for name in row["metrics"]}
+    for value in metrics.values():
+        isinstance(value, int) and float(value)  # an OverflowError here rather than in whoever adds them up
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     return Sample(
         key,
@@ -323,6 +333,7 @@ def _sample(task: str, row: dict[str, Any]) -> Sample:
         category=str(doc.get("category") or ""),
         prompt=_prompt(row.get("arguments")),
         question=next((doc[name] for name in QUESTIONS if isinstance(doc.get(name), str)), ""),
+        file=file,
     )
 
 
@@ -339,7 +350,7 @@ def reading(file: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(
             f"{file} is not {what} ({type(error).__name__}: {error}): it is damaged, or another program's; remove it "
             "or give another."

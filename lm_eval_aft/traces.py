@@ -19,9 +19,9 @@ from typing import Any
 
 from lm_eval_aft.errors import RecordError
 from lm_eval_aft.records import Trace
+from lm_eval_aft.usage import MOST_COUNTED
 
 MOST_NAME = 100  # characters of a task's name in a file's; the digest behind it tells tasks apart
-MOST_COUNTED = 10**30  # of anything: what is more was never counted, and 10**400 fits no float
 
 
 def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace], suffix: str = "") -> list[Path]:
@@ -97,7 +97,7 @@ def _read(file: Path) -> Iterator[Trace]:
         for number, line in enumerate(lines, 1):
             try:
                 trace = _checked(Trace.from_json(line.decode()))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise RecordError(
                     f"line {number} of {file} is not a trace ({type(error).__name__}: {error}): give files that a "
                     "run with record= wrote."
@@ -108,20 +108,26 @@ def _read(file: Path) -> Iterator[Trace]:
 def _checked(trace: Trace) -> Trace:
     """The trace, if its texts are texts in places that so many can have: a layer of 2**63 would be counted up to."""
     most = len(trace.drafts)
+    if not trace.drafts or not trace.question.chat.messages:
+        raise ValueError("a trace has at least one text, and a question")
     for draft in trace.drafts:
         if not all(isinstance(place, int) and 0 <= place < most for place in (draft.layer, draft.index)):
             raise ValueError(f"layer {draft.layer!r}, index {draft.index!r} in a trace of {most} texts")
         if not isinstance(draft.completion.text, str):
             raise TypeError("a draft is not a text")
         _counted(draft.completion.generated_tokens)
+    passes = {draft.layer for draft in trace.drafts}
+    if passes != set(range(len(passes))):
+        raise ValueError(f"texts of the layers {sorted(passes)} and of none between")
     for usage in (trace.usage, trace.spent):
         _counted(*asdict(usage).values())
-    names = trace.question.task, trace.question.doc_id, trace.question.doc_hash, trace.question.repeat
+    asked = trace.question
+    names = asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn
     if not all(isinstance(name, str | int | None) for name in names):
-        raise TypeError("task, doc_id, doc_hash or repeat is neither a text nor a number")
+        raise TypeError("task, doc_id, doc_hash, repeat or turn is neither a text nor a number")
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
-    _counted(*(trace.settings[name] for name in ("k", "layers") if name in trace.settings))
+    _counted(trace.settings["k"], trace.settings["layers"])
     return trace
 
 

@@ -177,24 +177,49 @@ def test_a_file_with_bytes_flipped(kind: str, tmp_path: Path, data: Any) -> None
         read(tmp_path / name)
 
 
-@few
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A sound run, and the three files of another, with the traces of its questions."""
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root / "good", [1.0, 0.0, 1.0, 0.0])
+    results = make_run(root / "bad", [1.0, 1.0, 0.0, 0.0], k=2, layers=1)
+    asked = run([ask(f"q{number}", doc_id=number) for number in range(4)], 2, 1)
+    traces = [replace(t, question=replace(t.question, doc_hash=f"h{t.question.doc_id}")) for t in asked]
+    (file,) = write_traces(str(root / "bad" / "traces"), {"k": 2, "layers": 1, "model": "m"}, traces)
+    return {"root": root, "results": results, "samples": root / "bad" / f"samples_t_{STAMP}.jsonl", "traces": file}
+
+
+COMMANDS = (
+    "report good bad",
+    "report bad --html page.html",
+    "report good bad --model-card",
+    "compare good bad",
+    "votes bad",
+    r"votes bad --regex (\d+)",
+    "diagnose bad",
+    r"diagnose bad --regex (\d+)",
+    "plot bad --png figures",
+)
+
+
+@settings(few, max_examples=3 * EXAMPLES)
 @given(data=st.data())
-def test_results_and_samples_of_lm_eval(tmp_path: Path, data: Any) -> None:
-    """Through the commands that read them: no exception but ours, whatever is wrong in either file."""
-    good, bad = tmp_path / "good", tmp_path / "bad"
-    make_run(good, [1.0, 0.0, 1.0, 0.0])
-    results = make_run(bad, [1.0, 1.0, 0.0, 0.0], k=3)
-    samples = bad / f"samples_t_{STAMP}.jsonl"
-    if data.draw(st.booleans()):
-        results.write_text(json.dumps(data.draw(damaged(json.loads(results.read_text())))))
-    else:
-        lines = samples.read_text().splitlines()
-        place = data.draw(st.integers(0, len(lines) - 1))
-        lines[place] = json.dumps(data.draw(damaged(json.loads(lines[place]))))
-        samples.write_text("\n".join(lines))
-    for command in (["report", str(good), str(bad)], ["compare", str(good), str(bad)]):
-        done = CliRunner().invoke(aft, command)
-        if done.exception is not None and not isinstance(done.exception, AFTError | SystemExit):
+def test_results_samples_and_traces_of_runs(runs: dict[str, Path], data: Any) -> None:
+    """Through every command that reads them: a result, or one line that names the file, whatever is wrong in one."""
+    kind = data.draw(st.sampled_from(["results", "samples", "traces"]))
+    sound = runs[kind].read_text()
+    lines = [sound] if kind == "results" else sound.splitlines()
+    place = data.draw(st.integers(0, len(lines) - 1))
+    lines[place] = json.dumps(data.draw(damaged(json.loads(lines[place]))))
+    words = data.draw(st.sampled_from(COMMANDS)).split()
+    paths = ("good", "bad", "page.html", "figures")
+    runs[kind].write_text("\n".join(lines))
+    try:
+        done = CliRunner().invoke(aft, [str(runs["root"] / word) if word in paths else word for word in words])
+    finally:
+        runs[kind].write_text(sound)
+    with refusing(str(runs["root"]), "--", "doc_id"):  # a file, an option or a question
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
 
 

@@ -203,7 +203,7 @@ def test_other_models_alone_are_refused_and_so_is_an_empty_folder(tmp_path: Path
     data = json.loads((folder / "results_1.json").read_text())
     del data["config"]["aft"]
     (folder / "results_1.json").write_text(json.dumps(data))
-    with pytest.raises(RecordError, match="no finished runs of --model aft here: aft sweep"):
+    with pytest.raises(RecordError, match="no finished run of --model aft; aft sweep"):
         plot(tmp_path)
 
 

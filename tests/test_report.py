@@ -194,6 +194,16 @@ def test_the_page_holds_every_run(tmp_path: Path):
     assert '"difference"' in text
 
 
+def test_the_page_of_opponents_alone_has_no_curve_and_is_written(tmp_path: Path):
+    results = make_run(tmp_path / "run", [1.0, 0.0])
+    data = json.loads(results.read_text())
+    data["config"]["aft"]["strategy"] = "majority"
+    results.write_text(json.dumps(data))
+    done = CliRunner().invoke(aft, ["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "page.html").stat().st_size > 1000
+
+
 def test_a_baseline_that_is_none_of_the_runs(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     done = CliRunner().invoke(
