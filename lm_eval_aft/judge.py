@@ -211,7 +211,7 @@ class Judge:
 
     def _replies(self, kept: Mapping[str, str], missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply]]:
         for key, text in kept.items():
-            yield key, self._kept(text)
+            yield key, JudgeReply(**json.loads(text))
         done, failure = len(kept), None
         for key, outcome in self._run(missing):
             if isinstance(outcome, JudgeReply):
@@ -221,14 +221,6 @@ class Judge:
                 failure = failure or outcome
         if failure is not None:
             raise self._explain(failure, done, len(kept) + len(missing)) from failure
-
-    def _kept(self, text: str) -> JudgeReply:
-        try:
-            return JudgeReply(**json.loads(text))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise JudgeError(
-                f"the cache of judgements {self.cache.path} is damaged: delete it, or give --cache another path."
-            ) from error
 
     def _run(self, missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply | Exception]]:
         """Make the calls; after the first that fails no other is begun, but those under way are waited for."""

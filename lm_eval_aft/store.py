@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator
@@ -26,13 +25,13 @@ from typing import Any, Protocol
 
 from lm_eval_aft.errors import StoreError
 from lm_eval_aft.records import Completion, Request
+from lm_eval_aft.sqlite_file import transaction, use_wal
 
 APPLICATION_ID = 0x61667431  # "aft1" in the file header: tells a draft store from any other SQLite file
 SCHEMA = 1
 COMMIT_AFTER_S = 2.0
 COMMIT_AFTER_ROWS = 2000
 BUSY_S = 60.0
-RETRY_AFTER_S = 0.02
 _COLUMNS = "key, text, token_ids, finish_reason, prompt_tokens, computed_prompt_tokens, generated_tokens, digest"
 
 
@@ -129,7 +128,7 @@ class SQLiteStore:
                 self._commits_late = _commit_in_background(self, self._closed)
 
     def _recognise(self, may_be_new: bool) -> None:
-        with self._transaction("BEGIN"):  # one moment: another process may be making the file
+        with transaction(self._db, "BEGIN"):  # one moment: another process may be making the file
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
             (schema,) = self._db.execute("PRAGMA user_version").fetchone()
             (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -142,9 +141,9 @@ class SQLiteStore:
             )
 
     def _prepare(self) -> None:
-        self._use_wal()
+        use_wal(self._db, BUSY_S)
         self._db.execute("PRAGMA synchronous = NORMAL")  # with WAL: sound after a kill, at most a power cut loses rows
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             self._db.execute(
@@ -152,18 +151,6 @@ class SQLiteStore:
                 "NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT "
                 "NULL, generated_tokens INT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
             )
-
-    def _use_wal(self) -> None:
-        """Switch to WAL; where two processes do so at once SQLite refuses one without waiting, whatever its timeout."""
-        deadline = time.monotonic() + BUSY_S
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(RETRY_AFTER_S)
 
     def key(self, fingerprint: str, request: Request) -> str:
         """See ``Store.key``."""
@@ -199,7 +186,7 @@ class SQLiteStore:
         with self._lock:
             if not self._waiting:
                 return
-            with self._errors("written"), self._transaction():
+            with self._errors("written"), transaction(self._db):
                 self._db.executemany(
                     "INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting.values()
                 )
@@ -241,17 +228,6 @@ class SQLiteStore:
                 "give cache= another path."
             )
         return Completion(row[1], tuple(array("I", row[2])), row[3], row[4], row[5], row[6])
-
-    @contextmanager
-    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-        self._db.execute(begin)
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # after a full disk SQLite may have rolled back by itself
-                self._db.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from fake_judge import KEY, FakeJudge, chat_completion, quick_judge
 from lm_eval_aft.errors import ConfigError, JudgeError
 from lm_eval_aft.judge import Estimate, Judge, JudgeCall
+from lm_eval_aft.judge_cache import JudgeCache
 from lm_eval_aft.records import Message
 from lm_eval_aft.store import SQLiteStore
 
@@ -275,10 +280,28 @@ class TestKey:
         assert KEY not in str(refused.value)
 
 
-def test_a_kept_reply_that_is_damaged_is_named_by_its_file(server, tmp_path):
+@pytest.mark.parametrize("change", ["'{\"text\": '", "replace(reply, '7', '9')", "x'ff'"])
+def test_a_kept_reply_that_was_changed_is_refused_and_its_file_named(server, tmp_path, change):
     file = tmp_path / "judge.sqlite"
     assert ask(server, calls(1), cache=file)
     with closing(sqlite3.connect(file)) as db, db:
-        db.execute("UPDATE judgements SET reply = '{\"text\": '")
-    with pytest.raises(JudgeError, match=r"judge\.sqlite is damaged: delete it, or give --cache another path"):
+        before = db.execute("SELECT reply FROM judgements").fetchone()
+        db.execute(f"UPDATE judgements SET reply = {change}")
+        assert db.execute("SELECT reply FROM judgements").fetchone() != before
+    with pytest.raises(JudgeError, match=r"judge\.sqlite is damaged at .*: give --cache another path"):
         ask(server, calls(1), cache=file)
+
+
+def _keep_one(path: Path, start: float) -> str:
+    while time.time() < start:
+        pass
+    with closing(JudgeCache(path)) as cache:
+        cache.put(str(os.getpid()), "a reply")
+    return "kept"
+
+
+def test_several_processes_make_one_cache_at_once(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        for number in range(10):
+            path, start = tmp_path / f"{number}.sqlite", time.time() + (0.05 if number else 3)
+            assert pool.starmap(_keep_one, [(path, start)] * 4, chunksize=1) == ["kept"] * 4
