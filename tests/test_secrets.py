@@ -67,6 +67,18 @@ class Workshop:
         assert done.returncode == code, said.decode()[-2000:]
         return said.decode()
 
+    def stumble(self) -> None:
+        """From now on: every third request ends in 429 or 503 with the key that was sent, then goes through."""
+
+        def stumbled(number: int, body: dict) -> tuple[int, dict, dict[str, str]]:
+            sent = self.server.headers[-1].get("Authorization", "")
+            if number % 3 == 0:
+                status = 429 if number % 2 else 503
+                return status, {"error": {"message": f"slow down, {sent}"}}, {"Retry-After": "0", "X-Sent": sent}
+            return 200, chat_completion("3 + 4 = 8"), {}
+
+        self.server.trouble = stumbled
+
     def refuse(self) -> None:
         """From now on: 401 with the key that was sent in body and header, as careless gateways answer."""
 
@@ -97,6 +109,14 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     workshop.aft("report", folder / "one", "--html", folder / "page.html")
     workshop.aft("report", folder / "one", "--model-card")
     workshop.aft("diagnose", folder / "one")
+
+    workshop.stumble()
+    before = len(workshop.server.headers)
+    workshop.evaluate("second", "k=3", "layers=1", "seed=7")
+    assert len(workshop.server.headers) - before > 2 * (3 + 1)  # some were asked again
+    assert "m (3, 1)" in workshop.aft("compare", folder / "one", folder / "second")
+    workshop.aft("compare", folder / "one", folder / "second", "--format", "json")
+    workshop.aft("report", folder / "one", folder / "second", "--html", folder / "both.html")
 
     asked = [Dialogue(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
     answers = write_answers(folder / "judged", "m", asked, [Answer(each.question_id, ("x", "y")) for each in asked])
