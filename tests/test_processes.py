@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lm_eval_aft.store import SQLiteStore
 from lm_eval_aft.traces import read_traces
 
 SCRIPT = """
-import json, sys
+import json, os, signal, sys, time
 import lm_eval, lm_eval.evaluator, lm_eval_aft
 from lm_eval.tasks import TaskManager
+from lm_eval_aft import store
+
+if os.environ.get("DIES") == os.environ.get("RANK", "0"):
+    store.COMMIT_AFTER_S, put, seen = 0.01, store.SQLiteStore.put, []
+    def put_and_die(self, key, completion):
+        put(self, key, completion)
+        seen.append(key)
+        if len(seen) == 3:
+            time.sleep(0.5)  # long enough for a commit
+            os.kill(os.getpid(), signal.SIGKILL)
+    store.SQLiteStore.put = put_and_die
 
 lm_eval.evaluator.add_env_info = lambda storage: None  # takes seconds and says nothing this test asks
 lm_eval_aft.register()
@@ -42,13 +55,20 @@ if results is not None:
 """
 
 
-def run(tiny: str, out: Path, processes: int, shots: int, kind: str = "generate_until") -> tuple[dict, str]:
-    out.mkdir()
+def launch(
+    tiny: str, out: Path, processes: int, shots: int, kind: str, dies: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run the script; the process of rank ``dies`` is killed after its third text."""
+    out.mkdir(exist_ok=True)
     (out / "script.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     words = [str(out / "script.py"), tiny, str(out), str(shots), kind]
-    command = [*(launch if processes > 1 else [sys.executable]), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [*(torchrun if processes > 1 else [sys.executable]), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"DIES": dies})
+
+
+def run(tiny: str, out: Path, processes: int, shots: int, kind: str = "generate_until") -> tuple[dict, str]:
+    done = launch(tiny, out, processes, shots, kind)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "end.json").read_text()), done.stderr
 
@@ -79,3 +99,17 @@ def test_two_processes_score_choices_after_drafts_as_one_does(tiny, tmp_path):
     assert (one["aft"]["usage"]["generations"], one["aft"]["scored_after_drafts"]) == (10, 5)
     assert two["aft"]["scored_after_drafts"] == 5
     assert sorted(trace.question.doc_id for trace in read_traces(tmp_path / "two" / "traces")) == [0, 1, 2, 3, 4]
+
+
+def test_a_worker_that_is_killed_ends_the_others_and_the_same_command_goes_on(tiny, tmp_path):
+    whole, _ = run(tiny, tmp_path / "whole", 2, 0)
+    killed = launch(tiny, tmp_path / "killed", 2, 0, "generate_until", dies="1")
+    assert killed.returncode == 1
+    assert "Signal 9 (SIGKILL)" in killed.stderr  # torchrun names the worker and ends the other
+    assert not (tmp_path / "killed" / "end.json").exists()
+    kept = SQLiteStore(tmp_path / "killed" / "traces" / "drafts.sqlite", create=False).info().generations
+    assert 3 <= kept < 15
+    again, _ = run(tiny, tmp_path / "killed", 2, 0)
+    assert again["samples"] == whole["samples"]
+    assert again["aft"]["usage"]["generations"] == whole["aft"]["usage"]["generations"] == 15
+    assert again["aft"]["spent"]["generations"] == 15 - kept
