@@ -99,7 +99,8 @@ def run_sweep(
     for number, point in enumerate(waiting, 1):
         k, depth = point
         folder = _folder(out, point)
-        click.echo(f"[{number}/{len(waiting)}] {_name(point)}: {k * depth + 1} generations a question")
+        texts = f"{k * depth + 1} generation{'s' * (k * depth > 0)}"
+        click.echo(f"[{number}/{len(waiting)}] {_name(point)}: {texts} a question")
         at = replace(config, k=k, layers=depth, record=str(folder / "traces"))
         lm = AFTLM.around(engine, at, template, store, name)
         _evaluate(lm, {**model_args, "k": k, "layers": depth}, options, folder, manager, host)

@@ -146,6 +146,10 @@ def test_demonstrations_and_ask_make_the_prompt_of_a_base_model(tmp_path, monkey
     assert (seen[0].sampling.temperature, seen[0].sampling.top_k, seen[0].sampling.top_p) == (1.0, 50, 0.95)
     assert "cut at the token limit 0, empty 1" in said
     assert read_jsonl(tmp_path / "d.jsonl") == [{"query": "2+2", "drafts": ["one two three"], "ends": ["stop"]}]
+    assert "warning" not in said
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(lambda request: "")))
+    said = aft_data("drafts", source, tmp_path / "n.jsonl", "-n", 2, "--whole", "--model_args", SCRIPTED)
+    assert "warning: 1 of 1 queries have no whole draft: raise max_gen_toks" in said
     with pytest.raises(ConfigError, match=r"must hold \{query\}"):
         aft_data("drafts", source, tmp_path / "e.jsonl", "--ask", "Q:", "--model_args", SCRIPTED)
     with pytest.raises(ConfigError, match="--model_args k=3 has no meaning here"):

@@ -104,6 +104,8 @@ def drafts(
     empty = sum(not draft for row in made for draft in row["drafts"])
     made = work.whole_only(made) if whole else made
     facts = [f"{count} drafts for each of {len(rows)} queries; cut at the token limit {cut}, empty {empty}"]
+    if without := sum(not row["drafts"] for row in made):
+        facts.append(f"warning: {without} of {len(made)} queries have no whole draft: raise max_gen_toks")
     finish(
         out, made, [source, demonstrations], {"n": count, "ask": ask, "whole": whole, "writer": writer.facts()}, facts
     )
