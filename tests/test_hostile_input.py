@@ -99,13 +99,33 @@ def test_a_layer_that_cannot_be_is_refused_before_anything_counts_up_to_it(tmp_p
 def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: object) -> None:
     (trace,) = run([ask("q")], 2, 1)
     row = json.loads(trace.to_json())
+    row["settings"] |= {"k": 2, "layers": 1}
     row[part]["generated_tokens" if part == "usage" else "layers"] = value
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
     with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(ValueError: a count is"):
         list(read_traces(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["task", "doc_id", "doc_hash", "repeat"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda row: row["drafts"].clear(), "at least one text"),
+        (lambda row: row["question"]["chat"]["messages"].clear(), "and a question"),
+        (lambda row: row["drafts"][-1].update(layer=2), r"the layers \[0, 2\] and of none between"),
+        (lambda row: row["settings"].pop("layers"), "KeyError: 'layers'"),
+    ],
+)
+def test_a_trace_with_a_part_missing(tmp_path: Path, change, said: str) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["settings"] |= {"k": 2, "layers": 1}
+    change(row)
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=rf"line 1 of .*t\.jsonl is not a trace .*{said}"):
+        list(read_traces(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["task", "doc_id", "doc_hash", "repeat", "turn"])
 def test_a_trace_of_a_question_without_a_proper_name(tmp_path: Path, name: str) -> None:
     (trace,) = run([ask("q")], 2, 1)
     row = json.loads(trace.to_json())
