@@ -134,6 +134,28 @@ def test_a_batch_that_holds_one_prompt_gives_the_same(lm, tiny_engine, monkeypat
     assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.found)
 
 
+def test_out_of_memory_halves_the_batch_of_choices_and_one_that_does_not_fit_is_an_error(
+    lm, tiny_engine, monkeypatch, caplog
+):
+    logits = tiny_engine._logits
+
+    def limited(ids, *rest):
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("simulated: more than three rows")
+        return logits(ids, *rest)
+
+    monkeypatch.setattr(tiny_engine, "_logits", limited)
+    monkeypatch.setattr(tiny_engine, "_batch_tokens", 40_000)
+    assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.found)
+    assert "Out of memory" in caplog.text
+    monkeypatch.setattr(tiny_engine, "_logits", lambda *_: limited([0] * 4))
+    with pytest.raises(EngineError, match="with 3 choices does not fit the memory"):
+        list(tiny_engine.score_choices([[5, 6]], [[[7], [8], [9]]]))
+    monkeypatch.setattr(tiny_engine, "_logits", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(tiny_engine.score_choices([[5, 6]], [[[7], [8], [9]]]))
+
+
 def test_a_question_is_drafted_once_and_what_it_costs_is_counted(lm):
     assert [len(trace.drafts) for trace in lm.traces] == [3, 3]
     info = lm.get_model_info()["aft"]

@@ -5,7 +5,7 @@ lm-eval's own scoring computes a prompt again for each continuation of more than
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from transformers import DynamicCache
@@ -17,10 +17,13 @@ Forward = Callable[..., torch.Tensor]
 
 
 def cut_prompts(
-    prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]], batch_tokens: int
+    prompts: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    batch_tokens: int,
+    numbers: Iterable[int],
 ) -> Iterator[list[int]]:
-    """Numbers of the prompts of each batch, the longest first; every row counts with the longest."""
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    """Of the prompts with these numbers, those of each batch, the longest first; every row counts with the longest."""
+    order = sorted(numbers, key=lambda number: -len(prompts[number]))
     batch: list[int] = []
     rows = longest = 0
     for number in order:

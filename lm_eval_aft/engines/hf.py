@@ -139,11 +139,31 @@ class HFEngine:
         Args:
             prompts: Token ids; each runs through the model once.
             choices: Token ids of each prompt's continuations.
+
+        Raises:
+            EngineError: If one prompt with its continuations does not fit the memory; batches are halved until then.
         """
-        for batch in cut_prompts(prompts, choices, self._batch_tokens // 4):  # logits of every position of a choice
+        left = list(range(len(prompts)))
+        while left:  # a quarter of the tokens, as there are logits of every position of a choice
+            batch = next(cut_prompts(prompts, choices, self._batch_tokens // 4, left))
             of_batch = [prompts[number] for number in batch], [choices[number] for number in batch]
             cache = DynamicCache(config=self.model.config)
-            yield from zip(batch, score_batch(self._logits, cache, *of_batch, self.scorer.device), strict=True)
+            try:
+                scores = score_batch(self._logits, cache, *of_batch, self.scorer.device)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise EngineError(
+                        f"one question of {len(of_batch[0][0])} tokens with {len(of_batch[1][0])} choices does not fit "
+                        f"the memory of {self.scorer.device}: use a smaller dtype, fewer drafts or more devices."
+                    ) from error
+                self._batch_tokens = max(1, self._batch_tokens // 2)
+                torch.cuda.empty_cache()
+                log.warning("Out of memory: batches now hold %d tokens.", self._batch_tokens)
+                continue
+            yield from zip(batch, scores, strict=True)
+            left = [number for number in left if number not in batch]
 
     def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
         return cut_batches(requests, positions, self._batch_tokens, self._batch_prompts)
