@@ -2,11 +2,12 @@
 
 Drafts from the model itself, at the temperature of inference; targets by the model as its own teacher, which reads the
 drafts, with a verifier that lets a wrong one be repaired once and then leaves the row out; LoRA rank 8, the same rows
-for all four. Evaluated on the first questions of the test split. At full size on a GPU: --queries 7473 --limit 1319
+for all four. Questions are asked in the words of ``aft_gsm8k`` and solutions end as it asks. Evaluated on the first
+questions of the test split. At full size on a GPU: --queries 7473 --limit 1319
 --tokens 512 --engine vllm. What is finished is not made again.
 
 Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
-           --work DIR [--queries 64 --limit 64 --tokens 192 --engine hf --device cpu --epochs 2 --out DIR]
+           --work DIR [--queries 64 --limit 64 --tokens 192 --batch 16 --engine hf --device cpu --epochs 2 --out DIR]
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 from common import write
 from family import diagnostics, row, vote_rows
 
+from lm_eval_aft import tasks_path
 from lm_eval_aft.report import read_entries
 from trainers.config import KINDS
 from trainers.rows import read_jsonl, write_jsonl
@@ -37,6 +40,7 @@ PLACES = {
     "no drafts + Agg (5, 1)": ("aft-no-drafts", "k=5,layers=1"),
     "pseudo + Agg (5, 1)": ("aft-pseudo", "k=5,layers=1"),
 }
+TASK = runpy.run_path(str(tasks_path() / "aft_gsm8k" / "utils.py"))
 CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
@@ -46,17 +50,19 @@ def command(*words: str) -> None:
     subprocess.run([str(BIN / words[0]), *words[1:]], check=True, env=environment)
 
 
+def query(doc: dict[str, Any]) -> dict[str, Any]:
+    """A row of a training question: asked in the task's words, its solution ended in the form that these ask for."""
+    gold = TASK["doc_to_target"](doc)
+    solution = CALCULATOR.sub("", doc["answer"]).rpartition("####")[0]
+    return {"query": TASK["doc_to_text"](doc), "gold": gold, "sft_target": f"{solution}The answer is {gold}."}
+
+
 def make_rows(args: argparse.Namespace) -> Path:
     """Questions, drafts, targets."""
     queries, drafts, made = (args.work / f"{name}.jsonl" for name in ("queries", "drafts", "train"))
-    solved = read_jsonl(args.train)[: args.queries]
-    answers = [CALCULATOR.sub("", each["answer"]) for each in solved]
-    write_jsonl(
-        queries,
-        ({"query": s["question"], "gold": a, "sft_target": a} for s, a in zip(solved, answers, strict=True)),
-    )
+    write_jsonl(queries, map(query, read_jsonl(args.train)[: args.queries]))
     model = f"pretrained={args.model},engine={args.engine},max_gen_toks={args.tokens}"
-    how = ["--device", args.device, "--batch_size", "16"]
+    how = ["--device", args.device, "--batch_size", str(args.batch)]
     if not drafts.exists():
         sampled = f"{model},temperature=0.7"
         command("aft", "data", "drafts", str(queries), str(drafts), "-n", "5", "--model_args", sampled, *how)
@@ -86,7 +92,7 @@ def evaluate(adapter: Path, how: str, args: argparse.Namespace) -> Path:
         store = f"cache={args.work / adapter.name}.sqlite"
         words = ["--model", "aft", "--model_args", f"{model},{store}", "--tasks", args.task, "--device", args.device]
         words += ["--include_path", args.include_path, "--limit", str(args.limit), "--apply_chat_template"]
-        command("lm_eval", *words, "--batch_size", "16", "--output_path", str(folder), "--log_samples")
+        command("lm_eval", *words, "--batch_size", str(args.batch), "--output_path", str(folder), "--log_samples")
     return folder
 
 
@@ -99,6 +105,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--limit", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=16, help="texts generated at once")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--engine", default="hf")
     parser.add_argument("--device", default="cpu")
