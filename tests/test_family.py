@@ -8,12 +8,23 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lm_eval_aft import arith, bundled
 from lm_eval_aft.arith import Problem
 from trainers import family
-from trainers.family import ANSWER_TOKENS, QUESTION_TOKENS, FamilyConfig, Stage, document, make_tokenizer, rows_of
+from trainers.family import (
+    ANSWER_TOKENS,
+    QUESTION_TOKENS,
+    FamilyConfig,
+    Stage,
+    answer_losses,
+    document,
+    make_model,
+    make_tokenizer,
+    rows_of,
+)
 
 SMALL = FamilyConfig(
     width=16,
@@ -71,6 +82,23 @@ class TestDocuments:
             together = [problem.target for problem in first if problem.numbers == first[0].numbers]
             assert len(together) > 1
             assert len(set(together)) == len(together)
+
+
+class TestLosses:
+    def test_they_are_the_models_own_on_answer_tokens_told_first_and_repeated(self):
+        tokenizer = make_tokenizer()
+        model, known = make_model(SMALL, tokenizer), tokenizer.get_vocab()
+        rng, stream = random.Random(0), arith.problems("train", 0)
+        texts = [document(SMALL, SMALL.stages[1], stream, rng) for _ in range(3)]
+        told, repeated = answer_losses(model, known, texts, SMALL)
+        assert told.shape == (3, SMALL.problems, ANSWER_TOKENS)
+        assert repeated.shape == (3, SMALL.repeats, ANSWER_TOKENS)
+        ids = torch.tensor([[known[word] for word in text.split()] for text in texts])
+        part = torch.arange(ids.shape[1]) // (QUESTION_TOKENS + ANSWER_TOKENS)
+        answer = torch.arange(ids.shape[1]) % (QUESTION_TOKENS + ANSWER_TOKENS) >= QUESTION_TOKENS
+        for found, wanted in ((told, part < SMALL.problems), (repeated, part >= SMALL.problems)):
+            labels = ids.masked_fill(~(answer & wanted), -100)
+            assert found.mean().item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
 
 
 class TestRows:

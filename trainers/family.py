@@ -18,7 +18,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,11 @@ class FamilyConfig:
     width: int = 96
     depth: int = 4
     heads: int = 4
-    stages: tuple[Stage, ...] = (Stage(2200, 1.5e-3), Stage(400, 6e-4, 0.3), Stage(900, 1e-3, 0.3, 0.7))
+    stages: tuple[Stage, ...] = (Stage(2200, 1.5e-3), Stage(400, 6e-4, 0.3), Stage(1200, 2e-3, 0.3, 0.7))
     documents: int = 72  # a step
     problems: int = 4  # a document
     repeats: int = 2  # of them, at its end
+    repeat_weight: float = 3.0  # of a token of a repeated answer in the loss; one told for the first time has 1
     queries: int = 8_000
     drafts: int = 8
     sets: int = 3
@@ -191,26 +192,49 @@ def train_stage(
         rng: Draws what the documents are like.
     """
     known = tokenizer.get_vocab()
-    check = list(islice(arith.problems("validation", config.seed), 400))
+    unseen, judge = arith.problems("validation", config.seed), random.Random(config.seed)
+    check = list(islice(unseen, 400))
+    kinds = {"look_up": replace(stage, siblings=0), "look_up_siblings": replace(stage, siblings=1)}
+    held_out = {name: [document(config, kind, unseen, judge) for _ in range(100)] for name, kind in kinds.items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    answers = torch.tensor(([False] * QUESTION_TOKENS + [True] * ANSWER_TOKENS) * (config.problems + config.repeats))
-    curve, started = [], time.process_time()
+    curve: list[dict[str, Any]] = []
+    started = time.process_time()
     for step in range(1, stage.steps + 1):
         warm, part = min(1.0, step / 100), 0.5 * (1 + math.cos(math.pi * step / stage.steps))
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * warm * part + 1e-5
         texts = [document(config, stage, stream, rng) for _ in range(config.documents)]
-        ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (documents, seq): equally long
-        loss = model(input_ids=ids, labels=ids.masked_fill(~answers, -100)).loss
+        told, repeated = answer_losses(model, known, texts, config)
+        weight = config.repeat_weight
+        loss = (told.sum() + weight * repeated.sum()) / (told.numel() + weight * repeated.numel())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 200 == 0 or step == stage.steps:
             row = {"step": step, "loss": round(loss.item(), 4), "greedy": greedy_accuracy(model, known, check)}
+            with torch.inference_mode():
+                for name, texts in held_out.items():
+                    row[name] = round(answer_losses(model, known, texts, config)[1].mean().item(), 4)
             curve.append({**asdict(stage), **row, "cpu_s": round(time.process_time() - started)})
             click.echo(json.dumps(curve[-1]))
     return curve
+
+
+def answer_losses(
+    model: Any, known: dict[str, int], texts: Sequence[str], config: FamilyConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of all answer tokens, in nats: of the answers told first and of those repeated.
+
+    Returns:
+        Two tensors, (documents, config.problems, ANSWER_TOKENS) and (documents, config.repeats, ANSWER_TOKENS).
+    """
+    ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (documents, seq): equally long
+    logits = model(input_ids=ids[:, :-1]).logits  # (documents, seq - 1, vocab)
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    parts = torch.nn.functional.pad(losses, (1, 0)).unflatten(1, (-1, QUESTION_TOKENS + ANSWER_TOKENS))
+    answers = parts[..., QUESTION_TOKENS:]
+    return answers[:, : config.problems], answers[:, config.problems :]
 
 
 def document(config: FamilyConfig, stage: Stage, stream: Iterator[tuple[Problem, Way]], rng: random.Random) -> str:
