@@ -65,8 +65,8 @@ def right(model: AFTLM, problems: list[arith.Problem]) -> int:
 def test_both_answer_far_above_chance(problems):
     plain = AFTLM(64, None, "cpu", pretrained="bundled:sft", layers=0)
     aggregated = AFTLM(64, None, "cpu", k=5, layers=2)
-    assert right(plain, problems) > 60  # of 120; a random way is right once in hundreds
-    assert right(aggregated, problems) > 40
+    assert right(plain, problems) > 45  # of 120; a random way is right once in hundreds
+    assert right(aggregated, problems) > 60
     assert aggregated.get_model_info()["aft"]["model"] == "bundled:aft"
     assert aggregated.template.source != ""
 
