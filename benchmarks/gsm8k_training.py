@@ -3,8 +3,8 @@
 Drafts from the model itself, at the temperature of inference; targets by the model as its own teacher, which reads the
 drafts, with a verifier that lets a wrong one be repaired once and then leaves the row out; LoRA rank 8, the same rows
 for all four. Questions are asked in the words of ``aft_gsm8k`` and solutions end as it asks. Evaluated on the first
-questions of the test split. At full size on a GPU: --queries 7473 --limit 1319
---tokens 512 --engine vllm. What is finished is not made again.
+questions of the test split, with texts as long as the task allows; ``--tokens`` bounds those of the training rows. At
+full size on a GPU: --queries 7473 --limit 1319 --tokens 512 --engine vllm. What is finished is not made again.
 
 Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
            --work DIR [--queries 64 --limit 64 --tokens 192 --batch 16 --engine hf --device cpu --epochs 2 --out DIR]
@@ -88,7 +88,7 @@ def evaluate(adapter: Path, how: str, args: argparse.Namespace) -> Path:
     folder = args.work / "runs" / f"{adapter.name}_{re.sub(r'[^a-z0-9]+', '_', how)}"
     if not list(folder.rglob("results_*.json")):
         weights = f"pretrained={args.model},{'lora_local_path' if args.engine == 'vllm' else 'peft'}={adapter}"
-        model = f"{weights},engine={args.engine},{how},max_gen_toks={args.tokens},record={folder / 'traces'}"
+        model = f"{weights},engine={args.engine},{how},record={folder / 'traces'}"
         store = f"cache={args.work / adapter.name}.sqlite"
         words = ["--model", "aft", "--model_args", f"{model},{store}", "--tasks", args.task, "--device", args.device]
         words += ["--include_path", args.include_path, "--limit", str(args.limit), "--apply_chat_template"]
@@ -99,8 +99,8 @@ def evaluate(adapter: Path, how: str, args: argparse.Namespace) -> Path:
 def main() -> None:
     """Make everything and print the table as JSON."""
     parser = argparse.ArgumentParser()
-    for name in ("model", "train", "include_path", "task"):
-        parser.add_argument(f"--{name}", required=True)
+    for name in ("--model", "--train", "--include_path", "--task"):
+        parser.add_argument(name, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--limit", type=int, default=64)
