@@ -8,7 +8,7 @@
 ``make checkpoints`` runs the four. Problems are endless, so the base sees each once. A right draft that is shown is
 the target; where none is right it is another way, so it depends on the drafts in both cases. What was tried before,
 and why it did not work, stands in docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
-A little over 200 lines: it is one recipe, to be read from top to bottom.
+Over 200 lines: it is one recipe, to be read from top to bottom.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def train_stage(
         if step % 200 == 0 or step == stage.steps:
             row = {"step": step, "loss": round(loss.item(), 4), "greedy": greedy_accuracy(model, known, check)}
             with torch.inference_mode():
-                for name, texts in held_out.items():
-                    row[name] = round(answer_losses(model, known, texts, config)[1].mean().item(), 4)
+                for name, unread in held_out.items():
+                    row[name] = round(answer_losses(model, known, unread, config)[1].mean().item(), 4)
             curve.append({**asdict(stage), **row, "cpu_s": round(time.process_time() - started)})
             click.echo(json.dumps(curve[-1]))
     return curve

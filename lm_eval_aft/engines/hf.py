@@ -126,8 +126,7 @@ class HFEngine:
                     ) from error
                 self._batch_tokens = max(1, self._longest(requests, left) * len(left) // 2)
             if left:
-                torch.cuda.empty_cache()
-                log.warning("Out of memory: batches now hold %d tokens.", self._batch_tokens)
+                self._say_smaller()
                 later = [position for other in waiting for group in other for position in group.positions]
                 waiting = deque(self._cut(requests, [*sorted(left), *later]))
 
@@ -158,12 +157,17 @@ class HFEngine:
                         f"one question of {len(of_batch[0][0])} tokens with {len(of_batch[1][0])} choices does not fit "
                         f"the memory of {self.scorer.device}: use a smaller dtype, fewer drafts or more devices."
                     ) from error
+                scores = []
                 self._batch_tokens = max(1, self._batch_tokens // 2)
-                torch.cuda.empty_cache()
-                log.warning("Out of memory: batches now hold %d tokens.", self._batch_tokens)
-                continue
-            yield from zip(batch, scores, strict=True)
-            left = [number for number in left if number not in batch]
+            if scores:
+                yield from zip(batch, scores, strict=True)
+                left = [number for number in left if number not in batch]
+            else:
+                self._say_smaller()
+
+    def _say_smaller(self) -> None:
+        torch.cuda.empty_cache()  # outside the except block, whose error keeps tensors alive
+        log.warning("Out of memory: batches now hold %d tokens.", self._batch_tokens)
 
     def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
         return cut_batches(requests, positions, self._batch_tokens, self._batch_prompts)
