@@ -17,7 +17,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from lm_eval_aft.arith import Problem, Way
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message, Question, Sampling
 from lm_eval_aft.schedule import propose_and_aggregate
@@ -84,6 +85,9 @@ class FamilyConfig:
     depth: int = 4
     heads: int = 4
     stages: tuple[Stage, ...] = (Stage(2200, 1.5e-3), Stage(400, 6e-4, 0.3), Stage(1200, 2e-3, 0.3, 0.7))
+    again: Stage = Stage(400, 2e-3, 0.3, 0.7)  # once more and once more, until repeats are exact
+    exact: float = 0.95  # mean probability of repeating a whole answer; what aggregation gains hangs on it
+    rounds: int = 6  # of ``again`` at most
     documents: int = 72  # a step
     problems: int = 4  # a document
     repeats: int = 2  # of them, at its end
@@ -151,7 +155,7 @@ def make_model(config: FamilyConfig, tokenizer: Any) -> Any:
 
 
 def train_base(config: FamilyConfig, out: Path) -> None:
-    """Train the base in three stages, and write weights, tokenizer, template and curve.
+    """Train the base in stages, and write weights, tokenizer, template and curve.
 
     A document holds several problems with their ways, and some of them again: as in ordinary text, what was said
     before helps to say it again, and a model learns to look it up. The first stage has right ways alone. A model that
@@ -160,27 +164,62 @@ def train_base(config: FamilyConfig, out: Path) -> None:
     share their numbers, so that looking one up means looking at its target.
     """
     tokenizer = make_tokenizer()
-    model = make_model(config, tokenizer)
-    rng = random.Random(config.seed)
-    stream = arith.problems("train", config.seed)
-    curve = [row for stage in config.stages for row in train_stage(model, tokenizer, config, stage, stream, rng)]
+    model, curve = make_model(config, tokenizer), list[dict[str, Any]]()
+    for number, stage in enumerate(stages_of(config, curve), 1):
+        done = out / "stages" / str(number)  # a killed run goes on after its last whole stage
+        if (done / "curve.json").is_file():
+            told = read_curve(done, config)
+            model = type(model).from_pretrained(done)
+        else:
+            told = train_stage(model, tokenizer, config, stage, number)
+            model.save_pretrained(done)
+            write_curve(done, config, told)
+        curve += told
     folder = out / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     template = Template(PROMPT_TEMPLATE, "aft_arith")
     (out / "template.j2").write_text(PROMPT_TEMPLATE, encoding="utf-8")
     CheckpointConfig(PROMPT_TEMPLATE, template.digest, mask_policy="targets only").save(folder)
-    (folder / "curve.json").write_text(json.dumps({"settings": asdict(config), "curve": curve}, indent=1) + "\n")
+    write_curve(folder, config, curve)
+    if curve[-1]["word_for_word"] < config.exact:
+        click.echo(
+            f"warning: the base repeats {curve[-1]['word_for_word']:.0%} of the answers before it word for word, "
+            f"{config.exact:.0%} were wanted: aggregation will gain less on it (docs/experiments.md).",
+            err=True,
+        )
 
 
-def train_stage(
-    model: Any,
-    tokenizer: Any,
-    config: FamilyConfig,
-    stage: Stage,
-    stream: Iterator[tuple[Problem, Way]],
-    rng: random.Random,
-) -> list[dict[str, Any]]:
+def stages_of(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> Iterator[Stage]:
+    """The stages, then ``again`` until the curve, which the caller goes on writing, ends in exact repeats."""
+    yield from config.stages
+    for _ in range(config.rounds):
+        if curve[-1]["word_for_word"] >= config.exact:
+            return
+        yield config.again
+
+
+def write_curve(folder: Path, config: FamilyConfig, curve: list[dict[str, Any]]) -> None:
+    """Settings and curve beside weights."""
+    text = json.dumps({"settings": asdict(config), "curve": curve}, indent=1)
+    partial = folder / "curve.json.partial"
+    partial.write_text(f"{text}\n", encoding="utf-8")
+    partial.replace(folder / "curve.json")
+
+
+def read_curve(folder: Path, config: FamilyConfig) -> list[dict[str, Any]]:
+    """The curve of a finished stage.
+
+    Raises:
+        ConfigError: If it was trained with other settings.
+    """
+    told = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    if told["settings"] != json.loads(json.dumps(asdict(config))):
+        raise ConfigError(f"{folder} was trained with other settings: remove it, or choose another folder.")
+    return list(told["curve"])
+
+
+def train_stage(model: Any, tokenizer: Any, config: FamilyConfig, stage: Stage, number: int) -> list[dict[str, Any]]:
     """Train on problems seen once each, with a cosine schedule of its own; returns the curve.
 
     Args:
@@ -188,14 +227,15 @@ def train_stage(
         tokenizer: Its tokenizer.
         config: Documents a step.
         stage: Steps, rate, and what the documents are like.
-        stream: Where problems come from.
-        rng: Draws what the documents are like.
+        number: Its place, from 1: each stage draws problems and documents of its own.
     """
     known = tokenizer.get_vocab()
     unseen, judge = arith.problems("validation", config.seed), random.Random(config.seed)
     check = list(islice(unseen, 400))
     kinds = {"look_up": replace(stage, siblings=0), "look_up_siblings": replace(stage, siblings=1)}
     held_out = {name: [document(config, kind, unseen, judge) for _ in range(100)] for name, kind in kinds.items()}
+    own = 100 * (config.seed + 1) + number  # rows are made of the problems of seed + 1
+    stream, rng = arith.problems("train", own), random.Random(own)
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
     curve: list[dict[str, Any]] = []
     started = time.process_time()
@@ -214,8 +254,9 @@ def train_stage(
         if step % 200 == 0 or step == stage.steps:
             row = {"step": step, "loss": round(loss.item(), 4), "greedy": greedy_accuracy(model, known, check)}
             with torch.inference_mode():
-                for name, unread in held_out.items():
-                    row[name] = round(answer_losses(model, known, unread, config)[1].mean().item(), 4)
+                repeated_of = {name: answer_losses(model, known, held_out[name], config)[1] for name in kinds}
+            row |= {name: round(losses.mean().item(), 4) for name, losses in repeated_of.items()}
+            row["word_for_word"] = round((-repeated_of["look_up"].sum(-1)).exp().mean().item(), 4)
             curve.append({**asdict(stage), **row, "cpu_s": round(time.process_time() - started)})
             click.echo(json.dumps(curve[-1]))
     return curve

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.stopping import leave_group_at_exit
 from trainers.batches import Collator, LengthGroupedSampler, trims_logits
 from trainers.card import write_card
 from trainers.config import TrainConfig
@@ -57,6 +58,7 @@ def fit(
     end_texts(model, encoder.end_id)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    leave_group_at_exit()
     trainer = AFTTrainer(
         model=model,
         args=arguments(config, len(validation) > 0),

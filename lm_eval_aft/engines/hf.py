@@ -31,6 +31,7 @@ from lm_eval_aft.engines.sampler import RowSampler
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.parse import integer, mapping
 from lm_eval_aft.records import Completion, Request, Sampling
+from lm_eval_aft.stopping import leave_group_at_exit
 from lm_eval_aft.usage import ModelShape
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
@@ -103,6 +104,7 @@ class HFEngine:
             if "safetensors" in reason:
                 reason += PICKLES
             raise EngineError(f"pretrained={engine_args['pretrained']} cannot be loaded: {reason}") from error
+        leave_group_at_exit()
         _share_requests(lm)
         return cls(lm, batch_size=batch_size, batch_tokens=batch_tokens)
 
