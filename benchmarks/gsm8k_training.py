@@ -1,13 +1,16 @@
 """The four trainings on a real chat model and GSM8K, from questions to the table, by the commands a user would type.
 
 Drafts from the model itself, at the temperature of inference; targets by the model as its own teacher, which reads the
-drafts, with a verifier that lets a wrong one be repaired once and then leaves the row out; LoRA rank 8, the same rows
-for all four. Questions are asked in the words of ``aft_gsm8k`` and solutions end as it asks. Evaluated on the first
-questions of the test split, with texts as long as the task allows; ``--tokens`` bounds those of the training rows. At
-full size on a GPU: --queries 7473 --limit 1319 --tokens 512 --engine vllm. What is finished is not made again.
+drafts, with a verifier that lets a wrong one be repaired once and then leaves the row out, as targets are that state a
+result without reasons; LoRA rank 8, the same rows for all four. Questions are asked in the words of ``aft_gsm8k`` and
+solutions end as it asks. Evaluated on the first questions of the test split; ``--tokens`` bounds the texts of the
+training rows, ``--answer_tokens`` those of the evaluation, which without it are as long as the task allows. With
+``--engine vllm`` (run it in vLLM's environment) each adapter is merged. At full size on a GPU: --queries 7473 --limit
+1319 --tokens 512 --engine vllm. What is finished is not made again.
 
 Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
-           --work DIR [--queries 64 --limit 64 --tokens 192 --batch 16 --engine hf --device cpu --epochs 2 --out DIR]
+           --work DIR [--queries 64 --limit 64 --tokens 192 --answer_tokens N --batch 16 --engine hf --device cpu
+           --epochs 2 --out DIR]
 """
 
 from __future__ import annotations
@@ -45,8 +48,8 @@ CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
 def command(*words: str) -> None:
-    """Run one of the environment's commands with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
+    """Run one of the environment's commands, with one thread unless OMP_NUM_THREADS says otherwise."""
+    environment = {"OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR", **os.environ}
     subprocess.run([str(BIN / words[0]), *words[1:]], check=True, env=environment)
 
 
@@ -61,13 +64,13 @@ def make_rows(args: argparse.Namespace) -> Path:
     """Questions, drafts, targets."""
     queries, drafts, made = (args.work / f"{name}.jsonl" for name in ("queries", "drafts", "train"))
     write_jsonl(queries, map(query, read_jsonl(args.train)[: args.queries]))
-    model = f"pretrained={args.model},engine={args.engine},max_gen_toks={args.tokens}"
+    model = f"pretrained={args.model},engine={args.engine},max_gen_toks={args.tokens}{args.engine_args}"
     how = ["--device", args.device, "--batch_size", str(args.batch)]
     if not drafts.exists():
         sampled = f"{model},temperature=0.7"
         command("aft", "data", "drafts", str(queries), str(drafts), "-n", "5", "--model_args", sampled, *how)
     if not made.exists():
-        words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1")
+        words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1", "--shortest", "0.5")
         command("aft", "data", "aggregate", str(drafts), str(made), *words, "--model_args", model, *how)
     return made
 
@@ -79,7 +82,8 @@ def train(kind: str, data: Path, args: argparse.Namespace) -> Path:
     settings |= {"batch_size": 4, "max_length": 2048, "device": "cpu" if args.device == "cpu" else "auto"}
     (args.work / f"{kind}.yaml").write_text(json.dumps(settings))  # JSON is YAML
     if not (output / "README.md").exists():
-        command("aft", "train", kind, "--config", str(args.work / f"{kind}.yaml"))
+        merge = ["--merge"] if args.engine == "vllm" else []
+        command("aft", "train", kind, "--config", str(args.work / f"{kind}.yaml"), *merge)
     return output
 
 
@@ -87,8 +91,11 @@ def evaluate(adapter: Path, how: str, args: argparse.Namespace) -> Path:
     """One run of lm-eval."""
     folder = args.work / "runs" / f"{adapter.name}_{re.sub(r'[^a-z0-9]+', '_', how)}"
     if not list(folder.rglob("results_*.json")):
-        weights = f"pretrained={args.model},{'lora_local_path' if args.engine == 'vllm' else 'peft'}={adapter}"
-        model = f"{weights},engine={args.engine},{how},record={folder / 'traces'}"
+        merged = f"pretrained={adapter / 'merged'}"
+        weights = merged if args.engine == "vllm" else f"pretrained={args.model},peft={adapter}"
+        bounds = ("draft_max_tokens", "final_max_tokens") if args.answer_tokens else ()
+        bound = "".join(f",{name}={args.answer_tokens}" for name in bounds)
+        model = f"{weights},engine={args.engine},{how}{bound}{args.engine_args},record={folder / 'traces'}"
         store = f"cache={args.work / adapter.name}.sqlite"
         words = ["--model", "aft", "--model_args", f"{model},{store}", "--tasks", args.task, "--device", args.device]
         words += ["--include_path", args.include_path, "--limit", str(args.limit), "--apply_chat_template"]
@@ -107,7 +114,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--batch", type=int, default=16, help="texts generated at once")
     parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--answer_tokens", type=int, help="bound of a text in the evaluation")
     parser.add_argument("--engine", default="hf")
+    parser.add_argument("--engine_args", default="", help="further model arguments, as ,dtype=bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out")
     args = parser.parse_args()

@@ -1,7 +1,8 @@
 """The small family in the package: which checkpoint stands for ``pretrained`` where none is given, and where they lie.
 
-Trained on ``aft_arith`` by ``trainers.family`` (``make checkpoints``) and good for nothing else. Knows paths only.
-Called by ``model``, ``sweep`` and ``demo``.
+Trained on ``aft_arith`` by ``trainers.family`` (``make checkpoints``) and good for nothing else; ``base`` is what the
+other two were trained on, for trainings of one's own. Knows paths only. Called by ``model``, ``sweep``, ``demo`` and
+the trainers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lm_eval_aft.errors import ConfigError
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 FOLDER = Path(__file__).with_name("checkpoints")
-NAMES = ("aft", "sft")
+NAMES = ("aft", "base", "sft")
 PREFIX = "bundled:"
 TASKS = ("aft_arith", "aft_arith_validation")
 
@@ -25,7 +26,7 @@ def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict
 
     Args:
         engine: Its name; servers and the scripted engine have no checkpoint here.
-        engine_args: As given; ``pretrained=bundled:aft`` and ``bundled:sft`` name ours.
+        engine_args: As given; ``pretrained=bundled:aft``, ``bundled:base`` and ``bundled:sft`` name ours.
 
     Raises:
         ConfigError: If ``bundled:`` is followed by another name.
@@ -38,13 +39,23 @@ def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict
     if given is None:
         name = f"{PREFIX}aft"
         log.warning("pretrained is not given: %s is used, a tiny model that knows the task aft_arith alone.", name)
+    if name.startswith(PREFIX):
+        args["pretrained"] = locate(name)
+    return args, name
+
+
+def locate(name: str) -> str:
+    """The folder of a ``bundled:`` name; any other name as it is.
+
+    Raises:
+        ConfigError: If none of ours is called so.
+    """
     if not name.startswith(PREFIX):
-        return args, name
+        return name
     if name.removeprefix(PREFIX) not in NAMES:
         have = " or ".join(PREFIX + each for each in NAMES)
-        raise ConfigError(f"pretrained={name} is not in the package: give {have}, a folder or a hub name.")
-    args["pretrained"] = str(FOLDER / name.removeprefix(PREFIX))
-    return args, name
+        raise ConfigError(f"{name} is not in the package: give {have}, a folder or a hub name.")
+    return str(FOLDER / name.removeprefix(PREFIX))
 
 
 def warn_elsewhere(name: str, tasks: set[str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.bundled import locate
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.prompts import Template
@@ -96,6 +97,7 @@ def _find(engine_args: dict[str, Any]) -> Path | None:
     """aft_config.json of the adapter, else of the base; local folders, else the hub's cache or the hub."""
     for name in (engine_args.get(key) for key in ("peft", "lora_local_path", "pretrained")):
         if isinstance(name, str):
+            name = locate(name)
             path = Path(name, FILE) if Path(name).is_dir() else _from_hub(name, engine_args.get("revision"))
             if path is not None and path.is_file():
                 return path

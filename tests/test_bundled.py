@@ -10,8 +10,13 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_aft import arith, bundled
 from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.checkpoint import FILE, CheckpointConfig
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.model import AFTLM
+from lm_eval_aft.prompts import DEFAULT_TEMPLATE
+from trainers.config import make_config
+from trainers.rows import write_jsonl
+from trainers.train import run_training
 
 
 def test_without_pretrained_it_is_ours_and_said(caplog):
@@ -27,7 +32,7 @@ def test_a_name_of_ours_or_any_other():
     assert choose_checkpoint("hf", {"pretrained": "gpt2"}) == ({"pretrained": "gpt2"}, "gpt2")
     assert choose_checkpoint("api", {"model": "m"}) == ({"model": "m"}, "m")
     assert choose_checkpoint("scripted", {}) == ({}, "scripted")
-    with pytest.raises(ConfigError, match="bundled:aft or bundled:sft"):
+    with pytest.raises(ConfigError, match="bundled:aft or bundled:base or bundled:sft"):
         choose_checkpoint("hf", {"pretrained": "bundled:dpo"})
 
 
@@ -60,6 +65,16 @@ def problems() -> list[arith.Problem]:
 
 def right(model: AFTLM, problems: list[arith.Problem]) -> int:
     return sum(arith.is_right(p, text) for p, text in zip(problems, ask(model, "aft_arith", problems), strict=True))
+
+
+def test_the_base_can_be_trained_further_with_its_own_template(tmp_path):
+    rows = [{"query": p.question, "sft_target": arith.write(way)} for p, way in islice(arith.problems("train", 5), 8)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    settings = {"model": "bundled:base", "data": str(tmp_path / "rows.jsonl"), "output": str(tmp_path / "sft")}
+    run_training("sft", make_config({**settings, "lora_rank": 0, "max_steps": 1, "device": "cpu"}, "here"))
+    made = CheckpointConfig.load(tmp_path / "sft" / FILE)
+    assert made.base_model == "bundled:base"
+    assert made.template == CheckpointConfig.load(bundled.FOLDER / "base" / FILE).template != DEFAULT_TEMPLATE
 
 
 def test_both_answer_far_above_chance(problems):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from lm_eval_aft import arith, bundled
 from lm_eval_aft.arith import Problem
+from lm_eval_aft.errors import ConfigError
 from trainers import family
 from trainers.family import (
     ANSWER_TOKENS,
@@ -24,6 +26,8 @@ from trainers.family import (
     make_model,
     make_tokenizer,
     rows_of,
+    stages_of,
+    train_base,
 )
 
 SMALL = FamilyConfig(
@@ -31,6 +35,8 @@ SMALL = FamilyConfig(
     depth=1,
     heads=2,
     stages=(Stage(2, 1e-3), Stage(2, 1e-3, 0.3, 0.7)),
+    again=Stage(1, 1e-3),
+    rounds=2,
     documents=2,
     queries=40,
     drafts=5,
@@ -101,6 +107,47 @@ class TestLosses:
             assert found.mean().item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
 
 
+class TestStages:
+    """The last stage is repeated until what is repeated is exact; a killed training goes on after its last stage."""
+
+    def test_rounds_end_as_soon_as_repeats_are_exact(self):
+        config = replace(SMALL, rounds=3, exact=0.9)
+        curve: list[dict] = []
+        given = []
+        for exactness, stage in zip((0.1, 0.2, 0.85, 0.93), stages_of(config, curve), strict=False):
+            given.append(stage)
+            curve.append({"word_for_word": exactness})
+        assert given == [*config.stages, config.again, config.again]
+
+    def test_they_end_after_the_rounds_allowed_too_and_the_base_says_what_is_missing(self, tmp_path, capsys):
+        train_base(SMALL, tmp_path)
+        assert len(list((tmp_path / "stages").iterdir())) == len(SMALL.stages) + SMALL.rounds
+        assert "repeats 0% of the answers before it word for word, 95% were wanted" in capsys.readouterr().err
+
+    def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(self, tmp_path, monkeypatch):
+        train_base(SMALL, tmp_path / "whole")
+        real, calls = family.train_stage, []
+
+        def killed(*args):
+            calls.append(args[-1])
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(family, "train_stage", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_base(SMALL, tmp_path / "killed")
+        train_base(SMALL, tmp_path / "killed")
+        assert calls == [1, 2, 3, 3, 4]
+        whole, again = (tmp_path / name / "base" / "model.safetensors" for name in ("whole", "killed"))
+        assert whole.read_bytes() == again.read_bytes()
+
+    def test_stages_of_other_settings_are_refused(self, tmp_path):
+        train_base(SMALL, tmp_path)
+        with pytest.raises(ConfigError, match=r"stages/1 was trained with other settings: remove it"):
+            train_base(replace(SMALL, seed=1), tmp_path)
+
+
 class TestRows:
     problem, way = next(islice(arith.problems("train", 0), 1))
     solution = arith.write(way)
@@ -126,7 +173,7 @@ class TestRows:
 class TestRecipe:
     def test_the_base_keeps_its_settings_and_its_curve(self, made: Path):
         told = json.loads((made / "base" / "curve.json").read_text())
-        assert [row["step"] for row in told["curve"]] == [2, 2]
+        assert [row["step"] for row in told["curve"]] == [2, 2, 1, 1]
         assert told["settings"]["queries"] == SMALL.queries
 
     def test_the_rows_ask_problems_of_their_split_and_tell_what_they_hold(self, made: Path):
@@ -152,3 +199,4 @@ class TestRecipe:
             assert {file.name for file in shipped.iterdir()} == set(family.SHIPPED)
             texts = [file.read_text() for file in shipped.iterdir() if file.suffix in (".json", ".md")]
             assert not any(str(made) in text for text in texts)
+        assert json.loads((tmp_path / "aft" / "aft_config.json").read_text())["base_model"] == "bundled:base"

@@ -164,7 +164,7 @@ class TestArchives:
             assert files
             assert files <= set(sizes)
         large = {name for name, size in sizes.items() if size > 200_000}
-        assert large == {f"lm_eval_aft/checkpoints/{name}/model.safetensors" for name in ("aft", "sft")}
+        assert large == {f"lm_eval_aft/checkpoints/{name}/model.safetensors" for name in ("aft", "base", "sft")}
         assert sum(sizes[name] for name in large) < 12_000_000
         kinds = {Path(name).suffix for name in sizes if ".dist-info/" not in name}
         sources = {".py", ".yaml", ".md", ".json", ".jinja", ".safetensors", ".js", ".css", ".html"}

@@ -287,7 +287,7 @@ def aggregate(tmp_path: Path, wrong: str, *options: object) -> tuple[str, list[d
 def test_wrong_targets_are_dropped_kept_or_repaired(tmp_path, teacher):
     said, rows = aggregate(tmp_path, "drop")
     assert [row["target"] for row in rows] == ["I get 2."]
-    assert "3 draft sets, 1 targets kept; did not fit 0, cut or empty 1, wrong 2, repaired 0" in said
+    assert "3 draft sets, 1 targets kept; did not fit 0, cut or empty 1, wrong 2, too short 0, repaired 0" in said
     assert "targets that copy a draft: 100.0%" in said
     assert "[draft 4]" in teacher[0].prompt.chat.messages[0].content  # the prompt of inference
     _, rows = aggregate(tmp_path, "keep")
@@ -295,6 +295,12 @@ def test_wrong_targets_are_dropped_kept_or_repaired(tmp_path, teacher):
     _, rows = aggregate(tmp_path, "repair", "--retries", 1)
     assert [(row["target"], row["repaired"]) for row in rows] == [("So it must be 0.", True), ("I get 2.", False)]
     assert sorted(rows[0]["drafts"]) == sorted(drafted()[0]["drafts"])
+
+
+def test_targets_far_shorter_than_their_drafts_are_left_out_and_counted(tmp_path, teacher):
+    said, rows = aggregate(tmp_path, "repair", "--retries", 1, "--shortest", 1.5)
+    assert [row["target"] for row in rows] == ["So it must be 0."]  # five words; the drafts have three
+    assert "3 draft sets, 1 targets kept; did not fit 0, cut or empty 1, wrong 1, too short 1, repaired 1" in said
 
 
 def test_a_retry_draws_anew_and_an_echo_is_no_repair(tmp_path, monkeypatch):

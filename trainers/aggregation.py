@@ -146,10 +146,18 @@ def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | No
     return prompt if prompt.prompt_tokens <= writer.engine.max_length - writer.sampling.max_tokens else None
 
 
-def finished_rows(works: Sequence[Work], wrong: str) -> list[dict[str, Any]]:
-    """The rows with targets that are to be kept."""
+def is_terse(work: Work, shortest: float) -> bool:
+    """Whether a target has fewer words than this share of its drafts' mean: told the result, a teacher may state it."""
+    words = [len(draft.split()) for draft in work.row["drafts"]]
+    return len(work.target.split()) < shortest * sum(words) / len(words)
+
+
+def finished_rows(works: Sequence[Work], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
+    """The rows with targets that are to be kept; none that is terse (see ``is_terse``)."""
     made = []
     for work in works:
+        if is_terse(work, shortest):
+            continue
         if work.usable or (wrong == "keep" and work.target and work.ended):
             judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
             made.append({**work.row, "target": work.target, **judged})

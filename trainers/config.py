@@ -63,7 +63,7 @@ class TrainConfig:
     output: str = _arg("", text, "folder of the run: checkpoints, log and card")
     revision: str | None = _arg(None, text, "revision of a hub model")
     validation: str | None = _arg(None, text, "JSONL like data; the checkpoint with its lowest loss is kept")
-    template: str | None = _arg(None, text, "file with the two prompt blocks; default: ours")
+    template: str | None = _arg(None, text, "file with the two prompt blocks; default: the model's, else ours")
     k: tuple[int, ...] = _arg((), _counts, "drafts an example, or several k drawn evenly; default: all of a row's")
     sets_per_query: int = _arg(1, integer(1), "examples with drafts a row, each with its own draw and order")
     plain_share: float = _arg(0.2, real(0, 0.95), "share of plain examples (aft, aft-pseudo)")

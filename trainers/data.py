@@ -179,6 +179,13 @@ def _means(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 )
 @click.option("--wrong", default="drop", show_default=True, type=click.Choice(["keep", "drop", "retry", "repair"]))
 @click.option("--retries", default=2, show_default=True, type=click.IntRange(1), help="Of retry and repair.")
+@click.option(
+    "--shortest",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Leave out targets with fewer words than this share of their drafts' mean.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the draft sets.")
 @verifier_options
 @model_options
@@ -190,6 +197,7 @@ def aggregate(
     mixed: float | None,
     wrong: str,
     retries: int,
+    shortest: float,
     seed: int,
     verifier: str | None,
     gold: str,
@@ -213,7 +221,7 @@ def aggregate(
     rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
     writer = open_writer(model_args, out, device, batch_size)
     works = work.write_targets(rows, writer, judge, wrong, retries, lambda row: right_answer(verifier, row, gold))
-    made = work.finished_rows(works, wrong)
+    made = work.finished_rows(works, wrong, shortest)
     if not made:
         raise ConfigError("no target could be used: allow more tokens (max_gen_toks), or another teacher or verifier.")
     options = {
@@ -222,13 +230,15 @@ def aggregate(
         "mixed": mixed,
         "wrong": wrong,
         "retries": retries,
+        "shortest": shortest,
         "seed": seed,
         "verifier": verifier,
     }
-    finish(out, made, [source], {**options, "writer": writer.facts()}, _target_facts(works, made))
+    terse = sum(bool(each.target) and work.is_terse(each, shortest) for each in works)
+    finish(out, made, [source], {**options, "writer": writer.facts()}, _target_facts(works, made, terse))
 
 
-def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]]) -> list[str]:
+def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]], terse: int) -> list[str]:
     from trainers.aggregation import overlap_of
 
     too_long = sum(work.prompt is None for work in works)
@@ -236,7 +246,7 @@ def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]]) -> li
     wrong, repaired = sum(work.right is False for work in works), sum(bool(row.get("repaired")) for row in made)
     facts = [
         f"{len(works)} draft sets, {len(made)} targets kept; did not fit {too_long}, cut or empty {unfinished}, "
-        f"wrong {wrong}, repaired {repaired}"
+        f"wrong {wrong}, too short {terse}, repaired {repaired}"
     ]
     return [*facts, *overlap_of(made).lines()]
 
@@ -314,6 +324,7 @@ def _ppl_samples(source: Path, ks: tuple[int, ...], limit: int | None, seed: int
 
 def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any, Any]:
     """The hf engine, and an encoder with its tokenizer and the checkpoint's template."""
+    from lm_eval_aft.bundled import locate
     from lm_eval_aft.checkpoint import choose_template
     from lm_eval_aft.config import AFTConfig
     from lm_eval_aft.engines.base import HostArgs, load_engine
@@ -323,8 +334,11 @@ def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any,
     config, engine_args = AFTConfig.split(parse_model_args(model_args))
     if config.engine != "hf":
         raise ConfigError(f"engine={config.engine} gives no losses: aft data ppl needs engine=hf.")
+    template = choose_template(config, engine_args)
+    if "pretrained" in engine_args:
+        engine_args["pretrained"] = locate(str(engine_args["pretrained"]))
     engine: Any = load_engine("hf", engine_args, HostArgs(batch_size, None, device))
-    return engine, Encoder(engine.renderer.tokenizer, choose_template(config, engine_args), engine.max_length)
+    return engine, Encoder(engine.renderer.tokenizer, template, engine.max_length)
 
 
 def _with_drafts(source: Path) -> list[dict[str, Any]]:

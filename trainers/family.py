@@ -3,7 +3,7 @@
     python -m trainers.family base     OUT     tokenizer, prompt template, and the base's weights
     python -m trainers.family rows     OUT     drafts of the base on new problems, and the rows of all four trainings
     python -m trainers.family train    OUT     sft, aft, aft-no-drafts and aft-pseudo, by ``aft train``
-    python -m trainers.family ship     OUT     sft and aft into the package
+    python -m trainers.family ship     OUT     base, sft and aft into the package
 
 ``make checkpoints`` runs the four. Problems are endless, so the base sees each once. A right draft that is shown is
 the target; where none is right it is another way, so it depends on the drafts in both cases. What was tried before,
@@ -182,12 +182,38 @@ def train_base(config: FamilyConfig, out: Path) -> None:
     (out / "template.j2").write_text(PROMPT_TEMPLATE, encoding="utf-8")
     CheckpointConfig(PROMPT_TEMPLATE, template.digest, mask_policy="targets only").save(folder)
     write_curve(folder, config, curve)
+    (folder / "README.md").write_text(base_card(config, curve), encoding="utf-8")
     if curve[-1]["word_for_word"] < config.exact:
         click.echo(
             f"warning: the base repeats {curve[-1]['word_for_word']:.0%} of the answers before it word for word, "
             f"{config.exact:.0%} were wanted: aggregation will gain less on it (docs/experiments.md).",
             err=True,
         )
+
+
+def base_card(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> str:
+    """README.md of the base."""
+    rows = [
+        f"| {row['steps']} at {row['rate']} | {row['step']} | {row['loss']} | {row['greedy']:.3f} | {row['look_up']} "
+        f"| {row['word_for_word']:.3f} |"
+        for row in curve
+    ]
+    return "\n".join(
+        [
+            "# Base of the bundled family",
+            "",
+            "Trained from scratch on `aft_arith` by `make checkpoints`; knows nothing else. Greedy: share of new "
+            "problems solved. Look-up: nats a token of an answer that stands in the document already, and how often it "
+            "is repeated word for word.",
+            "",
+            "| stage | step | loss | greedy | look-up | word for word |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "    " + json.dumps(asdict(config)),
+            "",
+        ]
+    )
 
 
 def stages_of(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> Iterator[Stage]:
@@ -297,8 +323,10 @@ def _siblings(count: int, stream: Iterator[tuple[Problem, Way]], rng: random.Ran
     problem, way = next(stream)
     found = {problem.target: (problem, way)}
     for _ in range(60):
+        if len(found) == count:
+            break
         other = arith.random_way(problem.numbers, rng)
-        if other is not None and len(found) < count:
+        if other is not None:
             found.setdefault(other[-1].result, (Problem(problem.numbers, other[-1].result), other))
     return list(found.values())
 
@@ -448,14 +476,14 @@ def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Of the training.")
 def ship(out: Path, seed: int) -> None:
-    """Copy the SFT and the AFT checkpoint into the package; what they say names no folder of this disk."""
+    """Copy base, SFT and AFT into the package; what they say names no folder of this disk."""
     for name in bundled.NAMES:
-        target = bundled.FOLDER / name
+        source, target = out / ("base" if name == "base" else f"{name}-{seed}"), bundled.FOLDER / name
         target.mkdir(parents=True, exist_ok=True)
         for file in SHIPPED:
-            content = (out / f"{name}-{seed}" / file).read_bytes()
+            content = (source / file).read_bytes()
             if file.endswith((".json", ".md")):
-                content = content.replace(f"{out}/".encode(), b"")
+                content = content.replace(f"{out}/base".encode(), b"bundled:base").replace(f"{out}/".encode(), b"")
             partial = target / f"{file}.partial"
             partial.write_bytes(content)
             partial.replace(target / file)  # a run that reads the old one keeps a whole file

@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from lm_eval_aft.bundled import locate
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import ConfigError, EngineError
 from trainers.card import write_card
@@ -28,7 +29,7 @@ def load_tokenizer(config: TrainConfig) -> Any:
 
 def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
     try:
-        return loader.from_pretrained(config.model, revision=config.revision or "main", **options)
+        return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         if "safetensors" in reason:

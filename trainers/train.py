@@ -10,7 +10,8 @@ import sys
 
 import click
 
-from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.checkpoint import CheckpointConfig, choose_template
+from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.prompts import Template
 from trainers.config import KINDS, Kind, TrainConfig, load_config
 from trainers.encode import Encoded, Encoder
@@ -52,7 +53,7 @@ def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> Non
 
 
 def _train(run: Run, merge: bool) -> None:
-    config, template = run.config, Template.load(run.config.template)
+    config, template = run.config, template_of(run.config)
     rows = load_rows(config.data)
     held_out = load_rows(config.validation) if config.validation else []
     from trainers import loop, models
@@ -75,6 +76,12 @@ def _train(run: Run, merge: bool) -> None:
             say(f"merged in {models.merge(run, encoder.end_id, aft, facts)}")
         else:
             say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
+
+
+def template_of(config: TrainConfig) -> Template:
+    """The template that the settings name, else the one that the model was trained with, else ours."""
+    asked = AFTConfig(template=config.template, template_override=True)
+    return choose_template(asked, {"pretrained": config.model, "revision": config.revision})
 
 
 def describe(rows: list[Row], samples: list[Sample], encoded: Encoded, overlap: Overlap) -> list[str]:
