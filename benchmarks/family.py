@@ -37,7 +37,7 @@ def evaluate(model: Path, work: Path, args: argparse.Namespace, how: str) -> Pat
     if not list(folder.rglob("results_*.json")):
         model_args = f"pretrained={model},{how},record={folder / 'traces'},cache={work / model.name}.sqlite"
         command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", model_args, "--tasks", args.task]
-        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "64", "--device", "cpu"]
+        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto", "--device", "cpu"]
         command += ["--output_path", str(folder), "--log_samples"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -191,12 +191,15 @@ class TestRecipe:
             assert run["kind"] == kind
             assert (made / f"{kind}-0" / "model.safetensors").is_file()
 
-    def test_what_ships_names_no_folder_of_this_disk(self, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_what_ships_names_no_folder_of_this_disk(self, made: Path, tmp_path: Path, monkeypatch, relative: bool):
         monkeypatch.setattr(bundled, "FOLDER", tmp_path)
-        CliRunner().invoke(family.main, ["ship", str(made)], catch_exceptions=False, standalone_mode=False)
+        monkeypatch.chdir(made.parent)
+        given = made.name if relative else str(made)
+        CliRunner().invoke(family.main, ["ship", given], catch_exceptions=False, standalone_mode=False)
         for name in bundled.NAMES:
             shipped = tmp_path / name
             assert {file.name for file in shipped.iterdir()} == set(family.SHIPPED)
             texts = [file.read_text() for file in shipped.iterdir() if file.suffix in (".json", ".md")]
-            assert not any(str(made) in text for text in texts)
+            assert not any(str(made.parent) in text for text in texts)
         assert json.loads((tmp_path / "aft" / "aft_config.json").read_text())["base_model"] == "bundled:base"

@@ -483,7 +483,9 @@ def ship(out: Path, seed: int) -> None:
         for file in SHIPPED:
             content = (source / file).read_bytes()
             if file.endswith((".json", ".md")):
-                content = content.replace(f"{out}/base".encode(), b"bundled:base").replace(f"{out}/".encode(), b"")
+                for folder in (out.resolve(), out):  # as it was given to the trainings, or to this command
+                    content = content.replace(f"{folder}/base".encode(), b"bundled:base")
+                    content = content.replace(f"{folder}/".encode(), b"")
             partial = target / f"{file}.partial"
             partial.write_bytes(content)
             partial.replace(target / file)  # a run that reads the old one keeps a whole file
