@@ -18,7 +18,7 @@ from lm_eval_aft.traces import read_traces
 
 OUT = Path("out", "demo")
 QUESTIONS = 400
-COMMON = ("--limit", QUESTIONS, "--apply_chat_template", "--batch_size", 64, "--device", "cpu", "--log_samples")
+COMMON = ("--limit", QUESTIONS, "--apply_chat_template", "--batch_size", "auto", "--device", "cpu", "--log_samples")
 RUNS = {"sft": "pretrained=bundled:sft,layers=0", "aft": "pretrained=bundled:aft,k=5,layers=2"}
 
 
