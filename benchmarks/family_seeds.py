@@ -1,7 +1,8 @@
 """The rows of the family's table over several training seeds: each seed, their mean, and an interval over both draws.
 
-Reads the runs that ``benchmarks/family.py FAMILY WORK --seed N`` left in WORK. The interval is a bootstrap that draws
-training seeds and problems, both with replacement: a rough one with three seeds, and wider than one over problems.
+Reads the runs that ``benchmarks/family.py FAMILY WORK --seed N`` left in WORK; a row that some seed has not run is
+left out, and that is said. The interval is a bootstrap that draws training seeds and problems, both with replacement: a
+rough one with three seeds, and wider than one over problems.
 
 Usage: python benchmarks/family_seeds.py WORK [--seeds 0 1 2] [--out DIR]
 """
@@ -9,6 +10,7 @@ Usage: python benchmarks/family_seeds.py WORK [--seeds 0 1 2] [--out DIR]
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,11 @@ def main() -> None:
     accuracy = [primary(entry.run, entry.run.tasks[0]).value for entry in greedy]
     rows: list[dict[str, Any]] = [{"system": "SFT, greedy", "each_seed": accuracy, "mean": float(np.mean(accuracy))}]
     for name, (baseline, other) in COMPARED.items():
+        runs = [run.format(seed) for run in (baseline, other) for seed in args.seeds]
+        missing = [run for run in runs if not list((args.work / run).rglob("results_*.json"))]
+        if missing:
+            print(f"left out: {name}, as {', '.join(missing)} has not been run", file=sys.stderr)
+            continue
         values, accuracies = differences(args.work, args.seeds, baseline, other)
         low, high = interval(values, np.random.default_rng(0))
         rows.append(
