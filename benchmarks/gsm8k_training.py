@@ -9,8 +9,8 @@ training rows, ``--answer_tokens`` those of the evaluation, which without it are
 1319 --tokens 512 --engine vllm. What is finished is not made again.
 
 Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
-           --work DIR [--queries 64 --limit 64 --tokens 192 --answer_tokens N --batch 16 --engine hf --device cpu
-           --epochs 2 --out DIR]
+           --work DIR [--queries 64 --limit 64 --tokens 192 --answer_tokens N --batch 16 --engine hf
+           --engine_args ,NAME=VALUE --device cpu --epochs 2 --out DIR]
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def train(kind: str, data: Path, args: argparse.Namespace) -> Path:
     settings = {"model": args.model, "data": str(data), "output": str(output), "k": [5], "epochs": args.epochs}
     settings |= {"batch_size": 4, "max_length": 2048, "device": "cpu" if args.device == "cpu" else "auto"}
     (args.work / f"{kind}.yaml").write_text(json.dumps(settings))  # JSON is YAML
-    if not (output / "README.md").exists():
-        merge = ["--merge"] if args.engine == "vllm" else []
+    merge = ["--merge"] if args.engine == "vllm" else []
+    if not (output / "merged" / "README.md" if merge else output / "README.md").exists():  # written last
         command("aft", "train", kind, "--config", str(args.work / f"{kind}.yaml"), *merge)
     return output
 

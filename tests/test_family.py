@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -146,6 +148,16 @@ class TestStages:
         train_base(SMALL, tmp_path)
         with pytest.raises(ConfigError, match=r"stages/1 was trained with other settings: remove it"):
             train_base(replace(SMALL, seed=1), tmp_path)
+
+
+def test_a_folder_of_other_settings_is_one_sentence_and_exit_code_2(tmp_path):
+    (tmp_path / "stages" / "1").mkdir(parents=True)
+    (tmp_path / "stages" / "1" / "curve.json").write_text('{"settings": {}, "curve": []}')
+    command = [sys.executable, "-m", "trainers.family", "base", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 2
+    assert "was trained with other settings" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 class TestRows:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,7 @@ from lm_eval_aft.arith import Problem, Way
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.errors import AFTError, ConfigError
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message, Question, Sampling
 from lm_eval_aft.schedule import propose_and_aggregate
@@ -492,4 +493,10 @@ def ship(out: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from lm_eval_aft import _autoload
+
+    try:
+        main()
+    except AFTError as failure:
+        _autoload.print_error(failure)
+        sys.exit(failure.exit_code)
