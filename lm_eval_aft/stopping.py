@@ -79,7 +79,7 @@ def leave_group_at_exit() -> None:
     """Have torch's process group, if there is one, destroyed while the interpreter is whole.
 
     Gloo's threads may hold tensors of the last collective; freed after the interpreter, they abort a process that had
-    finished, and torchrun calls the run failed (seen once in some hundred runs; pytorch/pytorch pull request 179291).
+    finished, and torchrun calls the run failed (seen once, in CI, not reproduced; pytorch/pytorch pull request 179291).
     """
     atexit.unregister(_leave_group)
     atexit.register(_leave_group)
