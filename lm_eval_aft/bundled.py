@@ -1,8 +1,8 @@
 """The small family in the package: which checkpoint stands for ``pretrained`` where none is given, and where they lie.
 
 Trained on ``aft_arith`` by ``trainers.family`` (``make checkpoints``) and good for nothing else; ``base`` is what the
-other two were trained on, for trainings of one's own. Knows paths only. Called by ``model``, ``sweep``, ``demo`` and
-the trainers.
+other two were trained on, for trainings of one's own. Knows paths only. Called by ``model`` and ``sweep``,
+which choose, and by whoever opens a checkpoint: ``engines``, ``checkpoint``, the trainers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict
     Args:
         engine: Its name; servers and the scripted engine have no checkpoint here.
         engine_args: As given; ``pretrained=bundled:aft``, ``bundled:base`` and ``bundled:sft`` name ours.
-
-    Raises:
-        ConfigError: If ``bundled:`` is followed by another name.
     """
     args = dict(engine_args)
     given = args.get("pretrained")
@@ -37,10 +34,8 @@ def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict
     if engine not in ("hf", "vllm"):
         return args, name
     if given is None:
-        name = f"{PREFIX}aft"
+        args["pretrained"] = name = f"{PREFIX}aft"
         log.warning("pretrained is not given: %s is used, a tiny model that knows the task aft_arith alone.", name)
-    if name.startswith(PREFIX):
-        args["pretrained"] = locate(name)
     return args, name
 
 

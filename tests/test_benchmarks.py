@@ -37,7 +37,7 @@ def run(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(12)))
 
     def main(name: str, *words: str, made: str | None = None) -> dict:
-        given = [] if name == "memory" else ["--questions", str(questions)]
+        given = [] if name in ("memory", "family_seeds") else ["--questions", str(questions)]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *given, *words, "--out", str(tmp_path / "out")])
         script(name).main()
         return json.loads((tmp_path / "out" / f"{made or name}.json").read_text())
@@ -238,6 +238,24 @@ class TestFamilyData:
         assert len(drawn[0]) == data.KEPT
         right = sum(data.arith.solves(draft, "7 3 4 5 make 20") for draft in drawn[0])
         assert right == data.KEPT / 2 or not matched  # the family's two different drafts: one is right
+
+
+def test_a_row_that_a_seed_has_not_run_is_left_out_and_named(run, script, monkeypatch, tmp_path, capsys):
+    import numpy as np
+
+    seeds = script("family_seeds")
+    for name in (seeds.GREEDY, seeds.VOTE, "sft-{}_k_5_layers_1"):
+        for seed in (0, 1) if name == seeds.VOTE else (0, 1, 2):
+            folder = tmp_path / name.format(seed) / "model"
+            folder.mkdir(parents=True)
+            (folder / "results_1.json").touch()
+    greedy = SimpleNamespace(run=SimpleNamespace(tasks=["task"]))
+    monkeypatch.setattr(seeds, "entries", lambda work, names: (greedy,))
+    monkeypatch.setattr(seeds, "primary", lambda run, task: SimpleNamespace(value=0.5))
+    monkeypatch.setattr(seeds, "differences", lambda *given: (np.full((3, 4), 0.25), [0.75] * 3))
+    made = run("family_seeds", str(tmp_path), made="family-seeds")
+    assert [row["system"] for row in made["rows"]] == ["SFT, greedy", "SFT + Agg (5, 1)"]
+    assert "left out: SFT, majority of 11, as sft-2_strategy_majority_k_11 has not been run" in capsys.readouterr().err
 
 
 def test_an_interval_over_seeds_is_wider_where_seeds_differ(script):

@@ -9,8 +9,9 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from lm_eval_aft import arith, bundled
-from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.bundled import choose_checkpoint, locate
 from lm_eval_aft.checkpoint import FILE, CheckpointConfig
+from lm_eval_aft.engines.base import HostArgs, load_engine
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import DEFAULT_TEMPLATE
@@ -23,17 +24,18 @@ def test_without_pretrained_it_is_ours_and_said(caplog):
     with caplog.at_level(logging.WARNING, "lm_eval.aft"):
         args, name = choose_checkpoint("hf", {"dtype": "float32"})
     assert name == "bundled:aft"
-    assert args == {"dtype": "float32", "pretrained": str(bundled.FOLDER / "aft")}
+    assert args == {"dtype": "float32", "pretrained": "bundled:aft"}
     assert "knows the task aft_arith alone" in caplog.text
 
 
 def test_a_name_of_ours_or_any_other():
-    assert choose_checkpoint("hf", {"pretrained": "bundled:sft"})[0]["pretrained"] == str(bundled.FOLDER / "sft")
+    assert choose_checkpoint("hf", {"pretrained": "bundled:sft"}) == ({"pretrained": "bundled:sft"}, "bundled:sft")
     assert choose_checkpoint("hf", {"pretrained": "gpt2"}) == ({"pretrained": "gpt2"}, "gpt2")
+    assert (locate("bundled:sft"), locate("gpt2")) == (str(bundled.FOLDER / "sft"), "gpt2")
     assert choose_checkpoint("api", {"model": "m"}) == ({"model": "m"}, "m")
     assert choose_checkpoint("scripted", {}) == ({}, "scripted")
     with pytest.raises(ConfigError, match="bundled:aft or bundled:base or bundled:sft"):
-        choose_checkpoint("hf", {"pretrained": "bundled:dpo"})
+        load_engine("hf", {"pretrained": "bundled:dpo"}, HostArgs(device="cpu"))
 
 
 def test_they_are_small_and_safe():

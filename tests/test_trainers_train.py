@@ -335,6 +335,18 @@ def test_the_engine_asks_what_was_trained(config, tmp_path):
     assert example.token_ids[: example.prompt_tokens] == asked.prompt.token_ids
 
 
+TOLD = """
+import atexit, runpy, sys
+
+def tell_group():  # registered before the trainer's handler, so called after it
+    import torch.distributed as group
+    print("a process group is left:", group.is_initialized(), file=sys.stderr)
+
+atexit.register(tell_group)
+runpy.run_module("trainers.train", run_name="__main__")
+"""
+
+
 def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
     import os
     import subprocess
@@ -342,11 +354,14 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path)
 
     settings = {name: value for name, value in config.to_dict().items() if value not in (None, ())}
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
-    command = ["torch.distributed.run", "--nproc_per_node", "2", "-m", "trainers.train", "sft"]
+    (tmp_path / "told.py").write_text(TOLD)
+    command = ["torch.distributed.run", "--nproc_per_node", "2", str(tmp_path / "told.py"), "sft"]
     command += ["--config", str(tmp_path / "c.yaml"), "--set", "log_every=1"]
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-m", *command], cwd=root, env=os.environ, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    # one that is left until the interpreter has gone may abort a finished process
+    assert done.stderr.count("a process group is left: False") == 2
     assert done.stdout.count("8 rows, 8 examples") == 1
     one = replace(config, output=str(tmp_path / "one"), accumulate=2, log_every=1)
     run_training("sft", one)

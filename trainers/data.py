@@ -324,7 +324,6 @@ def _ppl_samples(source: Path, ks: tuple[int, ...], limit: int | None, seed: int
 
 def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any, Any]:
     """The hf engine, and an encoder with its tokenizer and the checkpoint's template."""
-    from lm_eval_aft.bundled import locate
     from lm_eval_aft.checkpoint import choose_template
     from lm_eval_aft.config import AFTConfig
     from lm_eval_aft.engines.base import HostArgs, load_engine
@@ -335,8 +334,6 @@ def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any,
     if config.engine != "hf":
         raise ConfigError(f"engine={config.engine} gives no losses: aft data ppl needs engine=hf.")
     template = choose_template(config, engine_args)
-    if "pretrained" in engine_args:
-        engine_args["pretrained"] = locate(str(engine_args["pretrained"]))
     engine: Any = load_engine("hf", engine_args, HostArgs(batch_size, None, device))
     return engine, Encoder(engine.renderer.tokenizer, template, engine.max_length)
 

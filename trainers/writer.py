@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.bundled import locate
 from lm_eval_aft.checkpoint import choose_template
 from lm_eval_aft.completing import complete, show_progress
 from lm_eval_aft.config import AFTConfig, samplings
@@ -83,8 +82,6 @@ def open_writer(
             raise ConfigError(f"--model_args {name}={given[name]} has no meaning here: leave it out.")
     config, engine_args = AFTConfig.split({**(defaults or {}), **given})
     name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
-    if "pretrained" in engine_args:
-        engine_args["pretrained"] = locate(str(engine_args["pretrained"]))
     template = choose_template(config, engine_args)
     store = NoStore() if config.cache == "none" else SQLiteStore(config.cache or f"{out}.sqlite")
     engine = load_engine(config.engine, engine_args, HostArgs(batch_size, None, device))

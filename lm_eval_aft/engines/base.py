@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Protocol
 
+from lm_eval_aft.bundled import locate
 from lm_eval_aft.chat import Renderer
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.records import Completion, Request
@@ -69,7 +70,8 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
 
     Args:
         name: A key of ``ENGINES``.
-        engine_args: Arguments that are not ours; the engine checks them before it loads anything.
+        engine_args: Arguments that are not ours; the engine checks them before it loads anything. A ``bundled:`` name
+            stands for the folder of that checkpoint.
         host: What lm-eval passed besides.
 
     Raises:
@@ -81,8 +83,11 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ENGINES)}."
         raise ConfigError(f"engine={name} is unknown: {hint}")
     module, _, attribute = ENGINES[name].partition(":")
+    args = dict(engine_args)
+    if "pretrained" in args:
+        args["pretrained"] = locate(str(args["pretrained"]))
     try:
-        engine: Engine = getattr(import_module(module), attribute).load(dict(engine_args), host)
+        engine: Engine = getattr(import_module(module), attribute).load(args, host)
     except MemoryError as error:
         raise EngineError(
             f"the model does not fit this machine's memory ({error}): use a smaller dtype or another machine."
