@@ -9,8 +9,8 @@ training rows, ``--answer_tokens`` those of the evaluation, which without it are
 1319 --tokens 512 --engine vllm. What is finished is not made again.
 
 Usage: python benchmarks/gsm8k_training.py --model FOLDER --train train.jsonl --include_path SUITE --task NAME
-           --work DIR [--queries 64 --limit 64 --tokens 192 --answer_tokens N --batch 16 --engine hf
-           --engine_args ,NAME=VALUE --device cpu --epochs 2 --out DIR]
+           --work DIR [--queries 64 --limit 64 --tokens 192 --shortest 0.5 --answer_tokens N --batch 16
+           --engine hf --engine_args ,NAME=VALUE --device cpu --epochs 2 --out DIR]
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make_rows(args: argparse.Namespace) -> Path:
         sampled = f"{model},temperature=0.7"
         command("aft", "data", "drafts", str(queries), str(drafts), "-n", "5", "--model_args", sampled, *how)
     if not made.exists():
-        words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1", "--shortest", "0.5")
+        words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1", "--shortest", str(args.shortest))
         command("aft", "data", "aggregate", str(drafts), str(made), *words, "--model_args", model, *how)
     return made
 
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--batch", type=int, default=16, help="texts generated at once")
     parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--shortest", type=float, default=0.5, help="least words of a target, as a share of its drafts'")
     parser.add_argument("--answer_tokens", type=int, help="bound of a text in the evaluation")
     parser.add_argument("--engine", default="hf")
     parser.add_argument("--engine_args", default="", help="further model arguments, as ,dtype=bfloat16")
