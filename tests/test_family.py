@@ -150,6 +150,13 @@ class TestStages:
             train_base(replace(SMALL, seed=1), tmp_path)
 
 
+def test_what_was_not_trained_is_not_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "package")
+    with pytest.raises(ConfigError, match=r"/config.json is not there: run trainers.family base, rows and train"):
+        CliRunner().invoke(family.main, ["ship", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
+    assert not (tmp_path / "package").exists()
+
+
 def test_a_folder_of_other_settings_is_one_sentence_and_exit_code_2(tmp_path):
     (tmp_path / "stages" / "1").mkdir(parents=True)
     (tmp_path / "stages" / "1" / "curve.json").write_text('{"settings": {}, "curve": []}')

@@ -10,12 +10,12 @@ import pytest
 
 from conftest import CHATML, NO_SYSTEM, tiny_tokenizer
 from lm_eval_aft.chat import TokenizerRenderer
-from lm_eval_aft.errors import ConfigError, TemplateError
+from lm_eval_aft.errors import ChatError, ConfigError, TemplateError
 from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.records import Chat, Message
 from trainers.config import TrainConfig, load_config, make_config, markdown_table
 from trainers.encode import MASK, Encoder
-from trainers.overlap import measure, nearest, warnings
+from trainers.overlap import measure, nearest, warnings, with_strange_drafts
 from trainers.rows import Row, load_rows, read_jsonl
 from trainers.samples import Sample, make_samples
 
@@ -103,6 +103,10 @@ def test_rows_say_which_line_is_wrong(tmp_path: Path):
         ({"drafts": "a"}, "drafts of d row 0 must be a list of texts"),
         ({"drafts": ["a", 1]}, "drafts of d row 0 must be a list of texts"),
         ({"target": 5}, "target of d row 0 is 5: it must be a text"),
+        ({"query": [{"role": "user", "content": None}]}, "role and content, both texts"),
+        ({"query": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "role and content, both texts"),
+        ({"query": [{"role": 1, "content": "a"}, {"role": "user", "content": "b"}]}, "role and content, both texts"),
+        ({"sources": [1, 1]}, r"sources of d row 0 are \[1, 1\]: name each position once"),
         ({"sources": [7]}, "sources of d row 0 must be a list of positions in drafts, from 0 to 4"),
     ],
 )
@@ -248,6 +252,14 @@ def test_templates_that_drop_the_drafts_or_the_question_are_refused():
         encoder(chat_template=deaf)
 
 
+def test_a_row_that_the_chat_template_refuses_is_named():
+    alternating = "{% if messages | length > 4 %}{{ raise_exception('roles must alternate') }}{% endif %}" + CHATML
+    made = encoder(chat_template=alternating)
+    chat = Chat(tuple(Message("user", text) for text in "abcde"))
+    with pytest.raises(ChatError, match=r"d row 7 is refused by the model's chat template .*roles must alternate"):
+        made.encode_all([Sample(ask("hi"), (), "yo", "d row 6"), Sample(chat, (), "yo", "d row 7")])
+
+
 def test_a_tokenizer_without_end_is_refused():
     tokenizer = tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     tokenizer.eos_token = None
@@ -270,12 +282,27 @@ def test_the_nearest_draft_and_ties():
 def test_copies_and_targets_that_ignore_the_drafts_are_warned_about():
     drafts = ("the sum is four because two and two make four", "it is five")
     copied, ignored, used = (
-        measure([Sample(ask("q"), drafts, target, "")])
+        [Sample(ask("q"), drafts, target, "")]
         for target in (drafts[1], "forty-two, obviously", "two and two make four, so four")
     )
-    assert "100% of the targets are a draft word for word" in warnings(copied, None)[0]
-    assert "seem to ignore the drafts" in warnings(ignored, used)[0]
-    assert warnings(used, ignored) == []
+    assert "100% of the targets are a draft word for word" in warnings(measure(copied), copied, [], False)[0]
+    assert "seem to ignore the drafts" in warnings(measure(ignored), ignored, used, False)[0]
+    assert warnings(measure(used), used, ignored, False) == []
+    assert "every target is its row's sft_target" in warnings(measure(used), used, [], True)[0]
+
+
+def test_without_sft_targets_those_that_share_no_more_than_chance_are_warned_about():
+    drafts = [(f"the sum of {n} and one is {n + 1}", f"it is {n}") for n in range(6)]
+    asked = [n // 2 for n in range(12)]  # two draws of a query: its own drafts are no chance
+    ignoring = [Sample(ask(f"q{n}"), drafts[n], "zebra violin", "") for n in asked]
+    reading = [Sample(ask(f"q{n}"), drafts[n], f"so {n + 1} is the sum of {n} and one", "") for n in asked]
+    said = warnings(measure(ignoring), ignoring, [], False)
+    assert "no more (0.00) than with the drafts of other queries (0.00): they seem to ignore" in said[0]
+    assert warnings(measure(reading), reading, [], False) == []
+    assert with_strange_drafts(reading[:2]) == []
+    strange = with_strange_drafts(reading)
+    assert [sample.target for sample in strange] == [sample.target for sample in reading]
+    assert all(new.drafts not in (old.drafts, ()) for new, old in zip(strange, reading, strict=True))
 
 
 def test_the_rows_of_a_file_keep_their_order(tmp_path: Path):

@@ -18,7 +18,8 @@ from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
 from trainers import loop
 from trainers.batches import Collator, LengthGroupedSampler
-from trainers.config import TrainConfig
+from trainers.card import write_card
+from trainers.config import Kind, TrainConfig
 from trainers.encode import MASK, Example
 from trainers.models import load_tokenizer
 from trainers.runlog import RunLog
@@ -163,6 +164,14 @@ def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
     assert torch.allclose(*logits, atol=1e-4)
 
 
+def test_targets_that_ignore_the_drafts_are_warned_of(config, capsys):
+    rows = [{"query": f"q{n}", "drafts": [f"alpha {n}", f"beta {n}"], "target": "zebra"} for n in range(4)]
+    for more, said in (({}, "than with the drafts of other queries"), ({"sft_target": "zebra"}, "every target is its")):
+        Path(config.data).write_text("".join(json.dumps({**row, **more}) + "\n" for row in rows))
+        run_training("aft", replace(config, k=(2,), max_steps=1, output=f"{config.output}{len(more)}"))
+        assert said in capsys.readouterr().out
+
+
 def test_the_lowest_validation_loss_is_what_is_kept(config):
     bad = contradicted(config)
     run_training("sft", bad)
@@ -209,7 +218,7 @@ def test_a_tokenizer_without_pad_or_chat_template_is_saved_with_one(config, tmp_
 # ---------------------------------------------------------------- going on
 
 
-def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int) -> None:
+def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int, kind: Kind = "aft") -> None:
     """Train, and die when a step is logged."""
     whole = RunLog.on_log
 
@@ -221,7 +230,7 @@ def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int) -
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "on_log", on_log)
         with pytest.raises(Killed):
-            run_training("aft", config)
+            run_training(kind, config)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
@@ -252,6 +261,71 @@ def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys
     assert max(row["learning_rate"] for row in log_of(config) if "learning_rate" in row) <= 0.001
 
 
+def test_a_run_without_k_can_be_opened_again(config, monkeypatch, capsys):
+    free = replace(config, k=())
+    run_until(monkeypatch, free, 3)
+    run_training("aft", free)
+    assert "goes on after checkpoint 2" in capsys.readouterr().out
+    run_training("aft", free)
+    assert "is finished: nothing is left to train" in capsys.readouterr().out
+    run_training("aft", free, merge=True)
+    assert Path(config.output, "merged", "model.safetensors").is_file()
+
+
+def test_a_finished_run_does_not_speak_of_settings_without_effect(config, capsys):
+    run_training("sft", replace(config, max_steps=1))
+    capsys.readouterr()
+    run_training("sft", replace(config, max_steps=1, log_every=7))
+    assert "is now" not in capsys.readouterr().out
+
+
+def test_data_that_moved_are_the_same_and_another_template_is_refused(config, monkeypatch, capsys):
+    run_until(monkeypatch, config, 3)
+    moved = replace(config, data=str(Path(config.data).rename(Path(config.data).with_name("moved.jsonl"))))
+    Path(config.template).write_text(SHORT.replace("' / '", "' or '"))
+    with pytest.raises(ConfigError, match=r"was started with template \w{12}, now it is \w{12}: give another output"):
+        run_training("aft", moved)
+    Path(config.template).write_text(SHORT)
+    run_training("aft", moved)
+    assert f"data is now {moved.data}" in capsys.readouterr().out
+    Path(config.template).write_text(SHORT.replace("' / '", "' or '"))
+    with pytest.raises(ConfigError, match="was started with template"):
+        run_training("aft", moved, merge=True)
+    before = Path(config.output, "run.json")
+    state = json.loads(before.read_text())
+    before.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
+    run_training("aft", moved)  # as 0.1.0 wrote it
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_in_as_many_processes_as_it_began(config, monkeypatch):
+    run_until(monkeypatch, config, 3)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="was started with WORLD_SIZE=1, now it is 2: start as many"):
+            run_training("aft", config)
+    run_training("aft", config)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run_training("aft", config)  # a finished one is not trained
+
+
+def test_patience_goes_on_counting_after_a_kill(config, tmp_path, monkeypatch):
+    bad = replace(contradicted(config), save_every=1, epochs=20, patience=3)
+    run_training("sft", replace(bad, output=str(tmp_path / "whole")))
+    last = log_of(replace(bad, output=str(tmp_path / "whole")))[-1]["step"]
+    run_until(monkeypatch, bad, last - 1, "sft")
+    run_training("sft", bad)
+    assert log_of(bad)[-1]["step"] == last
+    assert same(weights(bad.output), weights(tmp_path / "whole"))
+
+
+def test_patience_can_be_asked_for_later(config, monkeypatch):
+    bad = contradicted(config)
+    run_until(monkeypatch, bad, 3, "sft")
+    run_training("sft", replace(bad, patience=1))
+    assert log_of(bad)[-1]["step"] < 20
+
+
 def test_another_kind_other_data_or_a_strange_folder_is_refused(config, tmp_path):
     run_training("sft", replace(config, max_steps=1))
     with pytest.raises(ConfigError, match="was started with kind sft, now it is aft: give another output"):
@@ -277,9 +351,47 @@ def test_weights_that_are_no_numbers_are_no_checkpoint(config):
     with pytest.raises(EngineError, match="weights became no numbers by step"):
         run_training("sft", hot)
     for path in Path(config.output).glob("checkpoints/*"):
-        assert not (path / FILE).exists() or all(
-            t.isfinite().all() for t in weights(path, "model.safetensors").values()
-        )
+        assert (path / FILE).is_file()  # none was begun that could not be ended
+        assert all(tensor.isfinite().all() for tensor in weights(path, "model.safetensors").values())
+
+
+@pytest.mark.parametrize("how", ["broken weights", "a full disk"])
+def test_the_last_whole_checkpoint_is_there_until_the_next_one_is(config, monkeypatch, capsys, how):
+    def broken(self, args, state, control, model=None, **rest):
+        if state.global_step == 3:
+            with torch.no_grad():
+                next(w for w in model.parameters() if w.requires_grad)[0, 0] = float("nan")
+
+    def full(folder, *rest):
+        if folder.name == "checkpoint-4":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_card(folder, *rest)
+
+    quiet = replace(config, log_every=100, keep=1)
+    with monkeypatch.context() as patch:
+        if how == "broken weights":
+            patch.setattr(RunLog, "on_step_end", broken)
+        else:
+            patch.setattr("trainers.runlog.write_card", full)
+        with pytest.raises(EngineError, match="became no numbers by step 4" if "weights" in how else "disk is full"):
+            run_training("sft", quiet)
+    capsys.readouterr()
+    run_training("sft", quiet)
+    assert "goes on after checkpoint 2" in capsys.readouterr().out
+    assert {path.name for path in Path(config.output, "checkpoints").iterdir()} == {"checkpoint-4"}
+
+
+def test_newest_checkpoints_are_kept_and_the_best_one_stays(config):
+    bad = replace(contradicted(config), keep=2, save_every=2)
+    run_training("sft", bad)
+    losses = {row["step"]: row["eval_loss"] for row in log_of(bad) if "eval_loss" in row}
+    kept = {path.name for path in Path(bad.output, "checkpoints").iterdir()}
+    assert len(losses) > 3
+    newest = sorted(losses)[-2:]
+    assert kept == {f"checkpoint-{step}" for step in {min(losses, key=losses.get), *newest}}
+    run_training("sft", replace(bad, keep=1, output=f"{bad.output}-one"))
+    kept = {path.name for path in Path(f"{bad.output}-one", "checkpoints").iterdir()}
+    assert kept == {f"checkpoint-{min(losses, key=losses.get)}"}
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):
@@ -301,6 +413,37 @@ def test_a_model_or_targets_that_are_not_there(config):
         run_training("sft", replace(config, lora_targets=("nothing",)))
     with pytest.raises(ConfigError, match=r"data=absent.jsonl cannot be read"):
         run_training("sft", replace(config, data="absent.jsonl"))
+
+
+def test_weights_that_are_cut_or_of_another_size_are_one_sentence(config, tmp_path):
+    folder = Path(save_tiny(tmp_path / "m"))
+    broken = replace(config, model=str(folder))
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "hidden_size": 64, "head_dim": 16}))
+    with pytest.raises(EngineError, match=r"model=.* cannot be loaded: config.json does not fit the weights"):
+        run_training("sft", broken)
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(EngineError, match=r"model=.* cannot be loaded: .* the weights are cut or damaged"):
+        run_training("sft", broken)
+
+
+def test_examples_beyond_the_positions_of_the_model_are_warned_of(config, tmp_path, capsys):
+    told = Path(save_tiny(tmp_path / "m"), "config.json")
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"max_position_embeddings": 27}))
+    run_training("sft", replace(config, model=str(told.parent), max_steps=1))
+    assert "longer than" not in capsys.readouterr().out  # all have 27 tokens
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"max_position_embeddings": 26}))
+    run_training("sft", replace(config, model=str(told.parent), max_steps=1, output=f"{config.output}2"))
+    assert "warning: 8 examples are longer than the 26 positions that the model knows: lower max_length to 26." in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("output", ["/proc/nothing/run", "rows.jsonl/run"])
+def test_a_place_that_cannot_be_written_is_found_before_the_model_is(config, tmp_path, output):
+    with pytest.raises(ConfigError, match=r"output=.* cannot be written \(.*\): give another folder"):
+        run_training("sft", replace(config, output=str(tmp_path / output), model="nowhere/at-all"))
 
 
 def test_the_inference_template_is_the_default_where_none_is_given(config):

@@ -17,7 +17,7 @@ from lm_eval_aft.prompts import aggregate_prompt
 from lm_eval_aft.records import Chat, Completion, Message, Prompt
 from trainers.drafts import keep_drafts
 from trainers.overlap import Overlap, measure
-from trainers.rows import query_chat
+from trainers.rows import naming, query_chat
 from trainers.samples import Sample
 from trainers.verify import Verifier
 from trainers.writer import Writer
@@ -36,6 +36,7 @@ class Work:
     row: dict[str, Any]
     chat: Chat
     prompt: Prompt | None
+    asked: Chat | None = None  # what the first prompt shows: drafts cleaned and fitted
     target: str = ""
     right: bool | None = None
     repaired: bool = False
@@ -62,19 +63,24 @@ def draft_sets(rows: Sequence[Mapping[str, Any]], k: int, sets: int, seed: int) 
     return made
 
 
+def is_mixed(row: Mapping[str, Any]) -> bool:
+    """Whether a row has right and wrong drafts."""
+    return any(row["right"]) and not all(row["right"])
+
+
 def thin_to_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
-    """Leave out sets whose drafts are all right or all wrong until the others have their share.
+    """Leave out sets whose drafts are all right or all wrong until the others have at least their share.
 
     Raises:
         ConfigError: If no set is mixed.
     """
-    mixed = [0 < sum(row["right"]) < len(row["right"]) for row in rows]
+    mixed = [is_mixed(row) for row in rows]
     if not any(mixed):
         raise ConfigError(
             "--mixed: in every set the drafts are all right or all wrong: sample more drafts, or larger k."
         )
-    room = round(sum(mixed) * (1 - share) / share)
-    others = [number for number, is_mixed in enumerate(mixed) if not is_mixed]
+    room = int(sum(mixed) * (1 - share) / share + 1e-9)  # 4 * (1 - 0.8) / 0.8 is 0.9999999999999998
+    others = [number for number, either in enumerate(mixed) if not either]
     kept = set(Random(f"{seed}/mixed").sample(others, min(room, len(others))))
     return [row for number, row in enumerate(rows) if mixed[number] or number in kept]
 
@@ -117,10 +123,11 @@ def _begin(row: dict[str, Any], number: int, writer: Writer) -> Work:
     chat = query_chat(row, f"row {number}")
     budget = writer.engine.max_length - writer.sampling.max_tokens
     try:
-        fitted = aggregate_prompt(writer.template, writer.engine.renderer, chat, row["drafts"], budget, final=True)
+        with naming(f"row {number}"):
+            fitted = aggregate_prompt(writer.template, writer.engine.renderer, chat, row["drafts"], budget, final=True)
     except PromptTooLong:
         return Work(row, chat, None)
-    return Work(row, chat, fitted.prompt)
+    return Work(row, chat, fitted.prompt, fitted.prompt.chat)
 
 
 def _round(works: Sequence[Work], writer: Writer, verifier: Verifier | None, attempt: int) -> None:
@@ -139,8 +146,8 @@ def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier
 
 
 def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | None:
-    """The same prompt, the wrong answer, and what is right; None where that does not fit."""
-    asked = writer.template.aggregate_chat(work.chat, work.row["drafts"])
+    """The first prompt, the wrong answer, and what is right; None where that does not fit."""
+    asked = work.asked or work.chat
     turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=right_answer)))
     prompt = writer.engine.renderer.encode(replace(asked, messages=(*asked.messages, *turns)))
     return prompt if prompt.prompt_tokens <= writer.engine.max_length - writer.sampling.max_tokens else None
@@ -153,14 +160,18 @@ def is_terse(work: Work, shortest: float) -> bool:
 
 
 def finished_rows(works: Sequence[Work], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
-    """The rows with targets that are to be kept; none that is terse (see ``is_terse``)."""
+    """The rows with targets that are to be kept; none that is terse (see ``is_terse``).
+
+    Their ``sources`` go: they are those of the target before, this one was made from all drafts.
+    """
     made = []
     for work in works:
         if is_terse(work, shortest):
             continue
         if work.usable or (wrong == "keep" and work.target and work.ended):
             judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
-            made.append({**work.row, "target": work.target, **judged})
+            rest = {name: value for name, value in work.row.items() if name != "sources"}
+            made.append({**rest, "target": work.target, **judged})
     return made
 
 

@@ -26,7 +26,7 @@ KINDS: dict[Kind, str] = {
 }
 # What a started run keeps: its optimizer state, its order of batches or its weights were made with these.
 BAKED = (
-    *("model", "revision", "data", "template", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
+    *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
     *("batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "epochs", "max_steps"),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
 )

@@ -16,7 +16,7 @@ import click
 
 from lm_eval_aft import __version__
 from lm_eval_aft.errors import ConfigError
-from trainers.rows import file_digest, read_jsonl, write_jsonl
+from trainers.rows import file_digest, read_jsonl, read_rows, write_jsonl
 
 Decorate = Callable[[Callable[..., None]], Callable[..., None]]
 FILE = click.Path(path_type=Path)
@@ -95,16 +95,20 @@ def drafts(
     from trainers import drafts as work
     from trainers.writer import DRAFTS, open_writer
 
-    rows, shots = read_jsonl(source), work.demonstrations(read_jsonl(demonstrations) if demonstrations else [], ask)
+    rows, shots = read_rows(source), work.demonstrations(read_jsonl(demonstrations) if demonstrations else [], ask)
     if ask and "{query}" not in ask:
         raise ConfigError(f"--ask {ask!r} must hold {{query}}.")
     writer = open_writer(model_args, out, device, batch_size, DRAFTS)
     made = work.sample_drafts(rows, writer, count, shots, ask)
     cut = sum(end == "length" for row in made for end in row["ends"])
     empty = sum(not draft for row in made for draft in row["drafts"])
+    too_long = sum(not row["drafts"] for row in made)
     made = work.whole_only(made) if whole else made
-    facts = [f"{count} drafts for each of {len(rows)} queries; cut at the token limit {cut}, empty {empty}"]
-    if without := sum(not row["drafts"] for row in made):
+    facts = [
+        f"{count} drafts for each of {len(rows) - too_long} queries; cut at the token limit {cut}, empty {empty}, "
+        f"queries that did not fit {too_long}"
+    ]
+    if without := sum(not row["drafts"] for row in made) - too_long:
         facts.append(f"warning: {without} of {len(made)} queries have no whole draft: raise max_gen_toks")
     finish(
         out, made, [source, demonstrations], {"n": count, "ask": ask, "whole": whole, "writer": writer.facts()}, facts
@@ -118,7 +122,7 @@ def drafts(
 @click.option("--reward_model", help="A sequence-classification checkpoint with one output.")
 @click.option("--match", type=FILE, help="Scored file whose mean score each row is matched to (on- and off-policy).")
 @click.option("--device", default="cuda:0", show_default=True, help="Of the reward model.")
-@click.option("--batch_size", default=8, show_default=True, help="Of the reward model.")
+@click.option("--batch_size", default=8, show_default=True, type=click.IntRange(1), help="Of the reward model.")
 @verifier_options
 def select(
     source: Path,
@@ -148,7 +152,12 @@ def select(
     if match and not k:
         raise ConfigError("--match needs --k: how many drafts are kept a row.")
     if k:
-        rows = selection.keep_matched(rows, _with_drafts(match), k) if match else selection.keep_best(rows, k)
+        by_right = bool(verifier) and not reward_model  # scores that came with the file are not what was asked for
+        rows = (
+            selection.keep_matched(rows, _with_drafts(match), k)
+            if match
+            else selection.keep_best(rows, k, right_first=by_right)
+        )
     if not rows:
         raise ConfigError(f"no row of {source} has {k} drafts with text: lower --k.")
     settings = {"k": k, "reward_model": reward_model, "verifier": verifier, "gold": gold}
@@ -224,6 +233,7 @@ def aggregate(
     made = work.finished_rows(works, wrong, shortest)
     if not made:
         raise ConfigError("no target could be used: allow more tokens (max_gen_toks), or another teacher or verifier.")
+    made = work.thin_to_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
     options = {
         "k": k,
         "sets": sets,
@@ -239,7 +249,7 @@ def aggregate(
 
 
 def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]], terse: int) -> list[str]:
-    from trainers.aggregation import overlap_of
+    from trainers.aggregation import is_mixed, overlap_of
 
     too_long = sum(work.prompt is None for work in works)
     unfinished = sum(not (work.ended and work.target) for work in works if work.prompt)
@@ -248,6 +258,8 @@ def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]], terse
         f"{len(works)} draft sets, {len(made)} targets kept; did not fit {too_long}, cut or empty {unfinished}, "
         f"wrong {wrong}, too short {terse}, repaired {repaired}"
     ]
+    if all("right" in row for row in made):
+        facts.append(f"right and wrong drafts in {sum(map(is_mixed, made)) / len(made):.1%} of the kept sets")
     return [*facts, *overlap_of(made).lines()]
 
 
@@ -265,7 +277,7 @@ def stats(source: Path, against: Path | None, field: str, words: int, verifier: 
     from trainers.selection import verify_all
     from trainers.verify import load_verifier
 
-    rows: list[dict[str, Any]] = read_jsonl(source)
+    rows: list[dict[str, Any]] = read_rows(source)
     if verifier:
         rows = verify_all([{**row, "drafts": row.get("drafts") or []} for row in rows], load_verifier(verifier, gold))
     lines = describe_rows(rows)
@@ -344,10 +356,9 @@ def _with_drafts(source: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: If one has none.
     """
-    rows = read_jsonl(source)
+    rows = read_rows(source)
     for number, row in enumerate(rows, 1):
-        drafts = row.get("drafts")
-        if not isinstance(drafts, list) or not all(isinstance(draft, str) for draft in drafts):
+        if row.get("drafts") is None:
             raise ConfigError(f"row {number} of {source} has no list of drafts: run aft data drafts or import first.")
     return rows
 
@@ -360,10 +371,11 @@ def finish(
     facts: Sequence[str],
 ) -> None:
     """Write the rows and their card, and say what was done."""
+    inputs = {str(source): file_digest(source) for source in sources if source}  # before OUT, which may be one of them
     write_jsonl(out, rows)
     card = {
         "version": __version__,
-        "inputs": {source.name: file_digest(source) for source in sources if source},
+        "inputs": inputs,
         "settings": {name: value for name, value in settings.items() if value not in (None, "")},
         "rows": len(rows),
         "facts": list(facts),

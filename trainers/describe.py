@@ -10,9 +10,8 @@ from itertools import combinations
 from statistics import mean, median
 from typing import Any
 
-from trainers.aggregation import overlap_of
 from trainers.overlap import measure, ngrams, warnings
-from trainers.rows import query_chat
+from trainers.rows import Row, query_chat
 from trainers.samples import Sample
 
 MOST_DRAFTS = 8  # of a row that are compared in pairs
@@ -33,7 +32,7 @@ def describe_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines += [
             f"words a draft         {_spread([len(draft.split()) for draft in every])}",
             f"empty drafts          {sum(not draft.strip() for draft in every):,}",
-            f"cut drafts            {sum(end == 'length' for row in rows for end in row.get('ends', [])):,}",
+            f"cut drafts            {sum(row.get('ends', []).count('length') for row in rows if row.get('drafts')):,}",
             f"equal drafts          {equal:,} repeat another of their row ({equal / len(every):.1%})",
             f"diversity             {_diversity(drafts):.2f} (1 - Jaccard of word n-grams, mean over pairs)",
         ]
@@ -58,6 +57,7 @@ def _diversity(drafts: Iterable[Sequence[str]]) -> float:
 
 def _quality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
+    rows = [row for row in rows if row.get("drafts")]
     scored = [mean(row["scores"]) for row in rows if row.get("scores")]
     if scored:
         lines.append(f"score of a draft      {mean(scored):.3f} (mean of {len(scored)} rows)")
@@ -81,17 +81,20 @@ def _targets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     judged = [row["target_right"] for row in done if "target_right" in row]
     if judged:
-        lines.append(f"right targets         {mean(map(float, judged)):.1%}")
-    with_drafts = [row for row in done if row.get("drafts")]
+        lines.append(f"right targets         {mean(float(bool(right)) for right in judged):.1%}")
+    with_drafts = [Row.of(row, "a row") for row in done if row.get("drafts")]
     if not with_drafts:
         return lines
-    found = overlap_of(with_drafts)
-    others = [row for row in with_drafts if row.get("sft_target") and row["sft_target"] != row["target"]]
-    pseudo = measure(Sample(query_chat(r, "a row"), tuple(r["drafts"]), r["sft_target"], "") for r in others)
-    if others:
-        lines.append(f"overlap of sft_target {pseudo.overlap:.2f} with its nearest draft (not made from them)")
-    notes = [f"warning: {text}" for text in warnings(found, pseudo if others else None)]
-    return [*lines, *found.lines(), *notes]
+    samples = [Sample(row.chat, row.drafts, row.target, "") for row in with_drafts]
+    pseudo = [
+        Sample(row.chat, row.drafts, row.sft_target, "")
+        for row in with_drafts
+        if row.sft_target and row.sft_target != row.target
+    ]
+    found, same = measure(samples), all(row.sft_target == row.target for row in with_drafts)
+    if pseudo:
+        lines.append(f"overlap of sft_target {measure(pseudo).overlap:.2f} with its nearest draft (not made from them)")
+    return [*lines, *found.lines(), *(f"warning: {text}" for text in warnings(found, samples, pseudo, same))]
 
 
 def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words: int) -> list[str]:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.errors import ConfigError, PromptTooLong
 from lm_eval_aft.prompts import draft_prompt
-from lm_eval_aft.records import Chat, Message
-from trainers.rows import query_chat
+from lm_eval_aft.records import Chat, Message, Request
+from trainers.rows import ALIGNED, naming, query_chat
 from trainers.writer import Writer
-
-ALIGNED = ("drafts", "ends", "scores", "right", "models")  # lists with one entry a draft
 
 
 def keep_drafts(row: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """A row with some of its drafts, in the order given, and what is known of them."""
     lists = {name: [row[name][i] for i in kept] for name in ALIGNED if name in row}
+    if row.get("sources"):
+        lists["sources"] = [list(kept).index(source) for source in row["sources"] if source in kept]
     return {**row, **lists}
 
 
@@ -50,25 +51,36 @@ def _asked(chat: Chat, ask: str | None) -> Chat:
 def sample_drafts(
     rows: Sequence[Mapping[str, Any]], writer: Writer, n: int, shots: Sequence[Message], ask: str | None
 ) -> list[dict[str, Any]]:
-    """The rows with n drafts each; ``ends`` says how each ended, "length" being cut.
+    """The rows with n drafts each, or none where the query does not fit; ``ends`` says how each ended.
 
     Raises:
-        PromptTooLong: If a query does not fit beside the tokens to generate.
+        PromptTooLong: If no query fits beside the tokens to generate.
+        ChatError: If the model's chat template refuses a query.
     """
     budget = writer.engine.max_length - writer.sampling.max_tokens
-    requests = []
+    requests: list[Request] = []
+    counts, too_long = [], None
     for number, row in enumerate(rows, 1):
         chat = _asked(query_chat(row, f"row {number}"), ask)
         head = [message for message in chat.messages[:1] if message.role == "system"]
         chat = Chat((*head, *shots, *chat.messages[len(head) :]))
-        prompt = draft_prompt(writer.template, writer.engine.renderer, chat, budget).prompt
-        requests += [writer.request(prompt, chat, 0, index) for index in range(n)]
-    written = writer.write(requests, "drafts")
+        own: list[Request] = []
+        try:
+            with naming(f"row {number}"):
+                prompt = draft_prompt(writer.template, writer.engine.renderer, chat, budget).prompt
+            own = [writer.request(prompt, chat, 0, index) for index in range(n)]
+        except PromptTooLong as error:
+            too_long = error
+        requests += own
+        counts.append(len(own))
+    if too_long and not requests:
+        raise too_long
+    written = iter(writer.write(requests, "drafts"))
     made = []
-    for number, row in enumerate(rows):
-        own = written[number * n : (number + 1) * n]
-        rest = {name: value for name, value in row.items() if name not in ALIGNED}
-        made.append({**rest, "drafts": [c.text.strip() for c in own], "ends": [c.finish_reason for c in own]})
+    for row, count in zip(rows, counts, strict=True):
+        texts = list(islice(written, count))
+        rest = {name: value for name, value in row.items() if name not in (*ALIGNED, "sources")}
+        made.append({**rest, "drafts": [c.text.strip() for c in texts], "ends": [c.finish_reason for c in texts]})
     return made
 
 

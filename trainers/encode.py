@@ -14,6 +14,7 @@ from lm_eval_aft.chat import TokenizerRenderer
 from lm_eval_aft.errors import ConfigError, PromptTooLong, TemplateError
 from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.records import Chat, Message
+from trainers.rows import naming
 from trainers.samples import Sample
 
 MASK = -100  # what the loss of every transformers model leaves out
@@ -79,7 +80,12 @@ class Encoder:
         Raises:
             PromptTooLong: If it does not fit ``max_length`` although its drafts are cut to a token each.
             ConfigError: If the target has no tokens, or holds control tokens.
+            ChatError: If the chat template refuses the query.
         """
+        with naming(sample.where):
+            return self._encode(sample)
+
+    def _encode(self, sample: Sample) -> tuple[Example, bool]:
         target = self.target_ids(sample)
         budget = self.max_length - len(target)
         if sample.drafts:

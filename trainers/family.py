@@ -478,8 +478,12 @@ def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the training.")
 def ship(out: Path, seed: int) -> None:
     """Copy base, SFT and AFT into the package; what they say names no folder of this disk."""
-    for name in bundled.NAMES:
-        source, target = out / ("base" if name == "base" else f"{name}-{seed}"), bundled.FOLDER / name
+    sources = {name: out / ("base" if name == "base" else f"{name}-{seed}") for name in bundled.NAMES}
+    for path in (source / file for source in sources.values() for file in SHIPPED):
+        if not path.is_file():
+            raise ConfigError(f"{path} is not there: run trainers.family base, rows and train on {out} first.")
+    for name, source in sources.items():
+        target = bundled.FOLDER / name
         target.mkdir(parents=True, exist_ok=True)
         for file in SHIPPED:
             content = (source / file).read_bytes()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.errors import ConfigError
-from trainers.rows import query_chat, read_jsonl
+from trainers.rows import check_characters, check_row, read_jsonl
 
 QUERY_NAMES = ("query", "question", "prompt", "instruction", "messages")
 DRAFT_NAMES = ("drafts", "responses", "completions", "answers")
@@ -24,15 +24,19 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, or of a file that is one JSON list.
 
     Raises:
-        ConfigError: If it is neither.
+        ConfigError: If it is neither, or has no rows.
     """
     try:
         start = path.read_text(encoding="utf-8").lstrip()[:1]
         rows = json.loads(path.read_text(encoding="utf-8")) if start == "[" else read_jsonl(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a JSONL file or a JSON list.") from error
+    if not rows:
+        raise ConfigError(f"{path} is an empty list: give rows with a query and responses.")
     if not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{path} is a list of something else than objects: give rows with a query and responses.")
+    for number, row in enumerate(rows, 1):
+        check_characters(row, f"row {number} of {path}")
     return list(rows)
 
 
@@ -46,24 +50,19 @@ def convert(rows: list[dict[str, Any]], layout: str, names: Mapping[str, str], p
         path: For messages.
 
     Raises:
-        ConfigError: If a row does not have the layout, or a response is no text.
+        ConfigError: If a row does not have the layout, or does not make a row of ours.
     """
     layout = _recognise(rows[0]) if layout == "auto" else layout
     made = []
     for number, row in enumerate(rows, 1):
         try:
             new = LAYOUTS[layout](row, names)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"row {number} of {path} does not have the layout {layout} ({type(error).__name__}: {error}): give "
                 f"--layout {' or '.join(LAYOUTS)}, or name its keys with --field ours=theirs."
             ) from error
-        query_chat(new, f"row {number} of {path}")
-        drafts = new.get("drafts", [])
-        if not isinstance(drafts, list) or not all(isinstance(draft, str) for draft in drafts):
-            raise ConfigError(
-                f"row {number} of {path} has responses that are no texts: --field drafts=KEY names others."
-            )
+        check_row(new, f"row {number} of {path}")
         made.append(new)
     return made
 

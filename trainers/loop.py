@@ -14,7 +14,6 @@ import torch
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
-    EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -28,16 +27,24 @@ from trainers.card import write_card
 from trainers.config import TrainConfig
 from trainers.encode import Encoder, Example
 from trainers.folder import Run, disk_guard, trim_log
-from trainers.models import end_texts, load_model
-from trainers.runlog import RunLog, Say
+from trainers.models import beyond_positions, end_texts, load_model
+from trainers.runlog import Patience, RunLog, Say
 
 
 class AFTTrainer(Trainer):
-    """Trainer with our order of examples."""
+    """Trainer with our order of examples, and without checkpoints of broken weights."""
+
+    def __init__(self, run_log: RunLog, **settings: Any) -> None:
+        super().__init__(callbacks=[run_log], **settings)
+        self.run_log = run_log
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         lengths = [len(example.token_ids) for example in self.train_dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.run_log.check_weights(model, self.state.global_step)
+        super()._save_checkpoint(model, trial)
 
 
 def fit(
@@ -56,24 +63,25 @@ def fit(
     """
     config, model, tokenizer = run.config, load_model(run.config), encoder.renderer.tokenizer
     end_texts(model, encoder.end_id)
+    if warning := beyond_positions(model, [len(example.token_ids) for example in examples]):
+        say(warning)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
     leave_group_at_exit()
     trainer = AFTTrainer(
+        RunLog(run, aft, facts, say),
         model=model,
         args=arguments(config, len(validation) > 0),
         train_dataset=list(examples),
         eval_dataset=sorted(validation, key=lambda example: len(example.token_ids)) or None,
         data_collator=Collator(pad, trims_logits(base)),
         processing_class=tokenizer,
-        callbacks=[RunLog(run, aft, facts, say)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if config.patience:
-        trainer.add_callback(EarlyStoppingCallback(config.patience))
+        trainer.add_callback(Patience(config.patience))
     if trainer.is_world_process_zero():
-        run.folder.mkdir(parents=True, exist_ok=True)
         trim_log(run.log, int(run.resume_from.name.rpartition("-")[2]) if run.resume_from else -1)
         run.write_state(finished=False)
     with disk_guard(run):
@@ -112,7 +120,7 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         eval_steps=config.save_every,
         save_strategy=when,
         save_steps=config.save_every or 500,
-        save_total_limit=config.keep,
+        save_total_limit=None,  # RunLog removes old ones, when the new one is whole
         load_best_model_at_end=validated,
         metric_for_best_model="eval_loss" if validated else None,
         greater_is_better=False if validated else None,
@@ -144,3 +152,6 @@ def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str
     (run.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
     write_card(run.folder, run, aft, facts)
     run.write_state(finished=True)
+    best = trainer.state.best_model_checkpoint
+    if best and run.config.keep == 1:  # nothing is left to go on with
+        run.remove_checkpoints(0, best)

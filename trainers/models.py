@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from lm_eval_aft.bundled import locate
@@ -30,10 +31,14 @@ def load_tokenizer(config: TrainConfig) -> Any:
 def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
     try:
         return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         if "safetensors" in reason:
             reason += ": weights in pickle files can run code and are refused; save them as safetensors first."
+        if "ignore_mismatched_sizes" in reason:
+            reason = "config.json does not fit the weights; give a folder in which both belong together."
+        if isinstance(error, SafetensorError):
+            reason += ": the weights are cut or damaged; fetch or save them again."
         raise EngineError(f"model={config.model} cannot be loaded: {reason}") from error
 
 
@@ -58,6 +63,18 @@ def load_model(config: TrainConfig) -> Any:
             return get_peft_model(model, adapter)
     except ValueError as error:
         raise ConfigError(f"lora_targets={','.join(config.lora_targets)} does not fit the model: {error}") from error
+
+
+def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
+    """A warning where examples are longer than the model has positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longer = sum(length > positions for length in lengths) if positions else 0
+    if not longer:
+        return None
+    return (
+        f"warning: {longer} examples are longer than the {positions} positions that the model knows: lower max_length "
+        f"to {positions}."
+    )
 
 
 def end_texts(model: Any, end_id: int) -> None:

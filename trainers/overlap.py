@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lm_eval_aft.records import Chat
 from trainers.samples import Sample
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -79,12 +80,31 @@ def measure(samples: Iterable[Sample]) -> Overlap:
     return Overlap({k: tuple(counts) for k, counts in positions.items()}, count, copies, overlap / max(1, count))
 
 
-def warnings(targets: Overlap, pseudo: Overlap | None) -> list[str]:
+def with_strange_drafts(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples with drafts of the next query in place of their own: what chance shares; none for one query."""
+    by_query: dict[Chat, list[Sample]] = {}
+    for sample in samples:
+        if sample.drafts:
+            by_query.setdefault(sample.chat, []).append(sample)
+    own = list(by_query.values())
+    if len(own) < 2:
+        return []
+    return [
+        replace(sample, drafts=strange[number % len(strange)].drafts)
+        for group, strange in zip(own, own[1:] + own[:1], strict=True)
+        for number, sample in enumerate(group)
+    ]
+
+
+def warnings(targets: Overlap, samples: Sequence[Sample], pseudo: Sequence[Sample], same: bool) -> list[str]:
     """What is wrong with targets, in sentences.
 
     Args:
-        targets: Of the samples to be trained on.
-        pseudo: Of the same draws with targets that were not made from them; None where there are none.
+        targets: Of the samples.
+        samples: What is to be trained on.
+        pseudo: The same draws with targets that were not made from them; where there are none, the drafts of other
+            queries take their place.
+        same: Whether every target is its row's sft_target.
     """
     found = []
     if targets.samples and targets.copy_rate > COPIES_ALLOWED:
@@ -92,9 +112,16 @@ def warnings(targets: Overlap, pseudo: Overlap | None) -> list[str]:
             f"{targets.copy_rate:.0%} of the targets are a draft word for word, which teaches copying: write them "
             "afresh (aft data aggregate)."
         )
-    if pseudo and targets.samples and targets.overlap <= pseudo.overlap:
+    others = pseudo or with_strange_drafts(samples)
+    than = "sft_target, which was not made from them" if pseudo else "with the drafts of other queries"
+    if targets.samples and others and targets.overlap <= (level := measure(others).overlap):
         found.append(
-            f"the targets overlap with their drafts no more ({targets.overlap:.2f}) than sft_target, which was not "
-            f"made from them ({pseudo.overlap:.2f}): they seem to ignore the drafts (aft data aggregate writes others)."
+            f"the targets overlap with their drafts no more ({targets.overlap:.2f}) than {than} ({level:.2f}): they "
+            "seem to ignore the drafts (aft data aggregate writes others)."
+        )
+    if targets.samples and same:
+        found.append(
+            "every target is its row's sft_target, so that aft and aft-pseudo learn the same: write targets from the "
+            "drafts (aft data aggregate)."
         )
     return found

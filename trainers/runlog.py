@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import EngineError
@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 class RunLog(TrainerCallback):
-    """Writes the log and the card of each checkpoint, and stops on a loss that is no number."""
+    """Writes the log and the card of each checkpoint, and stops on a loss or weights that are no numbers."""
 
     def __init__(self, run: Run, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
         """Keep what a checkpoint must say."""
@@ -53,22 +53,38 @@ class RunLog(TrainerCallback):
             lines.write(json.dumps(row) + "\n")
         self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
-        """Mark a checkpoint as whole, after all else is in it, unless its weights are no numbers."""
+    def check_weights(self, model: Any, step: int) -> None:
+        """Let no checkpoint begin whose weights are no numbers.
+
+        Raises:
+            EngineError: If one of them is not finite.
+        """
         trained = [weights for weights in model.parameters() if weights.requires_grad]
         if not all(bool(weights.isfinite().all()) for weights in trained):
-            raise self._broken("weights became no numbers", state.global_step)
+            raise self._broken("weights became no numbers", step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark a checkpoint as whole, after all else is in it, and only then remove older ones."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             write_card(folder, self.run, self.aft, self.facts)
+            self.run.remove_checkpoints(self.run.config.keep, state.best_model_checkpoint)
 
     def _broken(self, what: str, step: int) -> EngineError:
         return EngineError(
             f"{what} by step {step}: lower learning_rate, or look for broken rows in the data; the whole checkpoints "
             f"in {self.run.folder} are from before."
         )
+
+
+class Patience(EarlyStoppingCallback):
+    """Early stopping that goes on counting after a resume, where Trainer's would begin again."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the count that the checkpoint remembers."""
+        kept = state.stateful_callbacks.setdefault("Patience", self.state())  # patience may be new to this run
+        self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+        control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience
 
 
 def _line(row: dict[str, float], steps: int, tokens_per_s: float) -> str:

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import comb
+from random import Random
 from typing import Any
 
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.records import Message
 from lm_eval_aft.reward import RewardModel
 from trainers.drafts import keep_drafts
-from trainers.rows import query_chat
+from trainers.rows import naming, query_chat
 from trainers.verify import Verifier
 
 MOST_SETS = 5000  # sets of k drafts that are compared for a matched mean
 
 
 def reward_all(rows: Sequence[Mapping[str, Any]], model: RewardModel) -> list[dict[str, Any]]:
-    """The rows with ``scores``, one a draft."""
+    """The rows with ``scores``, one a draft.
+
+    Raises:
+        ChatError: If the reward model's chat template refuses a query.
+    """
     chats = [query_chat(row, f"row {number}") for number, row in enumerate(rows, 1)]
     dialogues = [
         [(*chat.messages, Message("assistant", draft)) for draft in row["drafts"]]
         for chat, row in zip(chats, rows, strict=True)
     ]
-    return [{**row, "scores": own} for row, own in zip(rows, model.score(dialogues), strict=True)]
+    with naming("a query"):
+        scores = model.score(dialogues)
+    return [{**row, "scores": own} for row, own in zip(rows, scores, strict=True)]
 
 
 def verify_all(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> list[dict[str, Any]]:
@@ -34,13 +42,20 @@ def verify_all(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> list[di
     return [{**row, "right": [bool(verifier(draft, row)) for draft in row["drafts"]]} for row in rows]
 
 
-def keep_best(rows: Sequence[Mapping[str, Any]], k: int) -> list[dict[str, Any]]:
-    """The k best drafts of each row by score (else by being right), in their old order; shorter rows are left out."""
+def keep_best(rows: Sequence[Mapping[str, Any]], k: int, *, right_first: bool = False) -> list[dict[str, Any]]:
+    """The k best drafts of each row by score (else by being right), in their old order; shorter rows are left out.
+
+    Args:
+        rows: With ``scores`` or ``right``.
+        k: Drafts kept.
+        right_first: Right drafts come before wrong ones, whatever their scores.
+    """
     made = []
     for row in rows:
         values = row.get("scores") or row.get("right") or [0.0] * len(row["drafts"])
         usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
-        best = sorted(usable, key=lambda i: -values[i])[:k]
+        first = row["right"] if right_first else [True] * len(values)
+        best = sorted(usable, key=lambda i: (not first[i], -values[i]))[:k]
         if len(best) == k:
             made.append(keep_drafts(row, sorted(best)))
     return made
@@ -49,18 +64,26 @@ def keep_best(rows: Sequence[Mapping[str, Any]], k: int) -> list[dict[str, Any]]
 def keep_matched(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], k: int) -> list[dict[str, Any]]:
     """For each query that another file has too, the k drafts whose mean score is nearest to the other file's there.
 
+    Of more than MOST_SETS sets so many are drawn, from a generator that depends on the row alone.
+
     Raises:
         ConfigError: If either file has rows without scores, or they share no query.
     """
     goals = {query_chat(row, "the other file").identity: _mean(_scores(row)) for row in other}
     made = []
     for row in rows:
-        goal = goals.get(query_chat(row, "a row").identity)
+        identity = query_chat(row, "a row").identity
+        goal = goals.get(identity)
         usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
         if goal is None or len(usable) < k:
             continue
         scores = _scores(row)
-        sets = (chosen for _, chosen in zip(range(MOST_SETS), combinations(usable, k), strict=False))
+        random = Random(f"{identity}/{row['drafts']}")
+        sets = (
+            combinations(usable, k)
+            if comb(len(usable), k) <= MOST_SETS
+            else (sorted(random.sample(usable, k)) for _ in range(MOST_SETS))
+        )
         nearest = min(sets, key=lambda chosen: abs(_mean([scores[i] for i in chosen]) - goal))
         made.append(keep_drafts(row, nearest))
     if not made:

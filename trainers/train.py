@@ -10,9 +10,7 @@ import sys
 
 import click
 
-from lm_eval_aft.checkpoint import CheckpointConfig, choose_template
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.prompts import Template
+from lm_eval_aft.checkpoint import CheckpointConfig
 from trainers.config import KINDS, Kind, TrainConfig, load_config
 from trainers.encode import Encoded, Encoder
 from trainers.folder import Run, open_run
@@ -53,18 +51,20 @@ def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> Non
 
 
 def _train(run: Run, merge: bool) -> None:
-    config, template = run.config, template_of(run.config)
+    if _first_process():
+        run.make_folder()
+    config = run.config
     rows = load_rows(config.data)
     held_out = load_rows(config.validation) if config.validation else []
     from trainers import loop, models
 
     tokenizer = models.load_tokenizer(config)
-    encoder = Encoder(tokenizer, template, config.max_length)
+    encoder = Encoder(tokenizer, run.template, config.max_length)
     samples = make_samples(rows, run.kind, config)
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
     facts = describe(rows, samples, encoded, overlap)
-    aft = checkpoint_config(run, template)
+    aft = checkpoint_config(run)
     if not run.finished:
         for line in [*facts, *complaints(run.kind, rows, samples, overlap, config)]:
             say(line)
@@ -76,12 +76,6 @@ def _train(run: Run, merge: bool) -> None:
             say(f"merged in {models.merge(run, encoder.end_id, aft, facts)}")
         else:
             say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
-
-
-def template_of(config: TrainConfig) -> Template:
-    """The template that the settings name, else the one that the model was trained with, else ours."""
-    asked = AFTConfig(template=config.template, template_override=True)
-    return choose_template(asked, {"pretrained": config.model, "revision": config.revision})
 
 
 def describe(rows: list[Row], samples: list[Sample], encoded: Encoded, overlap: Overlap) -> list[str]:
@@ -102,16 +96,16 @@ def complaints(kind: Kind, rows: list[Row], samples: list[Sample], overlap: Over
     """Warnings about the targets, as sentences."""
     if kind != "aft":
         return []
-    pseudo = pseudo_samples(rows, config)
-    return [f"warning: {text}" for text in warnings(overlap, measure(pseudo) if pseudo else None)]
+    same = all(row.sft_target == row.target for row in rows)
+    return [f"warning: {text}" for text in warnings(overlap, samples, pseudo_samples(rows, config), same)]
 
 
-def checkpoint_config(run: Run, template: Template) -> CheckpointConfig:
+def checkpoint_config(run: Run) -> CheckpointConfig:
     """What the checkpoint will say about itself."""
     config = run.config
     return CheckpointConfig(
-        template=template.source,
-        template_sha256=template.digest,
+        template=run.template.source,
+        template_sha256=run.template.digest,
         k=config.k[0] if len(set(config.k)) == 1 and run.kind in ("aft", "aft-pseudo") else None,
         base_model=config.model,
         base_revision=config.revision or "",

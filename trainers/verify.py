@@ -26,7 +26,7 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
         gold: Key of a row that holds the right answer; used by ``exact``.
 
     Raises:
-        ConfigError: If it cannot be found or the expression does not compile.
+        ConfigError: If it cannot be loaded or called, or the expression does not compile.
     """
     module, separator, name = spec.partition(":")
     if not separator:
@@ -37,10 +37,13 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
         if "" not in sys.path:
             sys.path.insert(0, "")  # a console script does not look in the current folder
         function: Verifier = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's module raises
+        reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"--verifier {spec} cannot be loaded ({error}): give exact:REGEX or module:function."
+            f"--verifier {spec} cannot be loaded ({reason}): give exact:REGEX or module:function."
         ) from error
+    if not callable(function):
+        raise ConfigError(f"--verifier {spec} is no function: give exact:REGEX or module:function.")
     return function
 
 
@@ -70,9 +73,9 @@ def right_answer(spec: str | None, row: Mapping[str, Any], gold: str) -> str:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:
-    """The first group of the last match, else the whole of it; None where nothing matches."""
+    """The first group of the last match that took part in it, else the whole of it; None where nothing matches."""
     found = list(pattern.finditer(text))
-    return str(found[-1].group(1 if pattern.groups else 0)) if found else None
+    return next((group for group in found[-1].groups() if group is not None), found[-1].group()) if found else None
 
 
 def same(one: str, other: str) -> bool:
