@@ -70,7 +70,18 @@ def make_rows(args: argparse.Namespace) -> Path:
         sampled = f"{model},temperature=0.7"
         command("aft", "data", "drafts", str(queries), str(drafts), "-n", "5", "--model_args", sampled, *how)
     if not made.exists():
-        words = ("--k", "5", "--verifier", "exact:", "--wrong", "repair", "--retries", "1", "--shortest", str(args.shortest))
+        words = (
+            "--k",
+            "5",
+            "--verifier",
+            "exact:",
+            "--wrong",
+            "repair",
+            "--retries",
+            "1",
+            "--shortest",
+            str(args.shortest),
+        )
         command("aft", "data", "aggregate", str(drafts), str(made), *words, "--model_args", model, *how)
     return made
 
@@ -114,7 +125,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--batch", type=int, default=16, help="texts generated at once")
     parser.add_argument("--epochs", type=float, default=2.0)
-    parser.add_argument("--shortest", type=float, default=0.5, help="least words of a target, as a share of its drafts'")
+    parser.add_argument(
+        "--shortest", type=float, default=0.5, help="least words of a target, as a share of its drafts'"
+    )
     parser.add_argument("--answer_tokens", type=int, help="bound of a text in the evaluation")
     parser.add_argument("--engine", default="hf")
     parser.add_argument("--engine_args", default="", help="further model arguments, as ,dtype=bfloat16")

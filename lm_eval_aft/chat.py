@@ -17,6 +17,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
 
+from jinja2.exceptions import TemplateError as JinjaError
+
 from lm_eval_aft.errors import ChatError
 from lm_eval_aft.records import Chat, Message, Prompt
 
@@ -24,7 +26,8 @@ log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own lo
 _MARK = '{"aft_chat": '
 # What chat templates mark turns with, though some tokenizers know it as ordinary text: <|user|>, [INST], <<SYS>>, </s>.
 MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")
-THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
+# A think block; some chat templates open it in the prompt, so that a text begins within one.
+THINK = re.compile(r"\A(?:(?!<think>).)*?</think>\s*|<think>.*?(</think>|\Z)\s*", re.DOTALL)
 
 
 class ChatContext(str):
@@ -152,12 +155,10 @@ class TokenizerRenderer:
     @cached_property
     def has_system_role(self) -> bool:
         """Whether the chat template takes a system message and shows it."""
-        from jinja2.exceptions import TemplateError
-
         mark = "system-role-probe"
         try:
             shown = mark in self._apply([Message("system", mark), Message("user", "x")], False)
-        except TemplateError:
+        except ChatError:
             shown = False
         if not shown:
             log.warning("This chat template has no system role: system texts go to the head of the first user turn.")
@@ -171,18 +172,22 @@ class TokenizerRenderer:
         mark = "turn-end-probe"
         history = [Message("user", "x"), Message("assistant", mark), Message("user", "x")]
         after = self._apply(history, False, generation_prompt=False).partition(mark)[2]
-        first = self._encode_text(after)[:1] if after else []
+        first = self._plain(after)[:1]  # without the BOS that many tokenizers put before any text
         return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
 
     def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
         rows = [{"role": m.role, "content": m.content} for m in messages]
-        text = self.tokenizer.apply_chat_template(
-            rows,
-            tokenize=False,
-            add_generation_prompt=generation_prompt and not prefill,
-            continue_final_message=prefill,
-            **self._template_args,
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                rows,
+                tokenize=False,
+                add_generation_prompt=generation_prompt and not prefill,
+                continue_final_message=prefill,
+                **self._template_args,
+            )
+        except JinjaError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise ChatError(f"the tokenizer's chat template refuses a chat of {roles} turns: {error}") from error
         return str(text)
 
     def _encode_text(self, text: str) -> list[int]:

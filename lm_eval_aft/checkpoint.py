@@ -95,20 +95,22 @@ def choose_template(config: AFTConfig, engine_args: dict[str, Any]) -> Template:
 
 def _find(engine_args: dict[str, Any]) -> Path | None:
     """aft_config.json of the adapter, else of the base; local folders, else the hub's cache or the hub."""
-    for name in (engine_args.get(key) for key in ("peft", "lora_local_path", "pretrained")):
+    within = str(engine_args.get("subfolder") or "")
+    for key in ("peft", "lora_local_path", "pretrained"):
+        name = engine_args.get(key)
         if isinstance(name, str):
-            name = locate(name)
-            path = Path(name, FILE) if Path(name).is_dir() else _from_hub(name, engine_args.get("revision"))
+            name, file = locate(name), str(Path(within, FILE)) if key == "pretrained" else FILE
+            path = Path(name, file) if Path(name).is_dir() else _from_hub(name, file, engine_args.get("revision"))
             if path is not None and path.is_file():
                 return path
     return None
 
 
-def _from_hub(name: str, revision: str | None) -> Path | None:
+def _from_hub(name: str, file: str, revision: str | None) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(hf_hub_download(name, FILE, revision=revision))
+        return Path(hf_hub_download(name, file, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
         return None  # no such file or no hub: the loader will say so if the checkpoint itself is missing

@@ -50,6 +50,9 @@ class AFTConfig:
     seed: int | None = _arg(
         1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely"
     )
+    think_end_token: str | None = _arg(
+        None, text, "ends thinking, such as </think>: the task sees what follows the last"
+    )
     vote_regex: str | None = _arg(None, text, "majority: its last match is the answer; default: the task's extraction")
     reward_model: str | None = _arg(None, text, "best_of_n: a sequence-classification checkpoint with one output")
     probe: str = _arg("none", choice(*PROBES), "what is done to the texts a pass reads: " + ", ".join(PROBES[1:]))

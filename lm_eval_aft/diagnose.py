@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -186,18 +186,18 @@ def diagnose_traces(
         regex: Instead of the tasks' own extraction.
         level: Of the intervals.
     """
-    groups: dict[tuple[str, str], dict[Hashable, Verdict]] = {}
+    groups: dict[tuple[Any, ...], dict[Hashable, Verdict]] = {}
     for trace in traces:
         asked, settings = trace.question, json.dumps(trace.settings, sort_keys=True)
         # a file of another limit or number of processes can hold the same question of the same run again
-        group = groups.setdefault((asked.task, settings), {})
+        group = groups.setdefault((settings, asked.task, asked.drawn), {})
         group[asked.doc_id, asked.repeat, asked.turn] = judge(trace, find_extraction(asked.task, regex))
     found = [verdict for group in groups.values() for verdict in group.values()]
     wanted = {(each.task, each.doc_hash) for each in found if find_extraction(each.task, regex)}
     gold = gold_answers(runs, wanted, regex)
     judged = (
         (settings, tuple(_against(each, gold.get((each.task, each.doc_hash)), regex) for each in group.values()))
-        for (_, settings), group in groups.items()
+        for (settings, *_), group in groups.items()
     )
     return tuple(Diagnosed(_diagnostics(verdicts, settings, regex, level), verdicts) for settings, verdicts in judged)
 

@@ -71,7 +71,7 @@ class Majority:
                 "match is the answer, or use strategy=best_of_n."
             )
         extraction = choose_extraction(question.task, self.regex)
-        answers = [extraction.answer(text) for text in texts]
+        answers = [extraction.answer(question.answer_in(text)) for text in texts]
         counts = Counter(answers)
         votes = tuple(float(counts[answer]) if answer is not None else 0.0 for answer in answers)
         return Election(votes.index(max(votes)), votes)

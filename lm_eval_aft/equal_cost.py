@@ -119,6 +119,7 @@ def pool_of(entry: Entry, task: str, regex: str | None) -> Pool | None:
         if asked.task != task or asked.repeat or asked.turn:
             continue
         drafts = [draft.completion for draft in trace.layer(0)]
-        answers[asked.doc_id, asked.doc_hash] = tuple(extraction.answer(draft.text) for draft in drafts)
+        texts = [asked.answer_in(draft.text) for draft in drafts]
+        answers[asked.doc_id, asked.doc_hash] = tuple(map(extraction.answer, texts))
         tokens += [draft.generated_tokens for draft in drafts]
     return Pool(entry.label, answers, sum(tokens) / len(tokens)) if tokens and sum(tokens) else None

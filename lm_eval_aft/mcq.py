@@ -61,15 +61,16 @@ class _Sheet:
 
 
 def quizzes(requests: Sequence[Instance], config: AFTConfig) -> list[Quiz]:
-    """The requests by question, in the order in which questions come first.
+    """The requests by document, in the order in which documents come first; equal contexts share their drafts.
 
     A request without a context (a choice on its own, for its prior probability) is no question and is left out.
     """
-    found: dict[str, Quiz] = {}
+    found: dict[tuple[Any, ...], Quiz] = {}
     for position, request in enumerate(requests):
         context, choice = request.args
         if context:
-            quiz = found.setdefault(context, Quiz(make_question(request, {}, 0, config), {}))
+            key = context, request.task_name, request.doc_id  # documents may ask the same of other choices
+            quiz = found.setdefault(key, Quiz(make_question(request, {}, 0, config), {}))
             quiz.choices.setdefault(choice, []).append(position)
     return list(found.values())
 

@@ -28,7 +28,7 @@ from lm_eval_aft.mcq import Quiz, plain_cost, quizzes, score_quizzes
 from lm_eval_aft.probes import GivenDrafts
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
-from lm_eval_aft.requests import TURNS, announce, cut_at, later_turns, next_question, read_questions, warn_once
+from lm_eval_aft.requests import TURNS, announce, later_turns, next_question, read_questions, warn_once
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.stopping import stoppable
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
@@ -126,13 +126,14 @@ class AFTLM(LM):
             rendered = self._rendered([requests[position] for position in rest])
             usage = plain_cost(rendered, self.engine)
             scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
-        self._count(traces, usage, len(asked))
+        self._count(traces, usage, len(asked), len(rest))
         return [scores[position] for position in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts with the engine's own model; nothing is aggregated."""
         scorer = self._scorer("loglikelihood_rolling", len(requests))
         answers: list[float] = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        self._count([], plain=len(requests))
         return answers
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -268,20 +269,21 @@ class AFTLM(LM):
 
     def _next(self, trace: Trace, request: Instance, turn: str) -> Question:
         """What is asked after a turn; control tokens and think blocks of the answer do not enter the next prompt."""
-        answer = cut_at(trace.answer, request.args[1].get("until"))
+        answer = trace.question.answer_in(trace.answer)
         return next_question(trace.question, self.engine.renderer.clean(answer).strip(), turn)
 
-    def _count(self, traces: Sequence[Trace], scored: Usage | None = None, quizzes: int = 0) -> None:
+    def _count(self, traces: Sequence[Trace], scored: Usage | None = None, quizzes: int = 0, plain: int = 0) -> None:
         """Add what was run to the totals; rank 0, which writes the results, gets those of all processes."""
         counts = (
             total([trace.usage for trace in traces]) + (scored or Usage()),
             total([trace.spent for trace in traces]) + (scored or Usage()),
             sum(trace.question.chat.wrapped for trace in traces),
             quizzes,
+            plain,
         )
-        for usage, spent, wrapped, asked in self.gather_object(counts) or [counts]:
+        for usage, spent, wrapped, asked, unread in self.gather_object(counts) or [counts]:
             self.usage, self.spent, self._wrapped = self.usage + usage, self.spent + spent, self._wrapped + wrapped
-            self._quizzes += asked
+            self._quizzes, self._scored = self._quizzes + asked, self._scored + unread
 
     def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
         """The requests with each chat context as the text that --model hf would score."""
@@ -300,7 +302,6 @@ class AFTLM(LM):
             )
         if count:
             warn_once(f"{kind} requests are scored by the model itself: nothing is aggregated.")
-        self._scored += count
         return self.engine.scorer
 
     def _settings(self) -> dict[str, Any]:
@@ -321,9 +322,8 @@ def open_store(config: AFTConfig) -> Store:
 
 def _response(dialogue: Sequence[Trace], request: Instance) -> str:
     """What lm-eval gets: the answer, or the answers of all turns of a dialogue as JSON."""
-    gen_kwargs = request.args[1]
-    answers = [cut_at(trace.answer, gen_kwargs.get("until")) for trace in dialogue]
-    return json.dumps({TURNS: answers}, ensure_ascii=False) if TURNS in gen_kwargs else answers[0]
+    answers = [trace.question.answer_in(trace.answer) for trace in dialogue]
+    return json.dumps({TURNS: answers}, ensure_ascii=False) if TURNS in request.args[1] else answers[0]
 
 
 def _history(chat: Chat) -> list[dict[str, str]]:

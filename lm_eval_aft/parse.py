@@ -6,8 +6,10 @@ value is coerced strictly. Knows no argument by name. Called by ``config``, the 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from lm_eval_aft.errors import ConfigError
@@ -50,8 +52,9 @@ def _whole(value: Any) -> int | None:
     """The whole number that a value states, or None; not by way of a float where that would round."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
-        return int(value)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return int(value)
     number = _number(value)
     return int(number) if number is not None and number.is_integer() else None
 
@@ -103,9 +106,12 @@ def choice(*allowed: str) -> Parse:
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:
-    """A dictionary, as lm-eval parses {...} on its command line."""
+    """A dictionary: from Python, from a command line that is JSON as a whole, or as the JSON text of one alone."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
     if not isinstance(value, dict):
-        raise _refuse(name, value, 'a dictionary such as {"attn_implementation":"sdpa"}')
+        raise _refuse(name, value, 'a dictionary such as {"name":"value"}')
     return value
 
 

@@ -7,7 +7,7 @@ engines, stores or lm-eval. Everybody imports it. Over 200 lines because each fi
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -159,6 +159,8 @@ class Question:
         doc_hash: lm-eval's hash of the document.
         repeat: Which of the task's ``repeats`` this is, from 0.
         turn: Which turn of a dialogue is answered, from 0.
+        until: The task's stop strings: what follows the first of them is no part of an answer.
+        think_end: The mark that ends thinking: what precedes the last of them is no part of an answer; "" is none.
     """
 
     chat: Chat
@@ -169,6 +171,21 @@ class Question:
     doc_hash: str = ""
     repeat: int = 0
     turn: int = 0
+    until: tuple[str, ...] = ()
+    think_end: str = ""
+
+    @property
+    def drawn(self) -> tuple[Sampling, Sampling]:
+        """How the texts of a run are drawn, so that other runs are told apart; a task may vary the last temperature."""
+        return self.drafts, replace(self.final, temperature=0.0)
+
+    def answer_in(self, text: str) -> str:
+        """What the task's scorer is given of a text, as lm-eval's own models cut theirs."""
+        if self.think_end:
+            text = text.rpartition(self.think_end)[2].lstrip()
+        for stop in self.until:
+            text = text.split(stop)[0]
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +246,7 @@ def _sampling(row: dict[str, Any]) -> Sampling:
 def _question(row: dict[str, Any]) -> Question:
     chat = row["chat"]
     messages = tuple(Message(**message) for message in chat["messages"])
-    parts = {"chat": Chat(messages, chat["prefill"], chat["wrapped"])}
+    parts = {"chat": Chat(messages, chat["prefill"], chat["wrapped"]), "until": tuple(row.get("until", ()))}
     return Question(**{**row, **parts, "drafts": _sampling(row["drafts"]), "final": _sampling(row["final"])})
 
 

@@ -60,7 +60,14 @@ def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int,
         doc_id=request.doc_id or 0,
         doc_hash=hash_string(doc),  # as lm-eval computes it for its sample logs
         repeat=repeat,
+        until=_until(gen_kwargs.get("until")),
+        think_end=config.think_end_token or "",
     )
+
+
+def _until(given: Any) -> tuple[str, ...]:
+    """A task's stop strings; tasks give None, one text or several, and empty ones that stop nothing."""
+    return strings("until", [stop for stop in given if stop] if isinstance(given, list | tuple) else given or ())
 
 
 def later_turns(request: Instance) -> tuple[str, ...]:
@@ -95,14 +102,6 @@ def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 
     shared = sum(count - 1 for count in asked.values())
     if shared:
         log.info("%d questions repeat the prompt of another and share its drafts.", shared)
-
-
-def cut_at(text: str, until: str | Sequence[str] | None) -> str:
-    """The text before the first of the task's stop strings."""
-    for stop in [until] if isinstance(until, str) else until or ():
-        if stop:
-            text = text.split(stop)[0]
-    return text
 
 
 def warn_once(message: str) -> None:

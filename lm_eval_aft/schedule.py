@@ -101,7 +101,7 @@ def propose_and_aggregate(
             _elect(runs, layer, elector)
         else:
             _write(runs, layer, machine)
-    return [_trace(run, engine.shape, config.beams) for run in runs]
+    return [_trace(run, engine, config.beams) for run in runs]
 
 
 def _write(runs: Sequence[_Run], layer: int, machine: _Machine) -> None:
@@ -164,19 +164,31 @@ def _prompt(run: _Run, layer: int, machine: _Machine, budget: int) -> Fitted:
     return aggregate_prompt(template, renderer, chat, texts, budget, final=last)
 
 
-def _trace(run: _Run, shape: ModelShape | None, beams: int) -> Trace:
-    drafts = run.drafts()
+def _trace(run: _Run, engine: Engine, beams: int) -> Trace:
+    drafts, shape = run.drafts(), engine.shape
     written = drafts[:-1] if run.election else drafts
     chosen = [run.election.usage] if run.election else []
+    cost = _at_once(written) if engine.prefills_once else [draft.completion for draft in written]
     return Trace(
         question=run.question,
         drafts=drafts,
         cut_tokens=tuple(run.cut_tokens),
         answer=drafts[-1].completion.text,
-        usage=total([_cost(draft.completion, shape, beams) for draft in written] + chosen),
+        usage=total([_cost(completion, shape, beams) for completion in cost] + chosen),
         spent=total([_cost(draft.completion, shape, beams) for draft in written if not draft.reused] + chosen),
         scores=run.election.scores if run.election else (),
     )
+
+
+def _at_once(drafts: Sequence[Draft]) -> list[Completion]:
+    """The completions as if each layer had been written in one go: the first text of it pays for their prompt.
+
+    Who paid when they were born depends on what the store held by then, and the cost of an answer must not.
+    """
+    paid = {draft.layer: 0 for draft in drafts}
+    for draft in drafts:
+        paid[draft.layer] = max(paid[draft.layer], draft.completion.computed_prompt_tokens)
+    return [replace(draft.completion, computed_prompt_tokens=paid.pop(draft.layer, 0)) for draft in drafts]
 
 
 def _cost(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:

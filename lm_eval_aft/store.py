@@ -233,7 +233,7 @@ class SQLiteStore:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
             raise StoreError(
                 f"the draft store {self.path} cannot be {what} ({error}); the file is left as it is and what was "
                 "committed before is kept: free the disk, mend the permissions, or give cache= another path."

@@ -11,7 +11,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from lm_eval_aft.answers import Extraction, score_drafts
-from lm_eval_aft.records import Draft, Trace
+from lm_eval_aft.records import Trace
 
 GRAM = 3  # words in a row: shared ones mean shared wording, not only a shared subject
 
@@ -102,7 +102,7 @@ def judge(trace: Trace, extraction: Extraction | None, gold: str | None = None) 
         gold: The gold answer, as ``extraction`` normalises answers; ``Verdict.against`` can add it later.
     """
     asked = trace.question
-    texts = _texts(trace.drafts, extraction)
+    texts = _texts(trace, extraction)
     found = Verdict(asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn, None, texts)
     return found.against(gold, extraction)
 
@@ -112,13 +112,14 @@ def _vote(drafts: tuple[JudgedText, ...], rights: Set[str]) -> float:
     return score_drafts(answers, rights, len(answers))[1]
 
 
-def _texts(drafts: tuple[Draft, ...], extraction: Extraction | None) -> tuple[JudgedText, ...]:
+def _texts(trace: Trace, extraction: Extraction | None) -> tuple[JudgedText, ...]:
+    drafts = trace.drafts
     words = [draft.completion.text.split() for draft in drafts]
     grams = [_grams(each) for each in words]
     found: dict[tuple[str, ...], int] = {}
     texts = []
     for number, draft in enumerate(drafts):
-        answer = extraction.answer(draft.completion.text) if extraction else None
+        answer = extraction.answer(trace.question.answer_in(draft.completion.text)) if extraction else None
         shown = [grams[i] for i, other in enumerate(drafts) if other.layer == draft.layer - 1]
         texts.append(
             JudgedText(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -120,17 +120,19 @@ def count_votes(
         ConfigError: A task has no extraction of its own, or the regex is not valid.
         RecordError: No gold answers are to be had for a task.
     """
-    groups: dict[tuple[str, str], dict[Hashable, Ballot]] = {}
+    groups: dict[tuple[Any, ...], dict[Hashable, Ballot]] = {}
     for trace in traces:
         asked, ballot = trace.question, _ballot(trace, choose_extraction(trace.question.task, regex))
         # a file of another limit or number of processes can hold the same question of the same run again
-        groups.setdefault((asked.task, ballot.settings), {})[asked.doc_id, asked.repeat, asked.turn] = ballot
+        groups.setdefault((ballot.settings, asked.task, asked.drawn), {})[asked.doc_id, asked.repeat, asked.turn] = (
+            ballot
+        )
     wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
     gold = gold_answers(runs, wanted, regex)
     how, shapes = _How(regex, order, level), _shapes(runs)
     return tuple(
         _votes(list(group.values()), gold, shapes.get(json.loads(settings).get("fingerprint")), how)
-        for (_, settings), group in groups.items()
+        for (settings, *_), group in groups.items()
     )
 
 
@@ -141,16 +143,16 @@ def _shapes(runs: Sequence[Run]) -> dict[str, ModelShape]:
 
 
 def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
-    drafts = [draft.completion for draft in trace.layer(0)]
+    asked, drafts = trace.question, [draft.completion for draft in trace.layer(0)]
     return Ballot(
-        trace.question.task,
-        trace.question.doc_id,
-        trace.question.doc_hash,
+        asked.task,
+        asked.doc_id,
+        asked.doc_hash,
         json.dumps(trace.settings, sort_keys=True),
-        tuple(extraction.answer(draft.text) for draft in drafts),
+        tuple(extraction.answer(asked.answer_in(draft.text)) for draft in drafts),
         drafts[0].prompt_tokens,
         tuple(draft.generated_tokens for draft in drafts),
-        extraction.answer(trace.answer),
+        extraction.answer(asked.answer_in(trace.answer)),
         trace.usage.generated_tokens,
     )
 

@@ -42,6 +42,7 @@ def quick_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJudge]:
     """A judge with our key in the environment, asked again after milliseconds where it fails."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
+    monkeypatch.setattr(api_client, "QUOTA_BACKOFF_S", 0.005)
     monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.005)
     fake = FakeJudge()
     yield fake

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,10 +116,18 @@ def completion(body: dict, usage: bool = True, finish: str = "stop") -> dict:
     return {"choices": choices, **({"usage": counts} if usage else {})}
 
 
+def said(body: dict, content: object) -> dict:
+    """A completion that says this."""
+    reply = completion(body)
+    reply["choices"][0]["message"]["content"] = content
+    return reply
+
+
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(api_client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(api_client, "QUOTA_BACKOFF_S", 0.01)
     fake = FakeServer()
     yield fake
     fake.close()
@@ -186,6 +195,32 @@ class TestAsking:
         assert _shares(7, [0, 0, 0]) == [2, 2, 3]
         assert sum(_shares(1001, [3, 11, 5, 0])) == 1001
 
+    @pytest.mark.parametrize(
+        ("content", "text"),
+        [
+            (None, ""),
+            ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "5"}, {"type": "text"}], "5"),
+            ("half \ud83d a pair", "half \ufffd a pair"),
+            ("whole \U0001f600", "whole \U0001f600"),
+        ],
+    )
+    def test_what_a_server_may_send_for_a_text(self, server, tmp_path, content, text):
+        server.faults = lambda number, body: (200, said(body, content), {})
+        engine, store = load(server), SQLiteStore(tmp_path / "drafts.sqlite")
+        (request,) = ask(engine, 1)
+        ((_, completion),) = engine.generate([request])
+        assert completion.text == text
+        key = store.key(engine.fingerprint, request)
+        store.put(key, completion)
+        store.flush()
+        assert store.get([key])[key].text == text
+        store.close()
+
+    def test_texts_under_a_servers_own_defaults_are_others(self, server):
+        server.models = (200, {"data": [{"id": "m", "max_model_len": 4096, "owned_by": "vllm"}]}, {})
+        neutral, unknown = load(server), load(server, check=False)
+        assert neutral.fingerprint != unknown.fingerprint
+
     def test_fields_that_only_some_calls_have(self, server):
         engine = load(server, extra_body={"min_p": 0.1})
         chat = Chat((Message("user", "Count."),), prefill="One,")
@@ -238,6 +273,32 @@ class TestTryingAgain:
         engine = load(server)
         assert len(complete(engine, ask(engine, 1))) == 1
         assert len(server.calls) == 3
+
+    @pytest.mark.parametrize(
+        ("reply", "said"),
+        [
+            ("<html>busy</html>", "its answer is not a JSON object"),
+            ("", "its answer is not a JSON object"),
+            ({"error": {"code": 429, "message": "Rate limit exceeded"}}, "Rate limit exceeded"),
+        ],
+    )
+    def test_a_broken_reply_with_status_200_is_asked_for_again_and_its_words_are_shown(self, server, reply, said):
+        server.faults = lambda number, body: (200, reply, {}) if number < 2 else None
+        engine = load(server)
+        assert len(complete(engine, ask(engine, 1))) == 1
+        assert len(server.calls) == 3
+        server.faults = lambda number, body: (200, reply, {})
+        with pytest.raises(EngineError, match=rf"stopped answering \(HTTP 200: {said}, 3 times\)"):
+            complete(engine, ask(engine, 1))
+
+    def test_a_limit_by_the_minute_is_outlasted(self, server, monkeypatch):
+        waits: list[float] = []
+        monkeypatch.setattr(api_client, "QUOTA_BACKOFF_S", 5.0)
+        server.faults = lambda number, body: (429, {"error": "slow down"}, {})
+        client = api_client.ChatClient(server.url, timeout_s=5, max_retries=5)
+        with pytest.raises(api_client.Unreachable, match="slow down, 6 times"):
+            client.post("/chat/completions", {"messages": []}, SimpleNamespace(wait=waits.append))
+        assert sum(waits) > 90
 
     @pytest.mark.parametrize("kind", ["seconds", "date"])
     def test_retry_after_is_honoured(self, server, kind):
@@ -311,7 +372,8 @@ class TestFailing:
             (lambda n, b: (200, completion(b, usage=False), {}), EngineError, "states no usage.* give tokenizer="),
             (lambda n, b: (200, completion(b, finish="abort"), {}), EngineError, "finish_reason='abort'"),
             (lambda n, b: (200, {"object": "list"}, {}), EngineError, "holds no chat completion"),
-            (lambda n, b: (200, "<html>", {}), EngineError, "not a JSON object"),
+            (lambda n, b: (200, {"choices": []}, {}), EngineError, "with 0 choices: see the server's log"),
+            (lambda n, b: (200, said(b, 5), {}), EngineError, "sent 5 for a text: does base_url name a chat server"),
             (lambda n, b: (307, "", {"Location": "https://x/v1"}), EngineError, "redirects to https://x/v1"),
         ],
     )

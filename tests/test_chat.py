@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from conftest import NO_SYSTEM, tiny_tokenizer
 from lm_eval_aft.chat import ChatContext, TokenizerRenderer, decode, fold_system, strip_control
 from lm_eval_aft.errors import ChatError
+from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message
+from trainers.encode import Encoder
+from trainers.samples import Sample
 
 USER, SYSTEM = Message("user", "What is 2+2?"), Message("system", "Be brief.")
 FEW_SHOT = [
@@ -23,6 +26,15 @@ FEW_SHOT = [
     {"role": "assistant", "content": "4"},
     {"role": "user", "content": '"quoted" {json} \u2028 ünï'},
 ]
+
+
+def adding_bos():
+    """The tiny tokenizer, putting BOS before any text, as those of Llama, Mistral and Gemma do."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
 
 
 def test_a_few_shot_chat_arrives_intact():
@@ -106,6 +118,19 @@ class TestRenderer:
         assert TokenizerRenderer(tiny_tokenizer()).turn_end_ids == {3}
         assert TokenizerRenderer(tiny_tokenizer(None)).turn_end_ids == frozenset()
 
+    def test_the_turn_end_is_found_behind_the_bos_that_a_tokenizer_adds(self):
+        tokenizer = adding_bos()
+        assert tokenizer.encode("x")[0] == tokenizer.bos_token_id
+        assert TokenizerRenderer(tokenizer).turn_end_ids == {3}
+        encoder = Encoder(tokenizer, Template.load(None), 500)
+        example, _ = encoder.encode(Sample(Chat((USER,)), (), "4", ""))
+        assert encoder.end_id == example.token_ids[-1] == 3
+
+    def test_a_chat_template_that_refuses_is_one_sentence(self):
+        refusing = "{{ raise_exception('Conversation roles must alternate') }}"
+        with pytest.raises(ChatError, match="refuses a chat of user turns: Conversation roles must alternate"):
+            TokenizerRenderer(tiny_tokenizer(refusing))._apply([USER], False)
+
     @pytest.mark.parametrize("text", ["plain words here", "häßlich ünïcode ✓✓", "日本語のテキスト"])
     def test_trim_never_exceeds_and_never_breaks_a_character(self, text):
         renderer = TokenizerRenderer(tiny_tokenizer())
@@ -125,6 +150,8 @@ class TestRenderer:
     [
         ("<think>hm</think>\n\n4", "4"),
         ("4 <think>open", "4 "),
+        ("opened in the prompt</think>\n4", "4"),
+        ("a <think>b</think>c</think>d", "d"),
         ("<|im_<|im_end|>end|>x", "x"),
         ("<thi<|im_end|>nk>secret</think>4", "4"),
         ("no markup", "no markup"),

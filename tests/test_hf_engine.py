@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -123,6 +126,24 @@ class TestMemory:
         with pytest.raises(EngineError, match="does not fit the memory"):
             ids(tiny_engine, ask(tiny_engine))
 
+    def test_one_sequence_that_is_left_of_many_is_tried_alone(self, tiny_engine, monkeypatch):
+        by_length = sorted(
+            zip(ids(tiny_engine, ask(tiny_engine)), ask(tiny_engine), strict=True), key=lambda p: len(p[0])
+        )
+        expected, requests = zip(by_length[0], by_length[-1], strict=True)
+        expected = list(expected)
+        forward, failed = tiny_engine._forward, []
+
+        def once(tokens, mask, position_ids, cache):
+            if tokens.shape == (1, 1) and not failed:
+                failed.append(True)
+                raise torch.OutOfMemoryError("simulated")
+            return forward(tokens, mask, position_ids, cache)
+
+        monkeypatch.setattr(tiny_engine, "_forward", once)
+        assert ids(tiny_engine, requests) == expected
+        assert failed
+
     def test_other_errors_pass(self, tiny_engine, monkeypatch):
         monkeypatch.setattr(tiny_engine, "_forward", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -198,6 +219,47 @@ class TestLoading:
         assert load_engine("hf", {"pretrained": tiny, "dtype": "bfloat16"}, self.host).fingerprint != base
         other = save_tiny(tmp_path, "sliding")
         assert load_engine("hf", {"pretrained": other, "dtype": "float32"}, self.host).fingerprint != base
+
+    def test_the_fingerprint_tells_apart_what_of_a_folder_is_loaded_and_how(self, tiny, tmp_path):
+        shutil.copytree(tiny, tmp_path / "one")
+        shutil.copytree(save_tiny(tmp_path / "other", "sliding"), tmp_path / "two")
+
+        def loaded(**args) -> str:
+            return load_engine("hf", {"pretrained": str(tmp_path), "dtype": "float32", **args}, self.host).fingerprint
+
+        made = [loaded(subfolder="one"), loaded(subfolder="two")]
+        made += [loaded(subfolder="one", model_kwargs={"num_hidden_layers": 1})]
+        assert len(set(made)) == 3
+        assert loaded(subfolder="one", model_kwargs={"attn_implementation": "eager"}) == made[0]
+
+    @pytest.mark.parametrize(
+        ("args", "said"),
+        [
+            ({"dtype": "fp16"}, "fp16"),
+            ({"model_kwargs": {"foo": 1}}, "foo"),
+            ({"max_length": "abc"}, "abc"),
+            ({"pretrained": "TRUNCATED"}, "MetadataIncompleteBuffer|incomplete|deserializing"),
+            ({"pretrained": "ANOTHER SIZE"}, "size|mismatch"),
+        ],
+    )
+    def test_what_does_not_fit_is_one_sentence(self, tiny, tmp_path, args, said):
+        folder = tmp_path / "model"
+        shutil.copytree(tiny, folder)
+        weights, config = folder / "model.safetensors", folder / "config.json"
+        if args.get("pretrained") == "TRUNCATED":
+            weights.write_bytes(weights.read_bytes()[:-1000])
+        if args.get("pretrained") == "ANOTHER SIZE":
+            config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 64}))
+        with pytest.raises(EngineError, match=rf"cannot be loaded: .*({said})"):
+            load_engine("hf", {**args, "pretrained": str(folder)}, self.host)
+
+    def test_what_the_generation_config_asks_for_in_vain_is_said(self, tiny, tmp_path, caplog):
+        shutil.copytree(tiny, tmp_path / "model")
+        config = tmp_path / "model" / "generation_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "repetition_penalty": 1.3}))
+        load_engine("hf", {"pretrained": str(tmp_path / "model"), "truncation": True}, self.host)
+        assert "asks for repetition_penalty=1.3: --model hf applies it, --model aft does not" in caplog.text
+        assert "truncation=True has no effect" in caplog.text
 
     def test_shape_leaves_the_embeddings_out(self, tiny_engine):
         weights = sum(w.numel() for w in tiny_engine.model.parameters())

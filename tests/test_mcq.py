@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -214,6 +215,30 @@ def test_padding_of_several_processes_is_scored_but_not_counted(lm, tiny_engine)
     found = padded.loglikelihood([*asked, asked[-1], asked[-1]], disable_tqdm=True)
     assert close(found, [*lm.found, lm.found[-1], lm.found[-1]])
     assert padded.usage == lm.usage
+
+
+def test_documents_that_ask_the_same_of_other_choices_are_two(tiny_engine, tmp_path):
+    made = model(tiny_engine, record=str(tmp_path))
+    first = instances(("Which?",), ("a", "b"))
+    second = [replace(request, metadata=("t", 9, 1), doc_id=9) for request in instances(("Which?",), ("c", "d"))]
+    made.loglikelihood([*first, *second], disable_tqdm=True)
+    assert made.get_model_info()["aft"]["scored_after_drafts"] == 2
+    one, two = read_traces(tmp_path)
+    assert drafts(one) == drafts(two)
+    assert [len(trace.scores) for trace in (one, two)] == [2, 2]
+    assert (one.answer in "ab", two.answer in "cd") == (True, True)
+
+
+def test_several_processes_add_up_what_they_scored_without_aggregation(tiny_engine, monkeypatch):
+    plain = model(tiny_engine, mcq="plain")
+    monkeypatch.setattr(plain, "gather_object", lambda counts: [counts, counts])
+    plain.loglikelihood(instances(), disable_tqdm=True)
+    assert plain.get_model_info()["aft"]["scored_without_aggregation"] == 12
+    monkeypatch.setattr(
+        tiny_engine.scorer, "loglikelihood_rolling", lambda requests, disable_tqdm: [0.0] * len(requests)
+    )
+    plain.loglikelihood_rolling(instances(), disable_tqdm=True)
+    assert plain.get_model_info()["aft"]["scored_without_aggregation"] == 24
 
 
 def test_a_second_run_writes_nothing_and_the_seed_decides(tiny_engine, tmp_path):

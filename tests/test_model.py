@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from conftest import save_tiny, tiny_tokenizer
 from lm_eval_aft import requests as request_module
 from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
-from lm_eval_aft.requests import cut_at
+from lm_eval_aft.requests import make_question
 from lm_eval_aft.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
@@ -130,7 +132,7 @@ def test_results_traces_and_totals_agree(tiny, tmp_path):
     for trace in traces:
         sample = by_doc[trace.question.doc_id]
         assert trace.question.doc_hash == sample["doc_hash"]
-        assert sample["resps"] == [[cut_at(trace.answer, ["\n"])]]
+        assert sample["resps"] == [[trace.answer.split("\n")[0]]]
         assert (trace.question.final.temperature, trace.question.drafts.temperature) == (0.0, 0.7)
     json.dumps(info)
 
@@ -173,7 +175,6 @@ def test_repeats_are_further_draws(tiny, tmp_path):
 
 
 def test_padding_clones_are_neither_run_nor_counted(tiny, tmp_path):
-    from lm_eval.api.instance import Instance
 
     args = ("2+2?", {"max_gen_toks": 4})
     one = Instance("generate_until", {"q": 1}, args, 0, ("t", 0, 1))
@@ -203,7 +204,6 @@ def test_a_bare_prompt_is_wrapped_said_and_flagged(tiny, tmp_path, caplog):
 
 
 def test_an_empty_prompt_and_one_beyond_the_context(tiny):
-    from lm_eval.api.instance import Instance
 
     def request(text):
         return [Instance("generate_until", {}, (text, {"max_gen_toks": 4}), 0, ("t", 0, 1))]
@@ -283,7 +283,22 @@ class TestCheckpointTemplate:
     [(None, "a\n\nb Q: c"), ([], "a\n\nb Q: c"), (["Q:", "\n\n"], "a"), ("Q:", "a\n\nb "), ([""], "a\n\nb Q: c")],
 )
 def test_stop_strings_cut_the_final_text(until, expected):
-    assert cut_at("a\n\nb Q: c", until) == expected
+    request = Instance("generate_until", {}, ("?", {"until": until}), 0, ("t", 0, 1))
+    question = make_question(request, request.args[1], 0, AFTConfig())
+    assert question.answer_in("a\n\nb Q: c") == expected
+
+
+def test_a_stop_string_that_is_none_is_refused_before_anything_is_generated():
+    request = Instance("generate_until", {}, ("?", {"until": 5}), 0, ("t", 0, 1))
+    with pytest.raises(ConfigError, match="until=5 is not allowed: until must be a text or a list of texts"):
+        make_question(request, request.args[1], 0, AFTConfig())
+
+
+def test_what_precedes_the_end_of_thinking_is_no_part_of_an_answer():
+    request = Instance("generate_until", {}, ("?", {"until": ["\n\n"]}), 0, ("t", 0, 1))
+    question = make_question(request, request.args[1], 0, AFTConfig(think_end_token="</think>"))
+    assert question.answer_in("<think>two\n\nlines</think>\n4\n\nrambling") == "4"
+    assert question.answer_in("4\n\nrambling") == "4"
 
 
 def test_other_models_cannot_find_our_contexts_in_lm_evals_request_cache(tiny, hf):

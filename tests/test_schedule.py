@@ -71,6 +71,17 @@ def test_the_last_layer_alone_uses_the_final_sampling():
     assert [r.sampling for r in engine.asked[0]] == [GREEDY]
 
 
+def test_the_cost_of_an_answer_does_not_depend_on_what_the_store_held(tmp_path):
+    def cost(store, k):
+        (trace,) = run([ask("a question of several words")], k, 2, store=store)
+        return trace.usage
+
+    store = SQLiteStore(tmp_path / "drafts.sqlite")
+    for k in (1, 2, 3):
+        assert cost(store, k) == cost(NoStore(), k)
+    store.close()
+
+
 class TestSeeds:
     def seeds(self, *args, **kwargs):
         return {(d.layer, d.index): d.seed for trace in run(*args, **kwargs) for d in trace.drafts}

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from hypothesis import strategies as st
 
 from lm_eval_aft.answers import choose_extraction, majority_chance, score_drafts
 from lm_eval_aft.cli import aft
+from lm_eval_aft.diagnose import diagnose_traces
+from lm_eval_aft.election import Majority
 from lm_eval_aft.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_runs
-from lm_eval_aft.traces import write_traces
+from lm_eval_aft.traces import read_traces, write_traces
 from lm_eval_aft.usage import ModelShape, Usage
+from lm_eval_aft.verdicts import judge
 from lm_eval_aft.votes import VotePoint, Votes, count_votes
 from made_runs import log_targets as log
 
@@ -101,6 +105,31 @@ def test_a_task_without_extraction_and_a_broken_regex_are_refused():
         choose_extraction("gsm8k", "(")
 
 
+def test_what_follows_a_tasks_stop_string_is_no_answer(tmp_path: Path):
+    """Texts are generated to their own end; lm-eval scores what stands before the stop string, and so do we."""
+    going_on = trace(["is 7\n\nQuestion: 2 + 2?\nis 4"] * 2, "so 7\n\nQuestion: 2 + 2?\nis 4")
+    going_on = replace(going_on, question=replace(going_on.question, until=("Question:",)))
+    write_traces(str(tmp_path / "traces"), going_on.settings, [going_on])
+    log(tmp_path / "hf", {0: "#### 7"})
+    (votes,) = count(tmp_path)
+    assert (row(votes.points[1]), votes.aggregate.estimate) == ((1.0, 1.0, 1.0), 1.0)
+    verdict = judge(going_on, choose_extraction("gsm8k"), "7")
+    assert [text.right for text in verdict.texts] == [True, True, True]
+    elected = Majority().elect([(going_on.question, [d.completion.text for d in going_on.layer(0)] + ["is 4", "is 4"])])
+    assert elected[0].scores == (2.0, 2.0, 2.0, 2.0)
+
+
+def test_two_runs_that_draw_otherwise_are_two(tmp_path: Path):
+    short = trace(["is 8"] * 2, "so 8")
+    short = replace(short, question=replace(short.question, drafts=replace(PLAIN, max_tokens=4)))
+    write_traces(str(tmp_path / "traces"), short.settings, [short])
+    write_traces(str(tmp_path / "traces"), short.settings, [trace(["is 7"] * 2, "so 7")])
+    log(tmp_path / "hf", {0: "#### 7"})
+    assert sorted(votes.aggregate.estimate for votes in count(tmp_path)) == [0.0, 1.0]
+    diagnosed = diagnose_traces(read_traces(tmp_path / "traces"), read_runs(tmp_path))
+    assert [len(each.verdicts) for each in diagnosed] == [1, 1]
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """Two questions, four drafts each, their gold answers logged by another run."""
@@ -114,8 +143,6 @@ def out(tmp_path: Path) -> Path:
 
 
 def count(out: Path, **options: object) -> tuple[Votes, ...]:
-    from lm_eval_aft.traces import read_traces
-
     return count_votes(read_traces(out), read_runs(out), **options)
 
 

@@ -47,6 +47,7 @@ class APIEngine:
     """Asks a chat server for every text."""
 
     shape: ModelShape | None = None
+    prefills_once = False
     scorer: Any = None
 
     def __init__(self, args: APIArgs) -> None:
@@ -54,6 +55,7 @@ class APIEngine:
         self._args, self._client = args, args.client
         self.renderer, self.max_length = args.renderer, args.max_length
         extra = [json.dumps(args.extra_body, sort_keys=True)] if args.extra_body else []
+        extra += [json.dumps(dict(args.neutral), sort_keys=True)] if args.neutral else []  # else the server's defaults
         self.fingerprint = "|".join(["api", args.model, args.revision, *extra])
         self.info: Mapping[str, Any] = {"base_url": args.client.base_url, "revision": args.revision}
 

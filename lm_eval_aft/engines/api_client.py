@@ -1,8 +1,8 @@
 """HTTP to an OpenAI-compatible server: one question, one JSON answer, tried again where that can help.
 
-408, 429, 5xx, time-outs and broken connections are tried again with exponential backoff, and never before the server's
-``Retry-After``. The key comes from the environment variable OPENAI_API_KEY only and appears in no message. Knows
-nothing of chats. Called by the api engine, from several threads.
+408, 429, 5xx, time-outs, broken connections and replies that break off or state an error are tried again with
+exponential backoff, and never before the server's ``Retry-After``. The key comes from the environment variable
+OPENAI_API_KEY only and appears in no message. Knows nothing of chats. Called by the api engine, from several threads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ KEY = "OPENAI_API_KEY"
 CONNECT_S = 10.0
 BUSY = (408, 429)
 BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 60.0
+QUOTA_BACKOFF_S = 5.0  # after a 429 without Retry-After: five tries then last two minutes, as limits are by the minute
 LONGEST_RETRY_AFTER_S = 600.0  # a server that asks for more has a quota, not a busy minute
 
 
@@ -99,7 +100,8 @@ class ChatClient:
         for attempt in range(self.max_retries + 1):
             if attempt and stop.wait(delay_s):
                 raise Stopped
-            backoff_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2**attempt) * self._jitter.uniform(0.75, 1.25)
+            jitter = self._jitter.uniform(0.75, 1.25)
+            backoff_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2**attempt) * jitter
             try:
                 response = self._session().request(
                     method,
@@ -112,16 +114,29 @@ class ChatClient:
             except requests.RequestException as error:
                 reason, delay_s = self._hide(_root(error, self.timeout_s)), backoff_s
                 continue
-            if response.status_code not in BUSY and response.status_code < 500:
-                return self._parsed(response)
-            reason = f"HTTP {response.status_code}: {self._message(response)[0]}"
-            asked_s = _retry_after(response.headers.get("Retry-After"))
+            status, said = response.status_code, self._message(response)[0]
+            if status not in BUSY and status < 500:
+                parsed = self._parsed(response)
+                if parsed and not parsed.get("error"):
+                    return parsed
+                said = said if parsed else "its answer is not a JSON object"
+                if method == "GET":  # no such server: asking again does not help
+                    raise Refused(status, said)
+            reason, asks = f"HTTP {status}: {said}", response.headers.get("Retry-After")
+            asked_s = _retry_after(asks)
             if asked_s > LONGEST_RETRY_AFTER_S:
                 raise Unreachable(f"{reason}; it asks to wait {asked_s:.0f} s")
+            if status == 429 and not asks:
+                backoff_s = min(LONGEST_BACKOFF_S, QUOTA_BACKOFF_S * 2**attempt) * jitter
             delay_s = max(backoff_s, asked_s)
         raise Unreachable(f"{reason}, {self.max_retries + 1} times")
 
     def _parsed(self, response: requests.Response) -> dict[str, Any]:
+        """The JSON object of an answer; nothing where it is none.
+
+        Raises:
+            Refused: If the server says no.
+        """
         if response.status_code >= 300:
             message, code = self._message(response)
             if response.is_redirect:
@@ -130,10 +145,8 @@ class ChatClient:
         try:
             parsed = response.json()
         except ValueError:
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise Refused(response.status_code, "its answer is not a JSON object")
-        return parsed
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
 
     def _message(self, response: requests.Response) -> tuple[str, str]:
         """The server's words on one line and its error code, in the shapes servers use; without the key."""

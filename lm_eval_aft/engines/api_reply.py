@@ -17,6 +17,7 @@ from lm_eval_aft.records import Completion, FinishReason, Prompt
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
+CUT = ("length", "model_length")  # the second is Mistral's, at the end of the context
 ENDED = ("stop", "eos", "eos_token", "stop_sequence", "content_filter", "tool_calls", "function_call")
 
 
@@ -36,11 +37,10 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
     if not isinstance(choices, list) or not all(map(_is_choice, choices)):
         raise EngineError("the server's reply holds no chat completion: does base_url name a chat server?")
     if len(choices) != count:
-        raise EngineError(
-            f"the server answered n={count} with {len(choices)} choices: give seed= a whole number, so that each text "
-            "is asked for by itself."
-        )
-    texts = [str(choice["message"].get("content") or "") for choice in choices]
+        cure = "give seed= a whole number, so that each text is asked for by itself." if count > 1 else ""
+        cure = cure or "see the server's log, and start the same command again to go on."
+        raise EngineError(f"the server answered n={count} with {len(choices)} choices: {cure}")
+    texts = [_text(choice["message"].get("content")) for choice in choices]
     ends = [_finish_reason(choice.get("finish_reason")) for choice in choices]
     ids = [_token_ids(choice) for choice in choices]
     usage = reply.get("usage")
@@ -89,6 +89,22 @@ def _is_choice(choice: Any) -> bool:
     return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
 
 
+def _text(content: Any) -> str:
+    """What the model wrote: a text, or parts of which those of thinking are left out.
+
+    Half of a surrogate pair, which no file can hold, becomes a replacement character.
+
+    Raises:
+        EngineError: If it is neither.
+    """
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(str(part.get("text") or "") for part in parts)
+    if not isinstance(content, str | None):
+        raise EngineError(f"the server sent {content!r:.60} for a text: does base_url name a chat server?")
+    return (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...]:
     """What vLLM states under extra_body={"return_token_ids":true}; nothing where it is no list of ids."""
     stated = choice.get("token_ids")
@@ -102,7 +118,7 @@ def _count(stated: Any) -> int:
     Raises:
         EngineError: If it is none.
     """
-    if not isinstance(stated, int) or stated < 0:
+    if not isinstance(stated, int) or not 0 <= stated < 2**31:
         raise EngineError(f"the server's usage counts {stated!r} tokens, which is no count: ask its makers.")
     return stated
 
@@ -113,7 +129,7 @@ def _finish_reason(stated: Any) -> FinishReason:
     Raises:
         EngineError: If the text was broken off, so that it must not be kept.
     """
-    if stated == "length":
+    if stated in CUT:
         return "length"
     if stated not in ENDED:
         raise EngineError(

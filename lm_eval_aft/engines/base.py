@@ -43,6 +43,7 @@ class Engine(Protocol):
         max_length: Tokens a prompt and its completion may have together.
         fingerprint: What decides the text besides prompt, sampling and seed: weights, adapter, dtype, engine kind.
         shape: The model's sizes for counting operations, or None where they are unknown.
+        prefills_once: Whether the texts that share a prompt cost one pass over it when they are asked for together.
         scorer: An lm-eval model for loglikelihood requests, or None where the engine cannot score.
         info: Facts for the results file: versions, devices, what was loaded.
     """
@@ -51,6 +52,7 @@ class Engine(Protocol):
     max_length: int
     fingerprint: str
     shape: ModelShape | None
+    prefills_once: bool
     scorer: Any
     info: Mapping[str, Any]
 

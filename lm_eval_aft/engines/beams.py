@@ -36,6 +36,9 @@ def beam_search(
         eos_token_id=sorted(stops),
         pad_token_id=min(stops),
         early_stopping=False,
+        repetition_penalty=1.0,  # what is left open here is filled in from the checkpoint's own generation config
+        no_repeat_ngram_size=0,
+        length_penalty=1.0,
     )
     written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
     for group, row in zip(batch, written[:, ids.shape[1] :].tolist(), strict=True):

@@ -1,19 +1,25 @@
 """What identifies a checkpoint: the part of a store key that says which weights wrote a text.
 
-A hub repository is its name and commit. A folder is its config and, for each weight file, size, first and last MiB:
-enough to tell checkpoints apart (the head holds the safetensors header) without reading gigabytes. Called by the
-engines that load weights themselves.
+A hub repository is its name and commit. A folder is its config and its weight files; of these the size, both ends, and
+in safetensors both ends of every tensor: enough to notice that one layer was trained further, without reading
+gigabytes. Called by the engines that load weights themselves, and for reward models.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
-MIB = 1 << 20
+END, TENSOR_END = 1 << 20, 1 << 12  # bytes read at each end of a file, and of a tensor
+BLOCKS = 1024  # of the size of a tensor's end that are read of a file whose tensors are not known
 
 
 def checkpoint_fingerprint(name: str, revision: str | None, commit: str | None) -> str:
@@ -22,18 +28,30 @@ def checkpoint_fingerprint(name: str, revision: str | None, commit: str | None) 
     Args:
         name: Folder, or name of a hub repository.
         revision: Branch, tag or commit asked for.
-        commit: Commit that was loaded, where the loader tells.
+        commit: Commit that was loaded, where the loader tells; else it is looked for in the hub's cache.
 
     Returns:
         "folder:<sha256>" or "hub:<name>@<commit or revision>".
     """
     folder = Path(name)
     if not folder.is_dir():
-        return f"hub:{name}@{commit or revision or 'main'}"
+        return f"hub:{name}@{commit or _cached_commit(name, revision) or revision or 'main'}"
     digest = sha256()
     for piece in _pieces(folder):
         digest.update(piece)
     return f"folder:{digest.hexdigest()}"
+
+
+def _cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit whose files lie in the cache, as the last folder but the file's name."""
+    for config in CONFIGS:
+        try:
+            path = try_to_load_from_cache(name, config, revision=revision)
+        except HFValidationError:  # no name that a repository can have
+            return None
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
 
 
 def _pieces(folder: Path) -> Iterator[bytes]:
@@ -44,6 +62,27 @@ def _pieces(folder: Path) -> Iterator[bytes]:
         size = path.stat().st_size
         yield f"{path.name}:{size}".encode()
         with path.open("rb") as file:
-            yield file.read(MIB)
-            file.seek(max(0, size - MIB))
-            yield file.read(MIB)
+            ends = chain(((0, END), (max(0, size - END), END)), _places(path, size))
+            for start, length in ends:
+                file.seek(start)
+                yield file.read(length)
+
+
+def _places(path: Path, size: int) -> Iterator[tuple[int, int]]:
+    """Where to read within a file, as (start, length): both ends of each tensor, else blocks at even distances.
+
+    The head of a safetensors file (https://huggingface.co/docs/safetensors, "Format") is its length in eight bytes,
+    little-endian, and a JSON object that holds each tensor's offsets from the end of the head.
+    """
+    tensors: list[tuple[int, int]] = []
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = json.loads(file.read(length))
+        tensors = [row["data_offsets"] for name, row in head.items() if name != "__metadata__"]
+        tensors = sorted((8 + length + start, 8 + length + end) for start, end in tensors)
+    for start, end in tensors:
+        yield start, min(TENSOR_END, end - start)
+        yield max(start, end - TENSOR_END), min(TENSOR_END, end - start)
+    if not tensors:
+        yield from ((size * block // BLOCKS, TENSOR_END) for block in range(BLOCKS))

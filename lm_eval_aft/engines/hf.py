@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from safetensors import SafetensorError
 from transformers import DynamicCache, __version__
 
 from lm_eval_aft.chat import TokenizerRenderer
@@ -36,20 +37,41 @@ from lm_eval_aft.usage import ModelShape
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores
-PICKLES = ': weights in pickle files can run code and are refused; model_kwargs={"use_safetensors":false} trusts them.'
+PICKLES = (
+    ": weights in pickle files can run code and are refused; what trusts them is --model_args "
+    """'{"pretrained":"FOLDER","model_kwargs":{"use_safetensors":false}}'."""
+)
 OWN_ARGS = {"batch_tokens", "model_kwargs"}
+TEXT_ARGS = ("gguf_file", "subfolder")  # what decides the text besides the folder and the revision
+PROCESSORS: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None}
+UNUSED = {"mixed_precision_dtype", "truncation"}
+LOAD_ERRORS = (  # seen, of checkpoints and arguments that do not fit
+    *(OSError, ValueError, ImportError, AttributeError, TypeError, KeyError, RuntimeError, AssertionError),
+    SafetensorError,
+)
+SAME_TEXT = ("attn_implementation", "use_safetensors")  # of model_kwargs: these decide how it is computed or read
 
 
 class HFEngine:
     """Runs a causal transformers model on CPU, GPU or whatever HFLM places it on."""
 
-    def __init__(self, lm: HFLM, *, batch_size: int | str = "auto", batch_tokens: int | None = None) -> None:
+    prefills_once = True
+
+    def __init__(
+        self,
+        lm: HFLM,
+        *,
+        batch_size: int | str = "auto",
+        batch_tokens: int | None = None,
+        loaded_with: Mapping[str, Any] | None = None,
+    ) -> None:
         """Wrap a loaded HFLM.
 
         Args:
             lm: lm-eval's loader and scorer.
             batch_size: Distinct prompts a batch may hold, each with all its samples; "auto" is no such bound.
             batch_tokens: Tokens (prompts and completions, every row counted) a batch may hold; None measures.
+            loaded_with: Arguments of the loader that decide the text and that HFLM does not remember.
         """
         self.scorer = lm
         self.model, self.tokenizer = lm.model, lm.tokenizer
@@ -65,7 +87,7 @@ class HFEngine:
         # grouped heads that is slow in bf16 on a CPU: 134 against 57 ms a step (5 rows of 1,200 tokens, 135M model).
         self._spare = int(lm.device.type == "cpu" and self.model.dtype == torch.bfloat16)
         self._accepts = set(inspect.signature(self.model.forward).parameters)
-        self.fingerprint = self._identify(lm)
+        self.fingerprint = self._identify(lm, loaded_with or {})
         self.info: Mapping[str, Any] = {
             "torch": torch.__version__,
             "transformers": __version__,
@@ -80,7 +102,7 @@ class HFEngine:
             ConfigError: If an argument is unknown or ``pretrained`` is missing.
             EngineError: If the checkpoint cannot be loaded.
         """
-        allowed = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"} | OWN_ARGS
+        allowed = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs", "think_end_token"} | OWN_ARGS
         refuse_unknown(engine_args, allowed, "hf")
         if "pretrained" not in engine_args:
             raise ConfigError("pretrained is missing: give --model_args pretrained=FOLDER_OR_HUB_NAME.")
@@ -91,6 +113,8 @@ class HFEngine:
         safely = {} if "gguf_file" in engine_args else {"use_safetensors": True}  # a pickle can run code
         loader = {**safely, "device": host.device, "max_batch_size": host.max_batch_size, **engine_args, **model_kwargs}
         loader = {name: value for name, value in loader.items() if value is not None}
+        if loader.get("enable_thinking"):
+            loader["think_end_token"] = "</think>"  # HFLM insists on one, for its own generation, which is not used
         if loader.get("use_safetensors"):
             _refuse_pickles(loader.get("peft"))
         if "tokenizer" not in loader and (trained_with := _adapter_tokenizer(loader.get("peft"))):
@@ -99,14 +123,20 @@ class HFEngine:
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate takes each process for the only one
         try:
             lm = HFLM(batch_size=host.batch_size, **loader)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0]
+            leave_group_at_exit()
+            _share_requests(lm)
+            if lm.config.is_encoder_decoder:
+                raise ValueError("it is an encoder-decoder model, and engine=hf runs causal ones.")
+            loaded_with = {name: engine_args[name] for name in TEXT_ARGS if engine_args.get(name)}
+            loaded_with |= {name: value for name, value in model_kwargs.items() if name not in SAME_TEXT}
+            engine = cls(lm, batch_size=batch_size, batch_tokens=batch_tokens, loaded_with=loaded_with)
+        except LOAD_ERRORS as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
             if "safetensors" in reason:
                 reason += PICKLES
             raise EngineError(f"pretrained={engine_args['pretrained']} cannot be loaded: {reason}") from error
-        leave_group_at_exit()
-        _share_requests(lm)
-        return cls(lm, batch_size=batch_size, batch_tokens=batch_tokens)
+        _say_unused(lm.model, loader)
+        return engine
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``: batches run longest first; one that does not fit memory is halved."""
@@ -121,7 +151,7 @@ class HFEngine:
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                if len(left) == 1:
+                if sum(len(group.positions) for group in batch) == 1:
                     raise EngineError(
                         f"one sequence of {self._longest(requests, left)} tokens does not fit the memory of "
                         f"{self.scorer.device}: lower max_gen_toks, or use a smaller dtype or more devices."
@@ -241,20 +271,22 @@ class HFEngine:
             return True
         if not sampling.until:
             return False
-        tail = self.tokenizer.decode(
-            token_ids[-max(map(len, sampling.until)) - 4 :]
-        )  # a token is rarely under a character
+        most = max(len(stop.encode()) for stop in sampling.until)  # a token is a byte at least
+        tail = self.tokenizer.decode(token_ids[-most - 4 :])
         return any(stop in tail for stop in sampling.until)
 
     def _completion(self, request: Request, token_ids: list[int], payer: bool) -> Completion:
         stopped = token_ids[-1] in self._stops
         text = str(self.tokenizer.decode(token_ids[:-1] if stopped else token_ids, skip_special_tokens=True))
-        cut = min((text.index(stop) for stop in request.sampling.until if stop in text), default=None)
+        until = request.sampling.until
+        cut = min((text.index(stop) for stop in until if stop in text), default=None)
+        # a stop string may be a special token, which the text leaves out
+        stopped = stopped or cut is not None or any(stop in self.tokenizer.decode(token_ids) for stop in until)
         prompt_tokens = request.prompt.prompt_tokens
         return Completion(
             text=text[:cut],
             token_ids=tuple(token_ids),
-            finish_reason="stop" if stopped or cut is not None else "length",
+            finish_reason="stop" if stopped else "length",
             prompt_tokens=prompt_tokens,
             computed_prompt_tokens=prompt_tokens if payer else 0,
             generated_tokens=len(token_ids) * request.sampling.beams,
@@ -280,20 +312,37 @@ class HFEngine:
     def _longest(self, requests: Sequence[Request], positions: set[int]) -> int:
         return max(requests[i].prompt.prompt_tokens + requests[i].sampling.max_tokens for i in positions)
 
-    def _identify(self, lm: HFLM) -> str:
+    def _identify(self, lm: HFLM, loaded_with: Mapping[str, Any]) -> str:
         commit = getattr(self.model.config, "_commit_hash", None)
         quantisation = getattr(self.model.config, "quantization_config", None)
         parts = [
             "hf",
-            checkpoint_fingerprint(str(lm.pretrained), lm.revision, commit)
+            checkpoint_fingerprint(_within(lm.pretrained, loaded_with.get("subfolder")), lm.revision, commit)
             if isinstance(lm.pretrained, str)
             else "given",
             *(checkpoint_fingerprint(name, lm.revision, None) for name in (lm.peft, lm.delta) if name),
             str(self.model.dtype),
             str(quantisation) if quantisation else "",
             ",".join(map(str, sorted(self._stops))),
+            *(f"{name}={value}" for name, value in sorted(loaded_with.items())),
         ]
         return "|".join(parts)
+
+
+def _say_unused(model: Any, loader: Mapping[str, Any]) -> None:
+    """Warn of what ``--model hf`` would apply and our decode loop does not."""
+    wanted = {name: getattr(model.generation_config, name, None) for name in PROCESSORS}
+    wanted = {name: value for name, value in wanted.items() if value not in (None, PROCESSORS[name])}
+    if wanted:
+        asked = ", ".join(f"{name}={value}" for name, value in wanted.items())
+        log.warning("The generation config asks for %s: --model hf applies it, --model aft does not.", asked)
+    for name in UNUSED & set(loader):
+        log.warning("%s=%s has no effect on what --model aft generates.", name, loader[name])
+
+
+def _within(name: str, subfolder: str | None) -> str:
+    """The folder that holds the weights; a hub repository as it is."""
+    return str(Path(name, subfolder)) if subfolder and Path(name).is_dir() else name
 
 
 def _adapter_tokenizer(adapter: Any) -> str | None:

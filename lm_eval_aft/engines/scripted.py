@@ -53,6 +53,7 @@ class ScriptedEngine:
     """Answers every request with what its script returns."""
 
     shape: ModelShape | None = None
+    prefills_once = True
     scorer: Any = None
 
     def __init__(self, script: Script = numbered_answer, max_length: int = 8192) -> None:

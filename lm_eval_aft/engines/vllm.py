@@ -35,6 +35,8 @@ WATCH_S = 1.0
 class VLLMEngine:
     """Runs a model that ``vllm.LLM`` has loaded, on one machine's GPUs or on a CPU."""
 
+    prefills_once = False  # what its prefix cache has given up by then, and the last block, it computes again
+
     def __init__(self, llm: Any, args: VLLMArgs) -> None:
         """Wrap a loaded ``vllm.LLM``.
 
@@ -128,6 +130,7 @@ class VLLMEngine:
             seed=request.seed if drawn else None,
             stop=list(sampling.until) or None,
             stop_token_ids=sorted(self._stops),
+            skip_special_tokens=False,  # a stop string may be one
             detokenize=bool(sampling.until),  # vLLM needs the text for stop strings only: we decode as engine=hf does
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -31,7 +31,10 @@ OWN_ARGS = {
     "enable_thinking",
 }
 NOT_FOR_USERS = {"model", "seed", "skip_tokenizer_init", "runner", "convert"}
-TEXT_ARGS = ("hf_overrides", "kv_cache_dtype", "logits_processors", "tokenizer", "quantization_config")
+TEXT_ARGS = (
+    *("hf_overrides", "kv_cache_dtype", "logits_processors", "tokenizer", "quantization_config", "hf_config_path"),
+    *("load_format", "model_class_overrides"),
+)
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, AssertionError, KeyError, TypeError)  # seen or raised
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows as max_lora_rank
 

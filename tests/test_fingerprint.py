@@ -1,0 +1,54 @@
+"""What tells two checkpoints apart without reading them whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lm_eval_aft.engines.fingerprint import END, checkpoint_fingerprint
+
+ROWS = END // 256  # of 64 float32 numbers: a tensor as long as an end of the file
+
+
+def save(folder: Path, trained: str | None) -> str:
+    """A checkpoint of three layers, of which one was trained further; only the first and last reach an end."""
+    folder.mkdir()
+    weights = {name: torch.zeros(2 * ROWS, 64) for name in ("a.first", "b.middle", "c.last")}
+    if trained:
+        weights[trained] += 1
+    save_file(weights, folder / "model.safetensors")
+    return checkpoint_fingerprint(str(folder), None, None)
+
+
+def test_one_layer_that_was_trained_further_is_noticed(tmp_path):
+    layers = (None, "a.first", "b.middle", "c.last")
+    made = [save(tmp_path / str(number), trained) for number, trained in enumerate(layers)]
+    assert len(set(made)) == len(layers)
+    assert save(tmp_path / "again", None) == made[0]
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "pytorch_model.bin"])
+def test_the_middle_of_other_files_is_looked_at_too(tmp_path, name):
+    content = bytearray(8 * END)
+    made = []
+    for folder, value in (("one", 0), ("two", 1)):
+        content[2 * END : 6 * END] = bytes([value]) * 4 * END
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+        made.append(checkpoint_fingerprint(str(tmp_path / folder), None, None))
+    assert made[0] != made[1]
+
+
+def test_an_adapter_from_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
+    repository = tmp_path / "models--somebody--adapter"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c0ffee")
+    (repository / "snapshots" / "c0ffee").mkdir(parents=True)
+    (repository / "snapshots" / "c0ffee" / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert checkpoint_fingerprint("somebody/adapter", None, None) == "hub:somebody/adapter@c0ffee"
+    assert checkpoint_fingerprint("somebody/other", None, None) == "hub:somebody/other@main"
+    assert checkpoint_fingerprint("a name/that cannot be", "v1", None) == "hub:a name/that cannot be@v1"
