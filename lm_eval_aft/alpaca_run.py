@@ -5,6 +5,7 @@ Knows the keys of ``--metadata``; judging is ``alpaca``'s. Called by the task af
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,11 +23,19 @@ from lm_eval_aft.parse import flag, integer
 
 @dataclass(frozen=True, slots=True)
 class RunJudge:
-    """The judge that a run of aft_alpaca_eval names in its ``--metadata``, what it compares with, and how."""
+    """The judge that a run of aft_alpaca_eval names in its ``--metadata``, what it compares with, and how.
+
+    Attributes:
+        named: Which, and where.
+        references: What the answers are compared with.
+        plan: How.
+        file: What the references were read from; None where that was the hub.
+    """
 
     named: NamedJudge
     references: tuple[Output, ...]
     plan: Plan
+    file: Path | None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], whole: bool, record: str | None, generator: str) -> RunJudge | None:
@@ -49,9 +58,10 @@ class RunJudge:
             pass
         if plan.length_control and whole:
             find_difficulty(plan.difficulty)
-        references = read_reference(named_path(settings, "alpaca_reference"))
+        file = named_path(settings, "alpaca_reference")
+        references = read_reference(file)
         refuse_namesakes(generator, references[0].generator)
-        return cls(named, references, plan)
+        return cls(named, references, plan, file)
 
     def judge(self, outputs: Sequence[Output], folder: Path, say: Say) -> Verdict:
         """See ``judge_outputs``.
@@ -61,6 +71,17 @@ class RunJudge:
         """
         with closing(self.named.open(folder / CACHE)) as judge:
             return judge_outputs(outputs, self.references, judge, self.plan, folder, say)
+
+    def command(self, run: Path) -> str:
+        """The command that goes on where this run's judge stopped."""
+        named, plan = self.named, self.plan
+        words = {"--judge-model": named.model, "--judge-base-url": named.base_url, "--judge-revision": named.revision}
+        words |= {"--reference": str(self.file or ""), "--difficulty": str(plan.difficulty or "")}
+        words |= {"--top-logprobs": str(plan.top_logprobs)}
+        flags = {"--regex": plan.regex, "--no-lc": not plan.length_control, "--allow-missing": plan.allow_missing}
+        options = [f"{option} {shlex.quote(word)}" for option, word in words.items() if word]
+        options += [option for option, chosen in flags.items() if chosen]
+        return " ".join(["aft judge alpaca_eval", shlex.quote(str(run)), *options])
 
 
 def _plan(settings: Mapping[str, Any]) -> Plan:

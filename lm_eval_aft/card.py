@@ -14,7 +14,7 @@ from lm_eval_aft.config import SECRET
 from lm_eval_aft.pagedata import Table
 from lm_eval_aft.report import Entry
 from lm_eval_aft.results import Run
-from lm_eval_aft.tables import as_markdown, visible
+from lm_eval_aft.tables import as_markdown, escaped, visible
 
 SHOWN = ("temperature", "top_p", "top_k", "draft_max_tokens", "final_temperature", "final_max_tokens", "seed")
 PATHS = ("record", "cache", "template", "tokenizer", "lora_local_path", "peft")
@@ -32,7 +32,7 @@ def model_card(entries: Sequence[Entry], table: Table) -> str:
         "",
         "### Settings",
         "",
-        *(f"- {line}" for line in dict.fromkeys(_settings(entry) for entry in entries)),
+        *(f"- {escaped(line)}" for line in dict.fromkeys(_settings(entry) for entry in entries)),
         "",
         "### Commands",
         "",
@@ -51,7 +51,7 @@ def _settings(entry: Entry) -> str:
     settings = run.settings
     said = [f"{name} {settings[name]}" for name in SHOWN if settings.get(name) is not None]
     template = settings.get("template") or {}
-    said.append(f"template {template.get('name')} (sha256 {str(template.get('sha256'))[:12]})")
+    said.append(f"template {Path(str(template.get('name'))).name} (sha256 {str(template.get('sha256'))[:12]})")
     return f"{entry.label}: lm_eval_aft {settings.get('version')}, {host}, engine {run.engine}, {', '.join(said)}"
 
 
@@ -59,9 +59,7 @@ def _command(run: Run) -> str:
     """The command that made a run, as far as its results file knows it."""
     words = ["lm_eval", "--model", str(run.config.get("model", "aft")), "--model_args", _model_args(run)]
     words += ["--tasks", ",".join(run.tasks)]
-    words += [word for pair in _options(run) for word in pair]
-    if any(conditions.prompt == "chat" for conditions in run.conditions.values()):
-        words.append("--apply_chat_template")
+    words += [word for option in _options(run) for word in option]
     return visible(shlex.join(words))
 
 
@@ -79,9 +77,10 @@ def _shown(name: str, value: Any) -> Any:
     return Path(value).name if looks_local or name in PATHS else value
 
 
-def _options(run: Run) -> Iterator[tuple[str, str]]:
-    shots = {conditions.shots for conditions in run.conditions.values()}
-    if len(shots) == 1 and (count := shots.pop()):
+def _options(run: Run) -> Iterator[tuple[str, ...]]:
+    put = run.conditions.values()
+    shots = {conditions.shots for conditions in put}
+    if len(shots) == 1 and (count := shots.pop()) is not None:  # 0 too: a task's own file may say 5
         yield "--num_fewshot", str(count)
     if run.config.get("limit") is not None:
         yield "--limit", f"{run.config['limit']:g}"
@@ -89,6 +88,12 @@ def _options(run: Run) -> Iterator[tuple[str, str]]:
         yield "--gen_kwargs", _pairs(gen_kwargs)
     if run.config.get("batch_size"):
         yield "--batch_size", str(run.config["batch_size"])
+    if run.system_instruction:
+        yield "--system_instruction", run.system_instruction
+    if any(conditions.prompt == "chat" for conditions in put):
+        yield ("--apply_chat_template",)
+        if any(conditions.shots for conditions in put):
+            yield "--fewshot_as_multiturn", str(any(conditions.multiturn for conditions in put)).lower()
 
 
 def _pairs(value: Any) -> str:

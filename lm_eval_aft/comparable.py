@@ -1,6 +1,7 @@
 """Which runs may stand side by side: the reasons why two runs of one task are not the same test.
 
-Looks at how a task was put (``results.Conditions``), never at scores. Called by ``report`` and ``compare``.
+Looks at how a task was put (``results.Conditions``), and which score stands for it, never at its value. Called by
+``report``, ``compare`` and ``plot``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from lm_eval_aft.results import Conditions, Run, Score
 
 SAMPLING = ("temperature", "top_p", "top_k", "do_sample", "max_gen_toks", "until")
+RIGHT_OR_WRONG = ("exact_match", "exact", "acc")  # metrics
 PROMPTS = {
     "chat": "a chat prompt",
     "bare": "a bare prompt",
@@ -68,6 +70,11 @@ def primary(run: Run, task: str) -> Score:
     return next((score for score in ranked if score.filter.startswith("flexible")), ranked[0])
 
 
+def votable(score: Score) -> bool:
+    """Whether a vote over drafts may stand beside a score: right or wrong, whatever the form of the answer."""
+    return score.metric in RIGHT_OR_WRONG and not score.filter.startswith("strict")
+
+
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:
     """A short name for each run, all different: model, (k, layers), and where that is not enough what differs."""
     names = [_label(run) for run in runs]
@@ -117,5 +124,5 @@ def _chosen(run: Run) -> dict[str, Any]:
     names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
     template = settings.get("template") or {}
     return {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings} | (
-        {"template": template.get("name")} if template else {}
+        {"template": Path(str(template.get("name"))).name} if template else {}
     )

@@ -44,15 +44,16 @@ class Comparison:
         other: Label of the other run.
         score: The other run's score as lm-eval reports it: task, metric, filter and direction.
         category: Empty for the whole task.
-        n: Pairs.
+        n: Pairs; a question with several parts has one for each.
         baseline_mean: Mean of the baseline's scores.
         other_mean: Mean of the other run's.
         difference: Other minus baseline, with its interval.
         p_value: Two-sided.
-        p_holm: Corrected over the tasks of this other run; None for a category, which is exploration.
+        p_holm: Corrected over the tasks of this other run; None for a category, which is exploration, and for a metric
+            that is neither better nor worse.
         test: Name of the test.
         counts: Questions above, level with and below the baseline.
-        detectable: Least true difference that a test of this many pairs finds with a chance of 80%; None where
+        detectable: Least true difference that a test of this many questions finds with a chance of 80%; None where
             even the largest would be found too seldom.
         cost_ratio: Generated tokens a question of the other run by the baseline's; None where one is unknown.
         notes: In what the two runs were not the same test.
@@ -78,7 +79,7 @@ class Comparison:
     def worse(self) -> bool:
         """Whether the other run is worse, and the difference is no chance at the 5% level after correction."""
         gain = self.difference.estimate * (1 if self.score.higher_is_better else -1)
-        return gain < 0 and (self.p_value if self.p_holm is None else self.p_holm) <= ALPHA
+        return self.score.ranked and gain < 0 and (self.p_value if self.p_holm is None else self.p_holm) <= ALPHA
 
 
 def compare_entries(
@@ -108,9 +109,10 @@ def compare_entries(
         measures = _measures(baseline.run, other.run, tasks, metric)
         pairs = [pair(baseline.run, other.run, s.task, s.metric, s.filter, common) for s in measures]
         rows = [_compare(baseline, other, s, p, "", level) for s, p in zip(measures, pairs, strict=True)]
-        corrected = holm([row.p_value for row in rows])
-        for row, adjusted, p in zip(rows, corrected, pairs, strict=True):
-            found.append(replace(row, p_holm=adjusted))
+        ranked = [row.p_value for row in rows if row.score.ranked]
+        corrected = iter(holm(ranked) if ranked else ())
+        for row, p in zip(rows, pairs, strict=True):
+            found.append(replace(row, p_holm=next(corrected)) if row.score.ranked else row)
             found += _by_category(baseline, other, row.score, p, level)
     return tuple(found)
 
@@ -121,8 +123,8 @@ def _measures(baseline: Run, other: Run, tasks: Sequence[str], metric: str | Non
     missing = [task for task in tasks if task not in shared]
     if missing or not shared:
         have = "; ".join(f"{run.path} has {', '.join(run.tasks) or 'none'}" for run in (baseline, other))
-        asked = f"task {missing[0]} is" if missing else "no task is"
-        raise ConfigError(f"{asked} in both runs: {have}; give runs of the same tasks.")
+        asked = f"task {missing[0]} is not" if missing else "no task is"
+        raise ConfigError(f"{asked} in both runs: {have}; give {'a task' if missing else 'runs'} that both have.")
     return [_measure(other, task, metric) for task in shared if not tasks or task in tasks]
 
 
@@ -157,6 +159,7 @@ def _compare(baseline: Entry, other: Entry, score: Score, pairs: Pairs, category
 def _tested(baseline: str, other: str, score: Score, pairs: Pairs, level: float) -> Comparison:
     """The test of some pairs; where from they are and what they cost is the caller's to add."""
     test, p_value, difference, detectable = _graded(pairs, level) if not pairs.binary else _binary(pairs, level)
+    questions = pairs.questions
     return Comparison(
         baseline=baseline,
         other=other,
@@ -169,7 +172,7 @@ def _tested(baseline: str, other: str, score: Score, pairs: Pairs, level: float)
         p_value=p_value,
         p_holm=None,
         test=test,
-        counts=win_tie_loss(pairs.baseline, pairs.other),
+        counts=win_tie_loss(questions.baseline, questions.other),
         detectable=detectable if isfinite(detectable) else None,
         cost_ratio=None,
     )
@@ -217,7 +220,8 @@ def _graded(pairs: Pairs, level: float) -> tuple[str, float, Interval, float]:
     groups = pairs.documents
     test = paired_permutation(pairs.baseline, pairs.other, groups=groups)
     interval = paired_bootstrap(pairs.baseline, pairs.other, level=level, groups=groups)
-    deltas = [b - a for a, b in zip(pairs.baseline, pairs.other, strict=True)]
+    questions = pairs.questions  # parts of one are not independent
+    deltas = [b - a for a, b in zip(questions.baseline, questions.other, strict=True)]
     sd = stdev(deltas) if len(deltas) > 1 else 0.0
     return "sign-flip permutation", test.p_value, interval, minimum_detectable_effect_graded(len(deltas), sd)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ import click
 from lm_eval_aft.compare import Comparison, compare_entries, compare_judged
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.judged import is_judged
+from lm_eval_aft.page import plain
 from lm_eval_aft.report import Entry, read_entries
 from lm_eval_aft.results import read_runs
 
@@ -32,8 +32,12 @@ def read_sides(baseline: Path, others: Sequence[Path], traces: Path | None) -> t
         raise RecordError(f"{baseline} holds {len(runs)} runs and the baseline is one: give its file, such as {files}.")
     base, *rest = read_entries([runs[0].path, *others], traces)
     if not rest:
-        raise ConfigError(f"{others[0]} holds no other run than the baseline: give another folder.")
+        raise _no_other(others[0])
     return base, tuple(rest)
+
+
+def _no_other(folder: Path) -> ConfigError:
+    return ConfigError(f"{folder} holds no other run than the baseline: give another folder.")
 
 
 @click.command()
@@ -76,9 +80,11 @@ def compare(
     base, rest = read_sides(baseline, [*others, *drafts], traces)
     asked = {run.path.resolve() for folder in others for run in read_runs(folder)}
     entries = [entry for entry in rest if entry.run.path.resolve() in asked]
+    if not entries:
+        raise _no_other(others[0])
     found = compare_entries(base, entries, tasks, metric, common, level)
     if form == "json":
-        click.echo(json.dumps([asdict(row) for row in found], indent=2, default=str))
+        click.echo(json.dumps(plain(found), indent=2))
     else:
         click.echo("\n\n".join([*verdicts(found), tables(base, entries, found, [base, *rest], regex, level, form)]))
     if fail_on_regression and any(row.worse for row in found if not row.category):
@@ -90,7 +96,7 @@ def _show_judged(found: Sequence[Comparison], form: str, fail_on_regression: boo
     from lm_eval_aft.tables import render
 
     if form == "json":
-        click.echo(json.dumps([asdict(row) for row in found], indent=2, default=str))
+        click.echo(json.dumps(plain(found), indent=2))
     else:
         table = paired_table(found[0].baseline, found)
         click.echo("\n\n".join([*verdicts(found), render([table], "markdown" if form == "markdown" else "text")]))

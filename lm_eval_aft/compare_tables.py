@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lm_eval_aft.answers import choose_extraction
+from lm_eval_aft.comparable import votable
 from lm_eval_aft.compare import ALPHA, Comparison
 from lm_eval_aft.equal_cost import Opponent, Pool, opponents, pool_of
 from lm_eval_aft.ledger import Ledger
@@ -32,14 +34,16 @@ def _at_cost(ratio: float | None) -> str:
 def _verdict(row: Comparison) -> str:
     unit, scale = _unit(row)
     gain = row.difference.estimate * (1 if row.score.higher_is_better else -1)
+    more, less = ("better", "worse") if row.score.ranked else ("higher", "lower")
     p_value = row.p_value if row.p_holm is None else row.p_holm
-    apart = f"{abs(scale * gain):.1f}{unit} {'better' if gain > 0 else 'worse'} than" if gain else "level with"
+    apart = f"{abs(scale * gain):.1f}{unit} {more if gain > 0 else less} than" if gain else "level with"
     cost = _at_cost(row.cost_ratio)
     numbers = f"95% {_ends(row.difference, scale)}, p = {_p(p_value)}, n = {row.n}"
     if row.difference.level != 0.95:
-        numbers = numbers.replace("95%", f"{row.difference.level:.0%}")
+        numbers = numbers.replace("95%", f"{100 * row.difference.level:g}%")
     sure = "" if p_value <= ALPHA else "; no difference is shown" + _detectable(row, scale, unit)
-    return f"{row.score.task}: {row.other} is {apart} {row.baseline} ({numbers}){cost}{sure}."
+    what = "" if row.score.ranked else f" in {row.score.metric}, which is neither better nor worse"
+    return f"{row.score.task}: {row.other} is {apart} {row.baseline}{what} ({numbers}){cost}{sure}."
 
 
 def _detectable(row: Comparison, scale: float, unit: str) -> str:
@@ -98,6 +102,9 @@ def paired_table(base: str, found: Sequence[Comparison]) -> Table:
     notes = [f"Baseline: {base}. Tests: {', '.join(tests)}; intervals: {_methods(found)}."]
     if any(row.category for row in found):
         notes.append("Rows of a category are exploration: their p is not corrected.")
+    neither = sorted({row.score.metric for row in found if not row.score.ranked})
+    if neither:
+        notes.append(f"More of {', '.join(neither)} is neither better nor worse: its p is not corrected.")
     return Table("Paired differences", columns, tuple(map(_paired_row, found)), tuple(notes))
 
 
@@ -145,7 +152,7 @@ def ledger_table(entries: Sequence[Entry], found: Sequence[Comparison]) -> Table
     tasks = list(dict.fromkeys(row.score.task for row in found))
     rows = [_ledger_row(entry.label, task, entry.costs.get(task)) for task in tasks for entry in entries]
     shared = any(cost and not cost.own for entry in entries for cost in entry.costs.values())
-    notes = ("Where a run has no traces, its cost is the mean over all of its tasks.",) if shared else ()
+    notes = ("Where a run has no traces of a task, its cost is the mean over all tasks of the run.",) if shared else ()
     return Table("Cost of a question", columns, tuple(rows), notes)
 
 
@@ -173,9 +180,9 @@ def equal_cost_table(
     regex: str | None,
     level: float,
 ) -> Table | None:
-    """Each run against votes over drafts at its own price; None where no drafts can vote."""
+    """Each run against votes over drafts at its own price; None where no drafts can vote, or not beside the scores."""
     rows: list[Row] = []
-    for row in (row for row in found if not row.category):
+    for row in (row for row in found if not row.category and votable(row.score)):
         other = next(entry for entry in others if entry.label == row.other)
         pools = _pools(voters, row.score.task, regex)
         if not pools or ({row.baseline_mean, row.other_mean} - {0.0, 1.0} and row.test != "exact McNemar"):
@@ -193,7 +200,12 @@ def equal_cost_table(
         Column("run minus opponent", True, "paired, with its interval"),
         Column("p", True, "sign-flip test, not corrected"),
     )
-    notes = ("The best draft needs the gold answer: it bounds what choosing among drafts could reach.",)
+    tasks = dict.fromkeys(row.cells[1].text for row in rows)
+    ways = ", ".join(dict.fromkeys(choose_extraction(task, regex).name for task in tasks))
+    notes = (
+        "The best draft needs the gold answer: it bounds what choosing among drafts could reach.",
+        f"How votes find answers: {ways}; the run has the score that lm-eval gave it.",
+    )
     return Table("At the same generated tokens", columns, tuple(rows), notes)
 
 

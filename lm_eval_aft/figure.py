@@ -13,8 +13,9 @@ from lm_eval_aft.errors import ConfigError, RecordError
 
 if TYPE_CHECKING:
     from lm_eval_aft.frontier import Frontier
+    from lm_eval_aft.ledger import Cost
     from lm_eval_aft.losses import LossCurve
-    from lm_eval_aft.plot import Cost, Curves, Point
+    from lm_eval_aft.plot import Curves, Point
     from lm_eval_aft.stats import Interval
 
 VOTE, PLAIN = "#444444", "#999999"
@@ -60,9 +61,10 @@ def draw_frontier(frontier: Frontier, path: Path) -> Path:
     """
     figure = _figure(width=8)
     panel = figure.subplots()
-    for (model, best), colour in zip(frontier.best.items(), _colours(len(frontier.best)), strict=True):
-        spots = [spot for spot in frontier.spots if spot.model == model]
-        _line(panel, [spot.cost for spot in spots], [spot.score for spot in spots], colour, model, linestyle="none")
+    for (fingerprint, best), colour in zip(frontier.best.items(), _colours(len(frontier.best)), strict=True):
+        spots = [spot for spot in frontier.spots if spot.fingerprint == fingerprint]
+        model, costs = best[0].model, [spot.cost for spot in spots]
+        _line(panel, costs, [spot.score for spot in spots], colour, model, linestyle="none")
         heights = [spot.score.estimate for spot in best]
         ends = [*(spot.cost for spot in best), frontier.spots[-1].cost]
         panel.step(ends, [*heights, heights[-1]], where="post", color=colour)

@@ -8,18 +8,18 @@ Knows nothing of engines. Called by ``plot``; ``figure`` draws it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from lm_eval_aft.comparable import labels, primary
+from lm_eval_aft.comparable import primary
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.results import Run, Score
+from lm_eval_aft.ledger import Cost
+from lm_eval_aft.report import Entry
+from lm_eval_aft.results import Score
 from lm_eval_aft.stats import Interval
 from lm_eval_aft.votes import Votes
-
-Cost = Literal["tokens", "flops"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class Spot:
     """One way to answer, with what it costs.
 
     Attributes:
-        model: Whose frontier it counts for.
+        fingerprint: Of the model whose frontier it counts for; two models may have one name.
+        model: Its name.
         label: Model and setting, as in reports.
         cost: Tokens generated or FLOPs, a question.
         score: With its interval.
     """
 
+    fingerprint: str
     model: str
     label: str
     cost: float
@@ -58,7 +60,7 @@ class Frontier:
         kind: What a budget is counted in.
         higher_is_better: Of the metric.
         spots: By cost.
-        best: For each model, its spots that no cheaper one of it equals, by cost.
+        best: For each model, by fingerprint, its spots that no cheaper one of it equals, by cost.
         crossings: Where the lead changes from one model to another, by cost.
     """
 
@@ -71,7 +73,9 @@ class Frontier:
     crossings: tuple[Crossing, ...]
 
 
-def frontiers(scored: Sequence[tuple[Run, dict[str, Interval]]], votes: Sequence[Votes], kind: Cost) -> list[Frontier]:
+def frontiers(
+    scored: Sequence[tuple[Entry, dict[str, Interval]]], votes: Sequence[Votes], kind: Cost
+) -> list[Frontier]:
     """One frontier a task.
 
     Args:
@@ -82,28 +86,30 @@ def frontiers(scored: Sequence[tuple[Run, dict[str, Interval]]], votes: Sequence
     Raises:
         RecordError: A run does not know such a cost.
     """
-    names = labels([run for run, _ in scored])
     tasks = dict.fromkeys(task for _, intervals in scored for task in intervals)
     made = []
     for task in tasks:
-        rows = [(run, name, found[task]) for (run, found), name in zip(scored, names, strict=True) if task in found]
-        spots = [Spot(_name(run.model), name, _cost(run, kind), score) for run, name, score in rows]
-        models = dict.fromkeys(spot.model for spot in spots)
+        rows = [(entry, found[task]) for entry, found in scored if task in found]
+        spots = [
+            Spot(*_model(entry.run.settings or {}), entry.label, _cost(entry, task, kind), score)
+            for entry, score in rows
+        ]
+        models = dict.fromkeys((spot.fingerprint, spot.model) for spot in spots)
         spots += [spot for model in models for spot in _voted(task, model, votes, kind)]
-        score = primary(rows[0][0], task)
+        score = primary(rows[0][0].run, task)
         made.append(_frontier(task, _measure(score), kind, score.higher_is_better, spots))
     return made
 
 
 def _frontier(task: str, measure: str, kind: Cost, higher: bool, spots: Sequence[Spot]) -> Frontier:
     ordered = tuple(sorted(spots, key=lambda spot: (spot.cost, -_worth(spot, higher))))
-    models = dict.fromkeys(spot.model for spot in ordered)
-    best = {name: tuple(rising([s for s in ordered if s.model == name], higher)) for name in models}
+    models = dict.fromkeys(spot.fingerprint for spot in ordered)
+    best = {model: tuple(rising([s for s in ordered if s.fingerprint == model], higher)) for model in models}
     lead = list(rising(ordered, higher))
     crossings = tuple(
         Crossing(after.cost, before, after)
         for before, after in zip([None, *lead], lead, strict=False)
-        if before is None or before.model != after.model
+        if before is None or before.fingerprint != after.fingerprint
     )
     return Frontier(task, measure, kind, higher, ordered, best, crossings)
 
@@ -125,36 +131,39 @@ def _measure(score: Score) -> str:
     return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
 
 
-def _name(model: str) -> str:
-    return Path(model).name or model
+def _model(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Fingerprint and name of the model that a run or a trace was made with."""
+    path = str(settings.get("model"))
+    return str(settings.get("fingerprint") or path), Path(path).name or path
 
 
-def _cost(run: Run, kind: Cost) -> float:
-    usage, answers = run.usage, run.answers
-    cost = 0 if usage is None else usage.generated_tokens if kind == "tokens" else usage.flops
-    if not cost or not answers:
-        raise RecordError(f"{run.path} does not say what it cost in {kind}: a frontier needs runs of --model aft.")
-    return cost / answers
+def _cost(entry: Entry, task: str, kind: Cost) -> float:
+    cost = entry.price(task, kind)
+    if cost is None:
+        raise RecordError(
+            f"{entry.run.path} does not say what it cost in {kind}: a frontier needs runs of --model aft."
+        )
+    return cost
 
 
-def _voted(task: str, model: str, votes: Sequence[Votes], kind: Cost) -> Iterator[Spot]:
+def _voted(task: str, model: tuple[str, str], votes: Sequence[Votes], kind: Cost) -> Iterator[Spot]:
     """The majority votes of 2 to k drafts of a model, from its run with the most questions, then drafts."""
-    fitting = [each for each in votes if each.task == task and _name(json.loads(each.settings)["model"]) == model]
+    fitting = [each for each in votes if each.task == task and _model(json.loads(each.settings)) == model]
     if not fitting:
         return
     most = max(fitting, key=lambda each: (each.aggregate.n, each.k))
     for point in most.points[1:]:
         cost = point.generated_tokens if kind == "tokens" else point.flops
         if cost:
-            yield Spot(model, f"{model} vote of {point.n}", cost, point.majority)
+            yield Spot(*model, f"{model[1]} vote of {point.n}", cost, point.majority)
 
 
 def show(frontier: Frontier) -> str:
     """What is best from which budget on, and where the lead changes between models."""
     unit = "generated tokens" if frontier.kind == "tokens" else "FLOPs"
     lines = [f"{frontier.task}, {frontier.measure}: the best of {len(frontier.spots)} points at each budget"]
-    for name, spots in frontier.best.items():
-        lines.append(f"  {name}")
+    for spots in frontier.best.values():
+        lines.append(f"  {spots[0].model}")
         lines += [f"    from {spot.cost:>10.4g} {unit}  {_cell(spot.score)}  {spot.label}" for spot in spots]
     for crossing in frontier.crossings[1:]:
         before = crossing.before.label if crossing.before else ""

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from lm_eval_aft.records import Trace
-from lm_eval_aft.results import RESULTS, SAMPLES, Run, read_samples
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.config import AFTConfig, samplings
+from lm_eval_aft.records import Question, Trace
+from lm_eval_aft.results import Run, read_samples, reading
+from lm_eval_aft.traces import read_traces, trace_files
 from lm_eval_aft.usage import Usage
+
+Cost = Literal["tokens", "flops"]
+DRAFTED = ("temperature", "top_p", "top_k", "draft_max_tokens", "draft_until", "max_gen_toks", "seed")
+SAMPLED = (*DRAFTED, "final_temperature", "final_top_p", "final_max_tokens")  # what a run's sampling follows from
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ def _from_traces(run: Run, folder: Path) -> dict[str, Ledger]:
 
 
 def traces_of(run: Run, folder: Path) -> Iterator[Trace]:
-    """The traces that belong to a run: of its settings, and of questions it has scored.
+    """The traces that belong to a run: of its settings and its sampling, and of questions it has scored.
 
     A killed attempt may have left traces of more questions, and other runs those of other settings, in one folder.
     """
@@ -111,8 +117,23 @@ def traces_of(run: Run, folder: Path) -> Iterator[Trace]:
         asked = trace.question
         if asked.task not in run.tasks or any(settings.get(name) != value for name, value in trace.settings.items()):
             continue
+        if not _drawn_alike(run, asked):
+            continue
         if asked.task not in scored or (asked.doc_id, asked.doc_hash) in scored[asked.task]:
             yield trace
+
+
+def _drawn_alike(run: Run, asked: Question) -> bool:
+    """Whether a question's texts were drawn as this run draws them: --gen_kwargs is no part of a run's settings."""
+    generation = run.conditions[asked.task].generation
+    if not generation:
+        return True  # the results file does not say
+    if not {"temperature", "do_sample"} & set(generation):  # then a task may choose it by question, as MT-Bench does
+        generation = {**generation, "temperature": asked.final.temperature}
+    known = {name: value for name, value in (run.settings or {}).items() if name in SAMPLED}
+    with reading(run.path, "a results file of lm-eval"):
+        config = AFTConfig(**{**known, "draft_until": tuple(known.get("draft_until", ()))})
+        return (asked.drafts, asked.final) == samplings(config, generation)
 
 
 def _scored(run: Run) -> dict[str, set[tuple[int, str]]]:
@@ -131,8 +152,4 @@ def find_traces(run: Run, given: Path | None, roots: Sequence[Path] = ()) -> Pat
     named = model_args.get("record") if isinstance(model_args, dict) else None
     near = [run.path.parent, *(folder / "traces" for folder in run.path.parents[1:2])]  # where aft sweep puts them
     candidates = [given, Path(str(named)) if named else None, *near, *roots]
-    return next((folder for folder in candidates if folder is not None and _holds_traces(folder)), None)
-
-
-def _holds_traces(folder: Path) -> bool:
-    return folder.is_dir() and any(not file.name.startswith((SAMPLES, RESULTS)) for file in folder.rglob("*.jsonl"))
+    return next((folder for folder in candidates if folder is not None and trace_files(folder)), None)

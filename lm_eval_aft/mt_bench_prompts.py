@@ -155,11 +155,12 @@ def _read(file: Path) -> Iterator[tuple[tuple[int, bool], JudgePrompt]]:
 
 
 def _refuse_fields(file: Path, name: str, text: str) -> None:
-    """Fields that nothing can be filled into; also those that reach into a value."""
+    """Fields that nothing can be filled into; also those that reach into a value, or say how it is to be written."""
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+        parts = [(field, spec, how) for _, field, spec, how in Formatter().parse(text) if field is not None]
     except ValueError as error:
         raise ConfigError(f"--judge-prompts {file}: template {name} has a stray brace ({error}).") from error
+    fields = {field + f"!{how}" * bool(how) + f":{spec}" * bool(spec) for field, spec, how in parts}
     if unknown := fields - FIELDS:
         raise ConfigError(
             f"--judge-prompts {file}: template {name} has fields {sorted(unknown)}; allowed are "

@@ -65,7 +65,7 @@ def _parts(data: PageData) -> Iterator[str]:
     yield page.encode("ascii", "xmlcharrefreplace").decode()
     yield _block("data", "application/json", _json(_light(data)))
     for number in range(0, len(data.samples), SHARD_SIZE):
-        shard = _json(_plain(data.samples[number : number + SHARD_SIZE])).encode()
+        shard = _json(plain(data.samples[number : number + SHARD_SIZE])).encode()
         packed = base64.b64encode(gzip.compress(shard, mtime=0)).decode()  # no time inside: equal data, equal page
         yield _block(f"shard-{number // SHARD_SIZE}", "application/gzip", packed)
     yield f"<script>{script}</script>\n</body>\n</html>\n"
@@ -94,18 +94,18 @@ def _json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses as dicts; what JSON has no number for (an open end of an interval) as null."""
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _light(data: PageData) -> dict[str, Any]:
     """All but the transcripts, and an index of these."""
-    shown = {field.name: _plain(getattr(data, field.name)) for field in fields(data) if field.name != "samples"}
+    shown = {field.name: plain(getattr(data, field.name)) for field in fields(data) if field.name != "samples"}
     return {**shown, "index": _index(data.samples)}
 
 

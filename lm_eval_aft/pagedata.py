@@ -121,7 +121,7 @@ class Effect:
         detectable: Least true difference that this many questions would show; None where unknown.
         category: Name of the category; empty for the whole task.
         scale: What scores are multiplied by to be shown: 100 for accuracies in percent.
-        higher_is_better: False where less is better.
+        higher_is_better: False where less is better, None where neither is.
         level: Confidence of the interval.
         notes: Remarks, a sentence each.
     """
@@ -146,7 +146,7 @@ class Effect:
     detectable: float | None = None
     category: str = ""
     scale: float = 100.0
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     level: float = 0.95
     notes: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from lm_eval_aft.errors import RecordError
 from lm_eval_aft.results import Run, Sample, read_samples
@@ -44,6 +45,20 @@ class Pairs:
     def binary(self) -> bool:
         """Whether every score is 0 or 1, and every question has one pair."""
         return {*self.baseline, *self.other} <= {0.0, 1.0} and len(set(self.documents)) == len(self.documents)
+
+    @property
+    def questions(self) -> Pairs:
+        """One pair a question: the means of its parts."""
+        places: dict[Document, list[int]] = {}
+        for place, document in enumerate(self.documents):
+            places.setdefault(document, []).append(place)
+        return replace(
+            self,
+            documents=tuple(places),
+            categories=tuple(self.categories[parts[0]] for parts in places.values()),
+            baseline=tuple(fmean(self.baseline[part] for part in parts) for parts in places.values()),
+            other=tuple(fmean(self.other[part] for part in parts) for parts in places.values()),
+        )
 
     def of(self, category: str) -> Pairs:
         """The pairs of one category."""

@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from lm_eval_aft.answers import has_extraction
-from lm_eval_aft.comparable import primary
+from lm_eval_aft.comparable import primary, votable
 from lm_eval_aft.errors import AFTError, RecordError
+from lm_eval_aft.ledger import Cost
 from lm_eval_aft.records import Trace
-from lm_eval_aft.results import MEASURED, Run, Score, read_runs, read_samples
+from lm_eval_aft.report import Entry, read_entries
+from lm_eval_aft.results import MEASURED, Run, Score, read_samples
 from lm_eval_aft.stats import Interval, mean_interval
 from lm_eval_aft.traces import read_traces
 from lm_eval_aft.votes import VotePoint, Votes, count_votes
 
-Cost = Literal["tokens", "flops"]
 VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)  # within one figure
 
 
@@ -39,7 +40,8 @@ class Point:
         k: Texts per layer.
         layers: Aggregation passes.
         score: With its interval.
-        generated_tokens: A question, the mean over all tasks of the run; None where it is not known.
+        generated_tokens: An answer of the task, or the mean over all tasks of a run without traces; None where it is
+            not known.
         flops: Likewise.
     """
 
@@ -81,51 +83,51 @@ class Curves:
         return all(point.cost(kind) for point in self.points)
 
 
-def curves(runs: Sequence[Run], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
+def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
     """One figure for each task, metric, filter, and group of runs that differ in k and layers alone.
 
     Args:
-        runs: Those of other models are left out.
+        entries: Runs with their cost; those of other models are left out.
         votes: Of their traces; the one with the most drafts is shown.
         level: Of the intervals.
 
     Raises:
         RecordError: None of the runs is ours, or the samples of one are damaged.
     """
-    ours = drawable(finished(runs))
+    ours = drawable(finished(entries))
     if not ours:
-        raise RecordError(f"{_where(runs)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
-    families = list(dict.fromkeys(_family(run.settings or {}) for run in ours))
-    figures: dict[tuple[str, str, str, int], list[tuple[Run, Score]]] = {}
-    for run in ours:
-        number = families.index(_family(run.settings or {}))
-        for score in run.scores:
-            figures.setdefault((score.task, score.metric, score.filter, number), []).append((run, score))
+        raise RecordError(f"{_where(entries)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
+    families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in ours))
+    figures: dict[tuple[str, str, str, int], list[tuple[Entry, Score]]] = {}
+    for entry in ours:
+        number = families.index(_family(entry.run.settings or {}))
+        for score in entry.run.scores:
+            figures.setdefault((score.task, score.metric, score.filter, number), []).append((entry, score))
     return tuple(
         _with_votes(_curves(rows, number if len(families) > 1 else None, level), votes, families[number], rows[0][1])
         for (*_, number), rows in figures.items()
     )
 
 
-def drawable(runs: Sequence[Run]) -> list[Run]:
+def drawable(entries: Sequence[Entry]) -> list[Entry]:
     """Runs of ours that answered something, plainly or by aggregation."""
-    ours = [run for run in runs if run.settings is not None and run.answers]
-    return [run for run in ours if (run.settings or {}).get("strategy", "aggregate") == "aggregate"]
+    ours = [entry for entry in entries if entry.run.settings is not None and entry.run.answers]
+    return [entry for entry in ours if (entry.run.settings or {}).get("strategy", "aggregate") == "aggregate"]
 
 
-def _where(runs: Sequence[Run]) -> str:
-    return ", ".join(dict.fromkeys(str(run.path) for run in runs)) or "the folders given"
+def _where(entries: Sequence[Entry]) -> str:
+    return ", ".join(dict.fromkeys(str(entry.run.path) for entry in entries)) or "the folders given"
 
 
-def finished(runs: Sequence[Run]) -> list[Run]:
+def finished(entries: Sequence[Entry]) -> list[Entry]:
     """Runs of ours that answered something.
 
     Raises:
         RecordError: There are none.
     """
-    ours = [run for run in runs if run.settings is not None and run.answers]
+    ours = [entry for entry in entries if entry.run.settings is not None and entry.run.answers]
     if not ours:
-        raise RecordError(f"{_where(runs)}: no finished run of --model aft; aft sweep makes a folder of them.")
+        raise RecordError(f"{_where(entries)}: no finished run of --model aft; aft sweep makes a folder of them.")
     return ours
 
 
@@ -134,8 +136,8 @@ def _family(settings: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in settings.items() if name not in VARIED}, sort_keys=True)
 
 
-def _curves(rows: Sequence[tuple[Run, Score]], number: int | None, level: float) -> Curves:
-    run, score = rows[0]
+def _curves(rows: Sequence[tuple[Entry, Score]], number: int | None, level: float) -> Curves:
+    run, score = rows[0][0].run, rows[0][1]
     filtered = "" if score.filter == "none" else f", {score.filter}"
     points = {(p.layers, p.k): p for p in (_point(*row, level) for row in rows)}  # of equal ones the later folder's
     parts = [score.task, score.metric, score.filter, *([] if number is None else [str(number + 1)])]
@@ -152,12 +154,12 @@ def _seed(run: Run, number: int | None) -> str:
     return "" if number is None or not run.settings else f", seed {run.settings.get('seed')} (settings {number + 1})"
 
 
-def _point(run: Run, score: Score, level: float) -> Point:
-    usage, answers = run.usage, run.answers
-    if usage is None or answers is None or run.k is None or run.layers is None:
-        raise RecordError(f"{run.path} does not say what it cost.")
-    flops = usage.flops / answers if usage.flops else None
-    return Point(run.k, run.layers, score_interval(run, score, level), usage.generated_tokens / answers, flops)
+def _point(entry: Entry, score: Score, level: float) -> Point:
+    run = entry.run
+    if run.k is None or run.layers is None:
+        raise RecordError(f"{run.path} does not say how many texts it wrote: a figure needs runs of --model aft.")
+    tokens, flops = entry.price(score.task, "tokens"), entry.price(score.task, "flops")
+    return Point(run.k, run.layers, score_interval(run, score, level), tokens, flops)
 
 
 def score_interval(run: Run, score: Score, level: float = 0.95) -> Interval:
@@ -174,10 +176,10 @@ def score_interval(run: Run, score: Score, level: float = 0.95) -> Interval:
 
 
 def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Score) -> Curves:
-    """The figure with the vote of the most drafts, if any; not beside a score that demands an exact form."""
+    """The figure with the vote of the most drafts, if any and if it may stand beside the score."""
     fitting = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
     drafted = [each for each in fitting if each.layers > 0]
-    if not drafted or score.filter.startswith("strict") or score.metric not in ("exact_match", "acc"):
+    if not drafted or not votable(score):
         return figure
     most = max(drafted, key=lambda each: (each.k, each.aggregate.n))
     return replace(figure, voted=most.points, extraction=most.extraction)
@@ -214,15 +216,15 @@ def plot(
     if training:
         _plot_losses(out, png or out[0])
         return
-    runs = [run for folder in out for run in read_runs(folder)]
+    entries = read_entries(out, traces)
     found = (trace for folder in ([traces] if traces else out) for trace in read_traces(folder))
-    votes = votes_of(runs, found, regex)
+    votes = votes_of([entry.run for entry in entries], found, regex)
     if frontier:
-        _plot_frontiers(finished(runs), votes, cost, png or out[0])
+        _plot_frontiers(finished(entries), votes, cost, png or out[0])
         return
     from lm_eval_aft.figure import draw
 
-    for each in curves(runs, votes):
+    for each in curves(entries, votes):
         kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
         click.echo(draw(each, kind, (png or out[0]) / f"{each.name}.png"))
 
@@ -238,24 +240,20 @@ def _probed(settings: Mapping[str, Any]) -> bool:
     return settings.get("probe", "none") != "none" or bool(settings.get("drafts_from"))
 
 
-def _tasks(run: Run) -> list[str]:
-    return [score.task for score in run.scores]
-
-
-def _plot_frontiers(runs: Sequence[Run], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
+def _plot_frontiers(entries: Sequence[Entry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
     """Print and draw one frontier a task, of each task's primary score."""
     from lm_eval_aft.figure import draw_frontier
     from lm_eval_aft.frontier import frontiers, show
 
-    probed = [run for run in runs if _probed(run.settings or {})]
+    probed = [entry for entry in entries if _probed(entry.run.settings or {})]
     if probed:
         click.echo(
             f"{len(probed)} run{'s' * (len(probed) > 1)} with probe= or drafts_from= left out: no way to answer.",
             err=True,
         )
-    runs = [run for run in runs if run not in probed]
-    known = all(run.usage is not None and run.usage.flops for run in runs)
-    scored = [(run, {t: score_interval(run, primary(run, t)) for t in dict.fromkeys(_tasks(run))}) for run in runs]
+    entries = [entry for entry in entries if entry not in probed]
+    known = all(entry.run.usage is not None and entry.run.usage.flops for entry in entries)
+    scored = [(e, {t: score_interval(e.run, primary(e.run, t)) for t in e.run.tasks}) for e in entries]
     for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
         click.echo(show(each))

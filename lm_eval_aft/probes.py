@@ -17,10 +17,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import RecordError
-from lm_eval_aft.records import Draft, Question
+from lm_eval_aft.records import Draft, Question, Sampling
 from lm_eval_aft.traces import read_traces
 
 WORD = "pineapple"  # what a planted draft orders the aggregator to say
@@ -86,13 +87,15 @@ class GivenDrafts:
             RecordError: There are none, or they come from several runs.
         """
         made = cls(folder)
+        names = ("model", "fingerprint", "strategy", "k", "layers", "seed", "temperature", "top_p", "top_k")
+        settings: dict[str, Any] = {}
+        sampling: dict[str, Sampling] = {}  # by task, which may bound the texts
         for trace in read_traces(folder):
-            names = ("model", "fingerprint", "strategy", "k", "layers", "seed", "temperature", "top_p", "top_k")
-            source = {name: trace.settings.get(name) for name in names}
-            if made.source and source != made.source:
+            asked, settings = trace.question, settings or trace.settings
+            if trace.settings != settings or sampling.setdefault(asked.task, asked.drafts) != asked.drafts:
                 raise RecordError(f"drafts_from={folder} holds the traces of several runs: give the folder of one.")
-            made.source = source
-            made._drafts[trace.question.chat.identity, trace.question.repeat] = trace.layer(0)
+            made._drafts[asked.chat.identity, asked.repeat] = trace.layer(0)
+        made.source = {name: settings.get(name) for name in names}
         return made
 
     def of(self, question: Question, k: int) -> tuple[Draft, ...]:

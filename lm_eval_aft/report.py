@@ -15,7 +15,7 @@ import click
 
 from lm_eval_aft.comparable import differences, labels, primary, usual_conditions
 from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.ledger import Ledger, find_traces, ledgers
+from lm_eval_aft.ledger import Cost, Ledger, find_traces, ledgers
 from lm_eval_aft.pagedata import Cell, Column, Row, Table
 from lm_eval_aft.results import Run, Score, read_runs
 from lm_eval_aft.tables import FORMS, Form, render
@@ -39,6 +39,24 @@ class Entry:
     label: str
     traces: Path | None
     costs: Mapping[str, Ledger]
+
+    @property
+    def cost(self) -> Ledger | None:
+        """Of all tasks together, by the run's own totals: a task without traces has none of its own to add up."""
+        if not self.costs or self.run.usage is None:
+            return None
+        questions = sum(self.run.conditions[task].questions for task in self.run.tasks)
+        texts, cut, empty = (sum(getattr(c, name) for c in self.costs.values()) for name in ("texts", "cut", "empty"))
+        return Ledger("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
+
+    def price(self, task: str, kind: Cost) -> float | None:
+        """What an answer of a task cost, each repeat and turn being one, as votes are priced; None where unknown."""
+        cost, settings = self.costs.get(task), self.run.settings
+        if cost is None or settings is None:
+            return None
+        answers = max(cost.questions, cost.usage.generations // int(settings["generations_per_question"]))
+        spent = cost.usage.generated_tokens if kind == "tokens" else cost.usage.flops
+        return spent / answers or None
 
 
 def read_entries(folders: Sequence[Path], traces: Path | None = None) -> tuple[Entry, ...]:
@@ -120,12 +138,12 @@ def _title(measure: Measure) -> str:
 
 
 def _row(entry: Entry, measures: Sequence[Measure], percent: Mapping[Measure, bool], runs: Sequence[Run]) -> Row:
-    run, costs = entry.run, list(entry.costs.values())
+    run, cost = entry.run, entry.cost
     cells = [Cell(entry.label, note=run.path.name), _count(run.k), _count(run.layers)]
     cells += [_score_cell(_score(run, measure), percent[measure]) for measure in measures]
     cells.append(_count(sum(run.conditions[task].questions for task in run.tasks)))
-    cells += [_mean(costs, name, form) for name, form in _COSTS]
-    cells += [_flops(costs), _cut(costs), Cell(_engine(run))]
+    cells += [_mean(cost, name, form) for name, form in _COSTS]
+    cells += [_flops(cost), _cut(cost), Cell(_engine(run))]
     judges = sorted({run.conditions[task].judge for task in run.tasks} - {""})
     cells.append(Cell(", ".join(judges)) if judges else NONE)
     return Row(tuple(cells), _remarks(run, runs))
@@ -146,32 +164,25 @@ def _score_cell(score: Score | None, percent: bool) -> Cell:
     return Cell(f"{scale * score.value:.{digits}f}{spread}", score.value, f"{score.n} questions")
 
 
-def _mean(costs: Sequence[Ledger], name: str, form: str) -> Cell:
+def _mean(cost: Ledger | None, name: str, form: str) -> Cell:
     """A cost a question, over all tasks together."""
-    if not costs:
+    if cost is None:
         return NONE
-    value = _over_questions(costs, [getattr(cost, name) for cost in costs])
+    value = getattr(cost, name)
     return Cell(f"{value:{form}}", value)
 
 
-def _flops(costs: Sequence[Ledger]) -> Cell:
-    known = [cost.flops for cost in costs if cost.flops is not None]
-    if not known or len(known) < len(costs):
+def _flops(cost: Ledger | None) -> Cell:
+    if cost is None or cost.flops is None:
         return NONE
-    value = _over_questions(costs, known) / 1e12
+    value = cost.flops / 1e12
     return Cell(f"{value:.3g}", value)
 
 
-def _over_questions(costs: Sequence[Ledger], values: Sequence[float]) -> float:
-    weighted = sum(cost.questions * value for cost, value in zip(costs, values, strict=True))
-    return weighted / sum(cost.questions for cost in costs)
-
-
-def _cut(costs: Sequence[Ledger]) -> Cell:
-    texts = sum(cost.texts for cost in costs)
-    if not texts:
+def _cut(cost: Ledger | None) -> Cell:
+    if cost is None or not cost.texts:
         return NONE
-    share = sum(cost.cut for cost in costs) / texts
+    share = cost.cut / cost.texts
     return Cell(f"{100 * share:.1f}", share)
 
 

@@ -12,7 +12,7 @@ from lm_eval_aft import __version__
 from lm_eval_aft.comparable import primary
 from lm_eval_aft.compare import Comparison, compare_entries
 from lm_eval_aft.errors import AFTError, ConfigError
-from lm_eval_aft.ledger import traces_of
+from lm_eval_aft.ledger import Cost, traces_of
 from lm_eval_aft.page import write_page
 from lm_eval_aft.page_samples import run_samples
 from lm_eval_aft.pagedata import (
@@ -23,7 +23,7 @@ from lm_eval_aft.pagedata import (
     Point,
     Table,
 )
-from lm_eval_aft.plot import Cost, Curves, curves, drawable, votes_of
+from lm_eval_aft.plot import Curves, curves, drawable, votes_of
 from lm_eval_aft.report import Entry
 from lm_eval_aft.results import Run
 from lm_eval_aft.stats import Interval
@@ -113,7 +113,7 @@ def _effect(row: Comparison) -> Effect:
         detectable=row.detectable,
         category=row.category,
         scale=100.0 if shares else 1.0,
-        higher_is_better=row.score.higher_is_better,
+        higher_is_better=row.score.higher_is_better if row.score.ranked else None,
         level=row.difference.level,
         notes=row.notes,
     )
@@ -122,12 +122,12 @@ def _effect(row: Comparison) -> Effect:
 def _charts(entries: Sequence[Entry]) -> Iterator[Chart]:
     """Score against layers, k and cost, wherever runs of ours differ in them, beside the majority vote."""
     runs = [entry.run for entry in entries]
-    if not drawable(runs):
+    if not drawable(entries):
         return
     votes = [vote for entry in entries if entry.traces for vote in votes_of(runs, traces_of(entry.run, entry.traces))]
     shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
     measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
-    for figure in curves(runs, votes):
+    for figure in curves(entries, votes):
         if len(figure.points) > 1 and figure.measure in measures:
             yield from _panels(figure)
 

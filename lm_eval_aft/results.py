@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import click
 
 from lm_eval_aft.errors import RecordError
 from lm_eval_aft.usage import MOST_COUNTED, Usage
@@ -86,6 +89,7 @@ class Run:
         config: lm-eval's whole ``config``.
         conditions: How each task was put.
         host_version: Of lm-eval; empty where the file does not say.
+        system_instruction: lm-eval's; empty without one.
     """
 
     path: Path
@@ -96,6 +100,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     conditions: Mapping[str, Conditions] = field(default_factory=dict)
     host_version: str = ""
+    system_instruction: str = ""
 
     @property
     def k(self) -> int | None:
@@ -185,7 +190,8 @@ class Sample:
 def read_runs(folder: str | Path) -> tuple[Run, ...]:
     """Every run below a folder (or the one results file given), in the order of their paths.
 
-    Where one folder holds several files of equal settings and tasks, the same command was run again: the newest wins.
+    Where one folder holds several files of equal settings, tasks and conditions, the same command was run again: the
+    newest wins, and stderr says which file is left out.
 
     Raises:
         RecordError: If there is none, or one cannot be read.
@@ -194,8 +200,18 @@ def read_runs(folder: str | Path) -> tuple[Run, ...]:
     files = [folder] if folder.is_file() else sorted(folder.rglob(f"{RESULTS}*.json"))  # stamps sort by time
     if not files:
         raise RecordError(f"there is no {RESULTS}*.json in {folder}: give the folder that --output_path named.")
-    newest = {_identity(run): run for run in map(_read_run, files)}
+    newest: dict[str, Run] = {}
+    for run in map(_read_run, files):
+        older = newest.get(_identity(run))
+        if older is not None:
+            _say_left_out(older.path, run.path)
+        newest[_identity(run)] = run
     return tuple(newest.values())
+
+
+@cache  # a command reads a folder more than once
+def _say_left_out(older: Path, newer: Path) -> None:
+    click.echo(f"{older} is left out: {newer.name} beside it is a later run of the same command.", err=True)
 
 
 def read_run(path: str | Path) -> Run:
@@ -228,10 +244,11 @@ def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
 
 
 def _identity(run: Run) -> str:
-    """Equal for runs of which only the newest counts: one folder, one model, equal settings and tasks."""
+    """Equal for runs of which only the newest counts: one folder, one model, equal settings, tasks and conditions."""
     chosen = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
     asked = run.config.get("gen_kwargs"), None if run.settings else run.config.get("model_args")
-    return json.dumps([str(run.path.parent), run.model, chosen, asked, run.tasks], sort_keys=True, default=str)
+    put = {task: asdict(conditions) for task, conditions in run.conditions.items()}
+    return json.dumps([str(run.path.parent), run.model, chosen, asked, run.tasks, put], sort_keys=True, default=str)
 
 
 def _read_run(file: Path) -> Run:
@@ -243,9 +260,16 @@ def _read_run(file: Path) -> Run:
         model = settings["model"] if settings else data.get("model_name") or config["model"]
         if settings:
             _check_settings(settings)
-        scores = tuple(_scores(data))
         return Run(
-            file, str(model), settings, scores, usage, config, _conditions(data), str(data.get("lm_eval_version") or "")
+            file,
+            str(model),
+            settings,
+            tuple(_scores(data)),
+            usage,
+            config,
+            _conditions(data),
+            str(data.get("lm_eval_version") or ""),
+            str(data.get("system_instruction") or ""),
         )
 
 

@@ -26,6 +26,7 @@ from lm_eval_aft.plan import Plan, grid, plans_of
 from lm_eval_aft.plot import score_interval
 from lm_eval_aft.results import Score, read_run
 from lm_eval_aft.stats import Interval
+from lm_eval_aft.traces import whole
 
 DONE = "point.json"
 
@@ -194,17 +195,18 @@ def _is_done(folder: Path, digest: str) -> bool:
 
 def _read_done(folder: Path) -> dict[str, Any]:
     try:
-        done: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        if not isinstance(done, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise RecordError(f"{folder / DONE} cannot be read ({error}): remove it to run this point again.") from error
     return done
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror}): free the disk and run it again.") from error
 

@@ -29,8 +29,8 @@ def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace],
 
     Args:
         folder: Where the files go; it is made.
-        settings: What was run; kept in each trace. Its digest and that of the questions are in the file names, so
-            that another run does not replace these.
+        settings: What was run; kept in each trace. Its digest and that of the questions with their sampling are in
+            the file names, so that another run does not replace these.
         traces: What to write.
         suffix: Tells processes apart.
 
@@ -47,20 +47,30 @@ def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace],
     paths = []
     for task, group in by_task.items():
         path = Path(folder, _name(task, settings, group) + suffix + ".jsonl")
-        partial = path.with_suffix(".partial")
-        with _errors(path.parent):
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(replace(trace, settings=settings).to_json() + "\n" for trace in group)
-            partial.replace(path)
+        with _errors(path.parent), whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+            file.writelines(replace(trace, settings=settings).to_json() + "\n" for trace in group)
         paths.append(path)
     return paths
 
 
 def _name(task: str, settings: dict[str, Any], traces: Sequence[Trace]) -> str:
-    asked = sorted(f"{t.question.chat.identity}/{t.question.doc_id}/{t.question.repeat}" for t in traces)
+    asked = sorted(
+        f"{q.chat.identity}/{q.doc_id}/{q.repeat}/{q.turn}/{q.drafts}/{q.final}" for q in (t.question for t in traces)
+    )
     digest = sha256(json.dumps([settings, task, asked], sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", task)[:MOST_NAME] or "task"
     return f"{name}_k{settings['k']}_l{settings['layers']}_{digest}"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write beside the path, which takes its place once it is complete; each process has its own."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -83,13 +93,23 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
         RecordError: If there is none, or a line is not a trace; the message names file and line.
     """
     path = Path(path)
-    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    files = [file for file in files if not file.name.startswith("samples_")]  # lm-eval's own logs
-    files = [file for file in files if "mt_bench" not in file.relative_to(path).parts]  # answers and judgements
+    files = trace_files(path) if path.is_dir() else [path]
     if not files:
         raise RecordError(f"there are no traces in {path}: give the folder that record= named.")
     for file in files:
         yield from _read(file)
+
+
+def trace_files(folder: Path) -> list[Path]:
+    """The trace files below a folder, by name: without lm-eval's own logs, and what judging MT-Bench keeps."""
+    return [file for file in sorted(folder.rglob("*.jsonl")) if not _is_foreign(file.absolute())]
+
+
+def _is_foreign(file: Path) -> bool:
+    *_, above, folder, name = "", *file.parts
+    if above == "mt_bench" and folder in ("model_answer", "model_judgment"):
+        return True
+    return (folder, name) == ("mt_bench", "question.jsonl") or name.startswith("samples_")
 
 
 def _read(file: Path) -> Iterator[Trace]:

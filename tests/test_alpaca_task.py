@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import pytest
 import lm_eval_aft
 from fake_alpaca import FEW, expected_win_rate, make_eval_set, outputs, weighted_reply
 from fake_judge import chat_completion, quick_judge
+from lm_eval_aft import cli
 from lm_eval_aft.alpaca_files import find_outputs, read_outputs
 from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
 
@@ -148,6 +150,23 @@ def test_a_judge_that_fails_costs_the_scores_but_not_the_answers(run, named, ser
     assert isinstance(found["avg_length"], float)
     assert len(read_outputs(find_outputs(tmp_path / "rec"))) == FEW
     assert len(server.calls) == 1
+
+
+def test_the_command_that_goes_on_judges_as_the_run_would_have(run, named, server, tmp_path, caplog):
+    server.trouble = lambda number, body: (401, {"error": {"message": "no"}}, {})
+    record = tmp_path / "my rec"
+    more = {"alpaca_regex": True, "alpaca_no_lc": True, "alpaca_allow_missing": True, "judge_revision": "r 7"}
+    assert metrics(run({**named, **more, "record": str(record)}))["regex_win_rate"] == "N/A"
+    (line,) = [line for line in caplog.text.splitlines() if "go on with: aft" in line]
+    server.trouble = lambda number, body: (200, chat_completion("m"), {})
+    words = shlex.split(line.partition("go on with: aft ")[2])
+    assert words[words.index("--judge-revision") + 1] == "r 7"
+    assert {"--allow-missing", "--no-lc"} < set(words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code in (0, None)
+    scores = json.loads((record / "alpaca_eval/scores.json").read_text())
+    assert "regex" in json.dumps(scores)
 
 
 def test_the_letter_judge_has_metrics_of_its_own(run, named, server):

@@ -59,6 +59,18 @@ def test_parts_of_one_question_are_drawn_together(tmp_path: Path):
     assert row.test == "sign-flip permutation"
     assert row.p_value == 1.0  # one question differs, whatever its parts
     assert row.difference.estimate == pytest.approx(0.4)
+    assert (row.counts.wins, row.counts.ties, row.counts.losses) == (1, 2, 0)
+
+
+def test_what_could_be_seen_counts_questions_and_not_their_parts(tmp_path: Path):
+    first, second = [5, 6, 7, 4, 5, 6], [7, 5, 9, 5, 4, 8]
+    for parts in (1, 8):
+        make_run(tmp_path / f"{parts}/a", [[score] * parts for score in first])
+        make_run(tmp_path / f"{parts}/b", [[score] * parts for score in second], model="n")
+    one, eight = (compared(tmp_path / str(parts))[0] for parts in (1, 8))
+    assert (one.n, eight.n) == (6, 48)
+    assert eight.detectable == pytest.approx(one.detectable)
+    assert eight.counts == one.counts
 
 
 def test_pairs_are_matched_by_document_not_by_place(tmp_path: Path):
@@ -98,7 +110,7 @@ def test_runs_without_a_task_or_question_in_common(tmp_path: Path):
 def test_an_unknown_task_or_metric_names_what_there_is(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     make_run(tmp_path / "b", [1, 0], model="n")
-    with pytest.raises(ConfigError, match="task gsm is in both"):
+    with pytest.raises(ConfigError, match=r"task gsm is not in both runs: .*; give a task that both have"):
         compared(tmp_path, tasks=["gsm"])
     with pytest.raises(ConfigError, match=r"--metric f1 is not a metric of t .* it has acc,none"):
         compared(tmp_path, metric="f1")
@@ -124,6 +136,14 @@ def test_the_baseline_is_one_run(tmp_path: Path):
         read_sides(tmp_path / "b", [tmp_path / "b"], None)
 
 
+def test_drafts_alone_are_nothing_to_compare_with(tmp_path: Path):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, [1, 0], model=name)
+    sides = [str(tmp_path / "a"), str(tmp_path / "a"), "--drafts", str(tmp_path / "b")]
+    with pytest.raises(ConfigError, match="holds no other run than the baseline"):
+        CliRunner().invoke(aft, ["compare", *sides], catch_exceptions=False)
+
+
 def test_holm_is_over_the_tasks_of_one_run_and_categories_are_not_corrected(tmp_path: Path):
     kinds = ["x", "y"] * 5
     for name, scores in (("a", WORSE), ("b", BETTER)):
@@ -136,6 +156,26 @@ def test_holm_is_over_the_tasks_of_one_run_and_categories_are_not_corrected(tmp_
     assert [row.p_holm for row in whole] == list(holm([row.p_value for row in whole]))
     parts = [row for row in found if row.category]
     assert [(row.category, row.n, row.p_holm) for row in parts] == [("x", 5, None), ("y", 5, None)]
+
+
+def test_a_length_is_neither_better_nor_worse(tmp_path: Path):
+    for name, lengths in (("a", [9.5, 8.5, 7.5, 9, 8, 7, 6]), ("b", [1.5, 2, 2.5, 3, 1, 2, 3])):
+        make_run(
+            tmp_path / name, lengths, model=name, metric="avg_length", higher_is_better={"t": {"avg_length": None}}
+        )
+        add_task(tmp_path / name, "u", WORSE if name == "a" else BETTER)
+    length, score = compared(tmp_path)
+    assert length.p_value < 0.05
+    assert (length.worse, length.p_holm) == (False, None)
+    assert score.p_holm == score.p_value  # the only one that is corrected
+    assert verdicts([length])[0].startswith(
+        "t: b (5, 2) is 5.8 lower than a (5, 2) in avg_length, which is neither better nor worse (95% "
+    )
+    done = CliRunner().invoke(
+        aft, ["compare", *(str(tmp_path / name) for name in ("a", "b")), "--format", "markdown", "--fail-on-regression"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "More of avg_length is neither better nor worse: its p is not corrected." in done.output
 
 
 def add_task(folder: Path, task: str, scores: list) -> None:
@@ -202,6 +242,20 @@ def test_every_form_prints(tmp_path: Path):
     assert json.loads(done.output)[0]["n"] == 10
 
 
+def test_json_has_no_number_for_an_open_end(tmp_path: Path):
+    for name, score in (("a", 1.5), ("b", 2.5)):
+        make_run(tmp_path / name, [score], model=name)
+    done = CliRunner().invoke(aft, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--format", "json"])
+    (row,) = json.loads(done.output, parse_constant=pytest.fail)
+    assert (row["difference"]["estimate"], row["difference"]["low"]) == (1.0, None)
+
+
+def test_a_level_is_printed_as_it_was_asked_for(tmp_path: Path):
+    make_run(tmp_path / "a", WORSE)
+    make_run(tmp_path / "b", BETTER, model="n")
+    assert "(99.9% " in verdicts(compared(tmp_path, level=0.999))[0]
+
+
 # ---------------------------------------------------------------- equal cost
 
 
@@ -238,6 +292,18 @@ def test_votes_at_the_same_price_are_paired_with_the_run(tmp_path: Path):
     assert best[2] == "best draft of 3, n (3, 1)"
     assert best[4] == "75.0"
     assert not table.rows[0].notes
+    assert "How votes find answers: extract_flexible of aft_gsm8k; " in table.notes[1]
+
+
+def test_no_vote_stands_beside_a_score_that_asks_for_a_form(tmp_path: Path):
+    for name, scores in (("a", [1, 0]), ("b", [1, 1])):
+        make_run(tmp_path / name, scores, task="aft_gsm8k", k=3, layers=1, tokens=30, model=name)
+        add_traces(tmp_path / name, {0: ["18", "18", "7"], 1: ["7", "8", "18"]})
+    base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
+    (row,) = compare_entries(base, others)
+    assert equal_cost_table(base, others, [row], [base, *others], None, 0.95) is not None
+    strict = replace(row, score=replace(row.score, filter="strict-match"))
+    assert equal_cost_table(base, others, [strict], [base, *others], None, 0.95) is None
 
 
 def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):

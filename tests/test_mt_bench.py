@@ -240,6 +240,8 @@ class TestPrompts:
             (json.dumps({**row, "name": "other"}), "has no whole template single-v1"),
             (json.dumps(row), r"has fields \['question.__class__'\]"),
             (json.dumps({**row, "prompt_template": "{"}), "stray brace"),
+            (json.dumps({**row, "prompt_template": "{answer:d}"}), r"has fields \['answer:d'\]; allowed are answer, "),
+            (json.dumps({**row, "prompt_template": "{answer!z}"}), r"has fields \['answer!z'\]"),
         ]:
             file.write_text(text)
             with pytest.raises(ConfigError, match=message):

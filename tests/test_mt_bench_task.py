@@ -92,14 +92,14 @@ def test_gen_kwargs_and_final_temperature_beat_the_category(tmp_path):
 @pytest.mark.parametrize("hub", [False, True])
 def test_without_a_judge_answers_are_kept_and_the_command_is_said(tmp_path, caplog, hub):
     caplog.set_level(logging.INFO)
-    results = evaluate(model(tmp_path / "r"), tmp_path, hub=hub)
+    results = evaluate(model(tmp_path / "my r"), tmp_path, hub=hub)
     assert set(table(results)) >= {"words_per_turn"}
     assert not [name for name in table(results) if "aft-v1" in name]
-    assert f"aft judge mt_bench {tmp_path / 'r'} --judge-model NAME" in caplog.text
-    found = find_material(tmp_path / "r", None)
-    assert (found.model, found.folder) == ("tiny-k2-l1", tmp_path / "r" / "mt_bench")
+    assert f"aft judge mt_bench {shlex.quote(str(tmp_path / 'my r'))} --judge-model NAME" in caplog.text
+    found = find_material(tmp_path / "my r", None)
+    assert (found.model, found.folder) == ("tiny-k2-l1", tmp_path / "my r" / "mt_bench")
     assert [d.question_id for d in found.dialogues] == [81 + (1 if hub else 10) * n for n in range(8)]
-    by_doc = {(t.question.doc_id, t.question.turn): t.answer for t in read_traces(tmp_path / "r")}
+    by_doc = {(t.question.doc_id, t.question.turn): t.answer for t in read_traces(tmp_path / "my r")}
     assert [a.turns for a in found.answers] == [(by_doc[n, 0], by_doc[n, 1]) for n in range(8)]
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -171,6 +172,19 @@ def test_comparisons_say_what_was_measured(small: Page):
     assert "+1.10" in second
     assert "[" not in second  # an interval without ends is not shown
     assert len(small.all("#comparisons svg.forest.worse .interval")) == 3
+
+
+def test_comparisons_turn_round_where_less_is_better_and_take_no_side_where_neither_is(opened):
+    (effect, _) = small_page().effects
+    less = replace(effect, higher_is_better=False, level=0.999)
+    neither = replace(effect, higher_is_better=None)
+    page = opened(PageData("effects", effects=(less, neither)))
+    better, level = page.texts("#comparisons tbody tr")
+    assert "(better)" in better
+    assert "(neither better nor worse)" in level
+    bars = page.run("return [...document.querySelectorAll('.bar rect')].map((e) => e.getAttribute('class'))")
+    assert bars == ["worse", "level", "better", "level", "level", "level"]
+    assert "intervals of 99.9%." in page.one("#comparisons").text
 
 
 def test_filters_count_and_choose(small: Page):

@@ -14,15 +14,18 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft.cli import aft
+from lm_eval_aft.comparable import votable
 from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.frontier import Spot, frontiers, rising, show
 from lm_eval_aft.losses import LossCurve, read_losses
 from lm_eval_aft.plot import curves, score_interval, votes_of
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
-from lm_eval_aft.results import read_run, read_runs
+from lm_eval_aft.report import read_entries
+from lm_eval_aft.results import Score, read_run, read_runs
 from lm_eval_aft.stats import mean_interval
 from lm_eval_aft.traces import read_traces, write_traces
 from lm_eval_aft.usage import Usage
+from test_report import two_tasks
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
 SHAPE = {"parameters": 100_000_000, "layers": 30, "attention_width": 576}
@@ -70,6 +73,8 @@ def record(folder: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", 
     """Its traces: drafts that are right three times in ten, wrong answers spread."""
     rng = random.Random(0)
     made = {**COMMON, "k": k, "layers": layers, **settings}
+    each = 100 * (k * layers + 1)
+    usage = Usage(k * layers + 1, 9, 9, each, each * 2 * 10**8)
     traces = []
     for doc in range(n):
         ease = rng.betavariate(1, 2)
@@ -79,7 +84,7 @@ def record(folder: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", 
             for i, text in enumerate(texts)
         ]
         question = Question(Chat((Message("user", f"q{doc}"),)), PLAIN, PLAIN, task, doc, f"h{doc}")
-        traces.append(Trace(question, tuple(drafts), (), "is 7", Usage(), Usage(), made))
+        traces.append(Trace(question, tuple(drafts), (), "is 7", usage, Usage(), made))
     write_traces(str(folder), made, traces)
 
 
@@ -104,7 +109,7 @@ def plot(*arguments: object) -> str:
 
 
 def test_each_run_is_a_point_with_the_interval_of_its_samples(out: Path):
-    strict, flexible = curves(read_runs(out))
+    strict, flexible = curves(read_entries([out]))
     assert (strict.name, flexible.name) == ("gsm8k_exact_match_strict-match", "gsm8k_exact_match_flexible-extract")
     assert [(point.layers, point.k) for point in strict.points] == [
         (0, 1),
@@ -150,17 +155,20 @@ def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: P
     from lm_eval_aft.traces import read_traces
     from lm_eval_aft.votes import count_votes
 
-    runs = read_runs(out)
-    strict, flexible = curves(runs, count_votes(read_traces(out), runs))
+    votes = count_votes(read_traces(out), read_runs(out))
+    strict, flexible = curves(read_entries([out]), votes)
     assert strict.voted == ()
     assert [point.n for point in flexible.voted] == [1, 2, 3, 4, 5]
     assert all(point.flops for point in flexible.voted)
+    exact = Score("gsm8k", "exact", "none", 0.5, None, 2)  # aft_arith's
+    assert votable(exact)
+    assert not votable(replace(exact, metric="f1"))
 
 
 def test_settings_that_differ_in_more_than_k_and_layers_get_figures_of_their_own(tmp_path: Path):
     run(tmp_path / "a", 3, 1)
     run(tmp_path / "b", 3, 1, seed=2)
-    figures = curves(read_runs(tmp_path))
+    figures = curves(read_entries([tmp_path]))
     assert [figure.name.rsplit("_", 1)[1] for figure in figures] == ["1", "1", "2", "2"] or len(figures) == 4
     assert len({figure.name for figure in figures}) == 4
     assert {figure.title.rsplit(", ", 1)[1] for figure in figures} == {"seed 1 (settings 1)", "seed 2 (settings 2)"}
@@ -185,13 +193,21 @@ def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path:
     assert votes.points[2].majority.estimate > 0
 
 
+def test_a_run_of_several_tasks_is_priced_by_the_task_as_its_votes_are(tmp_path: Path):
+    entries = read_entries([two_tasks(tmp_path)])
+    tokens = {figure.title[0]: figure.points[0].generated_tokens for figure in curves(entries)}
+    assert tokens == {"t": 200, "u": 150}
+    scored = [(entries[0], {task: mean_interval([0.0, 1.0]) for task in "tu"})]
+    assert [found.spots[0].cost for found in frontiers(scored, (), "tokens")] == [200, 150]
+
+
 def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
     folder = run(tmp_path, 3, 1)
     data = json.loads((folder / "results_1.json").read_text())
     data["results"]["gsm8k"] = {"ppl,none": 12.5, "ppl_stderr,none": "N/A"}
     data["higher_is_better"] = {"gsm8k": {"ppl": False}}
     (folder / "results_1.json").write_text(json.dumps(data))
-    (figure,) = curves(read_runs(tmp_path))
+    (figure,) = curves(read_entries([tmp_path]))
     assert (figure.higher_is_better, figure.measure, figure.points[0].score.method) == (False, "ppl", "none")
     assert plot(tmp_path).splitlines()[-1].endswith("gsm8k_ppl_none.png")
 
@@ -233,7 +249,7 @@ def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
     grid_of = ["--k", "1,3", "--layers", "0,1", "--tasks", "aft_demo", "--limit", "2", "--apply_chat_template"]
     arguments = ["sweep", "--model_args", "engine=scripted", "--output_path", str(tmp_path / "out"), *grid_of]
     assert CliRunner().invoke(aft, arguments, catch_exceptions=False).exit_code == 0
-    (strict, flexible) = curves(read_runs(tmp_path / "out"))
+    (strict, flexible) = curves(read_entries([tmp_path / "out"]))
     assert [(point.layers, point.k) for point in flexible.points] == [(0, 1), (1, 1), (1, 3)]
     assert [point.generated_tokens for point in strict.points] == [12, 24, 48]
     voted = CliRunner().invoke(aft, ["votes", str(tmp_path / "out")], catch_exceptions=False).output
@@ -243,7 +259,7 @@ def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
 
 class TestFrontier:
     def spot(self, model: str, cost: float, score: float) -> Spot:
-        return Spot(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
+        return Spot(model, model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
 
     def test_what_costs_more_and_scores_less_is_not_on_it(self):
         spots = [self.spot("a", cost, score) for cost, score in ((1, 0.3), (2, 0.2), (3, 0.5), (4, 0.5), (5, 0.6))]
@@ -252,18 +268,19 @@ class TestFrontier:
 
     def two_models(self, out: Path) -> Path:
         """The small one aggregates; the large one answers plainly, at four times the price of a token."""
-        run(out / "small", 1, 0, model="some/small")
-        run(out / "small", 5, 3, model="some/small")
-        record(out / "small", 5, 3, model="some/small")
-        folder = run(out / "large", 5, 2, model="some/large")
+        small, large = ({"model": f"some/{name}", "fingerprint": name} for name in ("small", "large"))
+        run(out / "small", 1, 0, **small)
+        run(out / "small", 5, 3, **small)
+        record(out / "small", 5, 3, **small)
+        folder = run(out / "large", 5, 2, **large)
         data = json.loads((folder / "results_1.json").read_text())
         data["config"]["aft"]["usage"]["flops"] *= 4
         (folder / "results_1.json").write_text(json.dumps(data))
         return out
 
     def test_where_the_larger_model_overtakes(self, tmp_path: Path):
-        runs = read_runs(self.two_models(tmp_path))
-        scored = [(each, {"gsm8k": score_interval(each, each.scores[0])}) for each in runs]
+        entries = read_entries([self.two_models(tmp_path)])
+        scored = [(each, {"gsm8k": score_interval(each.run, each.run.scores[0])}) for each in entries]
         (found,) = frontiers(scored, (), "flops")
         assert [spot.label for spot in found.spots] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
         assert [(c.before.model if c.before else None, c.after.model) for c in found.crossings] == [
@@ -271,12 +288,23 @@ class TestFrontier:
             ("small", "large"),
         ]
         assert f"From {found.spots[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in show(found)
-        (small,) = frontiers([row for row in scored if "small" in row[0].model], (), "flops")
+        (small,) = frontiers([row for row in scored if "small" in row[0].run.model], (), "flops")
         assert "is ahead" not in show(small)
         worse = [
-            (each, {"gsm8k": mean_interval([0.0, 0.0])} if "large" in each.model else rest) for each, rest in scored
+            (each, {"gsm8k": mean_interval([0.0, 0.0])} if "large" in each.run.model else rest) for each, rest in scored
         ]
         assert "small is ahead at every budget: no crossing." in show(frontiers(worse, (), "flops")[0])
+
+    def test_two_models_of_one_name_stay_two(self, tmp_path: Path):
+        for name, layers in (("a", 1), ("b", 2)):
+            run(tmp_path / name, 3, layers, model=f"{name}/final", fingerprint=name)
+        scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
+        (found,) = frontiers(scored, (), "flops")
+        assert {name: [spot.label for spot in best] for name, best in found.best.items()} == {
+            "a": ["final (3, 1)"],
+            "b": ["final (3, 2)"],
+        }
+        assert [spot.model for spot in found.spots] == ["final", "final"]
 
     def test_the_command_counts_the_votes_of_the_traces(self, tmp_path: Path):
         printed = plot(self.two_models(tmp_path / "runs"), "--frontier", "--png", tmp_path, "--regex", r"(\d+)")
@@ -287,14 +315,14 @@ class TestFrontier:
     def test_an_opponent_is_no_point_of_the_curves_but_one_of_the_frontier(self, tmp_path: Path):
         run(tmp_path / "a", 5, 1)
         run(tmp_path / "b", 7, 1, strategy="majority")
-        assert [(p.k, p.layers) for p in curves(read_runs(tmp_path))[0].points] == [(5, 1)]
+        assert [(p.k, p.layers) for p in curves(read_entries([tmp_path]))[0].points] == [(5, 1)]
         record(tmp_path / "a", 5, 1)
         assert "model majority of 7" in plot(tmp_path, "--frontier")
 
     def test_runs_without_a_cost_are_refused(self, tmp_path: Path):
         run(tmp_path, 5, 1)
-        runs = read_runs(tmp_path)
-        free = replace(runs[0], usage=None)
+        (entry,) = read_entries([tmp_path])
+        free = replace(entry, costs={})
         with pytest.raises(RecordError, match="does not say what it cost in flops"):
             frontiers([(free, {"gsm8k": mean_interval([0.0, 1.0])})], (), "flops")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -18,7 +19,10 @@ from lm_eval_aft.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.pagedata import Cell, Column, Row, Table
 from lm_eval_aft.report import leaderboard, read_entries
 from lm_eval_aft.tables import as_csv, as_markdown, as_text, render
+from lm_eval_aft.traces import write_traces
 from made_runs import make_run
+from test_compare import add_task
+from test_traces import SETTINGS, trace
 
 
 def table_of(*folders: Path, every: bool = False) -> Table:
@@ -28,6 +32,21 @@ def table_of(*folders: Path, every: bool = False) -> Table:
 def cells(table: Table, label: str) -> list[str]:
     place = [column.label for column in table.columns].index(label)
     return [row.cells[place].text for row in table.rows]
+
+
+def two_tasks(out: Path) -> Path:
+    """A run of t, which cost 200 tokens a question by its traces, and of u, which has none, at 150 in the mean."""
+    make_run(out, [1, 0], k=1, layers=0, tokens=300)
+    add_task(out, "u", [1, 0])
+    write_traces(str(out / "traces"), SETTINGS, [trace(doc, tokens=200) for doc in range(2)])
+    return out
+
+
+def test_what_a_task_without_traces_cost_is_counted_once(tmp_path: Path):
+    (entry,) = read_entries([two_tasks(tmp_path)])
+    assert [cost.own for cost in entry.costs.values()] == [True, False]
+    assert cells(leaderboard([entry]), "tokens") == ["150"]
+    assert cells(leaderboard([entry]), "cut %") == ["0.0"]
 
 
 def test_a_row_a_run_with_score_and_cost(tmp_path: Path):
@@ -183,6 +202,30 @@ def test_a_model_card_names_settings_and_commands_but_no_folder_and_no_key(tmp_p
     assert "sk-1" not in done.output
 
 
+def test_a_model_cards_command_puts_the_task_as_the_run_did(tmp_path: Path):
+    asked = {"chat_template": "x", "system_instruction": "Be brief; say 'no'.", "n-shot": {"t": 5}}
+    make_run(tmp_path / "a", [1, 0], **asked, fewshot_as_multiturn=True)
+    make_run(tmp_path / "b", [1, 0])
+    done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
+    five, none = (shlex.split(line) for line in done.output.splitlines() if line.startswith("lm_eval --model"))
+    assert five[-7:-2] == ["--num_fewshot", "5", "--system_instruction", "Be brief; say 'no'.", "--apply_chat_template"]
+    assert five[-2:] == ["--fewshot_as_multiturn", "true"]
+    assert none[-3:] == ["--num_fewshot", "0", "--apply_chat_template"]
+
+
+def test_a_model_cards_settings_show_no_folder_and_no_mark_up(tmp_path: Path):
+    path = make_run(tmp_path / "a", [1, 0], model="m<b>|")
+    data = json.loads(path.read_text())
+    data["config"]["aft"]["template"]["name"] = "/disk/of/me/prompts.json"
+    path.write_text(json.dumps(data))
+    make_run(tmp_path / "b", [1, 0], model="m<b>|")
+    done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
+    line, _ = [line for line in done.output.splitlines() if line.startswith("- m&lt;")]
+    assert "/disk/of" not in done.output
+    assert line.startswith(r"- m&lt;b>\| (5, 2) template=prompts.json: lm_eval_aft 0.1.0, ")
+    assert line.endswith("template prompts.json (sha256 abababababab)")
+
+
 def test_the_page_holds_every_run(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0, 1], k=1, layers=0)
     make_run(tmp_path / "b", [1, 1, 1])
@@ -192,6 +235,25 @@ def test_the_page_holds_every_run(tmp_path: Path):
     text = page.read_text()
     assert "m (5, 2)" in text
     assert '"difference"' in text
+
+
+def test_the_page_takes_no_side_where_neither_is_better(tmp_path: Path):
+    for name, lengths in (("a", [9.5, 8]), ("b", [1, 2.5])):
+        make_run(
+            tmp_path / name, lengths, model=name, metric="avg_length", higher_is_better={"t": {"avg_length": None}}
+        )
+    page = tmp_path / "out.html"
+    done = CliRunner().invoke(aft, ["report", str(tmp_path / "a"), str(tmp_path / "b"), "--html", str(page)])
+    assert done.exit_code == 0, done.output
+    assert '"higher_is_better":null' in page.read_text()
+
+
+def test_what_was_judged_below_a_run_does_not_hide_that_it_has_no_traces(tmp_path: Path):
+    make_run(tmp_path, [1, 0])
+    (tmp_path / "mt_bench/model_judgment").mkdir(parents=True)
+    (tmp_path / "mt_bench/model_judgment/j.jsonl").write_text("{}\n")
+    (entry,) = read_entries([tmp_path])
+    assert entry.traces is None
 
 
 def test_the_page_of_opponents_alone_has_no_curve_and_is_written(tmp_path: Path):

@@ -91,6 +91,38 @@ def test_of_equal_runs_in_one_folder_the_newest_wins(tmp_path: Path):
     assert read_run(tmp_path).scores[0].value == 0.2
 
 
+def test_a_run_again_is_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for day in (1, 2):
+        write(tmp_path, results(), f"2026-01-0{day}T00-00-00.0")
+    for _ in range(2):
+        assert len(read_runs(tmp_path)) == 1
+    older = tmp_path / "results_2026-01-01T00-00-00.0.json"
+    assert capsys.readouterr().err == (
+        f"{older} is left out: results_2026-01-02T00-00-00.0.json beside it is a later run of the same command.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n-samples": {"t": {"effective": 1}}},  # another --limit
+        {"n-shot": {"t": 5}},
+        {"chat_template": "x"},
+        {"system_instruction_sha": "ff"},
+        {"versions": {"t": 2.0}},
+        {"configs": {"t": {"generation_kwargs": {"max_gen_toks": 9}}}},
+        {"configs": {"t": {"metadata": {"judge_model": "j"}}}},
+    ],
+)
+def test_another_test_in_the_same_folder_is_a_run_of_its_own(
+    tmp_path: Path, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    write(tmp_path, results(value=0.1), "2026-01-01T00-00-00.0")
+    write(tmp_path, results(value=0.2, **changes), "2026-01-02T00-00-00.0")
+    assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.1, 0.2]
+    assert capsys.readouterr().err == ""
+
+
 def test_samples_are_keyed_and_scored(tmp_path: Path):
     run = read_run(write(tmp_path, results(), rows=[sample(0), sample(1, False, target=5), sample(1, filter="x")]))
     rows = read_samples(run, "t")

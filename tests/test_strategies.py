@@ -208,9 +208,19 @@ class TestGivenDrafts:
             with pytest.raises(RecordError, match=rf"drafts of document 0 of t and k={k} are needed"):
                 given.of(question, k)
 
-    def test_several_runs_in_one_folder_are_refused(self, tmp_path):
+    @pytest.mark.parametrize("changes", [{"model": "another"}, {"draft_max_tokens": 9}, {"template": {"sha256": "f"}}])
+    def test_several_runs_in_one_folder_are_refused(self, tmp_path, changes):
         self.write(tmp_path, run([ask("q")], 3, 1))
-        self.write(tmp_path, run([ask("q")], 3, 1), model="another")
+        self.write(tmp_path, run([ask("q")], 3, 1), **changes)
+        with pytest.raises(RecordError, match="holds the traces of several runs"):
+            GivenDrafts.read(str(tmp_path))
+
+    def test_two_bounds_of_one_task_are_two_runs_and_those_of_two_tasks_are_not(self, tmp_path):
+        first, second = ask("q"), ask("r")
+        longer = replace(second, drafts=replace(second.drafts, max_tokens=99))
+        self.write(tmp_path / "one", run([first, replace(longer, task="u")], 3, 1))
+        assert len(GivenDrafts.read(str(tmp_path / "one")).of(first, 3)) == 3
+        self.write(tmp_path, run([longer], 3, 1))
         with pytest.raises(RecordError, match="holds the traces of several runs"):
             GivenDrafts.read(str(tmp_path))
 

@@ -16,7 +16,7 @@ from lm_eval_aft.plan import grid, plan_of
 from lm_eval_aft.plot import curves
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message, Question, Sampling
-from lm_eval_aft.results import read_runs
+from lm_eval_aft.report import read_entries
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import SQLiteStore
 from lm_eval_aft.sweep import _three_digits
@@ -125,7 +125,7 @@ def test_the_summary_and_the_figure_draw_the_same_intervals(done):
     folder, _ = done
     drawn = {
         (figure.measure, point.k, point.layers): (point.score.low, point.score.high)
-        for figure in curves(read_runs(folder / "out"))
+        for figure in curves(read_entries([folder / "out"]))
         for point in figure.points
     }
     assert {

@@ -17,8 +17,9 @@ function forest(effect, reach) {
   return picture;
 }
 
-// Better or worse only where the interval leaves out zero.
+// Better or worse only where the interval leaves out zero, and one of them is better.
 function direction(effect) {
+  if (effect.higher_is_better === null) return "level";
   if (effect.low === null || effect.high === null || (effect.low <= 0 && effect.high >= 0)) return "level";
   return effect.difference > 0 === effect.higher_is_better ? "better" : "worse";
 }
@@ -26,8 +27,9 @@ function direction(effect) {
 function winBar(effect) {
   const all = effect.wins + effect.ties + effect.losses || 1;
   const picture = svg("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", class: "bar", "aria-hidden": "true" });
+  const [above, below] = effect.higher_is_better === null ? ["level", "level"] : effect.higher_is_better ? ["better", "worse"] : ["worse", "better"];
   let from = 0;
-  for (const [kind, number] of [["better", effect.wins], ["level", effect.ties], ["worse", effect.losses]]) {
+  for (const [kind, number] of [[above, effect.wins], ["level", effect.ties], [below, effect.losses]]) {
     picture.append(svg("rect", { class: kind, x: from, y: 0, width: 100 * number / all, height: 6 }));
     from += 100 * number / all;
   }
@@ -45,7 +47,8 @@ function effectRow(effect, reach) {
   const points = (value) => signed(value * effect.scale, digits(effect));
   const score = (value) => (value * effect.scale).toFixed(digits(effect));
   const ends = effect.low === null || effect.high === null ? "" : ` [${points(effect.low)}, ${points(effect.high)}]`;
-  const words = { better: "better", worse: "worse", level: "no clear difference" }[direction(effect)];
+  const level = effect.higher_is_better === null ? "neither better nor worse" : "no clear difference";
+  const words = { better: "better", worse: "worse", level }[direction(effect)];
   const named = effect.category ? [h("span", { class: "category" }, show(effect.category))] : [show(effect.task), " ", h("span", { class: "quiet" }, show(effect.metric))];
   return h(
     "tr",
@@ -70,7 +73,7 @@ const HEADS = [
   ["", ""],
   ["p", "two-sided, paired"],
   ["p, Holm", "corrected over the tasks"],
-  ["win / tie / loss", "questions"],
+  ["above / level / below", "questions on which it scored above, level with and below the baseline"],
   ["cost", "of the other run by the baseline's, a question"],
   ["n", "pairs of questions"],
   ["detectable", "least true difference that this many questions would show, with 80% power"],
@@ -89,7 +92,7 @@ function renderEffects(effects) {
       return Math.max(...alike.flatMap((e) => [e.difference, e.low ?? 0, e.high ?? 0].map((value) => Math.abs(value * scale)))) || 1;
     };
     const head = HEADS.map(([label, title], i) => h("th", { scope: "col", title: title || null, class: TEXTUAL.includes(i) ? null : "number" }, label));
-    const level = Math.round(100 * group[0].level);
+    const level = +(100 * group[0].level).toPrecision(6);
     const units = [...new Set(group.filter((e) => e.cost_ratio !== null).map((e) => e.cost_unit))].join(", ");
     return h(
       "div",

@@ -7,6 +7,7 @@ Knows lm-eval's task interface; judging is ``lm_eval_aft.alpaca``'s. Instantiate
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -110,9 +111,7 @@ class AlpacaEval(ConfigurableTask):
             verdict = judge.judge(outputs, folder, lambda estimate: log.info("%s", estimate.sentence()))
         except AFTError as error:
             log.error("aft_alpaca_eval has no scores: %s", error)
-            log.error(
-                "Its answers are kept; go on with: %s", _later(self.record, judge.named.model, judge.named.base_url)
-            )
+            log.error("Its answers are kept; go on with: %s", judge.command(Path(self.record)))
             return None
         log.info("%s", show(verdict))
         return verdict
@@ -123,13 +122,10 @@ class AlpacaEval(ConfigurableTask):
         outputs = tuple(output for _, output in rows)
         run = "OUT (OUT is --output_path, and --log_samples must be on)"
         if self.record:
-            run = str(Path(self.record, OUTPUTS))
-            write_rows(Path(run), outputs)
-            log.info("%d answers are in %s.", len(outputs), run)
+            file = Path(self.record, OUTPUTS)
+            write_rows(file, outputs)
+            log.info("%d answers are in %s.", len(outputs), file)
+            run = shlex.quote(str(file))
         if self.run_judge is None:
-            log.info("Judge later with: %s", _later(run, "NAME", "URL"))
+            log.info("Judge later with: aft judge alpaca_eval %s --judge-model NAME --judge-base-url URL", run)
         return outputs
-
-
-def _later(run: str, model: str, base_url: str) -> str:
-    return f"aft judge alpaca_eval {run} --judge-model {model} --judge-base-url {base_url}"

@@ -8,6 +8,7 @@ lm-eval from aft_mt_bench.yaml.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -129,7 +130,8 @@ class MTBench(ConfigurableTask):
         """Only the process that gathers all answers comes here."""
         material = self._write(words)
         if self.run_judge is None:
-            run = material.folder.parent if material else "OUT (OUT is --output_path, and --log_samples must be on)"
+            out = "OUT (OUT is --output_path, and --log_samples must be on)"
+            run = shlex.quote(str(material.folder.parent)) if material else out
             log.info("Judge later with: aft judge mt_bench %s --judge-model NAME --judge-base-url URL", run)
         elif material:
             self.scores = self._judge(self.run_judge, material)
