@@ -124,9 +124,8 @@ def count_votes(
     for trace in traces:
         asked, ballot = trace.question, _ballot(trace, choose_extraction(trace.question.task, regex))
         # a file of another limit or number of processes can hold the same question of the same run again
-        groups.setdefault((ballot.settings, asked.task, asked.drawn), {})[asked.doc_id, asked.repeat, asked.turn] = (
-            ballot
-        )
+        group = groups.setdefault((ballot.settings, asked.task, asked.drawn), {})
+        group[asked.doc_id, asked.repeat, asked.turn] = ballot
     wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
     gold = gold_answers(runs, wanted, regex)
     how, shapes = _How(regex, order, level), _shapes(runs)
