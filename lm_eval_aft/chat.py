@@ -26,8 +26,8 @@ log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own lo
 _MARK = '{"aft_chat": '
 # What chat templates mark turns with, though some tokenizers know it as ordinary text: <|user|>, [INST], <<SYS>>, </s>.
 MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")
-# A think block; some chat templates open it in the prompt, so that a text begins within one.
-THINK = re.compile(r"\A(?:(?!<think>).)*?</think>\s*|<think>.*?(</think>|\Z)\s*", re.DOTALL)
+THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
+OPENED = re.compile(r"\A(?!.*<think>).*?</think>\s*", re.DOTALL)  # some chat templates open the block in the prompt
 
 
 class ChatContext(str):
@@ -234,11 +234,11 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def strip_control(text: str, control: Sequence[str]) -> str:
-    """Remove think blocks (an open one to the end) and control tokens.
+    """Remove think blocks and control tokens; an open block goes to the end, one that the prompt opened from the start.
 
     Removing one token can put another together, so it goes on until nothing is found.
     """
-    before = None
+    before, text = None, OPENED.sub("", text)
     while before != text:
         before = text
         text = THINK.sub("", text)

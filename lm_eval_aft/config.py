@@ -16,7 +16,8 @@ from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.parse import Parse, choice, flag, integer, or_none, path_or_none, real, strings, text
 from lm_eval_aft.records import Sampling
 
-SECRET = re.compile(r"(^|_)(key|token|secret|passw\w*)$", re.IGNORECASE)  # values that no message may repeat
+# Names whose values no message may repeat: api_key, hf_token, ..., but not add_bos_token and think_end_token.
+SECRET = re.compile(r"(^|_)(key|(?<!bos_)(?<!end_)token|secret|passw\w*)$", re.IGNORECASE)
 SEED_LIMIT = 2**63
 STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
 ELECTIONS = ("majority", "best_of_n")  # their last pass chooses a text instead of writing one

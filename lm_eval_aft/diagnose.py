@@ -188,7 +188,7 @@ def diagnose_traces(
     """
     groups: dict[tuple[Any, ...], dict[Hashable, Verdict]] = {}
     for trace in traces:
-        asked, settings = trace.question, json.dumps(trace.settings, sort_keys=True)
+        asked, settings = trace.question, json.dumps(trace.given, sort_keys=True)
         # a file of another limit or number of processes can hold the same question of the same run again
         group = groups.setdefault((settings, asked.task, asked.drawn), {})
         group[asked.doc_id, asked.repeat, asked.turn] = judge(trace, find_extraction(asked.task, regex))

@@ -61,9 +61,9 @@ def draw_frontier(frontier: Frontier, path: Path) -> Path:
     """
     figure = _figure(width=8)
     panel = figure.subplots()
-    for (fingerprint, best), colour in zip(frontier.best.items(), _colours(len(frontier.best)), strict=True):
-        spots = [spot for spot in frontier.spots if spot.fingerprint == fingerprint]
-        model, costs = best[0].model, [spot.cost for spot in spots]
+    for (model, best), colour in zip(frontier.best.items(), _colours(len(frontier.best)), strict=True):
+        spots = [spot for spot in frontier.spots if spot.model == model]
+        costs = [spot.cost for spot in spots]
         _line(panel, costs, [spot.score for spot in spots], colour, model, linestyle="none")
         heights = [spot.score.estimate for spot in best]
         ends = [*(spot.cost for spot in best), frontier.spots[-1].cost]

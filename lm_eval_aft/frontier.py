@@ -8,10 +8,9 @@ Knows nothing of engines. Called by ``plot``; ``figure`` draws it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lm_eval_aft.comparable import primary
 from lm_eval_aft.errors import RecordError
@@ -27,14 +26,12 @@ class Spot:
     """One way to answer, with what it costs.
 
     Attributes:
-        fingerprint: Of the model whose frontier it counts for; two models may have one name.
-        model: Its name.
+        model: Whose frontier it counts for: the last part of its folder or hub name, all of it where two share that.
         label: Model and setting, as in reports.
         cost: Tokens generated or FLOPs, a question.
         score: With its interval.
     """
 
-    fingerprint: str
     model: str
     label: str
     cost: float
@@ -60,7 +57,7 @@ class Frontier:
         kind: What a budget is counted in.
         higher_is_better: Of the metric.
         spots: By cost.
-        best: For each model, by fingerprint, its spots that no cheaper one of it equals, by cost.
+        best: For each model, its spots that no cheaper one of it equals, by cost.
         crossings: Where the lead changes from one model to another, by cost.
     """
 
@@ -90,12 +87,9 @@ def frontiers(
     made = []
     for task in tasks:
         rows = [(entry, found[task]) for entry, found in scored if task in found]
-        spots = [
-            Spot(*_model(entry.run.settings or {}), entry.label, _cost(entry, task, kind), score)
-            for entry, score in rows
-        ]
-        models = dict.fromkeys((spot.fingerprint, spot.model) for spot in spots)
-        spots += [spot for model in models for spot in _voted(task, model, votes, kind)]
+        names = _names([entry.run.model for entry, _ in rows])
+        spots = [Spot(names[entry.run.model], entry.label, _cost(entry, task, kind), score) for entry, score in rows]
+        spots += [spot for model, name in names.items() for spot in _voted(task, model, name, votes, kind)]
         score = primary(rows[0][0].run, task)
         made.append(_frontier(task, _measure(score), kind, score.higher_is_better, spots))
     return made
@@ -103,13 +97,13 @@ def frontiers(
 
 def _frontier(task: str, measure: str, kind: Cost, higher: bool, spots: Sequence[Spot]) -> Frontier:
     ordered = tuple(sorted(spots, key=lambda spot: (spot.cost, -_worth(spot, higher))))
-    models = dict.fromkeys(spot.fingerprint for spot in ordered)
-    best = {model: tuple(rising([s for s in ordered if s.fingerprint == model], higher)) for model in models}
+    models = dict.fromkeys(spot.model for spot in ordered)
+    best = {model: tuple(rising([s for s in ordered if s.model == model], higher)) for model in models}
     lead = list(rising(ordered, higher))
     crossings = tuple(
         Crossing(after.cost, before, after)
         for before, after in zip([None, *lead], lead, strict=False)
-        if before is None or before.fingerprint != after.fingerprint
+        if before is None or before.model != after.model
     )
     return Frontier(task, measure, kind, higher, ordered, best, crossings)
 
@@ -131,10 +125,10 @@ def _measure(score: Score) -> str:
     return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
 
 
-def _model(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Fingerprint and name of the model that a run or a trace was made with."""
-    path = str(settings.get("model"))
-    return str(settings.get("fingerprint") or path), Path(path).name or path
+def _names(models: Sequence[str]) -> dict[str, str]:
+    """What each model is called: the last part of its folder or hub name, all of it where two share that."""
+    last = {model: Path(model).name or model for model in models}
+    return {model: name if list(last.values()).count(name) == 1 else model for model, name in last.items()}
 
 
 def _cost(entry: Entry, task: str, kind: Cost) -> float:
@@ -146,24 +140,24 @@ def _cost(entry: Entry, task: str, kind: Cost) -> float:
     return cost
 
 
-def _voted(task: str, model: tuple[str, str], votes: Sequence[Votes], kind: Cost) -> Iterator[Spot]:
+def _voted(task: str, model: str, name: str, votes: Sequence[Votes], kind: Cost) -> Iterator[Spot]:
     """The majority votes of 2 to k drafts of a model, from its run with the most questions, then drafts."""
-    fitting = [each for each in votes if each.task == task and _model(json.loads(each.settings)) == model]
+    fitting = [each for each in votes if each.task == task and json.loads(each.settings)["model"] == model]
     if not fitting:
         return
     most = max(fitting, key=lambda each: (each.aggregate.n, each.k))
     for point in most.points[1:]:
         cost = point.generated_tokens if kind == "tokens" else point.flops
         if cost:
-            yield Spot(*model, f"{model[1]} vote of {point.n}", cost, point.majority)
+            yield Spot(name, f"{name} vote of {point.n}", cost, point.majority)
 
 
 def show(frontier: Frontier) -> str:
     """What is best from which budget on, and where the lead changes between models."""
     unit = "generated tokens" if frontier.kind == "tokens" else "FLOPs"
     lines = [f"{frontier.task}, {frontier.measure}: the best of {len(frontier.spots)} points at each budget"]
-    for spots in frontier.best.values():
-        lines.append(f"  {spots[0].model}")
+    for model, spots in frontier.best.items():
+        lines.append(f"  {model}")
         lines += [f"    from {spot.cost:>10.4g} {unit}  {_cell(spot.score)}  {spot.label}" for spot in spots]
     for crossing in frontier.crossings[1:]:
         before = crossing.before.label if crossing.before else ""

@@ -110,17 +110,26 @@ def traces_of(run: Run, folder: Path) -> Iterator[Trace]:
     """The traces that belong to a run: of its settings and its sampling, and of questions it has scored.
 
     A killed attempt may have left traces of more questions, and other runs those of other settings, in one folder.
+    Where no trace of a task has the sampling that its results state, these do not state what was asked (tasks in
+    Python may ask otherwise), and all count.
     """
     scored = _scored(run)
     settings = run.settings or {}
+    others: dict[str, list[Trace]] = {}
+    certain: set[str] = set()
     for trace in read_traces(folder):
         asked = trace.question
         if asked.task not in run.tasks or any(settings.get(name) != value for name, value in trace.settings.items()):
             continue
-        if not _drawn_alike(run, asked):
+        if asked.task in scored and (asked.doc_id, asked.doc_hash) not in scored[asked.task]:
             continue
-        if asked.task not in scored or (asked.doc_id, asked.doc_hash) in scored[asked.task]:
+        if _drawn_alike(run, asked):
+            certain.add(asked.task)
             yield trace
+        elif asked.task not in certain:
+            others.setdefault(asked.task, []).append(trace)
+    for task in others.keys() - certain:
+        yield from others[task]
 
 
 def _drawn_alike(run: Run, asked: Question) -> bool:

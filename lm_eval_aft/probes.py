@@ -38,7 +38,7 @@ def shown(texts: Sequence[str], config: AFTConfig, question: Question, layer: in
         question: Draws the order or the place, with the seed: another run draws the same.
         layer: 1 reads the drafts; probes of a single draft act there alone.
     """
-    made = list(texts)
+    made = [question.after_thinking(text) for text in texts]
     rng = random.Random(f"{config.seed}/{question.chat.identity}/{question.repeat}/{layer}")
     if config.probe == "shuffle":
         rng.shuffle(made)
@@ -91,8 +91,8 @@ class GivenDrafts:
         settings: dict[str, Any] = {}
         sampling: dict[str, Sampling] = {}  # by task, which may bound the texts
         for trace in read_traces(folder):
-            asked, settings = trace.question, settings or trace.settings
-            if trace.settings != settings or sampling.setdefault(asked.task, asked.drafts) != asked.drafts:
+            asked, settings = trace.question, settings or trace.given
+            if trace.given != settings or sampling.setdefault(asked.task, asked.drafts) != asked.drafts:
                 raise RecordError(f"drafts_from={folder} holds the traces of several runs: give the folder of one.")
             made._drafts[asked.chat.identity, asked.repeat] = trace.layer(0)
         made.source = {name: settings.get(name) for name in names}

@@ -179,10 +179,13 @@ class Question:
         """How the texts of a run are drawn, so that other runs are told apart; a task may vary the last temperature."""
         return self.drafts, replace(self.final, temperature=0.0)
 
+    def after_thinking(self, text: str) -> str:
+        """A text without what precedes the last mark that ends thinking."""
+        return text.rpartition(self.think_end)[2].lstrip() if self.think_end else text
+
     def answer_in(self, text: str) -> str:
         """What the task's scorer is given of a text, as lm-eval's own models cut theirs."""
-        if self.think_end:
-            text = text.rpartition(self.think_end)[2].lstrip()
+        text = self.after_thinking(text)
         for stop in self.until:
             text = text.split(stop)[0]
         return text
@@ -210,6 +213,11 @@ class Trace:
     spent: Usage
     settings: dict[str, Any] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are set: a version that knows further ones writes them as None."""
+        return {name: value for name, value in self.settings.items() if value is not None}
 
     def layer(self, number: int) -> tuple[Draft, ...]:
         """The generations of one layer, by index."""

@@ -183,12 +183,13 @@ def _trace(run: _Run, engine: Engine, beams: int) -> Trace:
 def _at_once(drafts: Sequence[Draft]) -> list[Completion]:
     """The completions as if each layer had been written in one go: the first text of it pays for their prompt.
 
-    Who paid when they were born depends on what the store held by then, and the cost of an answer must not.
+    Who paid when they were born depends on the store and on how batches were cut; the cost of an answer must not.
     """
-    paid = {draft.layer: 0 for draft in drafts}
-    for draft in drafts:
-        paid[draft.layer] = max(paid[draft.layer], draft.completion.computed_prompt_tokens)
-    return [replace(draft.completion, computed_prompt_tokens=paid.pop(draft.layer, 0)) for draft in drafts]
+    costs = []
+    for number, draft in enumerate(drafts):
+        first = not number or drafts[number - 1].layer != draft.layer
+        costs.append(replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * first))
+    return costs
 
 
 def _cost(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:

@@ -87,5 +87,7 @@ def leave_group_at_exit() -> None:
 
 def _leave_group() -> None:
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if distributed.get_backend() == "gloo":  # others may wait for a process that has failed
         distributed.destroy_process_group()

@@ -147,7 +147,7 @@ def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
         asked.task,
         asked.doc_id,
         asked.doc_hash,
-        json.dumps(trace.settings, sort_keys=True),
+        json.dumps(trace.given, sort_keys=True),
         tuple(extraction.answer(asked.answer_in(draft.text)) for draft in drafts),
         drafts[0].prompt_tokens,
         tuple(draft.generated_tokens for draft in drafts),

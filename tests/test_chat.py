@@ -151,7 +151,7 @@ class TestRenderer:
         ("<think>hm</think>\n\n4", "4"),
         ("4 <think>open", "4 "),
         ("opened in the prompt</think>\n4", "4"),
-        ("a <think>b</think>c</think>d", "d"),
+        ("<think>b</think>a </think> as a word", "a </think> as a word"),
         ("<|im_<|im_end|>end|>x", "x"),
         ("<thi<|im_end|>nk>secret</think>4", "4"),
         ("no markup", "no markup"),

@@ -42,6 +42,12 @@ def test_the_middle_of_other_files_is_looked_at_too(tmp_path, name):
     assert made[0] != made[1]
 
 
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", b"\x02\0\0\0\0\0\0\0[]"])
+def test_a_file_that_is_no_safetensors_file_in_spite_of_its_name_is_looked_at_as_any_other(tmp_path, content):
+    (tmp_path / "consolidated.safetensors").write_bytes(content)
+    assert checkpoint_fingerprint(str(tmp_path), None, None).startswith("folder:")
+
+
 def test_an_adapter_from_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
     repository = tmp_path / "models--somebody--adapter"
     (repository / "refs").mkdir(parents=True)

@@ -141,6 +141,7 @@ class TestMemory:
             return forward(tokens, mask, position_ids, cache)
 
         monkeypatch.setattr(tiny_engine, "_forward", once)
+        monkeypatch.setattr(tiny_engine, "_batch_tokens", 4000)
         assert ids(tiny_engine, requests) == expected
         assert failed
 

@@ -301,10 +301,17 @@ class TestFrontier:
         scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
         (found,) = frontiers(scored, (), "flops")
         assert {name: [spot.label for spot in best] for name, best in found.best.items()} == {
-            "a": ["final (3, 1)"],
-            "b": ["final (3, 2)"],
+            "a/final": ["final (3, 1)"],
+            "b/final": ["final (3, 2)"],
         }
-        assert [spot.model for spot in found.spots] == ["final", "final"]
+
+    def test_one_model_on_two_engines_stays_one(self, tmp_path: Path):
+        for name, layers in (("hf", 1), ("vllm", 2)):
+            run(tmp_path / name, 3, layers, model="a/final", fingerprint=f"{name}|folder:1")
+        scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
+        (found,) = frontiers(scored, (), "flops")
+        assert list(found.best) == ["final"]
+        assert len(found.crossings) == 1
 
     def test_the_command_counts_the_votes_of_the_traces(self, tmp_path: Path):
         printed = plot(self.two_models(tmp_path / "runs"), "--frontier", "--png", tmp_path, "--regex", r"(\d+)")

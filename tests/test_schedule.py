@@ -72,13 +72,12 @@ def test_the_last_layer_alone_uses_the_final_sampling():
 
 
 def test_the_cost_of_an_answer_does_not_depend_on_what_the_store_held(tmp_path):
-    def cost(store, k):
-        (trace,) = run([ask("a question of several words")], k, 2, store=store)
-        return trace.usage
+    def cost(store, k, repeats):
+        return [trace.usage for trace in run([ask("some words", repeat=n) for n in range(repeats)], k, 2, store=store)]
 
     store = SQLiteStore(tmp_path / "drafts.sqlite")
-    for k in (1, 2, 3):
-        assert cost(store, k) == cost(NoStore(), k)
+    for k, repeats in ((1, 1), (2, 1), (3, 2), (5, 3)):
+        assert cost(store, k, repeats) == cost(NoStore(), k, repeats)
     store.close()
 
 

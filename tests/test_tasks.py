@@ -45,6 +45,13 @@ ENDINGS = [
     ("The answer is _18_.", "18", "18", None, "18"),
     ("So __18__", None, "18", None, "18"),
     ("x_1 is 7, the other is x_2", None, "7", None, "2"),
+    ("The answer is 6 x 7 = 42.", "42", "42", None, "42."),
+    ("The answer is $20 - $5 = $15 a day.", "15", "15", None, "$15"),
+    (r"The answer is 2 \times 3 = \boxed{6}.", "6", "6", None, "6"),
+    ("The answer is 6 * 7 = 42. Drafts 1 and 2 say so.", "42", "42", None, "2"),
+    ("The answer is 6 x 7, which is 42.", None, "42", None, "42."),
+    ("The answer is **18** 3 items.", "18", "18", None, "3"),
+    ("The answer is 18 (= 3 x 6).", "18", "18", None, "6"),
     ("no number at all", None, None, None, None),
     ("", None, None, None, None),
 ]

@@ -394,6 +394,44 @@ def test_newest_checkpoints_are_kept_and_the_best_one_stays(config):
     assert kept == {f"checkpoint-{min(losses, key=losses.get)}"}
 
 
+def test_a_run_whose_weights_were_not_written_is_not_finished(config, monkeypatch):
+    save = loop.AFTTrainer.save_model
+
+    def save_checkpoints_alone(self, folder, _internal_call=False):  # as some settings do with shards
+        return save(self, folder, _internal_call) if _internal_call else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.AFTTrainer, "save_model", save_checkpoints_alone)
+        with pytest.raises(EngineError, match=r"no weights were written to .*: set it and give the same command"):
+            run_training("sft", config)
+    assert not json.loads(Path(config.output, "run.json").read_text())["finished"]
+
+
+def test_of_several_gpus_without_a_launcher_one_is_used(config, monkeypatch, capsys):
+    arguments = loop.arguments
+
+    def seeing_two(*given):
+        made = arguments(*given)
+        made._n_gpu = 2
+        return made
+
+    monkeypatch.setattr(loop, "arguments", seeing_two)
+    run_training("sft", config)
+    assert "2 GPUs are in sight and one is used: accelerate launch" in capsys.readouterr().out
+    assert json.loads(Path(config.output, "run.json").read_text())["finished"]
+
+
+def test_a_run_of_before_templates_were_written_down_keeps_its_template(config, monkeypatch, tmp_path):
+    (tmp_path / "other.j2").write_text(SHORT)
+    started = replace(config, template=str(tmp_path / "other.j2"))
+    run_until(monkeypatch, started, 3)
+    file = Path(started.output, "run.json")
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
+    run_training("aft", replace(started, template=None))
+    assert CheckpointConfig.load(Path(config.output, FILE)).template == SHORT
+
+
 def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):
     def full(*args, **rest):
         raise OSError(errno.ENOSPC, "No space left on device")

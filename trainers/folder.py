@@ -120,6 +120,8 @@ def open_run(kind: Kind, config: TrainConfig) -> Run:
         return Run(kind, config, digest, template_of(config), processes)
     state, before = _read_state(folder / "run.json")
     kept = replace(config, **{name: getattr(before, name) for name in BAKED})
+    if state["template_digest"] is None:  # a run of version 0.1.0: nothing else says which it was
+        kept = replace(kept, template=before.template)
     run = Run(kind, kept, digest, template_of(kept), processes, finished=state["finished"])
     _refuse_another(run, state)
     return _resume(run, config, before)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.errors import EngineError
 from lm_eval_aft.stopping import leave_group_at_exit
 from trainers.batches import Collator, LengthGroupedSampler, trims_logits
 from trainers.card import write_card
@@ -43,7 +44,9 @@ class AFTTrainer(Trainer):
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.run_log.check_weights(model, self.state.global_step)
+        broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
+        if self.accelerator.reduce(broken):  # of one process: its share of the weights
+            raise self.run_log.broken("weights became no numbers", self.state.global_step)
         super()._save_checkpoint(model, trial)
 
 
@@ -61,7 +64,12 @@ def fit(
     Raises:
         EngineError: If the model cannot be loaded, the loss is no number, or a checkpoint cannot be written.
     """
-    config, model, tokenizer = run.config, load_model(run.config), encoder.renderer.tokenizer
+    config, tokenizer = run.config, encoder.renderer.tokenizer
+    args = arguments(config, len(validation) > 0)  # first: FSDP and DeepSpeed shard a model while it is loaded
+    if args.n_gpu > 1:  # Trainer would split batches of n_gpu times the size over them
+        say(f"{args.n_gpu} GPUs are in sight and one is used: accelerate launch -m trainers.train uses all.")
+        args._n_gpu = 1
+    model = load_model(config)
     end_texts(model, encoder.end_id)
     if warning := beyond_positions(model, [len(example.token_ids) for example in examples]):
         say(warning)
@@ -71,7 +79,7 @@ def fit(
     trainer = AFTTrainer(
         RunLog(run, aft, facts, say),
         model=model,
-        args=arguments(config, len(validation) > 0),
+        args=args,
         train_dataset=list(examples),
         eval_dataset=sorted(validation, key=lambda example: len(example.token_ids)) or None,
         data_collator=Collator(pad, trims_logits(base)),
@@ -143,9 +151,16 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 
 
 def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
+    if trainer.is_fsdp_enabled:  # of shards nothing would be written here, without a word
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(run.folder))
     if not trainer.is_world_process_zero():
         return
+    if not list(run.folder.glob("*model*.safetensors")):
+        raise EngineError(
+            f"no weights were written to {run.folder}, which DeepSpeed does unless its configuration says "
+            "stage3_gather_16bit_weights_on_model_save: set it and give the same command."
+        )
     if not run.config.lora_rank and run.config.save_dtype:
         model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=getattr(torch, run.config.save_dtype))
         model.save_pretrained(run.folder)

@@ -74,7 +74,7 @@ class Row:
         if not isinstance(sources, list) or not all(source in range(len(drafts)) for source in sources):
             raise ConfigError(f"sources of {where} must be a list of positions in drafts, from 0 to {len(drafts) - 1}.")
         if len(set(sources)) < len(sources):
-            raise ConfigError(f"sources of {where} are {sources}: name each position once.")
+            raise ConfigError(f"sources of {where} are {sources}: name each position once, or remove them.")
         return cls(
             chat=query_chat(row, where),
             drafts=tuple(drafts[number] for number in full),
@@ -93,7 +93,7 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
     Row.of(row, where)
     drafts = row.get("drafts")
     for name, (what, fits) in ABOUT_DRAFTS.items():
-        if drafts is None or name not in row:  # without drafts it is a key of others
+        if drafts is None or row.get(name) in (None, []):  # without drafts it is a key of others
             continue
         values = row[name]
         if not isinstance(values, list) or len(values) != len(drafts) or not all(map(fits, values)):

@@ -43,7 +43,7 @@ class RunLog(TrainerCallback):
         row = {key: float(logs[key]) for key in keys if key in logs}
         for key in ("loss", "eval_loss", "grad_norm"):
             if key in row and not math.isfinite(row[key]):
-                raise self._broken(f"the {key} became {row[key]}", state.global_step)
+                raise self.broken(f"the {key} became {row[key]}", state.global_step)
         if not state.is_world_process_zero or not row.keys() & {"loss", "eval_loss"}:
             return
         elapsed_s = round(time.monotonic() - self.started, 2)
@@ -53,15 +53,9 @@ class RunLog(TrainerCallback):
             lines.write(json.dumps(row) + "\n")
         self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
 
-    def check_weights(self, model: Any, step: int) -> None:
-        """Let no checkpoint begin whose weights are no numbers.
-
-        Raises:
-            EngineError: If one of them is not finite.
-        """
-        trained = [weights for weights in model.parameters() if weights.requires_grad]
-        if not all(bool(weights.isfinite().all()) for weights in trained):
-            raise self._broken("weights became no numbers", step)
+    def is_sound(self, model: Any) -> bool:
+        """Whether all weights that are trained are numbers; no checkpoint of others is written."""
+        return all(bool(weights.isfinite().all()) for weights in model.parameters() if weights.requires_grad)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark a checkpoint as whole, after all else is in it, and only then remove older ones."""
@@ -70,7 +64,8 @@ class RunLog(TrainerCallback):
             write_card(folder, self.run, self.aft, self.facts)
             self.run.remove_checkpoints(self.run.config.keep, state.best_model_checkpoint)
 
-    def _broken(self, what: str, step: int) -> EngineError:
+    def broken(self, what: str, step: int) -> EngineError:
+        """The error that ends a run whose loss or weights are no numbers."""
         return EngineError(
             f"{what} by step {step}: lower learning_rate, or look for broken rows in the data; the whole checkpoints "
             f"in {self.run.folder} are from before."

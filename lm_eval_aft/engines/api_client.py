@@ -114,14 +114,15 @@ class ChatClient:
             except requests.RequestException as error:
                 reason, delay_s = self._hide(_root(error, self.timeout_s)), backoff_s
                 continue
-            status, said = response.status_code, self._message(response)[0]
+            status, said = response.status_code, ""
             if status not in BUSY and status < 500:
                 parsed = self._parsed(response)
                 if parsed and not parsed.get("error"):
                     return parsed
-                said = said if parsed else "its answer is not a JSON object"
+                said = "" if parsed else "its answer is not a JSON object"
                 if method == "GET":  # no such server: asking again does not help
-                    raise Refused(status, said)
+                    raise Refused(status, said or self._message(response)[0])
+            said = said or self._message(response)[0]
             reason, asks = f"HTTP {status}: {said}", response.headers.get("Retry-After")
             asked_s = _retry_after(asks)
             if asked_s > LONGEST_RETRY_AFTER_S:

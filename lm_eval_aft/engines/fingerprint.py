@@ -69,20 +69,28 @@ def _pieces(folder: Path) -> Iterator[bytes]:
 
 
 def _places(path: Path, size: int) -> Iterator[tuple[int, int]]:
-    """Where to read within a file, as (start, length): both ends of each tensor, else blocks at even distances.
-
-    The head of a safetensors file (https://huggingface.co/docs/safetensors, "Format") is its length in eight bytes,
-    little-endian, and a JSON object that holds each tensor's offsets from the end of the head.
-    """
-    tensors: list[tuple[int, int]] = []
-    if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            head = json.loads(file.read(length))
-        tensors = [row["data_offsets"] for name, row in head.items() if name != "__metadata__"]
-        tensors = sorted((8 + length + start, 8 + length + end) for start, end in tensors)
+    """Where to read within a file, as (start, length): both ends of each tensor, else blocks at even distances."""
+    tensors = _tensors(path, size) if path.suffix == ".safetensors" else []
     for start, end in tensors:
         yield start, min(TENSOR_END, end - start)
         yield max(start, end - TENSOR_END), min(TENSOR_END, end - start)
     if not tensors:
         yield from ((size * block // BLOCKS, TENSOR_END) for block in range(BLOCKS))
+
+
+def _tensors(path: Path, size: int) -> list[tuple[int, int]]:
+    """Where each tensor begins and ends; none where the file is no safetensors file but, say, a pointer to one.
+
+    The head of such a file (https://huggingface.co/docs/safetensors, "Format") is its length in eight bytes,
+    little-endian, and a JSON object that holds each tensor's offsets from the end of the head.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > size:
+            return []
+        try:
+            head = json.loads(file.read(length))
+            offsets = [row["data_offsets"] for name, row in head.items() if name != "__metadata__"]
+            return sorted((8 + length + start, 8 + length + end) for start, end in offsets)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return []

@@ -32,6 +32,11 @@ VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # one character for 1/2 an
 MIXED = re.compile(r"(-?)(\d+) (\d+)/(\d+)")
 # The mark-up skipped holds no "=": a line of them would be read from each to its end, in time that grows as its square.
 RESULT = re.compile(rf"=(?:{_SKIP})*+({_NUMBER})")
+# After a number, what makes it the first of a calculation: an answer may be stated as 6 x 7 = 42.
+OPERATION = re.compile(
+    r"[\s)}\]]*(?:[-\u2212+/x\u00d7\u00f7]|(?<!\*)\*(?!\*)|\\(?:times|cdot|div)\b|% of\b)[\s$({\[]*\d"
+)
+SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
@@ -67,8 +72,18 @@ def _mixed(text: str) -> Fraction | None:
 
 
 def extract_strict(text: str) -> str | None:
-    """The number of the last "answer is N"; bold, LaTeX, currency and a full stop around it do not matter."""
-    return _last(STATED.findall(_plain(text)))
+    """The number of the last "answer is N"; bold, LaTeX, currency and a full stop around it do not matter.
+
+    Of a calculation ("answer is 6 x 7 = 42") it is the result; None where it states none.
+    """
+    plain = _plain(text)
+    found = [match for match in STATED.finditer(plain) if normalise(match[1]) is not None]
+    if not found:
+        return None
+    rest = plain[found[-1].end() :]
+    if not OPERATION.match(rest):
+        return normalise(found[-1][1])
+    return _last(RESULT.findall(SENTENCE_END.split(rest, maxsplit=1)[0]))
 
 
 def extract_flexible(text: str) -> str | None:
