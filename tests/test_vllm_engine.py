@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,25 @@ def instance(kind: str, *args, doc_id: int = 0):
     return Instance(request_type=kind, doc={"id": doc_id}, arguments=args, idx=0, metadata=metadata)
 
 
+@pytest.mark.parametrize("name", ["vllm", "api"])
+def test_engines_that_spread_the_work_themselves_run_in_one_process(name, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=f"engine={name} runs in one process and 4 were started"):
+        load_engine(name, {"pretrained": "x"}, CPU)
+
+
+def test_of_several_likeliest_tokens_each_is_greedy():
+    from lm_eval_aft.engines.vllm_scorer import _score
+
+    def row(**logprobs: float) -> dict[int, SimpleNamespace]:
+        return {int(token[1:]): SimpleNamespace(logprob=value, rank=2) for token, value in logprobs.items()}
+
+    scored = SimpleNamespace(prompt_token_ids=[1, 2, 3], prompt_logprobs=[None, row(t2=-0.5, t9=-0.5), row(t3=-1.0)])
+    assert _score(scored, 2) == (-1.5, True)
+    scored.prompt_logprobs[1] = row(t2=-0.7, t9=-0.5)
+    assert _score(scored, 2) == (-1.7, False)
+
+
 def test_absent_vllm_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(EngineError, match=r"pip install 'lm_eval_aft\[vllm\]'"):
@@ -78,6 +98,12 @@ class TestArguments:
     def test_more_devices_than_there_are(self):
         with pytest.raises(EngineError, match="tensor_parallel_size=64 needs 64 devices and this machine has"):
             self.check(tensor_parallel_size=64)
+
+    def test_a_device_of_ones_own_choice(self):
+        with pytest.raises(
+            ConfigError, match=r"--device cuda:1 cannot be chosen .* set CUDA_VISIBLE_DEVICES=1 instead"
+        ):
+            self.check(HostArgs(1, None, "cuda:1"))
 
     def test_no_device_at_all(self, monkeypatch):
         from vllm.platforms import current_platform
@@ -266,6 +292,16 @@ class TestModel:
             [instance("loglikelihood", context, answer) for answer in ("Paris", "Cheese")], disable_tqdm=True
         )
         assert 0 > score > worse
+
+    def test_scoring_that_fails_is_one_sentence(self, model, monkeypatch):
+        def dead(*given, **rest):
+            raise RuntimeError("its engine process died")
+
+        monkeypatch.setattr(model.engine._llm, "generate", dead)
+        with pytest.raises(
+            EngineError, match="stopped working while it scored .its engine process died.: start the same"
+        ):
+            model.loglikelihood([instance("loglikelihood", "a", "b")], disable_tqdm=True)
 
 
 @pytest.fixture(scope="module")

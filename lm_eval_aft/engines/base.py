@@ -6,6 +6,7 @@ An engine turns requests into completions; it knows nothing of drafts, layers, t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ ENGINES = {
     "api": "lm_eval_aft.engines.api:APIEngine",
     "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
 }
+ALONE = ("vllm", "api")  # engines that spread the work themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,11 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
         near = get_close_matches(name, ENGINES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ENGINES)}."
         raise ConfigError(f"engine={name} is unknown: {hint}")
+    if name in ALONE and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"engine={name} runs in one process and {processes} were started, each of which would do everything: leave "
+            "the launcher out, and use tensor_parallel_size= (vllm) or concurrency= (api)."
+        )
     module, _, attribute = ENGINES[name].partition(":")
     args = dict(engine_args)
     if "pretrained" in args:

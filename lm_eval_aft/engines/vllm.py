@@ -13,7 +13,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -24,12 +23,12 @@ from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
 from lm_eval_aft.engines.vllm_args import LOAD_ERRORS, VLLMArgs, import_vllm
 from lm_eval_aft.engines.vllm_scorer import PromptScorer
+from lm_eval_aft.engines.vllm_watch import watched
 from lm_eval_aft.errors import EngineError
 from lm_eval_aft.records import Completion, Request
 from lm_eval_aft.usage import ModelShape
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
-WATCH_S = 1.0
 
 
 class VLLMEngine:
@@ -97,7 +96,7 @@ class VLLMEngine:
         engine, call = self._llm.llm_engine, next(self._calls)
         waiting: dict[str, int] = {}
         try:
-            with _watched(engine):
+            with watched(engine):
                 for position, request in enumerate(requests):
                     name = f"aft-{call}-{position}"
                     # "type" marks a prompt that needs no rendering: vLLM's renderer would warn at every other
@@ -189,32 +188,6 @@ def _one_sentence(waiting: dict[str, int], unfinished: int) -> Iterator[None]:
             f"({str(error).strip() or type(error).__name__}): those that had ended are kept in the draft store if "
             "there is one (cache= or record=); start the same command again to go on."
         ) from error
-
-
-@contextmanager
-def _watched(engine: Any) -> Iterator[None]:
-    """Wake a step that waits for a killed process.
-
-    vLLM notices the death, but a caller that waits for output already waits for ever (seen in 0.32, after a kill as
-    the system's out-of-memory killer does it).
-    """
-    core = getattr(engine, "engine_core", None)
-    state: Any = getattr(core, "resources", None)
-    outputs: Any = getattr(core, "outputs_queue", None)
-    done = Event()
-
-    def watch() -> None:
-        while not done.wait(WATCH_S):
-            if state.engine_dead:
-                outputs.put(RuntimeError("its engine process died"))
-                return
-
-    if hasattr(state, "engine_dead") and outputs is not None:  # the engine runs in a process of its own
-        Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
 
 
 def config_shape(config: Any) -> ModelShape | None:

@@ -8,6 +8,7 @@ refused for a reason of its own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -76,6 +77,11 @@ class VLLMArgs:
         given = {name: value for name, value in engine_args.items() if str(value).lower() != "none"}
         engine = {name: _number(value, known[name]) for name, value in given.items() if name in known}
         _refuse_data_parallel(engine)
+        if re.fullmatch(r"cuda:[1-9]\d*", host.device):
+            raise ConfigError(
+                f"--device {host.device} cannot be chosen for engine=vllm, which takes the first devices in sight: set "
+                f"CUDA_VISIBLE_DEVICES={host.device.removeprefix('cuda:')} instead."
+            )
         engine["seed"] = integer(0, SEED_LIMIT)("engine_seed", given.get("engine_seed", 0))
         if "max_length" in given:
             if "max_model_len" in given:

@@ -14,6 +14,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from lm_eval_aft.engines.vllm_watch import watched
+from lm_eval_aft.errors import EngineError
+
 Pair = tuple[Any, list[int], list[int]]  # lm-eval's: cache key, context ids, continuation ids
 
 
@@ -103,13 +106,24 @@ class PromptScorer(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Pair], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Score continuations; contexts lose their beginning where they do not fit, as in HFLM."""
+        """Score continuations; contexts lose their beginning where they do not fit, as in HFLM.
+
+        Raises:
+            EngineError: If vLLM stops working.
+        """
         from vllm import SamplingParams
 
         room = self.max_length - 1  # of the context, and one token to generate
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
         prompts = [{"prompt_token_ids": (context + continuation)[-room:]} for _, context, continuation in requests]
-        outputs = self._llm.generate(prompts, params, use_tqdm=not disable_tqdm, lora_request=self._lora)
+        try:
+            with watched(self._llm.llm_engine):
+                outputs = self._llm.generate(prompts, params, use_tqdm=not disable_tqdm, lora_request=self._lora)
+        except Exception as error:  # whatever a worker died of
+            raise EngineError(
+                f"vLLM stopped working while it scored ({str(error).strip() or type(error).__name__}): start the same "
+                "command again, with a lower max_num_batched_tokens if memory was short."
+            ) from error
         return [
             _score(output, len(continuation)) for output, (_, _, continuation) in zip(outputs, requests, strict=True)
         ]
@@ -120,9 +134,13 @@ class PromptScorer(TemplateLM):
 
 
 def _score(output: Any, length: int) -> tuple[float, bool]:
-    """Sum over the last ``length`` tokens, and whether each of them was the likeliest."""
+    """Sum over the last ``length`` tokens, and whether each of them was the likeliest, or one of several.
+
+    A row holds the token and the likeliest. Its rank would not do: vLLM counts the tokens that are at least as likely.
+    """
     if not length:
         return 0.0, True
     tokens, rows = output.prompt_token_ids[-length:], output.prompt_logprobs[-length:]
-    chosen = [row[token] for row, token in zip(rows, tokens, strict=True) if row]  # the very first token has no row
-    return sum(entry.logprob for entry in chosen), all(entry.rank == 1 for entry in chosen)
+    known = [(row[token].logprob, row) for row, token in zip(rows, tokens, strict=True) if row]  # not the very first
+    greedy = all(own >= max(entry.logprob for entry in row.values()) for own, row in known)
+    return sum(own for own, _ in known), greedy
