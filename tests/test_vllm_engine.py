@@ -299,7 +299,7 @@ class TestModel:
 
         monkeypatch.setattr(model.engine._llm, "generate", dead)
         with pytest.raises(
-            EngineError, match="stopped working while it scored .its engine process died.: start the same"
+            EngineError, match=r"stopped working while it scored .its engine process died.: start the same"
         ):
             model.loglikelihood([instance("loglikelihood", "a", "b")], disable_tqdm=True)
 
