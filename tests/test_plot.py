@@ -259,7 +259,7 @@ def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
 
 class TestFrontier:
     def spot(self, model: str, cost: float, score: float) -> Spot:
-        return Spot(model, model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
+        return Spot(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
 
     def test_what_costs_more_and_scores_less_is_not_on_it(self):
         spots = [self.spot("a", cost, score) for cost, score in ((1, 0.3), (2, 0.2), (3, 0.5), (4, 0.5), (5, 0.6))]
