@@ -151,7 +151,6 @@ def test_the_card_names_inputs_by_path_and_digests_them_as_they_were(tmp_path):
         ({"target": 5}, "target of .* row 1 is 5: it must be a text"),
         ({"scores": [None, 1.0]}, "scores of .* row 1 must be a list with one finite number for each of its 2 drafts"),
         ({"scores": [float("nan"), 1.0]}, "scores of .* row 1 must be a list with one finite number"),
-        ({"scores": None}, "scores of .* row 1 must be a list"),
         ({"scores": [1.0]}, "scores of .* row 1 must be a list"),
         ({"models": "gpt-4"}, "models of .* row 1 must be a list"),
         ({"right": ["yes", "no"]}, "right of .* row 1 must be a list with one true or false"),
@@ -170,6 +169,17 @@ def test_every_command_refuses_a_wrong_row_in_one_sentence(tmp_path, changes, sa
     ):
         with pytest.raises(ConfigError, match=said):
             aft_data(*command)
+
+
+def test_empty_columns_are_no_lists_about_drafts(tmp_path):
+    empty = {"scores": [], "right": None, "ends": None, "models": None}
+    source = write(tmp_path / "d.jsonl", [{"query": "q", "gold": "1", "drafts": ["2", "1", "0"], **empty}])
+    out = tmp_path / "out.jsonl"
+    aft_data("stats", source)
+    aft_data("select", source, out, "--k", 2, "--verifier", "exact:")
+    (row,) = read_jsonl(out)
+    assert (row["drafts"], row["right"], row["scores"]) == (["2", "1"], [False, True], [])
+    aft_data("aggregate", source, out, "--k", 2, "--model_args", SCRIPTED)
 
 
 # ---------------------------------------------------------------- drafts

@@ -258,7 +258,7 @@ def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]], terse
         f"{len(works)} draft sets, {len(made)} targets kept; did not fit {too_long}, cut or empty {unfinished}, "
         f"wrong {wrong}, too short {terse}, repaired {repaired}"
     ]
-    if all("right" in row for row in made):
+    if all(row.get("right") for row in made):
         facts.append(f"right and wrong drafts in {sum(map(is_mixed, made)) / len(made):.1%} of the kept sets")
     return [*facts, *overlap_of(made).lines()]
 

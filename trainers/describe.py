@@ -32,11 +32,15 @@ def describe_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines += [
             f"words a draft         {_spread([len(draft.split()) for draft in every])}",
             f"empty drafts          {sum(not draft.strip() for draft in every):,}",
-            f"cut drafts            {sum(row.get('ends', []).count('length') for row in rows if row.get('drafts')):,}",
+            f"cut drafts            {sum(_cut(row) for row in rows if row.get('drafts')):,}",
             f"equal drafts          {equal:,} repeat another of their row ({equal / len(every):.1%})",
             f"diversity             {_diversity(drafts):.2f} (1 - Jaccard of word n-grams, mean over pairs)",
         ]
     return lines + _quality(rows) + _targets(rows)
+
+
+def _cut(row: Mapping[str, Any]) -> int:
+    return list(row.get("ends") or ()).count("length")
 
 
 def _question(row: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from trainers.writer import Writer
 
 def keep_drafts(row: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """A row with some of its drafts, in the order given, and what is known of them."""
-    lists = {name: [row[name][i] for i in kept] for name in ALIGNED if name in row}
+    lists = {name: [row[name][i] for i in kept] for name in ALIGNED if row.get(name)}
     if row.get("sources"):
         lists["sources"] = [list(kept).index(source) for source in row["sources"] if source in kept]
     return {**row, **lists}
