@@ -14,6 +14,7 @@ from typing import Any
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.files import whole
 from lm_eval_aft.prompts import Template
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
@@ -45,7 +46,8 @@ class CheckpointConfig:
     def save(self, folder: str | Path) -> None:
         """Write the file into a checkpoint folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        Path(folder, FILE).write_text(text, encoding="utf-8")
+        with whole(Path(folder, FILE)) as partial:  # that it is there says that the folder is complete
+            partial.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> CheckpointConfig:

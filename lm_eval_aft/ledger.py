@@ -128,8 +128,8 @@ def traces_of(run: Run, folder: Path) -> Iterator[Trace]:
             yield trace
         elif asked.task not in certain:
             others.setdefault(asked.task, []).append(trace)
-    for task in others.keys() - certain:
-        yield from others[task]
+    for task, traces in others.items():
+        yield from traces if task not in certain else ()
 
 
 def _drawn_alike(run: Run, asked: Question) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lm_eval_aft.chat import THINK
 from lm_eval_aft.errors import RecordError
+from lm_eval_aft.files import whole
 from lm_eval_aft.results import Run, read_runs, reading
 
 TASK = "aft_mt_bench"
@@ -180,11 +181,10 @@ def write_text(file: Path, text: str) -> Path:
     Raises:
         RecordError: If it cannot be written.
     """
-    partial = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(file)
+        with whole(file) as partial:
+            partial.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise RecordError(f"{file} cannot be written ({error.strerror}): give --output another folder.") from error
     return file

@@ -22,6 +22,7 @@ from string import Template
 from typing import Any
 
 from lm_eval_aft.errors import RecordError
+from lm_eval_aft.files import whole
 from lm_eval_aft.pagedata import PageData, PageSample
 
 SCRIPTS = ("dom", "tables", "charts", "effects", "shards", "detail", "samples", "main")
@@ -43,12 +44,10 @@ def write_page(path: str | Path, data: PageData) -> Path:
         RecordError: If it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="ascii", newline="\n") as file:
+        with whole(path) as partial, partial.open("w", encoding="ascii", newline="\n") as file:
             file.writelines(_parts(data))
-        partial.replace(path)
     except OSError as error:
         raise RecordError(
             f"the page cannot be written to {path} ({error.strerror}): name a file in a folder you can write to."

@@ -8,7 +8,6 @@
 One loop over the layers. Each time, all requests of a layer go to the engine at once and every completion is kept
 the moment it ends. Knows nothing of lm-eval, tasks, tokenizers or devices. Called by ``model.AFTLM``, the sweep
 and the trainers.
-
 Source of the method: "From Drafts to Answers" (arXiv 2501.11877), inference as in section 3 there.
 """
 
@@ -168,7 +167,7 @@ def _trace(run: _Run, engine: Engine, beams: int) -> Trace:
     drafts, shape = run.drafts(), engine.shape
     written = drafts[:-1] if run.election else drafts
     chosen = [run.election.usage] if run.election else []
-    cost = _at_once(written) if engine.prefills_once else [draft.completion for draft in written]
+    cost = [_at_once(draft) if engine.prefills_once else draft.completion for draft in written]
     return Trace(
         question=run.question,
         drafts=drafts,
@@ -180,16 +179,12 @@ def _trace(run: _Run, engine: Engine, beams: int) -> Trace:
     )
 
 
-def _at_once(drafts: Sequence[Draft]) -> list[Completion]:
-    """The completions as if each layer had been written in one go: the first text of it pays for their prompt.
+def _at_once(draft: Draft) -> Completion:
+    """Its completion as if its layer had been written in one go, whose first text pays for the prompt they share.
 
     Who paid when they were born depends on the store and on how batches were cut; the cost of an answer must not.
     """
-    costs = []
-    for number, draft in enumerate(drafts):
-        first = not number or drafts[number - 1].layer != draft.layer
-        costs.append(replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * first))
-    return costs
+    return replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * (draft.index == 0))
 
 
 def _cost(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:

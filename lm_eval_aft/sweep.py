@@ -20,13 +20,13 @@ import click
 from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, RecordError
+from lm_eval_aft.files import whole
 from lm_eval_aft.ledger import Ledger, ledgers
 from lm_eval_aft.parse import integer
 from lm_eval_aft.plan import Plan, grid, plans_of
 from lm_eval_aft.plot import score_interval
 from lm_eval_aft.results import Score, read_run
 from lm_eval_aft.stats import Interval
-from lm_eval_aft.traces import whole
 
 DONE = "point.json"
 

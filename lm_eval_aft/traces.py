@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.errors import RecordError
+from lm_eval_aft.files import whole
 from lm_eval_aft.records import Trace
 from lm_eval_aft.usage import MOST_COUNTED
 
@@ -60,17 +61,6 @@ def _name(task: str, settings: dict[str, Any], traces: Sequence[Trace]) -> str:
     digest = sha256(json.dumps([settings, task, asked], sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", task)[:MOST_NAME] or "task"
     return f"{name}_k{settings['k']}_l{settings['layers']}_{digest}"
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write beside the path, which takes its place once it is complete; each process has its own."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

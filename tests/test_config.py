@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig, refuse_unknown, samplings
+from lm_eval_aft.config import SECRET, AFTConfig, refuse_unknown, samplings
 from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.parse import mapping
 
 BAD = [
     ("k", 0, "k=0 is not allowed: k must be a whole number of at least 1"),
@@ -84,6 +85,18 @@ def test_other_arguments_are_handed_back():
 @pytest.mark.parametrize(("k", "layers", "count"), [(5, 2, 11), (5, 1, 6), (1, 3, 4), (5, 0, 1)])
 def test_generations(k, layers, count):
     assert AFTConfig(k=k, layers=layers).generations == count
+
+
+def test_tokens_of_a_text_are_no_secrets():
+    secrets = ("api_key", "hf_token", "token", "JUDGE_TOKEN", "password")
+    assert all(SECRET.search(name) for name in secrets)
+    assert not any(SECRET.search(name) for name in ("think_end_token", "add_bos_token", "tokenizer", "keep"))
+
+
+def test_a_dictionary_may_come_as_its_json_text():
+    assert mapping("extra_body", '{"a": 1}') == mapping("extra_body", {"a": 1}) == {"a": 1}
+    with pytest.raises(ConfigError, match="extra_body must be a dictionary"):
+        mapping("extra_body", "[1]")
 
 
 def test_unknown_names_get_the_nearest():

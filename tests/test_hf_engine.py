@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
-from conftest import save_tiny
+from conftest import save_tiny, tiny_tokenizer
 from lm_eval_aft.engines.base import HostArgs, load_engine
 from lm_eval_aft.engines.hf import HFEngine
 from lm_eval_aft.engines.sampler import RowSampler, threshold
@@ -191,6 +193,30 @@ class TestSampler:
         assert all_rows.draw(logits[:1]) == last_row.draw(logits[:1])
 
 
+class TestEnds:
+    """Of drafts, by draft_until."""
+
+    @pytest.mark.parametrize("stop", ["Question:", "\u95ee\u9898\uff1a"])
+    def test_a_stop_string_is_seen_whatever_its_tokens(self, tiny_engine, stop):
+        until = replace(SAMPLED, until=(stop,))
+        written = tiny_engine.tokenizer.encode(f"so 5\n{stop}", add_special_tokens=False)
+        assert tiny_engine._ended(written, until)
+        assert not tiny_engine._ended(written[:-1], until)
+
+    def test_a_stop_string_may_be_a_special_token(self, tiny_engine):
+        (request,) = ask(tiny_engine, replace(SAMPLED, until=("<|im_start|>",)), 1, ["a"])
+        written = tiny_engine.tokenizer.encode("so 5<|im_start|>", add_special_tokens=False)
+        assert tiny_engine._ended(written, request.sampling)
+        found = tiny_engine._completion(request, written, True)
+        assert (found.text, found.finish_reason) == ("so 5", "stop")
+
+    def test_beams_apply_no_penalty_of_the_generation_config(self, tiny_engine, monkeypatch):
+        beams = ask(tiny_engine, replace(GREEDY, beams=3), 1)
+        expected = ids(tiny_engine, beams)
+        monkeypatch.setattr(tiny_engine.model.generation_config, "repetition_penalty", 1.8)
+        assert ids(tiny_engine, beams) == expected
+
+
 class TestLoading:
     host = HostArgs(1, None, "cpu")
 
@@ -261,6 +287,17 @@ class TestLoading:
         load_engine("hf", {"pretrained": str(tmp_path / "model"), "truncation": True}, self.host)
         assert "asks for repetition_penalty=1.3: --model hf applies it, --model aft does not" in caplog.text
         assert "truncation=True has no effect" in caplog.text
+
+    def test_thinking_can_be_switched_on_without_hflms_own_condition(self, tiny):
+        assert load_engine("hf", {"pretrained": tiny, "enable_thinking": True}, self.host).model is not None
+
+    def test_an_encoder_decoder_is_refused(self, tiny, tmp_path):
+        transformers.T5ForConditionalGeneration(
+            transformers.T5Config(vocab_size=260, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        ).save_pretrained(tmp_path)
+        tiny_tokenizer().save_pretrained(tmp_path)
+        with pytest.raises(EngineError, match="it is an encoder-decoder model, and engine=hf runs causal ones"):
+            load_engine("hf", {"pretrained": str(tmp_path)}, self.host)
 
     def test_shape_leaves_the_embeddings_out(self, tiny_engine):
         weights = sum(w.numel() for w in tiny_engine.model.parameters())

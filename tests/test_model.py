@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 
 from conftest import save_tiny, tiny_tokenizer
 from lm_eval_aft import requests as request_module
-from lm_eval_aft.checkpoint import CheckpointConfig
+from lm_eval_aft.checkpoint import CheckpointConfig, choose_template
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.model import AFTLM
@@ -257,6 +257,10 @@ class TestCheckpointTemplate:
 
     def test_it_is_used(self, trained):
         assert aft(str(trained)).template.source == self.OTHER
+
+    def test_it_is_found_in_a_subfolder(self, trained, tmp_path):
+        args = {"pretrained": str(tmp_path), "subfolder": trained.name}
+        assert choose_template(AFTConfig(), args).source == self.OTHER
 
     def test_the_same_template_from_a_file_is_no_contradiction(self, trained, tmp_path):
         (tmp_path / "same.j2").write_text(self.OTHER)

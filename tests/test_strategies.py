@@ -215,6 +215,10 @@ class TestGivenDrafts:
         with pytest.raises(RecordError, match="holds the traces of several runs"):
             GivenDrafts.read(str(tmp_path))
 
+    def test_drafts_are_read_without_their_thinking_whatever_ends_it(self):
+        thinking = replace(ask("q"), think_end="[/THINK]")
+        assert shown(["hm 3[/THINK]\n4", "5"], AFTConfig(), thinking, 1) == ["4", "5"]
+
     def test_two_bounds_of_one_task_are_two_runs_and_those_of_two_tasks_are_not(self, tmp_path):
         first, second = ask("q"), ask("r")
         longer = replace(second, drafts=replace(second.drafts, max_tokens=99))

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from lm_eval_aft.cli import aft
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.errors import ConfigError, RecordError
 from lm_eval_aft.plan import grid, plan_of
 from lm_eval_aft.plot import curves
 from lm_eval_aft.prompts import Template
@@ -19,7 +19,7 @@ from lm_eval_aft.records import Chat, Message, Question, Sampling
 from lm_eval_aft.report import read_entries
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import SQLiteStore
-from lm_eval_aft.sweep import _three_digits
+from lm_eval_aft.sweep import _read_done, _three_digits
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 0.95, 0, 64)
@@ -115,6 +115,12 @@ def test_again_it_skips_and_a_lost_point_is_made_from_the_store(done):
     assert output.count("done before, skipped") == 2
     assert "0 new generations" in output
     assert output.rsplit("| k |", 1)[1].strip() == first.rsplit("| k |", 1)[1].strip()  # the same table
+
+
+def test_a_damaged_point_is_named(tmp_path: Path):
+    (tmp_path / "point.json").write_text("[]")
+    with pytest.raises(RecordError, match=r"point\.json cannot be read \(it is no JSON object\): remove it"):
+        _read_done(tmp_path)
 
 
 def rows(folder: Path) -> list[dict]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lm_eval_aft.files import whole
 from lm_eval_aft.ledger import ledgers, traces_of
 from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.results import read_run
-from lm_eval_aft.traces import read_traces, trace_files, whole, write_traces
+from lm_eval_aft.traces import read_traces, trace_files, write_traces
 from lm_eval_aft.usage import Usage
 from made_runs import make_run
 
@@ -59,6 +60,13 @@ def test_a_task_may_choose_a_temperature_by_question(tmp_path: Path):
     make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": {"generation_kwargs": {"max_gen_toks": 64}}})
     found = list(traces_of(read_run(tmp_path / "run"), tmp_path / "traces"))
     assert {each.question.final.temperature for each in found} == {0.7, 0.0}
+
+
+def test_where_the_results_state_another_sampling_than_was_asked_all_traces_count(tmp_path: Path):
+    write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1)])
+    greedy = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 256}}  # what lm-eval writes for tasks in Python
+    make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": greedy})
+    assert len(list(traces_of(read_run(tmp_path / "run"), tmp_path / "traces"))) == 2
 
 
 def test_two_processes_write_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

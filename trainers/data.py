@@ -16,6 +16,7 @@ import click
 
 from lm_eval_aft import __version__
 from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.files import whole
 from trainers.rows import file_digest, read_jsonl, read_rows, write_jsonl
 
 Decorate = Callable[[Callable[..., None]], Callable[..., None]]
@@ -381,7 +382,8 @@ def finish(
         "facts": list(facts),
         "sha256": file_digest(out),
     }
-    Path(f"{out}.card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole(Path(f"{out}.card.json")) as partial:
+        partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for fact in facts:
         click.echo(fact)
     click.echo(f"wrote {len(rows)} rows to {out} (sha256 {str(card['sha256'])[:12]})")

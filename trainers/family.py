@@ -33,6 +33,7 @@ from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.engines.base import HostArgs, load_engine
 from lm_eval_aft.errors import AFTError, ConfigError
+from lm_eval_aft.files import whole
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Message, Question, Sampling
 from lm_eval_aft.schedule import propose_and_aggregate
@@ -229,9 +230,8 @@ def stages_of(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> Itera
 def write_curve(folder: Path, config: FamilyConfig, curve: list[dict[str, Any]]) -> None:
     """Settings and curve beside weights."""
     text = json.dumps({"settings": asdict(config), "curve": curve}, indent=1)
-    partial = folder / "curve.json.partial"
-    partial.write_text(f"{text}\n", encoding="utf-8")
-    partial.replace(folder / "curve.json")
+    with whole(folder / "curve.json") as partial:
+        partial.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_curve(folder: Path, config: FamilyConfig) -> list[dict[str, Any]]:
@@ -491,9 +491,8 @@ def ship(out: Path, seed: int) -> None:
                 for folder in (out.resolve(), out):  # as it was given to the trainings, or to this command
                     content = content.replace(f"{folder}/base".encode(), b"bundled:base")
                     content = content.replace(f"{folder}/".encode(), b"")
-            partial = target / f"{file}.partial"
-            partial.write_bytes(content)
-            partial.replace(target / file)  # a run that reads the old one keeps a whole file
+            with whole(target / file) as partial:  # a run that reads the old one keeps a whole file
+                partial.write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
     aft_config.json   what lm_eval_aft reads; beside it the adapter or the weights, the tokenizer and README.md
     merged/           the full checkpoint that --merge writes
 
-Knows nothing of models. Called by ``train`` and ``loop``.
+Knows nothing of models. Called by ``train`` and ``loop``. A little over 200 lines, as whether a run goes on is decided
+here alone.
 """
 
 from __future__ import annotations

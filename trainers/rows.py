@@ -8,7 +8,6 @@ A little over 200 lines, as what a row must be stands here and nowhere else.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError as JinjaError
 
 from lm_eval_aft.errors import ChatError, ConfigError
+from lm_eval_aft.files import whole
 from lm_eval_aft.records import Chat, Message
 
 ABOUT_DRAFTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # lists with one entry a draft, and what it must be
@@ -218,18 +218,14 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
         ConfigError: If the file cannot be written.
     """
     target, count = Path(path), 0
-    waiting = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with waiting.open("w", encoding="utf-8") as lines:
+        with whole(target) as partial, partial.open("w", encoding="utf-8") as lines:
             for row in rows:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-        waiting.replace(target)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error}): free the disk or give another path.") from error
-    finally:
-        waiting.unlink(missing_ok=True)
     return count
 
 

@@ -3,6 +3,7 @@
 408, 429, 5xx, time-outs, broken connections and replies that break off or state an error are tried again with
 exponential backoff, and never before the server's ``Retry-After``. The key comes from the environment variable
 OPENAI_API_KEY only and appears in no message. Knows nothing of chats. Called by the api engine, from several threads.
+A little over 200 lines, as all that may go wrong on the way stands here.
 """
 
 from __future__ import annotations
