@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
@@ -86,6 +87,9 @@ class Curves:
 def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
     """One figure for each task, metric, filter, and group of runs that differ in k and layers alone.
 
+    Where the same settings were put in several ways (another limit, other shots) none of their figures has a vote:
+    traces do not say which of them they are of.
+
     Args:
         entries: Runs with their cost; those of other models are left out.
         votes: Of their traces; the one with the most drafts is shown.
@@ -97,16 +101,20 @@ def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float =
     ours = drawable(finished(entries))
     if not ours:
         raise RecordError(f"{_where(entries)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
-    families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in ours))
-    figures: dict[tuple[str, str, str, int], list[tuple[Entry, Score]]] = {}
+    figures: dict[tuple[str, str, str], dict[tuple[str, str], list[tuple[Entry, Score]]]] = {}
     for entry in ours:
-        number = families.index(_family(entry.run.settings or {}))
+        settings = _family(entry.run.settings or {})
         for score in entry.run.scores:
-            figures.setdefault((score.task, score.metric, score.filter, number), []).append((entry, score))
-    return tuple(
-        _with_votes(_curves(rows, number if len(families) > 1 else None, level), votes, families[number], rows[0][1])
-        for (*_, number), rows in figures.items()
-    )
+            families = figures.setdefault((score.task, score.metric, score.filter), {})
+            families.setdefault((settings, repr(entry.run.conditions.get(score.task))), []).append((entry, score))
+    made = []
+    for families in figures.values():
+        groups = Counter(settings for settings, _ in families)
+        for number, ((settings, _), rows) in enumerate(families.items()):
+            figure = _curves(rows, number if len(families) > 1 else None, level)
+            told = votes if groups[settings] == 1 else ()
+            made.append(_with_votes(figure, told, settings, rows[0][1]))
+    return tuple(made)
 
 
 def drawable(entries: Sequence[Entry]) -> list[Entry]:
@@ -132,7 +140,7 @@ def finished(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _family(settings: Mapping[str, Any]) -> str:
-    """What runs in one figure have in common."""
+    """The settings that runs in one figure have in common."""
     return json.dumps({name: value for name, value in settings.items() if name not in VARIED}, sort_keys=True)
 
 
@@ -253,7 +261,15 @@ def _plot_frontiers(entries: Sequence[Entry], votes: Sequence[Votes], cost: Cost
         )
     entries = [entry for entry in entries if entry not in probed]
     known = all(entry.run.usage is not None and entry.run.usage.flops for entry in entries)
-    scored = [(e, {t: score_interval(e.run, primary(e.run, t)) for t in e.run.tasks}) for e in entries]
+    lengths = sorted({task for e in entries for task in e.run.tasks if not primary(e.run, task).ranked})
+    if lengths:
+        text = f"{', '.join(lengths)}: no score is better or worse yet, so no frontier: judge the answers first."
+        if not any(set(e.run.tasks) - set(lengths) for e in entries):
+            raise RecordError(text)
+        click.echo(text, err=True)
+    scored = [
+        (e, {t: score_interval(e.run, primary(e.run, t)) for t in e.run.tasks if t not in lengths}) for e in entries
+    ]
     for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
         click.echo(show(each))

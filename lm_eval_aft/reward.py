@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
+from jinja2.exceptions import TemplateError as JinjaError
 from tqdm import tqdm
 
 from lm_eval_aft.engines.fingerprint import checkpoint_fingerprint
-from lm_eval_aft.errors import ConfigError, EngineError
+from lm_eval_aft.errors import ChatError, ConfigError, EngineError
 from lm_eval_aft.records import Completion, Message
 from lm_eval_aft.store import Store
 from lm_eval_aft.usage import ModelShape, Usage, total
@@ -56,11 +57,15 @@ class RewardModel:
         if self.model.config.pad_token_id is None:  # how the model finds the last token of each row
             self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
-        self.store, self.batch_size, self.shape = store, batch_size, _shape(self.model)
+        self.name, self.store, self.batch_size, self.shape = name, store, batch_size, _shape(self.model)
         self.fingerprint = "reward|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
 
     def score(self, rows: Sequence[Sequence[Dialogue]]) -> list[list[float]]:
-        """The scores of rows of dialogues, in the shape they came."""
+        """The scores of rows of dialogues, in the shape they came.
+
+        Raises:
+            ChatError: If the chat template refuses one.
+        """
         texts = [[self._text(dialogue) for dialogue in row] for row in rows]
         keys = {text: self._key(text) for row in texts for text in row}
         known = {key: float(completion.text) for key, completion in self.store.get(keys.values()).items()}
@@ -82,7 +87,13 @@ class RewardModel:
 
     def _text(self, dialogue: Dialogue) -> str:
         chat = [{"role": message.role, "content": message.content} for message in dialogue]
-        text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
+        try:
+            text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
+        except JinjaError as error:
+            raise ChatError(
+                f"the chat {chat[0]['content'][:60]!r} is refused by the chat template of reward_model {self.name} "
+                f"({error}): mend its messages, or leave it out."
+            ) from error
         return text.removeprefix(self.tokenizer.bos_token or "")
 
     def _key(self, text: str) -> str:

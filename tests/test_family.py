@@ -167,6 +167,16 @@ def test_a_folder_of_other_settings_is_one_sentence_and_exit_code_2(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_the_commands_take_the_seed_of_a_base(tmp_path, monkeypatch):
+    seen: list[FamilyConfig] = []
+    monkeypatch.setattr(family, "train_base", lambda config, out: seen.append(config))
+    monkeypatch.setattr(family, "make_rows", lambda config, out: seen.append(config) or {})
+    for command in ("base", "rows"):
+        CliRunner().invoke(family.main, [command, str(tmp_path)], catch_exceptions=False)
+        CliRunner().invoke(family.main, [command, str(tmp_path), "--seed", "1"], catch_exceptions=False)
+    assert seen == [FamilyConfig(), FamilyConfig(seed=1)] * 2
+
+
 class TestRows:
     problem, way = next(islice(arith.problems("train", 0), 1))
     solution = arith.write(way)

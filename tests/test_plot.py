@@ -169,9 +169,21 @@ def test_settings_that_differ_in_more_than_k_and_layers_get_figures_of_their_own
     run(tmp_path / "a", 3, 1)
     run(tmp_path / "b", 3, 1, seed=2)
     figures = curves(read_entries([tmp_path]))
-    assert [figure.name.rsplit("_", 1)[1] for figure in figures] == ["1", "1", "2", "2"] or len(figures) == 4
+    assert [figure.name.rsplit("_", 1)[1] for figure in figures] == ["1", "2", "1", "2"]
     assert len({figure.name for figure in figures}) == 4
     assert {figure.title.rsplit(", ", 1)[1] for figure in figures} == {"seed 1 (settings 1)", "seed 2 (settings 2)"}
+
+
+def test_runs_that_were_asked_other_questions_get_figures_of_their_own(tmp_path: Path):
+    for name, n in (("all", 60), ("some", 20)):
+        run(tmp_path / name, 3, 1, n=n)
+        record(tmp_path / name, 3, 1, n=n)
+    entries = read_entries([tmp_path])
+    figures = curves(entries, votes_of([entry.run for entry in entries], read_traces(tmp_path)))
+    asked = {figure.title.split(" questions")[0] for figure in figures}
+    assert asked == {"gsm8k, 60", "gsm8k, 20"}
+    assert len({figure.name for figure in figures}) == len(figures) == 4
+    assert all(len(figure.points) == 1 and not figure.voted for figure in figures)
 
 
 def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path):
@@ -332,6 +344,19 @@ class TestFrontier:
         free = replace(entry, costs={})
         with pytest.raises(RecordError, match="does not say what it cost in flops"):
             frontiers([(free, {"gsm8k": mean_interval([0.0, 1.0])})], (), "flops")
+
+    def test_a_length_has_no_frontier(self, tmp_path: Path):
+        path = run(tmp_path / "lengths", 5, 1, task="told") / "results_1.json"
+        data = json.loads(path.read_text())
+        data["higher_is_better"] = {"told": {"exact_match": None}}
+        path.write_text(json.dumps(data))
+        with pytest.raises(RecordError, match="told: no score is better or worse yet"):
+            plot(tmp_path, "--frontier")
+        run(tmp_path / "scores", 5, 1)
+        printed = plot(tmp_path, "--frontier")
+        assert "told: no score" in printed
+        assert "gsm8k, exact_match, flexible-extract: the best of 1 points" in printed
+        assert "told, " not in printed
 
     def test_a_probe_is_no_way_to_answer(self, tmp_path: Path):
         run(tmp_path / "a", 5, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -358,6 +359,17 @@ def test_a_reward_model_must_score(tmp_path, tiny, reward):
         aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", tiny)
 
 
+def test_a_chat_that_the_reward_model_refuses_is_quoted(tmp_path, reward):
+    picky = tmp_path / "picky"
+    shutil.copytree(reward, picky)
+    template = "{% if 'odd' in messages[0].content %}{{ raise_exception('no odd ones') }}{% endif %}x"
+    (picky / "chat_template.jinja").write_text(template)
+    rows = [{"query": query, "drafts": ["a", "b"]} for query in ("an even one", "an odd one")]
+    source = write(tmp_path / "d.jsonl", rows)
+    with pytest.raises(ChatError, match=r"chat 'an odd one' is refused by .* reward_model .*picky \(no odd ones\)"):
+        aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", picky)
+
+
 def test_matched_selection_meets_the_other_mean(tmp_path):
     mine = [
         {"query": "q", "drafts": list("abcd"), "scores": [0.0, 1.0, 2.0, 9.0]},
@@ -477,6 +489,24 @@ def test_a_repair_shows_the_drafts_as_the_first_prompt_did(tmp_path, tiny, monke
     assert "<|im_end|>" not in first[0].content
     assert all(messages[: len(first)] == first for messages in again)
     assert [[m.role for m in messages[len(first) :]] for messages in again] == [["assistant", "user"]] * 2
+
+
+def test_drafts_that_fill_the_context_make_room_for_a_repair(tmp_path, monkeypatch):
+    seen: list[Request] = []
+
+    def script(request: Request) -> str:
+        seen.append(request)
+        return "It is 5." if len(seen) == 1 else "It is 2."
+
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script, max_length=190)))
+    row = {"query": "1+1?", "gold": "2", "drafts": ["so " * 99 + "3", "so " * 99 + "4"]}
+    options = ("--k", 2, "--verifier", "exact:", "--wrong", "repair", "--retries", 1)
+    source, out = write(tmp_path / "d.jsonl", [row]), tmp_path / "t.jsonl"
+    aft_data("aggregate", source, out, *options, "--model_args", "engine=scripted,cache=none,max_gen_toks=32")
+    assert [row["target"] for row in read_jsonl(out)] == ["It is 2."]
+    first, again = (request.prompt for request in seen)
+    assert max(first.prompt_tokens, again.prompt_tokens) <= 190 - 32
+    assert again.chat.messages[0].content.count("so ") < first.chat.messages[0].content.count("so ")
 
 
 def test_targets_far_shorter_than_their_drafts_are_left_out_and_counted(tmp_path, teacher):

@@ -22,6 +22,7 @@ from trainers.card import write_card
 from trainers.config import Kind, TrainConfig
 from trainers.encode import MASK, Example
 from trainers.models import load_tokenizer
+from trainers.rows import file_digest
 from trainers.runlog import RunLog
 from trainers.train import run_training, train
 
@@ -430,6 +431,16 @@ def test_a_run_of_before_templates_were_written_down_keeps_its_template(config, 
     file.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
     run_training("aft", replace(started, template=None))
     assert CheckpointConfig.load(Path(config.output, FILE)).template == SHORT
+
+
+@pytest.mark.parametrize("lost", ["kind", "finished", "data_digest", "config"])
+def test_a_run_that_lost_part_of_its_state_is_refused(config, lost):
+    path = Path(config.output, "run.json")
+    path.parent.mkdir(parents=True)
+    state = {"kind": "aft", "finished": False, "data_digest": file_digest(config.data), "config": config.to_dict()}
+    path.write_text(json.dumps({name: state[name] for name in state if name != lost}))
+    with pytest.raises(ConfigError, match=rf"run.json cannot be read \('{lost}'\): give another output"):
+        run_training("aft", config)
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):

@@ -448,16 +448,18 @@ def main() -> None:
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
-def base(out: Path) -> None:
+@click.option("--seed", default=0, show_default=True, help="Of its weights and problems.")
+def base(out: Path, seed: int) -> None:
     """Train the base from scratch."""
-    train_base(FamilyConfig(), out)
+    train_base(FamilyConfig(seed=seed), out)
 
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
-def rows(out: Path) -> None:
+@click.option("--seed", default=0, show_default=True, help="The base's.")
+def rows(out: Path, seed: int) -> None:
     """Draft with the base and write the rows of all trainings."""
-    counts = make_rows(FamilyConfig(), out)
+    counts = make_rows(FamilyConfig(seed=seed), out)
     (out / "rows.json").write_text(json.dumps(counts, indent=1) + "\n")
     click.echo(json.dumps(counts))
 

@@ -15,7 +15,7 @@ from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.records import Message
 from lm_eval_aft.reward import RewardModel
 from trainers.drafts import keep_drafts
-from trainers.rows import naming, query_chat
+from trainers.rows import query_chat
 from trainers.verify import Verifier
 
 MOST_SETS = 5000  # sets of k drafts that are compared for a matched mean
@@ -32,8 +32,7 @@ def reward_all(rows: Sequence[Mapping[str, Any]], model: RewardModel) -> list[di
         [(*chat.messages, Message("assistant", draft)) for draft in row["drafts"]]
         for chat, row in zip(chats, rows, strict=True)
     ]
-    with naming("a query"):
-        scores = model.score(dialogues)
+    scores = model.score(dialogues)
     return [{**row, "scores": own} for row, own in zip(rows, scores, strict=True)]
 
 
