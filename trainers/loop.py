@@ -19,6 +19,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.integrations import unset_hf_deepspeed_config
 
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import EngineError
@@ -47,6 +48,8 @@ class AFTTrainer(Trainer):
         broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
         if self.accelerator.reduce(broken):  # of one process: its share of the weights
             raise self.run_log.broken("weights became no numbers", self.state.global_step)
+        # Trainer asks whether the best checkpoint's folder is there; of shards it is made later, by the faster process
+        Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)
 
 
@@ -156,6 +159,7 @@ def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str
     trainer.save_model(str(run.folder))
     if not trainer.is_world_process_zero():
         return
+    unset_hf_deepspeed_config()  # what is loaded from now on is whole: the processes that had shards of it are leaving
     if not list(run.folder.glob("*model*.safetensors")):
         raise EngineError(
             f"no weights were written to {run.folder}, which DeepSpeed does unless its configuration says "

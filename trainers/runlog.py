@@ -58,7 +58,9 @@ class RunLog(TrainerCallback):
         return all(bool(weights.isfinite().all()) for weights in model.parameters() if weights.requires_grad)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark a checkpoint as whole, after all else is in it, and only then remove older ones."""
+        """Mark a checkpoint as whole, after all processes wrote their parts, and only then remove older ones."""
+        if args.world_size > 1:
+            args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             write_card(folder, self.run, self.aft, self.facts)

@@ -1,0 +1,145 @@
+"""Runs whose weights are sharded over two processes end in the checkpoint that one process makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainers.config import make_config
+from trainers.train import run_training
+
+ROOT = Path(__file__).resolve().parents[1]
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+}
+SHARDS = FSDP | {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+WHOLE = FSDP | {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
+ZERO3 = ZERO2 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "true"}
+GATHERED = ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install deepspeed"
+)
+ALL = [
+    pytest.param(SHARDS, id="fsdp, sharded checkpoints"),
+    pytest.param(WHOLE, id="fsdp, full checkpoints"),
+    pytest.param(ZERO2, id="deepspeed, stage 2", marks=needs_deepspeed),
+    pytest.param(GATHERED, id="deepspeed, stage 3", marks=needs_deepspeed),
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny: str) -> dict[str, object]:
+    """Eight rows in four steps, validated and saved at every second."""
+    rows = [
+        {"query": f"{n} + 1?", "drafts": [f"{n}", f"{n + 1}"], "target": f"it is {n + 1}", "sft_target": f"{n + 1}"}
+        for n in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {"model": tiny, "data": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "rows.jsonl")}
+    numbers = {
+        "k": [2],
+        "plain_share": 0,
+        "lora_rank": 0,
+        "batch_size": 2,
+        "epochs": 2,
+        "save_every": 2,
+        "learning_rate": 1e-3,
+    }
+    return {**common, **numbers, "device": "cpu", "output": str(tmp_path / "sharded")}
+
+
+def launch(settings: dict[str, object], environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Train in two processes."""
+    file = Path(str(settings["output"]) + ".yaml")
+    file.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "tests" / "sharded.py"), "aft", "--config", str(file), *options]
+    one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    return subprocess.run(
+        command, env=os.environ | one_thread | environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def train(settings: dict[str, object], environment: dict[str, str], *options: str) -> str:
+    """Train in two processes to the end; returns what the first said."""
+    done = launch(settings, environment, *options)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def weights(folder: object, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(Path(str(folder), name))
+
+
+def of_one(settings: dict[str, object], tmp_path: Path) -> str:
+    """The folder of the same training in one process, with twice the batches."""
+    output = str(tmp_path / "one")
+    run_training("aft", make_config(settings | {"output": output, "accumulate": 2}, "test"))
+    return output
+
+
+def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert {name: w.dtype for name, w in ours.items()} == {name: w.dtype for name, w in theirs.items()}
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-5
+
+
+def test_shards_are_validated_and_gathered(settings, tmp_path):
+    said = train(settings, SHARDS)
+    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+    # the newest is the best; Trainer alone would not see its folder yet, or see it in one process only and hang
+    assert "kept: step 4, validation loss" in said
+    saved = Path(str(settings["output"]), "checkpoints", "checkpoint-4")
+    assert (saved / "pytorch_model_fsdp_0").is_dir()  # the training really was sharded
+    assert not (saved / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ALL)
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(settings, tmp_path, environment):
+    assert launch(settings, environment | {"DIES": "2"}).returncode != 0
+    assert not Path(str(settings["output"]), "model.safetensors").exists()
+    assert "goes on after checkpoint 2" in train(settings, environment)
+    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ALL)
+def test_an_adapter_is_gathered_and_merged(settings, tmp_path, environment):
+    settings |= {"lora_rank": 2}
+    assert "merged in" in train(settings, environment, "--merge")
+    name = "adapter_model.safetensors"
+    assert_close(weights(settings["output"], name), weights(of_one(settings, tmp_path), name))
+    assert weights(Path(str(settings["output"]), "merged")).keys() == weights(settings["model"]).keys()
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_a_checkpoint_of_another_dtype_is_loaded_whole_where_stage_3_would_shard_it(settings, tmp_path):
+    settings |= {"save_dtype": "bfloat16"}
+    train(settings, GATHERED)
+    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+    assert {w.dtype for w in weights(settings["output"]).values()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_a_run_whose_weights_deepspeed_kept_to_itself_is_not_finished_until_it_is_told(settings, tmp_path):
+    done = launch(settings, ZERO3)
+    assert done.returncode != 0
+    assert "no weights were written to" in done.stderr
+    assert "stage3_gather_16bit_weights_on_model_save: set it and give the same command" in done.stderr
+    assert "goes on after checkpoint 4" in train(settings, GATHERED)
+    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
