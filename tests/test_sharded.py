@@ -139,6 +139,6 @@ def test_a_run_whose_weights_deepspeed_kept_to_itself_is_not_finished_until_it_i
     done = launch(settings, ZERO3)
     assert done.returncode != 0
     assert "no weights were written to" in done.stderr
-    assert "stage3_gather_16bit_weights_on_model_save: set it and give the same command" in done.stderr
+    assert "--zero3_save_16bit_model true): set it and give the same command" in done.stderr
     assert "goes on after checkpoint 4" in train(settings, GATHERED)
     assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))

@@ -162,8 +162,9 @@ def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str
     unset_hf_deepspeed_config()  # what is loaded from now on is whole: the processes that had shards of it are leaving
     if not list(run.folder.glob("*model*.safetensors")):
         raise EngineError(
-            f"no weights were written to {run.folder}, which DeepSpeed does unless its configuration says "
-            "stage3_gather_16bit_weights_on_model_save: set it and give the same command."
+            f"no weights were written to {run.folder}, as DeepSpeed's stage 3 does unless it is told "
+            "stage3_gather_16bit_weights_on_model_save (accelerate launch --zero3_save_16bit_model true): set it and "
+            "give the same command."
         )
     if not run.config.lora_rank and run.config.save_dtype:
         model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=getattr(torch, run.config.save_dtype))
