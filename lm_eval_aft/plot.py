@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
@@ -20,7 +19,7 @@ from typing import Any
 import click
 
 from lm_eval_aft.answers import has_extraction
-from lm_eval_aft.comparable import primary, votable
+from lm_eval_aft.comparable import differences, primary, usual_conditions, votable
 from lm_eval_aft.errors import AFTError, RecordError
 from lm_eval_aft.ledger import Cost
 from lm_eval_aft.records import Trace
@@ -101,20 +100,34 @@ def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float =
     ours = drawable(finished(entries))
     if not ours:
         raise RecordError(f"{_where(entries)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
-    figures: dict[tuple[str, str, str], dict[tuple[str, str], list[tuple[Entry, Score]]]] = {}
+    families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in ours))
+    figures: dict[tuple[str, str, str, int], list[tuple[Entry, Score]]] = {}
     for entry in ours:
-        settings = _family(entry.run.settings or {})
+        number = families.index(_family(entry.run.settings or {}))
         for score in entry.run.scores:
-            families = figures.setdefault((score.task, score.metric, score.filter), {})
-            families.setdefault((settings, repr(entry.run.conditions.get(score.task))), []).append((entry, score))
+            figures.setdefault((score.task, score.metric, score.filter, number), []).append((entry, score))
     made = []
-    for families in figures.values():
-        groups = Counter(settings for settings, _ in families)
-        for number, ((settings, _), rows) in enumerate(families.items()):
-            figure = _curves(rows, number if len(families) > 1 else None, level)
-            told = votes if groups[settings] == 1 else ()
-            made.append(_with_votes(figure, told, settings, rows[0][1]))
+    for (*_, number), rows in figures.items():
+        ways = _ways(rows)
+        for way, alike in ways.items():
+            figure = _curves(alike, number if len(families) > 1 else None, level)
+            if len(ways) > 1:
+                told = "".join(f", {difference}" for difference in way)
+                figure = replace(figure, name=f"{figure.name}_{list(ways).index(way) + 1}", title=figure.title + told)
+            else:
+                figure = _with_votes(figure, votes, families[number], alike[0][1])
+            made.append(figure)
     return tuple(made)
+
+
+def _ways(rows: Sequence[tuple[Entry, Score]]) -> dict[tuple[str, ...], list[tuple[Entry, Score]]]:
+    """Scores of one task by how it was put: what differs from how most runs put it."""
+    runs, task = [entry.run for entry, _ in rows], rows[0][1].task
+    usual = usual_conditions(runs, task)
+    ways: dict[tuple[str, ...], list[tuple[Entry, Score]]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        ways.setdefault(differences(usual, run.conditions[task]), []).append(row)
+    return ways
 
 
 def drawable(entries: Sequence[Entry]) -> list[Entry]:
@@ -140,7 +153,7 @@ def finished(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _family(settings: Mapping[str, Any]) -> str:
-    """The settings that runs in one figure have in common."""
+    """What runs in one figure have in common."""
     return json.dumps({name: value for name, value in settings.items() if name not in VARIED}, sort_keys=True)
 
 
@@ -261,15 +274,14 @@ def _plot_frontiers(entries: Sequence[Entry], votes: Sequence[Votes], cost: Cost
         )
     entries = [entry for entry in entries if entry not in probed]
     known = all(entry.run.usage is not None and entry.run.usage.flops for entry in entries)
-    lengths = sorted({task for e in entries for task in e.run.tasks if not primary(e.run, task).ranked})
+    best = [(entry, {task: primary(entry.run, task) for task in entry.run.tasks}) for entry in entries]
+    lengths = [f"{entry.label} on {task}" for entry, scores in best for task in scores if not scores[task].ranked]
     if lengths:
-        text = f"{', '.join(lengths)}: no score is better or worse yet, so no frontier: judge the answers first."
-        if not any(set(e.run.tasks) - set(lengths) for e in entries):
+        text = f"{', '.join(lengths)}: no score is better or worse yet, so no point: judge the answers first."
+        if not any(score.ranked for _, scores in best for score in scores.values()):
             raise RecordError(text)
         click.echo(text, err=True)
-    scored = [
-        (e, {t: score_interval(e.run, primary(e.run, t)) for t in e.run.tasks if t not in lengths}) for e in entries
-    ]
+    scored = [(e, {t: score_interval(e.run, s) for t, s in scores.items() if s.ranked}) for e, scores in best]
     for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
         click.echo(show(each))

@@ -91,8 +91,8 @@ class RewardModel:
             text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
         except JinjaError as error:
             raise ChatError(
-                f"the chat {chat[0]['content'][:60]!r} is refused by the chat template of reward_model {self.name} "
-                f"({error}): mend its messages, or leave it out."
+                f"the chat that asks {chat[-2]['content'][:60]!r} is refused by the chat template of reward_model "
+                f"{self.name} ({error}): mend its messages, or leave it out."
             ) from error
         return text.removeprefix(self.tokenizer.bos_token or "")
 

@@ -54,6 +54,7 @@ def die_after(step: int) -> None:
     def save_and_die(self: Any, args: Any, at: Any, control: Any, **rest: Any) -> None:
         save(self, args, at, control, **rest)
         if at.global_step == step:
+            args.distributed_state.wait_for_everyone()  # the first is still marking it
             os._exit(9)
 
     RunLog.on_save = save_and_die  # type: ignore[method-assign]

@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole recipe by its commands."""
     out = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(family, "FamilyConfig", lambda: SMALL)
+        patch.setattr(family, "FamilyConfig", lambda **given: replace(SMALL, **given))
         for command in ("base", "rows", "train"):
             CliRunner().invoke(family.main, [command, str(out)], catch_exceptions=False, standalone_mode=False)
     return out
@@ -171,10 +171,14 @@ def test_the_commands_take_the_seed_of_a_base(tmp_path, monkeypatch):
     seen: list[FamilyConfig] = []
     monkeypatch.setattr(family, "train_base", lambda config, out: seen.append(config))
     monkeypatch.setattr(family, "make_rows", lambda config, out: seen.append(config) or {})
+    CliRunner().invoke(family.main, ["base", str(tmp_path)], catch_exceptions=False)
+    (tmp_path / "base").mkdir()
+    family.write_curve(tmp_path / "base", FamilyConfig(seed=1), [])
     for command in ("base", "rows"):
-        CliRunner().invoke(family.main, [command, str(tmp_path)], catch_exceptions=False)
         CliRunner().invoke(family.main, [command, str(tmp_path), "--seed", "1"], catch_exceptions=False)
-    assert seen == [FamilyConfig(), FamilyConfig(seed=1)] * 2
+    assert seen == [FamilyConfig(), FamilyConfig(seed=1), FamilyConfig(seed=1)]
+    with pytest.raises(ConfigError, match="was trained with other settings"):  # seed 0
+        CliRunner().invoke(family.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
 
 
 class TestRows:

@@ -66,9 +66,16 @@ def launch(settings: dict[str, object], environment: dict[str, str], *options: s
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "tests" / "sharded.py"), "aft", "--config", str(file), *options]
     one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    return subprocess.run(
-        command, env=os.environ | one_thread | environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=os.environ | one_thread | environment, stdout=pipe, stderr=pipe, text=True
+    ) as started:
+        try:
+            said, errors = started.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            started.terminate()  # not kill: torchrun takes its processes with it
+            pytest.fail(f"the processes wait for each other: {started.communicate()[1][-4000:]}")
+    return subprocess.CompletedProcess(command, started.returncode, said, errors)
 
 
 def train(settings: dict[str, object], environment: dict[str, str], *options: str) -> str:
@@ -85,14 +92,15 @@ def weights(folder: object, name: str = "model.safetensors") -> dict[str, torch.
 def of_one(settings: dict[str, object], tmp_path: Path) -> str:
     """The folder of the same training in one process, with twice the batches."""
     output = str(tmp_path / "one")
-    run_training("aft", make_config(settings | {"output": output, "accumulate": 2}, "test"))
+    of_both = make_config(settings | {"output": output, "accumulate": 2}, "test")
+    run_training("aft", of_both, merge=bool(of_both.lora_rank))
     return output
 
 
-def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], atol: float = 1e-5) -> None:
     assert ours.keys() == theirs.keys()
     assert {name: w.dtype for name, w in ours.items()} == {name: w.dtype for name, w in theirs.items()}
-    assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-5
+    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=atol) for name in theirs)
 
 
 def test_shards_are_validated_and_gathered(settings, tmp_path):
@@ -107,10 +115,15 @@ def test_shards_are_validated_and_gathered(settings, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", ALL)
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(settings, tmp_path, environment):
+def test_a_killed_run_goes_on_and_ends_with_the_best_weights(settings, tmp_path, environment):
+    text = Path(str(settings["data"])).read_text()
+    (tmp_path / "other.jsonl").write_text(text.replace('"target": "it is', '"target": "by no means'))
+    settings |= {"validation": str(tmp_path / "other.jsonl"), "learning_rate": 0.03, "schedule": "constant"}
     assert launch(settings, environment | {"DIES": "2"}).returncode != 0
     assert not Path(str(settings["output"]), "model.safetensors").exists()
-    assert "goes on after checkpoint 2" in train(settings, environment)
+    said = train(settings, environment)
+    assert "goes on after checkpoint 2" in said
+    assert "kept: step 2, validation loss" in said  # learning these answers makes the others dearer
     assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
 
 
@@ -119,9 +132,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(settings, tmp_path,
 def test_an_adapter_is_gathered_and_merged(settings, tmp_path, environment):
     settings |= {"lora_rank": 2}
     assert "merged in" in train(settings, environment, "--merge")
-    name = "adapter_model.safetensors"
-    assert_close(weights(settings["output"], name), weights(of_one(settings, tmp_path), name))
-    assert weights(Path(str(settings["output"]), "merged")).keys() == weights(settings["model"]).keys()
+    one, name = of_one(settings, tmp_path), "adapter_model.safetensors"
+    assert_close(weights(settings["output"], name), weights(one, name))
+    assert_close(weights(Path(str(settings["output"]), "merged")), weights(Path(one, "merged")))
 
 
 @pytest.mark.slow
@@ -129,16 +142,14 @@ def test_an_adapter_is_gathered_and_merged(settings, tmp_path, environment):
 def test_a_checkpoint_of_another_dtype_is_loaded_whole_where_stage_3_would_shard_it(settings, tmp_path):
     settings |= {"save_dtype": "bfloat16"}
     train(settings, GATHERED)
-    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)), atol=2e-3)
     assert {w.dtype for w in weights(settings["output"]).values()} == {torch.bfloat16}
 
 
 @pytest.mark.slow
 @needs_deepspeed
-def test_a_run_whose_weights_deepspeed_kept_to_itself_is_not_finished_until_it_is_told(settings, tmp_path):
+def test_where_deepspeed_would_keep_the_weights_to_itself_no_step_is_made(settings):
     done = launch(settings, ZERO3)
     assert done.returncode != 0
-    assert "no weights were written to" in done.stderr
-    assert "--zero3_save_16bit_model true): set it and give the same command" in done.stderr
-    assert "goes on after checkpoint 4" in train(settings, GATHERED)
-    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+    assert "tell it stage3_gather_16bit_weights_on_model_save" in done.stderr
+    assert not Path(str(settings["output"]), "log.jsonl").exists()

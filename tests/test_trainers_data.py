@@ -362,11 +362,15 @@ def test_a_reward_model_must_score(tmp_path, tiny, reward):
 def test_a_chat_that_the_reward_model_refuses_is_quoted(tmp_path, reward):
     picky = tmp_path / "picky"
     shutil.copytree(reward, picky)
-    template = "{% if 'odd' in messages[0].content %}{{ raise_exception('no odd ones') }}{% endif %}x"
+    template = "{% if 'odd' in messages[-2].content %}{{ raise_exception('no odd ones') }}{% endif %}x"
     (picky / "chat_template.jinja").write_text(template)
-    rows = [{"query": query, "drafts": ["a", "b"]} for query in ("an even one", "an odd one")]
+    system = {"role": "system", "content": "be brief"}
+    chats = [[system, {"role": "user", "content": query}] for query in ("an even one", "an odd one")]
+    rows = [{"query": chat, "drafts": ["a", "b"]} for chat in chats]
     source = write(tmp_path / "d.jsonl", rows)
-    with pytest.raises(ChatError, match=r"chat 'an odd one' is refused by .* reward_model .*picky \(no odd ones\)"):
+    with pytest.raises(
+        ChatError, match=r"that asks 'an odd one' is refused by .* reward_model .*picky \(no odd ones\)"
+    ):
         aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", picky)
 
 

@@ -439,7 +439,7 @@ def test_a_run_that_lost_part_of_its_state_is_refused(config, lost):
     path.parent.mkdir(parents=True)
     state = {"kind": "aft", "finished": False, "data_digest": file_digest(config.data), "config": config.to_dict()}
     path.write_text(json.dumps({name: state[name] for name in state if name != lost}))
-    with pytest.raises(ConfigError, match=rf"run.json cannot be read \('{lost}'\): give another output"):
+    with pytest.raises(ConfigError, match=rf"run.json cannot be read \(it lacks {lost}\): give another output"):
         run_training("aft", config)
 
 

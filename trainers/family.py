@@ -459,7 +459,9 @@ def base(out: Path, seed: int) -> None:
 @click.option("--seed", default=0, show_default=True, help="The base's.")
 def rows(out: Path, seed: int) -> None:
     """Draft with the base and write the rows of all trainings."""
-    counts = make_rows(FamilyConfig(seed=seed), out)
+    config = FamilyConfig(seed=seed)
+    read_curve(out / "base", config)  # which says whether that is its seed
+    counts = make_rows(config, out)
     (out / "rows.json").write_text(json.dumps(counts, indent=1) + "\n")
     click.echo(json.dumps(counts))
 

@@ -138,9 +138,9 @@ def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
     """What run.json says, and its settings: those without a value are left to their defaults."""
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := {"kind", "finished", "data_digest", "config"} - state.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
         given = {name: value for name, value in state["config"].items() if value not in (None, [])}
-        if lacking := {"kind", "finished", "data_digest"} - state.keys():
-            raise KeyError(*sorted(lacking))
         return {"template_digest": None, "processes": None, **state}, make_config(given, str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give another output.") from error

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.integrations import unset_hf_deepspeed_config
 
 from lm_eval_aft.checkpoint import CheckpointConfig
-from lm_eval_aft.errors import EngineError
+from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.stopping import leave_group_at_exit
 from trainers.batches import Collator, LengthGroupedSampler, trims_logits
 from trainers.card import write_card
@@ -48,7 +48,7 @@ class AFTTrainer(Trainer):
         broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
         if self.accelerator.reduce(broken):  # of one process: its share of the weights
             raise self.run_log.broken("weights became no numbers", self.state.global_step)
-        # Trainer asks whether the best checkpoint's folder is there; of shards it is made later, by the faster process
+        # Trainer asks whether the best checkpoint's folder is there; of shards one process sees it and another not yet
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)
 
@@ -66,6 +66,7 @@ def fit(
 
     Raises:
         EngineError: If the model cannot be loaded, the loss is no number, or a checkpoint cannot be written.
+        ConfigError: If DeepSpeed would not write the weights of a finished run.
     """
     config, tokenizer = run.config, encoder.renderer.tokenizer
     args = arguments(config, len(validation) > 0)  # first: FSDP and DeepSpeed shard a model while it is loaded
@@ -88,6 +89,11 @@ def fit(
         data_collator=Collator(pad, trims_logits(base)),
         processing_class=tokenizer,
     )
+    if not config.lora_rank and _keeps_shards(trainer):
+        raise ConfigError(
+            "DeepSpeed's stage 3 would keep the weights in shards: tell it stage3_gather_16bit_weights_on_model_save "
+            "(accelerate launch --zero3_save_16bit_model true)."
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if config.patience:
@@ -153,6 +159,16 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
+def _keeps_shards(trainer: Trainer) -> bool:
+    """Whether DeepSpeed would write no whole weights when the run ends."""
+    if not trainer.is_deepspeed_enabled:
+        return False
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    zero = plugin.deepspeed_config.get("zero_optimization", {})
+    gathers = zero.get("stage3_gather_16bit_weights_on_model_save", False)
+    return zero.get("stage") == 3 and not (plugin.zero3_save_16bit_model if gathers == "auto" else gathers)
+
+
 def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
     if trainer.is_fsdp_enabled:  # of shards nothing would be written here, without a word
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -162,9 +178,8 @@ def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str
     unset_hf_deepspeed_config()  # what is loaded from now on is whole: the processes that had shards of it are leaving
     if not list(run.folder.glob("*model*.safetensors")):
         raise EngineError(
-            f"no weights were written to {run.folder}, as DeepSpeed's stage 3 does unless it is told "
-            "stage3_gather_16bit_weights_on_model_save (accelerate launch --zero3_save_16bit_model true): set it and "
-            "give the same command."
+            f"no weights were written to {run.folder}, they are in its checkpoints alone, as shards: let them be "
+            "gathered when a model is saved, and give the same command."
         )
     if not run.config.lora_rank and run.config.save_dtype:
         model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=getattr(torch, run.config.save_dtype))

@@ -55,7 +55,11 @@ class RunLog(TrainerCallback):
 
     def is_sound(self, model: Any) -> bool:
         """Whether all weights that are trained are numbers; no checkpoint of others is written."""
-        return all(bool(weights.isfinite().all()) for weights in model.parameters() if weights.requires_grad)
+        trained = (weights for weights in model.parameters() if weights.requires_grad)
+        shares = (
+            getattr(weights, "ds_tensor", weights) for weights in trained
+        )  # DeepSpeed's stage 3 leaves the weights empty
+        return all(bool(share.isfinite().all()) for share in shares)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark a checkpoint as whole, after all processes wrote their parts, and only then remove older ones."""
