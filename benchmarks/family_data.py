@@ -128,7 +128,9 @@ def train(name: str, make: Callable[[], Rows], family: Path, work: Path) -> tupl
         run_training("aft", make_config(settings, "family_data"))
     drafts = [is_right(draft, each) for each in rows for draft in each["drafts"]]
     targets = [is_right(each["target"], each) for each in rows]
+    seen = [right for each, right in zip(rows, targets, strict=True) if any(is_right(d, each) for d in each["drafts"])]
     facts = {"rows": len(rows), "right_drafts": sum(drafts) / len(drafts), "right_targets": sum(targets) / len(targets)}
+    facts["right_targets_where_a_draft_is"] = sum(seen) / len(seen)
     return output, facts | {"copied_targets": overlap_of(rows).copy_rate}
 
 

@@ -563,3 +563,13 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path)
     assert [row["loss"] for row in log_of(config)] == pytest.approx([row["loss"] for row in log_of(one)], rel=1e-3)
     ours, theirs = weights(config.output), weights(one.output)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+
+
+def test_weights_in_shards_of_deepspeed_are_looked_at_there():
+    log = RunLog(None, None, (), print)
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data = torch.empty(0)  # as stage 3 leaves them
+    model.weight.ds_tensor = torch.tensor([1.0])
+    assert log.is_sound(model)
+    model.weight.ds_tensor = torch.tensor([float("nan")])
+    assert not log.is_sound(model)

@@ -147,19 +147,21 @@ def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier
 
 def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | None:
     """The first prompt, the wrong answer, and what is right; the drafts make room, None where that is not enough."""
-    engine, asked = writer.engine, work.asked or work.chat
-    budget = engine.max_length - writer.sampling.max_tokens
+    renderer, asked = writer.engine.renderer, work.asked or work.chat
+    budget = writer.engine.max_length - writer.sampling.max_tokens
     turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=right_answer)))
-    prompt = engine.renderer.encode(replace(asked, messages=(*asked.messages, *turns)))
-    if prompt.prompt_tokens <= budget:
-        return prompt
-    room = budget - (prompt.prompt_tokens - engine.renderer.encode(asked).prompt_tokens)
-    try:
-        fitted = aggregate_prompt(writer.template, engine.renderer, work.chat, work.row["drafts"], room, final=True)
-    except PromptTooLong:
-        return None
-    asked = fitted.prompt.chat
-    prompt = engine.renderer.encode(replace(asked, messages=(*asked.messages, *turns)))
+
+    def with_turns(chat: Chat) -> Prompt:
+        return renderer.encode(replace(chat, messages=(*chat.messages, *turns)))
+
+    prompt = with_turns(asked)
+    if prompt.prompt_tokens > budget:
+        room = budget - (prompt.prompt_tokens - renderer.encode(asked).prompt_tokens)
+        try:
+            fitted = aggregate_prompt(writer.template, renderer, work.chat, work.row["drafts"], room, final=True)
+        except PromptTooLong:
+            return None
+        prompt = with_turns(fitted.prompt.chat)
     return prompt if prompt.prompt_tokens <= budget else None
 
 

@@ -462,7 +462,8 @@ def rows(out: Path, seed: int) -> None:
     config = FamilyConfig(seed=seed)
     read_curve(out / "base", config)  # which says whether that is its seed
     counts = make_rows(config, out)
-    (out / "rows.json").write_text(json.dumps(counts, indent=1) + "\n")
+    with whole(out / "rows.json") as partial:
+        partial.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(counts))
 
 

@@ -55,10 +55,8 @@ class RunLog(TrainerCallback):
 
     def is_sound(self, model: Any) -> bool:
         """Whether all weights that are trained are numbers; no checkpoint of others is written."""
-        trained = (weights for weights in model.parameters() if weights.requires_grad)
-        shares = (
-            getattr(weights, "ds_tensor", weights) for weights in trained
-        )  # DeepSpeed's stage 3 leaves the weights empty
+        trained = [weights for weights in model.parameters() if weights.requires_grad]
+        shares = [getattr(weights, "ds_tensor", weights) for weights in trained]  # of DeepSpeed's stage 3, else all
         return all(bool(share.isfinite().all()) for share in shares)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
