@@ -111,13 +111,18 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
 def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     from trainers import loop
     from trainers.batches import Collator, trims_logits
+    from trainers.folder import Run
     from trainers.models import load_model
+    from trainers.runlog import RunLog
+    from trainers.train import checkpoint_config
 
     model = load_model(config)
+    run = Run("aft", config, "", encoder.template, processes=1)
     arguments = loop.arguments(config, validated=False)
     arguments.save_strategy = "no"
     collator = Collator(encoder.end_id, trims_logits(model.get_base_model()))
-    return loop.AFTTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collator)
+    log = RunLog(run, checkpoint_config(run), [], print)
+    return loop.AFTTrainer(log, model=model, args=arguments, train_dataset=examples, data_collator=collator)
 
 
 def _trl(config: Any, encoder: Any, examples: Any) -> Any:

@@ -18,7 +18,7 @@ from lm_eval_aft.store import NoStore
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
-NAMES += ("family", "family_data", "family_seeds")
+NAMES += ("family", "family_data", "family_seeds", "train")
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
@@ -238,6 +238,19 @@ class TestFamilyData:
         assert len(drawn[0]) == data.KEPT
         right = sum(data.arith.solves(draft, "7 3 4 5 make 20") for draft in drawn[0])
         assert right == data.KEPT / 2 or not matched  # the family's two different drafts: one is right
+
+
+def test_a_training_of_ours_is_measured(script, tiny, monkeypatch, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    row = {"query": "2 + 2?", "drafts": ["4", "5", "3"], "target": "it is 4", "sft_target": "4"}
+    rows.write_text((json.dumps(row) + "\n") * 5)
+    words = ["--model", tiny, "--data", str(rows), "--steps", "2", "--batch", "2", "--system", "ours"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    script("train").main()
+    found = json.loads(capsys.readouterr().out.rpartition("RESULT ")[2])
+    assert found["tokens"] > 0
+    assert found["loss"] > 0
+    assert found["tokens_per_s"] == pytest.approx(found["tokens"] / found["elapsed_s"])
 
 
 def test_a_row_that_a_seed_has_not_run_is_left_out_and_named(run, script, monkeypatch, tmp_path, capsys):

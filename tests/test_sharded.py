@@ -103,9 +103,19 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor],
     assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=atol) for name in theirs)
 
 
+def validation_losses(folder: object) -> list[float]:
+    rows = map(json.loads, Path(str(folder), "log.jsonl").read_text().splitlines())
+    return [row["eval_loss"] for row in rows if "eval_loss" in row]
+
+
 def test_shards_are_validated_and_gathered(settings, tmp_path):
-    said = train(settings, SHARDS)
-    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+    rows = Path(str(settings["data"])).read_text().splitlines()[:5]  # the last one is alone: no process counts it twice
+    (tmp_path / "held_out.jsonl").write_text("\n".join([*rows[:4], rows[4].replace("it is", "it must be, I guess,")]))
+    settings |= {"validation": str(tmp_path / "held_out.jsonl")}
+    said, one = train(settings, SHARDS), of_one(settings, tmp_path)
+    assert_close(weights(settings["output"]), weights(one))
+    assert len(validation_losses(one)) == 2
+    assert validation_losses(settings["output"]) == pytest.approx(validation_losses(one), abs=1e-4)
     # the newest is the best; Trainer alone would not see its folder yet, or see it in one process only and hang
     assert "kept: step 4, validation loss" in said
     saved = Path(str(settings["output"]), "checkpoints", "checkpoint-4")
@@ -124,7 +134,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_best_weights(settings, tmp_path,
     said = train(settings, environment)
     assert "goes on after checkpoint 2" in said
     assert "kept: step 2, validation loss" in said  # learning these answers makes the others dearer
-    assert_close(weights(settings["output"]), weights(of_one(settings, tmp_path)))
+    one = of_one(settings, tmp_path)
+    assert_close(weights(settings["output"]), weights(one))
+    assert validation_losses(settings["output"]) == pytest.approx(validation_losses(one), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -131,6 +131,18 @@ def contradicted(config: TrainConfig) -> TrainConfig:
     return replace(config, validation=str(other), learning_rate=0.03, schedule="constant", save_every=2, epochs=5)
 
 
+def test_the_validation_loss_is_of_target_tokens_whatever_the_batch(config, tmp_path):
+    rows = [{"query": "1?", "drafts": ["1"], "target": "1" * n, "sft_target": "1" * n} for n in (1, 2, 3, 50, 60)]
+    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = []
+    for batch in (2, 5):
+        output = str(tmp_path / f"batch{batch}")
+        held_out = replace(config, validation=str(tmp_path / "held_out.jsonl"), output=output, batch_size=batch)
+        run_training("sft", replace(held_out, learning_rate=1e-12, max_steps=1, save_every=1))
+        seen += [row["eval_loss"] for row in log_of(held_out) if "eval_loss" in row]
+    assert seen == [pytest.approx(seen[0], abs=1e-6)] * 2
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft in HFLM
 def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
     (tmp_path / "c.yaml").write_text(

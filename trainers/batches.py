@@ -21,6 +21,14 @@ def trims_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
+def target_nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Summed loss of each example, (batch,), from logits (batch, kept, vocab) and labels (batch, kept)."""
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=MASK, reduction="none"
+    )
+    return loss.view(len(labels), -1).sum(dim=1)
+
+
 class Collator:
     """Makes a batch of examples.
 

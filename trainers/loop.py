@@ -24,33 +24,14 @@ from transformers.integrations import unset_hf_deepspeed_config
 from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.errors import ConfigError, EngineError
 from lm_eval_aft.stopping import leave_group_at_exit
-from trainers.batches import Collator, LengthGroupedSampler, trims_logits
+from trainers.batches import Collator, trims_logits
 from trainers.card import write_card
 from trainers.config import TrainConfig
 from trainers.encode import Encoder, Example
 from trainers.folder import Run, disk_guard, trim_log
 from trainers.models import beyond_positions, end_texts, load_model
 from trainers.runlog import Patience, RunLog, Say
-
-
-class AFTTrainer(Trainer):
-    """Trainer with our order of examples, and without checkpoints of broken weights."""
-
-    def __init__(self, run_log: RunLog, **settings: Any) -> None:
-        super().__init__(callbacks=[run_log], **settings)
-        self.run_log = run_log
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        lengths = [len(example.token_ids) for example in self.train_dataset]
-        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
-        if self.accelerator.reduce(broken):  # of one process: its share of the weights
-            raise self.run_log.broken("weights became no numbers", self.state.global_step)
-        # Trainer asks whether the best checkpoint's folder is there; of shards one process sees it and another not yet
-        Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
-        super()._save_checkpoint(model, trial)
+from trainers.trainer import AFTTrainer
 
 
 def fit(
@@ -141,7 +122,6 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         load_best_model_at_end=validated,
         metric_for_best_model="eval_loss" if validated else None,
         greater_is_better=False if validated else None,
-        prediction_loss_only=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available() and config.device != "cpu",
         ddp_find_unused_parameters=False,

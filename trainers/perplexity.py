@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from lm_eval_aft.errors import ConfigError
-from trainers.batches import Collator, trims_logits
+from trainers.batches import Collator, target_nats, trims_logits
 from trainers.encode import Encoder, Example
 from trainers.overlap import nearest
 from trainers.samples import Sample
@@ -81,7 +81,4 @@ def _nats(examples: Sequence[Example], collator: Collator, model: Any) -> float:
     batch = collator(examples)
     labels = batch.pop("labels").to(model.device)  # (batch, kept)
     logits = model(**{**batch, "input_ids": batch["input_ids"].to(model.device)}).logits
-    flat = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum"
-    )
-    return float(flat)
+    return float(target_nats(logits, labels).sum())
