@@ -31,7 +31,7 @@ from family import diagnostics, row, vote_rows
 from lm_eval_aft import tasks_path
 from lm_eval_aft.report import read_entries
 from trainers.config import KINDS
-from trainers.rows import read_jsonl, write_jsonl
+from trainers.jsonl import read_jsonl, write_jsonl
 
 BIN = Path(sys.executable).parent
 PLACES = {

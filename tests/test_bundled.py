@@ -16,7 +16,7 @@ from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import DEFAULT_TEMPLATE
 from trainers.config import make_config
-from trainers.rows import write_jsonl
+from trainers.jsonl import write_jsonl
 from trainers.train import run_training
 
 

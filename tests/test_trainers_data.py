@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,8 @@ from lm_eval_aft.errors import AFTError, ChatError, ConfigError, PromptTooLong
 from lm_eval_aft.records import Completion, Request
 from trainers.aggregation import ECHO, draft_sets, thin_to_mixed
 from trainers.data import data
-from trainers.rows import Row, file_digest, read_jsonl
+from trainers.jsonl import file_digest, read_jsonl
+from trainers.rows import Row
 from trainers.selection import keep_matched
 from trainers.verify import load_verifier, right_answer
 from trainers.writer import Writer
@@ -130,6 +132,27 @@ def test_import_of_a_list_names_the_row_or_says_that_it_is_empty(tmp_path):
         source.write_text(text)
         with pytest.raises(ConfigError, match=said):
             aft_data("import", source, tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path, listed):
+    text = json.dumps({"query": "q"})
+    (tmp_path / "in.jsonl").write_text(f"[{text}]" if listed else text, encoding="utf-8-sig")
+    aft_data("import", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert read_jsonl(tmp_path / "out.jsonl") == [{"query": "q"}]
+
+
+def test_a_stream_is_refused_as_it_would_be_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for command in (("import",), ("select", "--k", 2)):
+        with pytest.raises(ConfigError, match="pipe is no file but a stream: write it to a file first"):
+            aft_data(command[0], tmp_path / "pipe", tmp_path / "out.jsonl", *command[1:])
+
+
+def test_a_card_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "out.jsonl.card.json").mkdir()
+    with pytest.raises(ConfigError, match=r"out\.jsonl is written, its card .* cannot be"):
+        aft_data("import", write(tmp_path / "in.jsonl", queries()), tmp_path / "out.jsonl")
 
 
 def test_the_card_names_inputs_by_path_and_digests_them_as_they_were(tmp_path):
@@ -305,7 +328,7 @@ def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):
     assert all(row["right"] == [True, False] for row in rows)
     assert "3 of 4 rows kept" in said
     assert "mean share of right drafts in the file: 0.500" in said
-    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: lower --k"):
+    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: ask for fewer"):
         aft_data("select", source, tmp_path / "t.jsonl", "--k", 9)
     with pytest.raises(ConfigError, match=r"row 1 of .* has no list of drafts"):
         aft_data("select", write(tmp_path / "q.jsonl", queries()), tmp_path / "t.jsonl")
@@ -381,7 +404,7 @@ def test_matched_selection_meets_the_other_mean(tmp_path):
     ]
     other = [{"query": "q", "drafts": ["x", "y"], "scores": [1.0, 2.0]}]
     assert keep_matched(mine, other, 2) == [{"query": "q", "drafts": ["b", "c"], "scores": [1.0, 2.0]}]
-    with pytest.raises(ConfigError, match="a row has no scores: run aft data select --reward_model"):
+    with pytest.raises(ConfigError, match="row 1 of the other file has no scores: run aft data select --reward_model"):
         keep_matched(mine, [{"query": "q", "drafts": ["x"]}], 2)
     with pytest.raises(ConfigError, match="the two files share no query"):
         keep_matched(mine, [{"query": "z", "drafts": ["x"], "scores": [1.0]}], 2)
@@ -394,6 +417,32 @@ def test_matched_selection_meets_the_other_mean(tmp_path):
     )
     assert "mean score in the file: 1.500" in said
     assert "mean score in --match: 1.500" in said
+
+
+def test_only_the_rows_that_were_matched_count_in_the_means(tmp_path):
+    mine = write(tmp_path / "a.jsonl", [{"query": "q", "drafts": ["a", "b"], "scores": [1.0, 2.0]}])
+    scored = {"query": "q", "drafts": ["x", "y"], "scores": [1.0, 2.0]}
+    others = [
+        {"query": "no drafts", "drafts": [], "scores": []},
+        {**scored, "query": "z", "scores": [90.0] * 2},
+        scored,
+    ]
+    other = write(tmp_path / "b.jsonl", others)
+    said = aft_data("select", mine, tmp_path / "s.jsonl", "--k", 2, "--match", other)
+    assert "mean score in --match: 1.500" in said
+
+
+def test_rows_with_few_drafts_can_be_left_out_and_nothing_else(tmp_path):
+    eight, two = drafted(2, k=8), {"query": "q", "drafts": ["a", "b", " "]}
+    source = write(tmp_path / "d.jsonl", [{**eight[0], "sources": [6]}, two, eight[1]])
+    said = aft_data("select", source, tmp_path / "s.jsonl", "--at-least", 3)
+    assert read_jsonl(tmp_path / "s.jsonl") == [{**eight[0], "sources": [6]}, eight[1]]
+    assert "2 of 3 rows kept" in said
+    assert "warning" not in said
+    said = aft_data("select", source, tmp_path / "s.jsonl", "--k", 2)
+    assert "warning: 3 rows have neither scores nor right: their first 2 drafts were kept" in said
+    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: ask for fewer"):
+        aft_data("select", source, tmp_path / "s.jsonl", "--at-least", 9)
 
 
 # ---------------------------------------------------------------- aggregate
@@ -462,10 +511,12 @@ def aggregate(tmp_path: Path, wrong: str, *options: object) -> tuple[str, list[d
 def test_wrong_targets_are_dropped_kept_or_repaired(tmp_path, teacher):
     said, rows = aggregate(tmp_path, "drop")
     assert [row["target"] for row in rows] == ["I get 2."]
-    assert "3 draft sets, 1 targets kept; did not fit 0, cut or empty 1, wrong 2, too short 0, repaired 0" in said
+    assert "3 rows, 0 with fewer than 4 drafts; 3 draft sets\n" in said
+    assert "3 targets asked for, 1 kept; did not fit 0, cut or empty 1, wrong 1, too short 0; of those" in said
     assert "targets that copy a draft: 100.0%" in said
     assert "[draft 4]" in teacher[0].prompt.chat.messages[0].content  # the prompt of inference
-    _, rows = aggregate(tmp_path, "keep")
+    said, rows = aggregate(tmp_path, "keep")
+    assert "2 kept; did not fit 0, cut or empty 1, wrong 0, too short 0; of those written repaired 0, wrong 1" in said
     assert [row["target_right"] for row in rows] == [False, True]
     _, rows = aggregate(tmp_path, "repair", "--retries", 1)
     assert [(row["target"], row["repaired"]) for row in rows] == [("So it must be 0.", True), ("I get 2.", False)]
@@ -516,7 +567,8 @@ def test_drafts_that_fill_the_context_make_room_for_a_repair(tmp_path, monkeypat
 def test_targets_far_shorter_than_their_drafts_are_left_out_and_counted(tmp_path, teacher):
     said, rows = aggregate(tmp_path, "repair", "--retries", 1, "--shortest", 1.5)
     assert [row["target"] for row in rows] == ["So it must be 0."]  # five words; the drafts have three
-    assert "3 draft sets, 1 targets kept; did not fit 0, cut or empty 1, wrong 1, too short 1, repaired 1" in said
+    assert "3 targets asked for, 1 kept; did not fit 0, cut or empty 1, wrong 0, too short 1; of those" in said
+    assert "repaired 1, wrong 0" in said
 
 
 def test_a_retry_draws_anew_and_an_echo_is_no_repair(tmp_path, monkeypatch):
@@ -534,6 +586,20 @@ def test_a_retry_draws_anew_and_an_echo_is_no_repair(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="no target could be used"):
             aft_data("aggregate", source, tmp_path / "t.jsonl", *common, "--wrong", wrong)
         assert len(set(seeds)) == 3
+
+
+def test_aggregate_counts_every_row_and_set(tmp_path, teacher):
+    alike = {"query": "What is 5 + 5?", "gold": "10", "drafts": ["I get 7."] * 3}
+    rows = [*drafted(2), alike, {"query": "q", "gold": "1", "drafts": ["I get 1.", " "]}]
+    options = ("--k", 3, "--verifier", "exact:", "--wrong", "keep", "--mixed", 1)
+    said = aft_data(
+        *("aggregate", write(tmp_path / "d.jsonl", rows), tmp_path / "t.jsonl", *options),
+        *("--model_args", f"{SCRIPTED},cache=none"),
+    )
+    assert "4 rows, 1 with fewer than 3 drafts; 3 draft sets\nleft out for --mixed: " in said
+    sets = int(said.partition("left out for --mixed: ")[2].split()[0])
+    asked = int(said.partition(" targets asked for")[0].split()[-1])
+    assert (sets + asked, sets >= 1) == (3, True)
 
 
 def test_aggregate_refuses_what_makes_no_sense(tmp_path):
@@ -588,6 +654,9 @@ def test_stats(tmp_path):
         "sha256                ",
     ):
         assert line in said, said
+    short = write(tmp_path / "short.jsonl", [{"question": "what  is 1 + 1 ?"}])
+    said = aft_data("stats", source, "--against", short)
+    assert "contamination         1 of 3 queries (first: row 2) and 0 targets" in said
     with pytest.raises(ConfigError, match="has rows without a text 'prompt': name the key with --field"):
         aft_data("stats", source, "--against", against, "--field", "prompt")
     assert "drafts                0" in aft_data("stats", write(tmp_path / "q.jsonl", queries()))

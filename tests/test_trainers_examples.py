@@ -15,8 +15,9 @@ from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.records import Chat, Message
 from trainers.config import TrainConfig, load_config, make_config, markdown_table
 from trainers.encode import MASK, Encoder
+from trainers.jsonl import read_jsonl
 from trainers.overlap import measure, nearest, warnings, with_strange_drafts
-from trainers.rows import Row, load_rows, read_jsonl
+from trainers.rows import Row, load_rows
 from trainers.samples import Sample, make_samples
 
 CONFIG = TrainConfig(model="m", data="d", output="o")

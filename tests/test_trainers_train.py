@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from trainers.batches import Collator, LengthGroupedSampler
 from trainers.card import write_card
 from trainers.config import Kind, TrainConfig
 from trainers.encode import MASK, Example
+from trainers.jsonl import file_digest
 from trainers.models import load_tokenizer
-from trainers.rows import file_digest
 from trainers.runlog import RunLog
 from trainers.train import run_training, train
 
@@ -309,6 +310,62 @@ def test_data_that_moved_are_the_same_and_another_template_is_refused(config, mo
     before.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
     run_training("aft", moved)  # as 0.1.0 wrote it
     assert "is finished" in capsys.readouterr().out
+
+
+def test_another_validation_file_is_refused_as_the_best_so_far_was_measured_on_the_first(config, tmp_path, monkeypatch):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(Path(config.data).read_text())
+    config = replace(config, validation=str(held_out))
+    run_until(monkeypatch, config, 3)
+    held_out.write_text(Path(config.data).read_text().replace("it is", "it may be"))
+    with pytest.raises(ConfigError, match=r"was started with validation \w{12}, now it is \w{12}: give another output"):
+        run_training("aft", config)
+    run_until(monkeypatch, replace(config, validation=None), 5)
+    with pytest.raises(ConfigError, match="was started with validation"):
+        run_training("aft", config)
+    held_out.write_text(Path(config.data).read_text())
+    run_training("aft", config)
+    with pytest.raises(ConfigError, match="validation=gone cannot be read"):
+        run_training("aft", replace(config, validation="gone"))
+
+
+def test_validation_rows_over_the_limit_are_counted(config, tmp_path, capsys):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(Path(config.data).read_text().replace("it is 1", "it is " + "1" * 300, 1))
+    run_training("aft", replace(config, validation=str(held_out), max_length=200, max_steps=1))
+    line = "validation: 8 rows, 9 examples; over max_length: 1 examples left out, drafts cut in 0"
+    assert line in capsys.readouterr().out
+    assert line in Path(config.output, "README.md").read_text()
+
+
+def test_a_model_that_moved_is_the_same_and_its_path_may_be_relative(config, tiny, tmp_path, monkeypatch, capsys):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    shutil.copytree(tiny, home / "tiny")
+    monkeypatch.chdir(home)
+    config = replace(config, model="tiny")
+    run_until(monkeypatch, config, 3)
+    monkeypatch.chdir(elsewhere)
+    capsys.readouterr()
+    run_until(monkeypatch, replace(config, model="../home/tiny"), 5)
+    assert "model " not in capsys.readouterr().out
+    run_until(monkeypatch, replace(config, model=tiny), 5)
+    assert f"model stays {home / 'tiny'}: the run was started with it" in capsys.readouterr().out
+    (home / "tiny").rename(elsewhere / "moved")
+    run_training("aft", replace(config, model="moved"), merge=True)
+    assert f"model is now {elsewhere / 'moved'} (was {home / 'tiny'})" in capsys.readouterr().out
+    merged = Path(config.output, "merged", "README.md").read_text()
+    assert "--model_args pretrained=HERE,k=3" in merged  # it needs no base
+
+
+def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_keeps_shards", lambda trainer: True)
+        with pytest.raises(ConfigError, match="stage 3 would keep the weights in shards"):
+            run_training("sft", replace(config, lora_rank=0))
+    assert list(Path(config.output).iterdir())
+    run_training("sft", replace(config, max_steps=1))
 
 
 def test_a_run_goes_on_in_as_many_processes_as_it_began(config, monkeypatch):

@@ -26,6 +26,7 @@ REPAIR = (
     "That answer is wrong. The right result is:\n\n{gold}\n\nWrite the complete answer again so that it arrives there "
     "by sound steps. Answer as if for the first time, without a word about this correction."
 )
+LOST = ("did not fit", "cut or empty", "wrong", "too short")  # why a target is not kept
 ECHO = "Write the complete answer again"
 
 
@@ -171,16 +172,23 @@ def is_terse(work: Work, shortest: float) -> bool:
     return len(work.target.split()) < shortest * sum(words) / len(words)
 
 
+def fate(work: Work, wrong: str, shortest: float) -> str:
+    """What became of it: ``kept``, or the one of ``LOST`` that says why not."""
+    if not (work.target and work.ended):
+        return "cut or empty" if work.prompt else "did not fit"
+    if work.right is False and wrong != "keep":
+        return "wrong"
+    return "too short" if is_terse(work, shortest) else "kept"
+
+
 def finished_rows(works: Sequence[Work], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
-    """The rows with targets that are to be kept; none that is terse (see ``is_terse``).
+    """The rows with targets that are to be kept (see ``fate``).
 
     Their ``sources`` go: they are those of the target before, this one was made from all drafts.
     """
     made = []
     for work in works:
-        if is_terse(work, shortest):
-            continue
-        if work.usable or (wrong == "keep" and work.target and work.ended):
+        if fate(work, wrong, shortest) == "kept":
             judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
             rest = {name: value for name, value in work.row.items() if name != "sources"}
             made.append({**rest, "target": work.target, **judged})

@@ -14,8 +14,8 @@ from lm_eval_aft.checkpoint import CheckpointConfig
 from trainers.folder import Run
 
 
-def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
-    """Write aft_config.json and README.md into a checkpoint."""
+def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[str], *, merged: bool = False) -> None:
+    """Write aft_config.json and README.md into a checkpoint; a merged one needs no base."""
     settings = [f"| `{name}` | {value} |" for name, value in run.config.to_dict().items() if value not in (None, ())]
     lines = [
         f"# {aft.base_model}, trained with `aft train {run.kind}`",
@@ -23,7 +23,7 @@ def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[st
         f"lm_eval_aft {__version__}; seed {run.config.seed}; data SHA-256 {aft.data_digest}; prompt template SHA-256 "
         f"{aft.template_sha256}. The loss covers {aft.mask_policy}.",
         "",
-        *_evaluation(run, aft),
+        *_evaluation(run, aft, merged),
         "## Data",
         "",
         *(f"    {fact}" for fact in facts),
@@ -42,10 +42,12 @@ def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[st
     aft.save(folder)
 
 
-def _evaluation(run: Run, aft: CheckpointConfig) -> list[str]:
+def _evaluation(run: Run, aft: CheckpointConfig, merged: bool) -> list[str]:
     k, layers = max(run.config.k_max, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
     weights = "pretrained=HERE"
-    if run.config.lora_rank:  # lm-eval takes the tokenizer from the base, which may lack the chat template
+    if (
+        run.config.lora_rank and not merged
+    ):  # lm-eval takes the tokenizer from the base, which may lack the chat template
         weights = f"pretrained={aft.base_model},peft=HERE,tokenizer=HERE"
     command = f"    lm_eval --model aft --model_args {weights},k={k},layers={layers} --apply_chat_template --tasks ..."
     return ["The prompts of training are used by", "", command, ""]

@@ -46,12 +46,17 @@ def _one_of(*allowed: str) -> Parse:
 
 
 def _counts(name: str, value: Any) -> tuple[int, ...]:
-    """One whole number or a list of them."""
-    items = value if isinstance(value, (list, tuple)) else [value]
+    """One whole number or a list of them, which a command line may give as 1,3,5."""
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     counts = tuple(integer(1)(name, item) for item in items)
     if not counts:
         raise ConfigError(f"{name}=[] is not allowed: give a number of drafts, or several, such as [1, 3, 5].")
     return counts
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    """One name or a list of them, which a command line may give as q_proj,v_proj."""
+    return strings(name, value.split(",") if isinstance(value, str) else value)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class TrainConfig:
     lora_rank: int = _arg(8, integer(0), "0 trains all weights")
     lora_alpha: float = _arg(16.0, real(0, above=True), "LoRA's scale times its rank")
     lora_dropout: float = _arg(0.0, real(0, 0.9), "")
-    lora_targets: tuple[str, ...] = _arg(("all-linear",), strings, "names of the layers that get an adapter")
+    lora_targets: tuple[str, ...] = _arg(("all-linear",), _names, "names of the layers that get an adapter")
     learning_rate: float = _arg(2e-4, real(0, above=True), "the highest; 2e-5 suits lora_rank: 0 on pretrained models")
     schedule: str = _arg("cosine", _one_of("cosine", "linear", "constant"), "of the learning rate")
     warmup: float = _arg(0.03, real(0, 1), "share of the steps")
@@ -112,16 +117,18 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not allowed.
     """
-    settings = _read(Path(path))
+    settings, parsers = _read(Path(path)), _parsers()
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override} is not allowed: write --set key=value.")
         try:
-            settings[name.strip()] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
+        is_text = read is not None and parsers.get(name.strip()) is text  # a folder may be called 2024
+        settings[name.strip()] = value.strip() if is_text and not isinstance(read, str) else read
     return make_config(settings, path)
 
 
@@ -131,7 +138,7 @@ def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
     Raises:
         ConfigError: On the first key that is unknown, missing or has a value that is not allowed.
     """
-    parsers = {f.name: f.metadata["parse"] for f in fields(TrainConfig)}
+    parsers = _parsers()
     for name in settings:
         if name not in parsers:
             near = get_close_matches(str(name), parsers, n=1)
@@ -144,6 +151,10 @@ def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
     if parsed.get("patience") and not parsed.get("validation"):
         raise ConfigError("patience needs a validation file: add validation: FILE, or leave patience out.")
     return TrainConfig(**parsed)
+
+
+def _parsers() -> dict[str, Parse]:
+    return {f.name: f.metadata["parse"] for f in fields(TrainConfig)}
 
 
 def _read(path: Path) -> dict[str, Any]:

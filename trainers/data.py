@@ -8,7 +8,9 @@ line. Over 200 lines because each option is a line.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import click
 from lm_eval_aft import __version__
 from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.files import whole
-from trainers.rows import file_digest, read_jsonl, read_rows, write_jsonl
+from trainers.jsonl import file_digest, read_jsonl, write_jsonl
+from trainers.rows import read_rows
 
 Decorate = Callable[[Callable[..., None]], Callable[..., None]]
 FILE = click.Path(path_type=Path)
@@ -120,6 +123,7 @@ def drafts(
 @click.argument("source", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--k", type=click.IntRange(1), help="Drafts kept a row; rows with fewer are left out.")
+@click.option("--at-least", type=click.IntRange(1), help="Leave out rows with fewer drafts; others keep all of theirs.")
 @click.option("--reward_model", help="A sequence-classification checkpoint with one output.")
 @click.option("--match", type=FILE, help="Scored file whose mean score each row is matched to (on- and off-policy).")
 @click.option("--device", default="cuda:0", show_default=True, help="Of the reward model.")
@@ -129,6 +133,7 @@ def select(
     source: Path,
     out: Path,
     k: int | None,
+    at_least: int | None,
     reward_model: str | None,
     match: Path | None,
     device: str,
@@ -142,6 +147,7 @@ def select(
 
     rows: Sequence[Mapping[str, Any]] = _with_drafts(source)
     before = len(rows)
+    rows = selection.keep_long(rows, at_least) if at_least else rows
     if reward_model:
         from lm_eval_aft.reward import RewardModel
         from lm_eval_aft.store import SQLiteStore
@@ -152,21 +158,21 @@ def select(
         rows = selection.verify_all(rows, load_verifier(verifier, gold))
     if match and not k:
         raise ConfigError("--match needs --k: how many drafts are kept a row.")
+    other = _with_drafts(match) if match else []
+    unjudged = sum(not (row.get("scores") or row.get("right")) for row in rows if len(row["drafts"]) > (k or inf))
     if k:
         by_right = bool(verifier) and not reward_model  # scores that came with the file are not what was asked for
-        rows = (
-            selection.keep_matched(rows, _with_drafts(match), k)
-            if match
-            else selection.keep_best(rows, k, right_first=by_right)
-        )
+        rows = selection.keep_matched(rows, other, k) if match else selection.keep_best(rows, k, right_first=by_right)
     if not rows:
-        raise ConfigError(f"no row of {source} has {k} drafts with text: lower --k.")
-    settings = {"k": k, "reward_model": reward_model, "verifier": verifier, "gold": gold}
+        raise ConfigError(f"no row of {source} has {max(k or 0, at_least or 0)} drafts with text: ask for fewer.")
+    settings = {"k": k, "at_least": at_least, "reward_model": reward_model, "verifier": verifier, "gold": gold}
     facts = [
         f"{len(rows)} of {before} rows kept",
         *_means(rows, "the file"),
-        *(_means(_with_drafts(match), "--match") if match else []),
+        *_means(selection.shared(other, rows), "--match"),
     ]
+    if unjudged:
+        facts.append(f"warning: {unjudged} rows have neither scores nor right: their first {k} drafts were kept")
     finish(out, rows, [source, match], settings, facts)
 
 
@@ -217,23 +223,25 @@ def aggregate(
 ) -> None:
     """Let a teacher write targets from query and drafts, through the prompt of inference."""
     from trainers import aggregation as work
-    from trainers.selection import verify_all
+    from trainers.selection import keep_long, verify_all
     from trainers.verify import load_verifier, right_answer
     from trainers.writer import open_writer
 
     if verifier is None and (mixed or wrong in ("retry", "repair")):
         raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
     judge = load_verifier(verifier, gold) if verifier else None
-    rows = work.draft_sets(_with_drafts(source), k, sets, seed)
-    if not rows:
+    read = _with_drafts(source)
+    drawn = work.draft_sets(read, k, sets, seed)
+    if not drawn:
         raise ConfigError(f"no row of {source} has {k} drafts with text: lower --k.")
-    rows = verify_all(rows, judge) if judge else rows
+    rows = verify_all(drawn, judge) if judge else drawn
     rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
     writer = open_writer(model_args, out, device, batch_size)
     works = work.write_targets(rows, writer, judge, wrong, retries, lambda row: right_answer(verifier, row, gold))
     made = work.finished_rows(works, wrong, shortest)
     if not made:
         raise ConfigError("no target could be used: allow more tokens (max_gen_toks), or another teacher or verifier.")
+    usable = len(made)
     made = work.thin_to_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
     options = {
         "k": k,
@@ -245,19 +253,24 @@ def aggregate(
         "seed": seed,
         "verifier": verifier,
     }
-    terse = sum(bool(each.target) and work.is_terse(each, shortest) for each in works)
-    finish(out, made, [source], {**options, "writer": writer.facts()}, _target_facts(works, made, terse))
+    enough = len(keep_long(read, k))
+    facts = [f"{len(read)} rows, {len(read) - enough} with fewer than {k} drafts; {len(drawn)} draft sets"]
+    facts += [f"left out for --mixed: {len(drawn) - len(rows)} sets, {usable - len(made)} targets"] if mixed else []
+    fates = Counter(work.fate(each, wrong, shortest) for each in works)
+    finish(out, made, [source], {**options, "writer": writer.facts()}, [*facts, *_target_facts(fates, made)])
 
 
-def _target_facts(works: Sequence[Any], made: Sequence[Mapping[str, Any]], terse: int) -> list[str]:
-    from trainers.aggregation import is_mixed, overlap_of
+def _target_facts(fates: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
+    from trainers.aggregation import LOST, is_mixed, overlap_of
 
-    too_long = sum(work.prompt is None for work in works)
-    unfinished = sum(not (work.ended and work.target) for work in works if work.prompt)
-    wrong, repaired = sum(work.right is False for work in works), sum(bool(row.get("repaired")) for row in made)
+    repaired, wrong = (
+        sum(bool(row.get("repaired")) for row in made),
+        sum(row.get("target_right") is False for row in made),
+    )
+    lost = ", ".join(f"{name} {fates.get(name, 0)}" for name in LOST)
     facts = [
-        f"{len(works)} draft sets, {len(made)} targets kept; did not fit {too_long}, cut or empty {unfinished}, "
-        f"wrong {wrong}, too short {terse}, repaired {repaired}"
+        f"{sum(fates.values())} targets asked for, {fates['kept']} kept; {lost}; of those written repaired {repaired}, "
+        f"wrong {wrong}"
     ]
     if all(row.get("right") for row in made):
         facts.append(f"right and wrong drafts in {sum(map(is_mixed, made)) / len(made):.1%} of the kept sets")
@@ -382,8 +395,13 @@ def finish(
         "facts": list(facts),
         "sha256": file_digest(out),
     }
-    with whole(Path(f"{out}.card.json")) as partial:
-        partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        with whole(Path(f"{out}.card.json")) as partial:
+            partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{out} is written, its card {out}.card.json cannot be ({error}): make room for it."
+        ) from error
     for fact in facts:
         click.echo(fact)
     click.echo(f"wrote {len(rows)} rows to {out} (sha256 {str(card['sha256'])[:12]})")

@@ -10,7 +10,7 @@ from itertools import combinations
 from statistics import mean, median
 from typing import Any
 
-from trainers.overlap import measure, ngrams, warnings
+from trainers.overlap import WORD, measure, ngrams, warnings
 from trainers.rows import Row, query_chat
 from trainers.samples import Sample
 
@@ -107,11 +107,16 @@ def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words
     Args:
         rows: Training data.
         texts: Questions of the evaluation set.
-        words: Length of the run; a shorter text counts as a whole.
+        words: Length of the run; a shorter question counts where a text holds all of it.
     """
     seen = {gram for text in texts for gram in _runs(text, words)}
-    queries = [n for n, row in enumerate(rows, 1) if seen & _runs(_question(row), words)]
-    targets = [n for n, row in enumerate(rows, 1) if seen & _runs(str(row.get("target") or ""), words)]
+    sizes = {len(gram) for gram in seen}
+
+    def shares(text: str) -> bool:
+        return any(seen & ngrams(text.lower(), size, size) for size in sizes)
+
+    queries = [n for n, row in enumerate(rows, 1) if shares(_question(row))]
+    targets = [n for n, row in enumerate(rows, 1) if shares(str(row.get("target") or ""))]
     first = f" (first: row {queries[0]})" if queries else ""
     return [
         f"contamination         {len(queries)} of {len(rows)} queries{first} and {len(targets)} targets share {words} "
@@ -120,5 +125,5 @@ def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words
 
 
 def _runs(text: str, words: int) -> frozenset[tuple[str, ...]]:
-    found = text.lower().split()
-    return ngrams(text.lower(), words, words) or (frozenset({tuple(found)}) if found else frozenset())
+    size = min(words, len(WORD.findall(text)))
+    return ngrams(text.lower(), size, size) if size else frozenset()

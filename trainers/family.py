@@ -39,7 +39,7 @@ from lm_eval_aft.records import Chat, Message, Question, Sampling
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.store import NoStore
 from trainers.config import KINDS, Kind, make_config
-from trainers.rows import write_jsonl
+from trainers.jsonl import write_jsonl
 
 WORDS = ("<pad>", "<unk>", "<draft>", "<ask>", "<answer>", "<end>", "make", "=", ";", "+", "-", "*")
 CHAT_TEMPLATE = (

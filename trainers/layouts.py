@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.errors import ConfigError
-from trainers.rows import check_characters, check_row, read_jsonl
+from trainers.jsonl import check_characters, read_jsonl, refuse_stream
+from trainers.rows import check_row
 
 QUERY_NAMES = ("query", "question", "prompt", "instruction", "messages")
 DRAFT_NAMES = ("drafts", "responses", "completions", "answers")
@@ -26,9 +27,10 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: If it is neither, or has no rows.
     """
+    refuse_stream(path)
     try:
-        start = path.read_text(encoding="utf-8").lstrip()[:1]
-        rows = json.loads(path.read_text(encoding="utf-8")) if start == "[" else read_jsonl(path)
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text) if text.lstrip().startswith("[") else read_jsonl(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a JSONL file or a JSON list.") from error
     if not rows:

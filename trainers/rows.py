@@ -1,30 +1,35 @@
-"""JSONL rows: read, checked with a sentence that names the line, written, digested.
+"""Rows of training data: what one must be, checked with a sentence that names it.
 
 A row is a JSON object with ``query`` (a text, or a list of messages), ``drafts`` (texts), ``target`` and perhaps
 ``sft_target``; other keys pass through untouched. Knows nothing of tokens. Called by ``train`` and the data commands.
-A little over 200 lines, as what a row must be stands here and nowhere else.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from math import inf
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError as JinjaError
 
 from lm_eval_aft.errors import ChatError, ConfigError
-from lm_eval_aft.files import whole
 from lm_eval_aft.records import Chat, Message
+from trainers.jsonl import read_jsonl
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
+
 
 ABOUT_DRAFTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # lists with one entry a draft, and what it must be
     "ends": ("text", lambda value: isinstance(value, str)),
-    "scores": ("finite number", lambda value: isinstance(value, (int, float)) and abs(value) < inf),
+    "scores": ("finite number", _finite),
     "right": ("true or false", lambda value: value in (0, 1)),
     "models": ("entry", lambda value: True),
 }
@@ -142,52 +147,9 @@ def query_chat(row: Mapping[str, Any], where: str) -> Chat:
     if not messages or not texts or messages[-1].role != "user" or not messages[-1].content.strip():
         raise ConfigError(
             f"query of {where} must be a text, or a list of messages (role and content, both texts) that ends with the "
-            "user: aft data import turns other layouts into this one."
+            "user: aft data import turns other layouts into this one, and an answer at the end belongs in sft_target."
         )
     return Chat(messages)
-
-
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, in order.
-
-    Raises:
-        ConfigError: If the file cannot be read, is empty, or a line is not a JSON object.
-    """
-    rows = []
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(_object(line, f"{path} line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): give a JSONL file.") from error
-    if not rows:
-        raise ConfigError(f"{path} has no rows: give a JSONL file with one object a line.")
-    return rows
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not JSON ({error}): mend or remove the line.") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is not a JSON object: one object with query, drafts and target a line.")
-    if "\\u" in line:
-        check_characters(row, where)
-    return row
-
-
-def check_characters(row: Mapping[str, Any], where: str) -> None:
-    """Refuse half a surrogate pair, which JSON can hold and neither a file nor a tokenizer takes.
-
-    Raises:
-        ConfigError: If there is one anywhere in the row.
-    """
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError) as error:
-        raise ConfigError(f"{where} cannot be written as UTF-8 ({error}): mend it, or remove it.") from error
 
 
 def load_rows(path: str | Path) -> list[Row]:
@@ -209,26 +171,3 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         check_row(row, f"{path} row {number}")
     return rows
-
-
-def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows, whole or not at all; returns how many.
-
-    Raises:
-        ConfigError: If the file cannot be written.
-    """
-    target, count = Path(path), 0
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target) as partial, partial.open("w", encoding="utf-8") as lines:
-            for row in rows:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error}): free the disk or give another path.") from error
-    return count
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    return sha256(Path(path).read_bytes()).hexdigest()

@@ -41,6 +41,11 @@ def verify_all(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> list[di
     return [{**row, "right": [bool(verifier(draft, row)) for draft in row["drafts"]]} for row in rows]
 
 
+def keep_long(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
+    """The rows that have so many drafts with text, as they are."""
+    return [dict(row) for row in rows if sum(bool(draft.strip()) for draft in row["drafts"]) >= least]
+
+
 def keep_best(rows: Sequence[Mapping[str, Any]], k: int, *, right_first: bool = False) -> list[dict[str, Any]]:
     """The k best drafts of each row by score (else by being right), in their old order; shorter rows are left out.
 
@@ -68,15 +73,19 @@ def keep_matched(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str,
     Raises:
         ConfigError: If either file has rows without scores, or they share no query.
     """
-    goals = {query_chat(row, "the other file").identity: _mean(_scores(row)) for row in other}
+    goals = {
+        query_chat(row, "the other file").identity: _mean(_scores(row, f"row {number} of the other file"))
+        for number, row in enumerate(other, 1)
+        if row["drafts"]
+    }
     made = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         identity = query_chat(row, "a row").identity
         goal = goals.get(identity)
         usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
         if goal is None or len(usable) < k:
             continue
-        scores = _scores(row)
+        scores = _scores(row, f"row {number}")
         random = Random(f"{identity}/{row['drafts']}")
         sets = (
             combinations(usable, k)
@@ -90,9 +99,15 @@ def keep_matched(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str,
     return made
 
 
-def _scores(row: Mapping[str, Any]) -> list[float]:
+def shared(rows: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows whose query is one of those kept."""
+    asked = {query_chat(row, "a row").identity for row in kept}
+    return [row for row in rows if query_chat(row, "a row").identity in asked]
+
+
+def _scores(row: Mapping[str, Any], where: str) -> list[float]:
     if not row.get("scores"):
-        raise ConfigError("a row has no scores: run aft data select --reward_model MODEL on both files first.")
+        raise ConfigError(f"{where} has no scores: run aft data select --reward_model MODEL on both files first.")
     return list(row["scores"])
 
 

@@ -13,8 +13,9 @@ import click
 from lm_eval_aft.checkpoint import CheckpointConfig
 from trainers.config import KINDS, Kind, TrainConfig, load_config
 from trainers.encode import Encoded, Encoder
-from trainers.folder import Run, open_run
+from trainers.folder import Run
 from trainers.overlap import Overlap, measure, warnings
+from trainers.resume import open_run
 from trainers.rows import Row, load_rows
 from trainers.samples import Sample, make_samples, pseudo_samples
 
@@ -64,12 +65,14 @@ def _train(run: Run, merge: bool) -> None:
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
     facts = describe(rows, samples, encoded, overlap)
+    validation = encoder.encode_all(make_samples(held_out, run.kind, config)) if held_out else Encoded([], 0, 0)
+    if held_out:
+        facts += [f"validation: {len(held_out)} rows, {len(validation.examples)} examples; {too_long(validation)}"]
     aft = checkpoint_config(run)
     if not run.finished:
         for line in [*facts, *complaints(run.kind, rows, samples, overlap, config)]:
             say(line)
-        validation = encoder.encode_all(make_samples(held_out, run.kind, config)).examples if held_out else []
-        loop.fit(run, encoder, encoded.examples, validation, aft, facts, say)
+        loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
         say(f"saved in {run.folder}")
     if merge and _first_process():
         if config.lora_rank:
@@ -87,9 +90,14 @@ def describe(rows: list[Row], samples: list[Sample], encoded: Encoded, overlap: 
         f"{len(rows)} rows, {len(samples)} examples: {len(samples) - plain} with drafts, {plain} plain",
         f"{sum(lengths):,} tokens, {learnt:,} of them learnt; an example has {sum(lengths) / len(lengths):.0f}, the "
         f"longest {max(lengths)}",
-        f"over max_length: {encoded.too_long} examples left out, drafts cut in {encoded.cut}",
+        too_long(encoded),
     ]
     return facts + (overlap.lines() if overlap.samples else [])
+
+
+def too_long(encoded: Encoded) -> str:
+    """What the limit took."""
+    return f"over max_length: {encoded.too_long} examples left out, drafts cut in {encoded.cut}"
 
 
 def complaints(kind: Kind, rows: list[Row], samples: list[Sample], overlap: Overlap, config: TrainConfig) -> list[str]:
