@@ -121,7 +121,7 @@ def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     arguments = loop.arguments(config, validated=False)
     arguments.save_strategy = "no"
     collator = Collator(encoder.end_id, trims_logits(model.get_base_model()))
-    log = RunLog(run, checkpoint_config(run), [], print)
+    log = RunLog(run, checkpoint_config(run, config.k), [], print)
     return loop.AFTTrainer(log, model=model, args=arguments, train_dataset=examples, data_collator=collator)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from lm_eval_aft import arith, tasks_path
 from lm_eval_aft.errors import ConfigError
 
-ARITH = ("aft_arith", "aft_arith_validation")
+ARITH = ("aft_arith", "aft_arith_validation", "aft_arith_fresh")
 NUMERIC = ("aft_gsm8k", "aft_demo", "gsm8k")  # tasks, and those whose names go on with _, that end in one number
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own lo
 FOLDER = Path(__file__).with_name("checkpoints")
 NAMES = ("aft", "base", "sft")
 PREFIX = "bundled:"
-TASKS = ("aft_arith", "aft_arith_validation")
+TASKS = ("aft_arith", "aft_arith_validation", "aft_arith_fresh")
 
 
 def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

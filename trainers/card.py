@@ -43,7 +43,7 @@ def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[st
 
 
 def _evaluation(run: Run, aft: CheckpointConfig, merged: bool) -> list[str]:
-    k, layers = max(run.config.k_max, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
+    k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
     weights = "pretrained=HERE"
     if (
         run.config.lora_rank and not merged

@@ -188,8 +188,8 @@ def _means(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 @data.command()
 @click.argument("source", type=FILE)
 @click.argument("out", type=FILE)
-@click.option("--k", default=5, show_default=True, type=click.IntRange(1), help="Drafts a target is made from.")
-@click.option("--sets", default=1, show_default=True, type=click.IntRange(1), help="Draft sets a query.")
+@click.option("--k", "ks", multiple=True, default=(5,), show_default=True, type=click.IntRange(1), help="Drafts a set.")
+@click.option("--sets", default=1, show_default=True, type=click.IntRange(1), help="Draft sets a query and k.")
 @click.option(
     "--mixed", type=click.FloatRange(0, 1, min_open=True), help="Least share of sets with right and wrong drafts."
 )
@@ -208,7 +208,7 @@ def _means(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 def aggregate(
     source: Path,
     out: Path,
-    k: int,
+    ks: tuple[int, ...],
     sets: int,
     mixed: float | None,
     wrong: str,
@@ -221,7 +221,10 @@ def aggregate(
     device: str,
     batch_size: str,
 ) -> None:
-    """Let a teacher write targets from query and drafts, through the prompt of inference."""
+    """Let a teacher write targets from query and drafts, through the prompt of inference.
+
+    Give --k once for each number of drafts that will be evaluated: a target depends on the drafts it was made from.
+    """
     from trainers import aggregation as work
     from trainers.selection import keep_long, verify_all
     from trainers.verify import load_verifier, right_answer
@@ -231,9 +234,9 @@ def aggregate(
         raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
     judge = load_verifier(verifier, gold) if verifier else None
     read = _with_drafts(source)
-    drawn = work.draft_sets(read, k, sets, seed)
+    drawn = [row for k in ks for row in work.draft_sets(read, k, sets, seed)]
     if not drawn:
-        raise ConfigError(f"no row of {source} has {k} drafts with text: lower --k.")
+        raise ConfigError(f"no row of {source} has {min(ks)} drafts with text: lower --k.")
     rows = verify_all(drawn, judge) if judge else drawn
     rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
     writer = open_writer(model_args, out, device, batch_size)
@@ -244,7 +247,7 @@ def aggregate(
     usable = len(made)
     made = work.thin_to_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
     options = {
-        "k": k,
+        "k": list(ks),
         "sets": sets,
         "mixed": mixed,
         "wrong": wrong,
@@ -253,8 +256,8 @@ def aggregate(
         "seed": seed,
         "verifier": verifier,
     }
-    enough = len(keep_long(read, k))
-    facts = [f"{len(read)} rows, {len(read) - enough} with fewer than {k} drafts; {len(drawn)} draft sets"]
+    enough = len(keep_long(read, max(ks)))
+    facts = [f"{len(read)} rows, {len(read) - enough} with fewer than {max(ks)} drafts; {len(drawn)} draft sets"]
     facts += [f"left out for --mixed: {len(drawn) - len(rows)} sets, {usable - len(made)} targets"] if mixed else []
     fates = Counter(work.fate(each, wrong, shortest) for each in works)
     finish(out, made, [source], {**options, "writer": writer.facts()}, [*facts, *_target_facts(fates, made)])
@@ -322,10 +325,15 @@ def ppl(
     batch_size: str,
 ) -> None:
     """Perplexity of the targets: given the query, with the drafts, and without the nearest draft."""
-    from trainers.perplexity import perplexity, settings_of
+    from trainers.perplexity import perplexity, settings_of, that_fit
 
     samples, sft_targets = _ppl_samples(source, ks, limit, seed)
     engine, encoder = _scoring_engine(model_args, device, batch_size)
+    read = len(samples)
+    samples, sft_targets, cut = that_fit(samples, sft_targets, encoder)
+    if cut or len(samples) < read:
+        lost = f"over the model's {engine.max_length} tokens: {read - len(samples)} rows left out, drafts cut in {cut}"
+        click.echo(lost, err=True)
     size = int(batch_size) if batch_size.isdigit() else 4
     found = [
         perplexity(name, made, engine.model, encoder, size) for name, made in settings_of(samples, sft_targets).items()

@@ -43,11 +43,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The examples of a data file, and what had to be left out of it."""
+    """The examples of a data file, and what had to be left out of it.
+
+    Attributes:
+        examples: Those that fit.
+        too_long: How many did not.
+        cut: Examples whose drafts were cut.
+        vanished: Drafts of which nothing is left without control tokens and thoughts; prompts do not show them.
+    """
 
     examples: list[Example]
     too_long: int
     cut: int
+    vanished: int = 0
 
 
 class Encoder:
@@ -110,7 +118,7 @@ class Encoder:
         Raises:
             ConfigError: If none fits.
         """
-        examples, too_long, cut = [], 0, 0
+        examples, too_long, cut, vanished = [], 0, 0, 0
         for sample in samples:
             try:
                 example, was_cut = self.encode(sample)
@@ -119,12 +127,13 @@ class Encoder:
                 continue
             examples.append(example)
             cut += was_cut
+            vanished += sum(not self.renderer.clean(draft).strip() for draft in sample.drafts)
         if not examples:
             raise ConfigError(
                 f"none of the {too_long} examples fits max_length={self.max_length}: nothing would be learnt, raise "
                 "max_length or shorten the data."
             )
-        return Encoded(examples, too_long, cut)
+        return Encoded(examples, too_long, cut, vanished)
 
     def _check_templates(self) -> None:
         """A template that drops the question or the drafts would train something else without a word."""

@@ -43,6 +43,7 @@ class Run:
         validation_digest: SHA-256 of the validation file; None where there has been none.
         resume_from: Checkpoint to go on from, or None.
         finished: Nothing is left to train.
+        most_drafts: That an example shows; known once they are drawn.
         notes: What was decided, in sentences.
     """
 
@@ -54,6 +55,7 @@ class Run:
     validation_digest: str | None = None
     resume_from: Path | None = None
     finished: bool = False
+    most_drafts: int = 0
     notes: tuple[str, ...] = ()
 
     @property

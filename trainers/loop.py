@@ -84,7 +84,7 @@ def fit(
         run.write_state(finished=False)
     with disk_guard(run):
         trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
-    best = trainer.state.best_model_checkpoint
+    best = _best(trainer)
     if best and trainer.is_world_process_zero():
         step = best.rpartition("-")[2]
         say(f"kept: step {step}, validation loss {trainer.state.best_metric:.4f}, the lowest")
@@ -104,7 +104,7 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         warmup_steps=config.warmup if config.warmup < 1 else 0.999,  # below 1 it is a share of the steps
         weight_decay=config.weight_decay,
         optim="adamw_torch_fused",
@@ -149,6 +149,11 @@ def _keeps_shards(trainer: Trainer) -> bool:
     return zero.get("stage") == 3 and not (plugin.zero3_save_16bit_model if gathers == "auto" else gathers)
 
 
+def _best(trainer: Trainer) -> str | None:
+    """The checkpoint whose weights are kept, if validation chose: a run that goes on without it remembers one too."""
+    return trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+
+
 def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
     if trainer.is_fsdp_enabled:  # of shards nothing would be written here, without a word
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -167,6 +172,6 @@ def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str
     (run.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
     write_card(run.folder, run, aft, facts)
     run.write_state(finished=True)
-    best = trainer.state.best_model_checkpoint
+    best = _best(trainer)
     if best and run.config.keep == 1:  # nothing is left to go on with
         run.remove_checkpoints(0, best)

@@ -95,6 +95,6 @@ def merge(run: Run, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) ->
     end_texts(merged, end_id)
     with disk_guard(run):
         merged.to(dtype).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(run.folder).save_pretrained(folder)
-    write_card(folder, run, aft, facts, merged=True)
+        AutoTokenizer.from_pretrained(run.folder).save_pretrained(folder)
+        write_card(folder, run, aft, facts, merged=True)
     return folder

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.errors import ConfigError, PromptTooLong
 from trainers.batches import Collator, target_nats, trims_logits
 from trainers.encode import Encoder, Example
 from trainers.overlap import nearest
@@ -34,6 +34,29 @@ class Perplexity:
     def value(self) -> float:
         """Exp of the mean loss per token."""
         return math.exp(self.nats / max(1, self.tokens))
+
+
+def that_fit(
+    samples: Sequence[Sample], sft_targets: Sequence[str], encoder: Encoder
+) -> tuple[list[Sample], list[str], int]:
+    """The samples, and their sft_targets, that fit in every setting; and in how many of them drafts are cut for it.
+
+    Raises:
+        ConfigError: If none fits.
+    """
+    kept, cut = [], 0
+    for sample, other in zip(samples, sft_targets, strict=True):
+        try:
+            _, was_cut = encoder.encode(sample)
+            if other:
+                encoder.encode(replace(sample, drafts=(), target=other))
+        except PromptTooLong:
+            continue
+        kept.append((sample, other))
+        cut += was_cut
+    if not kept:
+        raise ConfigError(f"none of the {len(samples)} rows fits the model's {encoder.max_length} tokens.")
+    return [sample for sample, _ in kept], [other for _, other in kept], cut
 
 
 def settings_of(samples: Sequence[Sample], sft_targets: Sequence[str]) -> dict[str, list[Sample]]:

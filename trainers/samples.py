@@ -42,9 +42,14 @@ def make_samples(rows: Sequence[Row], kind: Kind, config: TrainConfig) -> list[S
     return samples + _plain_part(rows, len(samples), config)
 
 
+def as_long(other: str, target: str) -> bool:
+    """Whether another target can be compared: of a lone number or label any draft may hold all."""
+    return len(other.split()) * 2 >= len(target.split())
+
+
 def pseudo_samples(rows: Sequence[Row], config: TrainConfig) -> list[Sample]:
-    """The draws of ``aft`` with sft_target in the target's place, where a row has another one: the level to beat."""
-    rows = [row for row in rows if row.sft_target and row.sft_target != row.target]
+    """The draws of ``aft`` with sft_target in the target's place, where it is another as long: the level to beat."""
+    rows = [row for row in rows if row.sft_target != row.target and as_long(row.sft_target, row.target)]
     return [_aggregate(row, number, "aft-pseudo", config) for row in rows for number in range(config.sets_per_query)]
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
+from dataclasses import replace
+from math import inf
 
 import click
 
@@ -62,15 +65,17 @@ def _train(run: Run, merge: bool) -> None:
     tokenizer = models.load_tokenizer(config)
     encoder = Encoder(tokenizer, run.template, config.max_length)
     samples = make_samples(rows, run.kind, config)
+    shown = {len(sample.drafts) for sample in samples if sample.drafts}
+    run = replace(run, most_drafts=max(shown, default=0))
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
     facts = describe(rows, samples, encoded, overlap)
     validation = encoder.encode_all(make_samples(held_out, run.kind, config)) if held_out else Encoded([], 0, 0)
     if held_out:
         facts += [f"validation: {len(held_out)} rows, {len(validation.examples)} examples; {too_long(validation)}"]
-    aft = checkpoint_config(run)
+    aft = checkpoint_config(run, shown)
     if not run.finished:
-        for line in [*facts, *complaints(run.kind, rows, samples, overlap, config)]:
+        for line in [*facts, *complaints(run.kind, rows, samples, overlap, config), *unseen(encoded)]:
             say(line)
         loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
         say(f"saved in {run.folder}")
@@ -105,16 +110,30 @@ def complaints(kind: Kind, rows: list[Row], samples: list[Sample], overlap: Over
     if kind != "aft":
         return []
     same = all(row.sft_target == row.target for row in rows)
-    return [f"warning: {text}" for text in warnings(overlap, samples, pseudo_samples(rows, config), same)]
+    found = warnings(overlap, samples, pseudo_samples(rows, config), same)
+    fewer = sum(len(row.drafts) > min(config.k, default=inf) and not row.sources for row in rows)
+    if fewer:
+        found.append(
+            f"k={','.join(map(str, config.k))} does not show all drafts of {fewer} rows, and no sources say which ones "
+            "their targets were made from: leave k out, and make sets of each size with aft data aggregate --k."
+        )
+    return [f"warning: {text}" for text in found]
 
 
-def checkpoint_config(run: Run) -> CheckpointConfig:
-    """What the checkpoint will say about itself."""
+def unseen(encoded: Encoded) -> list[str]:
+    """A warning where the prompt leaves drafts out, as it would at inference."""
+    if not encoded.vanished:
+        return []
+    return [f"warning: {encoded.vanished} drafts are not shown: without control tokens and thoughts they are empty."]
+
+
+def checkpoint_config(run: Run, shown: Collection[int]) -> CheckpointConfig:
+    """What the checkpoint will say about itself; ``shown``: the numbers of drafts that its examples have."""
     config = run.config
     return CheckpointConfig(
         template=run.template.source,
         template_sha256=run.template.digest,
-        k=config.k[0] if len(set(config.k)) == 1 and run.kind in ("aft", "aft-pseudo") else None,
+        k=run.most_drafts if len(shown) == 1 else None,
         base_model=config.model,
         base_revision=config.revision or "",
         mask_policy=MASK_POLICY,
