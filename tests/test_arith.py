@@ -105,9 +105,12 @@ def test_the_task_in_lm_eval():
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
-    loaded = manager.load(["aft_arith", "aft_arith_validation"])["tasks"]
-    test, validation = (list(loaded[name].test_docs()) for name in ("aft_arith", "aft_arith_validation"))
-    assert (len(test), len(validation)) == (4000, 1000)
+    names = ["aft_arith", "aft_arith_validation", "aft_arith_fresh"]
+    loaded = manager.load(names)["tasks"]
+    test, validation, fresh = (list(loaded[name].test_docs()) for name in names)
+    assert (len(test), len(validation), len(fresh)) == (4000, 1000, 4000)
+    assert {Problem.read(doc["question"]).split for doc in fresh} == {"test"}
+    assert not {doc["question"] for doc in test} & {doc["question"] for doc in fresh}
     assert not {doc["question"] for doc in test} & {doc["question"] for doc in validation}
     doc = {"question": PROBLEM.question}
     assert loaded["aft_arith"].process_results(doc, [RIGHT]) == {"exact": 1.0}

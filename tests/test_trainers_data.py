@@ -588,6 +588,14 @@ def test_a_retry_draws_anew_and_an_echo_is_no_repair(tmp_path, monkeypatch):
         assert len(set(seeds)) == 3
 
 
+def test_sets_of_several_sizes_are_made_and_each_is_judged_by_itself(tmp_path, teacher):
+    source = write(tmp_path / "d.jsonl", drafted(3))
+    options = ("--k", 1, "--k", 3, "--verifier", "exact:", "--wrong", "keep", "--model_args", f"{SCRIPTED},cache=none")
+    said = aft_data("aggregate", source, tmp_path / "t.jsonl", *options)
+    assert "3 rows, 0 with fewer than 3 drafts; 6 draft sets" in said
+    assert [len(row["drafts"]) for row in read_jsonl(tmp_path / "t.jsonl")] == [1, 1, 3, 3]  # one query gets no text
+
+
 def test_aggregate_counts_every_row_and_set(tmp_path, teacher):
     alike = {"query": "What is 5 + 5?", "gold": "10", "drafts": ["I get 7."] * 3}
     rows = [*drafted(2), alike, {"query": "q", "gold": "1", "drafts": ["I get 1.", " "]}]
@@ -664,6 +672,18 @@ def test_stats(tmp_path):
     said = aft_data("stats", write(tmp_path / "i.jsonl", ignoring))
     assert "warning: the targets overlap with their drafts no more (0.00) than with the drafts of other queries" in said
     assert "warning: every target is its row's sft_target" in said
+
+
+def test_perplexity_compares_the_same_rows(tmp_path, tiny):
+    short = {"query": "1 + 1?", "drafts": ["2", "3"], "target": "So it is 2, then.", "sft_target": "2"}
+    rows = [short, {**short, "target": "1" * 5000}, {**short, "sft_target": "1" * 5000}]
+    args = ("--json", "--device", "cpu", "--model_args", f"pretrained={tiny},dtype=float32")
+    result = CliRunner().invoke(data, ["ppl", write(tmp_path / "d.jsonl", rows), *args])
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert {setting["examples"] for setting in found.values()} == {1}
+    assert "tokens: 2 rows left out, drafts cut in 0" in result.stderr
+    with pytest.raises(ConfigError, match=r"none of the 1 rows fits the model's \d+ tokens"):
+        aft_data("ppl", write(tmp_path / "long.jsonl", rows[1:2]), *args)
 
 
 def test_perplexity_is_that_of_the_model(tmp_path):

@@ -18,7 +18,7 @@ from trainers.encode import MASK, Encoder
 from trainers.jsonl import read_jsonl
 from trainers.overlap import measure, nearest, warnings, with_strange_drafts
 from trainers.rows import Row, load_rows
-from trainers.samples import Sample, make_samples
+from trainers.samples import Sample, make_samples, pseudo_samples
 
 CONFIG = TrainConfig(model="m", data="d", output="o")
 
@@ -290,6 +290,23 @@ def test_copies_and_targets_that_ignore_the_drafts_are_warned_about():
     assert "seem to ignore the drafts" in warnings(measure(ignored), ignored, used, False)[0]
     assert warnings(measure(used), used, ignored, False) == []
     assert "every target is its row's sft_target" in warnings(measure(used), used, [], True)[0]
+
+
+def test_a_lone_number_as_sft_target_is_no_level_to_beat():
+    rows = [
+        Row.of(
+            {
+                "query": f"{n} + 1?",
+                "drafts": [f"{n} + 1 = {n + 1}"],
+                "target": f"{n} + 1 = {n + 1}, so {n + 1}.",
+                "sft_target": sft.format(n + 1),
+            },
+            "row",
+        )
+        for n in range(4)
+        for sft in ("{}", "therefore the whole of it is {}")
+    ]
+    assert {sample.target.split()[0] for sample in pseudo_samples(rows, TrainConfig())} == {"therefore"}
 
 
 def test_without_sft_targets_those_that_share_no_more_than_chance_are_warned_about():

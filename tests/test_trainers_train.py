@@ -329,6 +329,59 @@ def test_another_validation_file_is_refused_as_the_best_so_far_was_measured_on_t
         run_training("aft", replace(config, validation="gone"))
 
 
+def test_without_validation_a_run_that_goes_on_keeps_its_last_weights_and_says_nothing_else(
+    config, monkeypatch, capsys
+):
+    run_until(monkeypatch, contradicted(config), 7, "sft")
+    capsys.readouterr()
+    run_training("sft", replace(config, validation=None))
+    assert "kept: " not in capsys.readouterr().out
+    assert "kept: " not in Path(config.output, "README.md").read_text()
+
+
+def test_the_card_names_the_most_drafts_that_were_shown(config):
+    run_training("aft", replace(config, k=(), max_steps=1))
+    assert ",k=3,layers=1 " in Path(config.output, "README.md").read_text()
+    assert CheckpointConfig.load(Path(config.output, FILE)).k == 3
+
+
+def test_drafts_that_the_prompt_does_not_show_are_warned_about(config, capsys):
+    rows = Path(config.data).read_text()
+    Path(config.data).write_text(rows.replace('["0", "1", "2"]', '["<think>0", "1", "<think>2"]'))
+    run_training("aft", replace(config, k=(3,), max_steps=1))
+    said = capsys.readouterr().out
+    assert "warning: 2 drafts are not shown: without control tokens and thoughts they are empty." in said
+    assert "does not show all drafts" not in said
+
+
+def test_draws_of_fewer_drafts_than_a_target_may_be_made_from_are_warned_about(config, capsys):
+    run_training("aft", replace(config, max_steps=1))
+    line = "warning: k=1,3 does not show all drafts of 8 rows, and no sources say which ones"
+    assert line in capsys.readouterr().out
+    rows = [json.loads(line) | {"sources": [1]} for line in Path(config.data).read_text().splitlines()]
+    Path(config.data).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_training("aft", replace(config, max_steps=1, output=f"{config.output}2"))
+    assert "does not show all drafts" not in capsys.readouterr().out
+
+
+def test_a_constant_rate_is_reached_by_warmup(config):
+    run_training("sft", replace(config, schedule="constant", warmup=0.5, epochs=2))
+    rates = [row["learning_rate"] for row in log_of(config) if "learning_rate" in row]
+    assert rates[0] < rates[1] < rates[-1] == config.learning_rate
+
+
+def test_a_full_disk_while_merging_is_one_sentence(config, monkeypatch):
+    def full(folder, *rest, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run_training("sft", replace(config, max_steps=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.models.write_card", full)
+        with pytest.raises(EngineError, match="the disk is full"):
+            run_training("sft", replace(config, max_steps=1), merge=True)
+    run_training("sft", replace(config, max_steps=1), merge=True)
+
+
 def test_validation_rows_over_the_limit_are_counted(config, tmp_path, capsys):
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text(Path(config.data).read_text().replace("it is 1", "it is " + "1" * 300, 1))
