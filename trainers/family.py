@@ -5,9 +5,10 @@
     python -m trainers.family train    OUT     sft, aft, aft-no-drafts and aft-pseudo, by ``aft train``
     python -m trainers.family ship     OUT     base, sft and aft into the package
 
-``make checkpoints`` runs the four. Problems are endless, so the base sees each once. A right draft that is shown is
-the target; where none is right it is another way, so it depends on the drafts in both cases. What was tried before,
-and why it did not work, stands in docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
+``make checkpoints`` runs the four. Problems are drawn without end; few questions come twice. A right draft that is
+shown is the target, word for word, which ``aft train`` warns of: which one to adopt is what is to be learnt. Where none
+is right the target is a way that was not shown. What was tried before, and why it did not work, stands in
+docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
 Over 200 lines: it is one recipe, to be read from top to bottom.
 """
 
@@ -247,7 +248,7 @@ def read_curve(folder: Path, config: FamilyConfig) -> list[dict[str, Any]]:
 
 
 def train_stage(model: Any, tokenizer: Any, config: FamilyConfig, stage: Stage, number: int) -> list[dict[str, Any]]:
-    """Train on problems seen once each, with a cosine schedule of its own; returns the curve.
+    """Train on problems drawn anew, with a cosine schedule of its own; returns the curve.
 
     Args:
         model: Trained in place.
