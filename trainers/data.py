@@ -266,10 +266,8 @@ def aggregate(
 def _target_facts(fates: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
     from trainers.aggregation import LOST, is_mixed, overlap_of
 
-    repaired, wrong = (
-        sum(bool(row.get("repaired")) for row in made),
-        sum(row.get("target_right") is False for row in made),
-    )
+    repaired = sum(bool(row.get("repaired")) for row in made)
+    wrong = sum(row.get("target_right") is False for row in made)
     lost = ", ".join(f"{name} {fates.get(name, 0)}" for name in LOST)
     facts = [
         f"{sum(fates.values())} targets asked for, {fates['kept']} kept; {lost}; of those written repaired {repaired}, "

@@ -120,7 +120,7 @@ def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words
     first = f" (first: row {queries[0]})" if queries else ""
     return [
         f"contamination         {len(queries)} of {len(rows)} queries{first} and {len(targets)} targets share {words} "
-        f"words in a row with one of {len(texts)} evaluation questions"
+        f"words in a row with one of {len(texts)} evaluation questions, or hold a shorter one"
     ]
 
 

@@ -57,7 +57,6 @@ def sample_drafts(
         PromptTooLong: If no query fits beside the tokens to generate.
         ChatError: If the model's chat template refuses a query.
     """
-    budget = writer.engine.max_length - writer.sampling.max_tokens
     requests: list[Request] = []
     counts, too_long = [], None
     for number, row in enumerate(rows, 1):
@@ -67,7 +66,7 @@ def sample_drafts(
         own: list[Request] = []
         try:
             with naming(f"row {number}"):
-                prompt = draft_prompt(writer.template, writer.engine.renderer, chat, budget).prompt
+                prompt = draft_prompt(writer.template, writer.engine.renderer, chat, writer.budget).prompt
             own = [writer.request(prompt, chat, 0, index) for index in range(n)]
         except PromptTooLong as error:
             too_long = error

@@ -25,7 +25,7 @@ def open_run(kind: Kind, config: TrainConfig) -> Run:
 
     Raises:
         ConfigError: If the folder holds something else, another kind of training, a run on other data or with another
-            template, or an unfinished one of another number of processes.
+            template or validation file, or an unfinished one of another number of processes.
         TemplateError: If the template cannot be loaded.
     """
     digest = _digest("data", config.data)

@@ -83,8 +83,7 @@ def _check_drafts(rows: Sequence[Row], config: TrainConfig) -> None:
     if short:
         raise ConfigError(
             f"{len(short)} of {len(rows)} rows have fewer drafts with text than k={needed} ({short[0].where} has "
-            f"{len(short[0].drafts)}): lower k, or leave such rows out with aft data select "
-            f"--at-least {needed}."
+            f"{len(short[0].drafts)}): lower k, or leave such rows out: aft data select --at-least {needed}."
         )
 
 

@@ -133,7 +133,7 @@ def checkpoint_config(run: Run, shown: Collection[int]) -> CheckpointConfig:
     return CheckpointConfig(
         template=run.template.source,
         template_sha256=run.template.digest,
-        k=run.most_drafts if len(shown) == 1 else None,
+        k=max(shown) if len(set(shown)) == 1 else None,
         base_model=config.model,
         base_revision=config.revision or "",
         mask_policy=MASK_POLICY,

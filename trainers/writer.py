@@ -40,6 +40,11 @@ class Writer:
         """How texts are drawn."""
         return samplings(self.config, {})[0]
 
+    @property
+    def budget(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.engine.max_length - self.sampling.max_tokens
+
     def request(self, prompt: Prompt, chat: Chat, layer: int, index: int) -> Request:
         """A request whose seed is the schedule's for this place: data drafts are the drafts of inference."""
         question = Question(chat, self.sampling, self.sampling)
