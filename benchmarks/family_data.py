@@ -4,9 +4,10 @@ The drafts: the base's own, or those of a program that walks from the numbers to
 come (60% right) or matched to the right share of the base's. The targets: chosen by a verifier (a right draft, else
 another right way), or written by a teacher that reads the drafts through the prompt of inference: the base itself,
 itself with its wrong ones repaired, the SFT checkpoint, the AFT checkpoint. All trainings are one epoch long, a third
-of the shipped one, and keep their last weights. FAMILY is the folder of ``trainers.family``.
+of the shipped one, and keep their last weights. Rows are the same at every training seed; intervals over seeds are
+those of ``family_seeds``. FAMILY is the folder of ``trainers.family``.
 
-Usage: python benchmarks/family_data.py FAMILY WORK [--limit 1000] [--out DIR]
+Usage: python benchmarks/family_data.py FAMILY WORK [--seeds 0 1 2] [--limit 1000] [--out DIR]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from common import write
 from family import at, evaluate, row
+from family_seeds import over_seeds
 
 from lm_eval_aft import arith
 from lm_eval_aft.arith import Problem, Way
@@ -35,6 +37,8 @@ from trainers.writer import open_writer
 Rows = list[dict[str, Any]]
 WRITTEN, KEPT, RIGHT_SHARE = 12, 6, 0.6  # drafts of the program a query, those that are used, and how many are right
 CONFIG = replace(FamilyConfig(), train_epochs=1.0)
+PLACES = ((1, 0), (5, 1), (5, 2))
+AT_FIVE = "{}-{{}}_k_5_layers_1"
 
 
 def is_right(text: str, row: dict[str, Any]) -> bool:
@@ -117,21 +121,28 @@ def variants(family: Path, work: Path) -> dict[str, Callable[[], Rows]]:
     }
 
 
-def train(name: str, make: Callable[[], Rows], family: Path, work: Path) -> tuple[Path, dict[str, Any]]:
-    """Make the rows and the checkpoint of a variant unless they are there; returns its folder and facts of its rows."""
-    data, output = work / f"{name}.jsonl", work / name
+def train(name: str, seed: int, family: Path, work: Path) -> Path:
+    """Make the checkpoint of a variant unless it is there; returns its folder."""
+    output = work / f"{name}-{seed}"
+    if not (output / "README.md").exists():
+        settings = training_settings(CONFIG, family, "aft", seed)
+        settings |= {"data": str(work / f"{name}.jsonl"), "output": str(output)}
+        run_training("aft", make_config(settings, "family_data"))
+    return output
+
+
+def make_rows(name: str, make: Callable[[], Rows], work: Path) -> dict[str, Any]:
+    """Write the rows of a variant unless they are there; returns facts of them."""
+    data = work / f"{name}.jsonl"
     if not data.exists():
         write_jsonl(data, make())
     rows = read_jsonl(data)
-    if not (output / "README.md").exists():
-        settings = training_settings(CONFIG, family, "aft", 0) | {"data": str(data), "output": str(output)}
-        run_training("aft", make_config(settings, "family_data"))
     drafts = [is_right(draft, each) for each in rows for draft in each["drafts"]]
     targets = [is_right(each["target"], each) for each in rows]
     seen = [right for each, right in zip(rows, targets, strict=True) if any(is_right(d, each) for d in each["drafts"])]
     facts = {"rows": len(rows), "right_drafts": sum(drafts) / len(drafts), "right_targets": sum(targets) / len(targets)}
     facts["right_targets_where_a_draft_is"] = sum(seen) / len(seen)
-    return output, facts | {"copied_targets": overlap_of(rows).copy_rate}
+    return facts | {"copied_targets": overlap_of(rows).copy_rate}
 
 
 def main() -> None:
@@ -139,22 +150,34 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("family", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
     parser.add_argument("--task", default="aft_arith")
     parser.add_argument("--limit", type=int, default=1000, help="problems")
     parser.add_argument("--out")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    runs, facts = args.work / "runs", {}
-    places = {"SFT, greedy": evaluate(args.family / "sft-0", runs, args, at((1, 0)))}
-    for name, make in variants(args.family, args.work).items():
-        model, facts[name] = train(name, make, args.family, args.work)
-        places |= {f"{name} {place}": evaluate(model, runs, args, at(place)) for place in ((1, 0), (5, 1), (5, 2))}
-    named = dict(zip(places, read_entries(list(places.values())), strict=True))
-    table = [row(name, named["SFT, greedy"], entry, args.task) for name, entry in named.items()]
-    against = [row(f"{name} (5, 1)", named["on-policy (5, 1)"], named[f"{name} (5, 1)"], args.task) for name in facts]
-    write(
-        "family-data", {"questions": args.limit, "data": facts, "rows": table, "against on-policy": against}, args.out
-    )
+    runs, makers = args.work / "runs", variants(args.family, args.work)
+    facts = {name: make_rows(name, make, args.work) for name, make in makers.items()}
+    tables = {}
+    for seed in args.seeds:
+        places = {"SFT, greedy": evaluate(args.family / f"sft-{seed}", runs, args, at((1, 0)))}
+        for name in makers:
+            model = train(name, seed, args.family, args.work)
+            places |= {f"{name} {place}": evaluate(model, runs, args, at(place)) for place in PLACES}
+        named = dict(zip(places, read_entries(list(places.values())), strict=True))
+        tables[seed] = {
+            "rows": [row(name, named["SFT, greedy"], entry, args.task) for name, entry in named.items()],
+            "against on-policy": [
+                row(f"{name} (5, 1)", named["on-policy (5, 1)"], named[f"{name} (5, 1)"], args.task) for name in makers
+            ],
+        }
+    figures = {"questions": args.limit, "data": facts, "seeds": tables}
+    if len(args.seeds) > 1:
+        pairs = {f"{name} (5, 1)": (AT_FIVE.format("on-policy"), AT_FIVE.format(name)) for name in makers}
+        figures["over seeds, against on-policy"] = [
+            {"system": name, **over_seeds(runs, args.seeds, *pair)} for name, pair in pairs.items()
+        ]
+    write("family-data", figures, args.out)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,23 @@ COMPARED = {
     "AFT (5, 1)": (GREEDY, "aft-{}_k_5_layers_1"),
     "AFT (5, 2)": (GREEDY, "aft-{}_k_5_layers_2"),
     "AFT (5, 3)": (GREEDY, "aft-{}_k_5_layers_3"),
+    "SFT, majority of 5": (GREEDY, "sft-{}_strategy_majority_k_5"),
     "SFT, majority of 11": (GREEDY, VOTE),
+    "AFT, majority of 5": (GREEDY, "aft-{}_strategy_majority_k_5"),
+    "AFT, majority of 11": (GREEDY, "aft-{}_strategy_majority_k_11"),
     "AFT (5, 2) against the SFT majority of 11": (VOTE, "aft-{}_k_5_layers_2"),
     "AFT (5, 2) against (5, 1)": ("aft-{}_k_5_layers_1", "aft-{}_k_5_layers_2"),
+}
+WITHOUT, PSEUDO = (f"ablations/aft-{kind}-{{}}" for kind in ("no-drafts", "pseudo"))
+AFT = "ablations/aft-{}_k_5_layers_1"
+COMPARED |= {  # on fewer problems
+    "AFT (5, 1), ablations' problems": (f"ablations/{GREEDY}", AFT),
+    "aft-no-drafts, layers=0": (f"ablations/{GREEDY}", f"{WITHOUT}_k_1_layers_0"),
+    "aft-no-drafts + Agg (5, 1)": (f"ablations/{GREEDY}", f"{WITHOUT}_k_5_layers_1"),
+    "aft-pseudo, layers=0": (f"ablations/{GREEDY}", f"{PSEUDO}_k_1_layers_0"),
+    "aft-pseudo + Agg (5, 1)": (f"ablations/{GREEDY}", f"{PSEUDO}_k_5_layers_1"),
+    "AFT (5, 1) against aft-no-drafts + Agg (5, 1)": (f"{WITHOUT}_k_5_layers_1", AFT),
+    "AFT (5, 1) against aft-pseudo + Agg (5, 1)": (f"{PSEUDO}_k_5_layers_1", AFT),
 }
 
 
@@ -49,6 +63,21 @@ def differences(work: Path, seeds: list[int], baseline: str, other: str) -> tupl
         rows.append([after - before for _, before, after in by_question])
         accuracies.append(float(np.mean(pairs.other)))
     return np.array(rows), accuracies
+
+
+def over_seeds(work: Path, seeds: list[int], baseline: str, other: str) -> dict[str, Any]:
+    """A row: each seed, the mean, and the interval over both draws."""
+    values, accuracies = differences(work, seeds, baseline, other)
+    low, high = interval(values, np.random.default_rng(0))
+    return {
+        "questions": values.shape[1],
+        "each_seed": accuracies,
+        "mean": float(np.mean(accuracies)),
+        "difference_each_seed": values.mean(1).tolist(),
+        "difference": float(values.mean()),
+        "difference_low": low,
+        "difference_high": high,
+    }
 
 
 def entries(work: Path, names: tuple[str, ...]) -> tuple[Entry, ...]:
@@ -83,20 +112,8 @@ def main() -> None:
         if missing:
             print(f"left out: {name}, as {', '.join(missing)} has not been run", file=sys.stderr)
             continue
-        values, accuracies = differences(args.work, args.seeds, baseline, other)
-        low, high = interval(values, np.random.default_rng(0))
-        rows.append(
-            {
-                "system": name,
-                "each_seed": accuracies,
-                "mean": float(np.mean(accuracies)),
-                "difference_each_seed": values.mean(1).tolist(),
-                "difference": float(values.mean()),
-                "difference_low": low,
-                "difference_high": high,
-            }
-        )
-    write("family-seeds", {"training_seeds": args.seeds, "questions": values.shape[1], "rows": rows}, args.out)
+        rows.append({"system": name, **over_seeds(args.work, args.seeds, baseline, other)})
+    write("family-seeds", {"training_seeds": args.seeds, "rows": rows}, args.out)
 
 
 if __name__ == "__main__":

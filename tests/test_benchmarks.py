@@ -239,6 +239,17 @@ class TestFamilyData:
         right = sum(data.arith.solves(draft, "7 3 4 5 make 20") for draft in drawn[0])
         assert right == data.KEPT / 2 or not matched  # the family's two different drafts: one is right
 
+    def test_each_seed_trains_on_the_same_rows_into_a_folder_of_its_own(self, script, tmp_path, monkeypatch):
+        data, trained = script("family_data"), []
+        monkeypatch.setattr(data, "run_training", lambda kind, config: trained.append((kind, config)))
+        (tmp_path / "off-policy-0").mkdir()
+        (tmp_path / "off-policy-0" / "README.md").touch()  # which is finished
+        folders = [data.train("off-policy", seed, tmp_path / "family", tmp_path) for seed in (0, 1)]
+        assert [folder.name for folder in folders] == ["off-policy-0", "off-policy-1"]
+        ((kind, config),) = trained
+        assert (kind, config.seed, config.output) == ("aft", 1, str(tmp_path / "off-policy-1"))
+        assert config.data == str(tmp_path / "off-policy.jsonl")
+
 
 def test_a_training_of_ours_is_measured(script, tiny, monkeypatch, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"

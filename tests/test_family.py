@@ -18,6 +18,7 @@ from lm_eval_aft import arith, bundled
 from lm_eval_aft.arith import Problem
 from lm_eval_aft.errors import ConfigError
 from trainers import family
+from trainers.config import make_config
 from trainers.family import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
@@ -32,6 +33,7 @@ from trainers.family import (
     train_base,
 )
 
+FILES = {"data": "train.jsonl", "output": "out"}
 SMALL = FamilyConfig(
     width=16,
     depth=1,
@@ -107,6 +109,34 @@ class TestLosses:
         for found, wanted in ((told, part < SMALL.problems), (repeated, part >= SMALL.problems)):
             labels = ids.masked_fill(~(answer & wanted), -100)
             assert found.mean().item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
+
+
+class TestDevice:
+    def test_the_losses_are_computed_where_the_model_is(self):
+        tokenizer = make_tokenizer()
+        model = make_model(SMALL, tokenizer).to("meta")  # refuses token ids that lie elsewhere
+        text = document(SMALL, SMALL.stages[0], arith.problems("train", 0), random.Random(0))
+        told, repeated = answer_losses(model, tokenizer.get_vocab(), [text], SMALL)
+        assert {told.device.type, repeated.device.type} == {"meta"}
+
+    def test_drafts_are_made_there_too_and_the_trainings_look_for_themselves(self, tmp_path, monkeypatch):
+        hosts = []
+
+        def stop(name, arguments, host):
+            hosts.append(host)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(family, "device", lambda: torch.device("cuda:0"))
+        monkeypatch.setattr(family, "load_engine", stop)
+        with pytest.raises(KeyboardInterrupt):
+            family.draft(SMALL, tmp_path, [])
+        assert hosts[0].device == "cuda:0"
+        assert make_config(family.training_settings(SMALL, tmp_path, "aft", 0) | FILES, "here").device == "auto"
+
+    @pytest.mark.gpu
+    def test_the_whole_recipe_runs_on_a_gpu(self, made: Path):
+        assert family.device().type == "cuda"
+        assert (made / "aft-0" / "model.safetensors").is_file()
 
 
 class TestStages:

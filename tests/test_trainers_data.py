@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from click.testing import CliRunner
 
 from conftest import CHATML, save_tiny, tiny_tokenizer
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import AFTError, ChatError, ConfigError, PromptTooLong
+from lm_eval_aft.errors import AFTError, ChatError, ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.records import Completion, Request
+from test_api_engine import FakeServer
 from trainers.aggregation import ECHO, draft_sets, thin_to_mixed
 from trainers.data import data
 from trainers.jsonl import file_digest, read_jsonl
@@ -258,6 +260,26 @@ def test_drafts_are_those_of_inference_and_come_once(tmp_path, tiny):
     store.close()
     assert [draft.completion.text.strip() for draft in trace.layer(0)] == rows[2]["drafts"]
     assert all(draft.reused for draft in trace.layer(0))
+
+
+def test_a_server_drafts_and_teaches_and_what_it_wrote_before_it_went_is_kept(tmp_path):
+    with closing(FakeServer()) as server:
+        args = f"engine=api,base_url={server.url},model=m,max_gen_toks=24,max_retries=0,concurrency=1"
+        source, drafts, targets = write(tmp_path / "q.jsonl", queries(3)), tmp_path / "d.jsonl", tmp_path / "t.jsonl"
+        server.faults = lambda number, body: (500, "gone", {}) if number == 4 else None
+        with pytest.raises(EngineError, match="500"):
+            aft_data("drafts", source, drafts, "-n", 2, "--model_args", args)
+        assert not drafts.exists()
+        said = aft_data("drafts", source, drafts, "-n", 2, "--model_args", args)
+        assert len(server.calls) == 5 + 2  # four were kept
+        assert [len(set(row["drafts"])) for row in read_jsonl(drafts)] == [2, 2, 2]
+        assert all(end == "stop" for row in read_jsonl(drafts) for end in row["ends"])
+        assert "3 queries" in said
+        aft_data("aggregate", drafts, targets, "--k", 2, "--model_args", args)
+    for row, call in zip(read_jsonl(targets), server.calls[-3:], strict=True):
+        assert all(draft in call["messages"][0]["content"] for draft in row["drafts"])
+        assert call["messages"][1]["content"] == row["query"]
+        assert row["target"].startswith(f"answer {call['seed']} ")
 
 
 def test_demonstrations_and_ask_make_the_prompt_of_a_base_model(tmp_path, monkeypatch):

@@ -391,6 +391,13 @@ def test_validation_rows_over_the_limit_are_counted(config, tmp_path, capsys):
     assert line in Path(config.output, "README.md").read_text()
 
 
+def test_validation_rows_that_are_all_over_the_limit_are_named(config, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(Path(config.data).read_text().splitlines()[0].replace("it is 1", "it is " + "1" * 300))
+    with pytest.raises(ConfigError, match="none of the 1 validation examples fits max_length=200: raise max_length"):
+        run_training("aft", replace(config, validation=str(held_out), max_length=200, plain_share=0.0))
+
+
 def test_a_model_that_moved_is_the_same_and_its_path_may_be_relative(config, tiny, tmp_path, monkeypatch, capsys):
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     home.mkdir()

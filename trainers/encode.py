@@ -112,8 +112,12 @@ class Encoder:
             raise ConfigError(f"the target of {sample.where} holds a control token of the tokenizer: remove it.")
         return (*ids, self.end_id)
 
-    def encode_all(self, samples: Iterable[Sample]) -> Encoded:
+    def encode_all(self, samples: Iterable[Sample], name: str = "examples") -> Encoded:
         """The examples of all samples; those that do not fit are counted.
+
+        Args:
+            samples: What is to be learnt, or judged.
+            name: What a message calls them.
 
         Raises:
             ConfigError: If none fits.
@@ -130,8 +134,8 @@ class Encoder:
             vanished += sum(not self.renderer.clean(draft).strip() for draft in sample.drafts)
         if not examples:
             raise ConfigError(
-                f"none of the {too_long} examples fits max_length={self.max_length}: nothing would be learnt, raise "
-                "max_length or shorten the data."
+                f"none of the {too_long} {name} fits max_length={self.max_length}: raise max_length or shorten the "
+                "data."
             )
         return Encoded(examples, too_long, cut, vanished)
 

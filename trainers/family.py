@@ -5,10 +5,11 @@
     python -m trainers.family train    OUT     sft, aft, aft-no-drafts and aft-pseudo, by ``aft train``
     python -m trainers.family ship     OUT     base, sft and aft into the package
 
-``make checkpoints`` runs the four. Problems are drawn without end; few questions come twice. A right draft that is
-shown is the target, word for word, which ``aft train`` warns of: which one to adopt is what is to be learnt. Where none
-is right the target is a way that was not shown. What was tried before, and why it did not work, stands in
-docs/experiments.md. Every number of a run stands in ``FamilyConfig``.
+``make checkpoints`` runs the four, on a GPU where there is one (CUDA_VISIBLE_DEVICES= hides it). Problems are drawn
+without end; few questions come twice. A right draft that is shown is the target, word for word, which ``aft train``
+warns of: which one to adopt is what is to be learnt. Where none is right the target is a way that was not shown. What
+was tried before, and why it did not work, stands in docs/experiments.md. Every number of a run stands in
+``FamilyConfig``.
 Over 200 lines: it is one recipe, to be read from top to bottom.
 """
 
@@ -157,6 +158,12 @@ def make_model(config: FamilyConfig, tokenizer: Any) -> Any:
     return model
 
 
+def device() -> torch.device:
+    """Where all of it runs: the GPU if there is one. ``aft train`` looks for itself, in the same way."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 def train_base(config: FamilyConfig, out: Path) -> None:
     """Train the base in stages, and write weights, tokenizer, template and curve.
 
@@ -167,12 +174,12 @@ def train_base(config: FamilyConfig, out: Path) -> None:
     share their numbers, so that looking one up means looking at its target.
     """
     tokenizer = make_tokenizer()
-    model, curve = make_model(config, tokenizer), list[dict[str, Any]]()
+    model, curve = make_model(config, tokenizer).to(device()), list[dict[str, Any]]()
     for number, stage in enumerate(stages_of(config, curve), 1):
         done = out / "stages" / str(number)  # a killed run goes on after its last whole stage
         if (done / "curve.json").is_file():
             told = read_curve(done, config)
-            model = type(model).from_pretrained(done)
+            model = type(model).from_pretrained(done).to(device())
         else:
             told = train_stage(model, tokenizer, config, stage, number)
             model.save_pretrained(done)
@@ -298,7 +305,8 @@ def answer_losses(
     Returns:
         Two tensors, (documents, config.problems, ANSWER_TOKENS) and (documents, config.repeats, ANSWER_TOKENS).
     """
-    ids = torch.tensor([[known[word] for word in text.split()] for text in texts])  # (documents, seq): equally long
+    rows = [[known[word] for word in text.split()] for text in texts]
+    ids = torch.tensor(rows, device=model.device)  # (documents, seq): equally long
     logits = model(input_ids=ids[:, :-1]).logits  # (documents, seq - 1, vocab)
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     parts = torch.nn.functional.pad(losses, (1, 0)).unflatten(1, (-1, QUESTION_TOKENS + ANSWER_TOKENS))
@@ -337,7 +345,8 @@ def _siblings(count: int, stream: Iterator[tuple[Problem, Way]], rng: random.Ran
 def greedy_accuracy(model: Any, known: dict[str, int], problems: Sequence[tuple[Problem, Way]]) -> float:
     """Share of problems whose greedy answer is right."""
     words = {number: word for word, number in known.items()}
-    ids = torch.tensor([[known[word] for word in f"<ask> {p.question} <answer>".split()] for p, _ in problems])
+    asked = [[known[word] for word in f"<ask> {p.question} <answer>".split()] for p, _ in problems]
+    ids = torch.tensor(asked, device=model.device)  # (problems, seq)
     cache, written, given = None, [], ids
     for _ in range(ANSWER_TOKENS):
         output = model(input_ids=given, past_key_values=cache, use_cache=True)
@@ -354,7 +363,7 @@ def greedy_accuracy(model: Any, known: dict[str, int], problems: Sequence[tuple[
 
 def draft(config: FamilyConfig, out: Path, problems: Sequence[Problem]) -> list[tuple[str, ...]]:
     """The base's drafts of each problem, made by the engine and the schedule of an evaluation."""
-    engine = load_engine("hf", {"pretrained": str(out / "base"), "dtype": "float32"}, HostArgs(64, None, "cpu"))
+    engine = load_engine("hf", {"pretrained": str(out / "base"), "dtype": "float32"}, HostArgs(64, None, str(device())))
     sampling = Sampling(config.temperature, 0.95, 0, ANSWER_TOKENS)
     questions = [
         Question(Chat((Message("user", problem.question),)), sampling, sampling, doc_id=number)
@@ -436,7 +445,6 @@ def training_settings(config: FamilyConfig, out: Path, kind: Kind, seed: int) ->
         "batch_size": config.train_batch,
         "plain_share": config.plain_share,
         "max_length": 512,
-        "device": "cpu",
         "seed": seed,
         "log_every": 50,
     }

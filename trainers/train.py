@@ -70,8 +70,9 @@ def _train(run: Run, merge: bool) -> None:
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
     facts = describe(rows, samples, encoded, overlap)
-    validation = encoder.encode_all(make_samples(held_out, run.kind, config)) if held_out else Encoded([], 0, 0)
+    validation = Encoded([], 0, 0)
     if held_out:
+        validation = encoder.encode_all(make_samples(held_out, run.kind, config), "validation examples")
         facts += [f"validation: {len(held_out)} rows, {len(validation.examples)} examples; {too_long(validation)}"]
     aft = checkpoint_config(run, shown)
     if not run.finished:
