@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PYTEST_FLAGS ?=
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
@@ -27,7 +28,7 @@ checkpoints: .venv/installed-demo ## train the bundled family again, from scratc
 	$(BIN)/python -m trainers.family ship out/family
 
 test: .venv/installed-dev ## install into .venv and run the tests (no network, no GPU)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
 
 test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, and start each again
 	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults

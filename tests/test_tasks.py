@@ -181,3 +181,15 @@ def test_the_group_lists_the_tasks():
     manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
     assert manager.all_groups == ["aft"]
     assert {"aft_gsm8k", "aft_demo"} <= set(manager.all_subtasks)
+
+
+def test_what_these_tests_keep_of_lm_evals_own_files_is_what_they_hold():
+    from lm_eval.tasks import _index, _yaml_loader
+
+    assert hasattr(_index.load_yaml, "parses_once")  # tests/startup
+    files = list(_index.TaskIndex._iter_yaml_files(Path(_index.__file__).parent))[::100]
+    assert len(files) > 50
+    for file in files:
+        kept, held = (m.load_yaml(file, resolve_func=False, recursive=True) for m in (_index, _yaml_loader))
+        assert kept == held
+        assert kept is not _index.load_yaml(file, resolve_func=False, recursive=True)
