@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 LIMIT = 99  # the largest result of a step
@@ -44,8 +45,7 @@ class Problem:
         return cls(tuple(map(int, numbers)), int(target))
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One line of an answer, as written: the result may be false."""
 
     left: int
@@ -134,13 +134,12 @@ def random_way(numbers: Sequence[int], rng: random.Random) -> Way | None:
 def possible_steps(numbers: Sequence[int]) -> list[tuple[int, int, Step]]:
     """Every step that two of the numbers allow, with their places; none that multiplies by one."""
     return [
-        (left, right, Step(numbers[left], operator, numbers[right], result))
-        for left in range(len(numbers))
-        for right in range(len(numbers))
-        for operator in OPERATORS
+        (left, right, Step(one, operator, other, result))
+        for left, one in enumerate(numbers)
+        for right, other in enumerate(numbers)
         if left != right
-        and 1 <= (result := apply(operator, numbers[left], numbers[right])) <= LIMIT
-        and not (operator == "*" and 1 in (numbers[left], numbers[right]))
+        for operator, result in (("+", one + other), ("-", one - other), ("*", one * other))
+        if 1 <= result <= LIMIT and (operator != "*" or (one != 1 and other != 1))
     ]
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(lm_eval_aft.tasks_path() / "aft_gsm8k"))
 import utils as gsm8k
 
 sys.path.pop(0)
+del sys.modules["utils"]  # other tasks have a module of that name
 PERFECT = "2 + 2 = 4.\nThe answer is {}."
 
 # text, strict, flexible, stock strict-match, stock flexible-extract (None: nothing found)

@@ -28,7 +28,11 @@ def fresh(**_: Any) -> Any:
 
 def _rows(split: str, size: int, skip: int = 0) -> list[dict[str, str]]:
     """Different problems of a split, each once."""
-    questions = dict.fromkeys(problem.question for problem, _ in islice(problems(split, SEED), 2 * (skip + size)))
+    questions = dict[str, None]()
+    for problem, _ in problems(split, SEED):
+        questions[problem.question] = None
+        if len(questions) == skip + size:
+            break
     return [{"question": question} for question in islice(questions, skip, skip + size)]
 
 
