@@ -435,7 +435,7 @@ def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int)
 
 
 def training_settings(config: FamilyConfig, out: Path, kind: Kind, seed: int) -> dict[str, Any]:
-    """What every training on the base has; all weights, as LoRA cannot learn words the base never saw."""
+    """What every training on the base has; all weights, though LoRA does as well (docs/experiments.md)."""
     return {
         "model": str(out / "base"),
         "template": str(out / "template.j2"),
