@@ -145,6 +145,13 @@ def make_rows(name: str, make: Callable[[], Rows], work: Path) -> dict[str, Any]
     return facts | {"copied_targets": overlap_of(rows).copy_rate}
 
 
+def against_first(runs: Path, seeds: list[int], names: Sequence[str]) -> Rows:
+    """Every other variant against the first at (5, 1), over training seeds."""
+    first, *others = names
+    pairs = {name: (AT_FIVE.format(first), AT_FIVE.format(name)) for name in others}
+    return [{"system": f"{name} (5, 1)", **over_seeds(runs, seeds, *pair)} for name, pair in pairs.items()]
+
+
 def main() -> None:
     """Train and evaluate every variant, and print the table as JSON."""
     parser = argparse.ArgumentParser()
@@ -174,10 +181,7 @@ def main() -> None:
         }
     figures = {"questions": args.limit, "data": facts, "seeds": tables}
     if len(args.seeds) > 1:
-        pairs = {f"{name} (5, 1)": (AT_FIVE.format("on-policy"), AT_FIVE.format(name)) for name in makers}
-        figures["over seeds, against on-policy"] = [
-            {"system": name, **over_seeds(runs, args.seeds, *pair)} for name, pair in pairs.items()
-        ]
+        figures["over seeds, against on-policy"] = against_first(runs, args.seeds, list(makers))
     write("family-data", figures, args.out)
 
 

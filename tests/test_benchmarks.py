@@ -239,6 +239,13 @@ class TestFamilyData:
         right = sum(data.arith.solves(draft, "7 3 4 5 make 20") for draft in drawn[0])
         assert right == data.KEPT / 2 or not matched  # the family's two different drafts: one is right
 
+    def test_over_seeds_every_other_variant_stands_against_the_first(self, script, tmp_path, monkeypatch):
+        data = script("family_data")
+        monkeypatch.setattr(data, "over_seeds", lambda runs, seeds, *pair: {"pair": pair})
+        assert data.against_first(tmp_path, [0, 1], ["on-policy", "itself"]) == [
+            {"system": "itself (5, 1)", "pair": ("on-policy-{}_k_5_layers_1", "itself-{}_k_5_layers_1")}
+        ]
+
     def test_each_seed_trains_on_the_same_rows_into_a_folder_of_its_own(self, script, tmp_path, monkeypatch):
         data, trained = script("family_data"), []
         monkeypatch.setattr(data, "run_training", lambda kind, config: trained.append((kind, config)))
