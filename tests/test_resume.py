@@ -80,7 +80,7 @@ def essence(folder: Path) -> list[dict]:
 
 def test_kill_at_twenty_moments(tiny, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", ROUNDS, tiny, str(tmp_path)], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", ROUNDS, tiny, str(tmp_path)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
