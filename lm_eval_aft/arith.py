@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 from zlib import crc32
 
 LIMIT = 99  # the largest result of a step
@@ -45,7 +44,8 @@ class Problem:
         return cls(tuple(map(int, numbers)), int(target))
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One line of an answer, as written: the result may be false."""
 
     left: int
@@ -134,12 +134,13 @@ def random_way(numbers: Sequence[int], rng: random.Random) -> Way | None:
 def possible_steps(numbers: Sequence[int]) -> list[tuple[int, int, Step]]:
     """Every step that two of the numbers allow, with their places; none that multiplies by one."""
     return [
-        (left, right, Step(one, operator, other, result))
-        for left, one in enumerate(numbers)
-        for right, other in enumerate(numbers)
+        (left, right, Step(numbers[left], operator, numbers[right], result))
+        for left in range(len(numbers))
+        for right in range(len(numbers))
+        for operator in OPERATORS
         if left != right
-        for operator, result in (("+", one + other), ("-", one - other), ("*", one * other))
-        if 1 <= result <= LIMIT and (operator != "*" or (one != 1 and other != 1))
+        and 1 <= (result := apply(operator, numbers[left], numbers[right])) <= LIMIT
+        and not (operator == "*" and 1 in (numbers[left], numbers[right]))
     ]
 
 

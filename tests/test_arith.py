@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from hashlib import sha256
 from itertools import islice
 
 import pytest
@@ -112,6 +113,8 @@ def test_the_task_in_lm_eval():
     assert {Problem.read(doc["question"]).split for doc in fresh} == {"test"}
     assert not {doc["question"] for doc in test} & {doc["question"] for doc in fresh}
     assert not {doc["question"] for doc in test} & {doc["question"] for doc in validation}
+    told = "\n".join(doc["question"] for doc in (*test, *validation, *fresh))
+    assert sha256(told.encode()).hexdigest()[:16] == "8ec968ad03478ea7"  # other problems would need another version
     doc = {"question": PROBLEM.question}
     assert loaded["aft_arith"].process_results(doc, [RIGHT]) == {"exact": 1.0}
     assert task.process_results(doc, ["7"]) == {"exact": 0.0}

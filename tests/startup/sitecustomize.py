@@ -41,11 +41,12 @@ def parse_once(module: ModuleType) -> None:
 
 def _contents(stock: Path, files: Iterable[Path], parse: Callable[..., Any]) -> dict[Path, bytes]:
     """Each file's content, pickled by itself: whoever changes one changes it for nobody else."""
-    import os
     import pickle
     from hashlib import sha256
     from importlib.metadata import version
     from pathlib import Path
+
+    from lm_eval_aft.files import whole
 
     folder = Path(__file__).resolve().parents[2] / ".pytest_cache"
     of_this = sha256(f"{stock} {version('lm_eval')}".encode()).hexdigest()[:16]
@@ -53,12 +54,12 @@ def _contents(stock: Path, files: Iterable[Path], parse: Callable[..., Any]) -> 
     with suppress(OSError, EOFError, pickle.UnpicklingError):
         return dict(pickle.loads(file.read_bytes()))
     for path in files:
-        with suppress(Exception):  # lm-eval skips it too
+        with suppress(Exception):  # it is parsed again when it is asked for, and lm-eval says what it says then
             made[path] = pickle.dumps(parse(path, **AS_INDEXED))
-    folder.mkdir(exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(pickle.dumps(made))
-    partial.replace(file)
+    with suppress(OSError):  # where nothing can be written each process parses for itself
+        folder.mkdir(exist_ok=True)
+        with whole(file) as partial:
+            partial.write_bytes(pickle.dumps(made))
     return made
 
 
