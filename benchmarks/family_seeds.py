@@ -4,13 +4,14 @@ Reads the runs that ``benchmarks/family.py FAMILY WORK --seed N`` left in WORK; 
 left out, and that is said. The interval is a bootstrap that draws training seeds and problems, both with replacement: a
 rough one with three seeds, and wider than one over problems.
 
-Usage: python benchmarks/family_seeds.py WORK [--seeds 0 1 2] [--out DIR]
+Usage: python benchmarks/family_seeds.py WORK [--seeds 0 1 2] [--out DIR] [--markdown]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from common import write
 from lm_eval_aft.comparable import primary
 from lm_eval_aft.pairs import pair
 from lm_eval_aft.report import Entry, read_entries
+from lm_eval_aft.stats import mcnemar_exact
 
 RESAMPLES = 10_000
 GREEDY, VOTE = "sft-{}_k_1_layers_0", "sft-{}_strategy_majority_k_11"
@@ -37,6 +39,7 @@ COMPARED = {
     "AFT, majority of 5": (GREEDY, "aft-{}_strategy_majority_k_5"),
     "AFT, majority of 11": (GREEDY, "aft-{}_strategy_majority_k_11"),
     "AFT (5, 2) against the SFT majority of 11": (VOTE, "aft-{}_k_5_layers_2"),
+    "AFT (5, 2) against SFT + Agg (5, 2)": ("sft-{}_k_5_layers_2", "aft-{}_k_5_layers_2"),
     "AFT (5, 2) against (5, 1)": ("aft-{}_k_5_layers_1", "aft-{}_k_5_layers_2"),
 }
 WITHOUT, PSEUDO = (f"ablations/aft-{kind}-{{}}" for kind in ("no-drafts", "pseudo"))
@@ -52,9 +55,26 @@ COMPARED |= {  # on fewer problems
 }
 
 
-def differences(work: Path, seeds: list[int], baseline: str, other: str) -> tuple[Any, list[float]]:
-    """Paired differences of shape (seeds, problems), and the other system's accuracy at each seed."""
-    rows, accuracies = [], []
+@dataclass(frozen=True)
+class Paired:
+    """One system against another at each training seed.
+
+    Attributes:
+        values: Differences by problem, shape (seeds, problems).
+        accuracies: The other system's.
+        p_values: Exact McNemar.
+        tokens: That the other system generates a question.
+    """
+
+    values: Any
+    accuracies: list[float]
+    p_values: list[float]
+    tokens: list[float]
+
+
+def differences(work: Path, seeds: list[int], baseline: str, other: str) -> Paired:
+    """Pair two systems at each seed, problems in the same order."""
+    rows, accuracies, p_values, tokens = [], [], [], []
     for seed in seeds:
         one, two = entries(work, (baseline.format(seed), other.format(seed)))
         score = primary(two.run, two.run.tasks[0])
@@ -62,21 +82,25 @@ def differences(work: Path, seeds: list[int], baseline: str, other: str) -> tupl
         by_question = sorted(zip(pairs.documents, pairs.baseline, pairs.other, strict=True), key=lambda row: row[0])
         rows.append([after - before for _, before, after in by_question])
         accuracies.append(float(np.mean(pairs.other)))
-    return np.array(rows), accuracies
+        p_values.append(mcnemar_exact(pairs.baseline, pairs.other).p_value)
+        tokens.append(two.costs[score.task].generated_tokens)
+    return Paired(np.array(rows), accuracies, p_values, tokens)
 
 
 def over_seeds(work: Path, seeds: list[int], baseline: str, other: str) -> dict[str, Any]:
     """A row: each seed, the mean, and the interval over both draws."""
-    values, accuracies = differences(work, seeds, baseline, other)
-    low, high = interval(values, np.random.default_rng(0))
+    found = differences(work, seeds, baseline, other)
+    low, high = interval(found.values, np.random.default_rng(0))
     return {
-        "questions": values.shape[1],
-        "each_seed": accuracies,
-        "mean": float(np.mean(accuracies)),
-        "difference_each_seed": values.mean(1).tolist(),
-        "difference": float(values.mean()),
+        "questions": found.values.shape[1],
+        "each_seed": found.accuracies,
+        "mean": float(np.mean(found.accuracies)),
+        "difference_each_seed": found.values.mean(1).tolist(),
+        "difference": float(found.values.mean()),
         "difference_low": low,
         "difference_high": high,
+        "p_each_seed": found.p_values,
+        "generated_tokens": float(np.mean(found.tokens)),
     }
 
 
@@ -96,16 +120,34 @@ def interval(values: Any, rng: np.random.Generator, level: float = 0.95) -> tupl
     return float(low), float(high)
 
 
+def markdown(rows: list[dict[str, Any]], seeds: list[int]) -> str:
+    """The rows as a table; differences in points, of p the largest of all seeds."""
+    names = " / ".join(map(str, seeds))
+    lines = [f"| system | accuracy at seeds {names} | mean | mean difference | largest p | generated tokens |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in rows:
+        each = " / ".join(f"{100 * value:.1f}" for value in row["each_seed"])
+        cells = [row["system"], each, f"{100 * row['mean']:.1f}", "", "", f"{row['generated_tokens']:.0f}"]
+        if "difference" in row:
+            mean, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
+            cells[3:5] = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", f"{max(row['p_each_seed']):.2g}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print every row as JSON."""
+    """Print every row, as JSON or as a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out")
+    parser.add_argument("--markdown", action="store_true", help="print a table instead")
     args = parser.parse_args()
     greedy = [entries(args.work, (GREEDY.format(seed),))[0] for seed in args.seeds]
     accuracy = [primary(entry.run, entry.run.tasks[0]).value for entry in greedy]
-    rows: list[dict[str, Any]] = [{"system": "SFT, greedy", "each_seed": accuracy, "mean": float(np.mean(accuracy))}]
+    tokens = float(np.mean([entry.costs[entry.run.tasks[0]].generated_tokens for entry in greedy]))
+    first = {"system": "SFT, greedy", "each_seed": accuracy, "mean": float(np.mean(accuracy))}
+    rows: list[dict[str, Any]] = [first | {"generated_tokens": tokens}]
     for name, (baseline, other) in COMPARED.items():
         runs = [run.format(seed) for run in (baseline, other) for seed in args.seeds]
         missing = [run for run in runs if not list((args.work / run).rglob("results_*.json"))]
@@ -113,7 +155,10 @@ def main() -> None:
             print(f"left out: {name}, as {', '.join(missing)} has not been run", file=sys.stderr)
             continue
         rows.append({"system": name, **over_seeds(args.work, args.seeds, baseline, other)})
-    write("family-seeds", {"training_seeds": args.seeds, "rows": rows}, args.out)
+    if args.markdown:
+        print(markdown(rows, args.seeds))
+    else:
+        write("family-seeds", {"training_seeds": args.seeds, "rows": rows}, args.out)
 
 
 if __name__ == "__main__":

@@ -280,13 +280,23 @@ def test_a_row_that_a_seed_has_not_run_is_left_out_and_named(run, script, monkey
             folder = tmp_path / name.format(seed) / "model"
             folder.mkdir(parents=True)
             (folder / "results_1.json").touch()
-    greedy = SimpleNamespace(run=SimpleNamespace(tasks=["task"]))
+    cost = {"task": SimpleNamespace(generated_tokens=18.0)}
+    greedy = SimpleNamespace(run=SimpleNamespace(tasks=["task"]), costs=cost)
+    paired = seeds.Paired(np.full((3, 4), 0.25), [0.7, 0.75, 0.8], [0.01, 0.03, 0.02], [107.0, 108.0, 109.0])
     monkeypatch.setattr(seeds, "entries", lambda work, names: (greedy,))
     monkeypatch.setattr(seeds, "primary", lambda run, task: SimpleNamespace(value=0.5))
-    monkeypatch.setattr(seeds, "differences", lambda *given: (np.full((3, 4), 0.25), [0.75] * 3))
+    monkeypatch.setattr(seeds, "differences", lambda *given: paired)
     made = run("family_seeds", str(tmp_path), made="family-seeds")
     assert [row["system"] for row in made["rows"]] == ["SFT, greedy", "SFT + Agg (5, 1)"]
     assert "left out: SFT, majority of 11, as sft-2_strategy_majority_k_11 has not been run" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["family_seeds.py", str(tmp_path), "--markdown"])
+    seeds.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "| system | accuracy at seeds 0 / 1 / 2 | mean | mean difference | largest p | generated tokens |",
+        "|---|---|---|---|---|---|",
+        "| SFT, greedy | 50.0 / 50.0 / 50.0 | 50.0 |  |  | 18 |",
+        "| SFT + Agg (5, 1) | 70.0 / 75.0 / 80.0 | 75.0 | +25.0 (+25.0 to +25.0) | 0.03 | 108 |",
+    ]
 
 
 def test_an_interval_over_seeds_is_wider_where_seeds_differ(script):
