@@ -78,14 +78,20 @@ TABLE: dict[str, Run | Check] = {
     "aft compare": Check("it is named only; tests/test_compare.py runs it", "aft compare --help"),
     "aft judge mt_bench": Check("needs a judge: tests/test_mt_bench.py has one", "aft judge mt_bench --help"),
     "aft judge alpaca_eval": Check("needs a judge: tests/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"),
-    "python benchmarks/family.py FAMILY WORK --limit 4000": Check(FIGURES, "python benchmarks/family.py --help"),
+    "python -m trainers.family train FAMILY --seed N": Check(
+        "trains for an hour; tests/test_family.py does it small", "python -m trainers.family train --help"
+    ),
+    "python benchmarks/family.py FAMILY WORK --limit 4000 --ablations 4000 --seed N": Check(
+        FIGURES, "python benchmarks/family.py --help"
+    ),
+    "python benchmarks/family_seeds.py WORK --markdown": Check(FIGURES, "python benchmarks/family_seeds.py --help"),
     "aft sweep --model_args pretrained=MODEL --k 1,3,5 --layers 0,1,2,3 --tasks gsm8k --apply_chat_template "
     "--output_path out/sweep": Run(
         "33 generations a question instead of 66", {"pretrained=MODEL": "engine=scripted"}, SMALL
     ),
     "aft cache info FILE": Run("generations", {"FILE": "out/traces/drafts.sqlite"}),
     "aft cache verify FILE": Run("0 damaged", {"FILE": "out/traces/drafts.sqlite"}),
-    "python benchmarks/invariance.py --pretrained MODEL --questions test.jsonl": Check(
+    "python benchmarks/invariance.py --pretrained MODEL --questions test.jsonl --max_tokens 48": Check(
         FIGURES, "python benchmarks/invariance.py --help"
     ),
     "python benchmarks/prefill.py --pretrained MODEL --questions test.jsonl": Check(
