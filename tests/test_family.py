@@ -202,6 +202,8 @@ def test_the_commands_take_the_seed_of_a_base(tmp_path, monkeypatch):
     monkeypatch.setattr(family, "train_base", lambda config, out: seen.append(config))
     monkeypatch.setattr(family, "make_rows", lambda config, out: seen.append(config) or {})
     CliRunner().invoke(family.main, ["base", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(ConfigError, match=r"base/curve.json is not there: train the base first"):
+        CliRunner().invoke(family.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
     (tmp_path / "base").mkdir()
     family.write_curve(tmp_path / "base", FamilyConfig(seed=1), [])
     for command in ("base", "rows"):

@@ -20,7 +20,7 @@ from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
 from trainers import loop
 from trainers.batches import Collator, LengthGroupedSampler
 from trainers.card import write_card
-from trainers.config import Kind, TrainConfig
+from trainers.config import Kind, TrainConfig, load_config, make_config
 from trainers.encode import MASK, Example
 from trainers.jsonl import file_digest
 from trainers.models import load_tokenizer
@@ -62,6 +62,10 @@ def config(tmp_path: Path, tiny: str) -> TrainConfig:
         save_every=2,
         device="cpu",
     )
+
+
+def settings_of(config: TrainConfig) -> dict:
+    return {name: value for name, value in config.to_dict().items() if value not in (None, ())}
 
 
 def weights(folder: str | Path, name: str = "adapter_model.safetensors") -> dict[str, torch.Tensor]:
@@ -264,6 +268,34 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, m
     assert "is finished: nothing is left to train" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("more", [{}, {"schedule": "constant", "max_steps": 5}, {"patience": 1, "epochs": 20}])
+def test_a_run_that_died_before_it_was_saved_is_only_saved(config, tmp_path, monkeypatch, more):
+    config = replace(contradicted(config), **more)
+    run_training("sft", replace(config, output=str(tmp_path / "whole")))
+
+    def die(*given):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_best", die)
+        with pytest.raises(Killed):
+            run_training("sft", config)
+    log = log_of(config)
+    (tmp_path / "elsewhere").mkdir()
+    Path(config.output).rename(tmp_path / "elsewhere" / "run")  # and the folder has moved
+    config = replace(config, output=str(tmp_path / "elsewhere" / "run"))
+    run_training("sft", config)
+    assert log_of(config) == log
+    assert same(weights(config.output), weights(tmp_path / "whole"))
+
+
+def test_a_home_in_the_settings_is_expanded(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text(json.dumps({**settings_of(config), "output": "~/run", "data": "~/rows.jsonl"}))
+    found = load_config(str(tmp_path / "c.yaml"), ["template=~/short.j2"])
+    assert (found.output, found.data, found.template) == (config.output, config.data, config.template)
+
+
 def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys):
     run_until(monkeypatch, config, 3)
     capsys.readouterr()
@@ -343,6 +375,12 @@ def test_the_card_names_the_most_drafts_that_were_shown(config):
     run_training("aft", replace(config, k=(), max_steps=1))
     assert ",k=3,layers=1 " in Path(config.output, "README.md").read_text()
     assert CheckpointConfig.load(Path(config.output, FILE)).k == 3
+
+
+def test_the_card_names_the_revision_that_was_trained_on(config):
+    run_training("aft", replace(config, revision="v1", max_steps=1))
+    card = Path(config.output, "README.md").read_text()
+    assert f"pretrained={config.model},peft=HERE,tokenizer=HERE,revision=v1,k=3,layers=1 " in card
 
 
 def test_drafts_that_the_prompt_does_not_show_are_warned_about(config, capsys):
@@ -472,7 +510,9 @@ def test_another_kind_other_data_or_a_strange_folder_is_refused(config, tmp_path
 
 def test_a_loss_that_is_no_number_stops_the_run(config):
     hot = replace(config, learning_rate=1e30, schedule="constant", warmup=0, lora_rank=0)
-    with pytest.raises(EngineError, match=r"became (nan|inf) by step \d+: lower learning_rate"):
+    with pytest.raises(
+        EngineError, match=r"became (nan|inf) by step \d+: give another output with a lower learning_rate"
+    ):
         run_training("sft", hot)
 
 
@@ -593,6 +633,53 @@ def test_a_model_or_targets_that_are_not_there(config):
         run_training("sft", replace(config, data="absent.jsonl"))
 
 
+def test_lora_targets_are_all_there_or_refused(config, tmp_path):
+    run_training(
+        "sft", replace(make_config({**settings_of(config), "lora_targets": "q_proj, v_proj"}, ""), max_steps=1)
+    )
+    assert {name.split(".")[-3] for name in weights(config.output)} == {"q_proj", "v_proj"}
+    other = replace(config, output=str(tmp_path / "other"), lora_targets=("q_proj", "vproj"))
+    with pytest.raises(ConfigError, match="lora_targets=vproj does not fit the model: it has no layer of that name"):
+        run_training("sft", other)
+
+
+def test_an_adapter_on_weights_that_are_tied_is_refused(config, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(config.model)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "tied")
+    load_tokenizer(config).save_pretrained(tmp_path / "tied")
+    other = replace(config, model=str(tmp_path / "tied"), output=str(tmp_path / "other"))
+    for target in ("lm_head", "embed_tokens"):
+        with pytest.raises(ConfigError, match=f"lora_targets={target} does not fit the model: .* one tensor"):
+            run_training("sft", replace(other, lora_targets=(target,)))
+    run_training("sft", replace(other, max_steps=1))  # all-linear leaves the output alone
+
+
+def test_an_adapter_is_no_model_to_train_further(config, tmp_path):
+    run_training("sft", replace(config, max_steps=1))
+    again = replace(config, model=config.output, output=str(tmp_path / "again"))
+    for rank in (0, 2):
+        with pytest.raises(ConfigError, match="run is an adapter: merge it first"):
+            run_training("aft", replace(again, lora_rank=rank))
+
+
+def test_a_run_of_one_step_learns(config):
+    run_training("sft", replace(config, batch_size=8))
+    assert [row["step"] for row in log_of(config) if "loss" in row] == [1]
+    assert max(float(tensor.abs().max()) for name, tensor in weights(config.output).items() if "lora_B" in name) > 0
+
+
+def test_a_model_with_sampling_settings_that_it_does_not_use_can_be_saved(config, tmp_path):
+    folder = Path(save_tiny(tmp_path / "m"))
+    told = {"temperature": 0.9, "top_p": 0.6, "do_sample": False}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    run_training("sft", replace(config, model=str(folder), lora_rank=0, max_steps=2))
+    assert json.loads(Path(config.output, "generation_config.json").read_text())["temperature"] == 0.9
+
+
 def test_weights_that_are_cut_or_of_another_size_are_one_sentence(config, tmp_path):
     folder = Path(save_tiny(tmp_path / "m"))
     broken = replace(config, model=str(folder))
@@ -668,18 +755,38 @@ runpy.run_module("trainers.train", run_name="__main__")
 """
 
 
-def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
+STOPPED = """
+import os, runpy
+from trainers.runlog import RunLog
+
+whole = RunLog.on_log
+
+def on_log(self, args, state, control, **rest):
+    whole(self, args, state, control, **rest)
+    if state.global_step == int(os.environ["STOP"]):
+        os._exit(9)
+
+RunLog.on_log = on_log
+runpy.run_module("trainers.train", run_name="__main__")
+"""
+
+
+def in_two_processes(config: TrainConfig, folder: Path, script: str, **environment: str):
+    """aft train sft, started twice."""
     import os
     import subprocess
     import sys
 
-    settings = {name: value for name, value in config.to_dict().items() if value not in (None, ())}
-    (tmp_path / "c.yaml").write_text(json.dumps(settings))
-    (tmp_path / "told.py").write_text(TOLD)
-    command = ["torch.distributed.run", "--nproc_per_node", "2", str(tmp_path / "told.py"), "sft"]
-    command += ["--config", str(tmp_path / "c.yaml"), "--set", "log_every=1"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True)
+    (folder / "c.yaml").write_text(json.dumps(settings_of(config)))
+    (folder / "script.py").write_text(script)
+    command = ["torch.distributed.run", "--nproc_per_node", "2", str(folder / "script.py"), "sft"]
+    command += ["--config", str(folder / "c.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])} | environment
+    return subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
+    done = in_two_processes(config, tmp_path, TOLD)
     assert done.returncode == 0, done.stderr
     # one that is left until the interpreter has gone may abort a finished process
     assert done.stderr.count("a process group is left: False") == 2
@@ -692,6 +799,18 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path)
     assert [row["loss"] for row in log_of(config)] == pytest.approx([row["loss"] for row in log_of(one)], rel=1e-3)
     ours, theirs = weights(config.output), weights(one.output)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+
+
+def test_two_processes_go_on_in_the_second_pass_as_if_they_had_not_stopped(config, tmp_path):
+    config = replace(config, batch_size=1, epochs=2, learning_rate=0.01)
+    whole = replace(config, output=str(tmp_path / "whole"))
+    assert in_two_processes(whole, tmp_path, STOPPED, STOP="0").returncode == 0
+    assert in_two_processes(config, tmp_path, STOPPED, STOP="7").returncode != 0
+    assert not Path(config.output, "adapter_model.safetensors").exists()
+    done = in_two_processes(config, tmp_path, STOPPED, STOP="0")
+    assert "goes on after checkpoint 6" in done.stdout  # four steps a pass
+    ours, theirs = weights(config.output), weights(whole.output)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
 
 def test_weights_in_shards_of_deepspeed_are_looked_at_there():

@@ -81,7 +81,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each pass, after a resume too."""
+        """Called before each pass, after a resume too: by Trainer and by ``RunLog``."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -48,6 +48,7 @@ def _evaluation(run: Run, aft: CheckpointConfig, merged: bool) -> list[str]:
     if run.config.lora_rank and not merged:
         # lm-eval takes the tokenizer from the base, which may lack the chat template
         weights = f"pretrained={aft.base_model},peft=HERE,tokenizer=HERE"
+        weights += f",revision={aft.base_revision}" if aft.base_revision else ""
     command = f"    lm_eval --model aft --model_args {weights},k={k},layers={layers} --apply_chat_template --tasks ..."
     return ["The prompts of training are used by", "", command, ""]
 

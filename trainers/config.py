@@ -56,19 +56,25 @@ def _counts(name: str, value: Any) -> tuple[int, ...]:
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     """One name or a list of them, which a command line may give as q_proj,v_proj."""
-    return strings(name, value.split(",") if isinstance(value, str) else value)
+    return strings(name, [part.strip() for part in value.split(",")] if isinstance(value, str) else value)
+
+
+def _path(name: str, value: Any) -> str:
+    """A text that may begin with ~, the user's home."""
+    given = text(name, value)
+    return str(Path(given).expanduser()) if given.startswith("~") else given
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The settings of one training run."""
 
-    model: str = _arg("", text, "folder or hub name of the model to train further")
-    data: str = _arg("", text, "JSONL: query, drafts, target, sft_target")
-    output: str = _arg("", text, "folder of the run: checkpoints, log and card")
+    model: str = _arg("", _path, "folder or hub name of the model to train further")
+    data: str = _arg("", _path, "JSONL: query, drafts, target, sft_target")
+    output: str = _arg("", _path, "folder of the run: checkpoints, log and card")
     revision: str | None = _arg(None, text, "revision of a hub model")
-    validation: str | None = _arg(None, text, "JSONL like data; the checkpoint with its lowest loss is kept")
-    template: str | None = _arg(None, text, "file with the two prompt blocks; default: the model's, else ours")
+    validation: str | None = _arg(None, _path, "JSONL like data; the checkpoint with its lowest loss is kept")
+    template: str | None = _arg(None, _path, "file with the two prompt blocks; default: the model's, else ours")
     k: tuple[int, ...] = _arg((), _counts, "drafts an example, or several k drawn evenly; default: all of a row's")
     sets_per_query: int = _arg(1, integer(1), "examples with drafts a row, each with its own draw and order")
     plain_share: float = _arg(0.2, real(0, 0.95), "share of plain examples (aft, aft-pseudo)")
@@ -127,7 +133,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
-        is_text = read is not None and parsers.get(name.strip()) is text  # a folder may be called 2024
+        is_text = read is not None and parsers.get(name.strip()) in (text, _path)  # a folder may be called 2024
         settings[name.strip()] = value.strip() if is_text and not isinstance(read, str) else read
     return make_config(settings, path)
 

@@ -246,9 +246,12 @@ def read_curve(folder: Path, config: FamilyConfig) -> list[dict[str, Any]]:
     """The curve of a finished stage.
 
     Raises:
-        ConfigError: If it was trained with other settings.
+        ConfigError: If there is none, or it was trained with other settings.
     """
-    told = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    file = folder / "curve.json"
+    if not file.is_file():
+        raise ConfigError(f"{file} is not there: train the base first (python -m trainers.family base).")
+    told = json.loads(file.read_text(encoding="utf-8"))
     if told["settings"] != json.loads(json.dumps(asdict(config))):
         raise ConfigError(f"{folder} was trained with other settings: remove it, or choose another folder.")
     return list(told["curve"])

@@ -68,6 +68,10 @@ class Run:
         """The JSONL log."""
         return self.folder / "log.jsonl"
 
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self.folder / "checkpoints" / f"checkpoint-{step}"
+
     def make_folder(self) -> None:
         """Make the folder, and find out now whether it can be written.
 

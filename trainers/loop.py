@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.integrations import unset_hf_deepspeed_config
@@ -30,7 +32,7 @@ from trainers.config import TrainConfig
 from trainers.encode import Encoder, Example
 from trainers.folder import Run, disk_guard, trim_log
 from trainers.models import beyond_positions, end_texts, load_model
-from trainers.runlog import Patience, RunLog, Say
+from trainers.runlog import Patience, RunLog, Say, find_best
 from trainers.trainer import AFTTrainer
 
 
@@ -83,7 +85,8 @@ def fit(
         trim_log(run.log, int(run.resume_from.name.rpartition("-")[2]) if run.resume_from else -1)
         run.write_state(finished=False)
     with disk_guard(run):
-        trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
+        if not _is_trained(trainer, run):
+            trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     best = _best(trainer)
     if best and trainer.is_world_process_zero():
         step = best.rpartition("-")[2]
@@ -91,6 +94,27 @@ def fit(
         facts = [*facts, f"kept: step {step} of {trainer.state.global_step}, by validation loss"]
     with disk_guard(run):
         _save(trainer, run, aft, facts)
+
+
+def _is_trained(trainer: Trainer, run: Run) -> bool:
+    """Whether nothing but saving was left to do; then the weights are loaded, as Trainer would make one step more.
+
+    Of FSDP and DeepSpeed, which load shards into what ``train`` has wrapped, no run is.
+    """
+    if not run.resume_from or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return False
+    state = TrainerState.load_from_json(str(run.resume_from / "trainer_state.json"))
+    patience = state.stateful_callbacks.get("Patience", {}).get("attributes", {})
+    waited = patience.get("early_stopping_patience_counter", 0)
+    if state.global_step < state.max_steps and waited < (run.config.patience or inf):
+        return False
+    find_best(state, run)
+    trainer.state = state
+    if _best(trainer):
+        trainer._load_best_model()
+    else:
+        trainer._load_from_checkpoint(str(run.resume_from))
+    return True
 
 
 def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:

@@ -24,8 +24,23 @@ from trainers.folder import Run, disk_guard
 
 
 def load_tokenizer(config: TrainConfig) -> Any:
-    """The tokenizer of the model to train."""
+    """The tokenizer of the model to train.
+
+    Raises:
+        EngineError: If it cannot be loaded.
+        ConfigError: If the model is an adapter.
+    """
+    _refuse_adapter(config, Path(locate(config.model), "adapter_config.json").is_file())
     return _load(AutoTokenizer, config)
+
+
+def _refuse_adapter(config: TrainConfig, found: bool) -> None:
+    """A new adapter would take the place of what it has learnt."""
+    if found:
+        raise ConfigError(
+            f"model={config.model} is an adapter: merge it first (aft train --merge, or peft), and give the folder of "
+            "the whole checkpoint."
+        )
 
 
 def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
@@ -47,8 +62,10 @@ def load_model(config: TrainConfig) -> Any:
     set_seed(config.seed)
     dtype = torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
     model = _load(AutoModelForCausalLM, config, dtype=dtype, use_safetensors=True)
+    _refuse_adapter(config, getattr(model, "_hf_peft_config_loaded", False))  # of the hub
     if not config.lora_rank:
         return model
+    _check_targets(model, config)
     targets: Any = config.lora_targets if config.lora_targets != ("all-linear",) else "all-linear"
     adapter = LoraConfig(
         r=config.lora_rank,
@@ -63,6 +80,20 @@ def load_model(config: TrainConfig) -> Any:
             return get_peft_model(model, adapter)
     except ValueError as error:
         raise ConfigError(f"lora_targets={','.join(config.lora_targets)} does not fit the model: {error}") from error
+
+
+def _check_targets(model: Any, config: TrainConfig) -> None:
+    """Each name must be one of the model's, which peft asks of one alone; tied weights cannot be merged."""
+    tied = (model.get_input_embeddings(), model.get_output_embeddings()) if model.config.tie_word_embeddings else ()
+    for target in config.lora_targets if config.lora_targets != ("all-linear",) else ():
+        found = [each for name, each in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if not found:
+            raise ConfigError(f"lora_targets={target} does not fit the model: it has no layer of that name.")
+        if any(each is part for each in found for part in tied):
+            raise ConfigError(
+                f"lora_targets={target} does not fit the model: its embedding and its output are one tensor, so that "
+                "merging would change both; leave it out."
+            )
 
 
 def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
@@ -82,6 +113,10 @@ def end_texts(model: Any, end_id: int) -> None:
     known = model.generation_config.eos_token_id
     ids = {end_id, *(known if isinstance(known, list) else [] if known is None else [known])}
     model.generation_config.eos_token_id = sorted(ids) if len(ids) > 1 else end_id
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:  # sampling settings in a configuration that does not sample cannot be saved
+        model.generation_config.do_sample = True
 
 
 def merge(run: Run, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:

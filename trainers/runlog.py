@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -34,6 +33,18 @@ class RunLog(TrainerCallback):
         """Let the settings of this run count: Trainer would go on with the rhythm that the checkpoint remembers."""
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         self.tokens_before = state.num_input_tokens_seen
+        find_best(state, self.run)
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Tell the order of examples which pass it is: of several processes that go on in one, Trainer does not."""
+        train_dataloader.set_epoch(int((state.epoch or 0) + 1e-6))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -64,16 +75,23 @@ class RunLog(TrainerCallback):
         if args.world_size > 1:
             args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
-            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            folder = self.run.checkpoint(state.global_step)
             write_card(folder, self.run, self.aft, self.facts)
             self.run.remove_checkpoints(self.run.config.keep, state.best_model_checkpoint)
 
     def broken(self, what: str, step: int) -> EngineError:
         """The error that ends a run whose loss or weights are no numbers."""
         return EngineError(
-            f"{what} by step {step}: lower learning_rate, or look for broken rows in the data; the whole checkpoints "
-            f"in {self.run.folder} are from before."
+            f"{what} by step {step}: give another output with a lower learning_rate, or with data without broken rows; "
+            f"whole checkpoints in {self.run.folder} are from before."
         )
+
+
+def find_best(state: TrainerState, run: Run) -> None:
+    """Let the best checkpoint be where the run is now: its folder may have moved, or be called from elsewhere."""
+    folder = run.checkpoint(state.best_global_step or 0)
+    if folder.is_dir():
+        state.best_model_checkpoint = str(folder)
 
 
 class Patience(EarlyStoppingCallback):

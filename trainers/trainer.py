@@ -27,6 +27,12 @@ class AFTTrainer(Trainer):
         lengths = [len(example.token_ids) for example in self.train_dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's schedule, without a warm-up of less than a step: it would be one at a rate of 0."""
+        if self.args.warmup_steps * num_training_steps < 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
         if self.accelerator.reduce(broken):  # of one process: its share of the weights
