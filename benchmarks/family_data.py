@@ -26,10 +26,11 @@ from family_seeds import over_seeds
 from lm_eval_aft import arith
 from lm_eval_aft.arith import Problem, Way
 from lm_eval_aft.report import read_entries
-from trainers.aggregation import overlap_of, write_targets
+from trainers.aggregation import write_targets
 from trainers.config import make_config
 from trainers.family import ANSWER_TOKENS, FamilyConfig, rows_of, training_settings
 from trainers.jsonl import read_jsonl, write_jsonl
+from trainers.overlap import overlap_of
 from trainers.selection import keep_matched, verify_all
 from trainers.train import run_training
 from trainers.writer import open_writer

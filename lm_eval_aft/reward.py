@@ -54,11 +54,10 @@ class RewardModel:
         if not self.tokenizer.chat_template:
             raise ConfigError(f"reward_model {name} has no chat template: it cannot be told question from answer.")
         self.model = model.to(self.device).eval()
-        if self.model.config.pad_token_id is None:  # how the model finds the last token of each row
-            self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.name, self.store, self.batch_size, self.shape = name, store, batch_size, _shape(self.model)
-        self.fingerprint = "reward|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
+        self.fingerprint = "reward2|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
 
     def score(self, rows: Sequence[Sequence[Dialogue]]) -> list[list[float]]:
         """The scores of rows of dialogues, in the shape they came.
@@ -102,8 +101,14 @@ class RewardModel:
     def _logits(self, texts: Sequence[str]) -> list[float]:
         import torch
 
-        batch = self.tokenizer(list(texts), return_tensors="pt", padding=True).to(self.device)
+        batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, padding_side="right").to(self.device)
         batch.pop("token_type_ids", None)  # a decoder has no use for them
+        # transformers reads the score at the last token that is no pad: pads must be one that ends no text
+        mask = batch["attention_mask"].bool()
+        ends = set(batch["input_ids"].gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
+        pad = next(token for token in range(len(ends) + 1) if token not in ends)
+        batch["input_ids"] = batch["input_ids"].masked_fill(~mask, pad)
+        self.model.config.get_text_config().pad_token_id = pad
         with torch.inference_mode():
             scores: list[float] = self.model(**batch).logits[:, 0].float().tolist()
         return scores

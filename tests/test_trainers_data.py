@@ -16,6 +16,7 @@ from conftest import CHATML, save_tiny, tiny_tokenizer
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.errors import AFTError, ChatError, ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.records import Completion, Request
+from lm_eval_aft.store import NoStore
 from test_api_engine import FakeServer
 from trainers.aggregation import ECHO, draft_sets, thin_to_mixed
 from trainers.data import data
@@ -324,6 +325,9 @@ def test_verifiers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_verifier("mine:check")("xyz", {"gold": "y"})
     assert right_answer("exact:", {"gold": "1 + 1 = 2 #### 2"}, "gold") == "2"
+    assert right_answer("exact:", {"gold": 0}, "gold") == "0"
+    with pytest.raises(ConfigError, match="a row has no 'gold' to compare with: name its key with --gold"):
+        right_answer("module:function", {"query": "q"}, "gold")
     either = load_verifier(r"exact:so (\w+)|thus (\w+)|never")
     assert either("thus yes", {"gold": "so yes"})
     assert not either("thus yes", {"gold": "None"})
@@ -396,6 +400,37 @@ def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeyp
     assert [len(row["drafts"]) for row in read_jsonl(tmp_path / "s.jsonl")] == [3, 3, 3]
 
 
+@pytest.mark.parametrize("pads", [(None, None), (0, None), (2, "<pad>"), (3, "<|im_end|>")])
+def test_a_reward_is_read_at_the_last_token_whatever_pads(tmp_path, reward, pads):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from lm_eval_aft.records import Message
+    from lm_eval_aft.reward import RewardModel
+
+    model = AutoModelForSequenceClassification.from_pretrained(reward)
+    tokenizer = tiny_tokenizer()
+    model.config.pad_token_id, tokenizer.pad_token = pads
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
+    model.save_pretrained(tmp_path / "rm")
+    tokenizer.save_pretrained(tmp_path / "rm")
+    chats = [
+        (Message("user", "1 + 1?"), Message("assistant", text)) for text in ("2", "It is two.", "I do not know it.")
+    ]
+    wanted = []
+    for chat in chats:
+        text = "".join(f"<|im_start|>{message.role}\n{message.content}<|im_end|>" for message in chat)
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        assert ids[0, -1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+        with torch.inference_mode():
+            wanted.append(float(model.score(model.model(ids).last_hidden_state[:, -1])))
+    for batch in (1, 8):
+        found = RewardModel(str(tmp_path / "rm"), NoStore(), "cpu", batch).score([chats])
+        assert found == [pytest.approx(wanted, abs=1e-5)]
+
+
 def test_a_reward_model_must_score(tmp_path, tiny, reward):
     source = write(tmp_path / "d.jsonl", drafted(1))
     with pytest.raises(AFTError, match="reward_model nowhere/at-all cannot be loaded"):
@@ -433,6 +468,9 @@ def test_matched_selection_meets_the_other_mean(tmp_path):
     many = [{"query": "q", "drafts": [f"d{n}" for n in range(40)], "scores": [100.0] + [50.0] * 4 + [1.0] * 35}]
     assert keep_matched(many, [{"query": "q", "drafts": ["x"], "scores": [1.0]}], 5)[0]["scores"] == [1.0] * 5
     assert keep_matched(many, other, 5) == keep_matched(many, other, 5)
+    twice = [{"query": "q", "drafts": ["x"], "scores": [score]} for score in (0.0, 2.0)]
+    assert keep_matched(mine, twice, 1) == keep_matched(mine, twice[::-1], 1)
+    assert keep_matched(mine, twice, 1)[0]["scores"] == [1.0]
     said = aft_data(
         *("select", write(tmp_path / "a.jsonl", mine), tmp_path / "s.jsonl", "--k", 2),
         *("--match", write(tmp_path / "b.jsonl", other)),
@@ -452,6 +490,15 @@ def test_only_the_rows_that_were_matched_count_in_the_means(tmp_path):
     other = write(tmp_path / "b.jsonl", others)
     said = aft_data("select", mine, tmp_path / "s.jsonl", "--k", 2, "--match", other)
     assert "mean score in --match: 1.500" in said
+
+
+def test_a_query_counts_once_in_the_means_however_many_drafts_it_has(tmp_path):
+    mine = [{"query": query, "drafts": ["a", "b"], "scores": [score] * 2} for query, score in (("p", 0.0), ("q", 1.0))]
+    other = [{**row, "drafts": ["x"] * n, "scores": row["scores"][:1] * n} for row, n in zip(mine, (2, 8), strict=True)]
+    files = write(tmp_path / "a.jsonl", mine), tmp_path / "s.jsonl", "--match", write(tmp_path / "b.jsonl", other)
+    said = aft_data("select", *files, "--k", 2)
+    assert "mean score in the file: 0.500" in said
+    assert "mean score in --match: 0.500" in said
 
 
 def test_rows_with_few_drafts_can_be_left_out_and_nothing_else(tmp_path):
@@ -479,6 +526,75 @@ def test_draft_sets_differ_and_come_in_any_order():
     first = Counter(row["drafts"][0] == f"I get {row['gold'].split()[-1]}." for row in sets)
     assert 100 < first[True] < 200  # the right one is drawn three times in four, and then first in one of three
     assert draft_sets([{"query": "q", "drafts": ["a", " "]}], 2, 1, 0) == []
+    assert draft_sets([{"query": "q", "drafts": ["a", "<think>b"]}], 2, 1, 0) == []  # of it a prompt shows nothing
+    larger = draft_sets(drafted(200), 4, 1, seed=0)
+    assert sum(four["drafts"][:3] == three["drafts"] for four, three in zip(larger, sets[::3], strict=True)) < 50
+
+
+def test_sets_of_one_query_have_seeds_of_their_own(tmp_path, monkeypatch):
+    seeds: list[int] = []
+    monkeypatch.setattr(
+        ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(lambda r: seeds.append(r.seed) or "It is 3."))
+    )
+    source = write(tmp_path / "d.jsonl", drafted(2))
+    options = ("--k", 2, "--k", 3, "--sets", 3, "--model_args", f"{SCRIPTED},cache=none")
+    for name in ("one", "other"):
+        aft_data("aggregate", source, tmp_path / name, *options)
+    assert len(set(seeds)) == 12
+    assert seeds[:12] == seeds[12:]
+
+
+def test_thoughts_of_drafts_are_neither_measured_nor_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(lambda request: "It is 4.")))
+    thought = "<think>" + "or is it 5? " * 9 + "</think>"
+    plain = [{"query": f"{n}?", "gold": "4", "drafts": ["It is 4.", "So 5."]} for n in range(3)]
+    rows = [{**row, "drafts": [thought + draft for draft in row["drafts"]]} for row in plain]
+    said = []
+    for name, each in (("plain", plain), ("thinking", rows)):
+        source, out = write(tmp_path / f"{name}.jsonl", each), tmp_path / f"{name}-out.jsonl"
+        options = ("--shortest", 0.5, "--verifier", "exact:", "--model_args", f"{SCRIPTED},cache=none")
+        said.append(aft_data("aggregate", source, out, "--k", 2, *options).replace(name, ""))
+        assert "targets that copy a draft: 100.0%" in said[-1]
+        assert "copy a draft: 100.0%" in aft_data("stats", out)
+    assert said[0].rpartition("wrote")[0] == said[1].rpartition("wrote")[0]
+    open_ended = write(tmp_path / "o.jsonl", [{**plain[0], "drafts": ["<think>4", "4"]}])
+    aft_data("select", open_ended, tmp_path / "s.jsonl", "--verifier", "exact:")
+    assert read_jsonl(tmp_path / "s.jsonl")[0]["right"] == [False, True]
+
+
+def test_what_was_said_of_the_target_before_goes_with_it(tmp_path):
+    rows = [{**row, "target": "no", "target_right": False, "repaired": True} for row in drafted(2)]
+    options = ("--k", 2, "--model_args", f"{SCRIPTED},cache=none")
+    said = aft_data("aggregate", write(tmp_path / "d.jsonl", rows), tmp_path / "t.jsonl", *options)
+    assert "of those written repaired 0, wrong 0" in said
+    assert "right targets" not in aft_data("stats", tmp_path / "t.jsonl")
+
+
+def test_where_no_target_is_usable_it_says_what_became_of_them(tmp_path, teacher):
+    with pytest.raises(
+        ConfigError, match=r"no target could be used \(did not fit 0, cut or empty 1, wrong 0, too short 2\)"
+    ):
+        aggregate(tmp_path, "keep", "--shortest", 9)
+
+
+def test_where_no_mixed_set_has_a_usable_target_the_drafts_are_not_blamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(lambda request: "so 1")))
+    rows = [{"query": "easy", "gold": "1", "drafts": ["1", "1 "]}, {"query": "hard", "gold": "2", "drafts": ["1", "2"]}]
+    options = ("--k", 2, "--mixed", 0.5, "--verifier", "exact:", "--model_args", f"{SCRIPTED},cache=none")
+    with pytest.raises(
+        ConfigError, match=r"no set of mixed correctness has a target that could be used \(.* wrong 1, "
+    ):
+        aft_data("aggregate", write(tmp_path / "d.jsonl", rows), tmp_path / "t.jsonl", *options)
+
+
+@pytest.mark.parametrize(
+    "argument", ["final_temperature=0", "strategy=majority", "probe=shuffle", "drafts_from=x", "think_end_token=x"]
+)
+def test_arguments_without_meaning_for_data_are_refused(tmp_path, argument):
+    source = write(tmp_path / "d.jsonl", drafted(1))
+    for command in (("drafts",), ("aggregate", "--k", 2)):
+        with pytest.raises(ConfigError, match=f"--model_args {argument} has no meaning here: leave it out"):
+            aft_data(*command, source, tmp_path / "o.jsonl", "--model_args", f"{SCRIPTED},{argument}")
 
 
 def test_mixed_sets_get_their_share():
@@ -694,6 +810,27 @@ def test_stats(tmp_path):
     said = aft_data("stats", write(tmp_path / "i.jsonl", ignoring))
     assert "warning: the targets overlap with their drafts no more (0.00) than with the drafts of other queries" in said
     assert "warning: every target is its row's sft_target" in said
+
+
+def test_contamination_looks_at_every_turn_and_at_both_targets(tmp_path):
+    question = "Anna has seven red apples and gives two of them to her brother. How many are left?"
+    turns = [("user", question), ("assistant", "5"), ("user", "And now?")]
+    chat = [{"role": role, "content": text} for role, text in turns]
+    source = write(tmp_path / "d.jsonl", [{"query": chat}, {"query": "q", "sft_target": f"{question} 5"}])
+    said = aft_data("stats", source, "--against", write(tmp_path / "e.jsonl", [{"question": question}]))
+    assert "contamination         1 of 2 queries (first: row 1) and 1 targets share" in said
+
+
+def test_targets_are_compared_with_other_targets_of_the_same_rows(tmp_path):
+    near = {"query": "p", "drafts": ["one two three four"], "target": "one two three four", "sft_target": "two six"}
+    far = [{"query": f"q{n}", "drafts": ["five six"], "target": "seven eight nine", "sft_target": ""} for n in range(9)]
+    said = aft_data("stats", write(tmp_path / "d.jsonl", [near, *far]))
+    assert "seem to ignore" not in said  # of the one row that has both, the target is nearer to its draft
+
+
+def test_empty_drafts_are_no_sign_of_diversity(tmp_path):
+    rows = [{"query": "q", "drafts": ["", "", "a b", "a b"]}, {"query": "p", "drafts": ["", ""]}]
+    assert "diversity             0.80" in aft_data("stats", write(tmp_path / "d.jsonl", rows))
 
 
 def test_perplexity_compares_the_same_rows(tmp_path, tiny):

@@ -6,8 +6,10 @@ repaired. Knows nothing of files. Called by ``aft data aggregate``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from math import comb
 from random import Random
 from typing import Any
@@ -16,9 +18,7 @@ from lm_eval_aft.errors import ConfigError, PromptTooLong
 from lm_eval_aft.prompts import aggregate_prompt
 from lm_eval_aft.records import Chat, Completion, Message, Prompt
 from trainers.drafts import keep_drafts
-from trainers.overlap import Overlap, measure
-from trainers.rows import naming, query_chat
-from trainers.samples import Sample
+from trainers.rows import naming, query_chat, visible
 from trainers.verify import Verifier
 from trainers.writer import Writer
 
@@ -27,6 +27,7 @@ REPAIR = (
     "by sound steps. Answer as if for the first time, without a word about this correction."
 )
 LOST = ("did not fit", "cut or empty", "wrong", "too short")  # why a target is not kept
+OF_TARGET = ("sources", "target_right", "repaired")  # what a row says of its target
 ECHO = "Write the complete answer again"
 
 
@@ -44,6 +45,11 @@ class Work:
     ended: bool = False
 
     @property
+    def repeat(self) -> int:
+        """What makes the seeds of the draft sets of one query differ."""
+        return int.from_bytes(sha256(json.dumps(self.row["drafts"]).encode()).digest()[:4])
+
+    @property
     def usable(self) -> bool:
         """It has a whole text that nobody has found wrong."""
         return bool(self.target) and self.ended and self.right is not False
@@ -53,8 +59,8 @@ def draft_sets(rows: Sequence[Mapping[str, Any]], k: int, sets: int, seed: int) 
     """Up to ``sets`` different draws of k drafts a row, each in a free order; rows with fewer drafts give none."""
     made = []
     for row in rows:
-        usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
-        random = Random(f"{seed}/{row['query']}")
+        usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
+        random = Random(f"{seed}/{k}/{row['query']}")
         seen: set[frozenset[int]] = set()
         while len(seen) < min(sets, comb(len(usable), k)):
             chosen = random.sample(usable, k)
@@ -131,7 +137,7 @@ def _begin(row: dict[str, Any], number: int, writer: Writer) -> Work:
 
 
 def _round(works: Sequence[Work], writer: Writer, verifier: Verifier | None, attempt: int) -> None:
-    requests = [writer.request(work.prompt, work.chat, 1, attempt) for work in works if work.prompt]
+    requests = [writer.request(work.prompt, work.chat, 1, attempt, work.repeat) for work in works if work.prompt]
     name = f"targets, attempt {attempt + 1}" if attempt else "targets"
     for work, completion in zip(works, writer.write(requests, name), strict=True):
         _take(work, completion, writer, verifier)
@@ -166,7 +172,7 @@ def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | No
 
 def is_terse(work: Work, shortest: float) -> bool:
     """Whether a target has fewer words than this share of its drafts' mean: told the result, a teacher may state it."""
-    words = [len(draft.split()) for draft in work.row["drafts"]]
+    words = [len(visible(draft).split()) for draft in work.row["drafts"]]
     return len(work.target.split()) < shortest * sum(words) / len(words)
 
 
@@ -182,18 +188,13 @@ def fate(work: Work, wrong: str, shortest: float) -> str:
 def finished_rows(works: Sequence[Work], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
     """The rows with targets that are to be kept (see ``fate``).
 
-    Their ``sources`` go: they are those of the target before, this one was made from all drafts.
+    Their ``sources`` and what was said of its correctness go: they are of the target before, this one was made from all
+    drafts.
     """
     made = []
     for work in works:
         if fate(work, wrong, shortest) == "kept":
             judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
-            rest = {name: value for name, value in work.row.items() if name != "sources"}
+            rest = {name: value for name, value in work.row.items() if name not in OF_TARGET}
             made.append({**rest, "target": work.target, **judged})
     return made
-
-
-def overlap_of(rows: Sequence[Mapping[str, Any]]) -> Overlap:
-    """How the targets of rows relate to their drafts."""
-    chats = [query_chat(row, "a row") for row in rows]
-    return measure(Sample(c, tuple(r["drafts"]), r["target"], "") for c, r in zip(chats, rows, strict=True))

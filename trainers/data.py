@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -38,7 +39,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--device", default="cuda:0", show_default=True, help="As for lm_eval; CPU where there is no GPU."
         ),
-        click.option("--model_args", required=True, help="As for lm_eval --model aft, without k and layers."),
+        click.option("--model_args", required=True, help="As for lm_eval --model aft, without k, layers and final_..."),
     ):
         command = option(command)
     return command
@@ -179,9 +180,9 @@ def select(
 def _means(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     facts = []
     for key, what in (("scores", "score"), ("right", "share of right drafts")):
-        values = [float(value) for row in rows for value in row.get(key) or ()]
-        if values:
-            facts.append(f"mean {what} in {name}: {sum(values) / len(values):.3f}")
+        means = [fmean(map(float, row[key])) for row in rows if row.get(key)]  # a query counts once, as in --match
+        if means:
+            facts.append(f"mean {what} in {name}: {fmean(means):.3f}")
     return facts
 
 
@@ -241,10 +242,17 @@ def aggregate(
     rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
     writer = open_writer(model_args, out, device, batch_size)
     works = work.write_targets(rows, writer, judge, wrong, retries, lambda row: right_answer(verifier, row, gold))
+    fates = Counter(work.fate(each, wrong, shortest) for each in works)
     made = work.finished_rows(works, wrong, shortest)
-    if not made:
-        raise ConfigError("no target could be used: allow more tokens (max_gen_toks), or another teacher or verifier.")
     usable = len(made)
+    if mixed and not any(map(work.is_mixed, made)):
+        made = []
+    if not made:
+        of = "set of mixed correctness has a target that" if mixed else "target"
+        raise ConfigError(
+            f"no {of} could be used ({_lost(fates)}): allow more tokens (max_gen_toks), take another teacher or "
+            "verifier, retry or keep wrong ones (--wrong), or lower --shortest."
+        )
     made = work.thin_to_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
     options = {
         "k": list(ks),
@@ -259,19 +267,24 @@ def aggregate(
     enough = len(keep_long(read, max(ks)))
     facts = [f"{len(read)} rows, {len(read) - enough} with fewer than {max(ks)} drafts; {len(drawn)} draft sets"]
     facts += [f"left out for --mixed: {len(drawn) - len(rows)} sets, {usable - len(made)} targets"] if mixed else []
-    fates = Counter(work.fate(each, wrong, shortest) for each in works)
     finish(out, made, [source], {**options, "writer": writer.facts()}, [*facts, *_target_facts(fates, made)])
 
 
+def _lost(fates: Mapping[str, int]) -> str:
+    from trainers.aggregation import LOST
+
+    return ", ".join(f"{name} {fates.get(name, 0)}" for name in LOST)
+
+
 def _target_facts(fates: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
-    from trainers.aggregation import LOST, is_mixed, overlap_of
+    from trainers.aggregation import is_mixed
+    from trainers.overlap import overlap_of
 
     repaired = sum(bool(row.get("repaired")) for row in made)
     wrong = sum(row.get("target_right") is False for row in made)
-    lost = ", ".join(f"{name} {fates.get(name, 0)}" for name in LOST)
     facts = [
-        f"{sum(fates.values())} targets asked for, {fates['kept']} kept; {lost}; of those written repaired {repaired}, "
-        f"wrong {wrong}"
+        f"{sum(fates.values())} targets asked for, {fates['kept']} kept; {_lost(fates)}; of those written repaired "
+        f"{repaired}, wrong {wrong}"
     ]
     if all(row.get("right") for row in made):
         facts.append(f"right and wrong drafts in {sum(map(is_mixed, made)) / len(made):.1%} of the kept sets")

@@ -55,7 +55,7 @@ def _diversity(drafts: Iterable[Sequence[str]]) -> float:
     pairs = []
     for row in drafts:
         grams = [ngrams(draft) for draft in row[:MOST_DRAFTS]]
-        pairs += [1 - len(a & b) / max(1, len(a | b)) for a, b in combinations(grams, 2)]
+        pairs += [1 - len(a & b) / len(a | b) for a, b in combinations(grams, 2) if a | b]
     return mean(pairs) if pairs else 0.0
 
 
@@ -102,7 +102,7 @@ def _targets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words: int) -> list[str]:
-    """How many queries and targets share a run of words with an evaluation set.
+    """How many queries (any of their messages) and targets of either kind share a run of words with an evaluation set.
 
     Args:
         rows: Training data.
@@ -115,8 +115,10 @@ def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words
     def shares(text: str) -> bool:
         return any(seen & ngrams(text.lower(), size, size) for size in sizes)
 
-    queries = [n for n, row in enumerate(rows, 1) if shares(_question(row))]
-    targets = [n for n, row in enumerate(rows, 1) if shares(str(row.get("target") or ""))]
+    asked = [[message.content for message in query_chat(row, "a row").messages] for row in rows]
+    learnt = [[str(row.get(name) or "") for name in ("target", "sft_target")] for row in rows]
+    queries = [n for n, parts in enumerate(asked, 1) if any(map(shares, parts))]
+    targets = [n for n, parts in enumerate(learnt, 1) if any(map(shares, parts))]
     first = f" (first: row {queries[0]})" if queries else ""
     return [
         f"contamination         {len(queries)} of {len(rows)} queries{first} and {len(targets)} targets share {words} "

@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval_aft.errors import ConfigError, PromptTooLong
 from lm_eval_aft.prompts import draft_prompt
 from lm_eval_aft.records import Chat, Message, Request
-from trainers.rows import ALIGNED, naming, query_chat
+from trainers.rows import ALIGNED, naming, query_chat, visible
 from trainers.writer import Writer
 
 
@@ -86,6 +86,6 @@ def sample_drafts(
 def whole_only(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows without drafts that are empty or were cut."""
     return [
-        keep_drafts(row, [i for i, end in enumerate(row["ends"]) if end == "stop" and row["drafts"][i].strip()])
+        keep_drafts(row, [i for i, end in enumerate(row["ends"]) if end == "stop" and visible(row["drafts"][i])])
         for row in rows
     ]

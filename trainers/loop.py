@@ -97,16 +97,15 @@ def fit(
 
 
 def _is_trained(trainer: Trainer, run: Run) -> bool:
-    """Whether nothing but saving was left to do; then the weights are loaded, as Trainer would make one step more.
+    """Whether nothing but saving was left to do: then weights are loaded, as Trainer would make one step more.
 
-    Of FSDP and DeepSpeed, which load shards into what ``train`` has wrapped, no run is.
+    Not of shards, which FSDP and DeepSpeed load into what ``train`` has wrapped.
     """
     if not run.resume_from or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False
     state = TrainerState.load_from_json(str(run.resume_from / "trainer_state.json"))
-    patience = state.stateful_callbacks.get("Patience", {}).get("attributes", {})
-    waited = patience.get("early_stopping_patience_counter", 0)
-    if state.global_step < state.max_steps and waited < (run.config.patience or inf):
+    kept = state.stateful_callbacks.get("Patience", {}).get("attributes", {"early_stopping_patience_counter": 0})
+    if state.global_step < state.max_steps and kept["early_stopping_patience_counter"] < (run.config.patience or inf):
         return False
     find_best(state, run)
     trainer.state = state

@@ -7,10 +7,12 @@ copy a draft word for word, and whether targets look at their drafts at all. Cal
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lm_eval_aft.records import Chat
+from trainers.rows import query_chat, visible
 from trainers.samples import Sample
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -27,8 +29,8 @@ def ngrams(text: str, longest: int = LONGEST, shortest: int = 1) -> frozenset[tu
 
 def nearest(target: str, drafts: Sequence[str]) -> tuple[float, tuple[int, ...]]:
     """The highest overlap of a target with a draft (share of its n-grams), and the positions of drafts that have it."""
-    grams = ngrams(target)
-    shares = [len(grams & ngrams(draft)) / max(1, len(grams)) for draft in drafts]
+    grams = ngrams(visible(target))
+    shares = [len(grams & ngrams(visible(draft))) / max(1, len(grams)) for draft in drafts]
     best = max(shares, default=0.0)
     return best, tuple(number for number, share in enumerate(shares) if share == best)
 
@@ -76,8 +78,14 @@ def measure(samples: Iterable[Sample]) -> Overlap:
         for place in places if len(places) < len(counts) or len(counts) == 1 else ():
             counts[place] += 1 / len(places)
         count, overlap = count + 1, overlap + share
-        copies += sample.target.split() in [draft.split() for draft in sample.drafts]
+        copies += visible(sample.target).split() in [visible(draft).split() for draft in sample.drafts]
     return Overlap({k: tuple(counts) for k, counts in positions.items()}, count, copies, overlap / max(1, count))
+
+
+def overlap_of(rows: Sequence[Mapping[str, Any]]) -> Overlap:
+    """How the targets of rows relate to their drafts."""
+    chats = [query_chat(row, "a row") for row in rows]
+    return measure(Sample(c, tuple(r["drafts"]), r["target"], "") for c, r in zip(chats, rows, strict=True))
 
 
 def with_strange_drafts(samples: Iterable[Sample]) -> list[Sample]:
@@ -113,10 +121,12 @@ def warnings(targets: Overlap, samples: Sequence[Sample], pseudo: Sequence[Sampl
             "afresh (aft data aggregate)."
         )
     others = pseudo or with_strange_drafts(samples)
+    draws = {(sample.chat, sample.drafts) for sample in pseudo}
+    beside = measure(s for s in samples if (s.chat, s.drafts) in draws).overlap if pseudo else targets.overlap
     than = "sft_target, which was not made from them" if pseudo else "with the drafts of other queries"
-    if targets.samples and others and targets.overlap <= (level := measure(others).overlap):
+    if targets.samples and others and beside <= (level := measure(others).overlap):
         found.append(
-            f"the targets overlap with their drafts no more ({targets.overlap:.2f}) than {than} ({level:.2f}): they "
+            f"the targets overlap with their drafts no more ({beside:.2f}) than {than} ({level:.2f}): they "
             "seem to ignore the drafts (aft data aggregate writes others)."
         )
     if targets.samples and same:

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError as JinjaError
 
+from lm_eval_aft.chat import strip_control
 from lm_eval_aft.errors import ChatError, ConfigError
 from lm_eval_aft.records import Chat, Message
 from trainers.jsonl import read_jsonl
@@ -87,6 +88,11 @@ class Row:
             where=where,
             **texts,
         )
+
+
+def visible(draft: str) -> str:
+    """What a prompt shows of a draft: it has no thoughts (and no control tokens, which only a tokenizer knows)."""
+    return strip_control(draft, ()).strip()
 
 
 def check_row(row: Mapping[str, Any], where: str) -> None:

@@ -15,7 +15,7 @@ from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.records import Message
 from lm_eval_aft.reward import RewardModel
 from trainers.drafts import keep_drafts
-from trainers.rows import query_chat
+from trainers.rows import query_chat, visible
 from trainers.verify import Verifier
 
 MOST_SETS = 5000  # sets of k drafts that are compared for a matched mean
@@ -37,13 +37,13 @@ def reward_all(rows: Sequence[Mapping[str, Any]], model: RewardModel) -> list[di
 
 
 def verify_all(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> list[dict[str, Any]]:
-    """The rows with ``right``, one flag a draft."""
-    return [{**row, "right": [bool(verifier(draft, row)) for draft in row["drafts"]]} for row in rows]
+    """The rows with ``right``, one flag a draft: whether what a prompt shows of it is."""
+    return [{**row, "right": [bool(verifier(visible(draft), row)) for draft in row["drafts"]]} for row in rows]
 
 
 def keep_long(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
     """The rows that have so many drafts with text, as they are."""
-    return [dict(row) for row in rows if sum(bool(draft.strip()) for draft in row["drafts"]) >= least]
+    return [dict(row) for row in rows if sum(bool(visible(draft)) for draft in row["drafts"]) >= least]
 
 
 def keep_best(rows: Sequence[Mapping[str, Any]], k: int, *, right_first: bool = False) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def keep_best(rows: Sequence[Mapping[str, Any]], k: int, *, right_first: bool = 
     made = []
     for row in rows:
         values = row.get("scores") or row.get("right") or [0.0] * len(row["drafts"])
-        usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
+        usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
         first = row["right"] if right_first else [True] * len(values)
         best = sorted(usable, key=lambda i: (not first[i], -values[i]))[:k]
         if len(best) == k:
@@ -73,16 +73,18 @@ def keep_matched(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str,
     Raises:
         ConfigError: If either file has rows without scores, or they share no query.
     """
-    goals = {
-        query_chat(row, "the other file").identity: _mean(_scores(row, f"row {number} of the other file"))
-        for number, row in enumerate(other, 1)
-        if row["drafts"]
-    }
+    there: dict[str, list[float]] = {}
+    for number, row in enumerate(other, 1):
+        if row["drafts"]:
+            there.setdefault(query_chat(row, "the other file").identity, []).extend(
+                _scores(row, f"row {number} of the other file")
+            )
+    goals = {identity: _mean(scores) for identity, scores in there.items()}
     made = []
     for number, row in enumerate(rows, 1):
         identity = query_chat(row, "a row").identity
         goal = goals.get(identity)
-        usable = [i for i, draft in enumerate(row["drafts"]) if draft.strip()]
+        usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
         if goal is None or len(usable) < k:
             continue
         scores = _scores(row, f"row {number}")

@@ -54,20 +54,27 @@ def _exact(expression: str, gold: str) -> Verifier:
         raise ConfigError(f"--verifier exact:{expression} is no regular expression ({error}).") from error
 
     def verify(text: str, row: Mapping[str, Any]) -> bool:
-        if row.get(gold) is None:
-            raise ConfigError(
-                f"a row has no {gold!r} to compare with: name its key with --gold (query: {row['query']!r:.60})."
-            )
-        answer = last_match(pattern, text)
-        wanted = str(row[gold])
+        answer, wanted = last_match(pattern, text), _gold(row, gold)
         return answer is not None and same(answer, last_match(pattern, wanted) or wanted)
 
     return verify
 
 
+def _gold(row: Mapping[str, Any], key: str) -> str:
+    if row.get(key) is None:
+        raise ConfigError(
+            f"a row has no {key!r} to compare with: name its key with --gold (query: {row['query']!r:.60})."
+        )
+    return str(row[key])
+
+
 def right_answer(spec: str | None, row: Mapping[str, Any], gold: str) -> str:
-    """What a teacher is told when it is to repair: the result alone where ``exact`` can tell it from the solution."""
-    wanted = str(row.get(gold) or "")
+    """What a teacher is told when it is to repair: the result alone where ``exact`` can tell it from the solution.
+
+    Raises:
+        ConfigError: If the row has none.
+    """
+    wanted = _gold(row, gold)
     module, _, expression = (spec or "").partition(":")
     return (last_match(re.compile(expression or NUMBER), wanted) if module == "exact" else None) or wanted
 

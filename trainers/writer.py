@@ -45,9 +45,9 @@ class Writer:
         """Tokens that a prompt may have."""
         return self.engine.max_length - self.sampling.max_tokens
 
-    def request(self, prompt: Prompt, chat: Chat, layer: int, index: int) -> Request:
+    def request(self, prompt: Prompt, chat: Chat, layer: int, index: int, repeat: int = 0) -> Request:
         """A request whose seed is the schedule's for this place: data drafts are the drafts of inference."""
-        question = Question(chat, self.sampling, self.sampling)
+        question = Question(chat, self.sampling, self.sampling, repeat=repeat)
         return Request(prompt, self.sampling, generation_seed(self.config, question, layer, index))
 
     def write(self, requests: Sequence[Request], name: str) -> list[Completion]:
@@ -61,9 +61,14 @@ class Writer:
     def facts(self) -> dict[str, Any]:
         """What the card of the output says about the model."""
         settings = {name: value for name, value in self.config.to_dict().items() if value is not None}
-        for name in ("k", "layers", "record", "cache"):
-            settings.pop(name, None)
+        settings = {name: value for name, value in settings.items() if not _has_no_meaning(name) and name != "cache"}
         return {"model": self.name, "fingerprint": self.engine.fingerprint, **settings}
+
+
+def _has_no_meaning(name: str) -> bool:
+    """Whether an argument of ``--model aft`` is of the schedule, the answer or the scoring, which are not used here."""
+    schedule = {"k", "layers", "strategy", "probe", "drafts_from", "record", "reward_model", "vote_regex"}
+    return name in schedule | {"mcq", "mcq_orders", "think_end_token"} or name.startswith("final_")
 
 
 def open_writer(
@@ -72,7 +77,7 @@ def open_writer(
     """Load an engine.
 
     Args:
-        model_args: As for ``--model aft``, without k, layers and record.
+        model_args: As for ``--model aft``, without those of the schedule (k, layers, final_..., record and so on).
         out: File that is being made; the store lies beside it unless ``cache=`` names one.
         device: As for lm_eval.
         batch_size: As for lm_eval.
@@ -82,8 +87,8 @@ def open_writer(
         AFTError: If an argument is wrong or the engine cannot be loaded.
     """
     given = parse_model_args(model_args)
-    for name in ("k", "layers", "record"):
-        if name in given:
+    for name in given:
+        if _has_no_meaning(name):
             raise ConfigError(f"--model_args {name}={given[name]} has no meaning here: leave it out.")
     config, engine_args = AFTConfig.split({**(defaults or {}), **given})
     name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
