@@ -56,6 +56,7 @@ class RewardModel:
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        self.pad: int | None = model.config.get_text_config().pad_token_id
         self.name, self.store, self.batch_size, self.shape = name, store, batch_size, _shape(self.model)
         self.fingerprint = "reward2|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
 
@@ -103,12 +104,14 @@ class RewardModel:
 
         batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, padding_side="right").to(self.device)
         batch.pop("token_type_ids", None)  # a decoder has no use for them
-        # transformers reads the score at the last token that is no pad: pads must be one that ends no text
-        mask = batch["attention_mask"].bool()
-        ends = set(batch["input_ids"].gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
-        pad = next(token for token in range(len(ends) + 1) if token not in ends)
+        # transformers reads the score at the last token that is not the model's pad, whatever the tokenizer pads with;
+        # a model that has none is read at a text's end, so its pads must be a token that ends no text
+        mask, pad = batch["attention_mask"].bool(), self.pad
+        if pad is None:
+            ends = set(batch["input_ids"].gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
+            pad = next(token for token in range(len(ends) + 1) if token not in ends)
+            self.model.config.get_text_config().pad_token_id = pad
         batch["input_ids"] = batch["input_ids"].masked_fill(~mask, pad)
-        self.model.config.get_text_config().pad_token_id = pad
         with torch.inference_mode():
             scores: list[float] = self.model(**batch).logits[:, 0].float().tolist()
         return scores
