@@ -41,7 +41,8 @@ def read_losses(folders: Sequence[Path]) -> list[LossCurve]:
     for folder in folders:
         logs = sorted(folder.rglob(LOG))
         if not logs:
-            raise RecordError(f"{folder} has no {LOG}: give the output folder of aft train.")
+            why = "of one that had more steps than log_every" if (folder / "run.json").is_file() else "of aft train"
+            raise RecordError(f"{folder} has no {LOG}: give the output folder {why}.")
         found |= {log.resolve(): log for log in logs}
     names = [log.parent.name for log in found]
     return [

@@ -403,5 +403,8 @@ class TestLosses:
     def test_a_folder_without_a_log_and_a_log_without_a_loss(self, tmp_path: Path):
         with pytest.raises(RecordError, match=r"has no log\.jsonl: give the output folder of aft train"):
             read_losses([tmp_path])
+        (tmp_path / "run.json").touch()
+        with pytest.raises(RecordError, match=r"give the output folder of one that had more steps than log_every"):
+            read_losses([tmp_path])
         with pytest.raises(RecordError, match="has no loss yet"):
             read_losses([self.log(tmp_path / "aft", self.line(1, 2.0, "eval_loss"))])

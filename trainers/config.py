@@ -85,7 +85,7 @@ class TrainConfig:
     lora_targets: tuple[str, ...] = _arg(("all-linear",), _names, "names of the layers that get an adapter")
     learning_rate: float = _arg(2e-4, real(0, above=True), "the highest; 2e-5 suits lora_rank: 0 on pretrained models")
     schedule: str = _arg("cosine", _one_of("cosine", "linear", "constant"), "of the learning rate")
-    warmup: float = _arg(0.03, real(0, 1), "share of the steps")
+    warmup: float = _arg(0.03, real(0, 1), "share of the steps; less than one step is none")
     weight_decay: float = _arg(0.0, real(0), "")
     epochs: float = _arg(1.0, real(0, above=True), "passes over the examples")
     max_steps: int | None = _arg(None, or_none(integer(1)), "optimizer steps; beats epochs")
