@@ -94,7 +94,8 @@ class BestOfN:
 
 
 def _dialogue(question: Question, text: str) -> tuple[Message, ...]:
-    return (*question.chat.messages, Message("assistant", question.chat.prefill + text))
+    """The chat with what the task is given of a text; texts that are elected were not begun by a prefill."""
+    return (*question.chat.messages, Message("assistant", question.answer_in(text)))
 
 
 def load_elector(config: AFTConfig, store: Store, host: HostArgs) -> Elector | None:

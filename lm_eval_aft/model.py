@@ -28,7 +28,15 @@ from lm_eval_aft.mcq import Quiz, plain_cost, quizzes, score_quizzes
 from lm_eval_aft.probes import GivenDrafts
 from lm_eval_aft.prompts import Template
 from lm_eval_aft.records import Chat, Question, Trace
-from lm_eval_aft.requests import TURNS, announce, later_turns, next_question, read_questions, warn_once
+from lm_eval_aft.requests import (
+    TURNS,
+    announce,
+    later_turns,
+    next_question,
+    read_questions,
+    stop_at_tokens,
+    warn_once,
+)
 from lm_eval_aft.schedule import propose_and_aggregate
 from lm_eval_aft.stopping import stoppable
 from lm_eval_aft.store import NoStore, SQLiteStore, Store
@@ -105,7 +113,7 @@ class AFTLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation passes."""
-        questions = read_questions(requests, self.config)
+        questions = [stop_at_tokens(q, self.engine.renderer) for q in read_questions(requests, self.config)]
         distinct = dict(zip(questions, requests, strict=True))  # padding clones of a parallel run come once
         announce(list(distinct), self.config, self.world_size)
         warn_elsewhere(self.name, {question.task for question in distinct})
@@ -141,8 +149,11 @@ class AFTLM(LM):
         return ChatContext.of(chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's template, for lm-eval's log."""
-        return getattr(self.tokenizer, "chat_template", None) or ""
+        """The tokenizer's template, for lm-eval's log; of several the one with the name that was asked for."""
+        found = getattr(self.tokenizer, "chat_template", None) or ""
+        if isinstance(found, dict):
+            return str(found.get(chat_template if isinstance(chat_template, str) else "default", ""))
+        return str(found)
 
     @property
     def tokenizer(self) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from lm_eval_aft.chat import decode
+from lm_eval_aft.chat import Renderer, TokenizerRenderer, decode
 from lm_eval_aft.config import TOKEN_ALIASES, AFTConfig, samplings
 from lm_eval_aft.parse import strings
 from lm_eval_aft.records import Chat, Message, Question
@@ -68,6 +68,17 @@ def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int,
 def _until(given: Any) -> tuple[str, ...]:
     """A task's stop strings; tasks give None, one text or several, and empty ones that stop nothing."""
     return strings("until", [stop for stop in given if stop] if isinstance(given, list | tuple) else given or ())
+
+
+def stop_at_tokens(question: Question, renderer: Renderer) -> Question:
+    """Let the answer end at those of the task's stop strings that are control tokens: its text does not show them."""
+    if not isinstance(renderer, TokenizerRenderer) or not question.until:
+        return question
+    tokenizer = renderer.tokenizer
+    control = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {tokenizer.eos_token_id, *renderer.turn_end_ids}  # they end it anyway
+    unseen = tuple(stop for stop in question.until if control.get(stop, tokenizer.eos_token_id) not in ends)
+    return replace(question, final=replace(question.final, until=question.final.until + unseen))
 
 
 def later_turns(request: Instance) -> tuple[str, ...]:

@@ -310,3 +310,36 @@ def test_a_spare_pad_changes_no_text(tiny_engine, monkeypatch):
     expected = ids(tiny_engine, requests)
     monkeypatch.setattr(tiny_engine, "_spare", 1)  # what bf16 on a CPU gets
     assert ids(tiny_engine, requests) == expected
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # of peft
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+class TestAdapters:
+    def adapted(self, model, folder, **settings) -> HFEngine:
+        from peft import LoraConfig, get_peft_model
+
+        model.save_pretrained(folder / "base")
+        tiny_tokenizer().save_pretrained(folder / "base")
+        get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **settings)).save_pretrained(folder / "adapter")
+        given = {"pretrained": str(folder / "base"), "peft": str(folder / "adapter"), "dtype": "float32"}
+        return HFEngine.load(given, HostArgs("auto", None, "cpu"))
+
+    def test_a_model_that_learnt_positions_is_told_them(self, tmp_path):
+        sizes = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=3, pad_token_id=0)
+        model = transformers.GPT2LMHeadModel(config)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.mul_(6)
+        engine = self.adapted(model, tmp_path, target_modules=["c_attn"])
+        requests = ask(engine, GREEDY, samples=1)
+        alone = [ids(engine, [replace(request)])[0] for request in requests]
+        assert ids(engine, requests) == alone
+
+    def test_logits_of_a_prompt_are_left_out_and_replaced_weights_not_counted(self, tiny_engine, tiny, tmp_path):
+        model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+        saved = ["embed_tokens", "lm_head"]
+        engine = self.adapted(model, tmp_path, target_modules=["q_proj"], modules_to_save=saved)
+        assert engine._accepts >= {"position_ids", "logits_to_keep"}
+        assert engine.shape.parameters == tiny_engine.shape.parameters + 2 * (2 * 32 + 2 * 32)  # two layers' adapters

@@ -15,7 +15,7 @@ from lm_eval_aft.config import AFTConfig
 from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
-from lm_eval_aft.requests import make_question
+from lm_eval_aft.requests import make_question, stop_at_tokens
 from lm_eval_aft.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
@@ -103,6 +103,53 @@ def test_a_plain_greedy_answer_equals_model_hf(tiny, tmp_path, shots):
 
 def test_a_base_model_without_chat_template_equals_model_hf(tmp_path):
     compare_with_hf(save_tiny(tmp_path / "base", chat_template=None), tmp_path, num_fewshot=2)
+
+
+def test_a_stop_string_that_no_text_shows_ends_the_answer_as_in_model_hf(tmp_path, monkeypatch):
+    model = aft(save_tiny(tmp_path / "base", chat_template=None), k=1, layers=0)
+    tokenizer, forward = model.engine.tokenizer, model.engine.model.forward
+    control = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    script = [*tokenizer.encode("It is 7."), control, *tokenizer.encode("Question: 8?"), tokenizer.eos_token_id]
+    prompt = len(tokenizer.encode("1+1?"))
+
+    def scripted(input_ids=None, past_key_values=None, position_ids=None, logits_to_keep=0, **rest):
+        before = past_key_values.get_seq_length() if past_key_values is not None else 0
+        output = forward(input_ids=input_ids, past_key_values=past_key_values, position_ids=position_ids, **rest)
+        output.logits.fill_(-10)
+        output.logits[..., script[min(before + input_ids.shape[1] - prompt, len(script) - 1)]] = 10
+        return output
+
+    monkeypatch.setattr(model.engine.model, "forward", scripted)
+    settings = {"until": ["<|im_start|>", "<|im_end|>"], "do_sample": False, "max_gen_toks": 64}
+    request = Instance("generate_until", {"q": 1}, ("1+1?", settings), 0, metadata=("t", 0, 1))
+    assert model.generate_until([request], disable_tqdm=True) == ["It is 7."]
+    assert model.engine.scorer.generate_until([request], disable_tqdm=True) == ["It is 7."]
+
+
+def test_stop_strings_that_end_texts_anyway_change_no_sampling(tiny):
+    model = aft(tiny)
+    request = Instance("generate_until", {"q": 1}, ("1+1?", {"until": ["<|im_end|>", "\n"]}), 0, metadata=("t", 0, 1))
+    question = make_question(request, request.args[1], 0, model.config)
+    assert stop_at_tokens(question, model.engine.renderer) == question
+
+
+def test_of_several_chat_templates_lm_eval_is_told_the_one_it_asked_for(tmp_path):
+    folder = save_tiny(tmp_path / "several")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tools": "{{ messages[0].content }}"}
+    tokenizer.save_pretrained(folder)
+    model = aft(folder)
+    assert model.chat_template("tools") == "{{ messages[0].content }}"
+    assert model.chat_template(True) == tiny_tokenizer().chat_template
+    evaluate(model, GENERATE, tmp_path, apply_chat_template="tools")
+
+
+def test_an_adapter_in_the_home_brings_its_template(tmp_path, monkeypatch):
+    (tmp_path / "adapter").mkdir()
+    own = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }} own{% endblock %}"
+    CheckpointConfig(own, Template(own, "x").digest).save(tmp_path / "adapter")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~/adapter"}).source == own
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.election import Election, Majority, load_elector
+from lm_eval_aft.election import BestOfN, Election, Majority, load_elector
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.probes import ORDER, GivenDrafts, shown, wrong
@@ -283,6 +283,22 @@ class TestBestOfN:
         assert trace.usage.generations == 4
         assert trace.usage.prompt_tokens > written  # the reward model read four dialogues
         assert trace.usage.flops > 0
+
+    def test_what_the_task_is_given_of_a_text_is_what_is_scored(self):
+        read: list[str] = []
+
+        class Model:
+            def score(self, rows):
+                read.extend(dialogue[-1].content for row in rows for dialogue in row)
+                return [[0.0] * len(row) for row in rows]
+
+            def cost(self, texts):
+                return Usage()
+
+        asked = replace(ask("2+2?"), until=("\n\n",), think_end="</think>")
+        asked = replace(asked, chat=replace(asked.chat, prefill="The answer is"))
+        BestOfN(Model()).elect([(asked, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
+        assert read == ["The answer is 4", "It is 5"]
 
     def test_scores_are_kept(self, reward, tmp_path, monkeypatch):
         store = SQLiteStore(tmp_path / "s.sqlite")

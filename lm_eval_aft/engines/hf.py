@@ -86,7 +86,8 @@ class HFEngine:
         # Without a pad in sight transformers drops the mask, and scaled_dot_product_attention then takes a path for
         # grouped heads that is slow in bf16 on a CPU: 134 against 57 ms a step (5 rows of 1,200 tokens, 135M model).
         self._spare = int(lm.device.type == "cpu" and self.model.dtype == torch.bfloat16)
-        self._accepts = set(inspect.signature(self.model.forward).parameters)
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._accepts = set(inspect.signature(inner.forward).parameters)  # an adapter's takes anything and says nothing
         self.fingerprint = self._identify(lm, loaded_with or {})
         self.info: Mapping[str, Any] = {
             "torch": torch.__version__,
@@ -374,7 +375,8 @@ def model_shape(model: Any) -> ModelShape:
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     outside = {id(w): w for w in (model.get_input_embeddings().weight, getattr(head, "weight", None)) if w is not None}
-    parameters = sum(w.numel() for w in model.parameters()) - sum(w.numel() for w in outside.values())
+    used = (w for name, w in model.named_parameters() if ".original_module." not in name)  # peft's, of what it replaced
+    parameters = sum(w.numel() for w in used) - sum(w.numel() for w in outside.values())
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return ModelShape(parameters, text.num_hidden_layers, text.num_attention_heads * size)
 
