@@ -5,6 +5,7 @@ Reads what the results files say; a path on somebody's disk is no part of a card
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,13 +67,19 @@ def _command(run: Run) -> str:
 def _model_args(run: Run) -> str:
     given = run.config.get("model_args")
     if not isinstance(given, Mapping):
-        return str(given or "")
-    return ",".join(f"{name}={_shown(name, value)}" for name, value in given.items() if name not in ("record", "cache"))
+        pairs = (part.partition("=") for part in str(given or "").split(","))
+        return ",".join(f"{name}{sign}{_shown(name, value)}" for name, sign, value in pairs)
+    shown = {name: _shown(name, value) for name, value in given.items() if name not in ("record", "cache")}
+    if any(isinstance(value, Mapping) for value in shown.values()):  # lm-eval takes it as one JSON object only
+        return json.dumps(shown)
+    return ",".join(f"{name}={value}" for name, value in shown.items())
 
 
 def _shown(name: str, value: Any) -> Any:
     if SECRET.search(name):
         return "..."
+    if isinstance(value, Mapping):
+        return {str(key): _shown(str(key), part) for key, part in value.items()}
     looks_local = isinstance(value, str) and Path(value).is_absolute()
     return Path(value).name if looks_local or name in PATHS else value
 

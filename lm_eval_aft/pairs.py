@@ -15,6 +15,8 @@ from lm_eval_aft.results import Run, Sample, read_samples
 
 SHOWN_IDS = 8  # in a message
 Document = tuple[int, str]  # doc_id, doc_hash
+POOLED = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")  # log-likelihoods are logged
+LABELS = ("mcc", "f1")  # a list of these is gold and predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ def samples_of(run: Run, task: str, filter_name: str) -> Mapping[Document, Sampl
 
 def _numbers(sample: Sample, metric: str) -> list[float]:
     value = sample.metrics.get(metric)
+    if metric in POOLED or (metric in LABELS and isinstance(value, list)):
+        raise RecordError(
+            f"{metric} of {sample.key.task} is no mean over questions: lm-eval logs what it is computed from, so "
+            "it cannot be compared question by question; give another --metric, or --task for others."
+        )
     if isinstance(value, list) and value and all(isinstance(part, int | float) for part in value):
         return [float(part) for part in value]
     return [sample.score(metric)]

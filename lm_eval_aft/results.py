@@ -23,6 +23,7 @@ from lm_eval_aft.usage import MOST_COUNTED, Usage
 RESULTS, SAMPLES = "results_", "samples_"
 QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input")  # fields of documents
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
+SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", *SCORED)  # not chosen
 
 
@@ -246,7 +247,8 @@ def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
 def _identity(run: Run) -> str:
     """Equal for runs of which only the newest counts: one folder, one model, equal settings, tasks and conditions."""
     chosen = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
-    asked = run.config.get("gen_kwargs"), None if run.settings else run.config.get("model_args")
+    asked = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
+    asked += [None if run.settings else run.config.get("model_args")]
     put = {task: asdict(conditions) for task, conditions in run.conditions.items()}
     return json.dumps([str(run.path.parent), run.model, chosen, asked, run.tasks, put], sort_keys=True, default=str)
 

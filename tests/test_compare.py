@@ -62,6 +62,28 @@ def test_parts_of_one_question_are_drawn_together(tmp_path: Path):
     assert (row.counts.wins, row.counts.ties, row.counts.losses) == (1, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("metric", "values"),
+    [
+        ("perplexity", [-1.0, -2.0]),
+        ("word_perplexity", [[-9.0, 4], [-8.0, 3]]),
+        ("mcc", [[0, 1], [1, 1]]),
+        ("f1", [[0, 1]]),
+    ],
+)
+def test_what_is_no_mean_over_questions_is_refused(tmp_path: Path, metric: str, values: list):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, values, model=name, metric=metric)
+    with pytest.raises(RecordError, match=f"{metric} of t is no mean over questions: .* give another --metric"):
+        compared(tmp_path)
+
+
+def test_an_f1_of_each_question_is_compared(tmp_path: Path):
+    for name, values in (("a", [0.5, 0.0]), ("b", [1.0, 0.5])):
+        make_run(tmp_path / name, values, model=name, metric="f1")
+    assert compared(tmp_path)[0].difference.estimate == pytest.approx(0.5)
+
+
 def test_what_could_be_seen_counts_questions_and_not_their_parts(tmp_path: Path):
     first, second = [5, 6, 7, 4, 5, 6], [7, 5, 9, 5, 4, 8]
     for parts in (1, 8):

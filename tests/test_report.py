@@ -202,6 +202,26 @@ def test_a_model_card_names_settings_and_commands_but_no_folder_and_no_key(tmp_p
     assert "sk-1" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("pretrained=/disk/of/me/m,token=hf_1", "pretrained=m,token=..."),
+        (
+            {"pretrained": "m", "model_kwargs": {"token": "hf_1", "cache_dir": "/disk/of/me/x"}},
+            '{"pretrained": "m", "model_kwargs": {"token": "...", "cache_dir": "x"}}',
+        ),
+    ],
+)
+def test_a_model_card_shows_no_key_in_whatever_form_it_was_given(tmp_path: Path, given: object, shown: str):
+    path = make_run(tmp_path, [1, 0])
+    data = json.loads(path.read_text())
+    data["config"]["model_args"] = given
+    path.write_text(json.dumps(data))
+    done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
+    (line,) = (line for line in done.output.splitlines() if line.startswith("lm_eval --model"))
+    assert shlex.split(line)[4] == shown
+
+
 def test_a_model_cards_command_puts_the_task_as_the_run_did(tmp_path: Path):
     asked = {"chat_template": "x", "system_instruction": "Be brief; say 'no'.", "n-shot": {"t": 5}}
     make_run(tmp_path / "a", [1, 0], **asked, fewshot_as_multiturn=True)

@@ -123,6 +123,15 @@ def test_another_test_in_the_same_folder_is_a_run_of_its_own(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("changes", [{"model": "vllm"}, {"fewshot_seed": 2}, {"torch_seed": 7}])
+def test_another_engine_or_seed_in_the_same_folder_is_a_run_of_its_own(tmp_path: Path, changes: dict[str, Any]):
+    first, second = results(value=0.1), results(value=0.2)
+    second["config"] |= changes
+    write(tmp_path, first, "2026-01-01T00-00-00.0")
+    write(tmp_path, second, "2026-01-02T00-00-00.0")
+    assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.1, 0.2]
+
+
 def test_samples_are_keyed_and_scored(tmp_path: Path):
     run = read_run(write(tmp_path, results(), rows=[sample(0), sample(1, False, target=5), sample(1, filter="x")]))
     rows = read_samples(run, "t")
