@@ -44,7 +44,7 @@ COMPARED = {
 }
 WITHOUT, PSEUDO = (f"ablations/aft-{kind}-{{}}" for kind in ("no-drafts", "pseudo"))
 AFT = "ablations/aft-{}_k_5_layers_1"
-COMPARED |= {  # on fewer problems
+COMPARED |= {  # on the ablations' problems, which may be fewer
     "AFT (5, 1), ablations' problems": (f"ablations/{GREEDY}", AFT),
     "aft-no-drafts, layers=0": (f"ablations/{GREEDY}", f"{WITHOUT}_k_1_layers_0"),
     "aft-no-drafts + Agg (5, 1)": (f"ablations/{GREEDY}", f"{WITHOUT}_k_5_layers_1"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _find(engine_args: dict[str, Any]) -> Path | None:
     for key in ("peft", "lora_local_path", "pretrained"):
         name = engine_args.get(key)
         if isinstance(name, str):
-            name = str(Path(name).expanduser()) if key == "lora_local_path" else name  # as engine=vllm does
+            name = os.path.expanduser(name) if key == "lora_local_path" else name  # as engine=vllm does
             name, file = locate(name), str(Path(within, FILE)) if key == "pretrained" else FILE
             path = Path(name, file) if Path(name).is_dir() else _from_hub(name, file, engine_args.get("revision"))
             if path is not None and path.is_file():

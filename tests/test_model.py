@@ -150,6 +150,11 @@ def test_an_adapter_in_the_home_brings_its_template(tmp_path, monkeypatch):
     CheckpointConfig(own, Template(own, "x").digest).save(tmp_path / "adapter")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~/adapter"}).source == own
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert (
+        choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~no-such-user/adapter"}).source
+        == DEFAULT_TEMPLATE
+    )
 
 
 @pytest.mark.parametrize("chat", [False, True])

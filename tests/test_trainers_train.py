@@ -294,6 +294,7 @@ def test_a_home_in_the_settings_is_expanded(config, tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text(json.dumps({**settings_of(config), "output": "~/run", "data": "~/rows.jsonl"}))
     found = load_config(str(tmp_path / "c.yaml"), ["template=~/short.j2"])
     assert (found.output, found.data, found.template) == (config.output, config.data, config.template)
+    assert load_config(str(tmp_path / "c.yaml"), ["output=~no-such-user/run"]).output == "~no-such-user/run"
 
 
 def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys):

@@ -5,6 +5,7 @@ Knows nothing of data or models. Called by ``train``.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -61,8 +62,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 def _path(name: str, value: Any) -> str:
     """A text that may begin with ~, the user's home."""
-    given = text(name, value)
-    return str(Path(given).expanduser()) if given.startswith("~") else given
+    return os.path.expanduser(text(name, value))  # which leaves a ~ of nobody, where Path would raise
 
 
 @dataclass(frozen=True)

@@ -245,14 +245,8 @@ def aggregate(
     fates = Counter(work.fate(each, wrong, shortest) for each in works)
     made = work.finished_rows(works, wrong, shortest)
     usable = len(made)
-    if mixed and not any(map(work.is_mixed, made)):
-        made = []
-    if not made:
-        of = "set of mixed correctness has a target that" if mixed else "target"
-        raise ConfigError(
-            f"no {of} could be used ({_lost(fates)}): allow more tokens (max_gen_toks), take another teacher or "
-            "verifier, retry or keep wrong ones (--wrong), or lower --shortest."
-        )
+    if not (any(map(work.is_mixed, made)) if mixed else made):
+        raise _nothing_usable(fates, mixed)
     made = work.thin_to_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
     options = {
         "k": list(ks),
@@ -268,6 +262,14 @@ def aggregate(
     facts = [f"{len(read)} rows, {len(read) - enough} with fewer than {max(ks)} drafts; {len(drawn)} draft sets"]
     facts += [f"left out for --mixed: {len(drawn) - len(rows)} sets, {usable - len(made)} targets"] if mixed else []
     finish(out, made, [source], {**options, "writer": writer.facts()}, [*facts, *_target_facts(fates, made)])
+
+
+def _nothing_usable(fates: Mapping[str, int], mixed: float | None) -> ConfigError:
+    of = "set of mixed correctness has a target that" if mixed else "target"
+    return ConfigError(
+        f"no {of} could be used ({_lost(fates)}): allow more tokens (max_gen_toks), take another teacher or verifier, "
+        "retry or keep wrong ones (--wrong), or lower --shortest."
+    )
 
 
 def _lost(fates: Mapping[str, int]) -> str:

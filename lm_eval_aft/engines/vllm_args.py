@@ -8,6 +8,7 @@ refused for a reason of its own.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -153,7 +154,7 @@ def _lora(given: Mapping[str, Any], engine: dict[str, Any]) -> str:
     """The adapter's folder; vLLM is told that there will be one, and of which rank."""
     if "lora_local_path" not in given:
         return ""
-    folder = Path(text("lora_local_path", given["lora_local_path"])).expanduser()
+    folder = Path(os.path.expanduser(text("lora_local_path", given["lora_local_path"])))
     try:
         rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
