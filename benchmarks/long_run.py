@@ -21,13 +21,13 @@ from typing import Any
 import psutil
 from common import write
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, Question, Sampling
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import SQLiteStore
-from lm_eval_aft.traces import read_traces, write_traces
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import SQLiteStore
+from lm_eval_aft.storage.traces import read_traces, write_traces
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from common import write
 from transformers import AutoModelForCausalLM
 
-from lm_eval_aft import arith
+from lm_eval_aft.bundled import arith
 from trainers.family import FamilyConfig, Stage, answer_losses, document, make_tokenizer
 
 DOCUMENTS = 150

@@ -18,8 +18,8 @@ from typing import Any
 from common import write
 from family import evaluate, row
 
-from lm_eval_aft import arith
-from lm_eval_aft.report import read_entries
+from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.bundled import arith
 
 OPPONENTS = {  # of AFT (5, 2), which writes 11 texts
     "SFT, greedy": ("sft", "k=1,layers=0"),

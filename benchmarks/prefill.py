@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from common import write
 
+from lm_eval_aft.core.prompts import Template, aggregate_prompt
+from lm_eval_aft.core.records import Chat, Message, Prompt, Request, Sampling
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.engines.hf import HFEngine
-from lm_eval_aft.prompts import Template, aggregate_prompt
-from lm_eval_aft.records import Chat, Message, Prompt, Request, Sampling
+from lm_eval_aft.engines.hf.engine import HFEngine
 
 K, NEW_TOKENS = 5, 48
 GENERATE_PROMPTS = 4  # 20 rows a call: with all 80 rows of the layer at once generate is slower still on two cores

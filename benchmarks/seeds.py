@@ -18,11 +18,11 @@ from functools import partial
 from common import write
 from workload import engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template, draft_prompt
+from lm_eval_aft.core.records import Question, Request
 from lm_eval_aft.engines.base import Engine
-from lm_eval_aft.prompts import Template, draft_prompt
-from lm_eval_aft.records import Question, Request
-from lm_eval_aft.schedule import generation_seed
+from lm_eval_aft.inference.schedule import generation_seed
 
 INVARIANT = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
 

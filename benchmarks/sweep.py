@@ -24,8 +24,8 @@ from typing import Any
 
 from common import conditions, write
 
-from lm_eval_aft.results import read_run
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.storage.draft_store import SQLiteStore
+from lm_eval_aft.storage.results import read_run
 
 K, LAYERS = (1, 3, 5), (0, 1, 2, 3)
 BIN = Path(sys.executable).parent

@@ -74,12 +74,12 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
     """One training run in this process."""
     import torch
 
-    from lm_eval_aft.prompts import Template
-    from trainers.config import TrainConfig
-    from trainers.encode import Encoder
-    from trainers.models import load_tokenizer
-    from trainers.rows import load_rows
-    from trainers.samples import make_samples
+    from lm_eval_aft.core.prompts import Template
+    from trainers.fitting.examples import Encoder
+    from trainers.fitting.model import load_tokenizer
+    from trainers.rows.row import load_rows
+    from trainers.rows.samples import make_samples
+    from trainers.settings import TrainConfig
 
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
@@ -109,11 +109,11 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _ours(config: Any, encoder: Any, examples: Any) -> Any:
-    from trainers import loop
-    from trainers.batches import Collator, trims_logits
-    from trainers.folder import Run
-    from trainers.models import load_model
-    from trainers.runlog import RunLog
+    from trainers.fitting import loop
+    from trainers.fitting.batching import Collator, trims_logits
+    from trainers.fitting.callbacks import RunLog
+    from trainers.fitting.model import load_model
+    from trainers.fitting.run import Run
     from trainers.train import checkpoint_config
 
     model = load_model(config)

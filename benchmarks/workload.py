@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
+from lm_eval_aft.core.records import Chat, Completion, Message, Question, Request, Sampling
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
-from lm_eval_aft.records import Chat, Completion, Message, Question, Request, Sampling
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,6 @@ def tasks_path() -> "Path":
         if folder.is_dir():
             return folder
 
-    from lm_eval_aft.errors import ConfigError
+    from lm_eval_aft.core.errors import ConfigError
 
     raise ConfigError(f"there is no folder of tasks in {package} or beside it: install lm_eval_aft again")

@@ -7,7 +7,7 @@ The documented route where start-up files are switched off or banned. Knows no o
 import sys
 
 from lm_eval_aft import _autoload
-from lm_eval_aft.errors import AFTError
+from lm_eval_aft.core.errors import AFTError
 
 
 def main() -> None:

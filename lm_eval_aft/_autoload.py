@@ -60,7 +60,7 @@ def register() -> None:
     Raises:
         ConfigError: lm-eval is missing or its version is not one we know.
     """
-    from lm_eval_aft.errors import ConfigError
+    from lm_eval_aft.core.errors import ConfigError
 
     try:
         import lm_eval.models  # noqa: F401
@@ -172,7 +172,7 @@ def _catch_our_errors() -> None:
         return
 
     def excepthook(kind: "type[BaseException]", error: BaseException, trace: "TracebackType | None") -> None:
-        errors = sys.modules.get("lm_eval_aft.errors")
+        errors = sys.modules.get("lm_eval_aft.core.errors")
         if errors is None or not isinstance(error, errors.AFTError):
             previous(kind, error, trace)
             return
@@ -185,7 +185,7 @@ def _catch_our_errors() -> None:
 
 
 def _explain(error: Exception) -> str:
-    if type(error).__module__ == "lm_eval_aft.errors":
+    if type(error).__module__ == "lm_eval_aft.core.errors":
         return str(error)
     seen = f"{type(error).__name__}: {error}"
     return f"this lm_eval is not one the plugin knows ({seen}): pip install 'lm-eval>=0.4.13,<0.5'"

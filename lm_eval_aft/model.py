@@ -18,17 +18,18 @@ from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_aft import __version__
 from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
-from lm_eval_aft.chat import ChatContext, decode
-from lm_eval_aft.checkpoint import choose_template
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.election import Elector, load_elector
+from lm_eval_aft.core.chat import ChatContext, decode
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Question, Trace
+from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
-from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.mcq import Quiz, plain_cost, quizzes, score_quizzes
-from lm_eval_aft.probes import GivenDrafts
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Question, Trace
-from lm_eval_aft.requests import (
+from lm_eval_aft.inference.checkpoint import choose_template
+from lm_eval_aft.inference.interrupts import stoppable
+from lm_eval_aft.inference.multiple_choice import Quiz, plain_cost, quizzes, score_quizzes
+from lm_eval_aft.inference.probes import GivenDrafts
+from lm_eval_aft.inference.requests import (
     TURNS,
     announce,
     later_turns,
@@ -37,11 +38,10 @@ from lm_eval_aft.requests import (
     stop_at_tokens,
     warn_once,
 )
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.stopping import stoppable
-from lm_eval_aft.store import NoStore, SQLiteStore, Store
-from lm_eval_aft.traces import make_folder, write_traces
-from lm_eval_aft.usage import Usage, total
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.inference.selection import Elector, load_elector
+from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, Store
+from lm_eval_aft.storage.traces import make_folder, write_traces
 
 
 class AFTLM(LM):

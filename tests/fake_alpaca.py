@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from fake_judge import chat_completion
-from lm_eval_aft import alpaca_data, alpaca_package
-from lm_eval_aft.alpaca_data import Annotation, Output
+from lm_eval_aft.judging.alpaca_eval import data as alpaca_data
+from lm_eval_aft.judging.alpaca_eval import package as alpaca_package
+from lm_eval_aft.judging.alpaca_eval.data import Annotation, Output
 
 WHOLE, FEW = 805, 40  # most tests need no more than a few, and each is a call
 PAIR = re.compile(r'"instruction": """Task (\d+).*?"output": """(.*?)"""\n.*?"output": """(.*?)"""\n', re.DOTALL)

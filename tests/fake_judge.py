@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-import lm_eval_aft.judge as judge_module
-from lm_eval_aft.engines import api_client
+import lm_eval_aft.judging.judge as judge_module
+from lm_eval_aft.engines.api import client as api_client
 from test_api_engine import FakeServer, Reply
 
 KEY = "sk-planted-7d1f9c"

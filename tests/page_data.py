@@ -6,7 +6,7 @@ import random
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from lm_eval_aft.pagedata import (
+from lm_eval_aft.analysis.report.page.data import (
     Cell,
     Chart,
     Column,

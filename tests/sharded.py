@@ -47,7 +47,7 @@ def state_of_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **rest: Any) -
 
 def die_after(step: int) -> None:
     """End each process, without a word to anybody, once the checkpoint of a step is whole."""
-    from trainers.runlog import RunLog
+    from trainers.fitting.callbacks import RunLog
 
     save = RunLog.on_save
 

@@ -14,13 +14,19 @@ import pytest
 from click.testing import CliRunner
 
 from fake_alpaca import FEW, WHOLE, annotations, make_eval_set, outputs, write
-from lm_eval_aft.alpaca import alpaca_eval, score_annotations
-from lm_eval_aft.alpaca_data import Length, Output, Unjudged, pair
-from lm_eval_aft.alpaca_files import find_outputs, generator_name, read_annotations, read_outputs, write_rows
-from lm_eval_aft.alpaca_package import find_difficulty, package
-from lm_eval_aft.alpaca_score import COLUMNS, Scores, leaderboard, rank, score
-from lm_eval_aft.alpaca_verdict import Plan
-from lm_eval_aft.errors import JudgeError, RecordError
+from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval, score_annotations
+from lm_eval_aft.core.errors import JudgeError, RecordError
+from lm_eval_aft.judging.alpaca_eval.data import Length, Output, Unjudged, pair
+from lm_eval_aft.judging.alpaca_eval.files import (
+    find_outputs,
+    generator_name,
+    read_annotations,
+    read_outputs,
+    write_rows,
+)
+from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
+from lm_eval_aft.judging.alpaca_eval.scores import COLUMNS, Scores, leaderboard, rank, score
+from lm_eval_aft.judging.alpaca_eval.summary import Plan
 
 ROWS = {name: dict.fromkeys(COLUMNS, value) for name, value in (("a", "90.0"), ("b", "50.0"), ("c", "10.0"))}
 NO_LC = Plan(length_control=False)
@@ -113,7 +119,7 @@ class TestScores:
 
     def test_nothing_heavy_is_imported_for_help(self):
         code = (
-            "import sys, lm_eval_aft.alpaca\n"
+            "import sys, lm_eval_aft.cli.judge_alpaca_eval\n"
             "print([name for name in ('alpaca_eval', 'pandas', 'sklearn', 'torch', 'lm_eval') if name in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from fake_alpaca import FEW, WHOLE, expected_win_rate, make_eval_set, outputs, verdict, weighted_reply, write
 from fake_judge import KEY, chat_completion, quick_judge
-from lm_eval_aft.alpaca import alpaca_eval
-from lm_eval_aft.alpaca_judge import annotate, chat
-from lm_eval_aft.alpaca_method import weighted
-from lm_eval_aft.alpaca_score import COLUMNS
-from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
-from lm_eval_aft.judge import JudgeReply
+from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval
+from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
+from lm_eval_aft.judging.alpaca_eval.annotate import annotate, chat
+from lm_eval_aft.judging.alpaca_eval.methods import weighted
+from lm_eval_aft.judging.alpaca_eval.scores import COLUMNS
+from lm_eval_aft.judging.judge import JudgeReply
 
 
 @pytest.fixture
@@ -316,8 +316,8 @@ class TestParts:
 
 def test_real_replies_become_the_published_preferences(shared):
     """claude-2.1: GPT-4 Turbo's stored replies, put through prompts, shuffling and parser again."""
-    from lm_eval_aft.alpaca_data import pair
-    from lm_eval_aft.alpaca_files import read_annotations, read_outputs
+    from lm_eval_aft.judging.alpaca_eval.data import pair
+    from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
 
     results = shared / "data/alpaca_eval/results"
     published = read_annotations(results / "claude-2.1/annotations.json")

@@ -16,8 +16,8 @@ import lm_eval_aft
 from fake_alpaca import FEW, expected_win_rate, make_eval_set, outputs, weighted_reply
 from fake_judge import chat_completion, quick_judge
 from lm_eval_aft import cli
-from lm_eval_aft.alpaca_files import find_outputs, read_outputs
-from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
+from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
+from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_a_run_judged_by_its_samples_is_judged_alike(run, named, server, tmp_pat
     from click.testing import CliRunner
     from lm_eval.loggers import EvaluationTracker
 
-    from lm_eval_aft.alpaca import alpaca_eval
+    from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval
 
     tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
     results = run({}, evaluation_tracker=tracker, log_samples=True)

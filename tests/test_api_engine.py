@@ -13,17 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.engines import api_client
-from lm_eval_aft.engines.api import APIEngine
-from lm_eval_aft.engines.api_renderer import EstimateRenderer
-from lm_eval_aft.engines.api_reply import _shares
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Request, Sampling
+from lm_eval_aft.engines.api import client as api_client
+from lm_eval_aft.engines.api.engine import APIEngine
+from lm_eval_aft.engines.api.renderers import EstimateRenderer
+from lm_eval_aft.engines.api.responses import _shares
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, Question, Request, Sampling
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import SQLiteStore
 
 SAMPLED = Sampling(0.7, 0.95, 0, 24)
 SECRET = "sk-very-secret-1234"

@@ -289,7 +289,7 @@ class TestBrokenLmEval:
         done = sandbox.run("import lm_eval_aft; lm_eval_aft.register()")
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(
-            "lm_eval_aft.errors.ConfigError: lm_eval cannot be imported (no numpy)"
+            "lm_eval_aft.core.errors.ConfigError: lm_eval cannot be imported (no numpy)"
         )
 
     def test_register_complains_of_one_it_does_not_know(self, sandbox: Sandbox) -> None:
@@ -313,7 +313,7 @@ class TestRegister:
         assert sandbox.show(code, LM_EVAL_AFT_AUTOLOAD="0") == [True, 2]
 
     def test_a_missing_tasks_folder_is_named(self, sandbox: Sandbox) -> None:
-        for name in ("__init__.py", "_autoload.py", "errors.py"):
+        for name in ("__init__.py", "_autoload.py", "core/__init__.py", "core/errors.py"):
             sandbox.write(f"lm_eval_aft/{name}", (ROOT / "lm_eval_aft" / name).read_text())
         done = sandbox.run(OPEN_DOOR + "import lm_eval.tasks as t; print(t.TaskManager().searched)")
         assert done.stdout == "['built-in']\n"
@@ -322,7 +322,7 @@ class TestRegister:
 
 
 class TestErrorsOfOurs:
-    RAISE = OPEN_DOOR + "import lm_eval.models\nfrom lm_eval_aft.errors import ConfigError\n"
+    RAISE = OPEN_DOOR + "import lm_eval.models\nfrom lm_eval_aft.core.errors import ConfigError\n"
 
     def test_end_a_plain_program_with_one_sentence_and_code_2(self, sandbox: Sandbox) -> None:
         done = sandbox.run(self.RAISE + "raise ConfigError('k=0: give 1 or more')")
@@ -343,7 +343,7 @@ class TestErrorsOfOurs:
         assert sandbox.run(f"{before}{self.RAISE}raise ConfigError('x')").returncode == 2
 
     def test_are_left_to_python_where_lm_eval_is_not_used(self, sandbox: Sandbox) -> None:
-        done = sandbox.run(f"{OPEN_DOOR}from lm_eval_aft.errors import ConfigError\nraise ConfigError('x')")
+        done = sandbox.run(f"{OPEN_DOOR}from lm_eval_aft.core.errors import ConfigError\nraise ConfigError('x')")
         assert done.returncode == 1
         assert done.stderr.startswith("Traceback")
 
@@ -367,7 +367,7 @@ class TestModule:
         assert self.run(sandbox, body).stdout == "['ls', 'tasks'] ['aft', 'hf']\n"
 
     def test_prints_our_errors_as_one_sentence(self, sandbox: Sandbox) -> None:
-        done = self.run(sandbox, "from lm_eval_aft.errors import EngineError; raise EngineError('no such model')")
+        done = self.run(sandbox, "from lm_eval_aft.core.errors import EngineError; raise EngineError('no such model')")
         assert (done.returncode, done.stderr) == (2, "error: no such model\n")
 
     def test_says_so_when_lm_eval_is_missing(self, tmp_path: Path) -> None:

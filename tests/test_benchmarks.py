@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.records import Chat, Message, Question, Sampling
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import NoStore
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")

@@ -8,15 +8,15 @@ from itertools import islice
 import pytest
 from lm_eval.api.instance import Instance
 
-from lm_eval_aft import arith, bundled
-from lm_eval_aft.bundled import choose_checkpoint, locate
-from lm_eval_aft.checkpoint import FILE, CheckpointConfig
+from lm_eval_aft import bundled
+from lm_eval_aft.bundled import arith, choose_checkpoint, locate
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
 from lm_eval_aft.model import AFTLM
-from lm_eval_aft.prompts import DEFAULT_TEMPLATE
-from trainers.config import make_config
-from trainers.jsonl import write_jsonl
+from trainers.rows.jsonl import write_jsonl
+from trainers.settings import make_config
 from trainers.train import run_training
 
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lm_eval_aft.cli import aft
-from lm_eval_aft.errors import StoreError
-from lm_eval_aft.records import Completion
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.core.errors import StoreError
+from lm_eval_aft.core.records import Completion
+from lm_eval_aft.storage.draft_store import SQLiteStore
 
 
 def cache(*arguments: object) -> Result:
@@ -93,8 +93,8 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, command: str
 
 
 def test_looking_changes_nothing(tmp_path):
-    from lm_eval_aft.errors import StoreError
-    from lm_eval_aft.store import SQLiteStore
+    from lm_eval_aft.core.errors import StoreError
+    from lm_eval_aft.storage.draft_store import SQLiteStore
 
     empty = tmp_path / "empty.sqlite"
     empty.touch()

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import NO_SYSTEM, tiny_tokenizer
-from lm_eval_aft.chat import ChatContext, TokenizerRenderer, decode, fold_system, strip_control
-from lm_eval_aft.errors import ChatError
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message
-from trainers.encode import Encoder
-from trainers.samples import Sample
+from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, decode, fold_system, strip_control
+from lm_eval_aft.core.errors import ChatError
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message
+from trainers.fitting.examples import Encoder
+from trainers.rows.samples import Sample
 
 USER, SYSTEM = Message("user", "What is 2+2?"), Message("system", "Be brief.")
 FEW_SHOT = [

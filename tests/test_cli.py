@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft import __version__, cli
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError
 
 
 @click.command()

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lm_eval_aft.analysis.comparison import compare_entries
+from lm_eval_aft.analysis.report.comparison_tables import equal_cost_table, verdicts
+from lm_eval_aft.analysis.stats import holm, mcnemar_exact, paired_difference_interval, paired_permutation
 from lm_eval_aft.cli import aft
-from lm_eval_aft.compare import compare_entries
-from lm_eval_aft.compare_cli import read_sides
-from lm_eval_aft.compare_tables import equal_cost_table, verdicts
-from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
-from lm_eval_aft.stats import holm, mcnemar_exact, paired_difference_interval, paired_permutation
-from lm_eval_aft.traces import write_traces
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.cli.compare import read_sides
+from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.traces import write_traces
 from made_runs import make_run
 
 WORSE, BETTER = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1, 0, 0, 1]

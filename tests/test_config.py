@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from lm_eval_aft.config import SECRET, AFTConfig, refuse_unknown, samplings
-from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.parse import mapping
+from lm_eval_aft.core.arguments import mapping
+from lm_eval_aft.core.config import SECRET, AFTConfig, refuse_unknown, samplings
+from lm_eval_aft.core.errors import ConfigError
 
 BAD = [
     ("k", 0, "k=0 is not allowed: k must be a whole number of at least 1"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_aft import demo
+from lm_eval_aft.cli import demo
 
 
 def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

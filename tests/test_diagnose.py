@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lm_eval_aft.answers import choose_extraction
+from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
+from lm_eval_aft.analysis.grading import judge
+from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_markdown, panel_text
 from lm_eval_aft.cli import aft
-from lm_eval_aft.diagnose import Diagnostics, diagnose_traces
-from lm_eval_aft.diagnose_tables import panel, panel_markdown, panel_text
-from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
-from lm_eval_aft.results import read_runs
-from lm_eval_aft.traces import read_traces, write_traces
-from lm_eval_aft.usage import Usage
-from lm_eval_aft.verdicts import judge
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.inference.extraction import choose_extraction
+from lm_eval_aft.storage.results import read_runs
+from lm_eval_aft.storage.traces import read_traces, write_traces
 from made_runs import log_targets as log
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -265,5 +265,6 @@ def test_markdown_cells_cannot_break_the_table(tmp_path: Path):
 
 
 def test_importing_loads_nothing_heavy():
-    code = "import sys, lm_eval_aft.diagnose_tables; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
+    code = "import sys, lm_eval_aft.analysis.report.diagnosis_tables\n"
+    code += "print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from lm_eval_aft.cli import aft
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))

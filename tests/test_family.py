@@ -14,11 +14,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lm_eval_aft import arith, bundled
-from lm_eval_aft.arith import Problem
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft import bundled
+from lm_eval_aft.bundled import arith
+from lm_eval_aft.bundled.arith import Problem
+from lm_eval_aft.core.errors import ConfigError
 from trainers import family
-from trainers.config import make_config
 from trainers.family import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
@@ -32,6 +32,7 @@ from trainers.family import (
     stages_of,
     train_base,
 )
+from trainers.settings import make_config
 
 FILES = {"data": "train.jsonl", "output": "out"}
 SMALL = FamilyConfig(

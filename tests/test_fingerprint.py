@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lm_eval_aft.engines.fingerprint import END, checkpoint_fingerprint
+from lm_eval_aft.storage.fingerprint import END, checkpoint_fingerprint
 
 ROWS = END // 256  # of 64 float32 numbers: a tensor as long as an end of the file
 

@@ -11,11 +11,11 @@ import torch
 import transformers
 
 from conftest import save_tiny, tiny_tokenizer
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.engines.hf import HFEngine
-from lm_eval_aft.engines.sampler import RowSampler, threshold
-from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.records import Chat, Message, Request, Sampling
+from lm_eval_aft.engines.hf.engine import HFEngine
+from lm_eval_aft.engines.hf.sampling import RowSampler, threshold
 
 SAMPLED, GREEDY = Sampling(0.8, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
 TEXTS = ["a", "a longer question about spiders", "the longest question of all, well beyond the sliding window", "b"]

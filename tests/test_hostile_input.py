@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_aft.alpaca_files import read_annotations, read_outputs
-from lm_eval_aft.chat import decode
-from lm_eval_aft.checkpoint import CheckpointConfig
-from lm_eval_aft.errors import AFTError, ChatError, ConfigError, RecordError, TemplateError
-from lm_eval_aft.mt_bench import read_answers
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.core.chat import decode
+from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, RecordError, TemplateError
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
+from lm_eval_aft.judging.mt_bench.data import read_answers
+from lm_eval_aft.storage.traces import read_traces
 from test_schedule import ask, run
-from trainers.config import load_config
-from trainers.rows import load_rows
+from trainers.rows.row import load_rows
+from trainers.settings import load_config
 
 
 @pytest.mark.parametrize(

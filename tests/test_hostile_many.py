@@ -21,25 +21,25 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lm_eval_aft.alpaca_files import read_annotations, read_outputs
-from lm_eval_aft.chat import ChatContext, decode
-from lm_eval_aft.checkpoint import CheckpointConfig
 from lm_eval_aft.cli import aft
-from lm_eval_aft.config import AFTConfig, names, samplings
-from lm_eval_aft.engines.api_reply import completions
+from lm_eval_aft.core.chat import ChatContext, decode
+from lm_eval_aft.core.config import AFTConfig, names, samplings
+from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Completion, Message
+from lm_eval_aft.engines.api.responses import completions
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import AFTError
-from lm_eval_aft.judge import JudgeReply, _Broken, _reply
-from lm_eval_aft.mt_bench import read_answers, read_dialogues
-from lm_eval_aft.mt_bench_scores import rating, read_judgements
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Completion, Message
-from lm_eval_aft.store import SQLiteStore
-from lm_eval_aft.traces import read_traces, write_traces
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
+from lm_eval_aft.judging.judge import JudgeReply, _Broken, _reply
+from lm_eval_aft.judging.mt_bench.data import read_answers, read_dialogues
+from lm_eval_aft.judging.mt_bench.scores import rating, read_judgements
+from lm_eval_aft.storage.draft_store import SQLiteStore
+from lm_eval_aft.storage.traces import read_traces, write_traces
 from made_runs import STAMP, make_run
 from test_schedule import ask, run
-from trainers.config import load_config
-from trainers.rows import load_rows
+from trainers.rows.row import load_rows
+from trainers.settings import load_config
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "30"))
 few = settings(

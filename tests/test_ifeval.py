@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lm_eval_aft
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError
 
 FOLDER = lm_eval_aft.tasks_path() / "aft_ifeval"
 ENGLISH = "tokenizers/punkt_tab/english"

@@ -149,7 +149,7 @@ class TestArchives:
         names = set(zipfile.ZipFile(wheel).namelist())
         top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
         assert top - {"trainers"} == {"lm_eval_aft", "lm_eval_aft.pth", "lm_eval_aft.start"}
-        assert {"lm_eval_aft/py.typed", "lm_eval_aft/_autoload.py", "lm_eval_aft/cli.py"} <= names
+        assert {"lm_eval_aft/py.typed", "lm_eval_aft/_autoload.py", "lm_eval_aft/cli/__init__.py"} <= names
         assert {f"lm_eval_aft/tasks/{name}" for name in {f"{PROBE}/{PROBE}.yaml", *TASK_FILES}} <= names
         sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "trainers").rglob("*.py")}
         assert sources <= names
@@ -158,13 +158,13 @@ class TestArchives:
     def test_the_wheel_holds_the_page_and_the_checkpoints_and_nothing_large_besides(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
-        for folder in ("page_assets", "checkpoints"):
+        for folder in ("analysis/report/page/assets", "bundled/checkpoints"):
             source = ROOT / "lm_eval_aft" / folder
             files = {path.relative_to(ROOT).as_posix() for path in source.rglob("*") if path.is_file()}
             assert files
             assert files <= set(sizes)
         large = {name for name, size in sizes.items() if size > 200_000}
-        assert large == {f"lm_eval_aft/checkpoints/{name}/model.safetensors" for name in ("aft", "base", "sft")}
+        assert large == {f"lm_eval_aft/bundled/checkpoints/{name}/model.safetensors" for name in ("aft", "base", "sft")}
         assert sum(sizes[name] for name in large) < 12_000_000
         kinds = {Path(name).suffix for name in sizes if ".dist-info/" not in name}
         sources = {".py", ".yaml", ".md", ".json", ".jinja", ".safetensors", ".js", ".css", ".html"}

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from fake_judge import KEY, FakeJudge, chat_completion, quick_judge
-from lm_eval_aft.errors import ConfigError, JudgeError
-from lm_eval_aft.judge import Estimate, Judge, JudgeCall
-from lm_eval_aft.judge_cache import JudgeCache
-from lm_eval_aft.records import Message
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.core.errors import ConfigError, JudgeError
+from lm_eval_aft.core.records import Message
+from lm_eval_aft.judging.cache import JudgeCache
+from lm_eval_aft.judging.judge import Estimate, Judge, JudgeCall
+from lm_eval_aft.storage.draft_store import SQLiteStore
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from contextlib import closing
 import pytest
 
 from lm_eval_aft import cli
+from lm_eval_aft.core.records import Message
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.judge import Judge, JudgeCall
-from lm_eval_aft.judge_local import LocalClient
-from lm_eval_aft.mt_bench import CATEGORIES, Answer, Dialogue, write_answers
-from lm_eval_aft.records import Message
+from lm_eval_aft.judging.judge import Judge, JudgeCall
+from lm_eval_aft.judging.local import LocalClient
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, Answer, Dialogue, write_answers
 
 
 def call(text: str, **settings) -> JudgeCall:
@@ -19,7 +19,7 @@ def call(text: str, **settings) -> JudgeCall:
 
 
 def test_it_answers_as_a_server_would_and_keeps_what_it_said(tiny_engine, tmp_path):
-    from lm_eval_aft.records import Chat, Request, Sampling
+    from lm_eval_aft.core.records import Chat, Request, Sampling
 
     calls = [call(f"Rate {n}.") for n in range(4)]
     prompts = [tiny_engine.renderer.encode(Chat(one.messages)) for one in calls]

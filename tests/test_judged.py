@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lm_eval_aft.analysis.comparison import compare_judged
+from lm_eval_aft.analysis.stats import paired_permutation
 from lm_eval_aft.cli import aft
-from lm_eval_aft.compare import compare_judged
-from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.stats import paired_permutation
+from lm_eval_aft.core.errors import ConfigError, RecordError
 
 
 def judgement(question: int, model: str, score: float, turn: int = 1, judge: str = "gpt-4") -> dict:

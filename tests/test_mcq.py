@@ -11,21 +11,21 @@ import torch
 from lm_eval.api.instance import Instance
 
 from conftest import save_tiny
-from lm_eval_aft.comparable import labels
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.diagnose import diagnose_traces
-from lm_eval_aft.diagnose_tables import panel, panel_text
+from lm_eval_aft.analysis.conditions import labels
+from lm_eval_aft.analysis.cost import ledgers
+from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_text
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.engines.hf import HFEngine
+from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong
-from lm_eval_aft.ledger import ledgers
-from lm_eval_aft.mcq import orders
+from lm_eval_aft.inference.multiple_choice import orders
 from lm_eval_aft.model import AFTLM
-from lm_eval_aft.prompts import Template, aggregate_prompt
-from lm_eval_aft.results import read_runs
-from lm_eval_aft.store import NoStore, SQLiteStore
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore
+from lm_eval_aft.storage.results import read_runs
+from lm_eval_aft.storage.traces import read_traces
 from made_runs import make_run
 
 TEMPLATE = Template.load(None)

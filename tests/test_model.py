@@ -9,14 +9,14 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from conftest import save_tiny, tiny_tokenizer
-from lm_eval_aft import requests as request_module
-from lm_eval_aft.checkpoint import CheckpointConfig, choose_template
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
+from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
+from lm_eval_aft.inference import requests as request_module
+from lm_eval_aft.inference.checkpoint import CheckpointConfig, choose_template
+from lm_eval_aft.inference.requests import make_question, stop_at_tokens
 from lm_eval_aft.model import AFTLM
-from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
-from lm_eval_aft.requests import make_question, stop_at_tokens
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.storage.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 QUESTIONS = ["1+1?", "2+2?", "3+3?", "2+2?"]  # two documents with one prompt

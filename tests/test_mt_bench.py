@@ -12,9 +12,9 @@ import pytest
 
 from fake_judge import KEY, quick_judge
 from lm_eval_aft import cli
-from lm_eval_aft.errors import ConfigError, JudgeError, RecordError
-from lm_eval_aft.judge import Judge
-from lm_eval_aft.mt_bench import (
+from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
+from lm_eval_aft.judging.judge import Judge
+from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
     WITH_REFERENCE,
     Answer,
@@ -28,10 +28,10 @@ from lm_eval_aft.mt_bench import (
     read_references,
     write_answers,
 )
-from lm_eval_aft.mt_bench_judge import Plan, judge_answers
-from lm_eval_aft.mt_bench_prompts import FASTCHAT, OWN, prompt_set
-from lm_eval_aft.mt_bench_scores import Judgement, rating, read_judgements, score, show
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT, OWN, prompt_set
+from lm_eval_aft.judging.mt_bench.rate import Plan, judge_answers
+from lm_eval_aft.judging.mt_bench.scores import Judgement, rating, read_judgements, score, show
+from lm_eval_aft.storage.traces import read_traces
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import pytest
 
 from fake_judge import KEY, FakeJudge, quick_judge
 from lm_eval_aft import cli, tasks_path
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, TASK, TEMPERATURES, find_material
 from lm_eval_aft.model import AFTLM
-from lm_eval_aft.mt_bench import CATEGORIES, TASK, TEMPERATURES, find_material
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.store import NoStore
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.storage.draft_store import NoStore
+from lm_eval_aft.storage.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 

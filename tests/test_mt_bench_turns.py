@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import ConfigError
 from lm_eval_aft.model import AFTLM
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.store import NoStore, SQLiteStore
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore
+from lm_eval_aft.storage.traces import read_traces
 
 LATER = ["And twice that?", "And half?"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_aft.errors import RecordError
-from lm_eval_aft.page import SHARD_SIZE, write_page
-from lm_eval_aft.pagedata import PageData
+from lm_eval_aft.analysis.report.page.data import PageData
+from lm_eval_aft.analysis.report.page.write import SHARD_SIZE, write_page
+from lm_eval_aft.core.errors import RecordError
 from page_data import hostile_page, large_page, sample, small_page
 
 
@@ -131,5 +131,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path):
 
 
 def test_importing_loads_nothing_heavy():
-    code = "import sys, lm_eval_aft.page; print(sorted({'numpy', 'torch', 'lm_eval', 'jinja2'} & set(sys.modules)))"
+    code = "import sys, lm_eval_aft.analysis.report.page.write\n"
+    code += "print(sorted({'numpy', 'torch', 'lm_eval', 'jinja2'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -15,8 +15,8 @@ from threading import Thread
 
 import pytest
 
-from lm_eval_aft.page import write_page
-from lm_eval_aft.pagedata import Chart, Curve, PageData, Point
+from lm_eval_aft.analysis.report.page.data import Chart, Curve, PageData, Point
+from lm_eval_aft.analysis.report.page.write import write_page
 from page_data import HOSTILE, hostile_page, large_page, small_page
 
 pytestmark = pytest.mark.browser

@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from lm_eval_aft.chat import ChatContext
-from lm_eval_aft.page_samples import run_samples
-from lm_eval_aft.results import read_run
-from lm_eval_aft.traces import write_traces
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.analysis.report.page.samples import run_samples
+from lm_eval_aft.core.chat import ChatContext
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.results import read_run
+from lm_eval_aft.storage.traces import write_traces
 from test_diagnose import trace
 
 

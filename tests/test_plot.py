@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lm_eval_aft.analysis.conditions import votable
+from lm_eval_aft.analysis.curves import curves, score_interval, votes_of
+from lm_eval_aft.analysis.frontier import Spot, frontiers, rising, show
+from lm_eval_aft.analysis.losses import LossCurve, read_losses
+from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.stats import mean_interval
 from lm_eval_aft.cli import aft
-from lm_eval_aft.comparable import votable
-from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.frontier import Spot, frontiers, rising, show
-from lm_eval_aft.losses import LossCurve, read_losses
-from lm_eval_aft.plot import curves, score_interval, votes_of
-from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
-from lm_eval_aft.report import read_entries
-from lm_eval_aft.results import Score, read_run, read_runs
-from lm_eval_aft.stats import mean_interval
-from lm_eval_aft.traces import read_traces, write_traces
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.results import Score, read_run, read_runs
+from lm_eval_aft.storage.traces import read_traces, write_traces
 from test_report import two_tasks
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -152,8 +152,8 @@ def test_the_command_writes_pngs_with_the_vote_beside_flexible_scores(out: Path,
 
 
 def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: Path):
-    from lm_eval_aft.traces import read_traces
-    from lm_eval_aft.votes import count_votes
+    from lm_eval_aft.analysis.votes import count_votes
+    from lm_eval_aft.storage.traces import read_traces
 
     votes = count_votes(read_traces(out), read_runs(out))
     strict, flexible = curves(read_entries([out]), votes)
@@ -252,7 +252,7 @@ def test_a_folder_that_cannot_be_written_is_named(out: Path, tmp_path: Path):
 
 def test_importing_loads_nothing_heavy():
     code = (
-        "import sys, lm_eval_aft.plot, lm_eval_aft.figure; "
+        "import sys, lm_eval_aft.analysis.curves, lm_eval_aft.analysis.report.figures; "
         "print(sorted({'numpy', 'torch', 'lm_eval', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_aft.store import SQLiteStore
-from lm_eval_aft.traces import read_traces
+from lm_eval_aft.storage.draft_store import SQLiteStore
+from lm_eval_aft.storage.traces import read_traces
 
 SCRIPT = """
 import atexit, json, os, signal, sys, time
 import lm_eval, lm_eval.evaluator, lm_eval_aft
 from lm_eval.tasks import TaskManager
-from lm_eval_aft import store
+from lm_eval_aft.storage import draft_store as store
 
 if os.environ.get("DIES") == os.environ.get("RANK", "0"):
     store.COMMIT_AFTER_S, put, seen = 0.01, store.SQLiteStore.put, []

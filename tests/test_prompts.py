@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import NO_SYSTEM, tiny_tokenizer
-from lm_eval_aft.chat import TokenizerRenderer
+from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.errors import PromptTooLong, TemplateError
+from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template, aggregate_prompt, draft_prompt
+from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.engines.scripted import WordRenderer
-from lm_eval_aft.errors import PromptTooLong, TemplateError
-from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template, aggregate_prompt, draft_prompt
-from lm_eval_aft.records import Chat, Message
 
 USER = Message("user", "How many legs have 3 spiders?")
 CHAT = Chat((USER,))

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft.cli import COMMANDS, aft
-from lm_eval_aft.config import markdown_table
+from lm_eval_aft.core.config import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

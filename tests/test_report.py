@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lm_eval_aft.analysis.report.leaderboard import leaderboard, read_entries
+from lm_eval_aft.analysis.report.page.data import Cell, Column, Row, Table
+from lm_eval_aft.analysis.report.tables import as_csv, as_markdown, as_text, render
 from lm_eval_aft.cli import aft
-from lm_eval_aft.errors import AFTError, ConfigError, RecordError
-from lm_eval_aft.pagedata import Cell, Column, Row, Table
-from lm_eval_aft.report import leaderboard, read_entries
-from lm_eval_aft.tables import as_csv, as_markdown, as_text, render
-from lm_eval_aft.traces import write_traces
+from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
+from lm_eval_aft.storage.traces import write_traces
 from made_runs import make_run
 from test_compare import add_task
 from test_traces import SETTINGS, trace

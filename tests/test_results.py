@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lm_eval_aft.errors import RecordError
-from lm_eval_aft.results import Score, read_run, read_runs, read_samples
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.results import Score, read_run, read_runs, read_samples
 
 STAMP = "2026-01-02T03-04-05.000006"
 USAGE = {"generations": 22, "prompt_tokens": 900, "computed_prompt_tokens": 400, "generated_tokens": 300, "flops": 7}
@@ -222,5 +222,5 @@ def test_a_question_that_is_there_twice_is_refused(tmp_path: Path):
 
 
 def test_importing_loads_nothing_heavy():
-    code = "import sys, lm_eval_aft.results; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
+    code = "import sys, lm_eval_aft.storage.results; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

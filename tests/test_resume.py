@@ -13,8 +13,8 @@ import json, os, random, signal, sqlite3, sys, time
 from pathlib import Path
 from lm_eval.api.instance import Instance
 from transformers.models.llama import modeling_llama
-import lm_eval_aft.engines.hf
-from lm_eval_aft import store
+import lm_eval_aft.engines.hf.engine
+from lm_eval_aft.storage import draft_store as store
 from lm_eval_aft.model import AFTLM
 
 store.COMMIT_AFTER_S = 0.01  # commits close together leave many moments to be killed at

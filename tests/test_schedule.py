@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import EngineError, PromptTooLong
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Request, Sampling, Trace
+from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.scripted import ScriptedEngine, numbered_answer
-from lm_eval_aft.errors import EngineError, PromptTooLong
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, Question, Request, Sampling, Trace
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import NoStore, SQLiteStore
-from lm_eval_aft.usage import ModelShape
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore
 
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 1.0, 0, 64)
 TEMPLATE = Template.load(None)

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from fake_judge import FakeJudge, chat_completion
 from lm_eval_aft.cli import aft
+from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.mt_bench import CATEGORIES, Answer, Dialogue, write_answers
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, Answer, Dialogue, write_answers
 
 KEYS = {
     "OPENAI_API_KEY": "sk-planted+key/5d0c77a1==",

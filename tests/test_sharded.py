@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainers.config import make_config
+from trainers.settings import make_config
 from trainers.train import run_training
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 from scipy import stats as scipy_stats
 
-from lm_eval_aft import stats
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.analysis import stats
+from lm_eval_aft.core.errors import ConfigError
 
 BITS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=12)
 GRADED = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=10)
@@ -541,5 +541,6 @@ def test_settings_out_of_range_are_refused(call, words):
 
 
 def test_importing_loads_nothing_heavy():
-    code = "import sys, lm_eval_aft.stats; print(sorted({'numpy', 'scipy', 'torch', 'lm_eval'} & set(sys.modules)))"
+    code = "import sys, lm_eval_aft.analysis.stats\n"
+    code += "print(sorted({'numpy', 'scipy', 'torch', 'lm_eval'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -7,14 +7,14 @@ import signal
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import Stopped
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import Stopped
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, Question, Sampling
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.stopping import stoppable
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.inference.interrupts import stoppable
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import SQLiteStore
 
 SAMPLING = Sampling(0.7, 0.95, 0, 64)
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_aft.errors import StoreError
-from lm_eval_aft.records import Chat, Completion, Message, Prompt, Request, Sampling
-from lm_eval_aft.store import SQLiteStore, generation_key
+from lm_eval_aft.core.errors import StoreError
+from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Request, Sampling
+from lm_eval_aft.storage.draft_store import SQLiteStore, generation_key
 
 CHAT = Chat((Message("user", "a"),))
 REQUEST = Request(Prompt(CHAT, (1, 2), 2, "digest"), Sampling(0.7, 0.95, 0, 64), 7)
@@ -91,8 +91,8 @@ def test_rows_are_committed_within_two_seconds(tmp_path):
 
 WRITER = """
 import sys
-from lm_eval_aft.records import Completion
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.core.records import Completion
+from lm_eval_aft.storage.draft_store import SQLiteStore
 store = SQLiteStore(sys.argv[1])
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 3000):
     store.put(f"{number:064x}", Completion(f"text {number}", (number,), "stop", 2, 2, 1))
@@ -113,7 +113,7 @@ def test_two_processes_write_one_store(tmp_path):
 
 OPENER = """
 import sys, time
-from lm_eval_aft.store import SQLiteStore
+from lm_eval_aft.storage.draft_store import SQLiteStore
 while time.time() < float(sys.argv[2]):
     pass
 for number in range(40):
@@ -231,7 +231,7 @@ class TestFullDisk:
 
 
 def test_a_store_that_another_process_keeps_locked(tmp_path, monkeypatch):
-    monkeypatch.setattr("lm_eval_aft.store.BUSY_S", 0.1)
+    monkeypatch.setattr("lm_eval_aft.storage.draft_store.BUSY_S", 0.1)
     store = SQLiteStore(tmp_path / "s.sqlite")
     other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

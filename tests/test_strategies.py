@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.election import BestOfN, Election, Majority, load_elector
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
+from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
+from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.errors import ConfigError, EngineError, PromptTooLong, RecordError
-from lm_eval_aft.probes import ORDER, GivenDrafts, shown, wrong
-from lm_eval_aft.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import NoStore, SQLiteStore, generation_key
-from lm_eval_aft.traces import write_traces
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.inference.probes import ORDER, GivenDrafts, shown, wrong
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.inference.selection import BestOfN, Election, Majority, load_elector
+from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
+from lm_eval_aft.storage.traces import write_traces
 from test_schedule import SAMPLED, TEMPLATE, Recorder, ask, run
 
 HOST = HostArgs(4, None, "cpu")
@@ -303,7 +303,9 @@ class TestBestOfN:
     def test_scores_are_kept(self, reward, tmp_path, monkeypatch):
         store = SQLiteStore(tmp_path / "s.sqlite")
         first = self.run(reward, store)
-        monkeypatch.setattr("lm_eval_aft.reward.RewardModel._logits", lambda self, texts: pytest.fail("scored again"))
+        monkeypatch.setattr(
+            "lm_eval_aft.inference.reward_model.RewardModel._logits", lambda self, texts: pytest.fail("scored again")
+        )
         assert self.run(reward, store).scores == first.scores
         assert self.run(reward, store, k=3).scores == first.scores[:3]
 

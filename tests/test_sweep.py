@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lm_eval_aft.analysis.curves import curves
+from lm_eval_aft.analysis.report.leaderboard import read_entries
 from lm_eval_aft.cli import aft
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft.cli.sweep import _read_done, _three_digits
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import ConfigError, RecordError
-from lm_eval_aft.plan import grid, plan_of
-from lm_eval_aft.plot import curves
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, Question, Sampling
-from lm_eval_aft.report import read_entries
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import SQLiteStore
-from lm_eval_aft.sweep import _read_done, _three_digits
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.inference.sweep_plan import grid, plan_of
+from lm_eval_aft.storage.draft_store import SQLiteStore
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 0.95, 0, 64)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_aft.files import whole
-from lm_eval_aft.ledger import ledgers, traces_of
-from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
-from lm_eval_aft.results import read_run
-from lm_eval_aft.traces import read_traces, trace_files, write_traces
-from lm_eval_aft.usage import Usage
+from lm_eval_aft.analysis.cost import ledgers, traces_of
+from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.results import read_run
+from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
 from made_runs import make_run
 
 SETTINGS = {"k": 1, "layers": 0, "model": "m"}

@@ -13,18 +13,18 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import CHATML, save_tiny, tiny_tokenizer
+from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.errors import AFTError, ChatError, ConfigError, EngineError, PromptTooLong
-from lm_eval_aft.records import Completion, Request
-from lm_eval_aft.store import NoStore
+from lm_eval_aft.storage.draft_store import NoStore
 from test_api_engine import FakeServer
-from trainers.aggregation import ECHO, draft_sets, thin_to_mixed
 from trainers.data import data
-from trainers.jsonl import file_digest, read_jsonl
-from trainers.rows import Row
-from trainers.selection import keep_matched
-from trainers.verify import load_verifier, right_answer
-from trainers.writer import Writer
+from trainers.generation.generator import Writer
+from trainers.generation.selection import keep_matched
+from trainers.generation.targets import ECHO, draft_sets, thin_to_mixed
+from trainers.generation.verifiers import load_verifier, right_answer
+from trainers.rows.jsonl import file_digest, read_jsonl
+from trainers.rows.row import Row
 
 SCRIPTED = "engine=scripted,pretrained=x,max_gen_toks=64"
 
@@ -245,12 +245,12 @@ def test_drafts_are_those_of_inference_and_come_once(tmp_path, tiny):
     assert [len(row["drafts"]) for row in rows] == [3, 3, 3]
     assert {end for row in rows for end in row["ends"]} <= {"stop", "length"}
 
-    from lm_eval_aft.config import AFTConfig, samplings
+    from lm_eval_aft.core.config import AFTConfig, samplings
+    from lm_eval_aft.core.prompts import Template
+    from lm_eval_aft.core.records import Chat, Message, Question
     from lm_eval_aft.engines.base import HostArgs, load_engine
-    from lm_eval_aft.prompts import Template
-    from lm_eval_aft.records import Chat, Message, Question
-    from lm_eval_aft.schedule import propose_and_aggregate
-    from lm_eval_aft.store import SQLiteStore
+    from lm_eval_aft.inference.schedule import propose_and_aggregate
+    from lm_eval_aft.storage.draft_store import SQLiteStore
 
     config = AFTConfig(k=3, layers=1, max_gen_toks=6)
     store = SQLiteStore(tmp_path / "c.sqlite")
@@ -382,7 +382,7 @@ def test_sources_follow_their_drafts(tmp_path):
 
 
 def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeypatch):
-    from lm_eval_aft.reward import RewardModel
+    from lm_eval_aft.inference.reward_model import RewardModel
 
     source = write(tmp_path / "d.jsonl", drafted(3))
     options = ("--reward_model", reward, "--device", "cpu")
@@ -405,8 +405,8 @@ def test_a_reward_is_the_model_s_own_of_one_text_whatever_pads(tmp_path, reward,
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from lm_eval_aft.records import Message
-    from lm_eval_aft.reward import RewardModel
+    from lm_eval_aft.core.records import Message
+    from lm_eval_aft.inference.reward_model import RewardModel
 
     model = AutoModelForSequenceClassification.from_pretrained(reward)
     tokenizer = tiny_tokenizer()

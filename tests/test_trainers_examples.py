@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from conftest import CHATML, NO_SYSTEM, tiny_tokenizer
-from lm_eval_aft.chat import TokenizerRenderer
-from lm_eval_aft.errors import ChatError, ConfigError, TemplateError
-from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt
-from lm_eval_aft.records import Chat, Message
-from trainers.config import TrainConfig, load_config, make_config, markdown_table
-from trainers.encode import MASK, Encoder
-from trainers.jsonl import read_jsonl
-from trainers.overlap import measure, nearest, warnings, with_strange_drafts
-from trainers.rows import Row, load_rows
-from trainers.samples import Sample, make_samples, pseudo_samples
+from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.errors import ChatError, ConfigError, TemplateError
+from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
+from lm_eval_aft.core.records import Chat, Message
+from trainers.fitting.examples import MASK, Encoder
+from trainers.inspection.overlap import measure, nearest, warnings, with_strange_drafts
+from trainers.rows.jsonl import read_jsonl
+from trainers.rows.row import Row, load_rows
+from trainers.rows.samples import Sample, make_samples, pseudo_samples
+from trainers.settings import TrainConfig, load_config, make_config, markdown_table
 
 CONFIG = TrainConfig(model="m", data="d", output="o")
 

@@ -13,18 +13,18 @@ import torch
 from click.testing import CliRunner
 
 from conftest import save_tiny, tiny_tokenizer
-from lm_eval_aft.checkpoint import FILE, CheckpointConfig
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.prompts import DEFAULT_TEMPLATE, Template
-from trainers import loop
-from trainers.batches import Collator, LengthGroupedSampler
-from trainers.card import write_card
-from trainers.config import Kind, TrainConfig, load_config, make_config
-from trainers.encode import MASK, Example
-from trainers.jsonl import file_digest
-from trainers.models import load_tokenizer
-from trainers.runlog import RunLog
+from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
+from trainers.fitting import loop
+from trainers.fitting.batching import Collator, LengthGroupedSampler
+from trainers.fitting.callbacks import RunLog
+from trainers.fitting.card import write_card
+from trainers.fitting.examples import MASK, Example
+from trainers.fitting.model import load_tokenizer
+from trainers.rows.jsonl import file_digest
+from trainers.settings import Kind, TrainConfig, load_config, make_config
 from trainers.train import run_training, train
 
 SHORT = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
@@ -415,7 +415,7 @@ def test_a_full_disk_while_merging_is_one_sentence(config, monkeypatch):
 
     run_training("sft", replace(config, max_steps=1))
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.models.write_card", full)
+        patch.setattr("trainers.fitting.model.write_card", full)
         with pytest.raises(EngineError, match="the disk is full"):
             run_training("sft", replace(config, max_steps=1), merge=True)
     run_training("sft", replace(config, max_steps=1), merge=True)
@@ -543,7 +543,7 @@ def test_the_last_whole_checkpoint_is_there_until_the_next_one_is(config, monkey
         if how == "broken weights":
             patch.setattr(RunLog, "on_step_end", broken)
         else:
-            patch.setattr("trainers.runlog.write_card", full)
+            patch.setattr("trainers.fitting.callbacks.write_card", full)
         with pytest.raises(EngineError, match="became no numbers by step 4" if "weights" in how else "disk is full"):
             run_training("sft", quiet)
     capsys.readouterr()
@@ -729,11 +729,11 @@ def test_help_needs_no_torch():
 
 def test_the_engine_asks_what_was_trained(config, tmp_path):
     """The ids that the hf engine would send for a saved checkpoint are the ids of the training example."""
-    from lm_eval_aft.engines.hf import HFEngine
-    from lm_eval_aft.prompts import aggregate_prompt
-    from lm_eval_aft.records import Chat, Message
-    from trainers.encode import Encoder
-    from trainers.samples import Sample
+    from lm_eval_aft.core.prompts import aggregate_prompt
+    from lm_eval_aft.core.records import Chat, Message
+    from lm_eval_aft.engines.hf.engine import HFEngine
+    from trainers.fitting.examples import Encoder
+    from trainers.rows.samples import Sample
 
     run_training("aft", replace(config, lora_rank=0, max_steps=1))
     engine = HFEngine.load({"pretrained": config.output, "dtype": "float32"}, HostArgs("auto", None, "cpu"))
@@ -758,7 +758,7 @@ runpy.run_module("trainers.train", run_name="__main__")
 
 STOPPED = """
 import os, runpy
-from trainers.runlog import RunLog
+from trainers.fitting.callbacks import RunLog
 
 whole = RunLog.on_log
 

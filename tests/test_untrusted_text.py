@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from conftest import save_tiny, tiny_tokenizer
-from lm_eval_aft.chat import TokenizerRenderer
-from lm_eval_aft.engines.api_renderer import EstimateRenderer
+from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.prompts import Template, aggregate_prompt
+from lm_eval_aft.core.records import Chat, Message
+from lm_eval_aft.engines.api.renderers import EstimateRenderer
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.engines.hf import HFEngine
-from lm_eval_aft.errors import EngineError
-from lm_eval_aft.mt_bench import file_name, write_answers
-from lm_eval_aft.prompts import Template, aggregate_prompt
-from lm_eval_aft.records import Chat, Message
+from lm_eval_aft.engines.hf.engine import HFEngine
+from lm_eval_aft.judging.mt_bench.data import file_name, write_answers
 
 TEMPLATE = Template.load(None)
 CHAT = Chat((Message("user", "How many?"),))
@@ -147,8 +147,8 @@ def test_weights_in_a_pickle_are_refused_unless_asked_for(tmp_path: Path) -> Non
 
 
 def test_training_does_not_start_from_a_pickle(tmp_path: Path) -> None:
-    from trainers.config import TrainConfig
-    from trainers.models import load_model
+    from trainers.fitting.model import load_model
+    from trainers.settings import TrainConfig
 
     folder, mark = Path(save_tiny(tmp_path / "model")), tmp_path / "ran"
     (folder / "model.safetensors").unlink()

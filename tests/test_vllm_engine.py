@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.records import Chat, Message, Request, Sampling
+from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.records import Chat, Message, Request, Sampling
-from lm_eval_aft.usage import ModelShape
 
 vllm_only = [
     pytest.mark.vllm,
@@ -55,7 +55,7 @@ def test_engines_that_spread_the_work_themselves_run_in_one_process(name, monkey
 
 
 def test_of_several_likeliest_tokens_each_is_greedy():
-    from lm_eval_aft.engines.vllm_scorer import _score
+    from lm_eval_aft.engines.vllm.scorer import _score
 
     def row(**logprobs: float) -> dict[int, SimpleNamespace]:
         return {int(token[1:]): SimpleNamespace(logprob=value, rank=2) for token, value in logprobs.items()}
@@ -76,7 +76,7 @@ class TestArguments:
     pytestmark = vllm_only
 
     def check(self, host: HostArgs = CPU, **args):
-        from lm_eval_aft.engines.vllm_args import VLLMArgs
+        from lm_eval_aft.engines.vllm.arguments import VLLMArgs
 
         return VLLMArgs.of({"pretrained": "no/such-model", **args}, host)
 
@@ -147,7 +147,7 @@ def engine(model):
 
 @pytest.fixture(scope="module")
 def hf_engine(smollm2):
-    from lm_eval_aft.engines.hf import HFEngine
+    from lm_eval_aft.engines.hf.engine import HFEngine
 
     return HFEngine.load({"pretrained": smollm2, "dtype": "float32", "max_length": 2048}, HostArgs("auto", None, "cpu"))
 
@@ -264,7 +264,7 @@ class TestModel:
 
     def test_propose_and_aggregate_from_end_to_end(self, model, tmp_path):
         from lm_eval_aft.model import AFTLM
-        from lm_eval_aft.store import SQLiteStore
+        from lm_eval_aft.storage.draft_store import SQLiteStore
 
         contexts = [model.apply_chat_template([{"role": "user", "content": text}]) for text in TEXTS[:2]]
         requests = [
@@ -326,7 +326,7 @@ class TestAdapter:
     pytestmark = vllm_only
 
     def test_lora_without_merging_gives_what_peft_gives(self, smollm2, adapter, hf_engine):
-        from lm_eval_aft.engines.hf import HFEngine
+        from lm_eval_aft.engines.hf.engine import HFEngine
 
         settings = {"pretrained": smollm2, "dtype": "float32"}
         engine = load_engine("vllm", {**settings, "max_model_len": 512, "lora_local_path": adapter}, CPU)
@@ -368,7 +368,7 @@ class TestTiny:
     pytestmark = vllm_only
 
     def test_prompts_greedy_texts_and_shape_are_those_of_the_hf_engine(self, tiny_folder):
-        from lm_eval_aft.engines.hf import HFEngine
+        from lm_eval_aft.engines.hf.engine import HFEngine
 
         settings = {"pretrained": tiny_folder, "dtype": "float32"}
         hf = HFEngine.load(dict(settings), HostArgs("auto", None, "cpu"))
@@ -390,7 +390,7 @@ class TestDeath:
         import psutil
 
         from lm_eval_aft.model import AFTLM
-        from lm_eval_aft.store import SQLiteStore
+        from lm_eval_aft.storage.draft_store import SQLiteStore
 
         contexts = [model.apply_chat_template([{"role": "user", "content": text}]) for text in TEXTS]
         store = SQLiteStore(tmp_path / "drafts.sqlite")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from lm_eval_aft.core.errors import EngineError, PromptTooLong
+from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import EngineError, PromptTooLong
-from lm_eval_aft.records import Chat, Message, Request, Sampling
 
 pytestmark = [
     pytest.mark.vllm,
@@ -84,7 +84,7 @@ def engine(server, smollm2):
 
 @pytest.fixture(scope="module")
 def hf_engine(smollm2):
-    from lm_eval_aft.engines.hf import HFEngine
+    from lm_eval_aft.engines.hf.engine import HFEngine
 
     return HFEngine.load({"pretrained": smollm2, "dtype": "float32", "max_length": 2048}, HostArgs("auto", None, "cpu"))
 
@@ -129,7 +129,7 @@ def test_counts_are_those_of_the_tokens(engine, hf_engine):
 
 
 def test_prompts_are_those_of_the_hf_engine_token_for_token(server, hf_engine):
-    from lm_eval_aft.prompts import Template, aggregate_prompt, draft_prompt
+    from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 
     template = Template.load(None)
     for chat in [*chats(), Chat((Message("user", "Count."),), prefill="One, two,")]:

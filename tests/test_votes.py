@@ -15,17 +15,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_aft.answers import choose_extraction, majority_chance, score_drafts
+from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.grading import judge
+from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.cli import aft
-from lm_eval_aft.diagnose import diagnose_traces
-from lm_eval_aft.election import Majority
-from lm_eval_aft.errors import AFTError, ConfigError, RecordError
-from lm_eval_aft.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
-from lm_eval_aft.results import read_runs
-from lm_eval_aft.traces import read_traces, write_traces
-from lm_eval_aft.usage import ModelShape, Usage
-from lm_eval_aft.verdicts import judge
-from lm_eval_aft.votes import VotePoint, Votes, count_votes
+from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.core.usage import ModelShape, Usage
+from lm_eval_aft.inference.extraction import choose_extraction, majority_chance, score_drafts
+from lm_eval_aft.inference.selection import Majority
+from lm_eval_aft.storage.results import read_runs
+from lm_eval_aft.storage.traces import read_traces, write_traces
 from made_runs import log_targets as log
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -246,5 +246,5 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path):
 
 
 def test_importing_loads_nothing_heavy():
-    code = "import sys, lm_eval_aft.votes; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
+    code = "import sys, lm_eval_aft.analysis.votes; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -18,10 +18,10 @@ from typing import Any
 import click
 
 from lm_eval_aft import __version__
-from lm_eval_aft.errors import ConfigError
-from lm_eval_aft.files import whole
-from trainers.jsonl import file_digest, read_jsonl, write_jsonl
-from trainers.rows import read_rows
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import whole
+from trainers.rows.jsonl import file_digest, read_jsonl, write_jsonl
+from trainers.rows.row import read_rows
 
 Decorate = Callable[[Callable[..., None]], Callable[..., None]]
 FILE = click.Path(path_type=Path)
@@ -62,7 +62,7 @@ def verifier_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--field", "fields", multiple=True, metavar="OURS=THEIRS", help="What the file calls a key of ours.")
 def import_rows(source: Path, out: Path, layout: str, fields: tuple[str, ...]) -> None:
     """Turn a set with queries, and perhaps several responses each, into rows."""
-    from trainers.layouts import LAYOUTS, convert, read_objects
+    from trainers.rows.importers import LAYOUTS, convert, read_objects
 
     if layout != "auto" and layout not in LAYOUTS:
         raise ConfigError(f"--layout {layout} is unknown: use auto, {', '.join(LAYOUTS)}.")
@@ -97,8 +97,8 @@ def drafts(
 
     For base models give draft_until in --model_args, and --demonstrations.
     """
-    from trainers import drafts as work
-    from trainers.writer import DRAFTS, open_writer
+    from trainers.generation import drafts as work
+    from trainers.generation.generator import DRAFTS, open_writer
 
     rows, shots = read_rows(source), work.demonstrations(read_jsonl(demonstrations) if demonstrations else [], ask)
     if ask and "{query}" not in ask:
@@ -143,15 +143,15 @@ def select(
     gold: str,
 ) -> None:
     """Score drafts, and keep the k best of each row; without --k only score them."""
-    from trainers import selection
-    from trainers.verify import load_verifier
+    from trainers.generation import selection
+    from trainers.generation.verifiers import load_verifier
 
     rows: Sequence[Mapping[str, Any]] = _with_drafts(source)
     before = len(rows)
     rows = selection.keep_long(rows, at_least) if at_least else rows
     if reward_model:
-        from lm_eval_aft.reward import RewardModel
-        from lm_eval_aft.store import SQLiteStore
+        from lm_eval_aft.inference.reward_model import RewardModel
+        from lm_eval_aft.storage.draft_store import SQLiteStore
 
         model = RewardModel(reward_model, SQLiteStore(f"{out}.sqlite"), device, batch_size)
         rows = selection.reward_all(rows, model)
@@ -226,10 +226,10 @@ def aggregate(
 
     Give --k once for each number of drafts that will be evaluated: a target depends on the drafts it was made from.
     """
-    from trainers import aggregation as work
-    from trainers.selection import keep_long, verify_all
-    from trainers.verify import load_verifier, right_answer
-    from trainers.writer import open_writer
+    from trainers.generation import targets as work
+    from trainers.generation.generator import open_writer
+    from trainers.generation.selection import keep_long, verify_all
+    from trainers.generation.verifiers import load_verifier, right_answer
 
     if verifier is None and (mixed or wrong in ("retry", "repair")):
         raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
@@ -273,14 +273,14 @@ def _nothing_usable(fates: Mapping[str, int], mixed: float | None) -> ConfigErro
 
 
 def _lost(fates: Mapping[str, int]) -> str:
-    from trainers.aggregation import LOST
+    from trainers.generation.targets import LOST
 
     return ", ".join(f"{name} {fates.get(name, 0)}" for name in LOST)
 
 
 def _target_facts(fates: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
-    from trainers.aggregation import is_mixed
-    from trainers.overlap import overlap_of
+    from trainers.generation.targets import is_mixed
+    from trainers.inspection.overlap import overlap_of
 
     repaired = sum(bool(row.get("repaired")) for row in made)
     wrong = sum(row.get("target_right") is False for row in made)
@@ -303,9 +303,9 @@ def _target_facts(fates: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -
 @verifier_options
 def stats(source: Path, against: Path | None, field: str, words: int, verifier: str | None, gold: str) -> None:
     """Print what a file holds: lengths, duplicates, diversity, quality, overlap, contamination."""
-    from trainers.describe import contamination, describe_rows
-    from trainers.selection import verify_all
-    from trainers.verify import load_verifier
+    from trainers.generation.selection import verify_all
+    from trainers.generation.verifiers import load_verifier
+    from trainers.inspection.describe import contamination, describe_rows
 
     rows: list[dict[str, Any]] = read_rows(source)
     if verifier:
@@ -338,7 +338,7 @@ def ppl(
     batch_size: str,
 ) -> None:
     """Perplexity of the targets: given the query, with the drafts, and without the nearest draft."""
-    from trainers.perplexity import perplexity, settings_of, that_fit
+    from trainers.inspection.perplexity import perplexity, settings_of, that_fit
 
     samples, sft_targets = _ppl_samples(source, ks, limit, seed)
     engine, encoder = _scoring_engine(model_args, device, batch_size)
@@ -360,9 +360,9 @@ def ppl(
 
 
 def _ppl_samples(source: Path, ks: tuple[int, ...], limit: int | None, seed: int) -> tuple[list[Any], list[str]]:
-    from trainers.config import TrainConfig
-    from trainers.rows import load_rows
-    from trainers.samples import make_samples
+    from trainers.rows.row import load_rows
+    from trainers.rows.samples import make_samples
+    from trainers.settings import TrainConfig
 
     rows = load_rows(source)[:limit]
     samples = make_samples(rows, "aft", TrainConfig(k=ks, plain_share=0.0, seed=seed))
@@ -371,11 +371,11 @@ def _ppl_samples(source: Path, ks: tuple[int, ...], limit: int | None, seed: int
 
 def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any, Any]:
     """The hf engine, and an encoder with its tokenizer and the checkpoint's template."""
-    from lm_eval_aft.checkpoint import choose_template
-    from lm_eval_aft.config import AFTConfig
+    from lm_eval_aft.core.config import AFTConfig
     from lm_eval_aft.engines.base import HostArgs, load_engine
-    from trainers.encode import Encoder
-    from trainers.writer import parse_model_args
+    from lm_eval_aft.inference.checkpoint import choose_template
+    from trainers.fitting.examples import Encoder
+    from trainers.generation.generator import parse_model_args
 
     config, engine_args = AFTConfig.split(parse_model_args(model_args))
     if config.engine != "hf":

@@ -29,19 +29,20 @@ from typing import Any
 import click
 import torch
 
-from lm_eval_aft import arith, bundled
-from lm_eval_aft.arith import Problem, Way
-from lm_eval_aft.checkpoint import CheckpointConfig
-from lm_eval_aft.config import AFTConfig
+from lm_eval_aft import bundled
+from lm_eval_aft.bundled import arith
+from lm_eval_aft.bundled.arith import Problem, Way
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.base import HostArgs, load_engine
-from lm_eval_aft.errors import AFTError, ConfigError
-from lm_eval_aft.files import whole
-from lm_eval_aft.prompts import Template
-from lm_eval_aft.records import Chat, Message, Question, Sampling
-from lm_eval_aft.schedule import propose_and_aggregate
-from lm_eval_aft.store import NoStore
-from trainers.config import KINDS, Kind, make_config
-from trainers.jsonl import write_jsonl
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore
+from trainers.rows.jsonl import write_jsonl
+from trainers.settings import KINDS, Kind, make_config
 
 WORDS = ("<pad>", "<unk>", "<draft>", "<ask>", "<answer>", "<end>", "make", "=", ";", "+", "-", "*")
 CHAT_TEMPLATE = (

@@ -13,14 +13,14 @@ from math import inf
 
 import click
 
-from lm_eval_aft.checkpoint import CheckpointConfig
-from trainers.config import KINDS, Kind, TrainConfig, load_config
-from trainers.encode import Encoded, Encoder
-from trainers.folder import Run
-from trainers.overlap import Overlap, measure, warnings
-from trainers.resume import open_run
-from trainers.rows import Row, load_rows
-from trainers.samples import Sample, make_samples, pseudo_samples
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from trainers.fitting.examples import Encoded, Encoder
+from trainers.fitting.resume import open_run
+from trainers.fitting.run import Run
+from trainers.inspection.overlap import Overlap, measure, warnings
+from trainers.rows.row import Row, load_rows
+from trainers.rows.samples import Sample, make_samples, pseudo_samples
+from trainers.settings import KINDS, Kind, TrainConfig, load_config
 
 MASK_POLICY = "the target and the token that ends the turn"
 
@@ -60,7 +60,8 @@ def _train(run: Run, merge: bool) -> None:
     config = run.config
     rows = load_rows(config.data)
     held_out = load_rows(config.validation) if config.validation else []
-    from trainers import loop, models
+    from trainers.fitting import loop
+    from trainers.fitting import model as models
 
     tokenizer = models.load_tokenizer(config)
     encoder = Encoder(tokenizer, run.template, config.max_length)
@@ -155,7 +156,7 @@ def _first_process() -> bool:
 
 if __name__ == "__main__":  # for accelerate launch -m trainers.train
     from lm_eval_aft import _autoload
-    from lm_eval_aft.errors import AFTError
+    from lm_eval_aft.core.errors import AFTError
 
     try:
         train(prog_name="aft train")

@@ -1,1 +1,1 @@
-"""Engines: what turns prompts into completions. Start with ``base``."""
+"""Engines turn prompts into completions: hf, vllm, api and scripted."""

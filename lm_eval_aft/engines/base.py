@@ -14,15 +14,15 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from lm_eval_aft.bundled import locate
-from lm_eval_aft.chat import Renderer
-from lm_eval_aft.errors import ConfigError, EngineError
-from lm_eval_aft.records import Completion, Request
-from lm_eval_aft.usage import ModelShape
+from lm_eval_aft.core.chat import Renderer
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.records import Completion, Request
+from lm_eval_aft.core.usage import ModelShape
 
 ENGINES = {
-    "hf": "lm_eval_aft.engines.hf:HFEngine",
-    "vllm": "lm_eval_aft.engines.vllm:VLLMEngine",
-    "api": "lm_eval_aft.engines.api:APIEngine",
+    "hf": "lm_eval_aft.engines.hf.engine:HFEngine",
+    "vllm": "lm_eval_aft.engines.vllm.engine:VLLMEngine",
+    "api": "lm_eval_aft.engines.api.engine:APIEngine",
     "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
 }
 ALONE = ("vllm", "api")  # engines that spread the work themselves

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from lm_eval_aft.chat import strip_control
-from lm_eval_aft.config import refuse_unknown
+from lm_eval_aft.core.arguments import integer
+from lm_eval_aft.core.chat import strip_control
+from lm_eval_aft.core.config import refuse_unknown
+from lm_eval_aft.core.records import Chat, Completion, Prompt, Request
+from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.parse import integer
-from lm_eval_aft.records import Chat, Completion, Prompt, Request
-from lm_eval_aft.usage import ModelShape
 
 Script = Callable[[Request], str]
 CONTROL = ("<|start|>", "<|end|>")

@@ -1,7 +1,7 @@
 """AlpacaEval's instructions as a chat task, its answers as model_outputs.json, and its judge where one is configured.
 
 A class, since only a class sees ``--metadata`` and the model arguments, which say where answers go and who judges them.
-Knows lm-eval's task interface; judging is ``lm_eval_aft.alpaca``'s. Instantiated by lm-eval from aft_alpaca_eval.yaml.
+``aft_alpaca_eval.yaml`` names it. Judging itself is in ``lm_eval_aft.judging.alpaca_eval``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_aft.alpaca_data import Length, Output, Unjudged
-from lm_eval_aft.alpaca_files import OUTPUTS, generator_name, write_rows
-from lm_eval_aft.alpaca_run import RunJudge
-from lm_eval_aft.alpaca_verdict import Verdict, show
-from lm_eval_aft.config import AFTConfig
-from lm_eval_aft.errors import AFTError
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.judging.alpaca_eval.data import Length, Output, Unjudged
+from lm_eval_aft.judging.alpaca_eval.files import OUTPUTS, generator_name, write_rows
+from lm_eval_aft.judging.alpaca_eval.in_run import RunJudge
+from lm_eval_aft.judging.alpaca_eval.summary import Verdict, show
 
 log = logging.getLogger("lm_eval.aft")
 LENGTH, MISSING, PREDICTED = "avg_length", "judge_missing", "bypass"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from lm_eval_aft.arith import Problem, is_right, problems
+from lm_eval_aft.bundled.arith import Problem, is_right, problems
 
 SIZES = {"test": 4000, "validation": 1000}
 SEED = 0

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
-from lm_eval_aft.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError
 
 PACKAGES = ("immutabledict", "langdetect", "nltk")
 TABLES = "tokenizers/punkt_tab/english/"

@@ -1,8 +1,7 @@
 """MT-Bench: dialogues of two turns upon the model's own answers, kept in FastChat's format, judged if a judge is named.
 
 A class, since only a class sees ``--metadata`` and the model arguments, which say where answers go and who judges them.
-Knows lm-eval's task interface; formats and judging are ``lm_eval_aft.mt_bench``'s and its neighbours'. Instantiated by
-lm-eval from aft_mt_bench.yaml.
+``aft_mt_bench.yaml`` names it. File formats and judging are in ``lm_eval_aft.judging.mt_bench``.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_aft.errors import AFTError, ConfigError
-from lm_eval_aft.mt_bench import (
+from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
     FOLDER,
     TASK,
@@ -29,8 +28,8 @@ from lm_eval_aft.mt_bench import (
     parse_response,
     write_answers,
 )
-from lm_eval_aft.mt_bench_run import RunJudge, Words
-from lm_eval_aft.mt_bench_scores import MissingRatings, Scores, show
+from lm_eval_aft.judging.mt_bench.in_run import RunJudge, Words
+from lm_eval_aft.judging.mt_bench.scores import MissingRatings, Scores, show
 
 log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 WORDS, MISSING, PREDICTED = "words_per_turn", "judge_missing", "bypass"

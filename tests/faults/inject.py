@@ -33,11 +33,12 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from transformers.models.llama import modeling_llama  # noqa: F401  before the forks: they all need it
 
-import lm_eval_aft.engines.api
-import lm_eval_aft.engines.hf  # noqa: F401
-from lm_eval_aft import store, traces
-from lm_eval_aft.errors import AFTError
+import lm_eval_aft.engines.api.engine
+import lm_eval_aft.engines.hf.engine  # noqa: F401
+from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.model import AFTLM
+from lm_eval_aft.storage import draft_store as store
+from lm_eval_aft.storage import traces
 
 QUESTIONS, K, LAYERS = 5, 3, 2
 TOTAL = QUESTIONS * (K * LAYERS + 1)

@@ -46,7 +46,7 @@ def _contents(stock: Path, files: Iterable[Path], parse: Callable[..., Any]) -> 
     from importlib.metadata import version
     from pathlib import Path
 
-    from lm_eval_aft.files import whole
+    from lm_eval_aft.core.files import whole
 
     folder = Path(__file__).resolve().parents[2] / ".pytest_cache"
     of_this = sha256(f"{stock} {version('lm_eval')}".encode()).hexdigest()[:16]

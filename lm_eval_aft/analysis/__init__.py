@@ -1,0 +1,1 @@
+"""Numbers from stored runs: cost, paired tests, votes, diagnosis and curves."""

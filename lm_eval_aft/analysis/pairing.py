@@ -1,0 +1,155 @@
+"""Two runs' scores on the same questions, side by side: what every paired test starts from.
+
+Pairs lm-eval's logged samples on document id, document hash and filter; never on the prompt, which depends on the
+model. Knows nothing of tests. Called by ``compare`` and ``equal_cost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.storage.results import Run, Sample, read_samples
+
+SHOWN_IDS = 8  # in a message
+Document = tuple[int, str]  # doc_id, doc_hash
+POOLED = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")  # log-likelihoods are logged
+LABELS = ("mcc", "f1")  # a list of these is gold and predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Paired scores of one metric of one task.
+
+    Attributes:
+        task: Name of the task.
+        metric: Name of the metric.
+        filter: lm-eval's filter.
+        documents: The question of each pair; a question whose metric is a list has a pair for each of its parts.
+        categories: The category of each pair; empty strings where the documents have none.
+        baseline: Scores, one a pair.
+        other: The other run's.
+        left_out: Questions that only one of the runs answered, where that was allowed.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    documents: tuple[Document, ...]
+    categories: tuple[str, ...]
+    baseline: tuple[float, ...]
+    other: tuple[float, ...]
+    left_out: int = 0
+
+    @property
+    def binary(self) -> bool:
+        """Whether every score is 0 or 1, and every question has one pair."""
+        return {*self.baseline, *self.other} <= {0.0, 1.0} and len(set(self.documents)) == len(self.documents)
+
+    @property
+    def questions(self) -> Pairs:
+        """One pair a question: the means of its parts."""
+        places: dict[Document, list[int]] = {}
+        for place, document in enumerate(self.documents):
+            places.setdefault(document, []).append(place)
+        return replace(
+            self,
+            documents=tuple(places),
+            categories=tuple(self.categories[parts[0]] for parts in places.values()),
+            baseline=tuple(fmean(self.baseline[part] for part in parts) for parts in places.values()),
+            other=tuple(fmean(self.other[part] for part in parts) for parts in places.values()),
+        )
+
+    def of(self, category: str) -> Pairs:
+        """The pairs of one category."""
+        kept = [place for place, name in enumerate(self.categories) if name == category]
+        return replace(
+            self,
+            documents=tuple(self.documents[place] for place in kept),
+            categories=(category,) * len(kept),
+            baseline=tuple(self.baseline[place] for place in kept),
+            other=tuple(self.other[place] for place in kept),
+        )
+
+
+def pair(baseline: Run, other: Run, task: str, metric: str, filter_name: str, common: bool = False) -> Pairs:
+    """Pair the logged samples of two runs.
+
+    Args:
+        baseline: One run.
+        other: Another.
+        task: Which both have.
+        metric: A number, or a list of equally many numbers, a question.
+        filter_name: lm-eval's filter.
+        common: Compare the questions that both answered, where they are not the same ones.
+
+    Raises:
+        RecordError: The runs answered other questions (their ids are named), samples were not logged, or the metric
+            is not a number.
+    """
+    first, second = (samples_of(run, task, filter_name) for run in (baseline, other))
+    shared = [document for document in first if document in second]
+    left_out = len(first.keys() ^ second.keys())
+    if (left_out and not common) or not shared:
+        raise RecordError(_mismatch(baseline, other, task, list(first), list(second), len(shared)))
+    documents: list[Document] = []
+    scores: tuple[list[float], list[float]] = ([], [])
+    for document in shared:
+        values = _numbers(first[document], metric), _numbers(second[document], metric)
+        if len(values[0]) != len(values[1]):
+            raise RecordError(
+                f"{metric} of {task} has {len(values[0])} parts for doc_id {document[0]} in {baseline.path} and "
+                f"{len(values[1])} in {other.path}: other versions of the task scored them; run one of them again."
+            )
+        documents += [document] * len(values[0])
+        for column, numbers in zip(scores, values, strict=True):
+            column += numbers
+    categories = tuple(first[document].category for document in documents)
+    return Pairs(task, metric, filter_name, tuple(documents), categories, tuple(scores[0]), tuple(scores[1]), left_out)
+
+
+def samples_of(run: Run, task: str, filter_name: str) -> Mapping[Document, Sample]:
+    """A run's samples of a task under one filter, by document.
+
+    Raises:
+        RecordError: They were not logged, or are damaged.
+    """
+    rows = read_samples(run, task)
+    return {(row.key.doc_id, row.key.doc_hash): row for row in rows if row.key.filter == filter_name}
+
+
+def _numbers(sample: Sample, metric: str) -> list[float]:
+    value = sample.metrics.get(metric)
+    if metric in POOLED or (metric in LABELS and isinstance(value, list)):
+        raise RecordError(
+            f"{metric} of {sample.key.task} is no mean over questions: lm-eval logs what it is computed from, so "
+            "it cannot be compared question by question; give another --metric, or --task for others."
+        )
+    if isinstance(value, list) and value and all(isinstance(part, int | float) for part in value):
+        return [float(part) for part in value]
+    return [sample.score(metric)]
+
+
+def _mismatch(
+    baseline: Run, other: Run, task: str, first: Sequence[Document], second: Sequence[Document], shared: int
+) -> str:
+    lines = [
+        _only(run, sorted(set(mine) - set(theirs)))
+        for run, mine, theirs in ((baseline, first, second), (other, second, first))
+        if set(mine) - set(theirs)
+    ]
+    texts = {doc_id for doc_id, _ in set(first) - set(second)} & {doc_id for doc_id, _ in set(second) - set(first)}
+    changed = f"; {len(texts)} of these ids stand for another text in each run, so the data differ" if texts else ""
+    cure = f"or give --common to compare the {shared} that both answered" if shared else "they share none"
+    return (
+        f"the runs did not answer the same questions of {task}: {'; '.join(lines)}{changed}: run both with the same "
+        f"data and --limit, {cure}."
+    )
+
+
+def _only(run: Run, documents: Sequence[Document]) -> str:
+    ids = [str(doc_id) for doc_id, _ in documents]
+    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+    return f"{len(ids)} only in {run.path} (doc_id {', '.join(ids[:SHOWN_IDS])}{more})"

@@ -1,0 +1,1 @@
+"""The HTML page of ``aft report --html``: one file without network access."""

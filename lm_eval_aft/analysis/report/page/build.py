@@ -1,0 +1,184 @@
+"""Fills the HTML page from runs: leaderboard, curves, comparisons, diagnostics, and every question with its drafts.
+
+Knows no HTML (``page`` has it) and no formula. Called by ``aft report --html``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lm_eval_aft import __version__
+from lm_eval_aft.analysis.comparison import Comparison, compare_entries
+from lm_eval_aft.analysis.conditions import primary
+from lm_eval_aft.analysis.cost import Cost, traces_of
+from lm_eval_aft.analysis.curves import Curves, curves, drawable, votes_of
+from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.report.page.data import Chart, Curve, Effect, PageData, Point, Table
+from lm_eval_aft.analysis.report.page.samples import run_samples
+from lm_eval_aft.analysis.report.page.write import write_page
+from lm_eval_aft.analysis.stats import Interval
+from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.storage.results import Run
+
+
+def write_report(path: Path, entries: Sequence[Entry], table: Table, baseline: Path | None) -> None:
+    """Write the page of these runs.
+
+    Args:
+        path: The HTML file.
+        entries: All runs on it.
+        table: The leaderboard.
+        baseline: Results file or folder of the run that the others are compared with; None takes the first of them.
+
+    Raises:
+        ConfigError: ``baseline`` is none of the runs.
+        RecordError: A file cannot be read or written, or a baseline that was named cannot be paired with another run.
+    """
+    runs = [entry.run for entry in entries]
+    shown = [run_samples(entry.run, entry.label, entry.traces, runs) for entry in entries]
+    compared, notes = _comparisons(entries, baseline)
+    data = PageData(
+        title="Propose and aggregate",
+        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(_tasks(runs))}",
+        leaderboard=table,
+        charts=tuple(_charts(entries)),
+        effects=tuple(map(_effect, compared)),
+        diagnostics=tuple(panel for panels, _ in shown for panel in panels),
+        samples=tuple(sample for _, samples in shown for sample in samples),
+        notes=notes,
+    )
+    write_page(path, data)
+
+
+def _tasks(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(task for run in runs for task in run.tasks))
+
+
+def _comparisons(entries: Sequence[Entry], baseline: Path | None) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
+    """Of all runs with the baseline, and why runs are left out; of a baseline that was named none is."""
+    if baseline is not None:
+        base = _named(entries, baseline)
+        return compare_entries(base, [entry for entry in entries if entry is not base]), ()
+    found: list[Comparison] = []
+    notes: list[str] = []
+    for other in entries[1:]:
+        try:
+            found += compare_entries(entries[0], [other])
+        except AFTError:  # the page is whole without this pair
+            notes.append(
+                f"{other.label} is not compared with {entries[0].label}: they did not answer the same questions, or no "
+                "samples were logged; aft compare says which."
+            )
+    return tuple(found), tuple(notes)
+
+
+def _named(entries: Sequence[Entry], baseline: Path) -> Entry:
+    place = baseline.resolve()
+    found = [entry for entry in entries if place in (entry.run.path.resolve(), *entry.run.path.resolve().parents)]
+    if len(found) != 1:
+        have = ", ".join(str(entry.run.path) for entry in (found or entries)[:4])
+        raise ConfigError(
+            f"--baseline {baseline} names {len(found)} of these runs and must name one; give one of {have}."
+        )
+    return found[0]
+
+
+def _effect(row: Comparison) -> Effect:
+    shares = 0 <= row.baseline_mean <= 1 and 0 <= row.other_mean <= 1
+    return Effect(
+        baseline=row.baseline,
+        other=row.other,
+        task=row.score.task,
+        metric=row.score.metric if row.score.filter == "none" else f"{row.score.metric}, {row.score.filter}",
+        n=row.n,
+        baseline_score=row.baseline_mean,
+        other_score=row.other_mean,
+        difference=row.difference.estimate,
+        low=row.difference.low,
+        high=row.difference.high,
+        p_value=row.p_value,
+        p_holm=row.p_holm,
+        wins=row.counts.wins,
+        ties=row.counts.ties,
+        losses=row.counts.losses,
+        cost_ratio=row.cost_ratio,
+        detectable=row.detectable,
+        category=row.category,
+        scale=100.0 if shares else 1.0,
+        higher_is_better=row.score.higher_is_better if row.score.ranked else None,
+        level=row.difference.level,
+        notes=row.notes,
+    )
+
+
+def _charts(entries: Sequence[Entry]) -> Iterator[Chart]:
+    """Score against layers, k and cost, wherever runs of ours differ in them, beside the majority vote."""
+    runs = [entry.run for entry in entries]
+    if not drawable(entries):
+        return
+    votes = [vote for entry in entries if entry.traces for vote in votes_of(runs, traces_of(entry.run, entry.traces))]
+    shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
+    measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
+    for figure in curves(entries, votes):
+        if len(figure.points) > 1 and figure.measure in measures:
+            yield from _panels(figure)
+
+
+def _panels(figure: Curves) -> Iterator[Chart]:
+    y_label = (
+        figure.measure + (", %" if _percent(figure) else "") + ("" if figure.higher_is_better else ", less is better")
+    )
+    by_k, by_layers = _grouped(figure, "k"), _grouped(figure, "layers")
+    if any(len(curve.points) > 1 for curve in by_k):
+        yield Chart(f"{figure.title}: depth", "aggregation layers", y_label, by_k)
+    if any(len(curve.points) > 1 for curve in by_layers):
+        yield Chart(f"{figure.title}: width", "texts per layer, k", y_label, by_layers)
+    kind: Cost = "flops" if figure.costs("flops") else "tokens"
+    label = "FLOPs a question" if kind == "flops" else "generated tokens a question"
+    if figure.costs(kind):
+        ks = sorted({point.k for point in figure.points if point.layers})
+        lines = [Curve(f"k={k}", tuple(_cost_points(figure, k, kind))) for k in ks]
+        yield Chart(f"{figure.title}: cost", label, y_label, (*lines, *_voted(figure, kind)), log_x=True)
+
+
+def _percent(figure: Curves) -> bool:
+    return all(0 <= point.score.estimate <= 1 for point in figure.points)
+
+
+def _point(figure: Curves, x: float, score: Interval, label: str = "") -> Point:
+    scale = 100 if _percent(figure) else 1
+    return Point(x, scale * score.estimate, scale * score.low, scale * score.high, label)
+
+
+def _cost_points(figure: Curves, k: int, kind: Cost) -> Iterator[Point]:
+    """The plain answer and the points of one k, from the cheapest."""
+    chosen = [point for point in figure.points if point.layers == 0][:1]
+    chosen += [point for point in figure.points if point.layers and point.k == k]
+    priced = sorted(((cost, point) for point in chosen if (cost := point.cost(kind))), key=lambda pair: pair[0])
+    for cost, point in priced:
+        yield _point(figure, cost, point.score, f"k={point.k}, layers={point.layers}")
+
+
+def _voted(figure: Curves, kind: Cost) -> Iterator[Curve]:
+    """The majority vote over the drafts, as a reference."""
+    points = [
+        _point(figure, cost, vote.majority, f"vote of {vote.n}")
+        for vote in figure.voted
+        if (cost := vote.flops if kind == "flops" else vote.generated_tokens)
+    ]
+    if points:
+        yield Curve("majority vote", tuple(points), dashed=True)
+
+
+def _grouped(figure: Curves, by: str) -> tuple[Curve, ...]:
+    """One curve for each k over layers, or for each number of layers over k; the plain answer begins every k."""
+    along = "layers" if by == "k" else "k"
+    plain = [point for point in figure.points if point.layers == 0]
+    found = []
+    for value in sorted({getattr(point, by) for point in figure.points if point.layers}):
+        mine = [point for point in figure.points if point.layers and getattr(point, by) == value]
+        chosen = [*(plain[:1] if by == "k" else []), *sorted(mine, key=lambda point: getattr(point, along))]
+        points = [_point(figure, getattr(point, along), point.score) for point in chosen]
+        found.append(Curve(f"{by}={value}", tuple(points)))
+    return tuple(found)

@@ -1,0 +1,538 @@
+"""Every interval and test that a reported score rests on, for two runs that answered the same questions.
+
+Takes plain sequences of scores, one a question, and gives frozen results; knows nothing of tasks, files, traces or
+how a score came to be. ``compare``, ``report``, ``plot`` and the sweep call it. A difference is always other minus
+baseline, in the metric's own unit, so positive means that the other run is better where more is better. What is
+drawn at random is drawn from ``seed`` alone: the same call gives the same digits. numpy and scipy load on first use.
+
+Which one to use:
+    one run     0/1 or graded       ``mean_interval``; ``proportion_interval`` where only counts are known
+    two runs    0/1                 ``mcnemar_exact`` (test), ``paired_difference_interval`` (interval)
+                graded or judged    ``paired_permutation`` (test), ``paired_bootstrap`` (interval)
+                repeats, seeds      the last two with ``groups``: answers to one question are not independent
+    many tasks                      ``holm`` over their p-values
+    before a run                    ``minimum_detectable_effect``, ``minimum_detectable_effect_graded``
+
+Over 200 lines because every formula stands here with its source, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal
+
+from lm_eval_aft.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float64]
+    Scores = Sequence[float] | NDArray[Any]
+
+Method = Literal["auto", "wilson", "clopper-pearson", "t", "bca"]
+
+EXACT_PAIRS = 14  # 2^14 sign patterns take a millisecond; beyond that they are sampled
+CHUNK_CELLS = 1 << 20  # resampled scores in memory at once: 8 MiB an array
+RARE = 16  # least count of the rarer outcome at which Wilson's interval stands: see mean_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and the range the data leave open.
+
+    Attributes:
+        estimate: The mean, or the mean difference.
+        low: Lower end; ``-inf`` where one observation says nothing about spread.
+        high: Upper end, or ``inf``.
+        level: Confidence in (0, 1).
+        method: How the ends were found: wilson, clopper-pearson, t, bca, percentile, tango or none.
+        n: Scores, or pairs of scores, used.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    method: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """How often two runs were right on the same questions, and how surprising the difference is.
+
+    Attributes:
+        both_right: Questions that both answered rightly.
+        only_baseline: Right in the baseline alone: what the other run lost.
+        only_other: Right in the other run alone: what it gained.
+        both_wrong: Questions that neither answered rightly.
+        p_value: Two-sided and exact.
+    """
+
+    both_right: int
+    only_baseline: int
+    only_other: int
+    both_wrong: int
+    p_value: float
+
+    @property
+    def n(self) -> int:
+        """Pairs in all."""
+        return self.both_right + self.discordant + self.both_wrong
+
+    @property
+    def discordant(self) -> int:
+        """Pairs in which the runs differ: the only ones the test looks at."""
+        return self.only_baseline + self.only_other
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the other run minus that of the baseline."""
+        return (self.only_other - self.only_baseline) / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Permutation:
+    """A sign-flip test of the mean difference.
+
+    Attributes:
+        difference: Mean of other minus baseline.
+        p_value: Two-sided.
+        patterns: Sign patterns looked at.
+        exact: True when those were all there are.
+    """
+
+    difference: float
+    p_value: float
+    patterns: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WinTieLoss:
+    """On how many questions the other run scored above, level with and below the baseline."""
+
+    wins: int
+    ties: int
+    losses: int
+
+
+def win_tie_loss(baseline: Scores, other: Scores) -> WinTieLoss:
+    """Count the questions on which ``other`` is better, equal and worse; higher scores are better."""
+    a, b = _pair(baseline, other)
+    return WinTieLoss(int((b > a).sum()), int((b == a).sum()), int((b < a).sum()))
+
+
+def mcnemar_exact(baseline: Scores, other: Scores) -> McNemar:
+    """Exact McNemar test of two 0/1 runs over the same questions.
+
+    Were both runs equally good, each discordant pair would fall to either side with chance 1/2, so that the smaller
+    count follows Binomial(discordant, 1/2); p is the mass of the outcomes no likelier than the one seen (McNemar
+    1947, Psychometrika 12:153; the exact form of Fagerland, Lydersen and Laake 2013, BMC Med Res Methodol 13:91).
+    Without a discordant pair p is 1.
+
+    Args:
+        baseline: 0 or 1 per question, shape (n,).
+        other: The other run's, in the same order.
+    """
+    from scipy.stats import binomtest
+
+    a, b = _pair(baseline, other, binary=True)
+    both, lost, gained = int((a * b).sum()), int((a > b).sum()), int((b > a).sum())
+    p_value = float(binomtest(gained, lost + gained, 0.5).pvalue) if lost + gained else 1.0
+    return McNemar(both, lost, gained, a.size - both - lost - gained, p_value)
+
+
+def paired_permutation(
+    baseline: Scores,
+    other: Scores,
+    *,
+    seed: int = 0,
+    resamples: int = 20_000,
+    groups: Sequence[Hashable] | None = None,
+) -> Permutation:
+    """Test a mean difference by flipping the signs of the differences (Fisher 1935, The Design of Experiments, 21).
+
+    If the runs were exchangeable, every difference could as well have had the other sign: p is the share of sign
+    patterns whose absolute mean is at least the one seen. All patterns are counted where at most 14 differences are
+    not zero (on 0/1 scores this is McNemar's exact p); otherwise ``resamples`` are drawn and p = (hits + 1) /
+    (resamples + 1), which keeps the test valid and never says 0 (Phipson and Smyth 2010, SAGMB 9:39).
+
+    Args:
+        baseline: Scores, shape (n,).
+        other: The other run's, in the same order.
+        seed: Of the drawn patterns.
+        resamples: How many are drawn.
+        groups: A label per pair; pairs of one label keep their signs relative to each other.
+    """
+    import numpy as np
+
+    _check_draws(seed, resamples)
+    a, b = _pair(baseline, other)
+    sums, _ = _by_group(b - a, groups)
+    flips = sums[sums != 0]  # (m,)
+    # Equal sums reached in another order differ in the last bits, and must still count as equal.
+    bound = abs(flips.sum()) - 1e-9 * np.abs(flips).sum()
+    difference = float((b - a).mean())
+    if flips.size <= EXACT_PAIRS:
+        patterns = np.arange(2**flips.size)[:, None] >> np.arange(flips.size) & 1  # (2^m, m)
+        hits = int((np.abs((1 - 2 * patterns) @ flips) >= bound).sum())
+        return Permutation(difference, hits / len(patterns), len(patterns), exact=True)
+    hits = _sampled_hits(flips, bound, np.random.default_rng(seed), resamples)
+    return Permutation(difference, (hits + 1) / (resamples + 1), resamples, exact=False)
+
+
+def _sampled_hits(flips: FloatArray, bound: float, rng: np.random.Generator, resamples: int) -> int:
+    """How many of ``resamples`` random sign patterns reach ``bound`` in absolute sum."""
+    import numpy as np
+
+    hits, rows = 0, max(1, CHUNK_CELLS // flips.size)
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        packed = rng.integers(0, 256, (count, -(-flips.size // 8)), dtype=np.uint8)
+        kept = np.unpackbits(packed, axis=1, count=flips.size).astype(np.float64)  # (count, m)
+        hits += int((np.abs(2 * (kept @ flips) - flips.sum()) >= bound).sum())
+    return hits
+
+
+def paired_bootstrap(
+    baseline: Scores,
+    other: Scores,
+    *,
+    seed: int = 0,
+    resamples: int = 20_000,
+    level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Bootstrap interval of the mean difference: BCa, or percentile where BCa is undefined.
+
+    Pairs are drawn with replacement and kept together. BCa moves the two percentiles for bias (the share of
+    resampled means below the estimate, ties halved) and for skewness (acceleration from the jackknife): Efron 1987,
+    JASA 82:171. It is undefined when all differences are equal, or every resampled mean lies on one side; then the
+    plain percentiles are given, a single point in the first case. One pair or one group gives (-inf, inf).
+
+    Args:
+        baseline: Scores, shape (n,).
+        other: The other run's, in the same order.
+        seed: Of the resampling.
+        resamples: How many are drawn.
+        level: Confidence in (0, 1).
+        groups: A label per pair, such as the question's id when one question was asked of several training seeds:
+            whole groups are drawn (Field and Welsh 2007, JRSS B 69:369), so that repeats add no false certainty.
+    """
+    a, b = _pair(baseline, other)
+    return _bootstrap(b - a, seed, resamples, level, groups)
+
+
+def _bootstrap(
+    values: FloatArray, seed: int, resamples: int, level: float, groups: Sequence[Hashable] | None
+) -> Interval:
+    """BCa or percentile interval of the mean of ``values`` (n,), drawn by groups."""
+    import numpy as np
+
+    _check_draws(seed, resamples)
+    z = _critical(level)
+    estimate = float(values.mean())
+    sums, sizes = _by_group(values, groups)  # (g,) each
+    if sums.size == 1:
+        return Interval(estimate, -inf, inf, level, "none", values.size)
+    means = _resampled_means(sums, sizes, np.random.default_rng(seed), resamples)
+    shares = _bca_shares(means, sums, sizes, z)
+    method = "bca" if shares else "percentile"
+    low, high = np.quantile(means, shares or ((1 - level) / 2, (1 + level) / 2))
+    return Interval(estimate, float(low), float(high), level, method, values.size)
+
+
+def _resampled_means(sums: FloatArray, sizes: FloatArray, rng: np.random.Generator, resamples: int) -> FloatArray:
+    """Means of ``resamples`` draws of whole groups, (resamples,): a drawn sum over a drawn size."""
+    import numpy as np
+
+    means, rows = np.empty(resamples), max(1, CHUNK_CELLS // sums.size)
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(0, sums.size, (min(rows, resamples - start), sums.size))  # (rows, g)
+        means[start : start + rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return means
+
+
+def _bca_shares(means: FloatArray, sums: FloatArray, sizes: FloatArray, z: float) -> tuple[float, float] | None:
+    """The two quantiles BCa reads from the resampled means, or None where they do not exist."""
+    import numpy as np
+
+    normal, estimate = NormalDist(), sums.sum() / sizes.sum()
+    margin = 1e-12 * float(np.abs(means).max())  # resampled means that equal the estimate but for rounding
+    below = float((means < estimate - margin).mean() + (means <= estimate + margin).mean()) / 2
+    pulls = (sums - estimate * sizes) / (sizes.sum() - sizes)  # what leaving a group out takes from the mean
+    spread = float((pulls**2).sum())
+    if not 0 < below < 1 or spread <= margin**2:
+        return None
+    bias, acceleration = normal.inv_cdf(below), float((pulls**3).sum()) / (6 * spread**1.5)
+    moved = [(bias + side, 1 - acceleration * (bias + side)) for side in (-z, z)]
+    if any(scale <= 0 for _, scale in moved):
+        return None
+    low, high = (normal.cdf(bias + shift / scale) for shift, scale in moved)
+    return low, high
+
+
+def mean_interval(
+    values: Scores, level: float = 0.95, *, method: Method = "auto", seed: int = 0, resamples: int = 20_000
+) -> Interval:
+    """Interval of a mean score.
+
+    ``auto`` takes for 0/1 scores Wilson's score interval, (p + z²/2n ± z√(p(1-p)/n + z²/4n²)) / (1 + z²/n) (Wilson
+    1927, JASA 22:209), but the exact one of Clopper and Pearson (1934, Biometrika 26:404) where right or wrong
+    answers number fewer than 16: there Wilson's coverage falls to 84% (Brown, Cai and DasGupta 2001, Stat Sci
+    16:101). Summed exactly, that covers 93.4% or more at any n and accuracy, and 93.4 to 96.7% for n >= 100 and
+    accuracies of 10 to 90%.
+    For graded scores it takes Student's t, mean ± t·sd/√n: 94 to 95% on judge-like scores from n = 30, but 92% at
+    n = 100 where nine answers in ten have the top score; ``bca`` (see ``paired_bootstrap``) then covers 95%. Equal
+    graded scores give a single point, and one of them (-inf, inf).
+
+    Args:
+        values: Scores, shape (n,).
+        level: Confidence in (0, 1).
+        method: ``auto``, ``wilson`` or ``clopper-pearson`` (0/1 only), ``t`` or ``bca`` (any scores).
+        seed: Of ``bca`` alone.
+        resamples: Of ``bca`` alone.
+    """
+    scores = _scores(values, "values")
+    _critical(level)  # refuses what is no level, whatever the method
+    if method == "auto" and ((scores == 0) | (scores == 1)).all():
+        return proportion_interval(int(scores.sum()), scores.size, level)
+    if method == "auto":
+        method = "t"
+    if method == "bca":
+        return _bootstrap(scores, seed, resamples, level, None)
+    if method == "t":
+        return _student(scores, level)
+    if method not in ("wilson", "clopper-pearson"):
+        raise ConfigError(f"Interval method {method!r} is unknown; use auto, wilson, clopper-pearson, t or bca.")
+    return proportion_interval(int(_binary(scores, "values").sum()), scores.size, level, method=method)
+
+
+def proportion_interval(
+    successes: int, n: int, level: float = 0.95, *, method: Literal["auto", "wilson", "clopper-pearson"] = "auto"
+) -> Interval:
+    """Interval of a share of right answers that is known by its counts alone; ``auto`` as in ``mean_interval``.
+
+    Args:
+        successes: Right answers.
+        n: Answers.
+        level: Confidence in (0, 1).
+        method: ``auto``, ``wilson`` or ``clopper-pearson``.
+    """
+    z = _critical(level)
+    if n < 1 or not 0 <= successes <= n:
+        raise ConfigError(f"A share needs n >= 1 and successes from 0 to n; given were {successes!r} of {n!r}.")
+    if method == "auto":
+        method = "wilson" if min(successes, n - successes) >= RARE else "clopper-pearson"
+    low, high = _wilson(successes, n, z) if method == "wilson" else _clopper_pearson(successes, n, level)
+    return Interval(successes / n, low, high, level, method, n)
+
+
+def _wilson(right: int, n: int, z: float) -> tuple[float, float]:
+    """Ends of Wilson's score interval; exactly 0 or 1 where every answer is wrong or right."""
+    share, scale = right / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / scale
+    half = z * sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / scale
+    return (middle - half if right else 0.0), (middle + half if right < n else 1.0)
+
+
+def _clopper_pearson(right: int, n: int, level: float) -> tuple[float, float]:
+    """Ends of the exact interval: the accuracies at which so many, or so few, right answers have chance alpha/2."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, right, n - right + 1)) if right else 0.0
+    high = float(beta.ppf(1 - tail, right + 1, n - right)) if right < n else 1.0
+    return low, high
+
+
+def _student(scores: FloatArray, level: float) -> Interval:
+    """Student's t interval; unbounded for one score."""
+    from scipy.stats import t
+
+    estimate, n = float(scores.mean()), scores.size
+    if n == 1:
+        return Interval(estimate, -inf, inf, level, "none", n)
+    half = float(t.ppf((1 + level) / 2, n - 1) * scores.std(ddof=1) / sqrt(n))
+    return Interval(estimate, estimate - half, estimate + half, level, "t", n)
+
+
+def paired_difference_interval(baseline: Scores, other: Scores, level: float = 0.95) -> Interval:
+    """Score interval of the difference of two accuracies over the same questions (Tango 1998, Stat Med 17:891).
+
+    Holds every difference Δ at which |g - l - nΔ| <= z√(n(2q + Δ(1-Δ))), with g pairs gained, l lost, and q the
+    likeliest chance of a loss given Δ: q = (√(B² - 4AC) - B) / 2A, A = 2n, B = (2n - g + l)Δ - g - l,
+    C = -lΔ(1-Δ). Summed exactly it covers 92.9% or more at any n where up to half of the pairs differ (up to 96.3%
+    for n >= 100 and five or more expected to differ), less where nearly all differ and nearly all one way.
+    It inverts the asymptotic test, so it can leave out 0 where the exact McNemar p is a little above 1 - level.
+    Without a discordant pair it is ±z²/(n + z²): 0 is not certain, and for n = 1 nearly nothing is.
+
+    Args:
+        baseline: 0 or 1 per question, shape (n,).
+        other: The other run's, in the same order.
+        level: Confidence in (0, 1).
+    """
+    a, b = _pair(baseline, other, binary=True)
+    gained, lost, z = int((b > a).sum()), int((a > b).sum()), _critical(level)
+    low, high = _tango_low(gained, lost, a.size, z), -_tango_low(lost, gained, a.size, z)
+    return Interval((gained - lost) / a.size, low, high, level, "tango", a.size)
+
+
+def _tango_low(gained: int, lost: int, n: int, z: float) -> float:
+    """Lower end of Tango's interval by bisection; the upper end is its mirror image.
+
+    Bisection, because at the estimate itself numerator and variance can vanish together, where a root finder stops.
+    """
+    low, high = -1.0, (gained - lost) / n
+    while high - low > 1e-13:
+        delta = (low + high) / 2
+        b, c = (2 * n - gained + lost) * delta - gained - lost, -lost * delta * (1 - delta)
+        loss_chance = (sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = max(n * (2 * loss_chance + delta * (1 - delta)), 0.0)
+        if gained - lost - n * delta > z * sqrt(variance):
+            low = delta
+        else:
+            high = delta
+    return high
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjust p-values for their number by Holm's step-down rule (1979, Scand J Stat 6:65), order kept.
+
+    The i-th smallest of m, counted from 0, becomes the largest of (m - j)·p_j over j <= i, at most 1. Rejecting all
+    that fall to alpha or below errs anywhere with chance alpha at most, however the tests depend on each other.
+    """
+    p = _scores(p_values, "p_values").tolist()
+    if not all(0 <= value <= 1 for value in p):
+        raise ConfigError(f"p-values lie between 0 and 1; given were values from {min(p)} to {max(p)}.")
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = largest
+    return tuple(adjusted)
+
+
+def minimum_detectable_effect(n: int, discordant_rate: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest difference of accuracies that the exact McNemar test of n pairs finds with the given power.
+
+    Of n pairs Binomial(n, ψ) are discordant, and of those a share (1 + δ/ψ)/2 falls to the better run; δ is raised
+    until the chance of p <= alpha reaches ``power`` (exact unconditional power: Duffy 1984, Biometrics 40:1005).
+    ``inf`` where even δ = ψ, every discordant pair going one way, is found too seldom.
+
+    Args:
+        n: Questions.
+        discordant_rate: ψ, the share of questions on which the runs differ, in [0, 1].
+        alpha: Two-sided level of the test.
+        power: Chance of finding the effect, between alpha and 1.
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.stats import binom
+
+    _check_power(n, alpha, power)
+    if not 0 <= discordant_rate <= 1:
+        raise ConfigError(f"discordant_rate is a share of questions between 0 and 1; given was {discordant_rate!r}.")
+    discordant = np.arange(n + 1)
+    weights = binom.pmf(discordant, n, discordant_rate)  # (n + 1,)
+    needed = binom.isf(alpha / 2, discordant, 0.5) + 1  # fewest on one side for p <= alpha; m + 1 where none do
+
+    def lacking(one_way: float) -> float:
+        share = (1 + one_way) / 2
+        found = binom.sf(needed - 1, discordant, share) + binom.cdf(discordant - needed, discordant, share)
+        return power - float(weights @ found)
+
+    return discordant_rate * float(brentq(lacking, 0.0, 1.0)) if lacking(1.0) <= 0 else inf
+
+
+def minimum_detectable_effect_graded(n: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest mean difference of graded scores that a paired test of n questions finds with the given power.
+
+    (t(1 - alpha/2) + t(power))·sd/√n with n - 1 degrees of freedom (Cohen 1988, Statistical Power Analysis, ch. 2);
+    the sign-flip test has nearly the power of the t test. ``inf`` for n = 1.
+
+    Args:
+        n: Questions.
+        sd: Standard deviation of the differences, in the metric's unit.
+        alpha: Two-sided level of the test.
+        power: Chance of finding the effect, between alpha and 1.
+    """
+    from scipy.stats import t
+
+    _check_power(n, alpha, power)
+    if not (isfinite(sd) and sd >= 0):
+        raise ConfigError(f"sd is a standard deviation, 0 or more; given was {sd!r}.")
+    return float((t.ppf(1 - alpha / 2, n - 1) + t.ppf(power, n - 1)) * sd / sqrt(n)) if n > 1 else inf
+
+
+def _by_group(values: FloatArray, groups: Sequence[Hashable] | None) -> tuple[FloatArray, FloatArray]:
+    """Sum and size of every group, (g,) each, in order of first appearance; each value its own without labels."""
+    import numpy as np
+
+    if groups is None:
+        return values, np.ones_like(values)
+    if len(groups) != values.size:
+        raise ConfigError(f"groups needs one label a pair: {len(groups)} labels were given for {values.size} pairs.")
+    places: dict[Hashable, int] = {}
+    codes = [places.setdefault(label, len(places)) for label in groups]
+    sums: FloatArray = np.bincount(codes, weights=values).astype(np.float64)
+    return sums, np.bincount(codes).astype(np.float64)
+
+
+def _pair(baseline: Scores, other: Scores, *, binary: bool = False) -> tuple[FloatArray, FloatArray]:
+    """Both runs' scores, checked and of one length."""
+    a, b = _scores(baseline, "baseline"), _scores(other, "other")
+    if a.size != b.size:
+        raise ConfigError(f"baseline has {a.size} scores and other {b.size}; give one pair a question, in one order.")
+    return (_binary(a, "baseline"), _binary(b, "other")) if binary else (a, b)
+
+
+def _scores(values: Scores, name: str) -> FloatArray:
+    """``values`` as a (n,) float array, refused unless it is one row of finite numbers."""
+    import numpy as np
+
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # ragged rows
+        raise ConfigError(f"{name} must be one row of numbers, one a question.") from error
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "biuf"):
+        raise ConfigError(f"{name} must be one row of numbers, one a question; given was {array.dtype}{array.shape}.")
+    if not array.size:
+        raise ConfigError(f"{name} is empty; at least one question is needed.")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise ConfigError(f"{name} holds {bad} of {array.size} values that are NaN or infinite; score or drop those.")
+    return array.astype(np.float64)
+
+
+def _binary(scores: FloatArray, name: str) -> FloatArray:
+    """``scores``, refused unless all are 0 or 1."""
+    odd = scores[(scores != 0) & (scores != 1)]
+    if odd.size:
+        raise ConfigError(
+            f"{name} must hold 0 (wrong) and 1 (right) alone, but {odd.size} of {scores.size} differ, the first being "
+            f"{odd[0]:g}; for graded scores use the permutation test, the bootstrap or method='t'."
+        )
+    return scores
+
+
+def _critical(level: float) -> float:
+    """The normal quantile z of a two-sided interval."""
+    if not 0 < level < 1:
+        raise ConfigError(f"level is a confidence between 0 and 1, such as 0.95; given was {level!r}.")
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _check_draws(seed: int, resamples: int) -> None:
+    """Refuse a seed numpy would refuse, and fewer than one resample."""
+    if seed < 0 or resamples < 1:
+        raise ConfigError(f"seed must be 0 or more and resamples 1 or more; given were {seed!r} and {resamples!r}.")
+
+
+def _check_power(n: int, alpha: float, power: float) -> None:
+    """Refuse questions or chances for which there is no detectable effect to speak of."""
+    if n < 1 or not 0 < alpha < power < 1:
+        raise ConfigError(f"Power needs n >= 1 and 0 < alpha < power < 1; given were {n!r}, {alpha!r} and {power!r}.")

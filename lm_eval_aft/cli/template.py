@@ -1,0 +1,31 @@
+"""``aft template``: look at a prompt template before a model sees it.
+
+Called by ``cli``; everything it knows of templates is in ``prompts``.
+"""
+
+from __future__ import annotations
+
+import click
+
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message
+
+EXAMPLE = Chat((Message("user", "How many legs have 3 spiders?"),))
+DRAFTS = ("3 * 8 = 24.\nThe answer is 24.", "Six legs each, so 18.")
+
+
+@click.group()
+def template() -> None:
+    """Look at a prompt template (template= of --model aft)."""
+
+
+@template.command()
+@click.argument("file", type=click.Path(), required=False)
+def check(file: str | None) -> None:
+    """Compile FILE (without one: the default template), print its sha256 and both prompts for an example."""
+    loaded = Template.load(file)
+    click.echo(f"{loaded.name}: sha256 {loaded.digest}")
+    for name, chat in (("draft", loaded.draft_chat(EXAMPLE)), ("aggregate", loaded.aggregate_chat(EXAMPLE, DRAFTS))):
+        click.echo(f"\n{name} prompt")
+        for message in chat.messages:
+            click.echo(f"  {message.role}: {message.content!r}")

@@ -1,0 +1,1 @@
+"""The vocabulary of the package: errors, records, settings, chats and prompts. No torch, no lm_eval."""

@@ -1,0 +1,129 @@
+"""Checks of single arguments: each turns what a command line delivers into one type, or refuses it in a sentence.
+
+lm-eval's command line delivers odd types (``-1`` as a float, ``none`` as a string, ``1_000`` as 1000.0), so every
+value is coerced strictly. Knows no argument by name. Called by ``config``, the engines and the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from lm_eval_aft.core.errors import ConfigError
+
+Parse = Callable[[str, Any], Any]
+
+
+def _refuse(name: str, value: Any, allowed: str) -> ConfigError:
+    return ConfigError(f"{name}={value} is not allowed: {name} must be {allowed}.")
+
+
+def integer(low: int, high: int | None = None) -> Parse:
+    """A whole number from ``low`` to ``high``; 5.0 counts as 5, since the command line may deliver it so."""
+    allowed = f"a whole number of at least {low}" + (f" and below {high}" if high else "")
+
+    def parse(name: str, value: Any) -> int:
+        number = _whole(value)
+        if number is None or number < low or (high is not None and number >= high):
+            raise _refuse(name, value, allowed)
+        return number
+
+    return parse
+
+
+def real(low: float, high: float = math.inf, *, above: bool = False) -> Parse:
+    """A finite number from ``low`` (itself excluded with ``above``) to ``high``."""
+    allowed = f"a number {'above' if above else 'of at least'} {low:g}"
+    allowed += f" and at most {high:g}" if high < math.inf else ""
+
+    def parse(name: str, value: Any) -> float:
+        number = _number(value)
+        if number is None or not low <= number <= high or (above and number == low):
+            raise _refuse(name, value, allowed)
+        return number
+
+    return parse
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number that a value states, or None; not by way of a float where that would round."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return int(value)
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that a value states, or None; booleans are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def text(name: str, value: Any) -> str:
+    """A string that is not empty; the word ``none`` is refused, as it is nearly always a mistake."""
+    if not isinstance(value, str) or not value.strip() or value.lower() == "none":
+        raise _refuse(name, value, "a text (leave the argument out for its default)")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise _refuse(name, value, "true or false")
+    return value
+
+
+def strings(name: str, value: Any) -> tuple[str, ...]:
+    """One string, or a list of them."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
+        raise _refuse(name, value, "a text or a list of texts")
+    return tuple(items)
+
+
+def choice(*allowed: str) -> Parse:
+    """One of some words."""
+
+    def parse(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise _refuse(name, value, f"one of {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A dictionary: from Python, from a command line that is JSON as a whole, or as the JSON text of one alone."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, dict):
+        raise _refuse(name, value, 'a dictionary such as {"name":"value"}')
+    return value
+
+
+def path_or_none(name: str, value: Any) -> str:
+    """A path, or the word ``none``, which stays as it is and switches the setting off."""
+    return "none" if isinstance(value, str) and value.lower() == "none" else text(name, value)
+
+
+def or_none(parse: Parse) -> Parse:
+    """Also allow the word ``none``, which switches the setting off."""
+
+    def parse_or_none(name: str, value: Any) -> Any:
+        return None if isinstance(value, str) and value.lower() == "none" else parse(name, value)
+
+    return parse_or_none

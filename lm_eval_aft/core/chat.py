@@ -1,0 +1,247 @@
+"""Chats: in and out of lm-eval's context string, and from messages to a prompt.
+
+lm-eval hands a model one string per request. ``ChatContext`` is such a string, with the messages as JSON inside,
+so that they arrive intact; ``decode`` reads it back. A ``Renderer`` turns messages into a prompt and measures
+text; engines that hold a tokenizer use ``TokenizerRenderer``. Knows nothing of drafts. Called by ``model``,
+``prompts``, the engines and the trainers.
+Over 200 lines because reading and rendering a chat must agree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Protocol
+
+from jinja2.exceptions import TemplateError as JinjaError
+
+from lm_eval_aft.core.errors import ChatError
+from lm_eval_aft.core.records import Chat, Message, Prompt
+
+log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
+_MARK = '{"aft_chat": '
+# What chat templates mark turns with, though some tokenizers know it as ordinary text: <|user|>, [INST], <<SYS>>, </s>.
+MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")
+THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
+OPENED = re.compile(r"\A(?!.*<think>).*?</think>\s*", re.DOTALL)  # some chat templates open the block in the prompt
+
+
+class ChatContext(str):
+    """The messages of a chat as JSON, in the shape of the string that lm-eval wants.
+
+    Everything is in the text itself, so it survives pickling, hashing and the sample logs.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> ChatContext:
+        """Encode a history as ``LM.apply_chat_template`` gets it."""
+        rows = [{"role": turn["role"], "content": turn["content"]} for turn in history]
+        return cls(json.dumps({"aft_chat": rows, "prefill": not add_generation_prompt}, ensure_ascii=False))
+
+
+def decode(context: str) -> Chat:
+    """Read the chat out of a context; a bare string becomes one user turn.
+
+    Raises:
+        ChatError: If a task changed the encoded chat, or it ends with the assistant where an answer is due.
+    """
+    if not context.startswith(_MARK):
+        return Chat((Message("user", context),), wrapped=True)
+    try:
+        payload = json.loads(context)
+        messages = tuple(Message(turn["role"], turn["content"]) for turn in payload["aft_chat"])
+        if not all(isinstance(part, str) for m in messages for part in (m.role, m.content)):
+            raise TypeError("a role or a content is not a text")
+        prefill = bool(payload["prefill"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ChatError(
+            f"a task changed the chat context after the chat template was applied ({error}); run this task without "
+            "--apply_chat_template."
+        ) from error
+    if not messages or messages[-1].role != "assistant":
+        return Chat(messages)
+    if not prefill:
+        raise ChatError("the chat ends with an assistant message, so there is nothing to answer: end it with the user.")
+    return Chat(messages[:-1], prefill=messages[-1].content)
+
+
+class Renderer(Protocol):
+    """Turns chats into prompts and measures text in tokens."""
+
+    def encode(self, chat: Chat) -> Prompt:
+        """Render a chat, ready for the next assistant turn."""
+
+    def trim(self, text: str, tokens: int) -> str:
+        """The longest beginning of a text that has at most so many tokens."""
+
+    def count(self, text: str) -> int:
+        """Length of a text in tokens."""
+
+    def clean(self, text: str) -> str:
+        """A draft without control tokens and think blocks, fit to stand in another prompt."""
+
+
+class TokenizerRenderer:
+    """Renders with a transformers tokenizer and its chat template.
+
+    A template without a system role gets the system text at the head of the first user turn. A tokenizer without
+    a template (base models) gets the contents joined by blank lines, so that a lone user turn is the bare text
+    that ``--model hf`` would see.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        add_bos_token: bool | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Wrap a tokenizer.
+
+        Args:
+            tokenizer: A transformers tokenizer.
+            add_bos_token: As in lm-eval's HFLM; None leaves it to the tokenizer.
+            template_args: Further variables of the chat template, such as ``enable_thinking``.
+        """
+        self.tokenizer = tokenizer
+        self._add_bos_token = add_bos_token
+        self._template_args = dict(template_args or {})
+
+    def render(self, chat: Chat) -> str:
+        """The prompt as text."""
+        if not self.tokenizer.chat_template:
+            return "\n\n".join(
+                [m.content for m in chat.messages if m.content] + ([chat.prefill] if chat.prefill else [])
+            )
+        messages = chat.messages if self.has_system_role else fold_system(chat.messages)
+        return self._apply(
+            [*messages, *([Message("assistant", chat.prefill)] if chat.prefill else [])], bool(chat.prefill)
+        )
+
+    def encode(self, chat: Chat) -> Prompt:
+        """Render and tokenise as lm-eval's HFLM does: special tokens are added unless the text begins with BOS."""
+        token_ids = tuple(self._encode_text(self.render(chat)))
+        if not token_ids:  # a model must read something: lm-eval's prefix token
+            token_ids = (self._prefix_token,)
+        digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
+        return Prompt(chat, token_ids, len(token_ids), digest)
+
+    def trim(self, text: str, tokens: int) -> str:
+        """See ``Renderer.trim``; decoding may merge pieces, so the cut is checked and lowered until it holds."""
+        ids = self._plain(text)
+        keep = tokens
+        while keep > 0:
+            head = str(self.tokenizer.decode(ids[:keep], skip_special_tokens=False))
+            head = head.rstrip("\ufffd")  # half of a multi-byte character
+            if self.count(head) <= tokens:
+                return head
+            keep -= 1
+        return ""
+
+    def count(self, text: str) -> int:
+        """See ``Renderer.count``."""
+        return len(self._plain(text))
+
+    def clean(self, text: str) -> str:
+        """See ``Renderer.clean``."""
+        return strip_control(text, self._control)
+
+    @cached_property
+    def has_system_role(self) -> bool:
+        """Whether the chat template takes a system message and shows it."""
+        mark = "system-role-probe"
+        try:
+            shown = mark in self._apply([Message("system", mark), Message("user", "x")], False)
+        except ChatError:
+            shown = False
+        if not shown:
+            log.warning("This chat template has no system role: system texts go to the head of the first user turn.")
+        return shown
+
+    @cached_property
+    def turn_end_ids(self) -> frozenset[int]:
+        """The control token with which the chat template ends an assistant turn, if it has one."""
+        if not self.tokenizer.chat_template:
+            return frozenset()
+        mark = "turn-end-probe"
+        history = [Message("user", "x"), Message("assistant", mark), Message("user", "x")]
+        after = self._apply(history, False, generation_prompt=False).partition(mark)[2]
+        first = self._plain(after)[:1]  # without the BOS that many tokenizers put before any text
+        return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
+
+    def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
+        rows = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                rows,
+                tokenize=False,
+                add_generation_prompt=generation_prompt and not prefill,
+                continue_final_message=prefill,
+                **self._template_args,
+            )
+        except JinjaError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise ChatError(f"the tokenizer's chat template refuses a chat of {roles} turns: {error}") from error
+        return str(text)
+
+    def _encode_text(self, text: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        special: dict[str, bool] = {}
+        if bos and text.startswith(bos):
+            special = {"add_special_tokens": False}
+        elif self._add_bos_token is not None:
+            special = {"add_special_tokens": self._add_bos_token}
+        return list(self.tokenizer.encode(text, **special))
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    @property
+    def _prefix_token(self) -> int:
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return int(bos if bos is not None else eos)
+
+    @cached_property
+    def _control(self) -> tuple[str, ...]:
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return tuple(sorted({*added, *self.tokenizer.all_special_tokens, *self._marks()}, key=len, reverse=True))
+
+    def _marks(self) -> set[str]:
+        """What the chat template itself puts around turns, special token or not."""
+        if not self.tokenizer.chat_template:
+            return set()
+        turns = (Message("system", "x"), Message("user", "x"), Message("assistant", "x"), Message("user", "x"))
+        return set(MARKS.findall(self.render(Chat(turns))))
+
+
+def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Put the system text at the head of the first user turn, for templates that have no system role."""
+    system = "\n\n".join(m.content for m in messages if m.role == "system" and m.content.strip())
+    rest = [m for m in messages if m.role != "system"]
+    first = next((i for i, m in enumerate(rest) if m.role == "user"), None)
+    if not system:
+        return tuple(rest)
+    if first is None:
+        return (Message("user", system), *rest)
+    rest[first] = Message("user", f"{system}\n\n{rest[first].content}")
+    return tuple(rest)
+
+
+def strip_control(text: str, control: Sequence[str]) -> str:
+    """Remove think blocks and control tokens; an open block goes to the end, one that the prompt opened from the start.
+
+    Removing one token can put another together, so it goes on until nothing is found.
+    """
+    before, text = None, OPENED.sub("", text)
+    while before != text:
+        before = text
+        text = THINK.sub("", text)
+        for token in control:
+            text = text.replace(token, "")
+    return text

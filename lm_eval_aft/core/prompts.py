@@ -1,0 +1,209 @@
+"""Prompts for drafting and aggregating: templates, and fitting drafts into the context.
+
+The one place where the prompt of a layer is made, for inference and for training data alike. A template has two
+blocks, ``draft`` and ``aggregate``; each renders to text that extends the system message. Knows nothing of engines
+or of lm-eval. Called by ``schedule``, ``model`` and the trainers.
+A little over 200 lines with the default template.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined
+from jinja2.exceptions import TemplateError as JinjaError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lm_eval_aft.core.chat import Renderer
+from lm_eval_aft.core.errors import PromptTooLong, TemplateError
+from lm_eval_aft.core.records import Chat, Message, Prompt
+
+# ``tag`` is "draft", lengthened until no draft contains it as a bracket, so that a draft cannot close its own.
+DEFAULT_TEMPLATE = """\
+{% block draft %}{% endblock %}
+{% block aggregate -%}
+Below are {{ drafts | length }} drafts that answer the user's last message. They were written independently, and any \
+of them may be wrong, incomplete or unclear.
+
+Work out the answer again with their help: where drafts differ, find out which one holds; keep what is right, mend \
+what is not, and add what is missing. Then write one complete answer, better than every draft. Speak to the user \
+directly, follow every instruction about form and length in the user's message, and say nothing about drafts.
+{% for draft in drafts %}
+[{{ tag }} {{ loop.index }}]
+{{ draft }}
+[/{{ tag }} {{ loop.index }}]
+{% endfor %}
+{%- endblock %}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A prompt that fits its budget, and how many tokens each draft lost for it."""
+
+    prompt: Prompt
+    cut_tokens: tuple[int, ...] = ()
+
+
+class Template:
+    """A draft block and an aggregate block, rendered in jinja2's sandbox.
+
+    Variables of both blocks: ``question`` (the last user message). Of ``aggregate`` also: ``drafts`` (list of
+    texts) and ``tag`` (a word that no draft contains in brackets).
+    """
+
+    def __init__(self, source: str, name: str) -> None:
+        """Compile a template.
+
+        Args:
+            source: jinja2 text with the two blocks; white space inside a block counts.
+            name: How messages call it: a path, or "default".
+
+        Raises:
+            TemplateError: If it does not compile or lacks a block.
+        """
+        self.source, self.name = source, name
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        try:
+            self._compiled = environment.from_string(source)
+        except JinjaError as error:
+            raise TemplateError(f"the template {name} does not compile: {error}.") from error
+        for block in ("draft", "aggregate"):
+            if block not in self._compiled.blocks:
+                raise TemplateError(f"the template {name} has no block {block}: add {{% block {block} %}}.")
+
+    @classmethod
+    def load(cls, path: str | None) -> Template:
+        """Read a template file, or the default template for None."""
+        if path is None:
+            return cls(DEFAULT_TEMPLATE, "default")
+        try:
+            return cls(Path(path).read_text(encoding="utf-8"), path)
+        except (OSError, ValueError) as error:  # undecodable, or a NUL in the path
+            raise TemplateError(
+                f"the template {path} cannot be read ({error}): give the path of a text file."
+            ) from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the source: what a checkpoint remembers."""
+        return sha256(self.source.encode()).hexdigest()
+
+    def draft_chat(self, chat: Chat) -> Chat:
+        """The chat a draft answers."""
+        return _with_system(chat, self._render("draft", chat))
+
+    def aggregate_chat(self, chat: Chat, drafts: Sequence[str]) -> Chat:
+        """The chat an aggregator answers."""
+        return _with_system(chat, self._render("aggregate", chat, drafts=list(drafts), tag=_tag(drafts)))
+
+    def _render(self, block: str, chat: Chat, **variables: Any) -> str:
+        question = next((m.content for m in reversed(chat.messages) if m.role == "user"), "")
+        try:
+            context = self._compiled.new_context({"question": question, **variables})
+            return "".join(self._compiled.blocks[block](context))
+        except (JinjaError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise TemplateError(f"block {block} of the template {self.name} cannot be rendered: {error}.") from error
+
+
+def _tag(drafts: Sequence[str]) -> str:
+    """A delimiter word that no draft can imitate; "draft" but for hostile or very odd texts."""
+    folded = [_folded(draft) for draft in drafts]
+    tag = "draft"
+    while any(re.search(rf"\[/?{tag}\d*\]", text) for text in folded):
+        tag += "-x"
+    return tag
+
+
+def _folded(text: str) -> str:
+    """The text as an eye reads it: compatible letters made one, and neither white space nor what cannot be seen."""
+    seen = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "CZ")
+    return "".join(seen)
+
+
+def _with_system(chat: Chat, addition: str) -> Chat:
+    """Extend the system message, or begin one; the user turns stay as they are."""
+    if not addition:
+        return chat
+    messages = list(chat.messages)
+    if messages and messages[0].role == "system":
+        messages[0] = Message("system", f"{messages[0].content}\n\n{addition}")
+    else:
+        messages.insert(0, Message("system", addition))
+    return Chat(tuple(messages), chat.prefill, chat.wrapped)
+
+
+def draft_prompt(template: Template, renderer: Renderer, chat: Chat, budget: int, *, final: bool = False) -> Fitted:
+    """The prompt of a draft, or of the plain answer that ``layers=0`` gives; never cut.
+
+    Args:
+        template: Its draft block is used.
+        renderer: The engine's.
+        chat: What is asked.
+        budget: Tokens the prompt may have.
+        final: True for a plain answer, which continues the chat's prefill; a draft does not.
+
+    Raises:
+        PromptTooLong: If it has more tokens than the budget.
+    """
+    asked = template.draft_chat(chat)
+    return _checked(renderer.encode(asked if final else replace(asked, prefill="")), (), budget)
+
+
+def aggregate_prompt(
+    template: Template, renderer: Renderer, chat: Chat, drafts: Sequence[str], budget: int, *, final: bool = False
+) -> Fitted:
+    """The prompt of an aggregation pass, with its drafts cut evenly where they do not all fit.
+
+    Every draft may keep the same number of tokens, the largest that fits; shorter ones stay whole. The question
+    is never cut.
+
+    Args:
+        template: Its aggregate block is used.
+        renderer: The engine's.
+        chat: What is asked.
+        drafts: Texts of the layer before; empty ones are left out of the prompt.
+        budget: Tokens the prompt may have.
+        final: True in the last layer, which continues the chat's prefill.
+
+    Raises:
+        PromptTooLong: If it does not fit even with one token a draft.
+    """
+    asked = chat if final else replace(chat, prefill="")
+    texts = [renderer.clean(draft).strip() for draft in drafts]
+    if not any(texts):  # nothing is left to aggregate: draft afresh
+        return draft_prompt(template, renderer, chat, budget, final=final)
+
+    def encode(kept: Sequence[str]) -> Prompt:
+        return renderer.encode(template.aggregate_chat(asked, [text for text in kept if text]))
+
+    whole = encode(texts)
+    if whole.prompt_tokens <= budget:
+        return Fitted(whole, (0,) * len(texts))
+    lengths = [renderer.count(text) for text in texts]
+
+    def cut_to(tokens: int) -> Prompt:
+        pairs = zip(texts, lengths, strict=True)
+        return encode([text if length <= tokens else renderer.trim(text, tokens) for text, length in pairs])
+
+    low, high = 1, max(lengths, default=1)  # cut_to(high) is too long; find the largest that fits
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cut_to(middle).prompt_tokens <= budget else (low, middle)
+    return _checked(cut_to(low), tuple(max(0, length - low) for length in lengths), budget)
+
+
+def _checked(prompt: Prompt, cut_tokens: tuple[int, ...], budget: int) -> Fitted:
+    if prompt.prompt_tokens <= budget:
+        return Fitted(prompt, cut_tokens)
+    question = next((m.content for m in reversed(prompt.chat.messages) if m.role == "user"), "")
+    raise PromptTooLong(
+        f"the question {question[:60]!r}... needs {prompt.prompt_tokens} prompt tokens but {max(budget, 0)} are left "
+        "beside the tokens to generate: lower max_gen_toks or draft_max_tokens, or use a model with a longer context."
+    )

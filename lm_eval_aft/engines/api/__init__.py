@@ -1,0 +1,1 @@
+"""The engine that sends prompts to an OpenAI-compatible server."""

@@ -1,0 +1,89 @@
+"""Measuring prompts that a server will render.
+
+The server gets messages, so a prompt's identity is its chat. Its length is counted with a tokenizer where the user
+names one (``tokenizer=``), and estimated otherwise. Used by the api engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, fold_system, strip_control
+from lm_eval_aft.core.records import Chat, Prompt
+
+BYTES_PER_TOKEN = 4  # of English text in UTF-8; other scripts have more bytes a character and so count for more
+TOKENS_PER_TURN = 5  # role and turn marks of common chat templates
+CONTROL = (  # of common chat templates: without a tokenizer the server's own are unknown
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
+    *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
+    *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|start|>", "<|channel|>", "<|message|>", "<|im_sep|>", "<|eom_id|>"),
+    *("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+)
+
+
+class EstimateRenderer:
+    """About four characters of English a token."""
+
+    def encode(self, chat: Chat) -> Prompt:
+        """See ``Renderer.encode``; the length is an estimate."""
+        turns = [*(m.content for m in chat.messages), *([chat.prefill] if chat.prefill else [])]
+        tokens = sum(self.count(turn) + TOKENS_PER_TURN for turn in turns) + TOKENS_PER_TURN
+        return Prompt(chat, None, tokens, chat.identity)
+
+    def trim(self, text: str, tokens: int) -> str:
+        """See ``Renderer.trim``."""
+        return text.encode(errors="replace")[: tokens * BYTES_PER_TOKEN].decode(errors="ignore")
+
+    def count(self, text: str) -> int:
+        """See ``Renderer.count``."""
+        return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
+
+    def clean(self, text: str) -> str:
+        """See ``Renderer.clean``."""
+        return strip_control(text, CONTROL)
+
+
+class CountingRenderer:
+    """Counts with the tokenizer that the server uses; the prompt's identity stays that of its messages."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Wrap a transformers tokenizer."""
+        self.tokenizer = tokenizer
+        self._inner = TokenizerRenderer(tokenizer)
+
+    @property
+    def has_system_role(self) -> bool:
+        """Whether the chat template takes a system message."""
+        return not self.tokenizer.chat_template or self._inner.has_system_role
+
+    def encode(self, chat: Chat) -> Prompt:
+        """See ``Renderer.encode``."""
+        return Prompt(chat, None, self._inner.encode(chat).prompt_tokens, chat.identity)
+
+    def trim(self, text: str, tokens: int) -> str:
+        """See ``Renderer.trim``."""
+        return self._inner.trim(text, tokens)
+
+    def count(self, text: str) -> int:
+        """See ``Renderer.count``."""
+        return self._inner.count(text)
+
+    def clean(self, text: str) -> str:
+        """See ``Renderer.clean``."""
+        return self._inner.clean(text)
+
+
+class FoldingRenderer:
+    """For servers whose chat template refuses a system message: its text goes to the head of the first user turn."""
+
+    def __init__(self, inner: Renderer) -> None:
+        """Wrap another renderer."""
+        self._inner = inner
+        self.tokenizer = getattr(inner, "tokenizer", None)
+        self.trim, self.count, self.clean = inner.trim, inner.count, inner.clean
+
+    def encode(self, chat: Chat) -> Prompt:
+        """See ``Renderer.encode``; the prompt's chat is the folded one."""
+        return self._inner.encode(replace(chat, messages=fold_system(chat.messages)))

@@ -1,0 +1,1 @@
+"""The engine that generates in this process with transformers."""

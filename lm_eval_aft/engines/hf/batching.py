@@ -1,0 +1,65 @@
+"""Cutting a layer's requests into batches that fit the memory, equal prompts together. Called by the hf engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+
+from lm_eval_aft.core.records import Request, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The requests of one batch that share a prompt; their positions in the layer."""
+
+    positions: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+def cut_batches(
+    requests: Sequence[Request], positions: Sequence[int], batch_tokens: int, batch_prompts: int | None
+) -> Iterator[list[Group]]:
+    """Group equal prompts and cut them into batches, the longest first, one sampling a batch.
+
+    Args:
+        requests: All requests of a layer.
+        positions: Those to cut.
+        batch_tokens: Tokens a batch may hold, every row counted with the longest prompt and completion.
+        batch_prompts: Distinct prompts a batch may hold, or None.
+    """
+    by_prompt: dict[tuple[Sampling, tuple[int, ...]], list[int]] = {}
+    for position in positions:
+        request = requests[position]
+        by_prompt.setdefault((request.sampling, request.prompt.token_ids or ()), []).append(position)
+    order = sorted(by_prompt, key=lambda key: (astuple(key[0]), -len(key[1]), by_prompt[key][0]))
+    batch: list[Group] = []
+    rows, longest, current = 0, 0, None
+    for sampling, token_ids in order:
+        length = (len(token_ids) + sampling.max_tokens) * sampling.beams
+        for part in _parts(by_prompt[sampling, token_ids], max(1, batch_tokens // length)):
+            longest = max(longest, length) if batch else length
+            full = (rows + len(part)) * longest > batch_tokens
+            if batch and (full or sampling != current or len(batch) == batch_prompts):
+                yield batch
+                batch, rows, longest = [], 0, length
+            batch.append(Group(tuple(part), token_ids))
+            rows, current = rows + len(part), sampling
+    if batch:
+        yield batch
+
+
+def _parts(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], device: torch.device, spare: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (prompts, longest + spare); pads are 0, which the mask hides."""
+    width = max(map(len, prompts)) + spare
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask

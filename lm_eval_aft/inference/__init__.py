@@ -1,0 +1,1 @@
+"""From a question to its answer: drafts, aggregation layers and selection. Start with ``schedule``."""

@@ -1,0 +1,200 @@
+"""``mcq=drafts``: multiple-choice questions scored after the model has read drafts of its own.
+
+lm-eval asks a multiple-choice task as loglikelihood requests, one a choice, all with the question as their context.
+Here each context is drafted once, k texts and ``layers`` - 1 passes over them, exactly as an answer would be; the
+last pass, which would write the answer, scores every choice as a continuation of the aggregation prompt instead.
+
+- The context becomes a chat as everywhere: the task's own turns under ``--apply_chat_template``; otherwise the whole
+  string, few-shot examples, "Answer:" or half a sentence, is one user turn. A ``gen_prefix`` is continued by the
+  choices, not by the drafts.
+- ``draft_max_tokens`` bounds the drafts, else ``max_gen_toks``: these tasks set no bound of their own.
+- A choice is the task's, with its delimiter, which lm-eval leaves out under a chat template. It is split into tokens
+  together with the prompt's end, by lm-eval's own rule: a score here is what ``--model hf`` gives for that prompt.
+- Where the engine can (``score_choices``) the prompt runs through the model once for all choices.
+- With ``mcq_orders`` above 1 log-probabilities are means over as many orders of the texts: as written, then shuffled.
+
+Knows nothing of how texts are generated. Called by ``model``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template, aggregate_prompt
+from lm_eval_aft.core.records import Question, Trace
+from lm_eval_aft.core.usage import Usage, read_only, total
+from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.inference.generate import Bar
+from lm_eval_aft.inference.probes import shown
+from lm_eval_aft.inference.requests import make_question
+
+SPARE_TOKENS = 2  # vLLM writes a token after what it scores; a choice may have one more beside a prompt than alone
+
+Score = tuple[float, bool]  # lm-eval's: log-probability of a continuation, and whether it is the greedy one
+
+
+@dataclass(frozen=True, slots=True)
+class Quiz:
+    """One question and what was asked about it: the positions among the requests of each choice.
+
+    Several processes repeat a request as padding; the repeat is scored and counted once.
+    """
+
+    question: Question
+    choices: dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """The choices of a question after its texts in one order, in tokens."""
+
+    prompt: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+    cut_tokens: tuple[int, ...]
+
+
+def quizzes(requests: Sequence[Instance], config: AFTConfig) -> list[Quiz]:
+    """The requests by document, in the order in which documents come first; equal contexts share their drafts.
+
+    A request without a context (a choice on its own, for its prior probability) is no question and is left out.
+    """
+    found: dict[tuple[Any, ...], Quiz] = {}
+    for position, request in enumerate(requests):
+        context, choice = request.args
+        if context:
+            key = context, request.task_name, request.doc_id  # documents may ask the same of other choices
+            quiz = found.setdefault(key, Quiz(make_question(request, {}, 0, config), {}))
+            quiz.choices.setdefault(choice, []).append(position)
+    return list(found.values())
+
+
+def score_quizzes(
+    asked: Sequence[Quiz],
+    traces: Sequence[Trace],
+    engine: Engine,
+    template: Template,
+    config: AFTConfig,
+    *,
+    quiet: bool = False,
+) -> tuple[dict[int, Score], list[Trace]]:
+    """Score every choice after the texts of the last layer.
+
+    Args:
+        asked: Questions with their choices.
+        traces: What was written about each, its last layer last.
+        engine: Renders prompts and scores.
+        template: Its aggregate block is used.
+        config: ``layers``, ``mcq_orders``, ``probe`` and ``seed`` are read.
+        quiet: No progress bar.
+
+    Returns:
+        The score of each request by its position, and the traces with the likeliest choice as their answer, a
+        log-probability a choice as their scores, and the cost of scoring added.
+
+    Raises:
+        PromptTooLong: If a question with its longest choice does not fit.
+    """
+    sheets = [
+        _sheet(quiz, texts, engine, template)
+        for quiz, trace in zip(asked, traces, strict=True)
+        for texts in orders(trace, config)
+    ]
+    scored = _score(sheets, engine, quiet)
+    scores: dict[int, Score] = {}
+    done = []
+    for number, (quiz, trace) in enumerate(zip(asked, traces, strict=True)):
+        own = slice(number * config.mcq_orders, (number + 1) * config.mcq_orders)
+        means = [_mean(column) for column in zip(*scored[own], strict=True)]
+        for positions, mean in zip(quiz.choices.values(), means, strict=True):
+            scores |= dict.fromkeys(positions, mean)
+        done.append(_finished(trace, list(quiz.choices), means, sheets[own], engine))
+    return scores, done
+
+
+def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
+    """The texts of the last layer in ``mcq_orders`` orders: as they were written, then shuffled by the run's seed."""
+    last = max(draft.layer for draft in trace.drafts)
+    written = [draft.completion.text for draft in trace.layer(last)]
+    texts = shown(written, config, trace.question, config.layers)
+    rng = random.Random(f"{config.seed}/{trace.question.chat.identity}/orders")
+    return [texts, *(rng.sample(texts, len(texts)) for _ in range(config.mcq_orders - 1))]
+
+
+def plain_cost(requests: Sequence[Instance], engine: Engine) -> Usage:
+    """What scoring requests at once reads: the hf engine computes those that differ in their last token once."""
+    read = [_pair(engine.scorer, *request.args) for request in requests]
+    lines = [(*context, *continuation) for context, continuation in read]
+    if not _shares(engine):
+        return total([read_only(len(line), [len(line)], engine.shape) for line in lines])
+    counts = Counter(line[:-1] for line in lines)
+    return total([read_only(len(line), [len(line) + 1] * count, engine.shape) for line, count in counts.items()])
+
+
+def _sheet(quiz: Quiz, texts: Sequence[str], engine: Engine, template: Template) -> _Sheet:
+    renderer: Any = engine.renderer  # an engine that scores holds a tokenizer
+    room = engine.max_length - SPARE_TOKENS - max(map(renderer.count, quiz.choices))
+    fitted = aggregate_prompt(template, renderer, quiz.question.chat, texts, room, final=True)
+    text = renderer.render(fitted.prompt.chat)
+    pairs = [_pair(engine.scorer, text, choice) for choice in quiz.choices]
+    return _Sheet(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
+
+
+def _pair(scorer: Any, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Both as token ids, as lm-eval splits them: white space at the end of the context goes to the continuation."""
+    if not context:
+        return (scorer.prefix_token_id,), tuple(scorer.tok_encode(continuation, add_special_tokens=False))
+    head, tail = scorer._encode_pair(context, continuation)
+    return tuple(head), tuple(tail)
+
+
+def _shares(engine: Engine) -> bool:
+    return hasattr(engine, "score_choices")
+
+
+def _score(sheets: Sequence[_Sheet], engine: Any, quiet: bool) -> list[list[Score]]:
+    """The scores of each sheet's choices, in their order."""
+    if not _shares(engine):
+        rows = [(("", ""), list(sheet.prompt), list(ids)) for sheet in sheets for ids in sheet.choices]
+        flat = iter(engine.scorer._loglikelihood_tokens(rows, disable_tqdm=quiet))  # lm-eval's entrance for token ids
+        return [[next(flat) for _ in sheet.choices] for sheet in sheets]
+    found: dict[int, list[Score]] = {}
+    with Bar(desc="choices", total=len(sheets), disable=quiet, unit="prompt", smoothing=0) as bar:
+        for number, scores in engine.score_choices([s.prompt for s in sheets], [s.choices for s in sheets]):
+            found[number] = scores
+            bar.update()
+    return [found[number] for number in range(len(sheets))]
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    """The mean log-probability; greedy where every order would have it so."""
+    return sum(value for value, _ in scores) / len(scores), all(greedy for _, greedy in scores)
+
+
+def _finished(
+    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_Sheet], engine: Engine
+) -> Trace:
+    """The trace with its scores, the choice they elect, what was cut to fit, and the cost."""
+    cost = total([_sheet_cost(sheet, engine) for sheet in sheets])
+    best = max(range(len(means)), key=lambda index: means[index][0])
+    return replace(
+        trace,
+        answer=choices[best],
+        scores=tuple(value for value, _ in means),
+        cut_tokens=(*trace.cut_tokens, sheets[0].cut_tokens),
+        usage=trace.usage + cost,
+        spent=trace.spent + cost,
+    )
+
+
+def _sheet_cost(sheet: _Sheet, engine: Engine) -> Usage:
+    start, ends = len(sheet.prompt), [len(sheet.prompt) + len(choice) for choice in sheet.choices]
+    if _shares(engine):
+        return read_only(start, ends, engine.shape)
+    return total([read_only(start, [end], engine.shape) for end in ends])

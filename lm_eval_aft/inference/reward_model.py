@@ -1,0 +1,125 @@
+"""A reward model: any sequence-classification checkpoint with one output, read as a score of an answer in its chat.
+
+Read as the FsfairX-LLaMA3-RM-v0.1 card does: chat template without BOS, raw logit. Scores are kept in a store, so a
+killed command goes on. Called by ``election`` (best_of_n) and ``trainers.generation.selection``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from jinja2.exceptions import TemplateError as JinjaError
+from tqdm import tqdm
+
+from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError
+from lm_eval_aft.core.records import Completion, Message
+from lm_eval_aft.core.usage import ModelShape, Usage, total
+from lm_eval_aft.storage.draft_store import Store
+from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
+
+Dialogue = tuple[Message, ...]  # a chat that ends in the assistant's answer
+
+
+class RewardModel:
+    """Scores the answer that ends a dialogue."""
+
+    def __init__(self, name: str, store: Store, device: str, batch_size: int) -> None:
+        """Load a checkpoint.
+
+        Args:
+            name: Folder or hub name.
+            store: Where scores are kept, besides the generations.
+            device: For example "cpu" or "cuda:0"; the CPU where there is no CUDA.
+            batch_size: Dialogues that are scored together.
+
+        Raises:
+            EngineError: If it cannot be loaded.
+            ConfigError: If it has several outputs, or no chat template.
+        """
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self.device = device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu"
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype="auto", use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"reward_model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        if model.config.num_labels != 1:
+            raise ConfigError(
+                f"reward_model {name} has {model.config.num_labels} outputs: one that scores has a single one."
+            )
+        if not self.tokenizer.chat_template:
+            raise ConfigError(f"reward_model {name} has no chat template: it cannot be told question from answer.")
+        self.model = model.to(self.device).eval()
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        self.pad: int | None = model.config.get_text_config().pad_token_id
+        self.name, self.store, self.batch_size, self.shape = name, store, batch_size, _shape(self.model)
+        self.fingerprint = "reward2|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
+
+    def score(self, rows: Sequence[Sequence[Dialogue]]) -> list[list[float]]:
+        """The scores of rows of dialogues, in the shape they came.
+
+        Raises:
+            ChatError: If the chat template refuses one.
+        """
+        texts = [[self._text(dialogue) for dialogue in row] for row in rows]
+        keys = {text: self._key(text) for row in texts for text in row}
+        known = {key: float(completion.text) for key, completion in self.store.get(keys.values()).items()}
+        missing = sorted((text for text, key in keys.items() if key not in known), key=len)
+        with tqdm(desc="scores", total=len(missing), unit="text") as bar:
+            for start in range(0, len(missing), self.batch_size):
+                batch = missing[start : start + self.batch_size]
+                for text, score in zip(batch, self._logits(batch), strict=True):
+                    known[keys[text]] = score
+                    self.store.put(keys[text], Completion(repr(score), (), "stop", 0, 0, 0))
+                bar.update(len(batch))
+        self.store.flush()
+        return [[known[keys[text]] for text in row] for row in texts]
+
+    def cost(self, dialogues: Sequence[Dialogue]) -> Usage:
+        """What scoring these reads; nothing is generated, and no prompt is shared between them."""
+        lengths = [len(self.tokenizer(self._text(dialogue))["input_ids"]) for dialogue in dialogues]
+        return total([Usage(0, length, length, 0, self.shape.flops(0, length)) for length in lengths])
+
+    def _text(self, dialogue: Dialogue) -> str:
+        chat = [{"role": message.role, "content": message.content} for message in dialogue]
+        try:
+            text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
+        except JinjaError as error:
+            raise ChatError(
+                f"the chat that asks {chat[-2]['content'][:60]!r} is refused by the chat template of reward_model "
+                f"{self.name} ({error}): mend its messages, or leave it out."
+            ) from error
+        return text.removeprefix(self.tokenizer.bos_token or "")
+
+    def _key(self, text: str) -> str:
+        return sha256(f"{self.fingerprint}\n{text}".encode()).hexdigest()
+
+    def _logits(self, texts: Sequence[str]) -> list[float]:
+        import torch
+
+        batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, padding_side="right").to(self.device)
+        batch.pop("token_type_ids", None)  # a decoder has no use for them
+        # transformers reads the score at the last token that is not the model's pad, whatever the tokenizer pads with;
+        # a model that has none is read at a text's end, so its pads must be a token that ends no text
+        mask, pad = batch["attention_mask"].bool(), self.pad
+        if pad is None:
+            ends = set(batch["input_ids"].gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
+            pad = next(token for token in range(len(ends) + 1) if token not in ends)
+            self.model.config.get_text_config().pad_token_id = pad
+        batch["input_ids"] = batch["input_ids"].masked_fill(~mask, pad)
+        with torch.inference_mode():
+            scores: list[float] = self.model(**batch).logits[:, 0].float().tolist()
+        return scores
+
+
+def _shape(model: Any) -> ModelShape:
+    """The sizes that decide what a token costs; the input embedding is left out."""
+    text = model.config.get_text_config()
+    parameters = sum(w.numel() for w in model.parameters()) - model.get_input_embeddings().weight.numel()
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return ModelShape(parameters, text.num_hidden_layers, text.num_attention_heads * size)

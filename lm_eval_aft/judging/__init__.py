@@ -1,0 +1,1 @@
+"""LLM judges: the client, its cache, MT-Bench and AlpacaEval."""

@@ -1,0 +1,1 @@
+"""AlpacaEval by the alpaca_eval package, with the judge of this package."""

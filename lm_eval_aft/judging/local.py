@@ -1,0 +1,58 @@
+"""A judge on this machine, without a server: the hf engine in the place of the HTTP client.
+
+Answers one call at a time, so it is for small judges and few calls; vllm serve is for many. Gives no log-probabilities.
+Knows engines; nothing of benchmarks. Called by ``mt_bench_cli``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from lm_eval_aft.core.records import Chat, Message, Request, Sampling
+from lm_eval_aft.engines.api.client import Refused, Stopped
+from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
+
+
+class LocalClient:
+    """Answers chat completions with an engine, in the shape of a server's replies."""
+
+    base_url, has_key = "engine=hf", False
+
+    def __init__(self, engine: Engine) -> None:
+        """Wrap a loaded engine."""
+        self.engine = engine
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, pretrained: str) -> LocalClient:
+        """Load a checkpoint.
+
+        Raises:
+            ConfigError, EngineError: If it cannot be loaded.
+        """
+        return cls(load_engine("hf", {"pretrained": pretrained, "dtype": "auto"}, HostArgs()))
+
+    def post(self, path: str, body: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """See ``ChatClient.post``.
+
+        Raises:
+            Refused: If the prompt does not fit.
+            Stopped: If ``stop`` was set before it was this call's turn.
+        """
+        sampling = Sampling(float(body["temperature"]), 1.0, 0, int(body["max_tokens"]))
+        with self._lock:  # neither tokenizers nor models bear several threads
+            if stop.is_set():
+                raise Stopped
+            prompt = self.engine.renderer.encode(Chat(tuple(Message(**row) for row in body["messages"])))
+            if prompt.prompt_tokens + sampling.max_tokens > self.engine.max_length:
+                asked = f"{prompt.prompt_tokens} prompt tokens and {sampling.max_tokens} to generate"
+                raise Refused(400, f"{asked} are beyond the context length of {self.engine.max_length}")
+            ((_, completion),) = self.engine.generate([Request(prompt, sampling, seed=0)])
+        message = {"role": "assistant", "content": completion.text}
+        counts = {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.generated_tokens}
+        return {"choices": [{"message": message, "finish_reason": completion.finish_reason}], "usage": counts}
+
+    def disconnect(self) -> None:
+        """Nothing to close."""

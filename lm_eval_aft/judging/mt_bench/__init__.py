@@ -1,0 +1,1 @@
+"""MT-Bench by FastChat's protocol."""

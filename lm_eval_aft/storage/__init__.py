@@ -1,0 +1,1 @@
+"""What runs leave on disk: the draft store, traces, lm-eval's results and checkpoint fingerprints."""

@@ -1,0 +1,1 @@
+"""One training run: examples, batches, model, loop, checkpoints and resume."""

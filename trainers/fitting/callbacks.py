@@ -1,0 +1,112 @@
+"""What a training run says while it runs: the terminal, log.jsonl, and the card of each checkpoint.
+
+Called by Trainer through ``loop``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from trainers.fitting.card import write_card
+from trainers.fitting.run import Run
+
+Say = Callable[[str], None]
+
+
+class RunLog(TrainerCallback):
+    """Writes the log and the card of each checkpoint, and stops on a loss or weights that are no numbers."""
+
+    def __init__(self, run: Run, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
+        """Keep what a checkpoint must say."""
+        self.run, self.aft, self.facts, self.say = run, aft, facts, say
+        self.started, self.tokens_before = time.monotonic(), 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let the settings of this run count: Trainer would go on with the rhythm that the checkpoint remembers."""
+        state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
+        self.tokens_before = state.num_input_tokens_seen
+        find_best(state, self.run)
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Tell the order of examples which pass it is: of several processes that go on in one, Trainer does not."""
+        train_dataloader.set_epoch(int((state.epoch or 0) + 1e-6))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Write one line, on the terminal and in log.jsonl."""
+        keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
+        row = {key: float(logs[key]) for key in keys if key in logs}
+        for key in ("loss", "eval_loss", "grad_norm"):
+            if key in row and not math.isfinite(row[key]):
+                raise self.broken(f"the {key} became {row[key]}", state.global_step)
+        if not state.is_world_process_zero or not row.keys() & {"loss", "eval_loss"}:
+            return
+        elapsed_s = round(time.monotonic() - self.started, 2)
+        row |= {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "elapsed_s": elapsed_s}
+        row |= {"tokens": state.num_input_tokens_seen}
+        with self.run.log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
+
+    def is_sound(self, model: Any) -> bool:
+        """Whether all weights that are trained are numbers; no checkpoint of others is written."""
+        trained = [weights for weights in model.parameters() if weights.requires_grad]
+        shares = [getattr(weights, "ds_tensor", weights) for weights in trained]  # of DeepSpeed's stage 3, else all
+        return all(bool(share.isfinite().all()) for share in shares)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark a checkpoint as whole, after all processes wrote their parts, and only then remove older ones."""
+        if args.world_size > 1:
+            args.distributed_state.wait_for_everyone()
+        if state.is_world_process_zero:
+            folder = self.run.checkpoint(state.global_step)
+            write_card(folder, self.run, self.aft, self.facts)
+            self.run.remove_checkpoints(self.run.config.keep, state.best_model_checkpoint)
+
+    def broken(self, what: str, step: int) -> EngineError:
+        """The error that ends a run whose loss or weights are no numbers."""
+        return EngineError(
+            f"{what} by step {step}: give another output with a lower learning_rate, or with data without broken rows; "
+            f"whole checkpoints in {self.run.folder} are from before."
+        )
+
+
+def find_best(state: TrainerState, run: Run) -> None:
+    """Let the best checkpoint be where the run is now: its folder may have moved, or be called from elsewhere."""
+    folder = run.checkpoint(state.best_global_step or 0)
+    if folder.is_dir():
+        state.best_model_checkpoint = str(folder)
+
+
+class Patience(EarlyStoppingCallback):
+    """Early stopping that goes on counting after a resume, where Trainer's would begin again."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the count that the checkpoint remembers."""
+        kept = state.stateful_callbacks.setdefault("Patience", self.state())  # patience may be new to this run
+        self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+        control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience
+
+
+def _line(row: dict[str, float], steps: int, tokens_per_s: float) -> str:
+    parts = [f"step {row['step']:.0f}/{steps}", f"epoch {row['epoch']:.2f}"]
+    parts += [f"loss {row['loss']:.4f}"] if "loss" in row else []
+    parts += [f"validation loss {row['eval_loss']:.4f}"] if "eval_loss" in row else []
+    parts += [f"learning rate {row['learning_rate']:.1e}"] if "learning_rate" in row else []
+    return "  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"])

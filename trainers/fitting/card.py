@@ -1,0 +1,73 @@
+"""The card of a checkpoint: README.md and aft_config.json, with settings, data and loss by step.
+
+Called by ``runlog`` for each checkpoint, and by ``loop`` and ``models`` for what is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm_eval_aft import __version__
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from trainers.fitting.run import Run
+
+
+def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[str], *, merged: bool = False) -> None:
+    """Write aft_config.json and README.md into a checkpoint; a merged one needs no base."""
+    settings = [f"| `{name}` | {value} |" for name, value in run.config.to_dict().items() if value not in (None, ())]
+    lines = [
+        f"# {aft.base_model}, trained with `aft train {run.kind}`",
+        "",
+        f"lm_eval_aft {__version__}; seed {run.config.seed}; data SHA-256 {aft.data_digest}; prompt template SHA-256 "
+        f"{aft.template_sha256}. The loss covers {aft.mask_policy}.",
+        "",
+        *_evaluation(run, aft, merged),
+        "## Data",
+        "",
+        *(f"    {fact}" for fact in facts),
+        "",
+        "## Loss",
+        "",
+        *curve(run.log),
+        "",
+        "## Settings",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *settings,
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    aft.save(folder)
+
+
+def _evaluation(run: Run, aft: CheckpointConfig, merged: bool) -> list[str]:
+    k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
+    weights = "pretrained=HERE"
+    if run.config.lora_rank and not merged:
+        # lm-eval takes the tokenizer from the base, which may lack the chat template
+        weights = f"pretrained={aft.base_model},peft=HERE,tokenizer=HERE"
+        weights += f",revision={aft.base_revision}" if aft.base_revision else ""
+    command = f"    lm_eval --model aft --model_args {weights},k={k},layers={layers} --apply_chat_template --tasks ..."
+    return ["The prompts of training are used by", "", command, ""]
+
+
+def curve(log: Path, points: int = 20) -> list[str]:
+    """Loss by step from the log, thinned out evenly, as a table."""
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+    rows = [json.loads(line) for line in text.splitlines()]
+    losses = [row for row in rows if "loss" in row]
+    shown = losses[:: max(1, len(losses) // points)] + losses[-1:]
+    steps: dict[int, dict[str, float]] = {}
+    for row in [*shown, *(row for row in rows if "eval_loss" in row)]:
+        steps.setdefault(row["step"], {}).update({key: row[key] for key in ("loss", "eval_loss") if key in row})
+    body = [
+        f"| {step} | {_number(row.get('loss'))} | {_number(row.get('eval_loss'))} |"
+        for step, row in sorted(steps.items())
+    ]
+    return ["| step | training loss | validation loss |", "|---|---|---|", *body]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,200 @@
+"""One training run: transformers.Trainer around a model and its examples, from the first step to the saved checkpoint.
+
+Knows nothing of what the examples mean. Called by ``train``; imports torch, so only when a run starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import unset_hf_deepspeed_config
+
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from lm_eval_aft.inference.interrupts import leave_group_at_exit
+from trainers.fitting.batching import Collator, trims_logits
+from trainers.fitting.callbacks import Patience, RunLog, Say, find_best
+from trainers.fitting.card import write_card
+from trainers.fitting.examples import Encoder, Example
+from trainers.fitting.model import beyond_positions, end_texts, load_model
+from trainers.fitting.run import Run, disk_guard, trim_log
+from trainers.fitting.trainer import AFTTrainer
+from trainers.settings import TrainConfig
+
+
+def fit(
+    run: Run,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    aft: CheckpointConfig,
+    facts: Sequence[str],
+    say: Say,
+) -> None:
+    """Train, or go on training, and save the result.
+
+    Raises:
+        EngineError: If the model cannot be loaded, the loss is no number, or a checkpoint cannot be written.
+        ConfigError: If DeepSpeed would not write the weights of a finished run.
+    """
+    config, tokenizer = run.config, encoder.renderer.tokenizer
+    args = arguments(config, len(validation) > 0)  # first: FSDP and DeepSpeed shard a model while it is loaded
+    if args.n_gpu > 1:  # Trainer would split batches of n_gpu times the size over them
+        say(f"{args.n_gpu} GPUs are in sight and one is used: accelerate launch -m trainers.train uses all.")
+        args._n_gpu = 1
+    model = load_model(config)
+    end_texts(model, encoder.end_id)
+    if warning := beyond_positions(model, [len(example.token_ids) for example in examples]):
+        say(warning)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    leave_group_at_exit()
+    trainer = AFTTrainer(
+        RunLog(run, aft, facts, say),
+        model=model,
+        args=args,
+        train_dataset=list(examples),
+        eval_dataset=sorted(validation, key=lambda example: len(example.token_ids)) or None,
+        data_collator=Collator(pad, trims_logits(base)),
+        processing_class=tokenizer,
+    )
+    if not config.lora_rank and _keeps_shards(trainer):
+        raise ConfigError(
+            "DeepSpeed's stage 3 would keep the weights in shards: tell it stage3_gather_16bit_weights_on_model_save "
+            "(accelerate launch --zero3_save_16bit_model true)."
+        )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if config.patience:
+        trainer.add_callback(Patience(config.patience))
+    if trainer.is_world_process_zero():
+        trim_log(run.log, int(run.resume_from.name.rpartition("-")[2]) if run.resume_from else -1)
+        run.write_state(finished=False)
+    with disk_guard(run):
+        if not _is_trained(trainer, run):
+            trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
+    best = _best(trainer)
+    if best and trainer.is_world_process_zero():
+        step = best.rpartition("-")[2]
+        say(f"kept: step {step}, validation loss {trainer.state.best_metric:.4f}, the lowest")
+        facts = [*facts, f"kept: step {step} of {trainer.state.global_step}, by validation loss"]
+    with disk_guard(run):
+        _save(trainer, run, aft, facts)
+
+
+def _is_trained(trainer: Trainer, run: Run) -> bool:
+    """Whether nothing but saving was left to do: then weights are loaded, as Trainer would make one step more.
+
+    Not of shards, which FSDP and DeepSpeed load into what ``train`` has wrapped.
+    """
+    if not run.resume_from or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return False
+    state = TrainerState.load_from_json(str(run.resume_from / "trainer_state.json"))
+    kept = state.stateful_callbacks.get("Patience", {}).get("attributes", {"early_stopping_patience_counter": 0})
+    if state.global_step < state.max_steps and kept["early_stopping_patience_counter"] < (run.config.patience or inf):
+        return False
+    find_best(state, run)
+    trainer.state = state
+    if _best(trainer):
+        trainer._load_best_model()
+    else:
+        trainer._load_from_checkpoint(str(run.resume_from))
+    return True
+
+
+def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
+    """Our settings in Trainer's words."""
+    when = "steps" if config.save_every else "epoch"
+    return TrainingArguments(
+        output_dir=str(Path(config.output, "checkpoints")),
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=config.warmup if config.warmup < 1 else 0.999,  # below 1 it is a share of the steps
+        weight_decay=config.weight_decay,
+        optim="adamw_torch_fused",
+        bf16=config.bf16,
+        use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+        seed=config.seed,
+        logging_steps=config.log_every,
+        include_num_input_tokens_seen="non_padding",  # of all processes; goes on after a resume
+        logging_nan_inf_filter=False,  # it would hide what RunLog looks for
+        eval_strategy=when if validated else "no",
+        eval_steps=config.save_every,
+        save_strategy=when,
+        save_steps=config.save_every or 500,
+        save_total_limit=None,  # RunLog removes old ones, when the new one is whole
+        load_best_model_at_end=validated,
+        metric_for_best_model="eval_loss" if validated else None,
+        greater_is_better=False if validated else None,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available() and config.device != "cpu",
+        ddp_find_unused_parameters=False,
+        report_to="none",
+        disable_tqdm=True,
+        label_names=["labels"],
+        **_checkpointing(config.gradient_checkpointing),
+    )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Gradient checkpointing under the name that this transformers has for it."""
+    names = {f.name for f in fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
+
+
+def _keeps_shards(trainer: Trainer) -> bool:
+    """Whether DeepSpeed would write no whole weights when the run ends."""
+    if not trainer.is_deepspeed_enabled:
+        return False
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    zero = plugin.deepspeed_config.get("zero_optimization", {})
+    gathers = zero.get("stage3_gather_16bit_weights_on_model_save", False)
+    return zero.get("stage") == 3 and not (plugin.zero3_save_16bit_model if gathers == "auto" else gathers)
+
+
+def _best(trainer: Trainer) -> str | None:
+    """The checkpoint whose weights are kept, if validation chose: a run that goes on without it remembers one too."""
+    return trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+
+
+def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
+    if trainer.is_fsdp_enabled:  # of shards nothing would be written here, without a word
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(run.folder))
+    if not trainer.is_world_process_zero():
+        return
+    unset_hf_deepspeed_config()  # what is loaded from now on is whole: the processes that had shards of it are leaving
+    if not list(run.folder.glob("*model*.safetensors")):
+        raise EngineError(
+            f"no weights were written to {run.folder}, they are in its checkpoints alone, as shards: let them be "
+            "gathered when a model is saved, and give the same command."
+        )
+    if not run.config.lora_rank and run.config.save_dtype:
+        model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=getattr(torch, run.config.save_dtype))
+        model.save_pretrained(run.folder)
+    (run.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
+    write_card(run.folder, run, aft, facts)
+    run.write_state(finished=True)
+    best = _best(trainer)
+    if best and run.config.keep == 1:  # nothing is left to go on with
+        run.remove_checkpoints(0, best)

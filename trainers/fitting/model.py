@@ -1,0 +1,135 @@
+"""The model of a training run: loaded, given its adapter, told where texts end, and merged.
+
+Called by ``train`` and ``loop``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from lm_eval_aft.bundled import locate
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from trainers.fitting.card import write_card
+from trainers.fitting.run import Run, disk_guard
+from trainers.settings import TrainConfig
+
+
+def load_tokenizer(config: TrainConfig) -> Any:
+    """The tokenizer of the model to train.
+
+    Raises:
+        EngineError: If it cannot be loaded.
+        ConfigError: If the model is an adapter.
+    """
+    _refuse_adapter(config, Path(locate(config.model), "adapter_config.json").is_file())
+    return _load(AutoTokenizer, config)
+
+
+def _refuse_adapter(config: TrainConfig, found: bool) -> None:
+    """A new adapter would take the place of what it has learnt."""
+    if found:
+        raise ConfigError(
+            f"model={config.model} is an adapter: merge it first (aft train --merge, or peft), and give the folder of "
+            "the whole checkpoint."
+        )
+
+
+def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        if "safetensors" in reason:
+            reason += ": weights in pickle files can run code and are refused; save them as safetensors first."
+        if "ignore_mismatched_sizes" in reason:
+            reason = "config.json does not fit the weights; give a folder in which both belong together."
+        if isinstance(error, SafetensorError):
+            reason += ": the weights are cut or damaged; fetch or save them again."
+        raise EngineError(f"model={config.model} cannot be loaded: {reason}") from error
+
+
+def load_model(config: TrainConfig) -> Any:
+    """The model with what is to be trained: an adapter, or all weights (then in float32)."""
+    set_seed(config.seed)
+    dtype = torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
+    model = _load(AutoModelForCausalLM, config, dtype=dtype, use_safetensors=True)
+    _refuse_adapter(config, getattr(model, "_hf_peft_config_loaded", False))  # of the hub
+    if not config.lora_rank:
+        return model
+    _check_targets(model, config)
+    targets: Any = config.lora_targets if config.lora_targets != ("all-linear",) else "all-linear"
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():  # peft asks transformers 5.23 for a name that is about to go
+            warnings.simplefilter("ignore", FutureWarning)
+            return get_peft_model(model, adapter)
+    except ValueError as error:
+        raise ConfigError(f"lora_targets={','.join(config.lora_targets)} does not fit the model: {error}") from error
+
+
+def _check_targets(model: Any, config: TrainConfig) -> None:
+    """Each name must be one of the model's, which peft asks of one alone; tied weights cannot be merged."""
+    tied = (model.get_input_embeddings(), model.get_output_embeddings()) if model.config.tie_word_embeddings else ()
+    for target in config.lora_targets if config.lora_targets != ("all-linear",) else ():
+        found = [each for name, each in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if not found:
+            raise ConfigError(f"lora_targets={target} does not fit the model: it has no layer of that name.")
+        if any(each is part for each in found for part in tied):
+            raise ConfigError(
+                f"lora_targets={target} does not fit the model: its embedding and its output are one tensor, so that "
+                "merging would change both; leave it out."
+            )
+
+
+def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
+    """A warning where examples are longer than the model has positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longer = sum(length > positions for length in lengths) if positions else 0
+    if not longer:
+        return None
+    return (
+        f"warning: {longer} examples are longer than the {positions} positions that the model knows: lower max_length "
+        f"to {positions}."
+    )
+
+
+def end_texts(model: Any, end_id: int) -> None:
+    """Let generation end where training ended its targets, whoever runs the checkpoint."""
+    known = model.generation_config.eos_token_id
+    ids = {end_id, *(known if isinstance(known, list) else [] if known is None else [known])}
+    model.generation_config.eos_token_id = sorted(ids) if len(ids) > 1 else end_id
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:  # sampling settings in a configuration that does not sample cannot be saved
+        model.generation_config.do_sample = True
+
+
+def merge(run: Run, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:
+    """Write base and adapter as one checkpoint, in the base's dtype unless ``save_dtype`` says another."""
+    folder = run.folder / "merged"
+    base = _load(AutoModelForCausalLM, run.config, dtype="auto", use_safetensors=True)
+    dtype = getattr(torch, run.config.save_dtype) if run.config.save_dtype else base.dtype
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        merged = PeftModel.from_pretrained(base.float(), str(run.folder)).merge_and_unload()
+    end_texts(merged, end_id)
+    with disk_guard(run):
+        merged.to(dtype).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(run.folder).save_pretrained(folder)
+        write_card(folder, run, aft, facts, merged=True)
+    return folder

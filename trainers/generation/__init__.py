@@ -1,0 +1,1 @@
+"""Training examples made by models: drafts, selection, targets and verifiers."""

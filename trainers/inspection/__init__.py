@@ -1,0 +1,1 @@
+"""What training examples hold: statistics, overlap with test sets and perplexity."""

@@ -1,0 +1,1 @@
+"""What a training example is, and the files that hold them."""
