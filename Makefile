@@ -34,7 +34,7 @@ test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, 
 	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults
 
 test-hostile: .venv/installed-dev ## give every reader a thousand damaged files each
-	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/test_hostile_many.py
+	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/hostile/test_hostile_many.py
 
 coverage: .venv/installed-dev ## the tests again, counting which lines of the packages they run
 	$(BIN)/coverage erase

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.paths import ROOT
+
 OPEN_DOOR = "from lm_eval_aft import _autoload; _autoload.install()\n"
 
 REGISTRY = """

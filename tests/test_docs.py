@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+from helpers.paths import ROOT
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))
 ENGINES_OWN = {
     "base_url",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lm_eval.api.instance import Instance
 
-from conftest import save_tiny, tiny_tokenizer
+from helpers.tiny_models import save_tiny, tiny_tokenizer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template

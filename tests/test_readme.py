@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from helpers.paths import ROOT
 from lm_eval_aft.cli import COMMANDS, aft
 from lm_eval_aft.core.config import markdown_table
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import save_tiny
+from helpers.paths import ROOT
+from helpers.tiny_models import save_tiny
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = "accelerate|aft|bash|cat|curl|docker|export|git|lm_eval|make|pip|python3?|serve|torchrun|vllm"
 TEMPLATE = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
@@ -47,13 +47,13 @@ class Check:
 
 
 INSTALLS = "an install takes minutes and a registry: tests/test_install.py does it"
-FIGURES = "takes minutes on a real model; tests/test_benchmarks.py holds the scripts' own tests"
+FIGURES = "takes minutes on a real model; tests/benchmarks/test_benchmarks.py holds the scripts' own tests"
 
 TABLE: dict[str, Run | Check] = {
-    "make demo": Check(INSTALLS + ", and tests/test_demo.py runs what comes after", "make -n demo"),
+    "make demo": Check(INSTALLS + ", and tests/cli/test_demo.py runs what comes after", "make -n demo"),
     "make test": Check("it would run this test", "make -n test"),
     "make demo-chat": Check("fetches a real checkpoint", "make -n demo-chat"),
-    "make checkpoints": Check("trains for hours; tests/test_family.py does it small", "make -n checkpoints"),
+    "make checkpoints": Check("trains for hours; tests/trainers/test_family.py does it small", "make -n checkpoints"),
     "pip install .": Check(INSTALLS, "pip install --help"),
     "lm_eval --model aft --model_args pretrained=MODEL,k=5,layers=2,record=out/traces --tasks gsm8k "
     "--apply_chat_template --batch_size auto --output_path out --log_samples": Run("|gsm8k|", more=SMALL),
@@ -75,11 +75,13 @@ TABLE: dict[str, Run | Check] = {
     "aft votes out/smollm2": Run("aggregate, k=5, layers=2"),
     "aft diagnose out/smollm2": Run("answers repeat a draft word for word"),
     "aft report out/smollm2 --html page.html": Run("The page is in page.html."),
-    "aft compare": Check("it is named only; tests/test_compare.py runs it", "aft compare --help"),
-    "aft judge mt_bench": Check("needs a judge: tests/test_mt_bench.py has one", "aft judge mt_bench --help"),
-    "aft judge alpaca_eval": Check("needs a judge: tests/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"),
+    "aft compare": Check("it is named only; tests/analysis/test_compare.py runs it", "aft compare --help"),
+    "aft judge mt_bench": Check("needs a judge: tests/judging/test_mt_bench.py has one", "aft judge mt_bench --help"),
+    "aft judge alpaca_eval": Check(
+        "needs a judge: tests/judging/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"
+    ),
     "python -m trainers.family train FAMILY --seed N": Check(
-        "trains for an hour; tests/test_family.py does it small", "python -m trainers.family train --help"
+        "trains for an hour; tests/trainers/test_family.py does it small", "python -m trainers.family train --help"
     ),
     "python benchmarks/family.py FAMILY WORK --limit 4000 --ablations 4000 --seed N": Check(
         FIGURES, "python benchmarks/family.py --help"

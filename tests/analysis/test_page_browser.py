@@ -1,0 +1,388 @@
+"""The page in a real headless Chromium, opened from disk: it sorts, filters, searches, opens samples, and stays deaf
+to whatever a model wrote. Skipped where Chromium, ChromeDriver or selenium is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from helpers.page_data import HOSTILE, hostile_page, large_page, small_page
+from lm_eval_aft.analysis.report.page.data import Chart, Curve, PageData, Point
+from lm_eval_aft.analysis.report.page.write import write_page
+
+pytestmark = pytest.mark.browser
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1200,900",
+)  # fmt: skip
+SHOWS_HIDDEN = str.maketrans(
+    {"\x00": "NUL", "\x1b": "ESC", "\x07": "BEL", "\r": "CR", "\u202e": "U+202E", "\u200b": "U+200B"}
+    | {"\U000e0041": "U+E0041", "\ud800": "U+D800", "\u2028": "U+2028"}
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory):
+    """One browser for all tests, with the log of everything it asks the network for."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    driver_path = shutil.which("chromedriver")
+    if not CHROMIUM or not driver_path:
+        pytest.skip("Chromium and ChromeDriver are not installed: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """A page in the browser."""
+
+    def __init__(self, driver, path: Path):
+        self.driver, self.path = driver, path
+        driver.get("about:blank")
+        for log in ("performance", "browser"):
+            driver.get_log(log)
+        driver.get(path.as_uri())
+
+    def all(self, selector: str) -> list:
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector: str):
+        return self.driver.find_element("css selector", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        return self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
+
+    def run(self, script: str, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, ready: Callable[[], object], seconds: float = 10) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, "the page did not get there"
+            time.sleep(0.02)
+
+    def status(self) -> str:
+        return self.one(".status").text
+
+    def choose(self, kind: str) -> None:
+        self.run("document.querySelector(`input[value=${arguments[0]}]`).click()", kind)
+
+    def search(self, words: str) -> None:
+        self.one("input[type=search]").clear()
+        self.one("input[type=search]").send_keys(words)
+
+    def open(self, number: int) -> str:
+        """Open the n-th question of the list; its text once it is there."""
+        before = self.one(".detail").id, self.run("return document.querySelector('.detail').firstChild")
+        self.all(".list button")[number].click()
+        self.wait(lambda: self.run("return document.querySelector('.detail').firstChild") != before[1])
+        return self.run("return document.querySelector('.detail').textContent")
+
+    def requests(self) -> list[str]:
+        """Every address asked for since the page was opened."""
+        events = [json.loads(row["message"])["message"] for row in self.driver.get_log("performance")]
+        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+    def complaints(self) -> list[str]:
+        return [row["message"] for row in self.driver.get_log("browser")]
+
+
+@pytest.fixture
+def opened(chromium, tmp_path: Path) -> Callable[[PageData], Page]:
+    return lambda data: Page(chromium, write_page(tmp_path / "page.html", data))
+
+
+@pytest.fixture
+def small(opened) -> Page:
+    return opened(small_page())
+
+
+def test_every_part_is_there_and_nothing_is_fetched(small: Page):
+    assert small.texts("h2") == ["Scores and cost", "Curves", "Comparisons", "What aggregation did", "Samples"]
+    assert small.texts("nav.parts a") == small.texts("h2")
+    assert small.driver.title == "A small page"
+    assert small.complaints() == []
+    assert small.requests() == [small.path.as_uri()]
+
+
+def test_a_click_sorts_by_value_and_another_turns_it_round(small: Page):
+    names = "#leaderboard tbody th"
+
+    def order() -> list[str]:
+        return [name.split("4 questions")[0] for name in small.texts(names)]
+
+    heads = small.all("#leaderboard thead button")
+    assert order() == ["beta", "alpha 10", "alpha 9"]
+    heads[2].click()
+    assert order() == ["alpha 10", "beta", "alpha 9"]  # by value: "9.0" is below "28.0"
+    heads[2].click()
+    assert order() == ["alpha 9", "beta", "alpha 10"]
+    for _ in range(2):  # what has no value is last both ways
+        heads[1].click()
+        assert order()[-1] == "alpha 10"
+    heads[0].send_keys("\ue007")  # the enter key
+    assert order() == ["alpha 9", "alpha 10", "beta"]
+    marked = [head.get_attribute("aria-sort") for head in small.all("#leaderboard th[aria-sort]")]
+    assert marked == ["ascending", "none", "none"]
+    assert "4 questions instead of 12." in small.texts("#leaderboard tr.apart th")[0]
+
+
+def test_curves_are_drawn_with_their_intervals(small: Page):
+    small.wait(lambda: small.all("#curves .canvas svg"))
+    assert len(small.all(".canvas .series .line")) == 2
+    assert len(small.all(".canvas .mark")) == 4
+    assert len(small.all(".canvas .mark .interval")) == 2
+    labels = [mark.get_attribute("aria-label") for mark in small.all(".canvas .mark")]
+    assert labels[0] == "K=5, L=0: 100, 20 [18, 22]"
+    box = small.one(".canvas svg").rect
+    for mark in small.all(".canvas .mark"):
+        assert box["x"] <= mark.rect["x"]
+        assert mark.rect["x"] + mark.rect["width"] <= box["x"] + box["width"]
+        assert box["y"] <= mark.rect["y"]
+
+
+def test_comparisons_say_what_was_measured(small: Page):
+    first, second = small.texts("#comparisons tbody tr")
+    for words in (
+        "28.0 → 24.4",
+        "\u22123.6 [\u22126.1, \u22121.1]",
+        "(worse)",
+        "0.005",
+        "0.010",
+        "118 / 1,035 / 166",
+        "\u00d79.6",
+        "1,319",
+    ):
+        assert words in first
+    assert "+1.10" in second
+    assert "[" not in second  # an interval without ends is not shown
+    assert len(small.all("#comparisons svg.forest.worse .interval")) == 3
+
+
+def test_comparisons_turn_round_where_less_is_better_and_take_no_side_where_neither_is(opened):
+    (effect, _) = small_page().effects
+    less = replace(effect, higher_is_better=False, level=0.999)
+    neither = replace(effect, higher_is_better=None)
+    page = opened(PageData("effects", effects=(less, neither)))
+    better, level = page.texts("#comparisons tbody tr")
+    assert "(better)" in better
+    assert "(neither better nor worse)" in level
+    bars = page.run("return [...document.querySelectorAll('.bar rect')].map((e) => e.getAttribute('class'))")
+    assert bars == ["worse", "level", "better", "level", "level", "level"]
+    assert "intervals of 99.9%." in page.one("#comparisons").text
+
+
+def test_filters_count_and_choose(small: Page):
+    small.wait(lambda: small.status() == "5 of 5 questions")
+    assert [text.split()[-1] for text in small.texts(".kind")] == ["5", "2", "2", "1", "1"]
+    expected = {"right": ["#0", "#1"], "wrong": ["#2", "#3"], "rescued": ["#1"], "corrupted": ["#2"]}
+    for kind, documents in expected.items():
+        small.choose(kind)
+        assert [where.split(" ")[0] for where in small.texts(".list .where")] == documents
+    small.choose("all")
+    small.run("const s = document.querySelectorAll('select')[1]; s.value = 'run B'; s.onchange = 0;"
+              "s.dispatchEvent(new Event('change'))")  # fmt: skip
+    assert small.texts(".list .where") == ["#0"]
+    assert small.status() == "1 of 5 questions"
+
+
+def test_search_goes_through_the_transcripts(small: Page):
+    small.search("DRAFT ONE OF 2")
+    small.wait(lambda: small.status() == "1 of 5 questions")
+    assert small.texts(".list .snippet") == ["question 2?"]
+    small.search("nowhere")
+    small.wait(lambda: small.status() == "0 of 5 questions")
+    small.search("be brief")  # an earlier message
+    small.wait(lambda: small.status() == "5 of 5 questions")
+
+
+def test_a_sample_shows_drafts_layers_answer_seeds_and_tokens(small: Page):
+    text = small.open(2)
+    for words in ("gsm8k #2", "corrupted", "gold answer", "Drafts (2)", "Draft 1", "seed 4611686018427387905",
+                  "12 tokens", "ended by itself", "cut at the token limit", "copies draft 2", "one of 2"):  # fmt: skip
+        assert words in text
+    assert small.texts(".detail h4") == ["Question", "Drafts (2)", "Answer"]
+    left, right = (card.rect for card in small.all(".cards")[0].find_elements("css selector", ".card"))
+    assert left["y"] == right["y"]  # side by side
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_from_one_question_to_the_next_and_to_another_run(small: Page):
+    assert "The same question in" in small.open(0)
+    small.one(".twins button").click()
+    small.wait(lambda: "run B" in small.texts(".detail dd"))
+    small.open(1)
+    small.all(".steps button")[2].click()
+    small.wait(lambda: "gsm8k #2" in small.texts(".detail h3"))
+    assert small.one(".list [aria-current]").get_attribute("data-place") == "2"
+    assert small.run("return location.hash") == "#sample-2"
+    again = Page(small.driver, small.path)
+    again.driver.get(small.path.as_uri() + "#sample-2")
+    again.driver.refresh()
+    again.wait(lambda: "gsm8k #2" in again.texts(".detail h3"))
+
+
+def test_the_keyboard_is_enough(small: Page):
+    first = small.all(".list button")[0]
+    first.send_keys("\ue015")  # arrow down
+    assert small.driver.switch_to.active_element.get_attribute("data-place") == "1"
+    small.driver.switch_to.active_element.send_keys("\ue007")
+    small.wait(lambda: "gsm8k #1" in small.texts(".detail h3"))
+    assert small.driver.switch_to.active_element.tag_name == "h3"  # a screen reader goes on there
+
+
+def test_hostile_text_is_text(opened):
+    page = opened(hostile_page())
+    for panel in page.all("details:not([open]) > summary"):
+        panel.click()
+    seen = ""
+    for number in range(len(page.all(".list button"))):
+        seen += page.open(number)
+        page.run("for (const d of document.querySelectorAll('details')) d.open = true;")
+    for text in HOSTILE:
+        assert text.translate(SHOWS_HIDDEN) in seen
+    for selector in (*page.all("h1, h2, .noted, td, figcaption"), page.one("body")):
+        page.run("arguments[0].dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))", selector)
+    page.search("window.hacked")
+    page.wait(lambda: "searching" not in page.status())
+    assert page.run("return window.hacked") is None
+    assert (
+        page.run("return document.querySelectorAll('main :is(img, iframe, script, style, link, meta, a)').length") == 0
+    )
+    assert page.requests() == [page.path.as_uri()]
+    assert page.complaints() == []  # nothing was even tried: the policy had nothing to refuse
+
+
+@pytest.fixture
+def beacon() -> Iterator[tuple[str, list[str]]]:
+    """A server on this machine and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_the_policy_would_hold_if_the_script_did_not(opened, beacon, tmp_path: Path):
+    address, asked = beacon
+    page = opened(small_page())
+    injected = """
+        const node = document.createElement(arguments[0]);
+        for (const [name, value] of Object.entries(arguments[1])) node.setAttribute(name, value);
+        document.body.append(node);
+        return true;
+    """
+    handler = "try { document.body.setAttribute('onclick', '1'); return 'set' } catch (error) { return error.name }"
+    assert page.run(handler) == "TypeError"
+    page.run(injected, "img", {"src": address + "/image"})
+    page.run(injected, "iframe", {"src": address + "/frame"})
+    page.run(injected, "link", {"rel": "stylesheet", "href": address + "/style"})
+    assert page.run("return fetch(arguments[0]).then(() => 'sent', () => 'refused')", address + "/fetch") == "refused"
+    refused = "try { document.body.innerHTML = '<b>x</b>'; return 'set' } catch (error) { return error.name }"
+    assert page.run(refused) == "TypeError"
+    time.sleep(0.3)
+    assert asked == []
+    (tmp_path / "open.html").write_text("<body>no policy")  # the same without the policy does reach the server
+    open_page = Page(page.driver, tmp_path / "open.html")
+    open_page.run(injected, "img", {"src": address + "/image"})
+    open_page.wait(lambda: asked == ["/image"])
+
+
+def test_a_mebibyte_is_clipped_until_asked_for(opened):
+    page = opened(hostile_page())
+    text = page.open(len(page.all(".list button")) - 1)
+    assert "<b>xxx" in text
+    assert "THE END" not in text
+    assert len(text) < 60_000
+    button = next(each for each in page.all(".detail .more") if "1,048,587" in each.text)
+    button.click()
+    assert page.run("return document.querySelector('.answer pre').textContent").endswith("x THE END")
+
+
+def test_a_phone_gets_one_pane_and_no_sideways_scrolling(opened):
+    page = opened(small_page())
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert page.run("return document.documentElement.scrollWidth") == 390
+        page.open(0)
+        assert not page.one(".side").is_displayed()
+        assert page.run("return document.documentElement.scrollWidth") == 390
+        page.one(".back").click()
+        assert page.one(".side").is_displayed()
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_both_colour_schemes_are_readable(small: Page):
+    """Contrast of ink, soft text and verdicts on their papers, by the formula of WCAG 2: at least 4.5 in both."""
+    pairs = [("ink", "paper"), ("soft", "paper"), ("soft", "card"), ("good", "good-paper"), ("bad", "bad-paper"),
+             ("warn", "warn-paper"), ("warn", "paper"), ("link", "paper")]  # fmt: skip
+    style = "const style = getComputedStyle(document.documentElement);"
+    read = style + "return arguments[0].map((name) => style.getPropertyValue('--' + name))"
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+        for pair in pairs:
+            front, back = (_luminance(colour) for colour in small.run(read, pair))
+            contrast = (max(front, back) + 0.05) / (min(front, back) + 0.05)
+            assert contrast >= 4.5, (scheme, pair)
+    small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def _luminance(colour: str) -> float:
+    digits = colour.strip().lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_whole_benchmark_opens_in_two_seconds(opened):
+    """1,319 questions at K=5, L=2: from the request to a page that answers, best of two on a busy machine."""
+    data = large_page()
+    times = []
+    for _ in range(2):
+        page = opened(data)
+        page.wait(lambda page=page: page.run("return document.documentElement.dataset.ready"))
+        times.append(int(page.run("return document.documentElement.dataset.ready")))
+    assert min(times) < 2000, times
+    assert page.status() == "1,319 of 1,319 questions"
+    assert "Answer" in page.open(50)
+    page.search("the needle")
+    page.wait(lambda: page.status() == "1 of 1,319 questions", 30)
+    assert page.texts(".list .where") == ["#1318"]
+
+
+def test_curves_over_the_same_few_places_stand_apart(opened):
+    curves = tuple(Curve(f"K={k}", tuple(Point(layers, k, k - 1, k + 1) for layers in range(3))) for k in (1, 3, 5))
+    page = opened(PageData("curves", charts=(Chart("depth", "layers", "score", curves),)))
+    page.wait(lambda: page.all(".canvas svg"))
+    lines = page.run("return [...document.querySelectorAll('.mark .interval')].map((e) => +e.getAttribute('x1'))")
+    assert len(set(lines)) == 9
+    ticks = page.run("return [...document.querySelectorAll('.canvas text')].map((e) => e.textContent)")
+    assert not {"0.5", "1.5"} & set(ticks)

@@ -1,0 +1,106 @@
+"""Samples of the page: traces, verdicts and lm-eval's log joined into one record a question."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from helpers.made_traces import trace_of_texts as trace
+from lm_eval_aft.analysis.report.page.samples import run_samples
+from lm_eval_aft.core.chat import ChatContext
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.results import read_run
+from lm_eval_aft.storage.traces import write_traces
+
+
+def log_run(folder: Path, task: str, rows: list[dict], settings: dict | None = None) -> None:
+    """A run as lm-eval writes it; ``settings`` make it one of ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict = {"model": "hf", "model_args": {}}
+    if settings:
+        usage = asdict(Usage(generations=3 * len(rows)))
+        config["aft"] = {**settings, "generations_per_question": 3, "usage": usage, "engine": "scripted"}
+    results = {
+        "results": {task: {"exact_match,flexible-extract": 0.5}},
+        "n-samples": {task: {"effective": len(rows)}},
+        "config": config,
+    }
+    (folder / "results_1.json").write_text(json.dumps(results))
+    (folder / f"samples_{task}_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def row(number: int, **more: object) -> dict:
+    return {
+        "doc_id": number,
+        "doc_hash": f"h{number}",
+        "doc": {"question": f"How many, {number}?"},
+        "target": "#### 7",
+        "filter": "flexible-extract",
+        "arguments": {"gen_args_0": {"arg_0": f"Question: How many, {number}?\nAnswer:", "arg_1": {}}},
+        "resps": [["so 8"]],
+        "filtered_resps": ["8"],
+        "metrics": ["exact_match"],
+        "exact_match": 0.0,
+        **more,
+    }
+
+
+def test_a_traced_question_has_its_texts_verdict_and_score(tmp_path: Path):
+    made = trace(["is 7", "is 8"], ["is 8"], model="m")
+    log_run(tmp_path, "gsm8k", [row(0)], made.settings)
+    write_traces(str(tmp_path / "traces"), made.settings, [made])
+    panels, (sample,) = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
+    assert [(panel.run, panel.task) for panel in panels] == [("ours", "gsm8k")]
+    assert (sample.run, sample.task, sample.question, sample.gold) == ("ours", "gsm8k", "How many, 0?", "7")
+    assert (sample.right, sample.score, sample.answer) == (False, "exact_match (flexible-extract): 0", "is 8")
+    assert [(text.layer, text.index, text.answer, text.right, text.copies) for text in sample.texts] == [
+        (0, 0, "7", True, ()),
+        (0, 1, "8", False, ()),
+        (1, 0, "8", False, (1,)),
+    ]
+    assert [message.text for message in sample.messages] == ["q0"]
+
+
+def test_rescue_and_corruption_reach_the_page(tmp_path: Path):
+    traces = [trace(["is 8", "is 8"], ["is 7"], doc=0), trace(["is 7", "is 7"], ["is 8"], doc=1)]
+    log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0), row(1)], traces[0].settings)
+    write_traces(str(tmp_path / "traces"), traces[0].settings, traces)
+    _, samples = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
+    assert [(s.rescued, s.corrupted) for s in samples] == [(True, False), (False, True)]
+
+
+def test_another_models_run_is_shown_from_the_log(tmp_path: Path):
+    chat = ChatContext.of([{"role": "system", "content": "be brief"}, {"role": "user", "content": "How many?"}])
+    rows = [
+        row(0),
+        row(1, exact_match=1.0, arguments={"gen_args_0": {"arg_0": str(chat)}}, doc={}),
+        row(2, arguments=[["other", "versions"]], doc={}, exact_match=0.5, target=""),
+        {**row(2), "filter": "strict-match"},
+    ]
+    log_run(tmp_path, "gsm8k", rows)
+    panels, samples = run_samples(read_run(tmp_path), "hf")
+    assert panels == ()
+    assert [(s.doc_id, s.right, s.gold) for s in samples] == [(0, False, "#### 7"), (1, True, "#### 7"), (2, None, "")]
+    assert [s.question for s in samples] == ["How many, 0?", "How many?", ""]
+    assert [[m.role for m in s.messages] for s in samples] == [["user"], ["system", "user"], ["user"]]
+    assert samples[0].texts[0].text == samples[0].answer == "so 8"
+    assert samples[2].score == "exact_match (flexible-extract): 0.5"
+
+
+def test_a_plain_answer_of_ours_has_no_panel(tmp_path: Path):
+    made = trace(["is 7"])
+    log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0)], made.settings)
+    write_traces(str(tmp_path / "traces"), made.settings, [made])
+    panels, (sample,) = run_samples(read_run(tmp_path), "plain", tmp_path / "traces")
+    assert panels == ()
+    assert (sample.right, len(sample.texts)) == (True, 1)
+
+
+def test_an_essay_is_judged_by_its_metric_alone(tmp_path: Path):
+    made = trace(["one", "two"], ["two"], task="essay")
+    log_run(tmp_path, "essay", [row(0, exact_match=1.0)], made.settings)
+    write_traces(str(tmp_path / "traces"), made.settings, [made])
+    (panel,), (sample,) = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
+    assert (sample.right, sample.gold, [text.right for text in sample.texts]) == (True, "#### 7", [None] * 3)
+    assert panel.tables[0].title == "Diversity and length by layer"

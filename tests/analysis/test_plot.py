@@ -1,0 +1,410 @@
+"""Figures from a folder of runs: the right points and intervals, and a PNG that is one."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from helpers.made_runs import two_tasks
+from lm_eval_aft.analysis.conditions import votable
+from lm_eval_aft.analysis.curves import curves, score_interval, votes_of
+from lm_eval_aft.analysis.frontier import Spot, frontiers, rising, show
+from lm_eval_aft.analysis.losses import LossCurve, read_losses
+from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.stats import mean_interval
+from lm_eval_aft.cli import aft
+from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.storage.results import Score, read_run, read_runs
+from lm_eval_aft.storage.traces import read_traces, write_traces
+
+PLAIN = Sampling(0.7, 0.95, 0, 64)
+SHAPE = {"parameters": 100_000_000, "layers": 30, "attention_width": 576}
+COMMON = {"model": "some/model", "seed": 1, "fingerprint": "f"}
+FILTERS = ("strict-match", "flexible-extract")
+
+
+def chance(k: int, layers: int) -> float:
+    """An accuracy that grows with width and depth."""
+    return 0.3 if layers == 0 else 0.3 + 0.04 * layers + 0.05 * k * (1 - 0.5**layers)
+
+
+def run(out: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **settings: Any) -> Path:
+    """A point of a grid as lm-eval writes it: results and samples."""
+    folder = out / f"k{k}_l{layers}" / "some__model"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{k} {layers}")
+    right = [rng.random() < chance(k, layers) for _ in range(n)]
+    each = 100 * (k * layers + 1)
+    usage = {
+        "generations": n * (k * layers + 1),
+        "prompt_tokens": 9,
+        "computed_prompt_tokens": 9,
+        "generated_tokens": n * each,
+        "flops": n * each * 2 * 10**8,
+    }
+    row = {f"exact_match,{name}": sum(right) / n for name in FILTERS} | {
+        f"exact_match_stderr,{name}": 0.05 for name in FILTERS
+    }
+    ours = {**COMMON, "k": k, "layers": layers, "generations_per_question": k * layers + 1, "usage": usage}
+    config = {"model": "aft", "aft": {**ours, "model_shape": SHAPE, **settings}}
+    data = {"results": {task: row}, "n-samples": {task: {"effective": n}}, "config": config}
+    (folder / "results_1.json").write_text(json.dumps(data))
+    rows = [
+        {"doc_id": doc, "doc_hash": f"h{doc}", "target": "#### 7", "filter": name, "resps": [["?"]]}
+        | {"filtered_resps": ["?"], "metrics": ["exact_match"], "exact_match": float(right[doc])}
+        for name in FILTERS
+        for doc in range(n)
+    ]
+    (folder / f"samples_{task}_1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+    return folder
+
+
+def record(folder: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **settings: Any) -> None:
+    """Its traces: drafts that are right three times in ten, wrong answers spread."""
+    rng = random.Random(0)
+    made = {**COMMON, "k": k, "layers": layers, **settings}
+    each = 100 * (k * layers + 1)
+    usage = Usage(k * layers + 1, 9, 9, each, each * 2 * 10**8)
+    traces = []
+    for doc in range(n):
+        ease = rng.betavariate(1, 2)
+        texts = ["is 7" if rng.random() < ease else f"is {rng.randint(10, 14)}" for _ in range(k)]
+        drafts = [
+            Draft(0, i, i, Completion(text, (), "stop", 80, 0 if i else 80, 100), reused=False, elapsed_s=0.0)
+            for i, text in enumerate(texts)
+        ]
+        question = Question(Chat((Message("user", f"q{doc}"),)), PLAIN, PLAIN, task, doc, f"h{doc}")
+        traces.append(Trace(question, tuple(drafts), (), "is 7", usage, Usage(), made))
+    write_traces(str(folder), made, traces)
+
+
+def grid(out: Path, n: int = 60) -> Path:
+    for k, layers in ((1, 0), *((k, layers) for k in (1, 3, 5) for layers in (1, 2, 3))):
+        run(out, k, layers, n)
+        record(out / "traces", k, layers, n)
+    return out
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The paper's grid, with traces."""
+    return grid(tmp_path_factory.mktemp("grid"))
+
+
+def plot(*arguments: object) -> str:
+    result = CliRunner().invoke(aft, ["plot", *map(str, arguments)])
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def test_each_run_is_a_point_with_the_interval_of_its_samples(out: Path):
+    strict, flexible = curves(read_entries([out]))
+    assert (strict.name, flexible.name) == ("gsm8k_exact_match_strict-match", "gsm8k_exact_match_flexible-extract")
+    assert [(point.layers, point.k) for point in strict.points] == [
+        (0, 1),
+        *((layers, k) for layers in (1, 2, 3) for k in (1, 3, 5)),
+    ]
+    last = strict.points[-1]
+    assert (last.generated_tokens, last.flops) == (1600, 1600 * 2 * 10**8)
+    assert last.score.method in ("wilson", "clopper-pearson")
+    assert last.score.low < last.score.estimate < last.score.high
+
+
+def test_without_samples_the_interval_is_lm_evals(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    whole = read_run(folder)
+    values = [1.0] * round(60 * whole.scores[0].value) + [0.0] * (60 - round(60 * whole.scores[0].value))
+    assert score_interval(whole, whole.scores[0]) == mean_interval(values)
+    (folder / "samples_gsm8k_1.jsonl").unlink()
+    found = score_interval(whole, whole.scores[0])
+    assert (found.method, found.high - found.estimate) == ("stderr", pytest.approx(1.96 * 0.05, rel=1e-3))
+
+
+def test_a_score_that_is_no_mean_of_its_samples_keeps_lm_evals_error(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    data["results"]["gsm8k"]["exact_match,strict-match"] = 0.9876
+    (folder / "results_1.json").write_text(json.dumps(data))
+    whole = read_run(folder)
+    assert score_interval(whole, whole.scores[0]).method == "stderr"
+
+
+def test_the_command_writes_pngs_with_the_vote_beside_flexible_scores(out: Path, tmp_path: Path):
+    printed = plot(out, "--png", tmp_path / "new" / "folder").split()
+    assert [Path(line).name for line in printed] == [
+        "gsm8k_exact_match_strict-match.png",
+        "gsm8k_exact_match_flexible-extract.png",
+    ]
+    for line in printed:
+        assert Path(line).read_bytes().startswith(b"\x89PNG")
+        assert Path(line).stat().st_size > 20_000
+
+
+def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: Path):
+    from lm_eval_aft.analysis.votes import count_votes
+    from lm_eval_aft.storage.traces import read_traces
+
+    votes = count_votes(read_traces(out), read_runs(out))
+    strict, flexible = curves(read_entries([out]), votes)
+    assert strict.voted == ()
+    assert [point.n for point in flexible.voted] == [1, 2, 3, 4, 5]
+    assert all(point.flops for point in flexible.voted)
+    exact = Score("gsm8k", "exact", "none", 0.5, None, 2)  # aft_arith's
+    assert votable(exact)
+    assert not votable(replace(exact, metric="f1"))
+
+
+def test_settings_that_differ_in_more_than_k_and_layers_get_figures_of_their_own(tmp_path: Path):
+    run(tmp_path / "a", 3, 1)
+    run(tmp_path / "b", 3, 1, seed=2)
+    figures = curves(read_entries([tmp_path]))
+    assert [figure.name.rsplit("_", 1)[1] for figure in figures] == ["1", "1", "2", "2"]
+    assert len({figure.name for figure in figures}) == 4
+    assert {figure.title.rsplit(", ", 1)[1] for figure in figures} == {"seed 1 (settings 1)", "seed 2 (settings 2)"}
+
+
+def test_runs_that_were_asked_other_questions_get_figures_of_their_own(tmp_path: Path):
+    for name, n in (("all", 60), ("some", 20)):
+        run(tmp_path / name, 3, 1, n=n)
+        record(tmp_path / name, 3, 1, n=n)
+    entries = read_entries([tmp_path])
+    figures = curves(entries, votes_of([entry.run for entry in entries], read_traces(tmp_path)))
+    assert {figure.title for figure in figures} == {
+        "gsm8k, 60 questions: model",
+        "gsm8k, 20 questions: model, 20 questions instead of 60",
+    }
+    assert len({figure.name for figure in figures}) == len(figures) == 4
+    assert all(len(figure.points) == 1 and not figure.voted for figure in figures)
+
+
+def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    data["config"]["aft"]["usage"]["flops"] = None
+    data["config"]["aft"]["model_shape"] = None
+    (folder / "results_1.json").write_text(json.dumps(data))
+    assert "No line for the majority vote: there are no traces" in plot(tmp_path)
+    with pytest.raises(ConfigError, match="use --cost tokens"):
+        plot(tmp_path, "--cost", "flops")
+
+
+def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path: Path):
+    run(tmp_path, 3, 1, task="arc")
+    record(tmp_path / "traces", 3, 1, task="arc")
+    assert votes_of(read_runs(tmp_path), read_traces(tmp_path)) == ()
+    (votes,) = votes_of(read_runs(tmp_path), read_traces(tmp_path), r"(\d+)")
+    assert votes.points[2].majority.estimate > 0
+
+
+def test_a_run_of_several_tasks_is_priced_by_the_task_as_its_votes_are(tmp_path: Path):
+    entries = read_entries([two_tasks(tmp_path)])
+    tokens = {figure.title[0]: figure.points[0].generated_tokens for figure in curves(entries)}
+    assert tokens == {"t": 200, "u": 150}
+    scored = [(entries[0], {task: mean_interval([0.0, 1.0]) for task in "tu"})]
+    assert [found.spots[0].cost for found in frontiers(scored, (), "tokens")] == [200, 150]
+
+
+def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    data["results"]["gsm8k"] = {"ppl,none": 12.5, "ppl_stderr,none": "N/A"}
+    data["higher_is_better"] = {"gsm8k": {"ppl": False}}
+    (folder / "results_1.json").write_text(json.dumps(data))
+    (figure,) = curves(read_entries([tmp_path]))
+    assert (figure.higher_is_better, figure.measure, figure.points[0].score.method) == (False, "ppl", "none")
+    assert plot(tmp_path).splitlines()[-1].endswith("gsm8k_ppl_none.png")
+
+
+def test_other_models_alone_are_refused_and_so_is_an_empty_folder(tmp_path: Path):
+    with pytest.raises(RecordError, match="no results_"):
+        plot(tmp_path)
+    folder = run(tmp_path, 3, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    del data["config"]["aft"]
+    (folder / "results_1.json").write_text(json.dumps(data))
+    with pytest.raises(RecordError, match="no finished run of --model aft; aft sweep"):
+        plot(tmp_path)
+
+
+def test_without_matplotlib_one_sentence_names_the_extra(out: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"pip install lm_eval_aft\[report\]"):
+        plot(out)
+
+
+def test_a_folder_that_cannot_be_written_is_named(out: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match=r"file.*cannot be written .*--png"):
+        plot(out, "--png", tmp_path / "file")
+
+
+def test_importing_loads_nothing_heavy():
+    code = (
+        "import sys, lm_eval_aft.analysis.curves, lm_eval_aft.analysis.report.figures; "
+        "print(sorted({'numpy', 'torch', 'lm_eval', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.usefixtures("quick_lm_eval")
+def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
+    grid_of = ["--k", "1,3", "--layers", "0,1", "--tasks", "aft_demo", "--limit", "2", "--apply_chat_template"]
+    arguments = ["sweep", "--model_args", "engine=scripted", "--output_path", str(tmp_path / "out"), *grid_of]
+    assert CliRunner().invoke(aft, arguments, catch_exceptions=False).exit_code == 0
+    (strict, flexible) = curves(read_entries([tmp_path / "out"]))
+    assert [(point.layers, point.k) for point in flexible.points] == [(0, 1), (1, 1), (1, 3)]
+    assert [point.generated_tokens for point in strict.points] == [12, 24, 48]
+    voted = CliRunner().invoke(aft, ["votes", str(tmp_path / "out")], catch_exceptions=False).output
+    assert "aft_demo, k=3, layers=1: 2 questions" in voted
+    assert len(plot(tmp_path / "out").split()) == 2
+
+
+class TestFrontier:
+    def spot(self, model: str, cost: float, score: float) -> Spot:
+        return Spot(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
+
+    def test_what_costs_more_and_scores_less_is_not_on_it(self):
+        spots = [self.spot("a", cost, score) for cost, score in ((1, 0.3), (2, 0.2), (3, 0.5), (4, 0.5), (5, 0.6))]
+        assert [spot.cost for spot in rising(spots, higher=True)] == [1, 3, 5]
+        assert [spot.cost for spot in rising(spots, higher=False)] == [1, 2]
+
+    def two_models(self, out: Path) -> Path:
+        """The small one aggregates; the large one answers plainly, at four times the price of a token."""
+        small, large = ({"model": f"some/{name}", "fingerprint": name} for name in ("small", "large"))
+        run(out / "small", 1, 0, **small)
+        run(out / "small", 5, 3, **small)
+        record(out / "small", 5, 3, **small)
+        folder = run(out / "large", 5, 2, **large)
+        data = json.loads((folder / "results_1.json").read_text())
+        data["config"]["aft"]["usage"]["flops"] *= 4
+        (folder / "results_1.json").write_text(json.dumps(data))
+        return out
+
+    def test_where_the_larger_model_overtakes(self, tmp_path: Path):
+        entries = read_entries([self.two_models(tmp_path)])
+        scored = [(each, {"gsm8k": score_interval(each.run, each.run.scores[0])}) for each in entries]
+        (found,) = frontiers(scored, (), "flops")
+        assert [spot.label for spot in found.spots] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
+        assert [(c.before.model if c.before else None, c.after.model) for c in found.crossings] == [
+            (None, "small"),
+            ("small", "large"),
+        ]
+        assert f"From {found.spots[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in show(found)
+        (small,) = frontiers([row for row in scored if "small" in row[0].run.model], (), "flops")
+        assert "is ahead" not in show(small)
+        worse = [
+            (each, {"gsm8k": mean_interval([0.0, 0.0])} if "large" in each.run.model else rest) for each, rest in scored
+        ]
+        assert "small is ahead at every budget: no crossing." in show(frontiers(worse, (), "flops")[0])
+
+    def test_two_models_of_one_name_stay_two(self, tmp_path: Path):
+        for name, layers in (("a", 1), ("b", 2)):
+            run(tmp_path / name, 3, layers, model=f"{name}/final", fingerprint=name)
+        scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
+        (found,) = frontiers(scored, (), "flops")
+        assert {name: [spot.label for spot in best] for name, best in found.best.items()} == {
+            "a/final": ["final (3, 1)"],
+            "b/final": ["final (3, 2)"],
+        }
+
+    def test_one_model_on_two_engines_stays_one(self, tmp_path: Path):
+        for name, layers in (("hf", 1), ("vllm", 2)):
+            run(tmp_path / name, 3, layers, model="a/final", fingerprint=f"{name}|folder:1")
+        scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
+        (found,) = frontiers(scored, (), "flops")
+        assert list(found.best) == ["final"]
+        assert len(found.crossings) == 1
+
+    def test_the_command_counts_the_votes_of_the_traces(self, tmp_path: Path):
+        printed = plot(self.two_models(tmp_path / "runs"), "--frontier", "--png", tmp_path, "--regex", r"(\d+)")
+        assert "gsm8k, exact_match, flexible-extract: the best of 7 points at each budget" in printed
+        assert "small vote of 4" in printed
+        assert (tmp_path / "gsm8k_frontier.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_an_opponent_is_no_point_of_the_curves_but_one_of_the_frontier(self, tmp_path: Path):
+        run(tmp_path / "a", 5, 1)
+        run(tmp_path / "b", 7, 1, strategy="majority")
+        assert [(p.k, p.layers) for p in curves(read_entries([tmp_path]))[0].points] == [(5, 1)]
+        record(tmp_path / "a", 5, 1)
+        assert "model majority of 7" in plot(tmp_path, "--frontier")
+
+    def test_runs_without_a_cost_are_refused(self, tmp_path: Path):
+        run(tmp_path, 5, 1)
+        (entry,) = read_entries([tmp_path])
+        free = replace(entry, costs={})
+        with pytest.raises(RecordError, match="does not say what it cost in flops"):
+            frontiers([(free, {"gsm8k": mean_interval([0.0, 1.0])})], (), "flops")
+
+    def test_a_length_has_no_frontier(self, tmp_path: Path):
+        path = run(tmp_path / "lengths", 3, 1) / "results_1.json"
+        data = json.loads(path.read_text())
+        data["higher_is_better"] = {"gsm8k": {"exact_match": None}}
+        path.write_text(json.dumps(data))
+        with pytest.raises(RecordError, match=r"model \(3, 1\) on gsm8k: no score is better or worse yet"):
+            plot(tmp_path, "--frontier")
+        run(tmp_path / "scores", 5, 1)
+        printed = plot(tmp_path, "--frontier")
+        assert "model (3, 1) on gsm8k: no score is better or worse yet" in printed
+        assert "gsm8k, exact_match, flexible-extract: the best of 1 points" in printed
+
+    def test_a_probe_is_no_way_to_answer(self, tmp_path: Path):
+        run(tmp_path / "a", 5, 1)
+        record(tmp_path / "a", 5, 1)
+        run(tmp_path / "b", 5, 2, probe="empty")
+        printed = plot(tmp_path, "--frontier", "--regex", r"(\d+)")
+        assert "1 run with probe= or drafts_from= left out" in printed
+        assert "probe=empty" not in printed
+
+
+class TestLosses:
+    def log(self, folder: Path, *rows: str) -> Path:
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text("\n".join(rows) + "\n")
+        return folder
+
+    def line(self, step: int, loss: float, key: str = "loss") -> str:
+        return json.dumps({key: loss, "step": step, "tokens": 100 * step})
+
+    def test_training_and_validation_by_tokens_and_the_last_word_of_a_step_counts(self, tmp_path: Path):
+        rows = [self.line(1, 2.0), self.line(2, 1.5), self.line(2, 1.8, "eval_loss"), self.line(2, 1.4)]
+        (found,) = read_losses([self.log(tmp_path / "aft", *rows)])
+        assert found == LossCurve("aft", ((100, 2.0), (200, 1.4)), ((200, 1.8),))
+
+    def test_one_figure_of_all_runs_and_a_folder_given_twice_counts_once(self, tmp_path: Path):
+        for name in ("sft", "aft"):
+            self.log(tmp_path / "runs" / name, self.line(1, 2.0), self.line(2, 1.0))
+        self.log(tmp_path / "other" / "aft", self.line(1, 2.0))
+        both = [tmp_path / "runs", tmp_path / "runs" / "aft", tmp_path / "other"]
+        names = [str(tmp_path / "runs" / "aft"), "sft", str(tmp_path / "other" / "aft")]
+        assert [curve.name for curve in read_losses(both)] == names
+        assert plot(tmp_path / "runs", "--training").strip() == str(tmp_path / "runs" / "training.png")
+        assert (tmp_path / "runs" / "training.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize(
+        "line", ["{", "7", '{"loss": 1.0}', '{"loss": NaN, "step": 1, "tokens": 1}', '{"loss": "x", "step": 1}']
+    )
+    def test_a_damaged_line_is_named(self, tmp_path: Path, line: str):
+        folder = self.log(tmp_path / "aft", self.line(1, 2.0), line)
+        with pytest.raises(RecordError, match=r"log.jsonl line 2 is damaged: remove the line, or train again."):
+            read_losses([folder])
+
+    def test_a_folder_without_a_log_and_a_log_without_a_loss(self, tmp_path: Path):
+        with pytest.raises(RecordError, match=r"has no log\.jsonl: give the output folder of aft train"):
+            read_losses([tmp_path])
+        (tmp_path / "run.json").touch()
+        with pytest.raises(RecordError, match=r"give the output folder of one that had more steps than log_every"):
+            read_losses([tmp_path])
+        with pytest.raises(RecordError, match="has no loss yet"):
+            read_losses([self.log(tmp_path / "aft", self.line(1, 2.0, "eval_loss"))])

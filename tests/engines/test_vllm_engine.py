@@ -1,0 +1,416 @@
+"""vLLM for real, on its CPU build, with SmolLM2 in fp32: seeds, counts, ends, scores, adapters, and a death."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.records import Chat, Message, Request, Sampling
+from lm_eval_aft.core.usage import ModelShape
+from lm_eval_aft.engines.base import HostArgs, load_engine
+
+vllm_only = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here"),
+]
+CPU = HostArgs(1, None, "cpu")
+SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
+LONG = "Name three colours and explain each one in a sentence of its own. " * 14  # more than one block of 128 tokens
+TEXTS = ["What is 2+3?", "Name a city.", LONG, "Why is the sky blue?"]
+
+
+def ask(engine, sampling: Sampling = SAMPLED, samples: int = 3, texts=TEXTS) -> list[Request]:
+    prompts = [engine.renderer.encode(Chat((Message("user", text),))) for text in texts]
+    return [Request(prompt, sampling, 100 * i + j) for i, prompt in enumerate(prompts) for j in range(samples)]
+
+
+def complete(engine, requests: list[Request]):
+    pairs = list(engine.generate(requests))
+    assert sorted(position for position, _ in pairs) == list(range(len(requests)))  # each once
+    return [completion for _, completion in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def ids(engine, requests: list[Request]) -> list[tuple[int, ...]]:
+    return [completion.token_ids for completion in complete(engine, requests)]
+
+
+def instance(kind: str, *args, doc_id: int = 0):
+    from lm_eval.api.instance import Instance
+
+    metadata = ("t", doc_id, 1)
+    return Instance(request_type=kind, doc={"id": doc_id}, arguments=args, idx=0, metadata=metadata)
+
+
+@pytest.mark.parametrize("name", ["vllm", "api"])
+def test_engines_that_spread_the_work_themselves_run_in_one_process(name, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=f"engine={name} runs in one process and 4 were started"):
+        load_engine(name, {"pretrained": "x"}, CPU)
+
+
+def test_of_several_likeliest_tokens_each_is_greedy():
+    from lm_eval_aft.engines.vllm.scorer import _score
+
+    def row(**logprobs: float) -> dict[int, SimpleNamespace]:
+        return {int(token[1:]): SimpleNamespace(logprob=value, rank=2) for token, value in logprobs.items()}
+
+    scored = SimpleNamespace(prompt_token_ids=[1, 2, 3], prompt_logprobs=[None, row(t2=-0.5, t9=-0.5), row(t3=-1.0)])
+    assert _score(scored, 2) == (-1.5, True)
+    scored.prompt_logprobs[1] = row(t2=-0.7, t9=-0.5)
+    assert _score(scored, 2) == (-1.7, False)
+
+
+def test_absent_vllm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(EngineError, match=r"pip install 'lm_eval_aft\[vllm\]'"):
+        load_engine("vllm", {"pretrained": "x"}, CPU)
+
+
+class TestArguments:
+    pytestmark = vllm_only
+
+    def check(self, host: HostArgs = CPU, **args):
+        from lm_eval_aft.engines.vllm.arguments import VLLMArgs
+
+        return VLLMArgs.of({"pretrained": "no/such-model", **args}, host)
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            ({"tensor_paralel_size": 2}, "did you mean tensor_parallel_size"),
+            ({"data_parallel_size": 2}, "vllm serve MODEL --data-parallel-size 2 .*engine=api"),
+            ({"max_length": 5, "max_model_len": 5}, "only one of them"),
+            ({"engine_seed": -1}, "engine_seed=-1 is not allowed"),
+            ({"seed": 3}, "seed=3 is not an argument"),
+            ({"lora_local_path": "/no/such/folder"}, "no readable adapter_config.json"),
+        ],
+    )
+    def test_wrong_ones_are_refused_before_loading(self, args, message):
+        with pytest.raises(ConfigError, match=message):
+            self.check(**args)
+
+    def test_more_devices_than_there_are(self):
+        with pytest.raises(EngineError, match="tensor_parallel_size=64 needs 64 devices and this machine has"):
+            self.check(tensor_parallel_size=64)
+
+    def test_a_device_of_ones_own_choice(self):
+        with pytest.raises(
+            ConfigError, match=r"--device cuda:1 cannot be chosen .* set CUDA_VISIBLE_DEVICES=1 instead"
+        ):
+            self.check(HostArgs(1, None, "cuda:1"))
+
+    def test_no_device_at_all(self, monkeypatch):
+        from vllm.platforms import current_platform
+
+        monkeypatch.setattr(type(current_platform), "is_unspecified", lambda self: True)
+        with pytest.raises(EngineError, match="finds no CUDA device"):
+            self.check()
+
+    def test_what_vllm_gets(self, smollm2):
+        args = self.check(
+            HostArgs(1, 32, "cpu"), pretrained=smollm2, max_length=1000.0, engine_seed=7, quantization="none"
+        )
+        assert args.for_llm() == {
+            "model": smollm2,
+            "seed": 7,
+            "max_model_len": 1000,
+            "max_num_seqs": 32,
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": 4096,
+        }
+        assert self.check(pretrained=smollm2).engine["max_num_batched_tokens"] == 8192  # the model's own context
+
+    def test_a_checkpoint_that_is_not_there(self, tmp_path):
+        with pytest.raises(EngineError, match="cannot be loaded by vLLM"):
+            load_engine("vllm", {"pretrained": str(tmp_path / "nothing")}, CPU)
+
+
+@pytest.fixture(scope="module")
+def model(smollm2):
+    """--model aft as the command line makes it; its engine serves most tests here."""
+    from lm_eval_aft.model import AFTLM
+
+    return AFTLM(pretrained=smollm2, engine="vllm", dtype="float32", max_model_len=2048, k=3, layers=1, max_gen_toks=16)
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    return model.engine
+
+
+@pytest.fixture(scope="module")
+def hf_engine(smollm2):
+    from lm_eval_aft.engines.hf.engine import HFEngine
+
+    return HFEngine.load({"pretrained": smollm2, "dtype": "float32", "max_length": 2048}, HostArgs("auto", None, "cpu"))
+
+
+class TestGeneration:
+    pytestmark = vllm_only
+
+    def test_a_seed_gives_its_text_alone_reversed_and_in_company(self, engine):
+        requests = ask(engine)
+        together = ids(engine, requests)
+        assert len(set(together)) > 2 * len(TEXTS)  # samples of one prompt differ
+        assert ids(engine, requests[::-1])[::-1] == together
+        assert [ids(engine, [request])[0] for request in requests[:4]] == together[:4]
+
+    def test_without_seeds_texts_differ_from_run_to_run(self, engine):
+        requests = ask(engine, Sampling(1.0, 1.0, 0, 24, seeded=False), samples=2)
+        assert ids(engine, requests) != ids(engine, requests)
+
+    def test_counts_are_those_of_the_tokens(self, engine):
+        engine._llm.reset_prefix_cache()
+        requests = ask(engine, Sampling(1.0, 0.9, 0, 60))
+        completions = complete(engine, requests)
+        assert {c.finish_reason for c in completions} == {"stop", "length"}
+        for request, completion in zip(requests, completions, strict=True):
+            assert completion.prompt_tokens == len(request.prompt.token_ids)
+            assert completion.generated_tokens == len(completion.token_ids) <= 60
+            ended = completion.token_ids[-1] == engine.tokenizer.eos_token_id
+            assert completion.finish_reason == ("stop" if ended else "length")
+            assert "<|im_end|>" not in completion.text
+        of_long = completions[6:9]  # one computes the prompt of over 128 tokens, the others find its first block
+        assert sorted(c.prompt_tokens - c.computed_prompt_tokens for c in of_long) == [0, 128, 128]
+        assert all(c.computed_prompt_tokens == c.prompt_tokens for c in completions[:6])
+
+    def test_each_text_comes_as_it_ends(self, engine):
+        slow, quick = Sampling(1.0, 1.0, 0, 48, until=("\x00",)), Sampling(1.0, 1.0, 0, 1)
+        requests = [*ask(engine, slow, samples=1), *ask(engine, quick, samples=1)]
+        order = [position for position, _ in engine.generate(requests)]
+        assert set(order[:4]) == {4, 5, 6, 7}
+
+    def test_stop_strings_end_and_are_cut(self, engine):
+        requests = ask(engine, Sampling(0.0, 1.0, 0, 40, until=(" is", " the")))
+        for completion in complete(engine, requests):
+            assert " is" not in completion.text
+            assert " the" not in completion.text
+            assert completion.finish_reason == "stop" or completion.generated_tokens == 40
+
+    def test_leaving_early_frees_vllm_and_changes_nothing(self, engine):
+        requests = ask(engine)
+        steps = engine.generate(requests)
+        position, first = next(steps)
+        steps.close()
+        assert engine._llm.llm_engine.get_num_unfinished_requests() == 0
+        assert complete(engine, requests)[position].token_ids == first.token_ids
+
+    def test_a_step_that_fails_is_one_sentence_and_keeps_what_was_yielded(self, engine, monkeypatch):
+        inner, steps = engine._llm.llm_engine, []
+        real = inner.step
+
+        def step():
+            steps.append(1)
+            if len(steps) > 24:
+                raise RuntimeError("the worker is gone")
+            return real()
+
+        kept = []
+        with monkeypatch.context() as patch:
+            patch.setattr(inner, "step", step)
+            requests = [*ask(engine, Sampling(1.0, 1.0, 0, 2)), *ask(engine, Sampling(1.0, 1.0, 0, 200, ("\x00",)))]
+            with pytest.raises(EngineError, match=r"with \d+ texts .* unfinished \(the worker is gone\)"):
+                kept.extend(position for position, _ in engine.generate(requests))
+        assert set(range(12)) <= set(kept)
+        call = next(engine._calls) - 1
+        inner.abort_request([f"aft-{call}-{position}" for position in range(24)])  # this vLLM lives on
+
+    def test_many_seeded_prompts_longer_than_a_batch(self, engine):
+        """The CPU build died of this while prompts were prefilled in chunks."""
+        texts = [f"Question {number}. {LONG * 3}" for number in range(12)]
+        assert len(set(ids(engine, ask(engine, Sampling(1.0, 1.0, 0, 4), 5, texts)))) > 40
+
+    def test_greedy_texts_prompts_and_shape_are_those_of_the_hf_engine(self, engine, hf_engine):
+        requests = ask(engine, GREEDY, samples=1)
+        assert [r.prompt.token_ids for r in requests] == [r.prompt.token_ids for r in ask(hf_engine, GREEDY, 1)]
+        ours, theirs = complete(engine, requests), complete(hf_engine, requests)
+        assert [c.text for c in ours] == [c.text for c in theirs]
+        assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+        assert [c.finish_reason for c in ours] == [c.finish_reason for c in theirs]
+        assert engine.shape == hf_engine.shape == ModelShape(106203456, 30, 576)
+        assert engine.fingerprint.split("|")[1:3] == hf_engine.fingerprint.split("|")[1:3]
+        assert engine.fingerprint != hf_engine.fingerprint
+
+    def test_loglikelihoods_are_those_of_hflm(self, engine, hf_engine):
+        pairs = [("The capital of France is", " Paris"), ("The capital of France is", " a cheese"), ("", "Hello you")]
+        requests = [instance("loglikelihood", *pair) for pair in pairs]
+        ours = engine.scorer.loglikelihood(requests, disable_tqdm=True)
+        theirs = hf_engine.scorer.loglikelihood(requests, disable_tqdm=True)
+        assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=2e-3)
+        assert [best for _, best in ours] == [best for _, best in theirs]
+        texts = [instance("loglikelihood_rolling", "Paris is the capital of France. " * 4)]
+        rolling = engine.scorer.loglikelihood_rolling(texts, disable_tqdm=True)
+        expected = engine.scorer._loglikelihood_tokens([(None, [1], engine.tokenizer.encode(texts[0].args[0]))], True)
+        assert rolling == pytest.approx([expected[0][0]], abs=2e-3)
+        assert rolling == pytest.approx(hf_rolling(hf_engine, texts[0].args[0]), abs=1e-2)
+
+
+def hf_rolling(engine, text: str) -> list[float]:
+    """HFLM's own rolling method measures memory when its batch size is automatic; ask below that."""
+    tokens = engine.scorer.tok_encode(text)
+    rows = [((None, None), [engine.scorer.prefix_token_id], tokens)]
+    return [engine.scorer._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=1)[0][0]]
+
+
+class TestModel:
+    pytestmark = vllm_only
+
+    def test_propose_and_aggregate_from_end_to_end(self, model, tmp_path):
+        from lm_eval_aft.model import AFTLM
+        from lm_eval_aft.storage.draft_store import SQLiteStore
+
+        contexts = [model.apply_chat_template([{"role": "user", "content": text}]) for text in TEXTS[:2]]
+        requests = [
+            instance("generate_until", context, {"until": []}, doc_id=i)
+            for i, context in enumerate([*contexts, "A bare prompt"])
+        ]
+        plain = model.generate_until(requests, disable_tqdm=True)
+        assert all(isinstance(answer, str) for answer in plain)
+        usage = model.get_model_info()["aft"]["usage"]
+        assert usage["generations"] == 3 * 4
+        assert usage["flops"] > 2 * 106203456 * usage["generated_tokens"]
+
+        store = SQLiteStore(tmp_path / "drafts.sqlite")
+        first = AFTLM.around(model.engine, model.config, model.template, store, "x")
+        assert first.generate_until(requests, disable_tqdm=True) == plain
+        again = AFTLM.around(model.engine, model.config, model.template, store, "x")
+        assert again.generate_until(requests, disable_tqdm=True) == plain
+        assert again.spent.generations == 0
+        assert again.usage.generated_tokens == first.usage.generated_tokens
+        store.close()
+
+    def test_scoring_requests_are_rendered_and_scored(self, model):
+        context = model.apply_chat_template([{"role": "user", "content": "The capital of France?"}])
+        (score, _), (worse, _) = model.loglikelihood(
+            [instance("loglikelihood", context, answer) for answer in ("Paris", "Cheese")], disable_tqdm=True
+        )
+        assert 0 > score > worse
+
+    def test_scoring_that_fails_is_one_sentence(self, model, monkeypatch):
+        def dead(*given, **rest):
+            raise RuntimeError("its engine process died")
+
+        monkeypatch.setattr(model.engine._llm, "generate", dead)
+        with pytest.raises(
+            EngineError, match=r"stopped working while it scored .its engine process died.: start the same"
+        ):
+            model.loglikelihood([instance("loglikelihood", "a", "b")], disable_tqdm=True)
+
+
+@pytest.fixture(scope="module")
+def adapter(smollm2, tmp_path_factory) -> str:
+    """A LoRA adapter of rank 20 with weights that matter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(smollm2)
+    tuned = get_peft_model(base, LoraConfig(r=20, lora_alpha=20, target_modules=["q_proj", "v_proj"]))
+    for name, weights in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.02)
+    folder = tmp_path_factory.mktemp("adapter")
+    tuned.save_pretrained(folder)
+    return str(folder)
+
+
+class TestAdapter:
+    pytestmark = vllm_only
+
+    def test_lora_without_merging_gives_what_peft_gives(self, smollm2, adapter, hf_engine):
+        from lm_eval_aft.engines.hf.engine import HFEngine
+
+        settings = {"pretrained": smollm2, "dtype": "float32"}
+        engine = load_engine("vllm", {**settings, "max_model_len": 512, "lora_local_path": adapter}, CPU)
+        assert engine._args.engine["max_lora_rank"] == 32
+        requests = ask(engine, GREEDY, 1, TEXTS[:2])
+        ours = ids(engine, requests)
+        assert ours != ids(hf_engine, requests)
+        tuned = HFEngine.load({**settings, "peft": adapter}, HostArgs("auto", None, "cpu"))
+        assert ours == ids(tuned, requests)
+        assert adapter not in engine.fingerprint
+        assert len(engine.fingerprint.split("|")) == len(hf_engine.fingerprint.split("|")) + 2  # adapter, settings
+        pair = [instance("loglikelihood", "The capital of France is", " Paris")]
+        (score, _), (expected, _) = (lm.scorer.loglikelihood(pair, disable_tqdm=True)[0] for lm in (engine, tuned))
+        assert score == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory) -> str:
+    """A tiny Llama with random weights, of sizes that vLLM's CPU attention takes (heads of 32)."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from helpers.tiny_models import tiny_tokenizer
+
+    sizes = {"vocab_size": 260, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    torch.manual_seed(0)
+    tiny = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, bos_token_id=1, eos_token_id=3))
+    with torch.no_grad():
+        for weights in tiny.parameters():
+            weights.mul_(3)  # farther from near-uniform logits
+    folder = tmp_path_factory.mktemp("vllm") / "tiny"
+    tiny.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+class TestTiny:
+    pytestmark = vllm_only
+
+    def test_prompts_greedy_texts_and_shape_are_those_of_the_hf_engine(self, tiny_folder):
+        from lm_eval_aft.engines.hf.engine import HFEngine
+
+        settings = {"pretrained": tiny_folder, "dtype": "float32"}
+        hf = HFEngine.load(dict(settings), HostArgs("auto", None, "cpu"))
+        engine = load_engine("vllm", settings, CPU)
+        assert engine.max_length == hf.max_length == 2048
+        assert engine.shape == hf.shape
+        assert engine._stops == hf._stops == {3}
+        requests = ask(engine, Sampling(0.0, 1.0, 0, 48), 1)
+        assert [r.prompt for r in requests] == [r.prompt for r in ask(hf, GREEDY, 1)]
+        assert ids(engine, requests) == ids(hf, requests)
+
+
+class TestDeath:
+    """Last, since it kills the engine that the tests above share."""
+
+    pytestmark = vllm_only
+
+    def test_a_killed_engine_is_one_sentence_and_a_resume_computes_only_the_rest(self, model, tmp_path):
+        import psutil
+
+        from lm_eval_aft.model import AFTLM
+        from lm_eval_aft.storage.draft_store import SQLiteStore
+
+        contexts = [model.apply_chat_template([{"role": "user", "content": text}]) for text in TEXTS]
+        store = SQLiteStore(tmp_path / "drafts.sqlite")
+        doomed = AFTLM.around(model.engine, model.config, model.template, store, "x")
+        settings = {"until": [], "max_gen_toks": 200}
+        requests = [instance("generate_until", context, settings, doc_id=i) for i, context in enumerate(contexts)]
+        real, kept = store.put, []
+
+        def put(key, completion):
+            real(key, completion)
+            kept.append(key)
+            if len(kept) == 2:
+                cores = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
+                os.kill(cores[0].pid, signal.SIGKILL)
+
+        store.put = put
+        with pytest.raises(EngineError, match=r"vLLM stopped working with \d+ texts"):
+            doomed.generate_until(requests, disable_tqdm=True)
+        assert 2 <= len(kept) < 12
+        assert set(store.get(kept)) == set(kept)  # a resume finds them all
+        with pytest.raises(EngineError, match="vLLM stopped working"):  # a dead one says so at once
+            doomed.generate_until(requests, disable_tqdm=True)
+        store.close()

@@ -1,0 +1,38 @@
+"""Questions and runs of the scripted engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message, Question, Request, Sampling, Trace
+from lm_eval_aft.engines.scripted import ScriptedEngine, numbered_answer
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.storage.draft_store import NoStore
+
+SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 1.0, 0, 64)
+
+
+TEMPLATE = Template.load(None)
+
+
+def ask(text: str, *, repeat: int = 0, final: Sampling = SAMPLED, doc_id: int = 0) -> Question:
+    return Question(Chat((Message("user", text),)), SAMPLED, final, "t", doc_id, "h", repeat)
+
+
+class Recorder(ScriptedEngine):
+    """Remembers what it was asked."""
+
+    def __init__(self, script: Callable[[Request], str] = numbered_answer, max_length: int = 8192) -> None:
+        super().__init__(script, max_length)
+        self.asked: list[list[Request]] = []
+
+    def generate(self, requests):
+        self.asked.append(list(requests))
+        return super().generate(requests)
+
+
+def run(questions, k=3, layers=2, engine=None, store=None, **settings) -> list[Trace]:
+    config = AFTConfig(k=k, layers=layers, **settings)
+    return propose_and_aggregate(questions, engine or Recorder(), TEMPLATE, config, store or NoStore(), quiet=True)

@@ -1,0 +1,76 @@
+"""Tiny chat models with random weights, and their tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% if not (loop.last and continue_final_message is defined and continue_final_message) %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+
+
+def tiny_tokenizer(chat_template: str | None = CHATML):
+    """A byte-level tokenizer without merges: 256 byte tokens and the four control tokens of ChatML."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
+    vocab = {token: number for number, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    fast.chat_template = chat_template
+    return fast
+
+
+def tiny_config(kind: str = "llama"):
+    """A config small enough to run in milliseconds: plain, sliding-window, or Gemma-like."""
+    import transformers
+
+    sizes = {
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
+    if kind == "sliding":
+        return transformers.MistralConfig(**sizes, sliding_window=16)
+    if kind == "gemma":
+        return transformers.Gemma3TextConfig(**sizes, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
+    return transformers.LlamaConfig(**sizes)
+
+
+def save_tiny(folder: Path, kind: str = "llama", chat_template: str | None = CHATML) -> str:
+    """Write a tiny model with random weights (seed 0) and its tokenizer as an ordinary checkpoint folder."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(kind))
+    with torch.no_grad():
+        for weights in model.parameters():  # the default scale gives near-uniform logits, hence texts without ends
+            weights.mul_(3)
+    model.generation_config.eos_token_id = 3
+    model.save_pretrained(folder)
+    tiny_tokenizer(chat_template).save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,140 @@
+"""Input nobody should send: it gives a value or one sentence that names the file or argument, never a traceback."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.scripted_runs import ask, run
+from lm_eval_aft.core.chat import decode
+from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, RecordError, TemplateError
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Message
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
+from lm_eval_aft.judging.mt_bench.data import read_answers
+from lm_eval_aft.storage.traces import read_traces
+from trainers.rows.row import load_rows
+from trainers.settings import load_config
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "[]}",
+        "3}",
+        '[{"role": "user", "content": 5}], "prefill": false}',
+        '[{"role": "assistant", "content": "x"}]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_chat_context(rest: str) -> None:
+    with pytest.raises(ChatError, match="changed the chat context"):
+        decode('{"aft_chat": ' + rest)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"3", b"null", b"{}", b'{"question": 1}', b"[" * 100_000])
+def test_a_damaged_trace_names_file_and_line(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(line + b"\n")
+    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace"):
+        list(read_traces(file))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ 1 / 0 }}",
+        "{{ drafts + 1 }}",
+        "{{ range(10 ** 9) }}",
+        "{{ question.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ drafts.append('x') }}",
+    ],
+)
+def test_a_template_that_breaks_or_reaches_out_is_refused_by_name(attack: str) -> None:
+    template = Template("{% block draft %}{% endblock %}{% block aggregate %}" + attack + "{% endblock %}", "mine.j2")
+    with pytest.raises(TemplateError, match=r"template mine\.j2"):
+        template.aggregate_chat(Chat((Message("user", "x"),)), ["a"])
+
+
+def test_a_template_path_with_a_nul() -> None:
+    with pytest.raises(TemplateError, match="cannot be read"):
+        Template.load("a\0b")
+
+
+def test_a_set_value_that_is_not_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("seed: 0\n")
+    with pytest.raises(ConfigError, match="--set k="):
+        load_config(str(file), ["k=[1,"])
+
+
+@pytest.mark.parametrize(
+    "read", [read_answers, read_outputs, read_annotations, CheckpointConfig.load, load_rows, load_config]
+)
+@pytest.mark.parametrize("content", ["[" * 100_000, "2001-99-99", "[3]", '"x"'])
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content: str) -> None:
+    file = tmp_path / "odd.jsonl"
+    file.write_text(content)
+    with pytest.raises(AFTError, match=r"odd\.jsonl"):
+        read(file if read is not load_config else str(file))
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"), [(2**63, "layer 9223372036854775808"), (-1, "layer -1"), (None, "layer None")]
+)
+def test_a_layer_that_cannot_be_is_refused_before_anything_counts_up_to_it(tmp_path: Path, layer, said: str) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["drafts"][0]["layer"] = layer
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=rf"line 1 of .*t\.jsonl is not a trace \(ValueError: {said}"):
+        list(read_traces(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["usage", "settings"])
+@pytest.mark.parametrize("value", [[1], {}, -1, 10**400, float("nan"), "../../x"])
+def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: object) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["settings"] |= {"k": 2, "layers": 1}
+    row[part]["generated_tokens" if part == "usage" else "layers"] = value
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(ValueError: a count is"):
+        list(read_traces(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda row: row["drafts"].clear(), "at least one text"),
+        (lambda row: row["question"]["chat"]["messages"].clear(), "and a question"),
+        (lambda row: row["drafts"][-1].update(layer=2), r"the layers \[0, 2\] and of none between"),
+        (lambda row: row["settings"].pop("layers"), "KeyError: 'layers'"),
+    ],
+)
+def test_a_trace_with_a_part_missing(tmp_path: Path, change, said: str) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["settings"] |= {"k": 2, "layers": 1}
+    change(row)
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=rf"line 1 of .*t\.jsonl is not a trace .*{said}"):
+        list(read_traces(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["task", "doc_id", "doc_hash", "repeat", "turn"])
+def test_a_trace_of_a_question_without_a_proper_name(tmp_path: Path, name: str) -> None:
+    (trace,) = run([ask("q")], 2, 1)
+    row = json.loads(trace.to_json())
+    row["question"][name] = ["x"]
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(TypeError"):
+        list(read_traces(tmp_path))
+
+
+def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"traces cannot be read at .*gone\.jsonl .*the folder that record= named"):
+        list(read_traces(tmp_path / "gone.jsonl"))

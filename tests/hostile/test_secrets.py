@@ -1,0 +1,146 @@
+"""Keys in the environment stay there: a whole evaluation, its failures included, is searched for them."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from click.testing import CliRunner
+
+from helpers.fake_judge import FakeJudge, chat_completion
+from lm_eval_aft.cli import aft
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, Answer, Dialogue, write_answers
+
+KEYS = {
+    "OPENAI_API_KEY": "sk-planted+key/5d0c77a1==",
+    "HF_TOKEN": "hf_plantedToken93b1e2",
+    "HUGGING_FACE_HUB_TOKEN": "hf_plantedOther4471aa",
+    "ANTHROPIC_API_KEY": "sk-ant-planted-22c9",
+}
+
+
+def forms(key: str) -> list[bytes]:
+    """A key as it is, URL-encoded, and in base64 at three offsets without the ends, which neighbours change."""
+    whole = key.encode()
+    coded = [base64.b64encode(b"x" * offset + whole)[4:-4] for offset in range(3)]
+    return [whole, quote(key, safe="").encode(), *coded]
+
+
+class Workshop:
+    """Runs our commands with planted keys, against a server that repeats the key it was sent when it refuses."""
+
+    def __init__(self, folder: Path, server: FakeJudge) -> None:
+        self.folder, self.server, self.said = folder, server, b""
+
+    def aft(self, *arguments: object, refused: bool = False) -> str:
+        """One of our commands, in this process."""
+        done = CliRunner().invoke(aft, [str(argument) for argument in arguments])
+        said = done.output + str(done.exception or "")
+        self.said += said.encode()
+        assert bool(done.exception) == refused, said
+        return said
+
+    def evaluate(self, name: str, *more: str, code: int = 0) -> str:
+        args = {"engine": "api", "base_url": self.server.url, "model": "m", "record": self.folder / name / "traces"}
+        given = ",".join([*(f"{key}={value}" for key, value in args.items()), *more])
+        output = ("--output_path", self.folder / name, "--log_samples", "--apply_chat_template", "--limit", 2)
+        command = ("--model", "aft", "--model_args", given, "--tasks", "aft_arith", *output)
+        done = subprocess.run(
+            [sys.executable, "-m", "lm_eval_aft", *map(str, command)],
+            check=False,
+            capture_output=True,
+            env={**os.environ, **KEYS, "HOME": str(self.folder)},
+            cwd=self.folder,
+            timeout=300,
+        )
+        said = done.stdout + done.stderr
+        self.said += said
+        assert done.returncode == code, said.decode()[-2000:]
+        return said.decode()
+
+    def stumble(self) -> None:
+        """From now on: every third request ends in 429 or 503 with the key that was sent, then goes through."""
+
+        def stumbled(number: int, body: dict) -> tuple[int, dict, dict[str, str]]:
+            sent = self.server.headers[-1].get("Authorization", "")
+            if number % 3 == 0:
+                status = 429 if number % 2 else 503
+                return status, {"error": {"message": f"slow down, {sent}"}}, {"Retry-After": "0", "X-Sent": sent}
+            return 200, chat_completion("3 + 4 = 8"), {}
+
+        self.server.trouble = stumbled
+
+    def refuse(self) -> None:
+        """From now on: 401 with the key that was sent in body and header, as careless gateways answer."""
+
+        def refused(number: int, body: dict) -> tuple[int, dict, dict[str, str]]:
+            sent = self.server.headers[-1].get("Authorization", "")
+            return 401, {"error": {"message": f"Incorrect API key provided: {sent}."}}, {"X-Sent": sent}
+
+        self.server.trouble = refused
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    for name, key in KEYS.items():
+        monkeypatch.setenv(name, key)
+    server = FakeJudge()
+    server.trouble = lambda number, body: (200, chat_completion("3 + 4 = 7"), {})
+    with closing(server):
+        yield Workshop(tmp_path, server)
+
+
+def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
+    folder = workshop.folder
+    workshop.evaluate("one", "k=2", "layers=1")
+    assert any(
+        KEYS["OPENAI_API_KEY"] in sent.get("Authorization", "") for sent in workshop.server.headers
+    )  # it was used
+
+    workshop.aft("report", folder / "one", "--html", folder / "page.html")
+    workshop.aft("report", folder / "one", "--model-card")
+    workshop.aft("diagnose", folder / "one")
+
+    workshop.stumble()
+    before = len(workshop.server.headers)
+    workshop.evaluate("second", "k=3", "layers=1", "seed=7")
+    assert len(workshop.server.headers) - before > 2 * (3 + 1)  # some were asked again
+    assert "m (3, 1)" in workshop.aft("compare", folder / "one", folder / "second")
+    workshop.aft("compare", folder / "one", folder / "second", "--format", "json")
+    workshop.aft("report", folder / "one", folder / "second", "--html", folder / "both.html")
+
+    asked = [Dialogue(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
+    answers = write_answers(folder / "judged", "m", asked, [Answer(each.question_id, ("x", "y")) for each in asked])
+    judge = ("judge", "mt_bench", answers, "--judge-model", "m", "--judge-base-url", workshop.server.url)
+    workshop.server.trouble = lambda number, body: None
+    assert "7.00" in workshop.aft(*judge)
+
+    workshop.refuse()
+    assert "401" in workshop.evaluate("third", "k=3", code=2)
+    fresh = write_answers(folder / "fresh", "n", asked, [Answer(each.question_id, ("p", "q")) for each in asked])
+    workshop.aft("judge", "mt_bench", fresh, *judge[3:], refused=True)
+    given = KEYS["OPENAI_API_KEY"].rstrip("=")
+    with pytest.raises(ConfigError, match="is not a model argument") as refused:
+        load_engine("api", {"base_url": workshop.server.url, "model": "m", "api_key": given}, HostArgs())
+    workshop.said += str(refused.value).encode()
+
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".json", ".jsonl", ".html", ".sqlite"}
+    content = {str(path): path.read_bytes() for path in files} | {"output": workshop.said}
+    found = [
+        (name, where)
+        for where, text in content.items()
+        for name, key in [*KEYS.items(), ("given", given)]
+        for form in forms(key)
+        if form in text
+    ]
+    assert found == []

@@ -1,0 +1,411 @@
+"""MT-Bench: files, prompts, ratings, scores, and judging against a fake judge that fails in every way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.fake_judge import KEY, quick_judge
+from lm_eval_aft import cli
+from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
+from lm_eval_aft.judging.judge import Judge
+from lm_eval_aft.judging.mt_bench.data import (
+    CATEGORIES,
+    WITH_REFERENCE,
+    Answer,
+    Dialogue,
+    Material,
+    dialogue,
+    find_material,
+    parse_response,
+    read_answers,
+    read_dialogues,
+    read_references,
+    write_answers,
+)
+from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT, OWN, prompt_set
+from lm_eval_aft.judging.mt_bench.rate import Plan, judge_answers
+from lm_eval_aft.judging.mt_bench.scores import Judgement, rating, read_judgements, score, show
+from lm_eval_aft.storage.traces import read_traces
+
+
+@pytest.fixture(scope="module")
+def published(shared) -> Path:
+    """FastChat's files."""
+    return shared / "data" / "mt_bench"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with quick_judge(monkeypatch) as fake:
+        yield fake
+
+
+def material(folder: Path, per_category: int = 1) -> Material:
+    """Questions of every category, with answers that say whose they are."""
+    asked = [
+        Dialogue(81 + 10 * c + n, category, (f"first of {category} {n}", f"second of {category} {n}"), ("42", ""))
+        for c, category in enumerate(CATEGORIES)
+        for n in range(per_category)
+    ]
+    answers = [Answer(d.question_id, (f"A1 of {d.question_id}", f"A2 of {d.question_id}")) for d in asked]
+    return Material("tiny-k2-l1", tuple(asked), tuple(answers), folder)
+
+
+def judged(server, given: Material, plan: Plan | None = None, said: list[str] | None = None, **settings):
+    options = {"timeout_s": 10, "retries": 2, "quiet": True, **settings}
+    prompts = prompt_set(None, None, given.dialogues)
+    with closing(Judge("m", server.url, cache=given.folder / "c.sqlite", **options)) as judge:
+        return judge_answers(given, prompts, judge, plan or Plan(), (said if said is not None else []).append)
+
+
+def run_cli(capfd, *arguments: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        cli.main(["judge", "mt_bench", *map(str, arguments)])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    return code, *capfd.readouterr()
+
+
+class TestRating:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Good. Rating: [[7]]", 7.0),
+            ("[[8.5]]", 8.5),
+            ("[[3]] and later [[9]]", 3.0),
+            ("as [1] says, [[6]]", 6.0),  # the double bracket wins wherever it stands
+            ("Rating: [4]", 4.0),
+            ("[[10]]", 10.0),
+            ("[[0]]", None),
+            ("[[11]]", None),
+            ("[[75]]", None),
+            ("[[rating]]", None),
+            ("[[-5]]", None),
+            ("7/10", None),
+            ("", None),
+        ],
+    )
+    def test_first_double_bracket_else_first_bracket(self, text, expected):
+        assert rating(text) == expected
+
+
+class TestPublished:
+    def test_scores_of_published_judgements(self, published):
+        found = read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl")
+        scores = {s.model: s for s in (score(rows, {}) for rows in found)}
+        sonnet, opus = scores["claude-3-5-sonnet-20240620"], scores["claude-3-opus-20240229"]
+        assert (*sonnet.turns, sonnet.mean) == (9.2375, 9.175, 9.20625)
+        assert (*opus.turns, opus.mean) == (9.04375, 8.30625, 8.675)
+        assert {(s.prompts, s.judge, s.ratings, s.missing) for s in scores.values()} == {(FASTCHAT, "gpt-4", 160, 0)}
+
+    def test_every_published_judgement_is_read_as_fastchat_read_it(self, published):
+        for rows in read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl"):
+            assert [rating(row.text) for row in rows] == [row.score for row in rows]
+
+    def test_our_prompts_of_fastchats_templates_are_fastchats(self, published):
+        dialogues = read_dialogues(published / "question.jsonl")
+        references = read_references(published / "reference_answer" / "gpt-4.jsonl")
+        prompts = prompt_set(published / "judge_prompts.jsonl", references, dialogues)
+        assert prompts.name == FASTCHAT
+        compared = 0
+        for rows in read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl"):
+            _, answers = read_answers(published / "model_answer" / f"{rows[0].model}.jsonl")
+            by_id = {answer.question_id: answer for answer in answers}
+            asked = {d.question_id: d for d in dialogues}
+            for row in rows:
+                template, messages = prompts.prompt(asked[row.question_id], by_id[row.question_id], row.turn)
+                assert (template, messages[-1].content) == (row.template, row.prompt)
+                compared += 1
+        assert compared == 320
+
+    def test_the_command_prints_them(self, published, capfd):
+        file = published / "model_judgment" / "gpt-4_single.claude-3.jsonl"
+        code, out, _ = run_cli(capfd, "--judgments", file)
+        assert code == 0
+        assert "mean          9.206" in out
+        assert "math          8.250" in out  # the questions lie beside the judgements
+
+
+class TestFiles:
+    def test_answers_are_written_as_fastchat_writes_them(self, published, tmp_path):
+        theirs = json.loads((published / "model_answer" / "gpt-4.jsonl").read_text().splitlines()[0])
+        given = material(tmp_path)
+        first = parse_response(given.dialogues[0], json.dumps({"turns": ["<think>why</think> said ", "é\u2028x"]}))
+        assert first == Answer(81, ("said", "é\u2028x"))  # a judge reads what a user would
+        answers = (first, *given.answers[1:])
+        file = write_answers(tmp_path, "org/m", given.dialogues, answers)
+        rows = [json.loads(line) for line in file.read_text().split("\n") if line]
+        assert rows[0].keys() == theirs.keys()
+        assert rows[0]["choices"][0].keys() == theirs["choices"][0].keys()
+        assert len({row["answer_id"] for row in rows}) == len(rows)
+        assert find_material(file, None) == Material("org/m", given.dialogues, answers, tmp_path)
+
+    @pytest.mark.parametrize("name", ["gpt-4", "gpt-3.5-turbo", "vicuna-13b-v1.3", "claude-3-opus-20240229"])
+    def test_published_answers_are_read(self, published, name):
+        found = find_material(published / "model_answer" / f"{name}.jsonl", None)
+        assert len(found.answers) == 80
+        assert [d.question_id for d in found.dialogues] == [a.question_id for a in found.answers]
+
+    def test_rows_of_the_hub_get_fastchats_numbers(self):
+        row = {"prompt": ["a", "b"], "prompt_id": 43_000_000, "category": "math", "reference": ["1", ""]}
+        assert dialogue(row, 30) == Dialogue(111, "math", ("a", "b"), ("1", ""))
+
+    def test_foreign_and_broken_files_are_named(self, tmp_path, published):
+        given = material(tmp_path)
+        file = write_answers(tmp_path, "m", given.dialogues, given.answers)
+        lines = file.read_text().splitlines()
+        bad = tmp_path / "bad.jsonl"
+        for text, message in [
+            ("\n".join([*lines, lines[0]]), r"answers a question more than once: \[81\]"),
+            ("\n".join(lines).replace('"m"', '"n"', 1), "answers of 2 models"),
+            (lines[0].replace("81", "999"), r"not among the 8 asked: \[999\]"),
+            (lines[0].replace(', "A2 of 81"', ""), "has 1 answers to the 2 turns of question 81"),
+            ("{}", "not a model_answer file"),
+            ("half a li", "is not lines of JSON"),
+            ("", "is not lines of JSON"),
+        ]:
+            bad.write_text(text)
+            with pytest.raises(RecordError, match=message):
+                find_material(bad, tmp_path / "question.jsonl")
+        with pytest.raises(RecordError, match="there is no"):
+            find_material(tmp_path / "nowhere", None)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(RecordError, match="none: run with --log_samples or record="):
+            find_material(tmp_path / "empty", None)
+        with pytest.raises(RecordError, match="no single-answer judgement"):
+            read_judgements(published / "question.jsonl")
+
+    def test_answers_without_their_questions_where_there_is_no_hub(self, tmp_path):
+        given = material(tmp_path)
+        file = write_answers(tmp_path, "m", given.dialogues, given.answers).rename(tmp_path / "alone.jsonl")
+        (tmp_path / "question.jsonl").rename(tmp_path / "q.jsonl")
+        with pytest.raises(RecordError, match=r"cannot be had from the hub: give .* --questions FILE"):
+            find_material(file, None)
+        assert find_material(file, tmp_path / "q.jsonl").answers == given.answers
+
+    def test_what_is_kept_in_a_record_folder_is_no_trace(self, tmp_path):
+        given = material(tmp_path / "mt_bench")
+        write_answers(given.folder, "m", given.dialogues, given.answers)
+        with pytest.raises(RecordError, match="there are no traces"):
+            list(read_traces(tmp_path))
+
+
+class TestPrompts:
+    def test_references_only_for_three_categories_and_only_where_there_is_one(self, tmp_path):
+        given = material(tmp_path)
+        prompts = prompt_set(None, None, given.dialogues)
+        assert prompts.name == OWN
+        for asked, answer in zip(given.dialogues, given.answers, strict=True):
+            shown = [prompts.prompt(asked, answer, turn)[1][-1].content for turn in (1, 2)]
+            assert ("42" in shown[0]) == (asked.category in WITH_REFERENCE)
+            assert "42" not in shown[1]  # the second turn has none
+            assert all(text in shown[0] for text in (asked.turns[0], answer.turns[0]))
+            assert answer.turns[1] not in shown[0]
+            assert all(text in shown[1] for text in (*asked.turns, *answer.turns))
+
+    def test_braces_in_an_answer_are_left_alone(self, tmp_path):
+        given = material(tmp_path)
+        odd = replace(given.answers[0], turns=("{question} {0} }{ {answer_2.x}", "b"))
+        _, messages = prompt_set(None, None, given.dialogues).prompt(given.dialogues[0], odd, 1)
+        assert odd.turns[0] in messages[-1].content
+
+    def test_only_fastchats_own_files_get_its_name(self, published, tmp_path):
+        dialogues = read_dialogues(published / "question.jsonl")
+        references = read_references(published / "reference_answer" / "gpt-4.jsonl")
+        file = tmp_path / "judge_prompts.jsonl"
+        file.write_text((published / "judge_prompts.jsonl").read_text().replace("Be as objective", "Be objective"))
+        assert prompt_set(file, references, dialogues).name.startswith("judge_prompts-")
+        fewer = {**references, 101: ("other", "words")}
+        assert prompt_set(published / "judge_prompts.jsonl", fewer, dialogues).name != FASTCHAT
+        assert prompt_set(None, references, dialogues).name.startswith("aft-v1-ref-")
+
+    def test_fastchats_prompts_need_its_references(self, published):
+        dialogues = read_dialogues(published / "question.jsonl")
+        with pytest.raises(ConfigError, match=r"30 have none \(\[101, 102, 103\]\): give .* --references FILE"):
+            prompt_set(published / "judge_prompts.jsonl", None, dialogues)
+
+    def test_files_that_are_none(self, tmp_path):
+        file = tmp_path / "p.jsonl"
+        row = {"name": "single-v1", "system_prompt": "x", "prompt_template": "{question.__class__}"}
+        for text, message in [
+            ("[1]", "is not FastChat's"),
+            ("{}", "is not FastChat's"),
+            (json.dumps({**row, "name": "other"}), "has no whole template single-v1"),
+            (json.dumps(row), r"has fields \['question.__class__'\]"),
+            (json.dumps({**row, "prompt_template": "{"}), "stray brace"),
+            (json.dumps({**row, "prompt_template": "{answer:d}"}), r"has fields \['answer:d'\]; allowed are answer, "),
+            (json.dumps({**row, "prompt_template": "{answer!z}"}), r"has fields \['answer!z'\]"),
+        ]:
+            file.write_text(text)
+            with pytest.raises(ConfigError, match=message):
+                prompt_set(file, {}, [])
+        with pytest.raises(ConfigError, match="cannot be read"):
+            prompt_set(tmp_path / "nowhere", {}, [])
+
+
+class TestJudging:
+    def test_scores_per_turn_category_and_flat(self, server, tmp_path):
+        values = {category: 2 + n for n, category in enumerate(CATEGORIES)}
+
+        def say(body):
+            text = body["messages"][-1]["content"]
+            category = next(name for name in CATEGORIES if f"of {name} " in text)
+            return f"Hm. [[{values[category] - ('second' in text)}]]"
+
+        server.say = say
+        scores = judged(server, material(tmp_path, per_category=2))
+        assert scores.categories == {name: value - 0.5 for name, value in values.items()}
+        assert scores.turns == (5.5, 4.5)
+        assert scores.mean == 5.0
+        assert (scores.ratings, scores.missing, scores.questions, scores.repeats) == (32, 0, 16, 1)
+        assert scores.metrics()["aft-v1_score"] == 5.0
+        assert scores.metrics()["aft-v1_turn_2"] == 4.5
+        kept = json.loads((tmp_path / "scores_m_aft-v1.tiny-k2-l1.json").read_text())
+        assert kept["scores"]["mean"] == 5.0
+        assert (kept["prompts"]["comparable"], kept["judge_tokens"]) == (
+            False,
+            {"prompt": 32 * 11, "generated": 32 * 3},
+        )
+        (again,) = read_judgements(tmp_path / "model_judgment" / "m_aft-v1.tiny-k2-l1.jsonl")
+        assert score(again, {}).mean == 5.0
+        assert "not comparable with published scores" in show(scores)
+        assert "16 of 80 questions, 32 ratings, 0 judgements missing" in show(scores)
+
+    def test_a_judgement_without_rating_is_asked_once_more_then_left_out_and_counted(self, server, tmp_path):
+        given = material(tmp_path)
+        stubborn, asked = "A1 of 91", []
+
+        def say(body):
+            text = body["messages"][-1]["content"]
+            asked.append(text)
+            if stubborn in text and "A2" not in text:
+                return "I would rather not say."
+            return "I cannot decide." if "A1 of 81" in text and asked.count(text) == 1 else "[[6]]"
+
+        server.say = say
+        said: list[str] = []
+        with pytest.raises(JudgeError, match=r"1 of 16 judgements of tiny-k2-l1 hold no rating \(question 91 turn 1\)"):
+            judged(server, given, said=said)
+        assert len(server.calls) == 16 + 3
+        assert [call["temperature"] for call in server.calls] == [0.0] * 16 + [0.7] * 3
+        assert any("3 judgements hold no rating: they are asked for once more" in line for line in said)
+        scores = judged(server, given, Plan(allow_missing=True))
+        assert len(server.calls) == 19  # what the judge said is kept, its refusal to rate too
+        assert (scores.mean, scores.missing, scores.ratings) == (6.0, 1, 15)
+        assert "1 judgements missing and left out" in show(scores)
+        kept = (tmp_path / "model_judgment" / "m_aft-v1.tiny-k2-l1.jsonl").read_text()
+        rows = [json.loads(line) for line in kept.splitlines()]
+        assert [row["score"] for row in rows if row["question_id"] == 91] == [-1, 6.0]
+
+    def test_nothing_but_missing_is_no_score_even_if_allowed(self, server, tmp_path):
+        server.say = lambda body: "no"
+        with pytest.raises(JudgeError, match=r"16 of 16 .* and others"):
+            judged(server, material(tmp_path), Plan(allow_missing=True))
+
+    def test_a_call_too_long_for_the_judge_is_missing_not_bad(self, server, tmp_path):
+        long = {"error": {"message": "maximum context length is 10", "code": None}}
+        server.trouble = lambda n, body: (400, long, {}) if "A1 of 81" in str(body) else None
+        scores = judged(server, material(tmp_path), Plan(allow_missing=True))
+        assert (scores.missing, scores.mean) == (2, 7.0)
+        assert len(server.calls) == 16  # not asked once more: it would be as long
+
+    def test_one_that_dies_part_way_is_asked_only_for_the_rest(self, server, tmp_path):
+        given = material(tmp_path, per_category=3)
+        server.trouble = lambda number, body: (503, "gone", {}) if number >= 20 else None
+        with pytest.raises(JudgeError, match="20 of 48 judgements are done, 28 are left"):
+            judged(server, given)
+        seen = len(server.calls)
+        server.trouble = lambda number, body: None
+        assert judged(server, given).ratings == 48
+        assert len(server.calls) == seen + 28
+
+    def test_repeats_have_a_spread_and_share_what_was_judged(self, server, tmp_path):
+        given = material(tmp_path)
+        judged(server, given)
+        count: dict[str, int] = {}
+
+        def say(body):
+            text = body["messages"][-1]["content"]
+            count[text] = count.get(text, 0) + 1
+            return f"[[{7 + count[text]}]]"
+
+        server.say = say
+        scores = judged(server, given, Plan(repeats=3), concurrency=1)
+        assert len(server.calls) == 16 * 3
+        assert (scores.mean, scores.repeats, scores.ratings, scores.questions) == (8.0, 3, 48, 8)
+        assert scores.spread == 1.0
+        assert scores.metrics()["aft-v1_spread"] == 1.0
+        assert "over 3 repeats" in show(scores)
+
+    def test_the_estimate_comes_first_and_the_bound_is_kept(self, server, tmp_path):
+        said: list[str] = []
+        with pytest.raises(JudgeError, match="--max-judge-calls=15 does not suffice"):
+            judged(server, material(tmp_path), Plan(price_in=1.0, price_out=2.0), said, max_calls=15)
+        assert server.calls == []
+        assert "16 judge calls to make" in said[0]
+        assert "at the prices given" in said[0]
+
+
+class TestStandardError:
+    def test_by_question_since_turns_of_one_are_not_independent(self):
+        rows = [
+            Judgement(q, "m", "j", OWN, OWN, turn, 0, "", "", value)
+            for q, value in ((81, 4.0), (82, 6.0), (83, 8.0))
+            for turn in (1, 2)
+        ]
+        scores = score(rows, {81: "math"})
+        assert scores.stderr == pytest.approx(2 / 3**0.5)
+        assert scores.categories == {"math": 4.0}
+
+
+class TestCommand:
+    def test_a_model_answer_file_of_fastchat(self, server, published, tmp_path, capfd):
+        home = tmp_path / "mt_bench"
+        shutil.copytree(published / "model_answer", home / "model_answer")
+        shutil.copy(published / "question.jsonl", home)
+        arguments = ["--judge-model", "m", "--judge-base-url", server.url, "--concurrency", "4"]
+        files = ["--judge-prompts", published / "judge_prompts.jsonl"]
+        files += ["--references", published / "reference_answer" / "gpt-4.jsonl"]
+        code, out, err = run_cli(capfd, home / "model_answer" / "gpt-4.jsonl", *arguments, *files)
+        assert code == 0, err
+        assert "gpt-4, judged by m with the prompts fastchat; published scores were judged by gpt-4" in out
+        assert "160 judge calls to make" in err
+        assert len(server.calls) == 160
+        assert {call["temperature"] for call in server.calls} == {0.0}
+        code, out, _ = run_cli(capfd, "--judgments", home / "model_judgment" / "m_fastchat.gpt-4.jsonl")
+        assert "mean          7.000" in out
+        code, _, _ = run_cli(capfd, home / "model_answer" / "gpt-4.jsonl", *arguments)
+        assert code == 0
+        assert len(server.calls) == 320  # other words, other judgements
+        assert len(list(home.glob("scores_*.json"))) == 2
+        code, _, err = run_cli(capfd, home, *arguments)
+        assert code == 2
+        assert "several: give one of" in err
+
+    def test_the_key_is_nowhere(self, server, tmp_path, capfd, caplog):
+        given = material(tmp_path)
+        file = write_answers(tmp_path, "m", given.dialogues, given.answers)
+        arguments = [file, "--judge-model", "m", "--judge-base-url", server.url, "--retries", "0"]
+        server.trouble = lambda n, body: (401, {"error": {"message": f"bad {KEY}"}}, {}) if n > 3 else None
+        code, out, err = run_cli(capfd, *arguments)
+        assert code == 2
+        assert "refuses the key in OPENAI_API_KEY" in err
+        server.trouble = lambda n, body: None
+        assert run_cli(capfd, *arguments)[0] == 0
+        assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+        assert KEY not in out + err + caplog.text
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) >= 4
+        assert not any(KEY.encode() in path.read_bytes() for path in files)
+
+    def test_what_is_missing_is_said(self, capfd):
+        code, _, err = run_cli(capfd, "somewhere")
+        assert code == 2
+        assert "--judge-model" in err

@@ -1,0 +1,83 @@
+"""Trace files: which files are some, what their names tell apart, and that none is ever seen half written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers.made_runs import make_run
+from helpers.made_traces import SETTINGS
+from helpers.made_traces import trace_of_tokens as trace
+from lm_eval_aft.analysis.cost import ledgers, traces_of
+from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.records import Trace
+from lm_eval_aft.storage.results import read_run
+from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
+
+
+def test_what_judging_keeps_is_no_trace_and_a_folder_may_have_any_name(tmp_path: Path):
+    folder = tmp_path / "mt_bench"
+    kept = [folder / "model_answer/m.jsonl", folder / "model_judgment/j.jsonl", folder / "question.jsonl"]
+    for file in (*kept, tmp_path / "samples_t_1.jsonl"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n")
+    assert trace_files(tmp_path) == trace_files(folder) == []
+    (file,) = write_traces(str(folder / "traces"), SETTINGS, [trace()])
+    assert trace_files(tmp_path) == trace_files(folder) == [file]
+    assert len(list(read_traces(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("other", [trace(bound=4), trace(temperature=0.0), trace(turn=1)])
+def test_another_sampling_or_turn_is_another_file(tmp_path: Path, other: Trace):
+    for _ in range(2):
+        write_traces(str(tmp_path), SETTINGS, [trace()])
+    write_traces(str(tmp_path), SETTINGS, [other])
+    assert len(trace_files(tmp_path)) == 2
+
+
+def test_each_run_finds_the_traces_of_its_own_gen_kwargs(tmp_path: Path):
+    for bound in (64, 4):
+        write_traces(str(tmp_path / "traces"), SETTINGS, [trace(doc, bound, tokens=bound) for doc in range(2)])
+        task = {"generation_kwargs": {"max_gen_toks": bound, "temperature": 0.7}}
+        make_run(tmp_path / str(bound), [1, 0], k=1, layers=0, tokens=bound, configs={"t": task})
+    for bound in (64, 4):
+        cost = ledgers(read_run(tmp_path / str(bound)), tmp_path / "traces")["t"]
+        assert (cost.own, cost.texts, cost.generated_tokens) == (True, 2, bound)
+
+
+def test_a_task_may_choose_a_temperature_by_question(tmp_path: Path):
+    write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1, temperature=0.0)])
+    make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": {"generation_kwargs": {"max_gen_toks": 64}}})
+    found = list(traces_of(read_run(tmp_path / "run"), tmp_path / "traces"))
+    assert {each.question.final.temperature for each in found} == {0.7, 0.0}
+
+
+def test_where_the_results_state_another_sampling_than_was_asked_all_traces_count(tmp_path: Path):
+    write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1)])
+    greedy = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 256}}  # what lm-eval writes for tasks in Python
+    make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": greedy})
+    assert len(list(traces_of(read_run(tmp_path / "run"), tmp_path / "traces"))) == 2
+
+
+def test_two_processes_write_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "t.jsonl"
+    with whole(file) as mine:
+        mine.write_text("mine")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with whole(file) as theirs:
+            theirs.write_text("theirs")
+        assert file.read_text() == "theirs"
+    assert file.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (file,) = write_traces(str(tmp_path), SETTINGS, [trace()])
+    before = file.read_text()
+    monkeypatch.setattr(Trace, "to_json", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_traces(str(tmp_path), SETTINGS, [trace()])
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == before

@@ -1,0 +1,196 @@
+"""The tasks: what counts as which answer, and that lm-eval loads and scores them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lm_eval_aft
+
+sys.path.insert(0, str(lm_eval_aft.tasks_path() / "aft_gsm8k"))
+import utils as gsm8k
+
+sys.path.pop(0)
+del sys.modules["utils"]  # other tasks have a module of that name
+PERFECT = "2 + 2 = 4.\nThe answer is {}."
+
+# text, strict, flexible, stock strict-match, stock flexible-extract (None: nothing found)
+ENDINGS = [
+    ("The answer is 18.", "18", "18", None, "18."),
+    ("The answer is $18.00.", "18", "18", None, "$18.00."),
+    ("The answer is **18**.", "18", "18", None, "18"),
+    ("The answer is 18...", "18", "18", None, "18..."),
+    ("The answer is 1,234", "1234", "1234", None, "1,234"),
+    ("The answer is 18. Drafts 1 and 2 agree.", "18", "18", None, "2"),
+    ("The answer is 18 dollars (3 items).", "18", "18", None, "3"),
+    ("The answer is -5.", "-5", "-5", None, "-5."),
+    ("The answer is \u22125.", "-5", "-5", None, "5."),
+    ("The answer is 3/4.", "3/4", "3/4", None, "4."),
+    (r"The answer is \boxed{18}.", "18", "18", None, "18"),
+    (r"So we get \(\frac{1}{2}\)", None, "1/2", None, "2"),
+    ("The answer is N.\nThe answer is 20.", "20", "20", None, "20."),
+    ("The answer is 50%", "50", "50", None, "50"),
+    ("#### 18", None, "18", "18", "18"),
+    ("9 - 2 = 7 apples", None, "7", None, "7"),
+    ("so 9-2 = 7", None, "7", None, "7"),
+    ("He has 7 of them, in 2", None, "2", None, "2"),
+    ("The answer is 1 1/2.", "3/2", "3/2", None, "2."),
+    (r"The answer is 1\frac{1}{2}.", "3/2", "3/2", None, "2"),
+    ("The answer is 1\u00bd.", "3/2", "3/2", None, "1"),
+    ("The answer is -2 3/4", "-11/4", "-11/4", None, "4"),
+    ("The answer is _18_.", "18", "18", None, "18"),
+    ("So __18__", None, "18", None, "18"),
+    ("x_1 is 7, the other is x_2", None, "7", None, "2"),
+    ("The answer is 6 x 7 = 42.", "42", "42", None, "42."),
+    ("The answer is $20 - $5 = $15 a day.", "15", "15", None, "$15"),
+    (r"The answer is 2 \times 3 = \boxed{6}.", "6", "6", None, "6"),
+    ("The answer is 6 * 7 = 42. Drafts 1 and 2 say so.", "42", "42", None, "2"),
+    ("The answer is 6 x 7, which is 42.", None, "42", None, "42."),
+    ("The answer is **18** 3 items.", "18", "18", None, "3"),
+    ("The answer is 18 (= 3 x 6).", "18", "18", None, "6"),
+    ("no number at all", None, None, None, None),
+    ("", None, None, None, None),
+]
+
+
+@pytest.fixture(scope="module")
+def stock():
+    """lm-eval's own filters for gsm8k, from its YAML."""
+    import re
+
+    import lm_eval.tasks
+    import yaml
+
+    text = Path(lm_eval.tasks.__file__).parent.joinpath("gsm8k", "gsm8k.yaml").read_text()
+    patterns = {f["name"]: f["filter"][0] for f in yaml.safe_load(text)["filter_list"]}
+
+    def apply(name: str, answer: str) -> str | None:
+        found = re.findall(patterns[name]["regex_pattern"], answer)
+        if not found:
+            return None
+        match = found[patterns[name].get("group_select", 0)]
+        return match if isinstance(match, str) else next(part for part in match if part)
+
+    return apply
+
+
+@pytest.mark.parametrize(("text", "strict", "flexible", "stock_strict", "stock_flexible"), ENDINGS)
+def test_endings(text, strict, flexible, stock_strict, stock_flexible, stock):
+    assert gsm8k.extract_strict(text) == strict
+    assert gsm8k.extract_flexible(text) == flexible
+    assert stock("strict-match", text) == stock_strict
+    assert stock("flexible-extract", text) == stock_flexible
+
+
+PIECES = ["=", "= ", "=*", "answer is =", "*", "1", "1,", "123,", "1 ", "1/", "\\frac{", "\\boxed{", "$", "- "]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_time_grows_with_the_length_of_a_text_not_with_its_square(piece):
+    text = piece * (40_000 // len(piece))
+    started = time.process_time()
+    gsm8k.extract_flexible(text)
+    assert time.process_time() - started < 2  # a square is over a minute here
+
+
+@pytest.mark.parametrize(
+    ("number", "spelling"),
+    [
+        ("1,234", "1234"),
+        ("18.00", "18"),
+        (".50", "1/2"),
+        ("6/8", "3/4"),
+        ("-0", "0"),
+        ("1 1/2", "3/2"),
+        ("5 4/2", "2"),
+        ("3 1/0", None),
+        ("1/0", None),
+        ("x", None),
+        ("", None),
+    ],
+)
+def test_equal_numbers_are_written_alike(number, spelling):
+    assert gsm8k.normalise(number) == spelling
+
+
+def test_every_gold_answer_of_gsm8k_is_found_again(shared):
+    rows = [json.loads(line) for line in (shared / "data/gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 1319
+    for row in rows:
+        gold = gsm8k.doc_to_target(row)
+        assert gold != gsm8k.INVALID
+        assert gsm8k.extract_strict(PERFECT.format(row["answer"].split("####")[1].strip())) == gold
+        assert gsm8k.extract_flexible(row["answer"]) == gold
+
+
+def load(spec: str | dict):
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
+    return manager.load([spec])["tasks"]
+
+
+def test_aft_gsm8k_takes_a_local_file_and_scores(tmp_path):
+    data = tmp_path / "test.jsonl"
+    data.write_text(json.dumps({"question": "What is 2+2?", "answer": "2+2=<<2+2=4>>4\n#### 4"}) + "\n")
+    files = {"data_files": {"train": str(data), "test": str(data)}}
+    spec = {"task": "aft_gsm8k", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
+    (task,) = load({"group": "local", "task": [spec]}).values()  # as a suite of local files overrides a task
+    assert score(task, PERFECT.format(4)) == {"strict-match": 1.0, "flexible-extract": 1.0}
+    assert score(task, "It is 4") == {"strict-match": 0.0, "flexible-extract": 1.0}
+    assert score(task, "no idea") == {"strict-match": 0.0, "flexible-extract": 0.0}
+
+
+def score(task, answer: str) -> dict[str, float]:
+    task.build_all_requests(limit=1)
+    (request,) = task.instances
+    assert "What is 2+2?" in request.args[0] or "rolls" in request.args[0]
+    assert request.args[1]["until"] == []
+    request.resps.append(answer)
+    task.apply_filters()
+    doc = next(iter(task.test_docs()))
+    return {
+        name: task.process_results(doc, [filtered])["exact_match"] for name, filtered in request.filtered_resps.items()
+    }
+
+
+def test_aft_demo_needs_no_download_and_no_working_directory(tmp_path):
+    code = (
+        "import sys, lm_eval_aft; from lm_eval.tasks import TaskManager\n"
+        "manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)\n"
+        "(task,) = manager.load(['aft_demo'])['tasks'].values()\n"
+        "docs = list(task.test_docs()); task.build_all_requests()\n"
+        "print(len(docs), len(task.instances), all(task.doc_to_target(d).isdigit() for d in docs))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.stdout.split() == ["12", "12", "True"], done.stderr
+
+
+def test_aft_demo_scores(tmp_path):
+    (task,) = load("aft_demo").values()
+    assert score(task, PERFECT.format(42)) == {"strict-match": 1.0, "flexible-extract": 1.0}
+
+
+def test_the_group_lists_the_tasks():
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
+    assert manager.all_groups == ["aft"]
+    assert {"aft_gsm8k", "aft_demo"} <= set(manager.all_subtasks)
+
+
+def test_what_these_tests_keep_of_lm_evals_own_files_is_what_they_hold():
+    from lm_eval.tasks import _index, _yaml_loader
+
+    assert hasattr(_index.load_yaml, "parses_once")  # tests/helpers/startup
+    files = list(_index.TaskIndex._iter_yaml_files(Path(_index.__file__).parent))[::100]
+    assert len(files) > 50
+    for file in files:
+        kept, held = (m.load_yaml(file, resolve_func=False, recursive=True) for m in (_index, _yaml_loader))
+        assert kept == held
+        assert kept is not _index.load_yaml(file, resolve_func=False, recursive=True)
