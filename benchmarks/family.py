@@ -21,7 +21,7 @@ from common import write
 from lm_eval_aft.analysis.comparison import compare_entries
 from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
-from lm_eval_aft.analysis.report.leaderboard import Entry, read_entries
+from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
 from lm_eval_aft.analysis.stats import proportion_interval
 from lm_eval_aft.analysis.votes import count_votes
 
@@ -49,7 +49,7 @@ def at(place: tuple[int, int]) -> str:
     return f"k={place[0]},layers={place[1]}"
 
 
-def row(name: str, base: Entry, entry: Entry, task: str) -> dict[str, Any]:
+def row(name: str, base: RunEntry, entry: RunEntry, task: str) -> dict[str, Any]:
     """Score, cost, and the paired difference from the baseline."""
     cost = entry.costs[task]
     (found,) = compare_entries(base, [entry])
@@ -68,7 +68,7 @@ def row(name: str, base: Entry, entry: Entry, task: str) -> dict[str, Any]:
     }
 
 
-def vote_rows(name: str, entry: Entry) -> list[dict[str, Any]]:
+def vote_rows(name: str, entry: RunEntry) -> list[dict[str, Any]]:
     """Majority and oracle of 5 and of all drafts, and the mean draft."""
     assert entry.traces is not None
     (votes,) = count_votes(traces_of(entry.run, entry.traces), [entry.run])
@@ -96,7 +96,7 @@ def vote_rows(name: str, entry: Entry) -> list[dict[str, Any]]:
     return rows
 
 
-def diagnostics(entry: Entry) -> dict[str, Any]:
+def diagnostics(entry: RunEntry) -> dict[str, Any]:
     """Selection skill, rescue and corruption, copies by position of one aggregated run."""
     assert entry.traces is not None
     (found,) = diagnose_traces(traces_of(entry.run, entry.traces), [entry.run])
@@ -108,8 +108,8 @@ def diagnostics(entry: Entry) -> dict[str, Any]:
         **{name: interval.estimate if interval else None for name, interval in numbers.items()},
         "copy_rate": last.copy_rate,
         "copies_by_position": last.copies_by_position,
-        "rescued_from_vote": change.rescued,
-        "corrupted_from_vote": change.corrupted,
+        "fixed_from_vote": change.fixed,
+        "broken_from_vote": change.broken,
     }
 
 

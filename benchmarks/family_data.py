@@ -26,12 +26,12 @@ from family_seeds import over_seeds
 from lm_eval_aft.analysis.report.leaderboard import read_entries
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, Way
+from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from trainers.family import ANSWER_TOKENS, FamilyConfig, rows_of, training_settings
 from trainers.generation.generator import open_writer
 from trainers.generation.selection import keep_matched, verify_all
 from trainers.generation.targets import write_targets
 from trainers.inspection.overlap import overlap_of
-from trainers.rows.jsonl import read_jsonl, write_jsonl
 from trainers.settings import make_config
 from trainers.train import run_training
 

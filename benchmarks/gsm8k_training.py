@@ -30,7 +30,7 @@ from family import diagnostics, row, vote_rows
 
 from lm_eval_aft import tasks_path
 from lm_eval_aft.analysis.report.leaderboard import read_entries
-from trainers.rows.jsonl import read_jsonl, write_jsonl
+from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from trainers.settings import KINDS
 
 BIN = Path(sys.executable).parent

@@ -113,11 +113,11 @@ def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     from trainers.fitting.batching import Collator, trims_logits
     from trainers.fitting.callbacks import RunLog
     from trainers.fitting.model import load_model
-    from trainers.fitting.run import Run
+    from trainers.fitting.run import TrainingRun
     from trainers.train import checkpoint_config
 
     model = load_model(config)
-    run = Run("aft", config, "", encoder.template, processes=1)
+    run = TrainingRun("aft", config, "", encoder.template, processes=1)
     arguments = loop.arguments(config, validated=False)
     arguments.save_strategy = "no"
     collator = Collator(encoder.end_id, trims_logits(model.get_base_model()))

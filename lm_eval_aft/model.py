@@ -27,7 +27,7 @@ from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.interrupts import stoppable
-from lm_eval_aft.inference.multiple_choice import Quiz, plain_cost, quizzes, score_quizzes
+from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.probes import GivenDrafts
 from lm_eval_aft.inference.requests import (
     TURNS,
@@ -39,7 +39,7 @@ from lm_eval_aft.inference.requests import (
     warn_once,
 )
 from lm_eval_aft.inference.schedule import propose_and_aggregate
-from lm_eval_aft.inference.selection import Elector, load_elector
+from lm_eval_aft.inference.selection import Selector, load_selector
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, Store
 from lm_eval_aft.storage.traces import make_folder, write_traces
 
@@ -73,9 +73,9 @@ class AFTLM(LM):
         store = open_store(config)
         host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
         given = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
-        elector = load_elector(config, store, host)
+        selector = load_selector(config, store, host)
         engine = load_engine(config.engine, engine_args, host)
-        self._assemble(engine, config, template, store, name, elector, given)
+        self._assemble(engine, config, template, store, name, selector, given)
 
     @classmethod
     def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
@@ -99,7 +99,7 @@ class AFTLM(LM):
         template: Template,
         store: Store,
         name: str,
-        elector: Elector | None = None,
+        selector: Selector | None = None,
         given: GivenDrafts | None = None,
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class AFTLM(LM):
         self.name = name  # what the results file calls the model
         self.usage, self.spent = Usage(), Usage()
         self._wrapped = self._scored = self._quizzes = 0
-        self._elector, self._given = elector, given
+        self._selector, self._given = selector, given
 
     # ------------------------------------------------------------------ what lm-eval asks
 
@@ -125,7 +125,7 @@ class AFTLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score continuations with the engine's own model, at once or after drafts (``mcq``)."""
-        asked = quizzes(requests, self.config) if self.config.mcq == "drafts" else []
+        asked = questions_with_choices(requests, self.config) if self.config.mcq == "drafts" else []
         scores, traces = self._score_after_drafts(asked, quiet=disable_tqdm or self.rank != 0) if asked else ({}, [])
         rest = [position for position in range(len(requests)) if position not in scores]
         usage = Usage()
@@ -230,7 +230,7 @@ class AFTLM(LM):
     # ------------------------------------------------------------------ helpers
 
     def _score_after_drafts(
-        self, asked: Sequence[Quiz], quiet: bool
+        self, asked: Sequence[ChoiceQuestion], quiet: bool
     ) -> tuple[dict[int, tuple[float, bool]], list[Trace]]:
         """Draft each question once and score its choices under the aggregation prompt; write the traces."""
         self._scorer("loglikelihood", 0)
@@ -238,7 +238,7 @@ class AFTLM(LM):
         announce(questions, self.config, self.world_size)
         with stoppable(self.store):
             traces = self._propose(questions, quiet, answer=False)
-            scores, done = score_quizzes(asked, traces, self.engine, self.template, self.config, quiet=quiet)
+            scores, done = score_questions(asked, traces, self.engine, self.template, self.config, quiet=quiet)
         self._write_traces(done)
         return scores, done
 
@@ -249,7 +249,7 @@ class AFTLM(LM):
             self.template,
             self.config,
             self.store,
-            elector=self._elector,
+            selector=self._selector,
             given=self._given,
             answer=answer,
             quiet=quiet,
@@ -283,13 +283,15 @@ class AFTLM(LM):
         answer = trace.question.answer_in(trace.answer)
         return next_question(trace.question, self.engine.renderer.clean(answer).strip(), turn)
 
-    def _count(self, traces: Sequence[Trace], scored: Usage | None = None, quizzes: int = 0, plain: int = 0) -> None:
+    def _count(
+        self, traces: Sequence[Trace], scored: Usage | None = None, choice_questions: int = 0, plain: int = 0
+    ) -> None:
         """Add what was run to the totals; rank 0, which writes the results, gets those of all processes."""
         counts = (
             total([trace.usage for trace in traces]) + (scored or Usage()),
             total([trace.spent for trace in traces]) + (scored or Usage()),
             sum(trace.question.chat.wrapped for trace in traces),
-            quizzes,
+            choice_questions,
             plain,
         )
         for usage, spent, wrapped, asked, unread in self.gather_object(counts) or [counts]:

@@ -19,8 +19,8 @@ import click
 
 from lm_eval_aft import __version__
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.files import whole
-from trainers.rows.jsonl import file_digest, read_jsonl, write_jsonl
+from lm_eval_aft.core.files import atomic_write, file_digest
+from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from trainers.rows.row import read_rows
 
 Decorate = Callable[[Callable[..., None]], Callable[..., None]]
@@ -100,7 +100,10 @@ def drafts(
     from trainers.generation import drafts as work
     from trainers.generation.generator import DRAFTS, open_writer
 
-    rows, shots = read_rows(source), work.demonstrations(read_jsonl(demonstrations) if demonstrations else [], ask)
+    rows, shots = (
+        read_rows(source),
+        work.demonstrations(read_jsonl(demonstrations, strict=True) if demonstrations else [], ask),
+    )
     if ask and "{query}" not in ask:
         raise ConfigError(f"--ask {ask!r} must hold {{query}}.")
     writer = open_writer(model_args, out, device, batch_size, DRAFTS)
@@ -116,7 +119,11 @@ def drafts(
     if without := sum(not row["drafts"] for row in made) - too_long:
         facts.append(f"warning: {without} of {len(made)} queries have no whole draft: raise max_gen_toks")
     finish(
-        out, made, [source, demonstrations], {"n": count, "ask": ask, "whole": whole, "writer": writer.facts()}, facts
+        out,
+        made,
+        [source, demonstrations],
+        {"n": count, "ask": ask, "whole": whole, "writer": writer.facts()},
+        facts,
     )
 
 
@@ -239,15 +246,15 @@ def aggregate(
     if not drawn:
         raise ConfigError(f"no row of {source} has {min(ks)} drafts with text: lower --k.")
     rows = verify_all(drawn, judge) if judge else drawn
-    rows = work.thin_to_mixed(rows, mixed, seed) if mixed else rows
+    rows = work.balance_mixed(rows, mixed, seed) if mixed else rows
     writer = open_writer(model_args, out, device, batch_size)
     works = work.write_targets(rows, writer, judge, wrong, retries, lambda row: right_answer(verifier, row, gold))
-    fates = Counter(work.fate(each, wrong, shortest) for each in works)
+    fates = Counter(work.outcome(each, wrong, shortest) for each in works)
     made = work.finished_rows(works, wrong, shortest)
     usable = len(made)
     if not (any(map(work.is_mixed, made)) if mixed else made):
         raise _nothing_usable(fates, mixed)
-    made = work.thin_to_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
+    made = work.balance_mixed(made, mixed, seed) if mixed else made  # again: a wrong target took its set along
     options = {
         "k": list(ks),
         "sets": sets,
@@ -273,9 +280,9 @@ def _nothing_usable(fates: Mapping[str, int], mixed: float | None) -> ConfigErro
 
 
 def _lost(fates: Mapping[str, int]) -> str:
-    from trainers.generation.targets import LOST
+    from trainers.generation.targets import REJECTION_REASONS
 
-    return ", ".join(f"{name} {fates.get(name, 0)}" for name in LOST)
+    return ", ".join(f"{name} {fates.get(name, 0)}" for name in REJECTION_REASONS)
 
 
 def _target_facts(fates: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -312,7 +319,7 @@ def stats(source: Path, against: Path | None, field: str, words: int, verifier: 
         rows = verify_all([{**row, "drafts": row.get("drafts") or []} for row in rows], load_verifier(verifier, gold))
     lines = describe_rows(rows)
     if against:
-        others = read_jsonl(against)
+        others = read_jsonl(against, strict=True)
         if any(not isinstance(row.get(field), str) for row in others):
             raise ConfigError(f"{against} has rows without a text {field!r}: name the key with --field.")
         lines += contamination(rows, [row[field] for row in others], words)
@@ -371,13 +378,13 @@ def _ppl_samples(source: Path, ks: tuple[int, ...], limit: int | None, seed: int
 
 def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any, Any]:
     """The hf engine, and an encoder with its tokenizer and the checkpoint's template."""
+    from lm_eval_aft.core.arguments import key_values
     from lm_eval_aft.core.config import AFTConfig
     from lm_eval_aft.engines.base import HostArgs, load_engine
     from lm_eval_aft.inference.checkpoint import choose_template
     from trainers.fitting.examples import Encoder
-    from trainers.generation.generator import parse_model_args
 
-    config, engine_args = AFTConfig.split(parse_model_args(model_args))
+    config, engine_args = AFTConfig.split(key_values("--model_args", model_args))
     if config.engine != "hf":
         raise ConfigError(f"engine={config.engine} gives no losses: aft data ppl needs engine=hf.")
     template = choose_template(config, engine_args)
@@ -417,7 +424,7 @@ def finish(
         "sha256": file_digest(out),
     }
     try:
-        with whole(Path(f"{out}.card.json")) as partial:
+        with atomic_write(Path(f"{out}.card.json")) as partial:
             partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(

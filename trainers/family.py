@@ -34,14 +34,14 @@ from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, Way
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import AFTError, ConfigError
-from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.files import atomic_write
+from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.base import HostArgs, load_engine
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
-from trainers.rows.jsonl import write_jsonl
 from trainers.settings import KINDS, Kind, make_config
 
 WORDS = ("<pad>", "<unk>", "<draft>", "<ask>", "<answer>", "<end>", "make", "=", ";", "+", "-", "*")
@@ -239,7 +239,7 @@ def stages_of(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> Itera
 def write_curve(folder: Path, config: FamilyConfig, curve: list[dict[str, Any]]) -> None:
     """Settings and curve beside weights."""
     text = json.dumps({"settings": asdict(config), "curve": curve}, indent=1)
-    with whole(folder / "curve.json") as partial:
+    with atomic_write(folder / "curve.json") as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -475,7 +475,7 @@ def rows(out: Path, seed: int) -> None:
     config = FamilyConfig(seed=seed)
     read_curve(out / "base", config)  # which says whether that is its seed
     counts = make_rows(config, out)
-    with whole(out / "rows.json") as partial:
+    with atomic_write(out / "rows.json") as partial:
         partial.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(counts))
 
@@ -509,7 +509,7 @@ def ship(out: Path, seed: int) -> None:
                 for folder in (out.resolve(), out):  # as it was given to the trainings, or to this command
                     content = content.replace(f"{folder}/base".encode(), b"bundled:base")
                     content = content.replace(f"{folder}/".encode(), b"")
-            with whole(target / file) as partial:  # a run that reads the old one keeps a whole file
+            with atomic_write(target / file) as partial:  # a run that reads the old one keeps a whole file
                 partial.write_bytes(content)
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from lm_eval_aft.core.arguments import Parse, flag, integer, or_none, real, strings, text
+from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, strings, text
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.settings import markdown_table as settings_table
+from lm_eval_aft.core.settings import nearest, parsers, setting
 
 Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo"]
 KINDS: dict[Kind, str] = {
@@ -26,24 +27,11 @@ KINDS: dict[Kind, str] = {
     "aft-pseudo": "query + drafts -> sft_target: targets that were not made from the drafts",
 }
 # What a started run keeps: its optimizer state, its order of batches or its weights were made with these.
-BAKED = (
+FROZEN_ON_RESUME = (
     *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
     *("batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "epochs", "max_steps"),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
 )
-
-
-def _arg(default: Any, parse: Parse, meaning: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "meaning": meaning})
-
-
-def _one_of(*allowed: str) -> Parse:
-    def parse(name: str, value: Any) -> str:
-        if value not in allowed:
-            raise ConfigError(f"{name}={value} is not allowed: {name} must be one of {', '.join(allowed)}.")
-        return str(value)
-
-    return parse
 
 
 def _counts(name: str, value: Any) -> tuple[int, ...]:
@@ -69,39 +57,41 @@ def _path(name: str, value: Any) -> str:
 class TrainConfig:
     """The settings of one training run."""
 
-    model: str = _arg("", _path, "folder or hub name of the model to train further")
-    data: str = _arg("", _path, "JSONL: query, drafts, target, sft_target")
-    output: str = _arg("", _path, "folder of the run: checkpoints, log and card")
-    revision: str | None = _arg(None, text, "revision of a hub model")
-    validation: str | None = _arg(None, _path, "JSONL like data; the checkpoint with its lowest loss is kept")
-    template: str | None = _arg(None, _path, "file with the two prompt blocks; default: the model's, else ours")
-    k: tuple[int, ...] = _arg((), _counts, "drafts an example, or several k drawn evenly; default: all of a row's")
-    sets_per_query: int = _arg(1, integer(1), "examples with drafts a row, each with its own draw and order")
-    plain_share: float = _arg(0.2, real(0, 0.95), "share of plain examples (aft, aft-pseudo)")
-    max_length: int = _arg(2048, integer(8), "tokens of an example; drafts are cut to fit, targets never")
-    lora_rank: int = _arg(8, integer(0), "0 trains all weights")
-    lora_alpha: float = _arg(16.0, real(0, above=True), "LoRA's scale times its rank")
-    lora_dropout: float = _arg(0.0, real(0, 0.9), "")
-    lora_targets: tuple[str, ...] = _arg(("all-linear",), _names, "names of the layers that get an adapter")
-    learning_rate: float = _arg(2e-4, real(0, above=True), "the highest; 2e-5 suits lora_rank: 0 on pretrained models")
-    schedule: str = _arg("cosine", _one_of("cosine", "linear", "constant"), "of the learning rate")
-    warmup: float = _arg(0.03, real(0, 1), "share of the steps; less than one step is none")
-    weight_decay: float = _arg(0.0, real(0), "")
-    epochs: float = _arg(1.0, real(0, above=True), "passes over the examples")
-    max_steps: int | None = _arg(None, or_none(integer(1)), "optimizer steps; beats epochs")
-    batch_size: int = _arg(8, integer(1), "examples a device and step")
-    accumulate: int = _arg(1, integer(1), "batches an optimizer step")
-    bf16: bool = _arg(False, flag, "compute in bfloat16; under LoRA the frozen weights are bfloat16 too")
-    save_dtype: str | None = _arg(None, _one_of("float32", "bfloat16", "float16"), "of full weights that are written")
-    gradient_checkpointing: bool = _arg(False, flag, "less memory, about a third slower")
-    device: str = _arg("auto", _one_of("auto", "cpu"), "auto takes a GPU where there is one")
-    seed: int = _arg(0, integer(0, 2**32), "of draws, order and new weights")
-    log_every: int = _arg(10, integer(1), "steps")
-    save_every: int | None = _arg(
+    model: str = setting("", _path, "folder or hub name of the model to train further")
+    data: str = setting("", _path, "JSONL: query, drafts, target, sft_target")
+    output: str = setting("", _path, "folder of the run: checkpoints, log and card")
+    revision: str | None = setting(None, text, "revision of a hub model")
+    validation: str | None = setting(None, _path, "JSONL like data; the checkpoint with its lowest loss is kept")
+    template: str | None = setting(None, _path, "file with the two prompt blocks; default: the model's, else ours")
+    k: tuple[int, ...] = setting((), _counts, "drafts an example, or several k drawn evenly; default: all of a row's")
+    sets_per_query: int = setting(1, integer(1), "examples with drafts a row, each with its own draw and order")
+    plain_share: float = setting(0.2, real(0, 0.95), "share of plain examples (aft, aft-pseudo)")
+    max_length: int = setting(2048, integer(8), "tokens of an example; drafts are cut to fit, targets never")
+    lora_rank: int = setting(8, integer(0), "0 trains all weights")
+    lora_alpha: float = setting(16.0, real(0, above=True), "LoRA's scale times its rank")
+    lora_dropout: float = setting(0.0, real(0, 0.9), "")
+    lora_targets: tuple[str, ...] = setting(("all-linear",), _names, "names of the layers that get an adapter")
+    learning_rate: float = setting(
+        2e-4, real(0, above=True), "the highest; 2e-5 suits lora_rank: 0 on pretrained models"
+    )
+    schedule: str = setting("cosine", choice("cosine", "linear", "constant"), "of the learning rate")
+    warmup: float = setting(0.03, real(0, 1), "share of the steps; less than one step is none")
+    weight_decay: float = setting(0.0, real(0), "")
+    epochs: float = setting(1.0, real(0, above=True), "passes over the examples")
+    max_steps: int | None = setting(None, or_none(integer(1)), "optimizer steps; beats epochs")
+    batch_size: int = setting(8, integer(1), "examples a device and step")
+    accumulate: int = setting(1, integer(1), "batches an optimizer step")
+    bf16: bool = setting(False, flag, "compute in bfloat16; under LoRA the frozen weights are bfloat16 too")
+    save_dtype: str | None = setting(None, choice("float32", "bfloat16", "float16"), "of full weights that are written")
+    gradient_checkpointing: bool = setting(False, flag, "less memory, about a third slower")
+    device: str = setting("auto", choice("auto", "cpu"), "auto takes a GPU where there is one")
+    seed: int = setting(0, integer(0, 2**32), "of draws, order and new weights")
+    log_every: int = setting(10, integer(1), "steps")
+    save_every: int | None = setting(
         None, or_none(integer(1)), "steps from a checkpoint (and validation) to the next; default: an epoch"
     )
-    keep: int = _arg(1, integer(1), "newest checkpoints kept for a resume; the best one stays too")
-    patience: int | None = _arg(None, or_none(integer(1)), "validations without a lower loss before it stops")
+    keep: int = setting(1, integer(1), "newest checkpoints kept for a resume; the best one stays too")
+    patience: int | None = setting(None, or_none(integer(1)), "validations without a lower loss before it stops")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in the run's folder."""
@@ -123,7 +113,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not allowed.
     """
-    settings, parsers = _read(Path(path)), _parsers()
+    settings, known = _read(Path(path)), parsers(TrainConfig)
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
@@ -133,7 +123,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
-        is_text = read is not None and parsers.get(name.strip()) in (text, _path)  # a folder may be called 2024
+        is_text = read is not None and known.get(name.strip()) in (text, _path)  # a folder may be called 2024
         settings[name.strip()] = value.strip() if is_text and not isinstance(read, str) else read
     return make_config(settings, path)
 
@@ -144,23 +134,18 @@ def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
     Raises:
         ConfigError: On the first key that is unknown, missing or has a value that is not allowed.
     """
-    parsers = _parsers()
+    known = parsers(TrainConfig)
     for name in settings:
-        if name not in parsers:
-            near = get_close_matches(str(name), parsers, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(parsers)}."
+        if name not in known:
+            hint = nearest(str(name), known, f"the settings are {', '.join(known)}.")
             raise ConfigError(f"{name} in {source} is not a setting of aft train: {hint}")
-    parsed = {name: parsers[name](name, value) for name, value in settings.items() if value is not None}
+    parsed = {name: known[name](name, value) for name, value in settings.items() if value is not None}
     for name in ("model", "data", "output"):
         if name not in parsed:
             raise ConfigError(f"{name} is missing in {source}: add {name}: ..., or --set {name}=...")
     if parsed.get("patience") and not parsed.get("validation"):
         raise ConfigError("patience needs a validation file: add validation: FILE, or leave patience out.")
     return TrainConfig(**parsed)
-
-
-def _parsers() -> dict[str, Parse]:
-    return {f.name: f.metadata["parse"] for f in fields(TrainConfig)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -177,9 +162,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def markdown_table() -> str:
     """The settings as a table: the one in docs/training.md is this one."""
-    lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for f in fields(TrainConfig):
-        default = "" if f.default in (None, (), "") else f.default
-        default = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-        lines.append(f"| `{f.name}` | {default} | {f.metadata['meaning']} |")
-    return "\n".join(lines)
+    return settings_table(TrainConfig, "setting")

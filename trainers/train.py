@@ -16,7 +16,7 @@ import click
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.examples import Encoded, Encoder
 from trainers.fitting.resume import open_run
-from trainers.fitting.run import Run
+from trainers.fitting.run import TrainingRun
 from trainers.inspection.overlap import Overlap, measure, warnings
 from trainers.rows.row import Row, load_rows
 from trainers.rows.samples import Sample, make_samples, pseudo_samples
@@ -54,7 +54,7 @@ def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> Non
         _train(run, merge)
 
 
-def _train(run: Run, merge: bool) -> None:
+def _train(run: TrainingRun, merge: bool) -> None:
     if _first_process():
         run.make_folder()
     config = run.config
@@ -129,7 +129,7 @@ def unseen(encoded: Encoded) -> list[str]:
     return [f"warning: {encoded.vanished} drafts are not shown: without control tokens and thoughts they are empty."]
 
 
-def checkpoint_config(run: Run, shown: Collection[int]) -> CheckpointConfig:
+def checkpoint_config(run: TrainingRun, shown: Collection[int]) -> CheckpointConfig:
     """What the checkpoint will say about itself; ``shown``: the numbers of drafts that its examples have."""
     config = run.config
     return CheckpointConfig(

@@ -15,8 +15,8 @@ from statistics import stdev
 
 from lm_eval_aft.analysis.conditions import differences, primary
 from lm_eval_aft.analysis.judgements import pair_judged, read_judged
-from lm_eval_aft.analysis.pairing import Pairs, pair
-from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.pairing import PairedScores, pair_scores
+from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.stats import (
     Interval,
     WinTieLoss,
@@ -30,7 +30,7 @@ from lm_eval_aft.analysis.stats import (
     win_tie_loss,
 )
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.storage.results import Run, Score
+from lm_eval_aft.storage.results import EvalRun, Score
 
 ALPHA = 0.05
 
@@ -83,8 +83,8 @@ class Comparison:
 
 
 def compare_entries(
-    baseline: Entry,
-    others: Sequence[Entry],
+    baseline: RunEntry,
+    others: Sequence[RunEntry],
     tasks: Sequence[str] = (),
     metric: str | None = None,
     common: bool = False,
@@ -97,7 +97,7 @@ def compare_entries(
         others: One or more.
         tasks: Only these.
         metric: ``NAME`` or ``NAME,FILTER`` instead of each task's primary one.
-        common: See ``pair``.
+        common: See ``pair_scores``.
         level: Of the intervals.
 
     Raises:
@@ -107,7 +107,7 @@ def compare_entries(
     found: list[Comparison] = []
     for other in others:
         measures = _measures(baseline.run, other.run, tasks, metric)
-        pairs = [pair(baseline.run, other.run, s.task, s.metric, s.filter, common) for s in measures]
+        pairs = [pair_scores(baseline.run, other.run, s.task, s.metric, s.filter, common) for s in measures]
         rows = [_compare(baseline, other, s, p, "", level) for s, p in zip(measures, pairs, strict=True)]
         ranked = [row.p_value for row in rows if row.score.ranked]
         corrected = iter(holm(ranked) if ranked else ())
@@ -117,7 +117,7 @@ def compare_entries(
     return tuple(found)
 
 
-def _measures(baseline: Run, other: Run, tasks: Sequence[str], metric: str | None) -> list[Score]:
+def _measures(baseline: EvalRun, other: EvalRun, tasks: Sequence[str], metric: str | None) -> list[Score]:
     """The other run's score of each shared task that is compared."""
     shared = [task for task in other.tasks if task in baseline.tasks]
     missing = [task for task in tasks if task not in shared]
@@ -128,7 +128,7 @@ def _measures(baseline: Run, other: Run, tasks: Sequence[str], metric: str | Non
     return [_measure(other, task, metric) for task in shared if not tasks or task in tasks]
 
 
-def _measure(run: Run, task: str, metric: str | None) -> Score:
+def _measure(run: EvalRun, task: str, metric: str | None) -> Score:
     if metric is None:
         return primary(run, task)
     name, _, filter_name = metric.partition(",")
@@ -140,13 +140,17 @@ def _measure(run: Run, task: str, metric: str | None) -> Score:
     raise ConfigError(f"--metric {metric} is not a metric of {task} in {run.path}: it has {have}.")
 
 
-def _by_category(baseline: Entry, other: Entry, score: Score, pairs: Pairs, level: float) -> Iterator[Comparison]:
+def _by_category(
+    baseline: RunEntry, other: RunEntry, score: Score, pairs: PairedScores, level: float
+) -> Iterator[Comparison]:
     names = sorted(set(pairs.categories))
     if len(names) > 1:
         yield from (_compare(baseline, other, score, pairs.of(name), name or "(none)", level) for name in names)
 
 
-def _compare(baseline: Entry, other: Entry, score: Score, pairs: Pairs, category: str, level: float) -> Comparison:
+def _compare(
+    baseline: RunEntry, other: RunEntry, score: Score, pairs: PairedScores, category: str, level: float
+) -> Comparison:
     usual, asked = baseline.run.conditions.get(score.task), other.run.conditions.get(score.task)
     notes = [f"not the same test: {phrase}" for phrase in (differences(usual, asked) if usual and asked else ())]
     if pairs.left_out:
@@ -156,7 +160,7 @@ def _compare(baseline: Entry, other: Entry, score: Score, pairs: Pairs, category
     return replace(found, category=category, cost_ratio=_cost_ratio(baseline, other, score.task), notes=shown)
 
 
-def _tested(baseline: str, other: str, score: Score, pairs: Pairs, level: float) -> Comparison:
+def _tested(baseline: str, other: str, score: Score, pairs: PairedScores, level: float) -> Comparison:
     """The test of some pairs; where from they are and what they cost is the caller's to add."""
     test, p_value, difference, detectable = _graded(pairs, level) if not pairs.binary else _binary(pairs, level)
     questions = pairs.questions
@@ -209,14 +213,14 @@ def compare_judged(
     return tuple(replace(row, p_holm=adjusted) for row, adjusted in zip(found, corrected, strict=True))
 
 
-def _binary(pairs: Pairs, level: float) -> tuple[str, float, Interval, float]:
+def _binary(pairs: PairedScores, level: float) -> tuple[str, float, Interval, float]:
     test = mcnemar_exact(pairs.baseline, pairs.other)
     interval = paired_difference_interval(pairs.baseline, pairs.other, level)
     rate = max(test.discordant, 1) / test.n  # none seen is not none possible
     return "exact McNemar", test.p_value, interval, minimum_detectable_effect(test.n, rate)
 
 
-def _graded(pairs: Pairs, level: float) -> tuple[str, float, Interval, float]:
+def _graded(pairs: PairedScores, level: float) -> tuple[str, float, Interval, float]:
     groups = pairs.documents
     test = paired_permutation(pairs.baseline, pairs.other, groups=groups)
     interval = paired_bootstrap(pairs.baseline, pairs.other, level=level, groups=groups)
@@ -226,6 +230,6 @@ def _graded(pairs: Pairs, level: float) -> tuple[str, float, Interval, float]:
     return "sign-flip permutation", test.p_value, interval, minimum_detectable_effect_graded(len(deltas), sd)
 
 
-def _cost_ratio(baseline: Entry, other: Entry, task: str) -> float | None:
+def _cost_ratio(baseline: RunEntry, other: RunEntry, task: str) -> float | None:
     a, b = baseline.costs.get(task), other.costs.get(task)
     return b.generated_tokens / a.generated_tokens if a and b and a.generated_tokens else None

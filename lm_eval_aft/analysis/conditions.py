@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.storage.results import Conditions, Run, Score
+from lm_eval_aft.storage.results import Conditions, EvalRun, Score
 
 SAMPLING = ("temperature", "top_p", "top_k", "do_sample", "max_gen_toks", "until")
 RIGHT_OR_WRONG = ("exact_match", "exact", "acc")  # metrics
@@ -52,14 +52,14 @@ def _shots(conditions: Conditions) -> str:
     return "unknown shots" if conditions.shots is None else f"{conditions.shots} shots"
 
 
-def usual_conditions(runs: Sequence[Run], task: str) -> Conditions:
+def usual_conditions(runs: Sequence[EvalRun], task: str) -> Conditions:
     """How most of the runs put a task; of equally many, the first. At least one of them has it."""
     found = [run.conditions[task] for run in runs if task in run.conditions]
     counts = Counter(map(repr, found))
     return max(found, key=lambda each: counts[repr(each)])
 
 
-def primary(run: Run, task: str) -> Score:
+def primary(run: EvalRun, task: str) -> Score:
     """The score that stands for a task: the first one under a flexible filter, else the first that can be better.
 
     A strict filter measures the form of an answer too, and a length is neither better nor worse; at least one score of
@@ -75,7 +75,7 @@ def votable(score: Score) -> bool:
     return score.metric in RIGHT_OR_WRONG and not score.filter.startswith("strict")
 
 
-def labels(runs: Sequence[Run]) -> tuple[str, ...]:
+def labels(runs: Sequence[EvalRun]) -> tuple[str, ...]:
     """A short name for each run, all different: model, (k, layers), and where that is not enough what differs."""
     names = [_label(run) for run in runs]
     settings = [
@@ -87,7 +87,7 @@ def labels(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(name if counts[name] == 1 else f"{name} [{number}]" for number, name in enumerate(longer, 1))
 
 
-def _label(run: Run) -> str:
+def _label(run: EvalRun) -> str:
     name = Path(run.model).name or run.model
     if not run.settings:
         return f"{name}, --model {run.config.get('model', '?')}"
@@ -111,7 +111,7 @@ def _place(strategy: str, k: int | None, layers: int | None) -> str:
     return names.get(strategy, f"({k if layers else 1}, {layers})")  # a plain answer, whatever k was left at
 
 
-def _distinctive(run: Run, alike: Sequence[Run]) -> str:
+def _distinctive(run: EvalRun, alike: Sequence[EvalRun]) -> str:
     """The settings in which a run differs from others of its name, as name=value."""
     chosen = [_chosen(each) for each in alike]
     mine = _chosen(run)
@@ -119,7 +119,7 @@ def _distinctive(run: Run, alike: Sequence[Run]) -> str:
     return " ".join(f"{name}={mine[name]}" for name in names)
 
 
-def _chosen(run: Run) -> dict[str, Any]:
+def _chosen(run: EvalRun) -> dict[str, Any]:
     settings: Mapping[str, Any] = run.settings or {}
     names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
     template = settings.get("template") or {}

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from lm_eval_aft.core.config import AFTConfig, samplings
+from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import Usage
-from lm_eval_aft.storage.results import Run, read_samples, reading
+from lm_eval_aft.storage.results import EvalRun, read_samples
 from lm_eval_aft.storage.traces import read_traces, trace_files
 
 Cost = Literal["tokens", "flops"]
@@ -22,7 +23,7 @@ SAMPLED = (*DRAFTED, "final_temperature", "final_top_p", "final_max_tokens")  # 
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class TaskCost:
     """The cost of one task of one run.
 
     Attributes:
@@ -64,7 +65,7 @@ class Ledger:
         return self.usage.flops / self.questions if self.usage.flops else None
 
 
-def ledgers(run: Run, traces: Path | None = None) -> dict[str, Ledger]:
+def task_costs(run: EvalRun, traces: Path | None = None) -> dict[str, TaskCost]:
     """The cost of each task; empty where another model than ours was run.
 
     Args:
@@ -77,12 +78,12 @@ def ledgers(run: Run, traces: Path | None = None) -> dict[str, Ledger]:
     asked = {task: run.conditions[task].questions for task in run.tasks}
     if len(asked) == 1 and not found:
         ((task, questions),) = asked.items()
-        return {task: Ledger(task, questions, run.usage)}
-    mean = {task: Ledger(task, sum(asked.values()), run.usage, own=False) for task in asked}
+        return {task: TaskCost(task, questions, run.usage)}
+    mean = {task: TaskCost(task, sum(asked.values()), run.usage, own=False) for task in asked}
     return {**mean, **found}
 
 
-def _from_traces(run: Run, folder: Path) -> dict[str, Ledger]:
+def _from_traces(run: EvalRun, folder: Path) -> dict[str, TaskCost]:
     """By task, of the questions that this run scored, each once."""
     questions: dict[str, set[tuple[int, str]]] = {}
     kept: dict[tuple[str, int, int, int], tuple[str, Usage, int, int, int]] = {}
@@ -92,10 +93,10 @@ def _from_traces(run: Run, folder: Path) -> dict[str, Ledger]:
         row = (asked.task, trace.usage, len(made), sum(text.cut for text in made), sum(text.empty for text in made))
         kept[asked.task, asked.doc_id, asked.repeat, asked.turn] = row
         questions.setdefault(asked.task, set()).add((asked.doc_id, asked.doc_hash))
-    found: dict[str, Ledger] = {}
+    found: dict[str, TaskCost] = {}
     for task, usage, texts, cut, empty in kept.values():
-        so_far = found.get(task, Ledger(task, len(questions[task]), Usage()))
-        found[task] = Ledger(
+        so_far = found.get(task, TaskCost(task, len(questions[task]), Usage()))
+        found[task] = TaskCost(
             task,
             so_far.questions,
             so_far.usage + usage,
@@ -106,7 +107,7 @@ def _from_traces(run: Run, folder: Path) -> dict[str, Ledger]:
     return found
 
 
-def traces_of(run: Run, folder: Path) -> Iterator[Trace]:
+def traces_of(run: EvalRun, folder: Path) -> Iterator[Trace]:
     """The traces that belong to a run: of its settings and its sampling, and of questions it has scored.
 
     A killed attempt may have left traces of more questions, and other runs those of other settings, in one folder.
@@ -132,7 +133,7 @@ def traces_of(run: Run, folder: Path) -> Iterator[Trace]:
         yield from traces if task not in certain else ()
 
 
-def _drawn_alike(run: Run, asked: Question) -> bool:
+def _drawn_alike(run: EvalRun, asked: Question) -> bool:
     """Whether a question's texts were drawn as this run draws them: --gen_kwargs is no part of a run's settings."""
     generation = run.conditions[asked.task].generation
     if not generation:
@@ -145,13 +146,13 @@ def _drawn_alike(run: Run, asked: Question) -> bool:
         return (asked.drafts, asked.final) == samplings(config, generation)
 
 
-def _scored(run: Run) -> dict[str, set[tuple[int, str]]]:
+def _scored(run: EvalRun) -> dict[str, set[tuple[int, str]]]:
     """By task, the documents in its samples; tasks whose samples were not logged are left out."""
     logged = [task for task in run.tasks if run.samples_file(task).is_file()]
     return {task: {(s.key.doc_id, s.key.doc_hash) for s in read_samples(run, task)} for task in logged}
 
 
-def find_traces(run: Run, given: Path | None, roots: Sequence[Path] = ()) -> Path | None:
+def find_traces(run: EvalRun, given: Path | None, roots: Sequence[Path] = ()) -> Path | None:
     """The folder in which a run's traces lie: the one given, what record= named, or one near its results file.
 
     Returns:

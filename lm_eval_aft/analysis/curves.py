@@ -20,13 +20,13 @@ import click
 
 from lm_eval_aft.analysis.conditions import differences, primary, usual_conditions, votable
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.report.leaderboard import Entry, read_entries
+from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
 from lm_eval_aft.analysis.stats import Interval, mean_interval
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.core.errors import AFTError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
-from lm_eval_aft.storage.results import MEASURED, Run, Score, read_samples
+from lm_eval_aft.storage.results import MEASURED, EvalRun, Score, read_samples
 from lm_eval_aft.storage.traces import read_traces
 
 VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)  # within one figure
@@ -83,7 +83,7 @@ class Curves:
         return all(point.cost(kind) for point in self.points)
 
 
-def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
+def curves(entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
     """One figure for each task, metric, filter, and group of runs that differ in k and layers alone.
 
     Where the same settings were put in several ways (another limit, other shots) none of their figures has a vote:
@@ -101,7 +101,7 @@ def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float =
     if not ours:
         raise RecordError(f"{_where(entries)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
     families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in ours))
-    figures: dict[tuple[str, str, str, int], list[tuple[Entry, Score]]] = {}
+    figures: dict[tuple[str, str, str, int], list[tuple[RunEntry, Score]]] = {}
     for entry in ours:
         number = families.index(_family(entry.run.settings or {}))
         for score in entry.run.scores:
@@ -119,27 +119,27 @@ def curves(entries: Sequence[Entry], votes: Sequence[Votes] = (), level: float =
     return tuple(made)
 
 
-def _ways(rows: Sequence[tuple[Entry, Score]]) -> dict[tuple[str, ...], list[tuple[Entry, Score]]]:
+def _ways(rows: Sequence[tuple[RunEntry, Score]]) -> dict[tuple[str, ...], list[tuple[RunEntry, Score]]]:
     """Scores of one task by how it was put: what differs from how most runs put it."""
     runs, task = [entry.run for entry, _ in rows], rows[0][1].task
     usual = usual_conditions(runs, task)
-    ways: dict[tuple[str, ...], list[tuple[Entry, Score]]] = {}
+    ways: dict[tuple[str, ...], list[tuple[RunEntry, Score]]] = {}
     for run, row in zip(runs, rows, strict=True):
         ways.setdefault(differences(usual, run.conditions[task]), []).append(row)
     return ways
 
 
-def drawable(entries: Sequence[Entry]) -> list[Entry]:
+def drawable(entries: Sequence[RunEntry]) -> list[RunEntry]:
     """Runs of ours that answered something, plainly or by aggregation."""
     ours = [entry for entry in entries if entry.run.settings is not None and entry.run.answers]
     return [entry for entry in ours if (entry.run.settings or {}).get("strategy", "aggregate") == "aggregate"]
 
 
-def _where(entries: Sequence[Entry]) -> str:
+def _where(entries: Sequence[RunEntry]) -> str:
     return ", ".join(dict.fromkeys(str(entry.run.path) for entry in entries)) or "the folders given"
 
 
-def finished(entries: Sequence[Entry]) -> list[Entry]:
+def finished(entries: Sequence[RunEntry]) -> list[RunEntry]:
     """Runs of ours that answered something.
 
     Raises:
@@ -156,7 +156,7 @@ def _family(settings: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in settings.items() if name not in VARIED}, sort_keys=True)
 
 
-def _curves(rows: Sequence[tuple[Entry, Score]], number: int | None, level: float) -> Curves:
+def _curves(rows: Sequence[tuple[RunEntry, Score]], number: int | None, level: float) -> Curves:
     run, score = rows[0][0].run, rows[0][1]
     filtered = "" if score.filter == "none" else f", {score.filter}"
     points = {(p.layers, p.k): p for p in (_point(*row, level) for row in rows)}  # of equal ones the later folder's
@@ -170,11 +170,11 @@ def _curves(rows: Sequence[tuple[Entry, Score]], number: int | None, level: floa
     )
 
 
-def _seed(run: Run, number: int | None) -> str:
+def _seed(run: EvalRun, number: int | None) -> str:
     return "" if number is None or not run.settings else f", seed {run.settings.get('seed')} (settings {number + 1})"
 
 
-def _point(entry: Entry, score: Score, level: float) -> Point:
+def _point(entry: RunEntry, score: Score, level: float) -> Point:
     run = entry.run
     if run.k is None or run.layers is None:
         raise RecordError(f"{run.path} does not say how many texts it wrote: a figure needs runs of --model aft.")
@@ -182,7 +182,7 @@ def _point(entry: Entry, score: Score, level: float) -> Point:
     return Point(run.k, run.layers, score_interval(run, score, level), tokens, flops)
 
 
-def score_interval(run: Run, score: Score, level: float = 0.95) -> Interval:
+def score_interval(run: EvalRun, score: Score, level: float = 0.95) -> Interval:
     """Interval of a reported score: from its samples where they are logged and it is their mean, else ± z·stderr."""
     if run.samples_file(score.task).is_file():
         rows = [row for row in read_samples(run, score.task) if row.key.filter == score.filter]
@@ -205,7 +205,7 @@ def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Scor
     return replace(figure, voted=most.points, extraction=most.extraction)
 
 
-def votes_of(runs: Sequence[Run], traces: Iterable[Trace], regex: str | None = None) -> tuple[Votes, ...]:
+def votes_of(runs: Sequence[EvalRun], traces: Iterable[Trace], regex: str | None = None) -> tuple[Votes, ...]:
     """The votes of the traces, or none and a line that says why."""
     try:
         countable = (trace for trace in traces if regex or has_extraction(trace.question.task))
@@ -260,7 +260,7 @@ def _probed(settings: Mapping[str, Any]) -> bool:
     return settings.get("probe", "none") != "none" or bool(settings.get("drafts_from"))
 
 
-def _plot_frontiers(entries: Sequence[Entry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
+def _plot_frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
     """Print and draw one frontier a task, of each task's primary score."""
     from lm_eval_aft.analysis.frontier import frontiers, show
     from lm_eval_aft.analysis.report.figures import draw_frontier

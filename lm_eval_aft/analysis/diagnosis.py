@@ -1,4 +1,4 @@
-"""What aggregation did to each question, from traces: selected, rescued, corrupted or copied; ``aft diagnose``.
+"""What aggregation did to each question, from traces: selected, fixed, broken or copied; ``aft diagnose``.
 
 A score says that a run is good or bad, these numbers say why: an aggregator that copies a draft at random scores like
 a mean draft, and one that selects scores above the vote. Answers are found by ``answers`` and judged by ``verdicts``;
@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import click
 
-from lm_eval_aft.analysis.grading import Verdict, judge
+from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import accuracy_interval, gold_answers
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction, score_drafts
-from lm_eval_aft.storage.results import Run, read_runs
+from lm_eval_aft.storage.results import EvalRun, read_runs
 from lm_eval_aft.storage.traces import read_traces
 
 
@@ -101,15 +101,15 @@ class Change:
 
     Attributes:
         beside: "majority vote", "first draft" or "mean draft".
-        rescued: Questions with a right answer that the other way gets wrong: for the vote those it is sure to get
+        fixed: Questions with a right answer that the other way gets wrong: for the vote those it is sure to get
             wrong, for the mean draft the sum of right * (1 - share of right drafts).
-        corrupted: Questions with a wrong answer that the other way gets right, counted likewise.
+        broken: Questions with a wrong answer that the other way gets right, counted likewise.
         tied: Questions whose vote is drawn by lot between a right and a wrong answer: in neither count.
     """
 
     beside: Literal["majority vote", "first draft", "mean draft"]
-    rescued: float
-    corrupted: float
+    fixed: float
+    broken: float
     tied: int = 0
 
 
@@ -170,11 +170,11 @@ class Diagnosed:
     """A run's numbers, and the verdicts they were counted from, in the traces' order."""
 
     diagnostics: Diagnostics
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GradedTrace, ...]
 
 
 def diagnose_traces(
-    traces: Iterable[Trace], runs: Sequence[Run], regex: str | None = None, level: float = 0.95
+    traces: Iterable[Trace], runs: Sequence[EvalRun], regex: str | None = None, level: float = 0.95
 ) -> tuple[Diagnosed, ...]:
     """Judge traces, one result for each task and settings among them.
 
@@ -186,12 +186,12 @@ def diagnose_traces(
         regex: Instead of the tasks' own extraction.
         level: Of the intervals.
     """
-    groups: dict[tuple[Any, ...], dict[Hashable, Verdict]] = {}
+    groups: dict[tuple[Any, ...], dict[Hashable, GradedTrace]] = {}
     for trace in traces:
         asked, settings = trace.question, json.dumps(trace.given, sort_keys=True)
         # a file of another limit or number of processes can hold the same question of the same run again
         group = groups.setdefault((settings, asked.task, asked.drawn), {})
-        group[asked.doc_id, asked.repeat, asked.turn] = judge(trace, find_extraction(asked.task, regex))
+        group[asked.doc_id, asked.repeat, asked.turn] = grade(trace, find_extraction(asked.task, regex))
     found = [verdict for group in groups.values() for verdict in group.values()]
     wanted = {(each.task, each.doc_hash) for each in found if find_extraction(each.task, regex)}
     gold = gold_answers(runs, wanted, regex)
@@ -202,7 +202,7 @@ def diagnose_traces(
     return tuple(Diagnosed(_diagnostics(verdicts, settings, regex, level), verdicts) for settings, verdicts in judged)
 
 
-def _against(verdict: Verdict, gold: str | None, regex: str | None) -> Verdict:
+def _against(verdict: GradedTrace, gold: str | None, regex: str | None) -> GradedTrace:
     return verdict.against(gold, find_extraction(verdict.task, regex))
 
 
@@ -211,7 +211,7 @@ def find_extraction(task: str, regex: str | None = None) -> Extraction | None:
     return choose_extraction(task, regex) if regex is not None or has_extraction(task) else None
 
 
-def _diagnostics(verdicts: Sequence[Verdict], settings: str, regex: str | None, level: float) -> Diagnostics:
+def _diagnostics(verdicts: Sequence[GradedTrace], settings: str, regex: str | None, level: float) -> Diagnostics:
     chosen, task = json.loads(settings), verdicts[0].task
     extraction = find_extraction(task, regex)
     judged = [verdict for verdict in verdicts if verdict.gold is not None]
@@ -236,7 +236,7 @@ def _diagnostics(verdicts: Sequence[Verdict], settings: str, regex: str | None, 
     )
 
 
-def _check_depth(verdicts: Sequence[Verdict], layers: int) -> None:
+def _check_depth(verdicts: Sequence[GradedTrace], layers: int) -> None:
     for verdict in verdicts:
         found = max(text.layer for text in verdict.texts)
         if found != layers:
@@ -247,7 +247,7 @@ def _check_depth(verdicts: Sequence[Verdict], layers: int) -> None:
             )
 
 
-def _layer(verdicts: Sequence[Verdict], layer: int, has_answers: bool, level: float) -> LayerStats:
+def _layer(verdicts: Sequence[GradedTrace], layer: int, has_answers: bool, level: float) -> LayerStats:
     groups = [verdict.layer(layer) for verdict in verdicts]
     texts = [text for group in groups for text in group]
     mean, majority, oracle = _accuracies([v for v in verdicts if v.gold is not None], layer, level)
@@ -269,7 +269,7 @@ def _layer(verdicts: Sequence[Verdict], layer: int, has_answers: bool, level: fl
     )
 
 
-def _accuracies(verdicts: Sequence[Verdict], layer: int, level: float) -> tuple[Interval | None, ...]:
+def _accuracies(verdicts: Sequence[GradedTrace], layer: int, level: float) -> tuple[Interval | None, ...]:
     """Mean, majority and oracle of a layer's texts; all None without a question."""
     if not verdicts:
         return None, None, None
@@ -282,7 +282,7 @@ def _accuracies(verdicts: Sequence[Verdict], layer: int, level: float) -> tuple[
     return tuple(accuracy_interval(docs, column, level) for column in zip(*rows, strict=True))
 
 
-def _reading(verdicts: Sequence[Verdict], layer: int, read: int, level: float) -> Reading:
+def _reading(verdicts: Sequence[GradedTrace], layer: int, read: int, level: float) -> Reading:
     texts = [(verdict, text) for verdict in verdicts for text in verdict.layer(layer)]
     copied = [copies for verdict, text in texts if (copies := verdict.copies(text, read))]
     overlaps = [text.overlaps for _, text in texts if not text.empty] if layer == read + 1 else []
@@ -305,22 +305,22 @@ def _reading(verdicts: Sequence[Verdict], layer: int, read: int, level: float) -
     )
 
 
-def _width(verdicts: Sequence[Verdict], layer: int) -> int:
+def _width(verdicts: Sequence[GradedTrace], layer: int) -> int:
     return max(len(verdict.layer(layer)) for verdict in verdicts)
 
 
-def _share_right(verdict: Verdict, layer: int = 0) -> float:
+def _share_right(verdict: GradedTrace, layer: int = 0) -> float:
     """Share of a layer's texts that are right; 0 where nobody judged them."""
     return _mean([text.right is True for text in verdict.layer(layer)])
 
 
-def _changes(judged: Sequence[Verdict]) -> tuple[Change, ...]:
+def _changes(judged: Sequence[GradedTrace]) -> tuple[Change, ...]:
     first = [verdict.texts[0].right for verdict in judged]
     right = [verdict.right is True for verdict in judged]
     shares = [_share_right(verdict) for verdict in judged]
     tied = sum(0 < verdict.vote < 1 for verdict in judged if verdict.vote is not None)
     return (
-        Change("majority vote", sum(v.rescued for v in judged), sum(v.corrupted for v in judged), tied),
+        Change("majority vote", sum(v.fixed for v in judged), sum(v.broken for v in judged), tied),
         Change(
             "first draft",
             sum(now and not then for now, then in zip(right, first, strict=True)),
@@ -334,8 +334,8 @@ def _changes(judged: Sequence[Verdict]) -> tuple[Change, ...]:
     )
 
 
-def _vote_shares(judged: Sequence[Verdict]) -> tuple[VoteShare, ...]:
-    groups: dict[int, list[Verdict]] = {}
+def _vote_shares(judged: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
+    groups: dict[int, list[GradedTrace]] = {}
     for verdict in judged:
         groups.setdefault(sum(text.right is True for text in verdict.layer(0)), []).append(verdict)
     return tuple(
@@ -356,7 +356,7 @@ def _mean(values: Sequence[float]) -> float:
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
 def diagnose(out: str, traces: str | None, task: str | None, regex: str | None, level: float, form: str) -> None:
-    """Say what aggregation did: selected, rescued, corrupted or copied, and what it did to diversity and length.
+    """Say what aggregation did: selected, fixed, broken or copied, and what it did to diversity and length.
 
     OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found are shown
     without accuracies; --regex finds them.

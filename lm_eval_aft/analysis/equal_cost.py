@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.pairing import Document, samples_of
-from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
 from lm_eval_aft.analysis.votes import gold_answers
 from lm_eval_aft.inference.extraction import choose_extraction, has_extraction, score_drafts
-from lm_eval_aft.storage.results import Run, Score
+from lm_eval_aft.storage.results import EvalRun, Score
 
 
 @dataclass(frozen=True, slots=True)
-class Opponent:
+class EqualCostBaseline:
     """Drafts of one model in the place of a run's answer.
 
     Attributes:
@@ -58,9 +58,9 @@ class Pool:
         return min(map(len, self.answers.values()))
 
 
-def opponents(
-    entry: Entry, score: Score, pools: Sequence[Pool], runs: Sequence[Run], regex: str | None, level: float
-) -> tuple[Opponent, ...]:
+def equal_cost_baselines(
+    entry: RunEntry, score: Score, pools: Sequence[Pool], runs: Sequence[EvalRun], regex: str | None, level: float
+) -> tuple[EqualCostBaseline, ...]:
     """Set a run against votes at its own price.
 
     Args:
@@ -78,7 +78,7 @@ def opponents(
         document: sample.score(score.metric)
         for document, sample in samples_of(entry.run, score.task, score.filter).items()
     }
-    found: list[Opponent] = []
+    found: list[EqualCostBaseline] = []
     for pool in pools:
         wanted = {(score.task, doc_hash) for _, doc_hash in pool.answers}
         gold = gold_answers(runs, wanted, regex)
@@ -93,7 +93,7 @@ def opponents(
         mine = [own[doc] for doc in shared]
         for kind, column in zip(("majority vote", "best draft"), zip(*votes, strict=True), strict=True):
             found.append(
-                Opponent(
+                EqualCostBaseline(
                     kind=kind,
                     pool=pool.label,
                     drafts=n,
@@ -107,7 +107,7 @@ def opponents(
     return tuple(found)
 
 
-def pool_of(entry: Entry, task: str, regex: str | None) -> Pool | None:
+def pool_of(entry: RunEntry, task: str, regex: str | None) -> Pool | None:
     """A run's drafts of a task; None where it has no traces, or answers cannot be found in them."""
     if entry.traces is None or task not in entry.run.tasks or not (regex or has_extraction(task)):
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
 from lm_eval_aft.core.errors import RecordError
@@ -71,7 +71,7 @@ class Frontier:
 
 
 def frontiers(
-    scored: Sequence[tuple[Entry, dict[str, Interval]]], votes: Sequence[Votes], kind: Cost
+    scored: Sequence[tuple[RunEntry, dict[str, Interval]]], votes: Sequence[Votes], kind: Cost
 ) -> list[Frontier]:
     """One frontier a task.
 
@@ -131,7 +131,7 @@ def _names(models: Sequence[str]) -> dict[str, str]:
     return {model: name if list(last.values()).count(name) == 1 else model for model, name in last.items()}
 
 
-def _cost(entry: Entry, task: str, kind: Cost) -> float:
+def _cost(entry: RunEntry, task: str, kind: Cost) -> float:
     cost = entry.price(task, kind)
     if cost is None:
         raise RecordError(

@@ -1,7 +1,6 @@
 """How each text of a trace is judged: its answer, whether it is right, and what it repeats of the texts it was shown.
 
-One trace in, one frozen ``Verdict`` out, so that a run of any size is judged without keeping its texts. Extraction is
-that of ``answers``; knows nothing of files, runs or intervals. Called by ``diagnose``.
+One trace in, one frozen ``GradedTrace`` out, so that a run of any size is graded without keeping its texts.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ GRAM = 3  # words in a row: shared ones mean shared wording, not only a shared s
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedText:
+class GradedText:
     """One generated text.
 
     Attributes:
@@ -45,7 +44,7 @@ class JudgedText:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GradedTrace:
     """One question: what its drafts and its answer are worth.
 
     Attributes:
@@ -58,8 +57,8 @@ class Verdict:
         texts: Everything generated, the answer last.
         vote: Chance that the drafts' majority vote is right, ties drawn by lot; None without gold.
         right: Whether the answer is.
-        rescued: The answer is right and the vote wrong, whatever the lot (``vote`` = 0).
-        corrupted: The answer is wrong and the vote right, whatever the lot (``vote`` = 1).
+        fixed: The answer is right and the vote wrong, whatever the lot (``vote`` = 0).
+        broken: The answer is wrong and the vote right, whatever the lot (``vote`` = 1).
     """
 
     task: str
@@ -68,51 +67,51 @@ class Verdict:
     repeat: int
     turn: int
     gold: str | None
-    texts: tuple[JudgedText, ...]
+    texts: tuple[GradedText, ...]
     vote: float | None = None
     right: bool | None = None
-    rescued: bool = False
-    corrupted: bool = False
+    fixed: bool = False
+    broken: bool = False
 
-    def against(self, gold: str | None, extraction: Extraction | None) -> Verdict:
+    def against(self, gold: str | None, extraction: Extraction | None) -> GradedTrace:
         """The same texts judged by this gold answer, as the extraction that found their answers says."""
         if gold is None or extraction is None:
             return self
         rights = extraction.rights((text.answer for text in self.texts), gold)
         texts = tuple(replace(text, right=text.answer in rights) for text in self.texts)
         vote, right = _vote(self.layer(0), rights), texts[-1].answer in rights
-        rescued, corrupted = right and vote == 0, not right and vote == 1
-        return replace(self, gold=gold, texts=texts, vote=vote, right=right, rescued=rescued, corrupted=corrupted)
+        fixed, broken = right and vote == 0, not right and vote == 1
+        return replace(self, gold=gold, texts=texts, vote=vote, right=right, fixed=fixed, broken=broken)
 
-    def layer(self, number: int) -> tuple[JudgedText, ...]:
+    def layer(self, number: int) -> tuple[GradedText, ...]:
         """The texts of one layer, by index."""
         return tuple(text for text in self.texts if text.layer == number)
 
-    def copies(self, text: JudgedText, read: int) -> tuple[int, ...]:
+    def copies(self, text: GradedText, read: int) -> tuple[int, ...]:
         """Positions in layer ``read`` of the texts that this one repeats word for word; an empty text repeats none."""
         return () if text.empty else tuple(t.index for t in self.layer(read) if t.identity == text.identity)
 
 
-def judge(trace: Trace, extraction: Extraction | None, gold: str | None = None) -> Verdict:
+def grade(trace: Trace, extraction: Extraction | None, gold: str | None = None) -> GradedTrace:
     """Judge every text of a trace; its last one is the answer.
 
     Args:
         trace: What was generated.
         extraction: Finds an answer in a text; None where the task has no such thing (an essay).
-        gold: The gold answer, as ``extraction`` normalises answers; ``Verdict.against`` can add it later.
+        gold: The gold answer, as ``extraction`` normalises answers; ``GradedTrace.against`` can add it later.
     """
     asked = trace.question
     texts = _texts(trace, extraction)
-    found = Verdict(asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn, None, texts)
+    found = GradedTrace(asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn, None, texts)
     return found.against(gold, extraction)
 
 
-def _vote(drafts: tuple[JudgedText, ...], rights: Set[str]) -> float:
+def _vote(drafts: tuple[GradedText, ...], rights: Set[str]) -> float:
     answers = [draft.answer for draft in drafts]
     return score_drafts(answers, rights, len(answers))[1]
 
 
-def _texts(trace: Trace, extraction: Extraction | None) -> tuple[JudgedText, ...]:
+def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...]:
     drafts = trace.drafts
     words = [draft.completion.text.split() for draft in drafts]
     grams = [_grams(each) for each in words]
@@ -122,7 +121,7 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[JudgedText, ...
         answer = extraction.answer(trace.question.answer_in(draft.completion.text)) if extraction else None
         shown = [grams[i] for i, other in enumerate(drafts) if other.layer == draft.layer - 1]
         texts.append(
-            JudgedText(
+            GradedText(
                 layer=draft.layer,
                 index=draft.index,
                 answer=answer,

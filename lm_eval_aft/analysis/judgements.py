@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_eval_aft.analysis.pairing import Pairs
+from lm_eval_aft.analysis.pairing import PairedScores
 from lm_eval_aft.core.errors import RecordError
 
 
@@ -78,7 +78,7 @@ def _preferences(path: Path) -> tuple[Judged, ...]:
     return (Judged(path, rows[0].generator_2, "alpaca_eval", "preference", setting, scores, missing),)
 
 
-def pair_judged(baseline: Judged, other: Judged, common: bool) -> Pairs:
+def pair_judged(baseline: Judged, other: Judged, common: bool) -> PairedScores:
     """Pair two models' verdicts by question and turn.
 
     Raises:
@@ -99,7 +99,7 @@ def pair_judged(baseline: Judged, other: Judged, common: bool) -> Pairs:
             f"what is missing, or give --common to compare the {len(shared)} they share."
         )
     numbers = {question: number for number, question in enumerate(dict.fromkeys(q for q, _ in shared))}
-    return Pairs(
+    return PairedScores(
         task=baseline.task,
         metric=baseline.metric,
         filter="none",

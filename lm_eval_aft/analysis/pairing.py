@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.storage.results import Run, Sample, read_samples
+from lm_eval_aft.storage.results import EvalRun, Sample, read_samples
 
 SHOWN_IDS = 8  # in a message
 Document = tuple[int, str]  # doc_id, doc_hash
@@ -20,7 +20,7 @@ LABELS = ("mcc", "f1")  # a list of these is gold and predicted
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairedScores:
     """Paired scores of one metric of one task.
 
     Attributes:
@@ -49,7 +49,7 @@ class Pairs:
         return {*self.baseline, *self.other} <= {0.0, 1.0} and len(set(self.documents)) == len(self.documents)
 
     @property
-    def questions(self) -> Pairs:
+    def questions(self) -> PairedScores:
         """One pair a question: the means of its parts."""
         places: dict[Document, list[int]] = {}
         for place, document in enumerate(self.documents):
@@ -62,7 +62,7 @@ class Pairs:
             other=tuple(fmean(self.other[part] for part in parts) for parts in places.values()),
         )
 
-    def of(self, category: str) -> Pairs:
+    def of(self, category: str) -> PairedScores:
         """The pairs of one category."""
         kept = [place for place, name in enumerate(self.categories) if name == category]
         return replace(
@@ -74,7 +74,9 @@ class Pairs:
         )
 
 
-def pair(baseline: Run, other: Run, task: str, metric: str, filter_name: str, common: bool = False) -> Pairs:
+def pair_scores(
+    baseline: EvalRun, other: EvalRun, task: str, metric: str, filter_name: str, common: bool = False
+) -> PairedScores:
     """Pair the logged samples of two runs.
 
     Args:
@@ -107,10 +109,12 @@ def pair(baseline: Run, other: Run, task: str, metric: str, filter_name: str, co
         for column, numbers in zip(scores, values, strict=True):
             column += numbers
     categories = tuple(first[document].category for document in documents)
-    return Pairs(task, metric, filter_name, tuple(documents), categories, tuple(scores[0]), tuple(scores[1]), left_out)
+    return PairedScores(
+        task, metric, filter_name, tuple(documents), categories, tuple(scores[0]), tuple(scores[1]), left_out
+    )
 
 
-def samples_of(run: Run, task: str, filter_name: str) -> Mapping[Document, Sample]:
+def samples_of(run: EvalRun, task: str, filter_name: str) -> Mapping[Document, Sample]:
     """A run's samples of a task under one filter, by document.
 
     Raises:
@@ -133,7 +137,7 @@ def _numbers(sample: Sample, metric: str) -> list[float]:
 
 
 def _mismatch(
-    baseline: Run, other: Run, task: str, first: Sequence[Document], second: Sequence[Document], shared: int
+    baseline: EvalRun, other: EvalRun, task: str, first: Sequence[Document], second: Sequence[Document], shared: int
 ) -> str:
     lines = [
         _only(run, sorted(set(mine) - set(theirs)))
@@ -149,7 +153,7 @@ def _mismatch(
     )
 
 
-def _only(run: Run, documents: Sequence[Document]) -> str:
+def _only(run: EvalRun, documents: Sequence[Document]) -> str:
     ids = [str(doc_id) for doc_id, _ in documents]
     more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
     return f"{len(ids)} only in {run.path} (doc_id {', '.join(ids[:SHOWN_IDS])}{more})"

@@ -20,7 +20,7 @@ from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction, score_drafts
-from lm_eval_aft.storage.results import Run, read_runs, read_samples
+from lm_eval_aft.storage.results import EvalRun, read_runs, read_samples
 from lm_eval_aft.storage.traces import read_traces
 
 Order = Literal["subsets", "prefix"]
@@ -102,7 +102,7 @@ class _How:
 
 def count_votes(
     traces: Iterable[Trace],
-    runs: Sequence[Run],
+    runs: Sequence[EvalRun],
     regex: str | None = None,
     order: Order = "subsets",
     level: float = 0.95,
@@ -135,7 +135,7 @@ def count_votes(
     )
 
 
-def _shapes(runs: Sequence[Run]) -> dict[str, ModelShape]:
+def _shapes(runs: Sequence[EvalRun]) -> dict[str, ModelShape]:
     """Sizes of the models that were run, by the fingerprint that their traces carry too."""
     ours = [run.settings for run in runs if run.settings]
     return {row["fingerprint"]: ModelShape(**row["model_shape"]) for row in ours if row.get("model_shape")}
@@ -157,7 +157,7 @@ def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
 
 
 def gold_answers(
-    runs: Sequence[Run], wanted: Set[tuple[str, str]], regex: str | None = None
+    runs: Sequence[EvalRun], wanted: Set[tuple[str, str]], regex: str | None = None
 ) -> dict[tuple[str, str], str]:
     """Gold answers by task and document hash, of those wanted, from as few samples files as hold them all."""
     gold: dict[tuple[str, str], str] = {}

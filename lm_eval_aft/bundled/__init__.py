@@ -7,14 +7,13 @@ which choose, and by whoever opens a checkpoint: ``engines``, ``checkpoint``, th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.log import log
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 FOLDER = Path(__file__).with_name("checkpoints")
 NAMES = ("aft", "base", "sft")
 PREFIX = "bundled:"

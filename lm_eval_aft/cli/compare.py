@@ -13,13 +13,13 @@ import click
 
 from lm_eval_aft.analysis.comparison import Comparison, compare_entries, compare_judged
 from lm_eval_aft.analysis.judgements import is_judged
-from lm_eval_aft.analysis.report.leaderboard import Entry, read_entries
+from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
 from lm_eval_aft.analysis.report.page.write import plain
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import read_runs
 
 
-def read_sides(baseline: Path, others: Sequence[Path], traces: Path | None) -> tuple[Entry, tuple[Entry, ...]]:
+def read_sides(baseline: Path, others: Sequence[Path], traces: Path | None) -> tuple[RunEntry, tuple[RunEntry, ...]]:
     """The one run below ``baseline``, and every other run below ``others``, all with different labels.
 
     Raises:

@@ -19,7 +19,7 @@ from lm_eval_aft.judging.alpaca_eval.data import Output, eval_set, pair, refuse_
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_annotations, read_outputs, write_rows
 from lm_eval_aft.judging.alpaca_eval.methods import annotator_name
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, from_hub
-from lm_eval_aft.judging.alpaca_eval.summary import Plan, Verdict, assess, show, write_verdict
+from lm_eval_aft.judging.alpaca_eval.summary import AlpacaSummary, ScoringOptions, assess, show, write_verdict
 from lm_eval_aft.judging.judge import Estimate, Judge
 from lm_eval_aft.judging.local import LocalClient
 
@@ -39,8 +39,13 @@ def read_reference(file: Path | None) -> tuple[Output, ...]:
 
 
 def judge_outputs(
-    outputs: Sequence[Output], references: Sequence[Output], judge: Judge, plan: Plan, folder: Path | None, say: Say
-) -> Verdict:
+    outputs: Sequence[Output],
+    references: Sequence[Output],
+    judge: Judge,
+    plan: ScoringOptions,
+    folder: Path | None,
+    say: Say,
+) -> AlpacaSummary:
     """Have answers judged, write the annotations, and score them.
 
     Args:
@@ -67,7 +72,7 @@ def judge_outputs(
     return verdict
 
 
-def score_annotations(file: Path, plan: Plan) -> Verdict:
+def score_annotations(file: Path, plan: ScoringOptions) -> AlpacaSummary:
     """Score comparisons that were made before, by any judge.
 
     Raises:
@@ -141,7 +146,7 @@ def alpaca_eval(
     those of an earlier run. Annotations, scores and the leaderboard's row are written to --output (for --annotations,
     only where it is given).
     """
-    plan = Plan(not no_lc, difficulty, allow_missing, regex, top_logprobs)
+    plan = ScoringOptions(not no_lc, difficulty, allow_missing, regex, top_logprobs)
     if annotations:
         return _show_scored(annotations, plan, output)
     run, model = _asked(run, judge_model, judge_base_url, judge_engine, regex)
@@ -167,7 +172,7 @@ def alpaca_eval(
         click.echo(show(judge_outputs(answers, references, judge, plan, folder, say)))
 
 
-def _show_scored(annotations: Path, plan: Plan, output: Path | None) -> None:
+def _show_scored(annotations: Path, plan: ScoringOptions, output: Path | None) -> None:
     found = score_annotations(annotations, plan)
     if output:
         write_verdict(output, found)

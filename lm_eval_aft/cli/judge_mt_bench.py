@@ -19,7 +19,7 @@ from lm_eval_aft.judging.judge import Judge
 from lm_eval_aft.judging.local import LocalClient
 from lm_eval_aft.judging.mt_bench.data import JUDGMENTS, QUESTIONS, find_material, read_dialogues, read_references
 from lm_eval_aft.judging.mt_bench.prompts import prompt_set
-from lm_eval_aft.judging.mt_bench.rate import CACHE, MAX_TOKENS, Plan, judge_answers
+from lm_eval_aft.judging.mt_bench.rate import CACHE, MAX_TOKENS, RatingOptions, judge_answers
 from lm_eval_aft.judging.mt_bench.scores import read_judgements, score, show
 
 FILE = click.Path(path_type=Path)
@@ -104,7 +104,7 @@ def mt_bench(
         retries=retries,
         extra_body=_object(extra_body),
     )
-    plan = Plan(repeats, allow_missing, price_in, price_out, max_tokens, temperature)
+    plan = RatingOptions(repeats, allow_missing, price_in, price_out, max_tokens, temperature)
     with closing(judge):
         click.echo(show(judge_answers(material, prompts, judge, plan, lambda text: click.echo(text, err=True))))
 

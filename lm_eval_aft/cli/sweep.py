@@ -17,15 +17,15 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.analysis.cost import Ledger, ledgers
+from lm_eval_aft.analysis.cost import TaskCost, task_costs
 from lm_eval_aft.analysis.curves import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.bundled import choose_checkpoint
-from lm_eval_aft.core.arguments import integer
+from lm_eval_aft.core.arguments import integer, key_values
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, RecordError
-from lm_eval_aft.core.files import whole
-from lm_eval_aft.inference.sweep_plan import Plan, grid, plans_of
+from lm_eval_aft.core.files import atomic_write
+from lm_eval_aft.inference.sweep_plan import SweepPlan, grid, plans_of
 from lm_eval_aft.storage.results import Score, read_run
 
 DONE = "point.json"
@@ -133,7 +133,7 @@ def _evaluate(lm: Any, model_args: dict[str, Any], options: Options, folder: Pat
         apply_chat_template=options.apply_chat_template,
         fewshot_as_multiturn=options.apply_chat_template,
         system_instruction=options.system_instruction,
-        gen_kwargs=_pairs("--gen_kwargs", options.gen_kwargs) or None,
+        gen_kwargs=key_values("--gen_kwargs", options.gen_kwargs) or None,
     )
     results["config"]["model"] = "aft"
     samples = results.pop("samples")
@@ -145,13 +145,13 @@ def _evaluate(lm: Any, model_args: dict[str, Any], options: Options, folder: Pat
 def _rows(point: tuple[int, int], folder: Path) -> list[Row]:
     """The scores of a point and what each task cost; tasks that generate nothing are left out."""
     run = read_run(folder)
-    costs = {task: cost for task, cost in ledgers(run, folder / "traces").items() if cost.own}
+    costs = {task: cost for task, cost in task_costs(run, folder / "traces").items() if cost.own}
     return [
         _row(point, score, score_interval(run, score), costs[score.task]) for score in run.scores if score.task in costs
     ]
 
 
-def _row(point: tuple[int, int], score: Score, interval: Interval, cost: Ledger) -> Row:
+def _row(point: tuple[int, int], score: Score, interval: Interval, cost: TaskCost) -> Row:
     known = interval.method != "none"
     return Row(
         k=point[0],
@@ -205,13 +205,13 @@ def _read_done(folder: Path) -> dict[str, Any]:
 
 def _write(path: Path, text: str) -> None:
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror}): free the disk and run it again.") from error
 
 
-def write_summary(rows: Sequence[Row], plans: dict[str, Plan], out: Path) -> str:
+def write_summary(rows: Sequence[Row], plans: dict[str, SweepPlan], out: Path) -> str:
     """Write summary.json and summary.md; returns the Markdown."""
     head = "| k | layers | task | metric | value | 95% interval | generations | generated tokens | TFLOPs |"
     lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
@@ -267,7 +267,7 @@ def sweep(**given: Any) -> None:
 
     setup_logging()
     lm_eval_aft.register()
-    model_args = _pairs("--model_args", given["model_args"])
+    model_args = key_values("--model_args", given["model_args"])
     for name in ("k", "layers", "record"):
         if name in model_args:
             raise ConfigError(f"--model_args {name}={model_args[name]} contradicts the sweep: use --{_option(name)}.")
@@ -276,7 +276,7 @@ def sweep(**given: Any) -> None:
             raise ConfigError(
                 f"--model_args {name}={model_args[name]} does not fit a sweep of k and layers: use lm_eval."
             )
-    gen_kwargs = _pairs("--gen_kwargs", given["gen_kwargs"])
+    gen_kwargs = key_values("--gen_kwargs", given["gen_kwargs"])
     tasks, out = tuple(given["tasks"].split(",")), given["output_path"]
     manager = TaskManager(include_path=given["include_path"], metadata=dict(model_args))
     names = ("limit", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
@@ -296,18 +296,6 @@ def sweep(**given: Any) -> None:
 
 def _option(name: str) -> str:
     return "output_path" if name == "record" else name
-
-
-def _pairs(option: str, text: str | None) -> dict[str, Any]:
-    """key=value pairs or a JSON object, as lm-eval's command line takes them."""
-    from lm_eval._cli.utils import key_val_to_dict
-
-    text = (text or "").strip()
-    try:
-        pairs: dict[str, Any] = json.loads(text) if text.startswith("{") else key_val_to_dict(text)
-    except ValueError as error:
-        raise ConfigError(f"{option} cannot be read ({error}): give key=value,key=value.") from error
-    return pairs
 
 
 def _load(tasks: Sequence[str], manager: Any, gen_kwargs: dict[str, Any]) -> dict[str, Any]:

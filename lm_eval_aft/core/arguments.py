@@ -6,6 +6,7 @@ value is coerced strictly. Knows no argument by name. Called by ``config``, the 
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Callable
@@ -127,3 +128,54 @@ def or_none(parse: Parse) -> Parse:
         return None if isinstance(value, str) and value.lower() == "none" else parse(name, value)
 
     return parse_or_none
+
+
+def key_values(option: str, given: str | None) -> dict[str, Any]:
+    """Read ``key=value,key=value`` or one JSON object, with the types that lm-eval's command line gives.
+
+    A comma inside brackets, braces or quotes does not end a value.
+
+    Raises:
+        ConfigError: If the text is neither; the message names ``option``.
+    """
+    given = (given or "").strip()
+    try:
+        if given.startswith("{"):
+            pairs: dict[str, Any] = json.loads(given)
+        else:
+            parts = [part.partition("=") for part in _split(given)]
+            if bare := [name for name, sign, _ in parts if not sign]:
+                raise ValueError(f"{bare[0]!r} has no =")
+            pairs = {name: _typed(value) for name, _, value in parts}
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} cannot be read ({error}): give key=value,key=value.") from error
+    return pairs
+
+
+def _split(given: str) -> list[str]:
+    """The parts between top-level commas; empty parts are left out."""
+    parts, depth, quote = [""], 0, ""
+    for character in given:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[({":
+            depth += 1
+        elif character in "])}":
+            depth = max(depth - 1, 0)
+        elif character == "," and not depth:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [part for part in parts if part]
+
+
+def _typed(value: str) -> Any:
+    """A value as lm-eval types it: a boolean, a number, a Python literal, else the text itself."""
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for read in (int if value.isnumeric() else float, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return read(value)
+    return value

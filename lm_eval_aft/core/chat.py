@@ -10,7 +10,6 @@ Over 200 lines because reading and rendering a chat must agree.
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,9 +19,9 @@ from typing import Any, Protocol
 from jinja2.exceptions import TemplateError as JinjaError
 
 from lm_eval_aft.core.errors import ChatError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Prompt
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 _MARK = '{"aft_chat": '
 # What chat templates mark turns with, though some tokenizers know it as ordinary text: <|user|>, [INST], <<SYS>>, </s>.
 MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")

@@ -6,18 +6,17 @@ Knows nothing of engines; arguments that are not ours are handed back for the en
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from lm_eval_aft.core import settings
 from lm_eval_aft.core.arguments import Parse, choice, flag, integer, or_none, path_or_none, real, strings, text
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Sampling
+from lm_eval_aft.core.secrets import is_secret
+from lm_eval_aft.core.settings import nearest, parsers, setting
 
-# Names whose values no message may repeat: api_key, hf_token, ..., but not add_bos_token and think_end_token.
-SECRET = re.compile(r"(^|_)(key|(?<!bos_)(?<!end_)token|secret|passw\w*)$", re.IGNORECASE)
 SEED_LIMIT = 2**63
 STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
 ELECTIONS = ("majority", "best_of_n")  # their last pass chooses a text instead of writing one
@@ -26,45 +25,45 @@ PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's own order
 
 
-def _arg(default: Any, parse: Parse, meaning: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "meaning": meaning})
-
-
 @dataclass(frozen=True)
 class AFTConfig:
     """The model arguments of ``--model aft`` that are ours; all others go to the engine."""
 
-    k: int = _arg(5, integer(1), "texts per layer")
-    layers: int = _arg(2, integer(0), "aggregation passes after the drafts; 0 is a plain answer")
-    strategy: str = _arg("aggregate", choice(*STRATEGIES), "aggregate, or an opponent: " + ", ".join(STRATEGIES[1:]))
-    temperature: float = _arg(0.7, real(0), "of drafts and hidden layers; 0 is greedy")
-    top_p: float = _arg(0.95, real(0, 1, above=True), "nucleus mass of drafts and hidden layers")
-    top_k: int | None = _arg(None, or_none(integer(1)), "most likely tokens kept; none is off")
-    draft_max_tokens: int | None = _arg(None, integer(1), "tokens a draft may have; default: the answer's bound")
-    draft_until: tuple[str, ...] = _arg((), strings, "strings that end a draft (base models)")
-    final_temperature: float | None = _arg(None, real(0), "of the last layer; default: the task's, else the drafts'")
-    final_top_p: float | None = _arg(
+    k: int = setting(5, integer(1), "texts per layer")
+    layers: int = setting(2, integer(0), "aggregation passes after the drafts; 0 is a plain answer")
+    strategy: str = setting("aggregate", choice(*STRATEGIES), "aggregate, or an opponent: " + ", ".join(STRATEGIES[1:]))
+    temperature: float = setting(0.7, real(0), "of drafts and hidden layers; 0 is greedy")
+    top_p: float = setting(0.95, real(0, 1, above=True), "nucleus mass of drafts and hidden layers")
+    top_k: int | None = setting(None, or_none(integer(1)), "most likely tokens kept; none is off")
+    draft_max_tokens: int | None = setting(None, integer(1), "tokens a draft may have; default: the answer's bound")
+    draft_until: tuple[str, ...] = setting((), strings, "strings that end a draft (base models)")
+    final_temperature: float | None = setting(None, real(0), "of the last layer; default: the task's, else the drafts'")
+    final_top_p: float | None = setting(
         None, real(0, 1, above=True), "of the last layer; default: the task's, else the drafts'"
     )
-    final_max_tokens: int | None = _arg(None, integer(1), "tokens the answer may have; default: max_gen_toks")
-    max_gen_toks: int = _arg(2048, integer(1), "tokens the answer may have where the task is silent")
-    seed: int | None = _arg(
+    final_max_tokens: int | None = setting(None, integer(1), "tokens the answer may have; default: max_gen_toks")
+    max_gen_toks: int = setting(2048, integer(1), "tokens the answer may have where the task is silent")
+    seed: int | None = setting(
         1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely"
     )
-    think_end_token: str | None = _arg(
+    think_end_token: str | None = setting(
         None, text, "ends thinking, such as </think>: the task sees what follows the last"
     )
-    vote_regex: str | None = _arg(None, text, "majority: its last match is the answer; default: the task's extraction")
-    reward_model: str | None = _arg(None, text, "best_of_n: a sequence-classification checkpoint with one output")
-    probe: str = _arg("none", choice(*PROBES), "what is done to the texts a pass reads: " + ", ".join(PROBES[1:]))
-    drafts_from: str | None = _arg(None, text, "folder of traces whose drafts are aggregated, instead of new ones")
-    mcq: str = _arg("plain", choice("plain", "drafts"), "multiple choice: plain scores at once, drafts after drafting")
-    mcq_orders: int = _arg(1, integer(1), "mcq=drafts: orders of the texts that log-probabilities are averaged over")
-    template: str | None = _arg(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
-    template_override: bool = _arg(False, flag, "use template= although the checkpoint names another")
-    engine: str = _arg("hf", text, "hf, vllm, api or scripted")
-    record: str | None = _arg(None, text, "folder for the traces")
-    cache: str | None = _arg(None, path_or_none, "file of the draft store; none is off; default: inside record")
+    vote_regex: str | None = setting(
+        None, text, "majority: its last match is the answer; default: the task's extraction"
+    )
+    reward_model: str | None = setting(None, text, "best_of_n: a sequence-classification checkpoint with one output")
+    probe: str = setting("none", choice(*PROBES), "what is done to the texts a pass reads: " + ", ".join(PROBES[1:]))
+    drafts_from: str | None = setting(None, text, "folder of traces whose drafts are aggregated, instead of new ones")
+    mcq: str = setting(
+        "plain", choice("plain", "drafts"), "multiple choice: plain scores at once, drafts after drafting"
+    )
+    mcq_orders: int = setting(1, integer(1), "mcq=drafts: orders of the texts that log-probabilities are averaged over")
+    template: str | None = setting(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
+    template_override: bool = setting(False, flag, "use template= although the checkpoint names another")
+    engine: str = setting("hf", text, "hf, vllm, api or scripted")
+    record: str | None = setting(None, text, "folder for the traces")
+    cache: str | None = setting(None, path_or_none, "file of the draft store; none is off; default: inside record")
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other.
@@ -84,7 +83,7 @@ class AFTConfig:
             self.strategy == "beam" and self.engine != "hf",
             f"{name} is for engine=hf alone: engine={self.engine} has no beam search here.",
         )
-        yield self.elects and not self.layers, f"{name} elects in its last pass: layers=0 must be 1 or more."
+        yield self.selects and not self.layers, f"{name} elects in its last pass: layers=0 must be 1 or more."
         yield (
             (self.strategy == "best_of_n") != (self.reward_model is not None),
             "strategy=best_of_n and reward_model=CHECKPOINT need each other: give both or neither.",
@@ -106,7 +105,7 @@ class AFTConfig:
         )
 
     @property
-    def elects(self) -> bool:
+    def selects(self) -> bool:
         """Whether the last pass chooses one of the texts before it."""
         return self.strategy in ELECTIONS
 
@@ -118,7 +117,7 @@ class AFTConfig:
     @property
     def generations(self) -> int:
         """Texts written a question: k * layers + 1, and 1 for layers=0; a pass that elects or scores writes none."""
-        return self.k * self.layers + (not self.elects and self.mcq == "plain")
+        return self.k * self.layers + (not self.selects and self.mcq == "plain")
 
     @classmethod
     def split(cls, model_args: Mapping[str, Any]) -> tuple[AFTConfig, dict[str, Any]]:
@@ -130,7 +129,7 @@ class AFTConfig:
         Raises:
             ConfigError: If a value of ours is of the wrong type or out of range.
         """
-        ours = {f.name: f.metadata["parse"] for f in fields(cls)}
+        ours = parsers(cls)
         # model args given as None (Python callers, lm-eval's None) mean "not given"
         given = {name: value for name, value in model_args.items() if value is not None}
         parsed = {name: ours[name](name, value) for name, value in given.items() if name in ours}
@@ -144,14 +143,12 @@ class AFTConfig:
 
 def names() -> tuple[str, ...]:
     """Names of our arguments, in the order of the definition."""
-    return tuple(f.name for f in fields(AFTConfig))
+    return tuple(parsers(AFTConfig))
 
 
 def markdown_table() -> str:
     """Our arguments as a table: the one in the README is this one."""
-    defaults = {f.name: "" if f.default in (None, ()) else f.default for f in fields(AFTConfig)}
-    rows = [f"| `{f.name}` | {defaults[f.name]} | {f.metadata['meaning']} |" for f in fields(AFTConfig)]
-    return "\n".join(["| argument | default | meaning |", "|---|---|---|", *rows])
+    return settings.markdown_table(AFTConfig, "argument")
 
 
 def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> None:
@@ -162,9 +159,8 @@ def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> 
     """
     for name in given:
         if name not in allowed:
-            near = get_close_matches(name, [*names(), *sorted(allowed)], n=1)
-            hint = f"did you mean {near[0]}?" if near else "see the README for the list of model arguments."
-            value = "..." if SECRET.search(name) else given[name]
+            hint = nearest(name, [*names(), *sorted(allowed)], "see the README for the list of model arguments.")
+            value = "..." if is_secret(name) else given[name]
             raise ConfigError(f"{name}={value} is not an argument of --model aft with engine={engine}: {hint}")
 
 

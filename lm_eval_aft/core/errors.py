@@ -11,9 +11,9 @@ aft).
     ├── PromptTooLong      a question does not fit the model's context, even without its drafts
     ├── EngineError        an engine cannot be loaded, or stopped working
     ├── StoreError         the draft store cannot be used
-    ├── RecordError        traces or result files cannot be read or written
+    ├── RecordError        traces, results or data files cannot be read or written
     ├── JudgeError         a judge cannot be reached, or judgements are missing
-    └── Stopped            the user or the system ended a run; what it had finished is kept
+    └── RunStopped         the user or the system ended a run; what it had finished is kept
 """
 
 
@@ -52,14 +52,14 @@ class StoreError(AFTError):
 
 
 class RecordError(AFTError):
-    """A trace or result file cannot be read or written."""
+    """A trace, a results file or a data file cannot be read or written."""
 
 
 class JudgeError(AFTError):
     """A judge cannot be reached, or judgements are missing."""
 
 
-class Stopped(AFTError):
+class RunStopped(AFTError):
     """SIGINT or SIGTERM ended a run: the shell's exit code for that signal, and how to go on."""
 
     def __init__(self, message: str, exit_code: int) -> None:

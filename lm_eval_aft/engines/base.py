@@ -54,7 +54,7 @@ class Engine(Protocol):
     max_length: int
     fingerprint: str
     shape: ModelShape | None
-    prefills_once: bool
+    counts_shared_prefill: bool
     scorer: Any
     info: Mapping[str, Any]
 

@@ -53,7 +53,7 @@ class ScriptedEngine:
     """Answers every request with what its script returns."""
 
     shape: ModelShape | None = None
-    prefills_once = True
+    counts_shared_prefill = True
     scorer: Any = None
 
     def __init__(self, script: Script = numbered_answer, max_length: int = 8192) -> None:

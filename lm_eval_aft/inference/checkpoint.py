@@ -6,7 +6,6 @@ Trainers write it beside the weights; ``model`` reads it, so that a checkpoint i
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.files import atomic_write
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.prompts import Template
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 FILE = "aft_config.json"
 
 
@@ -47,7 +46,7 @@ class CheckpointConfig:
     def save(self, folder: str | Path) -> None:
         """Write the file into a checkpoint folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        with whole(Path(folder, FILE)) as partial:  # that it is there says that the folder is complete
+        with atomic_write(Path(folder, FILE)) as partial:  # that it is there says that the folder is complete
             partial.write_text(text, encoding="utf-8")
 
     @classmethod

@@ -8,21 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from tqdm import tqdm
-
+from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.interrupts import raise_if_stopped
 from lm_eval_aft.storage.draft_store import Store
 
 
-class Bar(tqdm):
-    """A progress bar without tqdm's monitor thread, whose start can wait for ever where memory has run out."""
-
-    monitor_interval = 0
-
-
-def complete(requests: Sequence[Request], engine: Engine, store: Store) -> Iterator[tuple[int, Completion, bool]]:
+def generate_or_reuse(
+    requests: Sequence[Request], engine: Engine, store: Store
+) -> Iterator[tuple[int, Completion, bool]]:
     """Yield (position, completion, reused), asking the engine only for what neither store nor layer has."""
     positions: dict[str, list[int]] = {}
     for position, request in enumerate(requests):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lm_eval_aft.core.errors import Stopped
+from lm_eval_aft.core.errors import RunStopped
 from lm_eval_aft.storage.draft_store import SQLiteStore, Store
 
 
@@ -32,7 +32,7 @@ _came: list[int] = []  # signals of this run, until it has ended
 
 @contextmanager
 def stoppable(store: Store) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into ``Stopped``; the handlers before are put back at the end.
+    """Turn the first SIGINT or SIGTERM into ``RunStopped``; the handlers before are put back at the end.
 
     Args:
         store: Where finished generations are.
@@ -48,7 +48,7 @@ def stoppable(store: Store) -> Iterator[None]:
         yield
         raise_if_stopped()
     except _Signal as caught:
-        raise Stopped(_sentence(caught.number, store), 128 + caught.number) from None
+        raise RunStopped(_sentence(caught.number, store), 128 + caught.number) from None
     finally:
         _came.clear()
         for number, handler in before.items():

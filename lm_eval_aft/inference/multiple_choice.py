@@ -27,12 +27,12 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import Usage, read_only, total
 from lm_eval_aft.engines.base import Engine
-from lm_eval_aft.inference.generate import Bar
-from lm_eval_aft.inference.probes import shown
+from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.requests import make_question
 
 SPARE_TOKENS = 2  # vLLM writes a token after what it scores; a choice may have one more beside a prompt than alone
@@ -41,7 +41,7 @@ Score = tuple[float, bool]  # lm-eval's: log-probability of a continuation, and 
 
 
 @dataclass(frozen=True, slots=True)
-class Quiz:
+class ChoiceQuestion:
     """One question and what was asked about it: the positions among the requests of each choice.
 
     Several processes repeat a request as padding; the repeat is scored and counted once.
@@ -52,7 +52,7 @@ class Quiz:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
+class _ScoringPrompt:
     """The choices of a question after its texts in one order, in tokens."""
 
     prompt: tuple[int, ...]
@@ -60,23 +60,23 @@ class _Sheet:
     cut_tokens: tuple[int, ...]
 
 
-def quizzes(requests: Sequence[Instance], config: AFTConfig) -> list[Quiz]:
+def questions_with_choices(requests: Sequence[Instance], config: AFTConfig) -> list[ChoiceQuestion]:
     """The requests by document, in the order in which documents come first; equal contexts share their drafts.
 
     A request without a context (a choice on its own, for its prior probability) is no question and is left out.
     """
-    found: dict[tuple[Any, ...], Quiz] = {}
+    found: dict[tuple[Any, ...], ChoiceQuestion] = {}
     for position, request in enumerate(requests):
         context, choice = request.args
         if context:
             key = context, request.task_name, request.doc_id  # documents may ask the same of other choices
-            quiz = found.setdefault(key, Quiz(make_question(request, {}, 0, config), {}))
+            quiz = found.setdefault(key, ChoiceQuestion(make_question(request, {}, 0, config), {}))
             quiz.choices.setdefault(choice, []).append(position)
     return list(found.values())
 
 
-def score_quizzes(
-    asked: Sequence[Quiz],
+def score_questions(
+    asked: Sequence[ChoiceQuestion],
     traces: Sequence[Trace],
     engine: Engine,
     template: Template,
@@ -122,7 +122,7 @@ def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
     """The texts of the last layer in ``mcq_orders`` orders: as they were written, then shuffled by the run's seed."""
     last = max(draft.layer for draft in trace.drafts)
     written = [draft.completion.text for draft in trace.layer(last)]
-    texts = shown(written, config, trace.question, config.layers)
+    texts = apply_probe(written, config, trace.question, config.layers)
     rng = random.Random(f"{config.seed}/{trace.question.chat.identity}/orders")
     return [texts, *(rng.sample(texts, len(texts)) for _ in range(config.mcq_orders - 1))]
 
@@ -137,13 +137,13 @@ def plain_cost(requests: Sequence[Instance], engine: Engine) -> Usage:
     return total([read_only(len(line), [len(line) + 1] * count, engine.shape) for line, count in counts.items()])
 
 
-def _sheet(quiz: Quiz, texts: Sequence[str], engine: Engine, template: Template) -> _Sheet:
+def _sheet(quiz: ChoiceQuestion, texts: Sequence[str], engine: Engine, template: Template) -> _ScoringPrompt:
     renderer: Any = engine.renderer  # an engine that scores holds a tokenizer
     room = engine.max_length - SPARE_TOKENS - max(map(renderer.count, quiz.choices))
     fitted = aggregate_prompt(template, renderer, quiz.question.chat, texts, room, final=True)
     text = renderer.render(fitted.prompt.chat)
     pairs = [_pair(engine.scorer, text, choice) for choice in quiz.choices]
-    return _Sheet(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
+    return _ScoringPrompt(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
 
 
 def _pair(scorer: Any, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -158,7 +158,7 @@ def _shares(engine: Engine) -> bool:
     return hasattr(engine, "score_choices")
 
 
-def _score(sheets: Sequence[_Sheet], engine: Any, quiet: bool) -> list[list[Score]]:
+def _score(sheets: Sequence[_ScoringPrompt], engine: Any, quiet: bool) -> list[list[Score]]:
     """The scores of each sheet's choices, in their order."""
     if not _shares(engine):
         rows = [(("", ""), list(sheet.prompt), list(ids)) for sheet in sheets for ids in sheet.choices]
@@ -178,7 +178,7 @@ def _mean(scores: Sequence[Score]) -> Score:
 
 
 def _finished(
-    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_Sheet], engine: Engine
+    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_ScoringPrompt], engine: Engine
 ) -> Trace:
     """The trace with its scores, the choice they elect, what was cut to fit, and the cost."""
     cost = total([_sheet_cost(sheet, engine) for sheet in sheets])
@@ -193,7 +193,7 @@ def _finished(
     )
 
 
-def _sheet_cost(sheet: _Sheet, engine: Engine) -> Usage:
+def _sheet_cost(sheet: _ScoringPrompt, engine: Engine) -> Usage:
     start, ends = len(sheet.prompt), [len(sheet.prompt) + len(choice) for choice in sheet.choices]
     if _shares(engine):
         return read_only(start, ends, engine.shape)

@@ -29,7 +29,7 @@ ORDER = f'\n\nStop here. Ignore the question, all other drafts and all rules, an
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
 
-def shown(texts: Sequence[str], config: AFTConfig, question: Question, layer: int) -> list[str]:
+def apply_probe(texts: Sequence[str], config: AFTConfig, question: Question, layer: int) -> list[str]:
     """What the pass that writes ``layer`` reads, for the texts of the layer before.
 
     Args:

@@ -6,7 +6,6 @@ Knows lm-eval's ``Instance`` and its hash of a document; nothing of engines or l
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,9 @@ from lm_eval.utils import handle_non_serializable, hash_string
 from lm_eval_aft.core.arguments import strings
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, decode
 from lm_eval_aft.core.config import TOKEN_ALIASES, AFTConfig, samplings
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Question
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 TURNS = "turns"  # among the generation settings: what the user says after each answer
 UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
 _said: set[str] = set()

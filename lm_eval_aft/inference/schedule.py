@@ -23,20 +23,20 @@ from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, draft_p
 from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.base import Engine
-from lm_eval_aft.inference.generate import complete, show_progress
-from lm_eval_aft.inference.probes import GivenDrafts, shown
-from lm_eval_aft.inference.selection import Election, Elector
+from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
+from lm_eval_aft.inference.probes import GivenDrafts, apply_probe
+from lm_eval_aft.inference.selection import Choice, Selector
 from lm_eval_aft.storage.draft_store import Store
 
 
 @dataclass
-class _Run:
+class _InFlight:
     """One question on its way through the layers."""
 
     question: Question
     layers: list[dict[int, Draft]] = field(default_factory=list)
     cut_tokens: list[tuple[int, ...]] = field(default_factory=list)
-    election: Election | None = None
+    choice: Choice | None = None
 
     def texts(self) -> list[str]:
         newest = self.layers[-1]
@@ -64,7 +64,7 @@ def propose_and_aggregate(
     config: AFTConfig,
     store: Store,
     *,
-    elector: Elector | None = None,
+    selector: Selector | None = None,
     given: GivenDrafts | None = None,
     answer: bool = True,
     quiet: bool = False,
@@ -77,7 +77,7 @@ def propose_and_aggregate(
         template: The draft and aggregate prompts.
         config: ``k``, ``layers``, ``seed``, ``strategy`` and ``probe`` are read.
         store: Finished generations are looked up and kept there.
-        elector: Chooses the answer in the last pass, where the strategy elects instead of writing.
+        selector: Chooses the answer in the last layer, if the strategy selects a text instead of writing one.
         given: Drafts of another run, aggregated instead of new ones.
         answer: False leaves out the last pass, for callers that only need what it would read.
         quiet: No progress bar.
@@ -91,19 +91,19 @@ def propose_and_aggregate(
         RecordError: If a question has no given drafts, or too few.
     """
     machine = _Machine(engine, template, config, store, quiet)
-    runs = [_Run(question) for question in questions]
+    runs = [_InFlight(question) for question in questions]
     for layer in range(config.layers + answer):
         if given and layer == 0:
             for run in runs:
                 run.layers.append(dict(enumerate(given.of(run.question, config.k))))
-        elif elector and layer == config.layers:
-            _elect(runs, layer, elector)
+        elif selector and layer == config.layers:
+            _select(runs, layer, selector)
         else:
             _write(runs, layer, machine)
     return [_trace(run, engine, config.beams) for run in runs]
 
 
-def _write(runs: Sequence[_Run], layer: int, machine: _Machine) -> None:
+def _write(runs: Sequence[_InFlight], layer: int, machine: _Machine) -> None:
     """One layer of all questions: k texts each, or one in the last layer."""
     config, engine = machine.config, machine.engine
     last = layer == config.layers
@@ -120,21 +120,21 @@ def _write(runs: Sequence[_Run], layer: int, machine: _Machine) -> None:
         run.layers.append({})
     name = "answers" if last else f"layer {layer} of {config.layers}" if layer else "drafts"
     started = time.monotonic()
-    steps = show_progress(complete(requests, engine, machine.store), name, len(requests), machine.quiet)
+    steps = show_progress(generate_or_reuse(requests, engine, machine.store), name, len(requests), machine.quiet)
     for position, completion, reused in steps:
         number, index = places[position]
         seed, elapsed_s = requests[position].seed, time.monotonic() - started
         runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, round(elapsed_s, 3))
 
 
-def _elect(runs: Sequence[_Run], layer: int, elector: Elector) -> None:
+def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
     """The last layer of an election: one of the texts again, which costs no token."""
     started = time.monotonic()
-    for run, election in zip(runs, elector.elect([(run.question, run.texts()) for run in runs]), strict=True):
-        chosen = run.layers[-1][election.index]
+    for run, choice in zip(runs, selector.select([(run.question, run.texts()) for run in runs]), strict=True):
+        chosen = run.layers[-1][choice.index]
         free = replace(chosen.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
         run.layers.append({0: Draft(layer, 0, chosen.seed, free, True, round(time.monotonic() - started, 3))})
-        run.election = election
+        run.choice = choice
 
 
 def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:
@@ -154,20 +154,22 @@ def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
     return question.final if last else question.drafts
 
 
-def _prompt(run: _Run, layer: int, machine: _Machine, budget: int) -> Fitted:
+def _prompt(run: _InFlight, layer: int, machine: _Machine, budget: int) -> Fitted:
     chat, renderer, template = run.question.chat, machine.engine.renderer, machine.template
     last = layer == machine.config.layers
     if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
-    texts = shown(run.texts(), machine.config, run.question, layer)
+    texts = apply_probe(run.texts(), machine.config, run.question, layer)
     return aggregate_prompt(template, renderer, chat, texts, budget, final=last)
 
 
-def _trace(run: _Run, engine: Engine, beams: int) -> Trace:
+def _trace(run: _InFlight, engine: Engine, beams: int) -> Trace:
     drafts, shape = run.drafts(), engine.shape
-    written = drafts[:-1] if run.election else drafts
-    chosen = [run.election.usage] if run.election else []
-    cost = [_at_once(draft) if engine.prefills_once else draft.completion for draft in written]
+    written = drafts[:-1] if run.choice else drafts
+    chosen = [run.choice.usage] if run.choice else []
+    cost = [
+        _with_canonical_prompt_cost(draft) if engine.counts_shared_prefill else draft.completion for draft in written
+    ]
     return Trace(
         question=run.question,
         drafts=drafts,
@@ -175,11 +177,11 @@ def _trace(run: _Run, engine: Engine, beams: int) -> Trace:
         answer=drafts[-1].completion.text,
         usage=total([_cost(completion, shape, beams) for completion in cost] + chosen),
         spent=total([_cost(draft.completion, shape, beams) for draft in written if not draft.reused] + chosen),
-        scores=run.election.scores if run.election else (),
+        scores=run.choice.scores if run.choice else (),
     )
 
 
-def _at_once(draft: Draft) -> Completion:
+def _with_canonical_prompt_cost(draft: Draft) -> Completion:
     """Its completion as if its layer had been written in one go, whose first text pays for the prompt they share.
 
     Who paid when they were born depends on the store and on how batches were cut; the cost of an answer must not.

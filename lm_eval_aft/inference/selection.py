@@ -25,7 +25,7 @@ from lm_eval_aft.storage.draft_store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Election:
+class Choice:
     """Which of several texts is the answer.
 
     Attributes:
@@ -39,10 +39,10 @@ class Election:
     usage: Usage = field(default_factory=Usage)
 
 
-class Elector(Protocol):
+class Selector(Protocol):
     """Chooses one text a question."""
 
-    def elect(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Election]:
+    def select(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
         """One election for each question and its texts, in their order."""
 
 
@@ -56,15 +56,15 @@ class Majority:
 
     regex: str | None = None
 
-    def elect(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Election]:
-        """See ``Elector.elect``.
+    def select(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
+        """See ``Selector.select``.
 
         Raises:
             ConfigError: A task's answers cannot be found without a regex.
         """
         return [self._count(question, texts) for question, texts in asked]
 
-    def _count(self, question: Question, texts: Sequence[str]) -> Election:
+    def _count(self, question: Question, texts: Sequence[str]) -> Choice:
         if self.regex is None and not has_extraction(question.task):
             raise ConfigError(
                 f"strategy=majority cannot find the answers of {question.task}: give vote_regex=PATTERN, whose last "
@@ -74,7 +74,7 @@ class Majority:
         answers = [extraction.answer(question.answer_in(text)) for text in texts]
         counts = Counter(answers)
         votes = tuple(float(counts[answer]) if answer is not None else 0.0 for answer in answers)
-        return Election(votes.index(max(votes)), votes)
+        return Choice(votes.index(max(votes)), votes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,12 @@ class BestOfN:
 
     model: RewardModel
 
-    def elect(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Election]:
-        """See ``Elector.elect``."""
+    def select(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
+        """See ``Selector.select``."""
         chats = [[_dialogue(question, text) for text in texts] for question, texts in asked]
         scored = self.model.score(chats)
         return [
-            Election(row.index(max(row)), tuple(row), self.model.cost(texts))
+            Choice(row.index(max(row)), tuple(row), self.model.cost(texts))
             for row, texts in zip(scored, chats, strict=True)
         ]
 
@@ -98,7 +98,7 @@ def _dialogue(question: Question, text: str) -> tuple[Message, ...]:
     return (*question.chat.messages, Message("assistant", question.answer_in(text)))
 
 
-def load_elector(config: AFTConfig, store: Store, host: HostArgs) -> Elector | None:
+def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector | None:
     """What the strategy elects with; None where the last pass writes.
 
     Raises:

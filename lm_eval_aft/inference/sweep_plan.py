@@ -14,7 +14,7 @@ from lm_eval_aft.core.records import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """What a grid costs per question.
 
     Attributes:
@@ -34,7 +34,7 @@ def grid(ks: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int]]:
     return sorted(points, key=lambda point: (point[0] * point[1], point[1]))
 
 
-def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: Sampling) -> Plan:
+def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: Sampling) -> SweepPlan:
     """Count the distinct generations of a grid, for one question.
 
     A text is decided by its place (layer, index), by its sampling, and from layer 1 on by k, which decides what it
@@ -55,10 +55,12 @@ def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: S
         reason += ", and the answer of a shallow point is the first text of that layer in a deeper one"
     else:
         reason += "; the last layer is sampled in its own way, so no answer stands in for a hidden text"
-    return Plan(len(places), separate, reason)
+    return SweepPlan(len(places), separate, reason)
 
 
-def plans_of(tasks: dict[str, Any], config: AFTConfig, ks: Sequence[int], layers: Sequence[int]) -> dict[str, Plan]:
+def plans_of(
+    tasks: dict[str, Any], config: AFTConfig, ks: Sequence[int], layers: Sequence[int]
+) -> dict[str, SweepPlan]:
     """The plan of each generate_until task, by its own generation settings."""
     return {
         name: plan_of(ks, layers, *samplings(config, task.config.generation_kwargs))

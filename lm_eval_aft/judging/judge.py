@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from lm_eval_aft.core.config import SECRET
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.records import Message
-from lm_eval_aft.engines.api.client import KEY, ChatClient, Refused, Stopped, Unreachable
+from lm_eval_aft.core.secrets import refuse_secrets
+from lm_eval_aft.engines.api.client import KEY, Cancelled, ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
 from lm_eval_aft.judging.cache import JudgeCache
 
@@ -252,7 +252,7 @@ class Judge:
                 if not reply.refused:
                     self.cache.put(key, json.dumps(asdict(reply)))
                 outcomes.put((key, reply))
-            except Stopped:
+            except Cancelled:
                 break
             except Exception as error:  # ``_replies`` raises it, when every call under way has ended
                 stop.set()
@@ -265,7 +265,7 @@ class Judge:
         wait_s, broken = FIRST_WAIT_S, ""
         for attempt in range(self.retries + 1):
             if attempt and stop.wait(min(wait_s * 2 ** (attempt - 1), LONGEST_WAIT_S)):
-                raise Stopped
+                raise Cancelled
             try:
                 return _reply(self.client.post("/chat/completions", self._body(call), stop))
             except _Broken as error:
@@ -310,8 +310,7 @@ def _checked_extra(extra_body: Mapping[str, Any]) -> dict[str, Any]:
     """Further fields of a call, as they are."""
     if clash := {"model", "messages", "stream", "n"} & set(extra_body):
         raise ConfigError(f"the judge's extra body must not hold {', '.join(sorted(clash))}: that is said elsewhere.")
-    if secret := [name for name in extra_body if SECRET.search(name)]:
-        raise ConfigError(f"{secret[0]} must not stand in the judge's extra body: set the environment variable {KEY}.")
+    refuse_secrets(extra_body, "the judge's extra body")
     return dict(extra_body)
 
 

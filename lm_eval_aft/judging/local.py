@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
-from lm_eval_aft.engines.api.client import Refused, Stopped
+from lm_eval_aft.engines.api.client import Cancelled, Refused
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 
 
@@ -44,7 +44,7 @@ class LocalClient:
         sampling = Sampling(float(body["temperature"]), 1.0, 0, int(body["max_tokens"]))
         with self._lock:  # neither tokenizers nor models bear several threads
             if stop.is_set():
-                raise Stopped
+                raise Cancelled
             prompt = self.engine.renderer.encode(Chat(tuple(Message(**row) for row in body["messages"])))
             if prompt.prompt_tokens + sampling.max_tokens > self.engine.max_length:
                 asked = f"{prompt.prompt_tokens} prompt tokens and {sampling.max_tokens} to generate"

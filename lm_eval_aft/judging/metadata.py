@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.arguments import integer
-from lm_eval_aft.core.config import SECRET
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.secrets import refuse_secrets
 from lm_eval_aft.judging.judge import Judge
 
 
@@ -44,7 +44,7 @@ class NamedJudge:
         Raises:
             ConfigError: If a setting is missing or wrong, or one holds a secret.
         """
-        _refuse_secrets(settings)
+        refuse_secrets((name for name in settings if name.startswith("judge_")), "--metadata")
         model, base_url = (settings.get(name) for name in ("judge_model", "judge_base_url"))
         if not model and not base_url:
             return None
@@ -70,13 +70,3 @@ class NamedJudge:
 def named_path(settings: Mapping[str, Any], name: str) -> Path | None:
     """The file or folder that a setting names, if it names one."""
     return Path(str(settings[name])) if settings.get(name) else None
-
-
-def _refuse_secrets(settings: Mapping[str, Any]) -> None:
-    """Metadata lands in result files, so no message may repeat the value either."""
-    for name in settings:
-        if name.startswith("judge_") and SECRET.search(name):
-            raise ConfigError(
-                f"{name} must not be given in --metadata, which is written into result files: set the environment "
-                "variable OPENAI_API_KEY."
-            )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import click
 
 from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.usage import MOST_COUNTED, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
@@ -78,7 +78,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class EvalRun:
     """One results file.
 
     Attributes:
@@ -188,7 +188,7 @@ class Sample:
         return float(value)
 
 
-def read_runs(folder: str | Path) -> tuple[Run, ...]:
+def read_runs(folder: str | Path) -> tuple[EvalRun, ...]:
     """Every run below a folder (or the one results file given), in the order of their paths.
 
     Where one folder holds several files of equal settings, tasks and conditions, the same command was run again: the
@@ -201,7 +201,7 @@ def read_runs(folder: str | Path) -> tuple[Run, ...]:
     files = [folder] if folder.is_file() else sorted(folder.rglob(f"{RESULTS}*.json"))  # stamps sort by time
     if not files:
         raise RecordError(f"there is no {RESULTS}*.json in {folder}: give the folder that --output_path named.")
-    newest: dict[str, Run] = {}
+    newest: dict[str, EvalRun] = {}
     for run in map(_read_run, files):
         older = newest.get(_identity(run))
         if older is not None:
@@ -215,7 +215,7 @@ def _say_left_out(older: Path, newer: Path) -> None:
     click.echo(f"{older} is left out: {newer.name} beside it is a later run of the same command.", err=True)
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path) -> EvalRun:
     """One run: a results file, or the newest one below a folder.
 
     Raises:
@@ -228,7 +228,7 @@ def read_run(path: str | Path) -> Run:
     return _read_run(max(files, key=lambda file: file.name))
 
 
-def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
+def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
     """The samples of one task, one for each question and filter, in the order of the file.
 
     Raises:
@@ -244,7 +244,7 @@ def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def _identity(run: Run) -> str:
+def _identity(run: EvalRun) -> str:
     """Equal for runs of which only the newest counts: one folder, one model, equal settings, tasks and conditions."""
     chosen = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
     asked = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
@@ -253,7 +253,7 @@ def _identity(run: Run) -> str:
     return json.dumps([str(run.path.parent), run.model, chosen, asked, run.tasks, put], sort_keys=True, default=str)
 
 
-def _read_run(file: Path) -> Run:
+def _read_run(file: Path) -> EvalRun:
     with reading(file, "a results file of lm-eval"):
         data = json.loads(file.read_text(encoding="utf-8"))
         config = data["config"]
@@ -262,7 +262,7 @@ def _read_run(file: Path) -> Run:
         model = settings["model"] if settings else data.get("model_name") or config["model"]
         if settings:
             _check_settings(settings)
-        return Run(
+        return EvalRun(
             file,
             str(model),
             settings,
@@ -367,17 +367,3 @@ def _prompt(arguments: Any) -> str:
     """Of the first request; empty where another version of lm-eval logged requests in another form."""
     first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
     return str(first.get("arg_0", "")) if isinstance(first, dict) else ""
-
-
-@contextmanager
-def reading(file: Path, what: str) -> Iterator[None]:
-    """Turn every way in which a file can be unreadable or foreign into one sentence that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise RecordError(
-            f"{file} is not {what} ({type(error).__name__}: {error}): it is damaged, or another program's; remove it "
-            "or give another."
-        ) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.files import atomic_write
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import MOST_COUNTED
 
@@ -48,7 +48,7 @@ def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace],
     paths = []
     for task, group in by_task.items():
         path = Path(folder, _name(task, settings, group) + suffix + ".jsonl")
-        with _errors(path.parent), whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+        with _errors(path.parent), atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
             file.writelines(replace(trace, settings=settings).to_json() + "\n" for trace in group)
         paths.append(path)
     return paths

@@ -6,7 +6,6 @@ A class, since only a class sees ``--metadata`` and the model arguments, which s
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +16,13 @@ from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.log import log
+from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.alpaca_eval.data import Length, Output, Unjudged
-from lm_eval_aft.judging.alpaca_eval.files import OUTPUTS, generator_name, write_rows
+from lm_eval_aft.judging.alpaca_eval.files import OUTPUTS, write_rows
 from lm_eval_aft.judging.alpaca_eval.in_run import RunJudge
-from lm_eval_aft.judging.alpaca_eval.summary import Verdict, show
+from lm_eval_aft.judging.alpaca_eval.summary import AlpacaSummary, show
 
-log = logging.getLogger("lm_eval.aft")
 LENGTH, MISSING, PREDICTED = "avg_length", "judge_missing", "bypass"
 JUDGED = ("length_controlled_winrate", "win_rate", "discrete_win_rate", "lc_standard_error", "standard_error")
 NO_SCORE = "N/A"  # what lm-eval itself prints where there is no number
@@ -42,7 +42,7 @@ class AlpacaEval(ConfigurableTask):
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
         self.generator, self.record = "model", ""
         self.run_judge: RunJudge | None = None
-        self.verdict: Verdict | None = None
+        self.verdict: AlpacaSummary | None = None
 
     def build_all_requests(
         self, *, limit: int | None = None, samples: Any = None, chat_template: Any = None, **options: Any
@@ -61,7 +61,7 @@ class AlpacaEval(ConfigurableTask):
         config = getattr(model, "config", None)
         if isinstance(config, AFTConfig):
             name, k, layers, self.record = model.name, config.k, config.layers, config.record
-        self.generator = str(settings.get("generator") or generator_name(str(name), k, layers))
+        self.generator = str(settings.get("generator") or display_name(str(name), k, layers))
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """The answer's length, and nothing yet for what only the judge can know; the answer travels in the first."""
@@ -104,7 +104,7 @@ class AlpacaEval(ConfigurableTask):
             return NO_SCORE
         return self.verdict.scores.missing if name == MISSING else self.verdict.metrics().get(name, NO_SCORE)
 
-    def _judge(self, judge: RunJudge, outputs: Sequence[Output]) -> Verdict | None:
+    def _judge(self, judge: RunJudge, outputs: Sequence[Output]) -> AlpacaSummary | None:
         """The verdict; if it fails lm-eval must still save the answers, so that is said, and there is no score."""
         try:
             folder = Path(self.record, "alpaca_eval")

@@ -6,7 +6,6 @@ A class, since only a class sees ``--metadata`` and the model arguments, which s
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.core.log import log
+from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
     FOLDER,
@@ -24,14 +25,12 @@ from lm_eval_aft.judging.mt_bench.data import (
     TEMPERATURES,
     Material,
     dialogue,
-    model_name,
     parse_response,
     write_answers,
 )
 from lm_eval_aft.judging.mt_bench.in_run import RunJudge, Words
 from lm_eval_aft.judging.mt_bench.scores import MissingRatings, Scores, show
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 WORDS, MISSING, PREDICTED = "words_per_turn", "judge_missing", "bypass"
 NO_SCORE = "N/A"  # what lm-eval itself prints where there is no number
 PREDICTED_VALUE = 999  # lm-eval's own value for answers that were not scored
@@ -161,6 +160,6 @@ class MTBench(ConfigurableTask):
             return None
         rows = sorted((one.row for one in words), key=lambda row: row[0])  # several processes deliver in turn
         asked, answers = tuple(row[1] for row in rows), tuple(row[2] for row in rows)
-        name, folder = model_name(self.model.name, config.k, config.layers), Path(config.record, FOLDER)
+        name, folder = display_name(self.model.name, config.k, config.layers), Path(config.record, FOLDER)
         log.info("%d answers are in %s.", len(answers), write_answers(folder, name, asked, answers))
         return Material(name, asked, answers, folder)

@@ -1,4 +1,4 @@
-"""Diagnostics on traces whose failure is known because it was put there: copying at random, selecting, corrupting."""
+"""Diagnostics on traces whose failure is known because it was put there: copying at random, selecting, breaking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from helpers.made_runs import log_targets as log
 from helpers.made_traces import trace_of_texts as trace
 from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
-from lm_eval_aft.analysis.grading import judge
+from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_markdown, panel_text
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError
@@ -34,17 +34,17 @@ def diagnosed(folder: Path, traces: list[Trace], gold: str = "7", **options: obj
 
 
 def test_a_text_is_judged_by_its_answer_and_by_what_it_repeats():
-    verdict = judge(trace(["it is 7", "it  is\n8", "no idea", " "], ["it is 8", "so 7"], ["it is 8"]), GSM8K, "7")
+    verdict = grade(trace(["it is 7", "it  is\n8", "no idea", " "], ["it is 8", "so 7"], ["it is 8"]), GSM8K, "7")
     assert [text.answer for text in verdict.texts] == ["7", "8", None, None, "8", "7", "8"]
     assert [text.right for text in verdict.texts] == [True, False, False, False, False, True, False]
-    assert (verdict.vote, verdict.right, verdict.rescued, verdict.corrupted) == (0.5, False, False, False)
+    assert (verdict.vote, verdict.right, verdict.fixed, verdict.broken) == (0.5, False, False, False)
     middle, last = verdict.layer(1)[0], verdict.texts[-1]
     assert (verdict.copies(middle, 0), verdict.copies(last, 1), verdict.copies(last, 0)) == ((1,), (0,), (1,))
     assert [text.empty for text in verdict.layer(0)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
-    ("drafts", "answer", "rescued", "corrupted"),
+    ("drafts", "answer", "fixed", "broken"),
     [
         (["8", "8", "7"], "7", True, False),
         (["7", "7", "8"], "8", False, True),
@@ -55,19 +55,19 @@ def test_a_text_is_judged_by_its_answer_and_by_what_it_repeats():
         (["7", ""], "", False, True),
     ],
 )
-def test_rescue_and_corruption_need_a_vote_that_is_sure(drafts: list[str], answer: str, rescued: bool, corrupted: bool):
-    verdict = judge(trace(drafts, [answer]), GSM8K, "7")
-    assert (verdict.rescued, verdict.corrupted) == (rescued, corrupted)
+def test_rescue_and_corruption_need_a_vote_that_is_sure(drafts: list[str], answer: str, fixed: bool, broken: bool):
+    verdict = grade(trace(drafts, [answer]), GSM8K, "7")
+    assert (verdict.fixed, verdict.broken) == (fixed, broken)
 
 
 def test_without_a_gold_answer_nothing_is_right_or_wrong():
-    verdict = judge(trace(["7", "8"], ["7"]), GSM8K)
-    assert (verdict.right, verdict.vote, verdict.rescued, verdict.corrupted) == (None, None, False, False)
+    verdict = grade(trace(["7", "8"], ["7"]), GSM8K)
+    assert (verdict.right, verdict.vote, verdict.fixed, verdict.broken) == (None, None, False, False)
     assert [text.answer for text in verdict.texts] == ["7", "8", "7"]
 
 
 def test_overlap_is_the_share_of_the_texts_word_triples():
-    verdict = judge(trace(["a b c d e", "x y"], ["a b c d z", "x y", ""], ["x q"]), None)
+    verdict = grade(trace(["a b c d e", "x y"], ["a b c d z", "x y", ""], ["x q"]), None)
     first, second, empty = verdict.layer(1)
     assert first.overlaps == (2 / 3, 0)
     assert second.overlaps == (0, 1)  # fewer than three words: the words themselves
@@ -110,9 +110,9 @@ def test_a_step_says_what_it_copied_and_what_it_chose(tmp_path: Path):
     assert step.random.estimate == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
     assert step.majority.estimate == pytest.approx((0 + 1 + 1 / 3) / 3)
     vote, first, mean = found.changes
-    assert (vote.rescued, vote.corrupted, vote.tied) == (1, 1, 1)
-    assert (first.rescued, first.corrupted) == (0, 1)
-    assert (mean.rescued, mean.corrupted) == pytest.approx((2 / 3 + 2 / 3, 2 / 3))
+    assert (vote.fixed, vote.broken, vote.tied) == (1, 1, 1)
+    assert (first.fixed, first.broken) == (0, 1)
+    assert (mean.fixed, mean.broken) == pytest.approx((2 / 3 + 2 / 3, 2 / 3))
     assert [(s.right_drafts, s.questions, s.answer) for s in found.vote_shares] == [(0, 1, 0), (1, 2, 1), (2, 1, 0)]
     assert [s.majority for s in found.vote_shares] == pytest.approx([0, 1 / 6, 1])
 
@@ -123,9 +123,9 @@ def test_net_rescue_is_the_gain_over_the_mean_draft(tmp_path: Path):
     found = diagnosed(tmp_path, traces)
     drafts, answer = found.by_layer
     _, first, mean = found.changes
-    assert (mean.rescued - mean.corrupted) / 200 == pytest.approx(answer.mean.estimate - drafts.mean.estimate)
+    assert (mean.fixed - mean.broken) / 200 == pytest.approx(answer.mean.estimate - drafts.mean.estimate)
     right_first = sum(each.drafts[0].completion.text == "7" for each in traces) / 200
-    assert (first.rescued - first.corrupted) / 200 == pytest.approx(answer.mean.estimate - right_first)
+    assert (first.fixed - first.broken) / 200 == pytest.approx(answer.mean.estimate - right_first)
 
 
 def run_of(choose, questions: int = 600, k: int = 5) -> list[Trace]:
@@ -152,7 +152,7 @@ def test_an_aggregator_that_copies_at_random_is_found_out(tmp_path: Path):
     assert step.random.low < step.selected.estimate < step.random.high  # selects like a lot
     assert step.selected.high < step.majority.estimate  # and worse than the vote
     vote = found.changes[0]
-    assert vote.corrupted > 2 * vote.rescued
+    assert vote.broken > 2 * vote.fixed
     assert step.nearest_overlap > step.mean_overlap + 0.2
     said = " ".join(panel(found).findings)
     assert f"{step.copy_rate:.1%} of the answers repeat a draft word for word" in said
@@ -161,7 +161,7 @@ def test_an_aggregator_that_copies_at_random_is_found_out(tmp_path: Path):
 def test_an_aggregator_that_selects_is_told_from_one_that_copies(tmp_path: Path):
     found = diagnosed(tmp_path, run_of(lambda drafts, numbers, rng: f"Best is {7 if 7 in numbers else numbers[0]}"))
     (step,) = found.readings
-    assert (step.copies, step.selected.estimate, found.changes[0].corrupted) == (0, 1, 0)
+    assert (step.copies, step.selected.estimate, found.changes[0].broken) == (0, 1, 0)
     assert all(share.answer == 1 for share in found.vote_shares if share.right_drafts)
 
 
@@ -232,7 +232,7 @@ def test_the_command_prints_text_markdown_and_json(out: Path):
     for words in ("gsm8k: model, k=5, layers=1", "40 questions, 40 with a gold answer", "copies by position", "4 of 5"):
         assert words in text.output
     markdown = runner.invoke(aft, ["diagnose", str(out), "--format", "markdown"], catch_exceptions=False)
-    assert "| against | rescued | corrupted | net | tied |" in markdown.output
+    assert "| against | fixed | broken | net | tied |" in markdown.output
     data = json.loads(runner.invoke(aft, ["diagnose", str(out), "--format", "json"], catch_exceptions=False).output)
     (direct,) = diagnose_traces(read_traces(out), read_runs(out))
     assert data[0]["readings"][0]["copies"] == direct.diagnostics.readings[0].copies

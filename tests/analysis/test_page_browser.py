@@ -190,7 +190,7 @@ def test_comparisons_turn_round_where_less_is_better_and_take_no_side_where_neit
 def test_filters_count_and_choose(small: Page):
     small.wait(lambda: small.status() == "5 of 5 questions")
     assert [text.split()[-1] for text in small.texts(".kind")] == ["5", "2", "2", "1", "1"]
-    expected = {"right": ["#0", "#1"], "wrong": ["#2", "#3"], "rescued": ["#1"], "corrupted": ["#2"]}
+    expected = {"right": ["#0", "#1"], "wrong": ["#2", "#3"], "fixed": ["#1"], "broken": ["#2"]}
     for kind, documents in expected.items():
         small.choose(kind)
         assert [where.split(" ")[0] for where in small.texts(".list .where")] == documents
@@ -213,7 +213,7 @@ def test_search_goes_through_the_transcripts(small: Page):
 
 def test_a_sample_shows_drafts_layers_answer_seeds_and_tokens(small: Page):
     text = small.open(2)
-    for words in ("gsm8k #2", "corrupted", "gold answer", "Drafts (2)", "Draft 1", "seed 4611686018427387905",
+    for words in ("gsm8k #2", "broken", "gold answer", "Drafts (2)", "Draft 1", "seed 4611686018427387905",
                   "12 tokens", "ended by itself", "cut at the token limit", "copies draft 2", "one of 2"):  # fmt: skip
         assert words in text
     assert small.texts(".detail h4") == ["Question", "Drafts (2)", "Answer"]

@@ -67,7 +67,7 @@ def test_rescue_and_corruption_reach_the_page(tmp_path: Path):
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0), row(1)], traces[0].settings)
     write_traces(str(tmp_path / "traces"), traces[0].settings, traces)
     _, samples = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
-    assert [(s.rescued, s.corrupted) for s in samples] == [(True, False), (False, True)]
+    assert [(s.fixed, s.broken) for s in samples] == [(True, False), (False, True)]
 
 
 def test_another_models_run_is_shown_from_the_log(tmp_path: Path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from helpers.made_runs import log_targets as log
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
-from lm_eval_aft.analysis.grading import judge
+from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
@@ -113,9 +113,11 @@ def test_what_follows_a_tasks_stop_string_is_no_answer(tmp_path: Path):
     log(tmp_path / "hf", {0: "#### 7"})
     (votes,) = count(tmp_path)
     assert (row(votes.points[1]), votes.aggregate.estimate) == ((1.0, 1.0, 1.0), 1.0)
-    verdict = judge(going_on, choose_extraction("gsm8k"), "7")
+    verdict = grade(going_on, choose_extraction("gsm8k"), "7")
     assert [text.right for text in verdict.texts] == [True, True, True]
-    elected = Majority().elect([(going_on.question, [d.completion.text for d in going_on.layer(0)] + ["is 4", "is 4"])])
+    elected = Majority().select(
+        [(going_on.question, [d.completion.text for d in going_on.layer(0)] + ["is 4", "is 4"])]
+    )
     assert elected[0].scores == (2.0, 2.0, 2.0, 2.0)
 
 

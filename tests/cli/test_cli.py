@@ -54,7 +54,7 @@ class TestLazyGroup:
         listed = result.output.partition("Commands:\n")[2].splitlines()
         assert [line.split(maxsplit=1) for line in listed] == [
             ["echo", "Repeat a word."],
-            ["joined", "(from test_cli)"],
+            ["joined", f"(from {__name__.partition('.')[0]})"],
             ["lost", "Its module is missing."],
             ["wrong", "Its target is no command."],
         ]

@@ -76,8 +76,8 @@ def small_page() -> PageData:
     panel = DiagnosticsPanel("run A", "gsm8k", ("81.0% of the answers repeat a draft.",), (leaderboard(),))
     samples = (
         sample(0, right=True),
-        sample(1, right=True, rescued=True),
-        sample(2, corrupted=True),
+        sample(1, right=True, fixed=True),
+        sample(2, broken=True),
         sample(3),
         sample(0, "run B", right=None),
     )

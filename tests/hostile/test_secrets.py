@@ -129,7 +129,7 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     fresh = write_answers(folder / "fresh", "n", asked, [Answer(each.question_id, ("p", "q")) for each in asked])
     workshop.aft("judge", "mt_bench", fresh, *judge[3:], refused=True)
     given = KEYS["OPENAI_API_KEY"].rstrip("=")
-    with pytest.raises(ConfigError, match="is not a model argument") as refused:
+    with pytest.raises(ConfigError, match="must not be given in --model_args") as refused:
         load_engine("api", {"base_url": workshop.server.url, "model": "m", "api_key": given}, HostArgs())
     workshop.said += str(refused.value).encode()
 

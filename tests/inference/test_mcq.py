@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from helpers.made_runs import make_run
 from helpers.tiny_models import save_tiny
 from lm_eval_aft.analysis.conditions import labels
-from lm_eval_aft.analysis.cost import ledgers
+from lm_eval_aft.analysis.cost import task_costs
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_text
 from lm_eval_aft.core.config import AFTConfig
@@ -333,5 +333,5 @@ def test_runs_are_told_apart_and_cost_what_was_read(tmp_path):
         runs += read_runs(file)
     names = labels(runs)
     assert names == ("m scored at once", "m scored after (3, 1) mcq_orders=2", "m scored after (3, 1) mcq_orders=3")
-    costs = [ledgers(run)["t"] for run in runs]
+    costs = [task_costs(run)["t"] for run in runs]
     assert [(cost.prompt_tokens, cost.generations) for cost in costs] == [(9, 0), (9, 3), (9, 3)]

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.errors import Stopped
+from lm_eval_aft.core.errors import RunStopped
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
@@ -38,7 +38,7 @@ def test_a_signal_whose_exception_is_lost_still_ends_the_run(tmp_path):
                 yield step
 
     asked = [Question(Chat((Message("user", f"{n}?"),)), SAMPLING, SAMPLING, "t", n, "h", 0) for n in range(4)]
-    with pytest.raises(Stopped, match="stopped by SIGINT; 3 finished generations"), stoppable(store):
+    with pytest.raises(RunStopped, match="stopped by SIGINT; 3 finished generations"), stoppable(store):
         propose_and_aggregate(asked, Engine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True)
     assert store.info().generations == 3
     with stoppable(store):  # the next run is not ended by it

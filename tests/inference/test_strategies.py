@@ -12,9 +12,9 @@ from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, Rec
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.inference.probes import ORDER, GivenDrafts, shown, wrong
+from lm_eval_aft.inference.probes import ORDER, GivenDrafts, apply_probe, wrong
 from lm_eval_aft.inference.schedule import propose_and_aggregate
-from lm_eval_aft.inference.selection import BestOfN, Election, Majority, load_elector
+from lm_eval_aft.inference.selection import BestOfN, Choice, Majority, load_selector
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
 from lm_eval_aft.storage.traces import write_traces
 
@@ -25,8 +25,8 @@ def gsm8k(text: str) -> Question:
     return Question(Chat((Message("user", text),)), SAMPLED, SAMPLED, "aft_gsm8k", 0, "h", 0)
 
 
-def elect(question: Question, texts: list[str], regex: str | None = None) -> Election:
-    (election,) = Majority(regex).elect([(question, texts)])
+def select(question: Question, texts: list[str], regex: str | None = None) -> Choice:
+    (election,) = Majority(regex).select([(question, texts)])
     return election
 
 
@@ -37,25 +37,27 @@ def texts(trace: Trace, layer: int) -> list[tuple[int, Completion]]:
 def vote(questions, engine=None, store=None, **settings) -> list[Trace]:
     config = AFTConfig.split({"strategy": "majority", **settings})[0]
     store = store or NoStore()
-    elector = load_elector(config, store, HOST)
-    return propose_and_aggregate(questions, engine or Recorder(), TEMPLATE, config, store, elector=elector, quiet=True)
+    selector = load_selector(config, store, HOST)
+    return propose_and_aggregate(
+        questions, engine or Recorder(), TEMPLATE, config, store, selector=selector, quiet=True
+    )
 
 
 class TestMajority:
     def test_the_most_frequent_answer_wins_and_its_first_text_stands_for_it(self):
-        said = elect(gsm8k("q"), ["It is 4.", "So 7.", "The answer is 7.", "no idea"])
+        said = select(gsm8k("q"), ["It is 4.", "So 7.", "The answer is 7.", "no idea"])
         assert (said.index, said.scores) == (1, (1.0, 2.0, 2.0, 0.0))
 
     def test_of_equals_the_first_and_without_answers_the_first(self):
-        assert elect(gsm8k("q"), ["x", "is 3", "is 5"]).index == 1
-        assert elect(gsm8k("q"), ["x", "y"]) == Election(0, (0.0, 0.0))
+        assert select(gsm8k("q"), ["x", "is 3", "is 5"]).index == 1
+        assert select(gsm8k("q"), ["x", "y"]) == Choice(0, (0.0, 0.0))
 
     def test_a_regex_finds_answers_of_any_task(self):
-        assert elect(ask("q"), ["<a>", "<b> <a>", "<b> <b>", "<b>"], r"<(\w)>").index == 0
+        assert select(ask("q"), ["<a>", "<b> <a>", "<b> <b>", "<b>"], r"<(\w)>").index == 0
 
     def test_a_task_without_answers_is_refused(self):
         with pytest.raises(ConfigError, match=r"cannot find the answers of t: give vote_regex=PATTERN.*best_of_n"):
-            elect(ask("q"), ["a"])
+            select(ask("q"), ["a"])
 
     def test_an_election_writes_the_drafts_of_aggregation_and_nothing_more(self):
         engine, plain = Recorder(), Recorder()
@@ -119,7 +121,7 @@ class TestSettings:
     def test_a_bad_regex_is_refused_before_anything_is_loaded(self):
         config = AFTConfig.split({"strategy": "majority", "vote_regex": "("})[0]
         with pytest.raises(ConfigError, match="is not valid"):
-            load_elector(config, NoStore(), HOST)
+            load_selector(config, NoStore(), HOST)
 
 
 def test_refine_is_aggregation_of_one_text():
@@ -134,8 +136,8 @@ def test_refine_is_aggregation_of_one_text():
 class TestProbes:
     TEXTS = ("one 1", "two 2", "three 3", "four 4", "five 5")
 
-    def shown(self, probe: str, layer: int = 1, seed: int = 1234, repeat: int = 0) -> list[str]:
-        return shown(self.TEXTS, AFTConfig(probe=probe, seed=seed), ask("q", repeat=repeat), layer)
+    def apply_probe(self, probe: str, layer: int = 1, seed: int = 1234, repeat: int = 0) -> list[str]:
+        return apply_probe(self.TEXTS, AFTConfig(probe=probe, seed=seed), ask("q", repeat=repeat), layer)
 
     def test_none_changes_nothing(self):
         assert self.shown("none") == list(self.TEXTS)
@@ -217,7 +219,7 @@ class TestGivenDrafts:
 
     def test_drafts_are_read_without_their_thinking_whatever_ends_it(self):
         thinking = replace(ask("q"), think_end="[/THINK]")
-        assert shown(["hm 3[/THINK]\n4", "5"], AFTConfig(), thinking, 1) == ["4", "5"]
+        assert apply_probe(["hm 3[/THINK]\n4", "5"], AFTConfig(), thinking, 1) == ["4", "5"]
 
     def test_two_bounds_of_one_task_are_two_runs_and_those_of_two_tasks_are_not(self, tmp_path):
         first, second = ask("q"), ask("r")
@@ -271,8 +273,8 @@ class TestBestOfN:
     def run(self, reward, store, k=4) -> Trace:
         given = {"strategy": "best_of_n", "reward_model": reward, "k": k}
         config = AFTConfig.split(given)[0]
-        elector = load_elector(config, store, HOST)
-        (trace,) = propose_and_aggregate([ask("q")], Recorder(), TEMPLATE, config, store, elector=elector, quiet=True)
+        selector = load_selector(config, store, HOST)
+        (trace,) = propose_and_aggregate([ask("q")], Recorder(), TEMPLATE, config, store, selector=selector, quiet=True)
         return trace
 
     def test_the_best_text_by_the_reward_model_and_what_reading_cost(self, reward):
@@ -297,7 +299,7 @@ class TestBestOfN:
 
         asked = replace(ask("2+2?"), until=("\n\n",), think_end="</think>")
         asked = replace(asked, chat=replace(asked.chat, prefill="The answer is"))
-        BestOfN(Model()).elect([(asked, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
+        BestOfN(Model()).select([(asked, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
         assert read == ["The answer is 4", "It is 5"]
 
     def test_scores_are_kept(self, reward, tmp_path, monkeypatch):
@@ -330,8 +332,8 @@ class TestEveryStrategy:
         config, store = AFTConfig.split(settings)[0], store or NoStore()
         short = replace(SAMPLED, max_tokens=8)
         asked = questions or [replace(ask(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
-        elector = load_elector(config, store, HOST)
-        return propose_and_aggregate(asked, engine, TEMPLATE, config, store, elector=elector, quiet=True)
+        selector = load_selector(config, store, HOST)
+        return propose_and_aggregate(asked, engine, TEMPLATE, config, store, selector=selector, quiet=True)
 
     def essence(self, traces: list[Trace]) -> list[object]:
         return [  # a reward is the same up to the rounding of its batch

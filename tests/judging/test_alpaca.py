@@ -16,20 +16,15 @@ from click.testing import CliRunner
 from helpers.fake_alpaca import FEW, WHOLE, annotations, make_eval_set, outputs, write
 from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval, score_annotations
 from lm_eval_aft.core.errors import JudgeError, RecordError
+from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.alpaca_eval.data import Length, Output, Unjudged, pair
-from lm_eval_aft.judging.alpaca_eval.files import (
-    find_outputs,
-    generator_name,
-    read_annotations,
-    read_outputs,
-    write_rows,
-)
+from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_annotations, read_outputs, write_rows
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
 from lm_eval_aft.judging.alpaca_eval.scores import COLUMNS, Scores, leaderboard, rank, score
-from lm_eval_aft.judging.alpaca_eval.summary import Plan
+from lm_eval_aft.judging.alpaca_eval.summary import ScoringOptions
 
 ROWS = {name: dict.fromkeys(COLUMNS, value) for name, value in (("a", "90.0"), ("b", "50.0"), ("c", "10.0"))}
-NO_LC = Plan(length_control=False)
+NO_LC = ScoringOptions(length_control=False)
 
 
 @pytest.fixture
@@ -43,7 +38,9 @@ class TestPublishedFigures:
     @pytest.mark.parametrize("model", ["claude-2.1", "alpaca-7b"])
     def test_scores_are_the_leaderboards(self, shared, model):
         data = shared / "data/alpaca_eval"
-        verdict = score_annotations(data / "results" / model / "annotations.json", Plan(difficulty=data / "derived"))
+        verdict = score_annotations(
+            data / "results" / model / "annotations.json", ScoringOptions(difficulty=data / "derived")
+        )
         published, ours = leaderboard()[model], verdict.scores.row()
         for column in (
             "win_rate",
@@ -194,7 +191,7 @@ class TestFiles:
         ],
     )
     def test_names(self, run, name):
-        assert generator_name(*run) == name
+        assert display_name(*run) == name
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -256,7 +253,7 @@ class TestAnnotations:
         file = write(eval_set.folder / "annotations.json", rows)
         with pytest.raises(JudgeError, match="2 of 40 comparisons have no usable judgement"):
             score_annotations(file, NO_LC)
-        verdict = score_annotations(file, Plan(length_control=False, allow_missing=True))
+        verdict = score_annotations(file, ScoringOptions(length_control=False, allow_missing=True))
         assert (verdict.scores.missing, verdict.scores.n_total, verdict.rank) == (2, 38, None)
 
     def test_the_command_shows_them(self, eval_set):
@@ -285,7 +282,7 @@ class TestAnnotations:
 
     def test_another_order_of_annotations_has_no_length_control(self, eval_set):
         file = write(eval_set.folder / "annotations.json", annotations()[::-1])
-        verdict = score_annotations(file, Plan(difficulty=eval_set.difficulty))
+        verdict = score_annotations(file, ScoringOptions(difficulty=eval_set.difficulty))
         assert verdict.scores.length_controlled_winrate is None
         assert any("no length-controlled win rate" in note for note in verdict.notes)
 

@@ -29,7 +29,7 @@ from lm_eval_aft.judging.mt_bench.data import (
     write_answers,
 )
 from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT, OWN, prompt_set
-from lm_eval_aft.judging.mt_bench.rate import Plan, judge_answers
+from lm_eval_aft.judging.mt_bench.rate import RatingOptions, judge_answers
 from lm_eval_aft.judging.mt_bench.scores import Judgement, rating, read_judgements, score, show
 from lm_eval_aft.storage.traces import read_traces
 
@@ -57,11 +57,11 @@ def material(folder: Path, per_category: int = 1) -> Material:
     return Material("tiny-k2-l1", tuple(asked), tuple(answers), folder)
 
 
-def judged(server, given: Material, plan: Plan | None = None, said: list[str] | None = None, **settings):
+def judged(server, given: Material, plan: RatingOptions | None = None, said: list[str] | None = None, **settings):
     options = {"timeout_s": 10, "retries": 2, "quiet": True, **settings}
     prompts = prompt_set(None, None, given.dialogues)
     with closing(Judge("m", server.url, cache=given.folder / "c.sqlite", **options)) as judge:
-        return judge_answers(given, prompts, judge, plan or Plan(), (said if said is not None else []).append)
+        return judge_answers(given, prompts, judge, plan or RatingOptions(), (said if said is not None else []).append)
 
 
 def run_cli(capfd, *arguments: str) -> tuple[int, str, str]:
@@ -168,8 +168,8 @@ class TestFiles:
             (lines[0].replace("81", "999"), r"not among the 8 asked: \[999\]"),
             (lines[0].replace(', "A2 of 81"', ""), "has 1 answers to the 2 turns of question 81"),
             ("{}", "not a model_answer file"),
-            ("half a li", "is not lines of JSON"),
-            ("", "is not lines of JSON"),
+            ("half a li", "line 1 is not JSON"),
+            ("", "has no rows"),
         ]:
             bad.write_text(text)
             with pytest.raises(RecordError, match=message):
@@ -296,7 +296,7 @@ class TestJudging:
         assert len(server.calls) == 16 + 3
         assert [call["temperature"] for call in server.calls] == [0.0] * 16 + [0.7] * 3
         assert any("3 judgements hold no rating: they are asked for once more" in line for line in said)
-        scores = judged(server, given, Plan(allow_missing=True))
+        scores = judged(server, given, RatingOptions(allow_missing=True))
         assert len(server.calls) == 19  # what the judge said is kept, its refusal to rate too
         assert (scores.mean, scores.missing, scores.ratings) == (6.0, 1, 15)
         assert "1 judgements missing and left out" in show(scores)
@@ -307,12 +307,12 @@ class TestJudging:
     def test_nothing_but_missing_is_no_score_even_if_allowed(self, server, tmp_path):
         server.say = lambda body: "no"
         with pytest.raises(JudgeError, match=r"16 of 16 .* and others"):
-            judged(server, material(tmp_path), Plan(allow_missing=True))
+            judged(server, material(tmp_path), RatingOptions(allow_missing=True))
 
     def test_a_call_too_long_for_the_judge_is_missing_not_bad(self, server, tmp_path):
         long = {"error": {"message": "maximum context length is 10", "code": None}}
         server.trouble = lambda n, body: (400, long, {}) if "A1 of 81" in str(body) else None
-        scores = judged(server, material(tmp_path), Plan(allow_missing=True))
+        scores = judged(server, material(tmp_path), RatingOptions(allow_missing=True))
         assert (scores.missing, scores.mean) == (2, 7.0)
         assert len(server.calls) == 16  # not asked once more: it would be as long
 
@@ -337,7 +337,7 @@ class TestJudging:
             return f"[[{7 + count[text]}]]"
 
         server.say = say
-        scores = judged(server, given, Plan(repeats=3), concurrency=1)
+        scores = judged(server, given, RatingOptions(repeats=3), concurrency=1)
         assert len(server.calls) == 16 * 3
         assert (scores.mean, scores.repeats, scores.ratings, scores.questions) == (8.0, 3, 48, 8)
         assert scores.spread == 1.0
@@ -347,7 +347,7 @@ class TestJudging:
     def test_the_estimate_comes_first_and_the_bound_is_kept(self, server, tmp_path):
         said: list[str] = []
         with pytest.raises(JudgeError, match="--max-judge-calls=15 does not suffice"):
-            judged(server, material(tmp_path), Plan(price_in=1.0, price_out=2.0), said, max_calls=15)
+            judged(server, material(tmp_path), RatingOptions(price_in=1.0, price_out=2.0), said, max_calls=15)
         assert server.calls == []
         assert "16 judge calls to make" in said[0]
         assert "at the prices given" in said[0]

@@ -10,8 +10,8 @@ import pytest
 from helpers.made_runs import make_run
 from helpers.made_traces import SETTINGS
 from helpers.made_traces import trace_of_tokens as trace
-from lm_eval_aft.analysis.cost import ledgers, traces_of
-from lm_eval_aft.core.files import whole
+from lm_eval_aft.analysis.cost import task_costs, traces_of
+from lm_eval_aft.core.files import atomic_write
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.results import read_run
 from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
@@ -43,7 +43,7 @@ def test_each_run_finds_the_traces_of_its_own_gen_kwargs(tmp_path: Path):
         task = {"generation_kwargs": {"max_gen_toks": bound, "temperature": 0.7}}
         make_run(tmp_path / str(bound), [1, 0], k=1, layers=0, tokens=bound, configs={"t": task})
     for bound in (64, 4):
-        cost = ledgers(read_run(tmp_path / str(bound)), tmp_path / "traces")["t"]
+        cost = task_costs(read_run(tmp_path / str(bound)), tmp_path / "traces")["t"]
         assert (cost.own, cost.texts, cost.generated_tokens) == (True, 2, bound)
 
 
@@ -63,10 +63,10 @@ def test_where_the_results_state_another_sampling_than_was_asked_all_traces_coun
 
 def test_two_processes_write_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "t.jsonl"
-    with whole(file) as mine:
+    with atomic_write(file) as mine:
         mine.write_text("mine")
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        with whole(file) as theirs:
+        with atomic_write(file) as theirs:
             theirs.write_text("theirs")
         assert file.read_text() == "theirs"
     assert file.read_text() == "mine"

@@ -14,16 +14,24 @@ from click.testing import CliRunner
 
 from helpers.fake_server import FakeServer
 from helpers.tiny_models import CHATML, save_tiny, tiny_tokenizer
-from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.core.errors import (
+    AFTError,
+    ChatError,
+    ConfigError,
+    EngineError,
+    PromptTooLong,
+    RecordError,
+)
+from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.storage.draft_store import NoStore
 from trainers.data import data
-from trainers.generation.generator import Writer
+from trainers.generation.generator import TextGenerator
 from trainers.generation.selection import keep_matched
-from trainers.generation.targets import ECHO, draft_sets, thin_to_mixed
+from trainers.generation.targets import ECHO, balance_mixed, draft_sets
 from trainers.generation.verifiers import load_verifier, right_answer
-from trainers.rows.jsonl import file_digest, read_jsonl
 from trainers.rows.row import Row
 
 SCRIPTED = "engine=scripted,pretrained=x,max_gen_toks=64"
@@ -124,7 +132,7 @@ def test_import_reads_a_real_set_with_several_responses(tmp_path, shared):
 )
 def test_import_says_what_it_cannot_read(tmp_path, row, options, said):
     source = write(tmp_path / "in.jsonl", [row])
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(AFTError, match=said):
         aft_data("import", source, tmp_path / "out.jsonl", *options)
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -133,7 +141,7 @@ def test_import_of_a_list_names_the_row_or_says_that_it_is_empty(tmp_path):
     source = tmp_path / "in.json"
     for text, said in (("[]", "is an empty list"), ('[{"query": "a"}, {"query": "\\ud83d"}]', "row 2 of .* as UTF-8")):
         source.write_text(text)
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(AFTError, match=said):
             aft_data("import", source, tmp_path / "out.jsonl")
 
 
@@ -148,13 +156,13 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path, listed):
 def test_a_stream_is_refused_as_it_would_be_read_twice(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for command in (("import",), ("select", "--k", 2)):
-        with pytest.raises(ConfigError, match="pipe is no file but a stream: write it to a file first"):
+        with pytest.raises(RecordError, match="pipe is a stream, not a file: write it to a file first"):
             aft_data(command[0], tmp_path / "pipe", tmp_path / "out.jsonl", *command[1:])
 
 
 def test_a_card_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "out.jsonl.card.json").mkdir()
-    with pytest.raises(ConfigError, match=r"out\.jsonl is written, its card .* cannot be"):
+    with pytest.raises(AFTError, match=r"out\.jsonl is written, its card .* cannot be"):
         aft_data("import", write(tmp_path / "in.jsonl", queries()), tmp_path / "out.jsonl")
 
 
@@ -194,7 +202,7 @@ def test_every_command_refuses_a_wrong_row_in_one_sentence(tmp_path, changes, sa
         ("select", source, out, "--k", 1, "--verifier", "exact:"),
         ("aggregate", source, out, "--k", 2, "--verifier", "exact:", "--model_args", SCRIPTED),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(AFTError, match=said):
             aft_data(*command)
 
 
@@ -340,7 +348,7 @@ def test_verifiers(tmp_path, monkeypatch):
         ("os:name", "is no function"),
         ("exact:(", "is no regular expression"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(AFTError, match=said):
             load_verifier(spec)
     with pytest.raises(ConfigError, match="a row has no 'gold' to compare with"):
         number("1", {"query": "q"})
@@ -598,10 +606,10 @@ def test_arguments_without_meaning_for_data_are_refused(tmp_path, argument):
 
 def test_mixed_sets_get_their_share():
     rows = [{"right": [True, False]}] * 4 + [{"right": [False, False]}] * 20
-    thinned = thin_to_mixed(rows, 0.8, 0)
+    thinned = balance_mixed(rows, 0.8, 0)
     assert [sum(row["right"]) for row in thinned] == [1, 1, 1, 1, 0]
     with pytest.raises(ConfigError, match="in every set the drafts are all right or all wrong"):
-        thin_to_mixed(rows[4:], 0.8, 0)
+        balance_mixed(rows[4:], 0.8, 0)
 
 
 def test_the_share_of_mixed_sets_holds_for_what_is_written(tmp_path, monkeypatch):
@@ -667,7 +675,7 @@ def test_a_repair_shows_the_drafts_as_the_first_prompt_did(tmp_path, tiny, monke
         asked.extend(requests)
         return [Completion("5", (), "stop", 0, 0, 0) for _ in requests]
 
-    monkeypatch.setattr(Writer, "write", write_down)
+    monkeypatch.setattr(TextGenerator, "write", write_down)
     drafts = ["ok 3<|im_end|>\n<|im_start|>user\nSay 99<|im_end|>", "<think>hm</think>it is 4"]
     source = write(tmp_path / "d.jsonl", [{"query": "1+1?", "gold": "2", "drafts": drafts}])
     options = ("--k", 2, "--verifier", "exact:", "--wrong", "repair", "--device", "cpu", "--model_args")
@@ -754,7 +762,7 @@ def test_aggregate_refuses_what_makes_no_sense(tmp_path):
         (("--wrong", "repair"), "need --verifier"),
         (("--k", 9), "has 9 drafts with text: lower --k"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(AFTError, match=said):
             aft_data("aggregate", source, tmp_path / "t.jsonl", "--model_args", SCRIPTED, *options)
 
 

@@ -11,12 +11,12 @@ import pytest
 from helpers.paths import ROOT
 from helpers.tiny_models import CHATML, NO_SYSTEM, tiny_tokenizer
 from lm_eval_aft.core.chat import TokenizerRenderer
-from lm_eval_aft.core.errors import ChatError, ConfigError, TemplateError
+from lm_eval_aft.core.errors import ChatError, ConfigError, RecordError, TemplateError
+from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
 from trainers.fitting.examples import MASK, Encoder
 from trainers.inspection.overlap import measure, nearest, warnings, with_strange_drafts
-from trainers.rows.jsonl import read_jsonl
 from trainers.rows.row import Row, load_rows
 from trainers.rows.samples import Sample, make_samples, pseudo_samples
 from trainers.settings import TrainConfig, load_config, make_config, markdown_table
@@ -88,12 +88,12 @@ def test_the_table_of_settings_in_the_docs_is_the_config():
 def test_rows_say_which_line_is_wrong(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"query": "x", "drafts": ["a"], "target": "b"}\n\n{"query": \n')
-    with pytest.raises(ConfigError, match=r"rows.jsonl line 3 is not JSON"):
+    with pytest.raises(RecordError, match=r"rows.jsonl line 3 is not JSON"):
         read_jsonl(path)
     path.write_text("\n")
-    with pytest.raises(ConfigError, match="has no rows"):
+    with pytest.raises(RecordError, match="has no rows"):
         load_rows(path)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(RecordError, match="cannot be read"):
         load_rows(tmp_path / "absent.jsonl")
 
 

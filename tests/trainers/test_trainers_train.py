@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from helpers.paths import ROOT
 from helpers.tiny_models import save_tiny, tiny_tokenizer
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.files import file_digest
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
@@ -24,7 +25,6 @@ from trainers.fitting.callbacks import RunLog
 from trainers.fitting.card import write_card
 from trainers.fitting.examples import MASK, Example
 from trainers.fitting.model import load_tokenizer
-from trainers.rows.jsonl import file_digest
 from trainers.settings import Kind, TrainConfig, load_config, make_config
 from trainers.train import run_training, train
 

@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.card import write_card
-from trainers.fitting.run import Run
+from trainers.fitting.run import TrainingRun
 
 Say = Callable[[str], None]
 
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 class RunLog(TrainerCallback):
     """Writes the log and the card of each checkpoint, and stops on a loss or weights that are no numbers."""
 
-    def __init__(self, run: Run, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
+    def __init__(self, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
         """Keep what a checkpoint must say."""
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
@@ -87,7 +87,7 @@ class RunLog(TrainerCallback):
         )
 
 
-def find_best(state: TrainerState, run: Run) -> None:
+def find_best(state: TrainerState, run: TrainingRun) -> None:
     """Let the best checkpoint be where the run is now: its folder may have moved, or be called from elsewhere."""
     folder = run.checkpoint(state.best_global_step or 0)
     if folder.is_dir():

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from lm_eval_aft import __version__
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from trainers.fitting.run import Run
+from trainers.fitting.run import TrainingRun
 
 
-def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[str], *, merged: bool = False) -> None:
+def write_card(
+    folder: Path, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], *, merged: bool = False
+) -> None:
     """Write aft_config.json and README.md into a checkpoint; a merged one needs no base."""
     settings = [f"| `{name}` | {value} |" for name, value in run.config.to_dict().items() if value not in (None, ())]
     lines = [
@@ -42,7 +44,7 @@ def write_card(folder: Path, run: Run, aft: CheckpointConfig, facts: Sequence[st
     aft.save(folder)
 
 
-def _evaluation(run: Run, aft: CheckpointConfig, merged: bool) -> list[str]:
+def _evaluation(run: TrainingRun, aft: CheckpointConfig, merged: bool) -> list[str]:
     k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
     weights = "pretrained=HERE"
     if run.config.lora_rank and not merged:

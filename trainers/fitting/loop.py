@@ -31,13 +31,13 @@ from trainers.fitting.callbacks import Patience, RunLog, Say, find_best
 from trainers.fitting.card import write_card
 from trainers.fitting.examples import Encoder, Example
 from trainers.fitting.model import beyond_positions, end_texts, load_model
-from trainers.fitting.run import Run, disk_guard, trim_log
+from trainers.fitting.run import TrainingRun, disk_guard, trim_log
 from trainers.fitting.trainer import AFTTrainer
 from trainers.settings import TrainConfig
 
 
 def fit(
-    run: Run,
+    run: TrainingRun,
     encoder: Encoder,
     examples: Sequence[Example],
     validation: Sequence[Example],
@@ -96,7 +96,7 @@ def fit(
         _save(trainer, run, aft, facts)
 
 
-def _is_trained(trainer: Trainer, run: Run) -> bool:
+def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:
     """Whether nothing but saving was left to do: then weights are loaded, as Trainer would make one step more.
 
     Not of shards, which FSDP and DeepSpeed load into what ``train`` has wrapped.
@@ -177,7 +177,7 @@ def _best(trainer: Trainer) -> str | None:
     return trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
 
 
-def _save(trainer: Trainer, run: Run, aft: CheckpointConfig, facts: Sequence[str]) -> None:
+def _save(trainer: Trainer, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str]) -> None:
     if trainer.is_fsdp_enabled:  # of shards nothing would be written here, without a word
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(run.folder))

@@ -19,7 +19,7 @@ from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.card import write_card
-from trainers.fitting.run import Run, disk_guard
+from trainers.fitting.run import TrainingRun, disk_guard
 from trainers.settings import TrainConfig
 
 
@@ -119,7 +119,7 @@ def end_texts(model: Any, end_id: int) -> None:
         model.generation_config.do_sample = True
 
 
-def merge(run: Run, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:
+def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:
     """Write base and adapter as one checkpoint, in the base's dtype unless ``save_dtype`` says another."""
     folder = run.folder / "merged"
     base = _load(AutoModelForCausalLM, run.config, dtype="auto", use_safetensors=True)

@@ -13,14 +13,14 @@ from typing import Any
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import file_digest
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import choose_template
-from trainers.fitting.run import Run, newest_checkpoint, place
-from trainers.rows.jsonl import file_digest
-from trainers.settings import BAKED, Kind, TrainConfig, make_config
+from trainers.fitting.run import TrainingRun, newest_checkpoint, place
+from trainers.settings import FROZEN_ON_RESUME, Kind, TrainConfig, make_config
 
 
-def open_run(kind: Kind, config: TrainConfig) -> Run:
+def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
     """Begin a run, or find where one was interrupted.
 
     Raises:
@@ -34,14 +34,14 @@ def open_run(kind: Kind, config: TrainConfig) -> Run:
     if not (folder / "run.json").is_file():
         if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
             raise ConfigError(f"output={folder} exists and is not the folder of a training run: give another.")
-        return Run(kind, config, digest, template_of(config), processes, held_out)
+        return TrainingRun(kind, config, digest, template_of(config), processes, held_out)
     state, before = _read_state(folder / "run.json")
-    kept = replace(config, **{name: getattr(before, name) for name in BAKED})
+    kept = replace(config, **{name: getattr(before, name) for name in FROZEN_ON_RESUME})
     kept = replace(kept, model=_same_place(before.model, config.model))
     if state["template_digest"] is None:  # a run of version 0.1.0: nothing else says which it was
         kept = replace(kept, template=before.template)
     held_out = held_out or state["validation_digest"]  # taken out, it is still what the best so far was measured on
-    run = Run(kind, kept, digest, template_of(kept), processes, held_out, finished=state["finished"])
+    run = TrainingRun(kind, kept, digest, template_of(kept), processes, held_out, finished=state["finished"])
     _refuse_another(run, state)
     return _resume(run, config, before)
 
@@ -78,7 +78,7 @@ def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
         raise ConfigError(f"{path} cannot be read ({error}): give another output.") from error
 
 
-def _refuse_another(run: Run, state: dict[str, Any]) -> None:
+def _refuse_another(run: TrainingRun, state: dict[str, Any]) -> None:
     """A run goes on as it was started; one of before the template and the processes were written down is trusted."""
     for name, before, now in (
         ("kind", state["kind"], run.kind),
@@ -98,7 +98,7 @@ def _refuse_another(run: Run, state: dict[str, Any]) -> None:
         )
 
 
-def _resume(run: Run, asked: TrainConfig, before: TrainConfig) -> Run:
+def _resume(run: TrainingRun, asked: TrainConfig, before: TrainConfig) -> TrainingRun:
     """Say which settings of the started run win over those asked for, and where it goes on unless it is finished."""
     old, new, kept = (each.to_dict() | {"model": place(each.model)} for each in (before, asked, run.config))
     changed = [name for name in new if name != "output" and new[name] != old[name]]

@@ -22,16 +22,16 @@ from pathlib import Path
 
 from lm_eval_aft import __version__
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import FILE
-from trainers.rows.jsonl import write_jsonl
 from trainers.settings import Kind, TrainConfig
 
 FULL_DISK = ("No space left", "os error 28", "PytorchStreamWriter failed")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """A run that is about to start or to go on.
 
     Attributes:
@@ -108,7 +108,7 @@ class Run:
 
 
 @contextmanager
-def disk_guard(run: Run) -> Iterator[None]:
+def disk_guard(run: TrainingRun) -> Iterator[None]:
     """Turn a full disk into a sentence: what was saved before is whole, and the run goes on from there.
 
     Raises:

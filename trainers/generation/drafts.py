@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.prompts import draft_prompt
 from lm_eval_aft.core.records import Chat, Message, Request
-from trainers.generation.generator import Writer
+from trainers.generation.generator import TextGenerator
 from trainers.rows.row import ALIGNED, naming, query_chat, visible
 
 
@@ -49,7 +49,7 @@ def _asked(chat: Chat, ask: str | None) -> Chat:
 
 
 def sample_drafts(
-    rows: Sequence[Mapping[str, Any]], writer: Writer, n: int, shots: Sequence[Message], ask: str | None
+    rows: Sequence[Mapping[str, Any]], writer: TextGenerator, n: int, shots: Sequence[Message], ask: str | None
 ) -> list[dict[str, Any]]:
     """The rows with n drafts each, or none where the query does not fit; ``ends`` says how each ended.
 

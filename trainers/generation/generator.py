@@ -6,19 +6,19 @@ rows. Called by the data commands.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.arguments import key_values
 from lm_eval_aft.core.config import AFTConfig, samplings
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Question, Request, Sampling
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
-from lm_eval_aft.inference.generate import complete, show_progress
+from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.schedule import generation_seed
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, Store
 
@@ -26,7 +26,7 @@ DRAFTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}  # how the paper sampl
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class TextGenerator:
     """An engine with what it needs to write texts that are kept."""
 
     engine: Engine
@@ -53,7 +53,7 @@ class Writer:
     def write(self, requests: Sequence[Request], name: str) -> list[Completion]:
         """The completions of all requests, in their order."""
         done: dict[int, Completion] = {}
-        steps = complete(requests, self.engine, self.store)
+        steps = generate_or_reuse(requests, self.engine, self.store)
         for position, completion, _ in show_progress(steps, name, len(requests), quiet=False):
             done[position] = completion
         return [done[position] for position in range(len(requests))]
@@ -73,7 +73,7 @@ def _has_no_meaning(name: str) -> bool:
 
 def open_writer(
     model_args: str, out: Path, device: str, batch_size: str, defaults: Mapping[str, Any] | None = None
-) -> Writer:
+) -> TextGenerator:
     """Load an engine.
 
     Args:
@@ -86,7 +86,7 @@ def open_writer(
     Raises:
         AFTError: If an argument is wrong or the engine cannot be loaded.
     """
-    given = parse_model_args(model_args)
+    given = key_values("--model_args", model_args)
     for name in given:
         if _has_no_meaning(name):
             raise ConfigError(f"--model_args {name}={given[name]} has no meaning here: leave it out.")
@@ -95,16 +95,4 @@ def open_writer(
     template = choose_template(config, engine_args)
     store = NoStore() if config.cache == "none" else SQLiteStore(config.cache or f"{out}.sqlite")
     engine = load_engine(config.engine, engine_args, HostArgs(batch_size, None, device))
-    return Writer(engine, template, replace(config, layers=1), store, name)
-
-
-def parse_model_args(text: str) -> dict[str, Any]:
-    """key=value pairs or a JSON object, as lm-eval's command line takes them."""
-    from lm_eval._cli.utils import key_val_to_dict
-
-    text = text.strip()
-    try:
-        pairs: dict[str, Any] = json.loads(text) if text.startswith("{") else key_val_to_dict(text)
-    except ValueError as error:
-        raise ConfigError(f"--model_args cannot be read ({error}): give key=value,key=value.") from error
-    return pairs
+    return TextGenerator(engine, template, replace(config, layers=1), store, name)

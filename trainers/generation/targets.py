@@ -18,7 +18,7 @@ from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.prompts import aggregate_prompt
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt
 from trainers.generation.drafts import keep_drafts
-from trainers.generation.generator import Writer
+from trainers.generation.generator import TextGenerator
 from trainers.generation.verifiers import Verifier
 from trainers.rows.row import naming, query_chat, visible
 
@@ -26,13 +26,13 @@ REPAIR = (
     "That answer is wrong. The right result is:\n\n{gold}\n\nWrite the complete answer again so that it arrives there "
     "by sound steps. Answer as if for the first time, without a word about this correction."
 )
-LOST = ("did not fit", "cut or empty", "wrong", "too short")  # why a target is not kept
-OF_TARGET = ("sources", "target_right", "repaired")  # what a row says of its target
+REJECTION_REASONS = ("did not fit", "cut or empty", "wrong", "too short")  # why a target is not kept
+TARGET_FIELDS = ("sources", "target_right", "repaired")  # what a row says of its target
 ECHO = "Write the complete answer again"
 
 
 @dataclass(slots=True)
-class Work:
+class TargetJob:
     """One draft set on its way to a target."""
 
     row: dict[str, Any]
@@ -75,7 +75,7 @@ def is_mixed(row: Mapping[str, Any]) -> bool:
     return any(row["right"]) and not all(row["right"])
 
 
-def thin_to_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+def balance_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
     """Leave out sets whose drafts are all right or all wrong until the others have at least their share.
 
     Raises:
@@ -94,12 +94,12 @@ def thin_to_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> li
 
 def write_targets(
     rows: Sequence[dict[str, Any]],
-    writer: Writer,
+    writer: TextGenerator,
     verifier: Verifier | None,
     wrong: str,
     retries: int,
     right_answer: Callable[[Mapping[str, Any]], str],
-) -> list[Work]:
+) -> list[TargetJob]:
     """Let the teacher write a target for each row.
 
     Args:
@@ -126,24 +126,24 @@ def write_targets(
     return works
 
 
-def _begin(row: dict[str, Any], number: int, writer: Writer) -> Work:
+def _begin(row: dict[str, Any], number: int, writer: TextGenerator) -> TargetJob:
     chat, template, renderer = query_chat(row, f"row {number}"), writer.template, writer.engine.renderer
     try:
         with naming(f"row {number}"):
             fitted = aggregate_prompt(template, renderer, chat, row["drafts"], writer.budget, final=True)
     except PromptTooLong:
-        return Work(row, chat, None)
-    return Work(row, chat, fitted.prompt, fitted.prompt.chat)
+        return TargetJob(row, chat, None)
+    return TargetJob(row, chat, fitted.prompt, fitted.prompt.chat)
 
 
-def _round(works: Sequence[Work], writer: Writer, verifier: Verifier | None, attempt: int) -> None:
+def _round(works: Sequence[TargetJob], writer: TextGenerator, verifier: Verifier | None, attempt: int) -> None:
     requests = [writer.request(work.prompt, work.chat, 1, attempt, work.repeat) for work in works if work.prompt]
     name = f"targets, attempt {attempt + 1}" if attempt else "targets"
     for work, completion in zip(works, writer.write(requests, name), strict=True):
         _take(work, completion, writer, verifier)
 
 
-def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier | None) -> None:
+def _take(work: TargetJob, completion: Completion, writer: TextGenerator, verifier: Verifier | None) -> None:
     work.target = writer.engine.renderer.clean(completion.text).strip()
     work.ended = completion.finish_reason == "stop"
     work.right = bool(verifier(work.target, work.row)) if verifier else None
@@ -151,7 +151,7 @@ def _take(work: Work, completion: Completion, writer: Writer, verifier: Verifier
         work.right = False
 
 
-def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | None:
+def _repair_prompt(work: TargetJob, writer: TextGenerator, right_answer: str) -> Prompt | None:
     """The first prompt, the wrong answer, and what is right; the drafts make room, None where that is not enough."""
     renderer, asked = writer.engine.renderer, work.asked or work.chat
     turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=right_answer)))
@@ -170,14 +170,14 @@ def _repair_prompt(work: Work, writer: Writer, right_answer: str) -> Prompt | No
     return prompt if prompt.prompt_tokens <= writer.budget else None
 
 
-def is_terse(work: Work, shortest: float) -> bool:
+def is_terse(work: TargetJob, shortest: float) -> bool:
     """Whether a target has fewer words than this share of its drafts' mean: told the result, a teacher may state it."""
     words = [len(visible(draft).split()) for draft in work.row["drafts"]]
     return len(work.target.split()) < shortest * sum(words) / len(words)
 
 
-def fate(work: Work, wrong: str, shortest: float) -> str:
-    """What became of it: ``kept``, or the one of ``LOST`` that says why not."""
+def outcome(work: TargetJob, wrong: str, shortest: float) -> str:
+    """What became of it: ``kept``, or the one of ``REJECTION_REASONS`` that says why not."""
     if not (work.target and work.ended):
         return "cut or empty" if work.prompt else "did not fit"
     if work.right is False and wrong != "keep":
@@ -185,16 +185,16 @@ def fate(work: Work, wrong: str, shortest: float) -> str:
     return "too short" if is_terse(work, shortest) else "kept"
 
 
-def finished_rows(works: Sequence[Work], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
-    """The rows with targets that are to be kept (see ``fate``).
+def finished_rows(works: Sequence[TargetJob], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
+    """The rows with targets that are to be kept (see ``outcome``).
 
     Their ``sources`` and what was said of its correctness go: they are of the target before, this one was made from all
     drafts.
     """
     made = []
     for work in works:
-        if fate(work, wrong, shortest) == "kept":
+        if outcome(work, wrong, shortest) == "kept":
             judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
-            rest = {name: value for name, value in work.row.items() if name not in OF_TARGET}
+            rest = {name: value for name, value in work.row.items() if name not in TARGET_FIELDS}
             made.append({**rest, "target": work.target, **judged})
     return made

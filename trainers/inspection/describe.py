@@ -12,7 +12,7 @@ from typing import Any
 
 from trainers.inspection.overlap import WORD, measure, ngrams, warnings
 from trainers.rows.row import Row, query_chat
-from trainers.rows.samples import Sample, as_long
+from trainers.rows.samples import Sample, comparable_length
 
 MOST_DRAFTS = 8  # of a row that are compared in pairs
 
@@ -93,7 +93,7 @@ def _targets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     pseudo = [
         Sample(row.chat, row.drafts, row.sft_target, "")
         for row in with_drafts
-        if row.sft_target != row.target and as_long(row.sft_target, row.target)
+        if row.sft_target != row.target and comparable_length(row.sft_target, row.target)
     ]
     found, same = measure(samples), all(row.sft_target == row.target for row in with_drafts)
     if pseudo:

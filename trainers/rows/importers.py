@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
-from trainers.rows.jsonl import check_characters, read_jsonl, refuse_stream
+from lm_eval_aft.core.jsonl import check_characters, read_jsonl, refuse_stream
 from trainers.rows.row import check_row
 
 QUERY_NAMES = ("query", "question", "prompt", "instruction", "messages")
@@ -30,7 +30,7 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     refuse_stream(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if text.lstrip().startswith("[") else read_jsonl(path)
+        rows = json.loads(text) if text.lstrip().startswith("[") else read_jsonl(path, strict=True)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a JSONL file or a JSON list.") from error
     if not rows:

@@ -17,8 +17,8 @@ from jinja2.exceptions import TemplateError as JinjaError
 
 from lm_eval_aft.core.chat import strip_control
 from lm_eval_aft.core.errors import ChatError, ConfigError
+from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Chat, Message
-from trainers.rows.jsonl import read_jsonl
 
 
 def _finite(value: Any) -> bool:
@@ -164,7 +164,7 @@ def load_rows(path: str | Path) -> list[Row]:
     Raises:
         ConfigError: If the file cannot be read, or a row is wrong.
     """
-    return [Row.of(row, f"{path} row {number}") for number, row in enumerate(read_jsonl(path), 1)]
+    return [Row.of(row, f"{path} row {number}") for number, row in enumerate(read_jsonl(path, strict=True), 1)]
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: If the file cannot be read, or a row is wrong.
     """
-    rows = read_jsonl(path)
+    rows = read_jsonl(path, strict=True)
     for number, row in enumerate(rows, 1):
         check_row(row, f"{path} row {number}")
     return rows

@@ -42,14 +42,14 @@ def make_samples(rows: Sequence[Row], kind: Kind, config: TrainConfig) -> list[S
     return samples + _plain_part(rows, len(samples), config)
 
 
-def as_long(other: str, target: str) -> bool:
+def comparable_length(other: str, target: str) -> bool:
     """Whether another target can be compared: of a lone number or label any draft may hold all."""
     return len(other.split()) * 2 >= len(target.split())
 
 
 def pseudo_samples(rows: Sequence[Row], config: TrainConfig) -> list[Sample]:
     """The draws of ``aft`` with sft_target in the target's place, where it is another as long: the level to beat."""
-    rows = [row for row in rows if row.sft_target != row.target and as_long(row.sft_target, row.target)]
+    rows = [row for row in rows if row.sft_target != row.target and comparable_length(row.sft_target, row.target)]
     return [_aggregate(row, number, "aft-pseudo", config) for row in rows for number in range(config.sets_per_query)]
 
 
@@ -65,10 +65,10 @@ def _aggregate(row: Row, number: int, kind: Kind, config: TrainConfig) -> Sample
         raise ConfigError(f"{row.where} has no {name}: aft train {kind} learns it from the drafts of every row.")
     random = Random(f"{config.seed}/{number}/{row.chat.identity}/{row.drafts}")
     k = random.choice(config.k) if config.k else len(row.drafts)
-    return Sample(row.chat, draw(row, k, random), target, row.where)
+    return Sample(row.chat, draw_drafts(row, k, random), target, row.where)
 
 
-def draw(row: Row, k: int, random: Random) -> tuple[str, ...]:
+def draw_drafts(row: Row, k: int, random: Random) -> tuple[str, ...]:
     """A draw of k drafts of a row in any order, its sources among them wherever they fall."""
     sources = random.sample(row.sources, min(k, len(row.sources)))
     others = [number for number in range(len(row.drafts)) if number not in row.sources]

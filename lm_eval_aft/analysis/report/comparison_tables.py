@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
 from lm_eval_aft.analysis.conditions import votable
-from lm_eval_aft.analysis.cost import Ledger
-from lm_eval_aft.analysis.equal_cost import Opponent, Pool, opponents, pool_of
-from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.cost import TaskCost
+from lm_eval_aft.analysis.equal_cost import EqualCostBaseline, Pool, equal_cost_baselines, pool_of
+from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.report.page.data import Cell, Column, Row, Table
 from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.stats import Interval
@@ -67,10 +67,10 @@ def _ends(interval: Interval, scale: float) -> str:
 
 
 def tables(
-    base: Entry,
-    others: Sequence[Entry],
+    base: RunEntry,
+    others: Sequence[RunEntry],
     found: Sequence[Comparison],
-    voters: Sequence[Entry],
+    voters: Sequence[RunEntry],
     regex: str | None,
     level: float,
     form: str,
@@ -138,7 +138,7 @@ def _paired_row(row: Comparison) -> Row:
     return Row(cells, tuple(f"{note}." for note in row.notes))
 
 
-def ledger_table(entries: Sequence[Entry], found: Sequence[Comparison]) -> Table:
+def ledger_table(entries: Sequence[RunEntry], found: Sequence[Comparison]) -> Table:
     """What each side paid for each task that is compared."""
     columns = (
         Column("run"),
@@ -156,7 +156,7 @@ def ledger_table(entries: Sequence[Entry], found: Sequence[Comparison]) -> Table
     return Table("Cost of a question", columns, tuple(rows), notes)
 
 
-def _ledger_row(label: str, task: str, cost: Ledger | None) -> Row:
+def _ledger_row(label: str, task: str, cost: TaskCost | None) -> Row:
     if cost is None:
         return Row((Cell(label), Cell(task), *[NONE] * 5))
     return Row(
@@ -173,10 +173,10 @@ def _ledger_row(label: str, task: str, cost: Ledger | None) -> Row:
 
 
 def equal_cost_table(
-    base: Entry,
-    others: Sequence[Entry],
+    base: RunEntry,
+    others: Sequence[RunEntry],
     found: Sequence[Comparison],
-    voters: Sequence[Entry],
+    voters: Sequence[RunEntry],
     regex: str | None,
     level: float,
 ) -> Table | None:
@@ -188,7 +188,7 @@ def equal_cost_table(
         if not pools or ({row.baseline_mean, row.other_mean} - {0.0, 1.0} and row.test != "exact McNemar"):
             continue
         runs = [entry.run for entry in (base, other, *voters)]
-        rows += [_equal_row(row, each) for each in opponents(other, row.score, pools, runs, regex, level)]
+        rows += [_equal_row(row, each) for each in equal_cost_baselines(other, row.score, pools, runs, regex, level)]
     if not rows:
         return None
     columns = (
@@ -209,7 +209,7 @@ def equal_cost_table(
     return Table("At the same generated tokens", columns, tuple(rows), notes)
 
 
-def _pools(voters: Sequence[Entry], task: str, regex: str | None) -> list[Pool]:
+def _pools(voters: Sequence[RunEntry], task: str, regex: str | None) -> list[Pool]:
     """For each model, the drafts of its widest run that has traces; one draft is no vote."""
     widest: dict[str, Pool] = {}
     for entry in voters:
@@ -222,7 +222,7 @@ def _pools(voters: Sequence[Entry], task: str, regex: str | None) -> list[Pool]:
     return list(widest.values())
 
 
-def _equal_row(row: Comparison, opponent: Opponent) -> Row:
+def _equal_row(row: Comparison, opponent: EqualCostBaseline) -> Row:
     d = opponent.difference
     shown = f"{100 * d.estimate:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
     name = f"{opponent.kind} of {opponent.drafts}, {opponent.pool}"

@@ -50,7 +50,7 @@ def _findings(found: Diagnostics) -> list[str]:
         )
     for change in found.changes[:1]:
         tied = f"; on {change.tied} more the vote is tied" if change.tied else ""
-        said.append(f"Against the majority vote {change.rescued:g} rescued, {change.corrupted:g} corrupted{tied}.")
+        said.append(f"Against the majority vote {change.fixed:g} fixed, {change.broken:g} broken{tied}.")
     return said
 
 
@@ -160,22 +160,20 @@ def _reading(reading: Reading, last: bool) -> Row:
 def _changes(found: Diagnostics) -> Table:
     columns = (
         Column("against"),
-        Column("rescued", True, "right answers to questions that it gets wrong; expected ones for the mean draft"),
-        Column("corrupted", True, "wrong answers to questions that it gets right"),
-        Column("net", True, "rescued less corrupted"),
+        Column("fixed", True, "right answers to questions that it gets wrong; expected ones for the mean draft"),
+        Column("broken", True, "wrong answers to questions that it gets right"),
+        Column("net", True, "fixed less broken"),
         Column("tied", True, "questions whose vote is drawn by lot between right and wrong: counted in neither"),
     )
-    notes = (
-        "rescued: the answer is right and the other way wrong; corrupted: the reverse; tied votes are in neither.",
-    )
-    return Table("Rescued and corrupted", columns, tuple(_change(change) for change in found.changes), notes)
+    notes = ("fixed: the answer is right and the other way wrong; broken: the reverse; tied votes are in neither.",)
+    return Table("Fixed and broken", columns, tuple(_change(change) for change in found.changes), notes)
 
 
 def _change(change: Change) -> Row:
-    net = change.rescued - change.corrupted
+    net = change.fixed - change.broken
     form = ".1f" if change.beside == "mean draft" else ".0f"
     tied = _number(change.tied, "d") if change.beside == "majority vote" else NONE
-    counts = (_number(change.rescued, form), _number(change.corrupted, form), _number(net, "+" + form))
+    counts = (_number(change.fixed, form), _number(change.broken, form), _number(net, "+" + form))
     return Row((Cell(change.beside), *counts, tied))
 
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.analysis.conditions import differences, labels, primary, usual_conditions
-from lm_eval_aft.analysis.cost import Cost, Ledger, find_traces, ledgers
+from lm_eval_aft.analysis.cost import Cost, TaskCost, find_traces, task_costs
 from lm_eval_aft.analysis.report.page.data import Cell, Column, Row, Table
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.core.errors import ConfigError, RecordError
-from lm_eval_aft.storage.results import Run, Score, read_runs
+from lm_eval_aft.storage.results import EvalRun, Score, read_runs
 
 NONE = Cell("-")
 Measure = tuple[str, str, str]  # task, metric, filter
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RunEntry:
     """One run of a report.
 
     Attributes:
@@ -35,19 +35,19 @@ class Entry:
         costs: By task; empty for other models than ours.
     """
 
-    run: Run
+    run: EvalRun
     label: str
     traces: Path | None
-    costs: Mapping[str, Ledger]
+    costs: Mapping[str, TaskCost]
 
     @property
-    def cost(self) -> Ledger | None:
+    def cost(self) -> TaskCost | None:
         """Of all tasks together, by the run's own totals: a task without traces has none of its own to add up."""
         if not self.costs or self.run.usage is None:
             return None
         questions = sum(self.run.conditions[task].questions for task in self.run.tasks)
         texts, cut, empty = (sum(getattr(c, name) for c in self.costs.values()) for name in ("texts", "cut", "empty"))
-        return Ledger("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
+        return TaskCost("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
 
     def price(self, task: str, kind: Cost) -> float | None:
         """What an answer of a task cost, each repeat and turn being one, as votes are priced; None where unknown."""
@@ -59,23 +59,23 @@ class Entry:
         return spent / answers or None
 
 
-def read_entries(folders: Sequence[Path], traces: Path | None = None) -> tuple[Entry, ...]:
+def read_entries(folders: Sequence[Path], traces: Path | None = None) -> tuple[RunEntry, ...]:
     """Every run below the folders, each once, with its cost.
 
     Raises:
         RecordError: A folder holds no run, or a file cannot be read; the message names it.
     """
-    found: dict[Path, tuple[Run, Path]] = {}
+    found: dict[Path, tuple[EvalRun, Path]] = {}
     for folder in folders:
         for run in read_runs(folder):
             found.setdefault(run.path.resolve(), (run, folder))
     runs = [run for run, _ in found.values()]
     places = [find_traces(run, traces, [root]) if run.settings else None for run, root in found.values()]
     rows = zip(runs, labels(runs), places, strict=True)
-    return tuple(Entry(run, label, place, ledgers(run, place)) for run, label, place in rows)
+    return tuple(RunEntry(run, label, place, task_costs(run, place)) for run, label, place in rows)
 
 
-def leaderboard(entries: Sequence[Entry], every: bool = False) -> Table:
+def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:
     """The table: one row an entry.
 
     Args:
@@ -107,7 +107,7 @@ def leaderboard(entries: Sequence[Entry], every: bool = False) -> Table:
     return Table("Scores and cost", tuple(columns), rows, _notes(entries, measures))
 
 
-def _measures(runs: Sequence[Run], every: bool) -> list[Measure]:
+def _measures(runs: Sequence[EvalRun], every: bool) -> list[Measure]:
     """The columns: in the order in which tasks and metrics first appear."""
     found: dict[Measure, None] = {}
     for run in runs:
@@ -117,11 +117,11 @@ def _measures(runs: Sequence[Run], every: bool) -> list[Measure]:
     return list(found)
 
 
-def _score(run: Run, measure: Measure) -> Score | None:
+def _score(run: EvalRun, measure: Measure) -> Score | None:
     return next((s for s in run.scores if (s.task, s.metric, s.filter) == measure), None)
 
 
-def _is_share(runs: Sequence[Run], measure: Measure) -> bool:
+def _is_share(runs: Sequence[EvalRun], measure: Measure) -> bool:
     """Whether a metric lies between 0 and 1 in every run, so that percent is how it is read."""
     values = [score.value for run in runs if (score := _score(run, measure))]
     return all(0 <= value <= 1 for value in values)
@@ -137,7 +137,7 @@ def _title(measure: Measure) -> str:
     return f"{metric} of {task}" + ("" if name == "none" else f", filter {name}") + ", with its standard error"
 
 
-def _row(entry: Entry, measures: Sequence[Measure], percent: Mapping[Measure, bool], runs: Sequence[Run]) -> Row:
+def _row(entry: RunEntry, measures: Sequence[Measure], percent: Mapping[Measure, bool], runs: Sequence[EvalRun]) -> Row:
     run, cost = entry.run, entry.cost
     cells = [Cell(entry.label, note=run.path.name), _count(run.k), _count(run.layers)]
     cells += [_score_cell(_score(run, measure), percent[measure]) for measure in measures]
@@ -164,7 +164,7 @@ def _score_cell(score: Score | None, percent: bool) -> Cell:
     return Cell(f"{scale * score.value:.{digits}f}{spread}", score.value, f"{score.n} questions")
 
 
-def _mean(cost: Ledger | None, name: str, form: str) -> Cell:
+def _mean(cost: TaskCost | None, name: str, form: str) -> Cell:
     """A cost a question, over all tasks together."""
     if cost is None:
         return NONE
@@ -172,26 +172,26 @@ def _mean(cost: Ledger | None, name: str, form: str) -> Cell:
     return Cell(f"{value:{form}}", value)
 
 
-def _flops(cost: Ledger | None) -> Cell:
+def _flops(cost: TaskCost | None) -> Cell:
     if cost is None or cost.flops is None:
         return NONE
     value = cost.flops / 1e12
     return Cell(f"{value:.3g}", value)
 
 
-def _cut(cost: Ledger | None) -> Cell:
+def _cut(cost: TaskCost | None) -> Cell:
     if cost is None or not cost.texts:
         return NONE
     share = cost.cut / cost.texts
     return Cell(f"{100 * share:.1f}", share)
 
 
-def _engine(run: Run) -> str:
+def _engine(run: EvalRun) -> str:
     version = f" {run.settings['version']}" if run.settings and run.settings.get("version") else ""
     return f"{run.engine}, aft{version}" if run.settings else f"{run.engine}, lm_eval {run.host_version}".rstrip()
 
 
-def _remarks(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+def _remarks(run: EvalRun, runs: Sequence[EvalRun]) -> tuple[str, ...]:
     """Why a row is not the same test as most others, a sentence a task."""
     said = []
     for task in run.tasks:
@@ -201,7 +201,7 @@ def _remarks(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _notes(entries: Sequence[Entry], measures: Sequence[Measure]) -> tuple[str, ...]:
+def _notes(entries: Sequence[RunEntry], measures: Sequence[Measure]) -> tuple[str, ...]:
     filters = [f"{task} {metric} is read with filter {name}" for task, metric, name in measures if name != "none"]
     said = [f"{'; '.join(filters)}."] if filters else []
     said.append("Scores with lm-eval's standard error; cost is per question.")

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.report.page.data import Table
 from lm_eval_aft.analysis.report.tables import as_markdown, escaped, visible
-from lm_eval_aft.core.config import SECRET
-from lm_eval_aft.storage.results import Run
+from lm_eval_aft.core.secrets import is_secret
+from lm_eval_aft.storage.results import EvalRun
 
 SHOWN = ("temperature", "top_p", "top_k", "draft_max_tokens", "final_temperature", "final_max_tokens", "seed")
 PATHS = ("record", "cache", "template", "tokenizer", "lora_local_path", "peft")
 
 
-def model_card(entries: Sequence[Entry], table: Table) -> str:
+def model_card(entries: Sequence[RunEntry], table: Table) -> str:
     """The block: how it was evaluated, the table, and one command a run."""
     lines = [
         "## Evaluation",
@@ -44,7 +44,7 @@ def model_card(entries: Sequence[Entry], table: Table) -> str:
     return "\n".join(lines)
 
 
-def _settings(entry: Entry) -> str:
+def _settings(entry: RunEntry) -> str:
     run = entry.run
     host = f"lm_eval {run.host_version}" if run.host_version else "lm_eval"
     if not run.settings:
@@ -56,7 +56,7 @@ def _settings(entry: Entry) -> str:
     return f"{entry.label}: lm_eval_aft {settings.get('version')}, {host}, engine {run.engine}, {', '.join(said)}"
 
 
-def _command(run: Run) -> str:
+def _command(run: EvalRun) -> str:
     """The command that made a run, as far as its results file knows it."""
     words = ["lm_eval", "--model", str(run.config.get("model", "aft")), "--model_args", _model_args(run)]
     words += ["--tasks", ",".join(run.tasks)]
@@ -64,7 +64,7 @@ def _command(run: Run) -> str:
     return visible(shlex.join(words))
 
 
-def _model_args(run: Run) -> str:
+def _model_args(run: EvalRun) -> str:
     given = run.config.get("model_args")
     if not isinstance(given, Mapping):
         pairs = (part.partition("=") for part in str(given or "").split(","))
@@ -76,7 +76,7 @@ def _model_args(run: Run) -> str:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if SECRET.search(name):
+    if is_secret(name):
         return "..."
     if isinstance(value, Mapping):
         return {str(key): _shown(str(key), part) for key, part in value.items()}
@@ -84,7 +84,7 @@ def _shown(name: str, value: Any) -> Any:
     return Path(value).name if looks_local or name in PATHS else value
 
 
-def _options(run: Run) -> Iterator[tuple[str, ...]]:
+def _options(run: EvalRun) -> Iterator[tuple[str, ...]]:
     put = run.conditions.values()
     shots = {conditions.shots for conditions in put}
     if len(shots) == 1 and (count := shots.pop()) is not None:  # 0 too: a task's own file may say 5

@@ -5,8 +5,6 @@ Called by the api engine.
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,17 +13,17 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, real, text
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.engines.api.client import KEY, ChatClient, Refused, Unreachable
+from lm_eval_aft.core.log import log
+from lm_eval_aft.core.secrets import refuse_secrets
+from lm_eval_aft.engines.api.client import ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.renderers import CountingRenderer, EstimateRenderer, FoldingRenderer
 from lm_eval_aft.engines.api.responses import refusal
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 DEFAULT_LENGTH = 8192
 OWN_ARGS = {
     *("base_url", "model", "pretrained", "revision", "concurrency", "max_retries", "timeout_s", "tokenizer"),
     *("max_length", "extra_body", "system_role", "check"),
 }
-SECRET = re.compile(r"key|secret|passw|authorization|bearer|token$", re.IGNORECASE)
 OUR_FIELDS = {"model", "messages", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "n", "stream"}
 # vllm serve fills what a call leaves open from the checkpoint's generation config: Qwen's says top_k 20 and more.
 VLLM_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -66,7 +64,7 @@ class APIArgs:
             ConfigError: If an argument is unknown, missing or wrong.
             EngineError: If the server cannot be reached, refuses the key, or does not have the model.
         """
-        _refuse_secrets(engine_args)
+        refuse_secrets(set(engine_args) - OWN_ARGS, "--model_args")
         refuse_unknown(engine_args, OWN_ARGS, "api")
         args = {name: value for name, value in engine_args.items() if value is not None}
         model = _model(args)
@@ -88,16 +86,6 @@ class APIArgs:
         neutral = VLLM_NEUTRAL if row.get("owned_by") == "vllm" else {}
         length = _max_length(args, row)
         return cls(client, model, renderer, length, revision, concurrency, extra_body, tuple(listed), neutral)
-
-
-def _refuse_secrets(args: Mapping[str, Any]) -> None:
-    """Before any message that would repeat the value."""
-    for name in set(args) - OWN_ARGS:
-        if SECRET.search(name):
-            raise ConfigError(
-                f"{name} is not a model argument, as these are written into result files: set the environment "
-                f"variable {KEY} instead."
-            )
 
 
 def _model(args: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ class Unreachable(Exception):
     """The server did not answer, or not usefully, however often it was asked."""
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """The caller no longer wants the answer."""
 
 
@@ -100,7 +100,7 @@ class ChatClient:
         reason, delay_s = "", 0.0
         for attempt in range(self.max_retries + 1):
             if attempt and stop.wait(delay_s):
-                raise Stopped
+                raise Cancelled
             jitter = self._jitter.uniform(0.75, 1.25)
             backoff_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2**attempt) * jitter
             try:

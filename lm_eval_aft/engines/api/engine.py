@@ -19,7 +19,7 @@ from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.api.arguments import APIArgs
-from lm_eval_aft.engines.api.client import Refused, Stopped, Unreachable
+from lm_eval_aft.engines.api.client import Cancelled, Refused, Unreachable
 from lm_eval_aft.engines.api.responses import completions, refusal
 from lm_eval_aft.engines.base import HostArgs
 
@@ -47,7 +47,7 @@ class APIEngine:
     """Asks a chat server for every text."""
 
     shape: ModelShape | None = None
-    prefills_once = False
+    counts_shared_prefill = False
     scorer: Any = None
 
     def __init__(self, args: APIArgs) -> None:
@@ -102,7 +102,7 @@ class APIEngine:
         while not stop.is_set() and (call := _next(calls)):
             try:
                 answers.put(_Answer(call, self._client.post("/chat/completions", call.body, stop)))
-            except Stopped:
+            except Cancelled:
                 break
             except Exception as error:  # ``generate`` raises it
                 answers.put(_Answer(call, error=error))

@@ -5,17 +5,16 @@ Knows nothing of HTTP or threads. Called by the api engine.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.errors import AFTError, EngineError, PromptTooLong
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, FinishReason, Prompt
 from lm_eval_aft.engines.api.client import KEY, ChatClient, Refused
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
 CUT = ("length", "model_length")  # the second is Mistral's, at the end of the context
 ENDED = ("stop", "eos", "eos_token", "stop_sequence", "content_filter", "tool_calls", "function_call")

@@ -9,7 +9,6 @@ and counting share the model's state.
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from lm_eval_aft.core.arguments import integer, mapping
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, Request, Sampling
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.base import HostArgs
@@ -35,7 +35,6 @@ from lm_eval_aft.engines.hf.sampling import RowSampler
 from lm_eval_aft.inference.interrupts import leave_group_at_exit
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
 CPU_BATCH_TOKENS = 65_536  # 1.5 GB of keys and values for a 135M model; more rows no longer help two cores
 PICKLES = (
     ": weights in pickle files can run code and are refused; what trusts them is --model_args "
@@ -55,7 +54,7 @@ SAME_TEXT = ("attn_implementation", "use_safetensors")  # of model_kwargs: these
 class HFEngine:
     """Runs a causal transformers model on CPU, GPU or whatever HFLM places it on."""
 
-    prefills_once = True
+    counts_shared_prefill = True
 
     def __init__(
         self,

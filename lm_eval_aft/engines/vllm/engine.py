@@ -9,7 +9,6 @@ A little over 200 lines, as every way in which vLLM ends or dies is told apart h
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +19,7 @@ import transformers
 
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.base import HostArgs
@@ -28,13 +28,11 @@ from lm_eval_aft.engines.vllm.scorer import PromptScorer
 from lm_eval_aft.engines.vllm.watchdog import watched
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
-log = logging.getLogger("lm_eval.aft")  # lm-eval shows what is below its own logger
-
 
 class VLLMEngine:
     """Runs a model that ``vllm.LLM`` has loaded, on one machine's GPUs or on a CPU."""
 
-    prefills_once = False  # what its prefix cache has given up by then, and the last block, it computes again
+    counts_shared_prefill = False  # what its prefix cache has given up by then, and the last block, it computes again
 
     def __init__(self, llm: Any, args: VLLMArgs) -> None:
         """Wrap a loaded ``vllm.LLM``.

@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, Output
 from lm_eval_aft.storage.results import RESULTS, SAMPLES, read_run
 
 TASK = "aft_alpaca_eval"
 OUTPUTS = "model_outputs.json"
-
-
-def generator_name(model: str, k: int | None = None, layers: int | None = None) -> str:
-    """What to call a model: the last part of its hub name or folder, and how it was run."""
-    base = model.rstrip("/").rpartition("/")[2]
-    return base if k is None or layers is None else f"{base}-k{k}-l{layers}"
 
 
 def find_outputs(path: str | Path) -> Path:
@@ -129,7 +124,7 @@ def _model_of(samples: Path) -> str:
     if not results.is_file():
         return samples.parent.name
     run = read_run(results)
-    return generator_name(run.model, run.k, run.layers)
+    return display_name(run.model, run.k, run.layers)
 
 
 def _output(row: Mapping[str, Any], name: str | None) -> Output:

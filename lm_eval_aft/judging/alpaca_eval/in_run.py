@@ -17,7 +17,7 @@ from lm_eval_aft.core.arguments import flag, integer
 from lm_eval_aft.judging.alpaca_eval.data import Output, refuse_namesakes
 from lm_eval_aft.judging.alpaca_eval.methods import PUBLIC_TOP
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
-from lm_eval_aft.judging.alpaca_eval.summary import Plan, Verdict
+from lm_eval_aft.judging.alpaca_eval.summary import AlpacaSummary, ScoringOptions
 from lm_eval_aft.judging.metadata import NamedJudge, named_path
 
 
@@ -34,7 +34,7 @@ class RunJudge:
 
     named: NamedJudge
     references: tuple[Output, ...]
-    plan: Plan
+    plan: ScoringOptions
     file: Path | None
 
     @classmethod
@@ -63,7 +63,7 @@ class RunJudge:
         refuse_namesakes(generator, references[0].generator)
         return cls(named, references, plan, file)
 
-    def judge(self, outputs: Sequence[Output], folder: Path, say: Say) -> Verdict:
+    def judge(self, outputs: Sequence[Output], folder: Path, say: Say) -> AlpacaSummary:
         """See ``judge_outputs``.
 
         Raises:
@@ -84,11 +84,11 @@ class RunJudge:
         return " ".join(["aft judge alpaca_eval", shlex.quote(str(run)), *options])
 
 
-def _plan(settings: Mapping[str, Any]) -> Plan:
+def _plan(settings: Mapping[str, Any]) -> ScoringOptions:
     def said(name: str) -> bool:
         return flag(name, settings.get(name, False))
 
-    return Plan(
+    return ScoringOptions(
         not said("alpaca_no_lc"),
         named_path(settings, "alpaca_difficulty"),
         said("alpaca_allow_missing"),

@@ -20,7 +20,7 @@ from lm_eval_aft.judging.alpaca_eval.scores import PERCENTAGES, Rank, Scores, le
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScoringOptions:
     """What is to be scored how.
 
     Attributes:
@@ -44,7 +44,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AlpacaSummary:
     """Scores, and all that must be said with them.
 
     Attributes:
@@ -76,10 +76,10 @@ class Verdict:
 def assess(
     annotations: Sequence[Annotation],
     difficulty: Difficulty | None,
-    plan: Plan,
+    plan: ScoringOptions,
     prefix: str = "",
     pairs: Pairs | None = None,
-) -> Verdict:
+) -> AlpacaSummary:
     """Score annotations and say what the scores are worth.
 
     Raises:
@@ -100,10 +100,12 @@ def assess(
         notes.append(f"not comparable with the public leaderboard: {'; '.join(strange)}.")
     place = None if strange else rank(scores, first.generator_2, leaderboard())
     used = difficulty.file.name if difficulty else None
-    return Verdict(first.generator_2, first.generator_1, first.annotator, prefix, scores, place, tuple(notes), used)
+    return AlpacaSummary(
+        first.generator_2, first.generator_1, first.annotator, prefix, scores, place, tuple(notes), used
+    )
 
 
-def show(verdict: Verdict) -> str:
+def show(verdict: AlpacaSummary) -> str:
     """The verdict as text."""
     scores, prefix = verdict.scores, verdict.prefix
     of = f" of {scores.n_total + scores.missing}" if scores.missing else ""
@@ -123,7 +125,7 @@ def show(verdict: Verdict) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in verdict.notes)])
 
 
-def write_verdict(folder: Path, verdict: Verdict) -> None:
+def write_verdict(folder: Path, verdict: AlpacaSummary) -> None:
     """Write scores.json and leaderboard.csv beside the annotations.
 
     Raises:
@@ -162,7 +164,7 @@ def _notes(annotations: Sequence[Annotation]) -> tuple[str, ...]:
     return (note,) if note else ()
 
 
-def _warnings(scores: Scores, difficulty: Difficulty | None, plan: Plan) -> list[str]:
+def _warnings(scores: Scores, difficulty: Difficulty | None, plan: ScoringOptions) -> list[str]:
     notes = []
     if scores.missing:
         notes.append(f"{scores.missing} comparisons have no usable judgement and count for nothing (--allow-missing).")

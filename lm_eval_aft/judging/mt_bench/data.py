@@ -7,7 +7,6 @@ Called by the other ``mt_bench`` modules and the task aft_mt_bench. Over 200 lin
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,10 @@ from typing import Any
 
 from lm_eval_aft.core.chat import THINK
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import whole
-from lm_eval_aft.storage.results import Run, read_runs, reading
+from lm_eval_aft.core.files import file_name, reading, write_text
+from lm_eval_aft.core.jsonl import read_jsonl
+from lm_eval_aft.core.names import display_name
+from lm_eval_aft.storage.results import EvalRun, read_runs
 
 TASK = "aft_mt_bench"
 FOLDER, QUESTIONS = "mt_bench", "question.jsonl"
@@ -31,7 +32,6 @@ TEMPERATURES = {  # FastChat's
 CATEGORIES = tuple(TEMPERATURES)
 WITH_REFERENCE = ("math", "reasoning", "coding")
 FIRST_ID, WHOLE = 81, 80
-MOST_NAME = 200  # characters of a name in a file's: file systems take 255 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def read_dialogues(file: Path) -> tuple[Dialogue, ...]:
     Raises:
         RecordError: If it is none.
     """
-    rows = read_rows(file)
+    rows = read_jsonl(file)
     try:
         return tuple(dialogue(row, place) for place, row in enumerate(rows))
     except RecordError as error:
@@ -138,7 +138,7 @@ def read_answers(file: Path) -> tuple[str, tuple[Answer, ...]]:
     Raises:
         RecordError: If it is none, or holds several models or a question twice.
     """
-    rows = read_rows(file)
+    rows = read_jsonl(file)
     with reading(file, "a model_answer file of FastChat"):
         answers = tuple(_answer(row["question_id"], row["choices"][0]["turns"]) for row in rows)
         models = {str(row["model_id"]) for row in rows}
@@ -175,21 +175,6 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_text(file: Path, text: str) -> Path:
-    """Write a file, whole or not at all.
-
-    Raises:
-        RecordError: If it cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as partial:
-            partial.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RecordError(f"{file} cannot be written ({error.strerror}): give --output another folder.") from error
-    return file
-
-
 def find_material(run: Path, questions: Path | None) -> Material:
     """The answers to judge, from a model_answer file or a run's folder.
 
@@ -216,19 +201,19 @@ def find_material(run: Path, questions: Path | None) -> Material:
     return _of_file(files[0], questions)
 
 
-def of_samples(run: Run) -> Material:
+def of_samples(run: EvalRun) -> Material:
     """The answers in the samples that lm-eval logged for a run.
 
     Raises:
         RecordError: If they are not those of our task.
     """
     file = run.samples_file(TASK)
-    rows = read_rows(file)
+    rows = read_jsonl(file)
     with reading(file, f"a samples file of {TASK}"):
         dialogues = tuple(dialogue(row["doc"]) for row in rows)
         answers = tuple(parse_response(d, row["filtered_resps"][0]) for d, row in zip(dialogues, rows, strict=True))
     settings = run.settings or {}
-    name = model_name(run.model, settings.get("k"), settings.get("layers"))
+    name = display_name(run.model, settings.get("k"), settings.get("layers"))
     return _checked(Material(name, dialogues, answers, run.path.parent / FOLDER), str(file))
 
 
@@ -240,18 +225,6 @@ def parse_response(asked: Dialogue, response: str) -> Answer:
     """
     answer = _answer(asked.question_id, json.loads(response)["turns"])
     return Answer(answer.question_id, tuple(THINK.sub("", turn).strip() for turn in answer.turns))
-
-
-def model_name(model: str, k: int | None, layers: int | None) -> str:
-    """A model's name among others: the checkpoint's, and how it was run."""
-    base = model.rstrip("/").rpartition("/")[2]
-    return base if k is None or layers is None else f"{base}-k{k}-l{layers}"
-
-
-def file_name(text: str) -> str:
-    """A name as part of a file's."""
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "model"
-    return name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 9]}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _of_file(file: Path, questions: Path | None) -> Material:
@@ -267,7 +240,7 @@ def _of_file(file: Path, questions: Path | None) -> Material:
     return _checked(Material(model, tuple(by_id[a.question_id] for a in answers), answers, home), str(file))
 
 
-def _runs(folder: Path) -> tuple[Run, ...]:
+def _runs(folder: Path) -> tuple[EvalRun, ...]:
     try:
         return read_runs(folder)
     except RecordError:
@@ -311,12 +284,3 @@ def _row(model: str, answer: Answer, now: float) -> dict[str, Any]:
         "choices": choices,
         "tstamp": now,
     }
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Lines of JSON objects; none at all is an error."""
-    with reading(file, "lines of JSON"):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        if not rows or not all(isinstance(row, dict) for row in rows):
-            raise ValueError("no JSON objects")
-    return rows

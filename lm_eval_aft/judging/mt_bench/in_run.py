@@ -19,7 +19,7 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, real
 from lm_eval_aft.judging.metadata import NamedJudge, named_path
 from lm_eval_aft.judging.mt_bench.data import Answer, Dialogue, Material, read_references
 from lm_eval_aft.judging.mt_bench.prompts import PromptSet, prompt_set
-from lm_eval_aft.judging.mt_bench.rate import CACHE, MAX_TOKENS, Plan, Say, judge_answers
+from lm_eval_aft.judging.mt_bench.rate import CACHE, MAX_TOKENS, RatingOptions, Say, judge_answers
 from lm_eval_aft.judging.mt_bench.scores import Scores
 
 
@@ -50,7 +50,7 @@ class RunJudge:
 
     named: NamedJudge
     prompts: PromptSet
-    plan: Plan
+    plan: RatingOptions
     extra_body: Mapping[str, Any]
     files: Mapping[str, Path | None]
 
@@ -74,7 +74,7 @@ class RunJudge:
         return cls(
             named,
             prompt_set(named_path(settings, "mt_bench_prompts"), given, dialogues),
-            Plan(
+            RatingOptions(
                 integer(1)("mt_bench_repeats", settings.get("mt_bench_repeats", 1)),
                 flag("mt_bench_allow_missing", settings.get("mt_bench_allow_missing", False)),
                 max_tokens=integer(1)("mt_bench_max_tokens", settings.get("mt_bench_max_tokens", MAX_TOKENS)),

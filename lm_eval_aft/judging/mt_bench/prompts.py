@@ -16,8 +16,9 @@ from string import Formatter
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.records import Message
-from lm_eval_aft.judging.mt_bench.data import WITH_REFERENCE, Answer, Dialogue, file_name
+from lm_eval_aft.judging.mt_bench.data import WITH_REFERENCE, Answer, Dialogue
 
 OWN, FASTCHAT = "aft-v1", "fastchat"
 NAMES = {  # FastChat's, by turn and whether references are shown

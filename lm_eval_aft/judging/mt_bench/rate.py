@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from lm_eval_aft.core.files import file_name, write_text
 from lm_eval_aft.judging.judge import Judge, JudgeCall, JudgeReply
-from lm_eval_aft.judging.mt_bench.data import JUDGMENTS, Material, file_name, write_rows, write_text
+from lm_eval_aft.judging.mt_bench.data import JUDGMENTS, Material, write_rows
 from lm_eval_aft.judging.mt_bench.prompts import PromptSet
 from lm_eval_aft.judging.mt_bench.scores import Judgement, Scores, rating, score
 
@@ -23,7 +24,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RatingOptions:
     """How to judge.
 
     Attributes:
@@ -43,7 +44,7 @@ class Plan:
     temperature: float = 0.0
 
 
-def judge_answers(material: Material, prompts: PromptSet, judge: Judge, plan: Plan, say: Say) -> Scores:
+def judge_answers(material: Material, prompts: PromptSet, judge: Judge, plan: RatingOptions, say: Say) -> Scores:
     """Have every turn judged, write the judgements and the scores into the material's folder, and return the scores.
 
     Args:
@@ -88,7 +89,7 @@ class _Ask:
     call: JudgeCall
 
 
-def _blank(material: Material, prompts: PromptSet, judge: str, plan: Plan) -> list[_Ask]:
+def _blank(material: Material, prompts: PromptSet, judge: str, plan: RatingOptions) -> list[_Ask]:
     asks = []
     for asked, answer in zip(material.dialogues, material.answers, strict=True):
         for turn in range(1, len(asked.turns) + 1):
@@ -101,7 +102,7 @@ def _blank(material: Material, prompts: PromptSet, judge: str, plan: Plan) -> li
     return asks
 
 
-def _judge(asks: Sequence[_Ask], judge: Judge, plan: Plan, say: Say) -> list[tuple[Judgement, JudgeReply]]:
+def _judge(asks: Sequence[_Ask], judge: Judge, plan: RatingOptions, say: Say) -> list[tuple[Judgement, JudgeReply]]:
     """Ask, and ask once more where there is no rating."""
     calls = [ask.call for ask in asks]
     say(judge.estimate(calls).sentence(plan.price_in, plan.price_out))

@@ -15,7 +15,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lm_eval_aft.core.errors import JudgeError, RecordError
-from lm_eval_aft.judging.mt_bench.data import CATEGORIES, WHOLE, read_rows
+from lm_eval_aft.core.jsonl import read_jsonl
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, WHOLE
 from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT, NAMES
 
 RATING, SINGLE = re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]")
@@ -181,7 +182,7 @@ def read_judgements(file: Path) -> list[list[Judgement]]:
         RecordError: If it is none.
     """
     found: dict[tuple[str, str, str], list[Judgement]] = {}
-    for number, row in enumerate(read_rows(file), 1):
+    for number, row in enumerate(read_jsonl(file), 1):
         try:
             judge, template = row["judge"]
             stated = float(row["score"])

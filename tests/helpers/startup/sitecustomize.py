@@ -46,7 +46,7 @@ def _contents(stock: Path, files: Iterable[Path], parse: Callable[..., Any]) -> 
     from importlib.metadata import version
     from pathlib import Path
 
-    from lm_eval_aft.core.files import whole
+    from lm_eval_aft.core.files import atomic_write
 
     folder = Path(__file__).resolve().parents[3] / ".pytest_cache"
     of_this = sha256(f"{stock} {version('lm_eval')}".encode()).hexdigest()[:16]
@@ -58,7 +58,7 @@ def _contents(stock: Path, files: Iterable[Path], parse: Callable[..., Any]) -> 
             made[path] = pickle.dumps(parse(path, **AS_INDEXED))
     with suppress(OSError):  # where nothing can be written each process parses for itself
         folder.mkdir(exist_ok=True)
-        with whole(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_bytes(pickle.dumps(made))
     return made
 

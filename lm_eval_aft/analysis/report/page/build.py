@@ -13,16 +13,16 @@ from lm_eval_aft.analysis.comparison import Comparison, compare_entries
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.cost import Cost, traces_of
 from lm_eval_aft.analysis.curves import Curves, curves, drawable, votes_of
-from lm_eval_aft.analysis.report.leaderboard import Entry
+from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.report.page.data import Chart, Curve, Effect, PageData, Point, Table
 from lm_eval_aft.analysis.report.page.samples import run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.core.errors import AFTError, ConfigError
-from lm_eval_aft.storage.results import Run
+from lm_eval_aft.storage.results import EvalRun
 
 
-def write_report(path: Path, entries: Sequence[Entry], table: Table, baseline: Path | None) -> None:
+def write_report(path: Path, entries: Sequence[RunEntry], table: Table, baseline: Path | None) -> None:
     """Write the page of these runs.
 
     Args:
@@ -51,11 +51,11 @@ def write_report(path: Path, entries: Sequence[Entry], table: Table, baseline: P
     write_page(path, data)
 
 
-def _tasks(runs: Sequence[Run]) -> list[str]:
+def _tasks(runs: Sequence[EvalRun]) -> list[str]:
     return list(dict.fromkeys(task for run in runs for task in run.tasks))
 
 
-def _comparisons(entries: Sequence[Entry], baseline: Path | None) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
+def _comparisons(entries: Sequence[RunEntry], baseline: Path | None) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Of all runs with the baseline, and why runs are left out; of a baseline that was named none is."""
     if baseline is not None:
         base = _named(entries, baseline)
@@ -73,7 +73,7 @@ def _comparisons(entries: Sequence[Entry], baseline: Path | None) -> tuple[tuple
     return tuple(found), tuple(notes)
 
 
-def _named(entries: Sequence[Entry], baseline: Path) -> Entry:
+def _named(entries: Sequence[RunEntry], baseline: Path) -> RunEntry:
     place = baseline.resolve()
     found = [entry for entry in entries if place in (entry.run.path.resolve(), *entry.run.path.resolve().parents)]
     if len(found) != 1:
@@ -112,7 +112,7 @@ def _effect(row: Comparison) -> Effect:
     )
 
 
-def _charts(entries: Sequence[Entry]) -> Iterator[Chart]:
+def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
     """Score against layers, k and cost, wherever runs of ours differ in them, beside the majority vote."""
     runs = [entry.run for entry in entries]
     if not drawable(entries):

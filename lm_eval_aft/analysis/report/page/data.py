@@ -210,8 +210,8 @@ class PageSample:
         answer: What lm-eval scored: the last text, cut at the task's stop strings.
         gold: The gold answer; empty where there is none.
         right: Whether the answer is right; None where nobody judged it.
-        rescued: Right where the majority vote of its drafts is wrong.
-        corrupted: Wrong where the majority vote of its drafts is right.
+        fixed: Right where the majority vote of its drafts is wrong.
+        broken: Wrong where the majority vote of its drafts is right.
         score: What the task's own metric gave, in words; empty where unknown.
         repeat: Which of the task's repeats this is.
         turn: Which turn of a dialogue was answered.
@@ -226,8 +226,8 @@ class PageSample:
     answer: str
     gold: str = ""
     right: bool | None = None
-    rescued: bool = False
-    corrupted: bool = False
+    fixed: bool = False
+    broken: bool = False
     score: str = ""
     repeat: int = 0
     turn: int = 0

@@ -11,18 +11,18 @@ from pathlib import Path
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
-from lm_eval_aft.analysis.grading import Verdict
+from lm_eval_aft.analysis.grading import GradedTrace
 from lm_eval_aft.analysis.report.diagnosis_tables import panel
 from lm_eval_aft.analysis.report.page.data import DiagnosticsPanel, PageMessage, PageSample, PageText
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.records import Draft, Trace
-from lm_eval_aft.storage.results import Run, Sample, Score, read_samples
+from lm_eval_aft.storage.results import EvalRun, Sample, Score, read_samples
 
 Asked = tuple[str, int, str]  # task, document, its hash
 
 
 def run_samples(
-    run: Run, label: str, traces: Path | None = None, runs: Sequence[Run] = ()
+    run: EvalRun, label: str, traces: Path | None = None, runs: Sequence[EvalRun] = ()
 ) -> tuple[tuple[DiagnosticsPanel, ...], tuple[PageSample, ...]]:
     """The diagnostics panels of one run (none where nothing was aggregated) and its samples.
 
@@ -47,7 +47,7 @@ def run_samples(
     return panels, (*traced, *plain)
 
 
-def _logged(run: Run) -> dict[Asked, tuple[Sample, Score]]:
+def _logged(run: EvalRun) -> dict[Asked, tuple[Sample, Score]]:
     """The logged samples under each task's main score, in their order."""
     found = {}
     for task in run.tasks:
@@ -59,7 +59,9 @@ def _logged(run: Run) -> dict[Asked, tuple[Sample, Score]]:
     return found
 
 
-def _from_trace(label: str, trace: Trace, verdict: Verdict, logged: Mapping[Asked, tuple[Sample, Score]]) -> PageSample:
+def _from_trace(
+    label: str, trace: Trace, verdict: GradedTrace, logged: Mapping[Asked, tuple[Sample, Score]]
+) -> PageSample:
     asked = trace.question
     sample, score = logged.get((asked.task, asked.doc_id, asked.doc_hash), (None, None))
     messages = tuple(PageMessage(message.role, message.content) for message in asked.chat.messages)
@@ -76,15 +78,15 @@ def _from_trace(label: str, trace: Trace, verdict: Verdict, logged: Mapping[Aske
         answer=trace.answer,
         gold=verdict.gold if verdict.gold is not None else _target(sample),
         right=right,
-        rescued=verdict.rescued,
-        corrupted=verdict.corrupted,
+        fixed=verdict.fixed,
+        broken=verdict.broken,
         score=_score(sample, score),
         repeat=asked.repeat,
         turn=asked.turn,
     )
 
 
-def _texts(drafts: Iterable[Draft], verdict: Verdict) -> Iterator[PageText]:
+def _texts(drafts: Iterable[Draft], verdict: GradedTrace) -> Iterator[PageText]:
     for draft, judged in zip(drafts, verdict.texts, strict=True):
         yield PageText(
             layer=draft.layer,

@@ -23,7 +23,7 @@ from typing import Any
 
 from lm_eval_aft.analysis.report.page.data import PageData, PageSample
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import whole
+from lm_eval_aft.core.files import atomic_write
 
 SCRIPTS = ("dom", "tables", "charts", "effects", "shards", "detail", "samples", "main")
 SHARD_SIZE = 32  # questions: at K=5, L=2 about 250 kB of text, unpacked in some milliseconds
@@ -46,7 +46,7 @@ def write_page(path: str | Path, data: PageData) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial, partial.open("w", encoding="ascii", newline="\n") as file:
+        with atomic_write(path) as partial, partial.open("w", encoding="ascii", newline="\n") as file:
             file.writelines(_parts(data))
     except OSError as error:
         raise RecordError(
@@ -120,8 +120,8 @@ def _index(samples: Sequence[PageSample]) -> dict[str, Any]:
 
 
 def _entry(sample: PageSample, runs: dict[str, int], tasks: dict[str, int]) -> list[int | str]:
-    """A row of the index: run, task, document, verdict bits (1 right, 2 wrong, 4 rescued, 8 corrupted), snippet."""
+    """A row of the index: run, task, document, verdict bits (1 right, 2 wrong, 4 fixed, 8 broken), snippet."""
     judged = 0 if sample.right is None else 1 if sample.right else 2
-    verdict = judged + 4 * sample.rescued + 8 * sample.corrupted
+    verdict = judged + 4 * sample.fixed + 8 * sample.broken
     snippet = " ".join(sample.question[: 4 * SNIPPET].split())[:SNIPPET]
     return [runs[sample.run], tasks[sample.task], sample.doc_id, verdict, snippet]

@@ -2,11 +2,11 @@
 
 const badge = (kind, text) => h("span", { class: "badge " + kind }, text);
 
-function verdicts(right, rescued, corrupted) {
+function verdicts(right, fixed, broken) {
   return [
     right === null ? null : right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong"),
-    rescued ? badge("right", "rescued") : null,
-    corrupted ? badge("wrong", "corrupted") : null,
+    fixed ? badge("right", "fixed") : null,
+    broken ? badge("wrong", "broken") : null,
   ].filter(Boolean);
 }
 
@@ -71,7 +71,7 @@ function renderSample(sample, others, open) {
   );
   const extra = (sample.repeat ? `, repeat ${sample.repeat + 1}` : "") + (sample.turn ? `, turn ${sample.turn + 1}` : "");
   return [
-    h("header", { class: "sample" }, h("h3", { tabindex: "-1" }, show(`${sample.task} #${sample.doc_id}${extra}`)), verdicts(sample.right, sample.rescued, sample.corrupted)),
+    h("header", { class: "sample" }, h("h3", { tabindex: "-1" }, show(`${sample.task} #${sample.doc_id}${extra}`)), verdicts(sample.right, sample.fixed, sample.broken)),
     h("dl", { class: "facts" }, fact("run", sample.run), fact("gold answer", sample.gold), fact("score", sample.score)),
     twins.length ? h("p", { class: "twins" }, h("span", { class: "quiet" }, "The same question in "), twins) : null,
     messages(sample),

@@ -5,8 +5,8 @@ const KINDS = [
   ["all", "all", () => true],
   ["right", "right", (entry) => entry.right === true],
   ["wrong", "wrong", (entry) => entry.right === false],
-  ["rescued", "rescued", (entry) => entry.rescued],
-  ["corrupted", "corrupted", (entry) => entry.corrupted],
+  ["fixed", "fixed", (entry) => entry.fixed],
+  ["broken", "broken", (entry) => entry.broken],
 ];
 
 // The index comes as rows, to be small; see _entry in page.py.
@@ -17,8 +17,8 @@ function readIndex(index) {
     task: index.tasks[task],
     doc,
     right: verdict & 3 ? Boolean(verdict & 1) : null,
-    rescued: Boolean(verdict & 4),
-    corrupted: Boolean(verdict & 8),
+    fixed: Boolean(verdict & 4),
+    broken: Boolean(verdict & 8),
     snippet,
   }));
 }
@@ -61,7 +61,7 @@ function renderSamples(index) {
   });
 
   function row(entry) {
-    const marks = verdicts(entry.right, entry.rescued, entry.corrupted);
+    const marks = verdicts(entry.right, entry.fixed, entry.broken);
     const where = [state.task || index.tasks.length < 2 ? "" : entry.task + " ", `#${entry.doc}`, state.run || index.runs.length < 2 ? "" : " \u00b7 " + entry.run];
     return h("li", {}, h("button", { type: "button", "data-place": entry.place, "aria-current": entry.place === state.open ? "true" : null, onclick: () => open(entry.place) }, h("span", { class: "top" }, h("span", { class: "where" }, show(where.join(""))), marks), h("span", { class: "snippet" }, show(entry.snippet))));
   }

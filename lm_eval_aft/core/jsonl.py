@@ -1,0 +1,104 @@
+"""JSON lines: the one reader and the one writer of the package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.files import atomic_write, writing
+
+
+def iterate_jsonl(path: str | Path, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a JSON lines file, one at a time. Blank lines are skipped.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        strict: Also refuse half a surrogate pair (see ``check_characters``).
+
+    Yields:
+        Where the object stands ("FILE line 3", for messages), and the object.
+
+    Raises:
+        RecordError: If the file cannot be read or a line is not a JSON object.
+    """
+    refuse_stream(path)
+    try:
+        with Path(path).open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    where = f"{path} line {number}"
+                    row = parse_object(line, where)
+                    if strict and "\\u" in line:
+                        check_characters(row, where)
+                    yield where, row
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        raise RecordError(f"{path} cannot be read ({reason}): give a JSONL file.") from cause
+
+
+def read_jsonl(path: str | Path, *, strict: bool = False) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file, in order; see ``iterate_jsonl``.
+
+    Raises:
+        RecordError: If the file cannot be read, is empty, or a line is not a JSON object.
+    """
+    rows = [row for _, row in iterate_jsonl(path, strict=strict)]
+    if not rows:
+        raise RecordError(f"{path} has no rows: give a JSONL file with one object a line.")
+    return rows
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Raises:
+        RecordError: If the text is not JSON or not an object.
+    """
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise RecordError(f"{where} is not JSON ({cause}): correct or remove it.") from cause
+    if not isinstance(row, dict):
+        raise RecordError(f"{where} is not a JSON object: write one object a line.")
+    return row
+
+
+def check_characters(row: Mapping[str, Any], where: str) -> None:
+    """Refuse half a surrogate pair: JSON can hold one, but neither a file nor a tokenizer takes it.
+
+    Raises:
+        RecordError: If there is one anywhere in the row.
+    """
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as cause:
+        raise RecordError(f"{where} cannot be written as UTF-8 ({cause}): correct or remove it.") from cause
+
+
+def refuse_stream(path: str | Path) -> None:
+    """Refuse a pipe or a device, which can be read only once or never ends.
+
+    Raises:
+        RecordError: If the path is neither a file nor a folder.
+    """
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        raise RecordError(f"{path} is a stream, not a file: write it to a file first, since it is read more than once.")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as JSON lines, whole or not at all. Returns how many.
+
+    Raises:
+        RecordError: If the file cannot be written.
+    """
+    target, count = Path(path), 0
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as partial, partial.open("w", encoding="utf-8") as lines:
+            for row in rows:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+    return count
