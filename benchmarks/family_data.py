@@ -27,7 +27,10 @@ from lm_eval_aft.analysis.report.leaderboard import read_entries
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, Way
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
-from trainers.family import ANSWER_TOKENS, FamilyConfig, rows_of, training_settings
+from trainers.family.checkpoints import training_settings
+from trainers.family.documents import ANSWER_TOKENS
+from trainers.family.rows import rows_of
+from trainers.family.settings import FamilyConfig
 from trainers.generation.generator import open_writer
 from trainers.generation.selection import keep_matched, verify_all
 from trainers.generation.targets import write_targets

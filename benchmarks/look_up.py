@@ -16,7 +16,9 @@ from common import write
 from transformers import AutoModelForCausalLM
 
 from lm_eval_aft.bundled import arith
-from trainers.family import FamilyConfig, Stage, answer_losses, document, make_tokenizer
+from trainers.family.documents import document, make_tokenizer
+from trainers.family.pretrain import answer_losses
+from trainers.family.settings import FamilyConfig, Stage
 
 DOCUMENTS = 150
 
@@ -31,9 +33,9 @@ def main() -> None:
     config, known = FamilyConfig(), make_tokenizer().get_vocab()
     model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32).eval()
     figures = {}
-    for name, siblings in (("unrelated", 0.0), ("same numbers", 1.0)):
+    for name, shared_numbers_share in (("unrelated", 0.0), ("same numbers", 1.0)):
         rng, stream = random.Random(5), arith.problems("validation", 99)
-        stage = Stage(1, 0.0, misses=0.3, siblings=siblings)
+        stage = Stage(1, 0.0, mismatched_share=0.3, shared_numbers_share=shared_numbers_share)
         texts = [document(config, stage, stream, rng) for _ in range(DOCUMENTS)]
         told, repeated = answer_losses(model, known, texts, config)  # (documents, answers, tokens) each
         figures[name] = {

@@ -19,20 +19,13 @@ from lm_eval_aft import bundled
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem
 from lm_eval_aft.core.errors import ConfigError
-from trainers import family
-from trainers.family import (
-    ANSWER_TOKENS,
-    QUESTION_TOKENS,
-    FamilyConfig,
-    Stage,
-    answer_losses,
-    document,
-    make_model,
-    make_tokenizer,
-    rows_of,
-    stages_of,
-    train_base,
-)
+from trainers.family import __main__ as commands
+from trainers.family import checkpoints, pretrain
+from trainers.family import rows as family_rows
+from trainers.family.documents import ANSWER_TOKENS, QUESTION_TOKENS, document, make_tokenizer
+from trainers.family.pretrain import answer_losses, make_model, stages_of, train_base, write_curve
+from trainers.family.rows import rows_of
+from trainers.family.settings import FamilyConfig, Stage
 from trainers.settings import make_config
 
 FILES = {"data": "train.jsonl", "output": "out"}
@@ -41,7 +34,7 @@ SMALL = FamilyConfig(
     depth=1,
     heads=2,
     stages=(Stage(2, 1e-3), Stage(2, 1e-3, 0.3, 0.7)),
-    again=Stage(1, 1e-3),
+    extra_stage=Stage(1, 1e-3),
     rounds=2,
     documents=2,
     queries=40,
@@ -55,9 +48,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole recipe by its commands."""
     out = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(family, "FamilyConfig", lambda **given: replace(SMALL, **given))
+        patch.setattr(commands, "FamilyConfig", lambda **given: replace(SMALL, **given))
         for command in ("base", "rows", "train"):
-            CliRunner().invoke(family.main, [command, str(out)], catch_exceptions=False, standalone_mode=False)
+            CliRunner().invoke(commands.main, [command, str(out)], catch_exceptions=False, standalone_mode=False)
     return out
 
 
@@ -81,15 +74,15 @@ class TestDocuments:
             assert set(parts[SMALL.problems :]) <= set(parts[: SMALL.problems])
 
     def test_a_miss_follows_the_rules_but_for_its_end_and_is_never_repeated(self):
-        parts = [part for text in self.texts(Stage(1, 1e-3, misses=0.5)) for part in text[: SMALL.problems]]
+        parts = [part for text in self.texts(Stage(1, 1e-3, mismatched_share=0.5)) for part in text[: SMALL.problems]]
         missed = [(problem, answer) for problem, answer in parts if not arith.is_right(problem, answer)]
         assert 0.2 < len(missed) / len(parts) < 0.5
         assert all(arith.follows_rules(problem, arith.parse(answer) or ()) for problem, answer in missed)
-        repeated = [p for text in self.texts(Stage(1, 1e-3, misses=0.5)) for p in text[SMALL.problems :]]
+        repeated = [p for text in self.texts(Stage(1, 1e-3, mismatched_share=0.5)) for p in text[SMALL.problems :]]
         assert all(arith.is_right(problem, answer) for problem, answer in repeated)
 
     def test_siblings_share_their_numbers_and_differ_in_their_targets(self):
-        for parts in self.texts(Stage(1, 1e-3, siblings=1.0), 10):
+        for parts in self.texts(Stage(1, 1e-3, shared_numbers_share=1.0), 10):
             first = [problem for problem, _ in parts[: SMALL.problems]]
             together = [problem.target for problem in first if problem.numbers == first[0].numbers]
             assert len(together) > 1
@@ -128,16 +121,16 @@ class TestDevice:
             hosts.append(host)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(family, "device", lambda: torch.device("cuda:0"))
-        monkeypatch.setattr(family, "load_engine", stop)
+        monkeypatch.setattr(family_rows, "device", lambda: torch.device("cuda:0"))
+        monkeypatch.setattr(family_rows, "load_engine", stop)
         with pytest.raises(KeyboardInterrupt):
-            family.draft(SMALL, tmp_path, [])
+            family_rows.sample_drafts(SMALL, tmp_path, [])
         assert hosts[0].device == "cuda:0"
-        assert make_config(family.training_settings(SMALL, tmp_path, "aft", 0) | FILES, "here").device == "auto"
+        assert make_config(checkpoints.training_settings(SMALL, tmp_path, "aft", 0) | FILES, "here").device == "auto"
 
     @pytest.mark.gpu
     def test_the_whole_recipe_runs_on_a_gpu(self, made: Path):
-        assert family.device().type == "cuda"
+        assert pretrain.device().type == "cuda"
         assert (made / "aft-0" / "model.safetensors").is_file()
 
 
@@ -145,22 +138,22 @@ class TestStages:
     """The last stage is repeated until what is repeated is exact; a killed training goes on after its last stage."""
 
     def test_rounds_end_as_soon_as_repeats_are_exact(self):
-        config = replace(SMALL, rounds=3, exact=0.9)
+        config = replace(SMALL, rounds=3, copy_accuracy_goal=0.9)
         curve: list[dict] = []
         given = []
         for exactness, stage in zip((0.1, 0.2, 0.85, 0.93), stages_of(config, curve), strict=False):
             given.append(stage)
             curve.append({"word_for_word": exactness})
-        assert given == [*config.stages, config.again, config.again]
+        assert given == [*config.stages, config.extra_stage, config.extra_stage]
 
     def test_they_end_after_the_rounds_allowed_too_and_the_base_says_what_is_missing(self, tmp_path, capsys):
         train_base(SMALL, tmp_path)
         assert len(list((tmp_path / "stages").iterdir())) == len(SMALL.stages) + SMALL.rounds
-        assert "repeats 0% of the answers before it word for word, 95% were wanted" in capsys.readouterr().err
+        assert "copies 0% of the answers in its context word for word; the goal is 95%" in capsys.readouterr().err
 
     def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(self, tmp_path, monkeypatch):
         train_base(SMALL, tmp_path / "whole")
-        real, calls = family.train_stage, []
+        real, calls = pretrain.train_stage, []
 
         def killed(*args):
             calls.append(args[-1])
@@ -168,7 +161,7 @@ class TestStages:
                 raise KeyboardInterrupt
             return real(*args)
 
-        monkeypatch.setattr(family, "train_stage", killed)
+        monkeypatch.setattr(pretrain, "train_stage", killed)
         with pytest.raises(KeyboardInterrupt):
             train_base(SMALL, tmp_path / "killed")
         train_base(SMALL, tmp_path / "killed")
@@ -185,7 +178,7 @@ class TestStages:
 def test_what_was_not_trained_is_not_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "FOLDER", tmp_path / "package")
     with pytest.raises(ConfigError, match=r"/config.json is not there: run trainers.family base, rows and train"):
-        CliRunner().invoke(family.main, ["ship", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
+        CliRunner().invoke(commands.main, ["ship", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
     assert not (tmp_path / "package").exists()
 
 
@@ -201,18 +194,18 @@ def test_a_folder_of_other_settings_is_one_sentence_and_exit_code_2(tmp_path):
 
 def test_the_commands_take_the_seed_of_a_base(tmp_path, monkeypatch):
     seen: list[FamilyConfig] = []
-    monkeypatch.setattr(family, "train_base", lambda config, out: seen.append(config))
-    monkeypatch.setattr(family, "make_rows", lambda config, out: seen.append(config) or {})
-    CliRunner().invoke(family.main, ["base", str(tmp_path)], catch_exceptions=False)
+    monkeypatch.setattr(pretrain, "train_base", lambda config, out: seen.append(config))
+    monkeypatch.setattr(family_rows, "make_rows", lambda config, out: seen.append(config) or {})
+    CliRunner().invoke(commands.main, ["base", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(ConfigError, match=r"base/curve.json is not there: train the base first"):
-        CliRunner().invoke(family.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
+        CliRunner().invoke(commands.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
     (tmp_path / "base").mkdir()
-    family.write_curve(tmp_path / "base", FamilyConfig(seed=1), [])
+    write_curve(tmp_path / "base", FamilyConfig(seed=1), [])
     for command in ("base", "rows"):
-        CliRunner().invoke(family.main, [command, str(tmp_path), "--seed", "1"], catch_exceptions=False)
+        CliRunner().invoke(commands.main, [command, str(tmp_path), "--seed", "1"], catch_exceptions=False)
     assert seen == [FamilyConfig(), FamilyConfig(seed=1), FamilyConfig(seed=1)]
     with pytest.raises(ConfigError, match="was trained with other settings"):  # seed 0
-        CliRunner().invoke(family.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
+        CliRunner().invoke(commands.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
 
 
 class TestRows:
@@ -263,10 +256,10 @@ class TestRecipe:
         monkeypatch.setattr(bundled, "FOLDER", tmp_path)
         monkeypatch.chdir(made.parent)
         given = made.name if relative else str(made)
-        CliRunner().invoke(family.main, ["ship", given], catch_exceptions=False, standalone_mode=False)
+        CliRunner().invoke(commands.main, ["ship", given], catch_exceptions=False, standalone_mode=False)
         for name in bundled.NAMES:
             shipped = tmp_path / name
-            assert {file.name for file in shipped.iterdir()} == set(family.SHIPPED)
+            assert {file.name for file in shipped.iterdir()} == set(checkpoints.SHIPPED)
             texts = [file.read_text() for file in shipped.iterdir() if file.suffix in (".json", ".md")]
             assert not any(str(made.parent) in text for text in texts)
         assert json.loads((tmp_path / "aft" / "aft_config.json").read_text())["base_model"] == "bundled:base"
