@@ -42,10 +42,11 @@ coverage: .venv/installed-dev ## the tests again, counting which lines of the pa
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-lint: .venv/installed-dev ## ruff, ruff format and mypy
+lint: .venv/installed-dev ## ruff, ruff format, mypy and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # pytest ends with 5 where no test is selected; asking first keeps that apart from a run that went wrong.
 test-vllm: .venv-vllm/installed ## install vLLM's CPU build into .venv-vllm and run the tests marked vllm

@@ -125,8 +125,6 @@ def _discovered_by_lm_eval(registry: "ModuleType") -> bool:
 
 
 def _add_tasks(module: "ModuleType") -> None:
-    from lm_eval_aft import tasks_path
-
     manager = module.TaskManager
     if not hasattr(manager.__init__, "searches_lm_eval_aft"):
         manager.__init__ = _searching_also(tasks_path(), manager.__init__)
@@ -194,6 +192,24 @@ def _explain(error: Exception) -> str:
 def _say(sentence: str) -> None:
     if sys.stderr is not None:
         print(sentence, file=sys.stderr)
+
+
+def tasks_path() -> "Path":
+    """Return the folder of our task YAML files: inside the package when installed, beside it in a checkout.
+
+    Raises:
+        ConfigError: Neither folder exists, so the installation is damaged.
+    """
+    from pathlib import Path
+
+    package = Path(__file__).resolve().parent
+    for folder in (package / "tasks", package.parent / "tasks"):
+        if folder.is_dir():
+            return folder
+
+    from lm_eval_aft.core.errors import ConfigError
+
+    raise ConfigError(f"there is no folder of tasks in {package} or beside it: install lm_eval_aft again")
 
 
 ADDITIONS: "dict[str, Callable[[ModuleType], None]]" = {
