@@ -1,13 +1,10 @@
-"""``aft judge``: the benchmarks that a model judges, a command each, imported when it is called.
-
-Knows their names and one line about each. Called by ``cli``.
-"""
+"""``aft judge``: the benchmarks that an LLM judges, a command each."""
 
 from __future__ import annotations
 
 import click
 
-from lm_eval_aft.cli import Command, load
+from lm_eval_aft.cli.lazy import Command, LazyGroup
 
 BENCHMARKS = {
     "alpaca_eval": Command(
@@ -17,27 +14,11 @@ BENCHMARKS = {
 }
 
 
-class Benchmarks(click.Group):
-    """A group that lists its commands from the table and imports the one that is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every benchmark's name, in alphabetical order."""
-        return sorted(BENCHMARKS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one command, or None where the name is unknown."""
-        return load(cmd_name, BENCHMARKS[cmd_name].target) if cmd_name in BENCHMARKS else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted((name, command.short_help) for name, command in BENCHMARKS.items()))
-
-
-@click.group(cls=Benchmarks)
+@click.group(cls=LazyGroup, table=BENCHMARKS)
 def judge() -> None:
-    """Have a run's answers judged by any model behind an OpenAI-compatible address.
+    """Have an LLM judge a run's answers.
 
-    The key, where one is needed, comes from the environment variable OPENAI_API_KEY. Each judgement is kept the moment
-    it comes, so a command that was stopped goes on where it was.
+    Any server with an OpenAI-compatible API can be the judge. If the server needs a key, set the environment variable
+    OPENAI_API_KEY. Each judgement is saved as soon as it arrives. If the command stops early, run it again to judge
+    what is left.
     """

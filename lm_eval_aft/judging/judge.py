@@ -27,6 +27,8 @@ from lm_eval_aft.engines.api.client import KEY, Cancelled, ChatClient, Refused, 
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
 from lm_eval_aft.judging.cache import JudgeCache
 
+CACHE_FILE = "judgements.sqlite"  # in the folder of the results
+CONCURRENCY, TIMEOUT_S, RETRIES = 8, 300.0, 8  # defaults of every judge, also of one that --metadata names
 BYTES_PER_TOKEN, TOKENS_PER_TURN = 4, 4  # English, about; only the estimate uses it
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0  # before a broken reply is asked for again
 THIS_CALL_ONLY = (400, 413, 422)
@@ -130,10 +132,10 @@ class Judge:
         cache: str | Path | None = None,
         revision: str = "",
         prompt_version: str = "",
-        concurrency: int = 8,
+        concurrency: int = CONCURRENCY,
         max_calls: int | None = None,
-        timeout_s: float = 300.0,
-        retries: int = 8,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
         quiet: bool = False,
         client: Client | None = None,
         extra_body: Mapping[str, Any] | None = None,

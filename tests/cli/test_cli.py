@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft import __version__, cli
+from lm_eval_aft.cli import lazy
+from lm_eval_aft.cli.lazy import Command
 from lm_eval_aft.core.errors import ConfigError
 
 
@@ -23,19 +25,19 @@ def echo(word: str) -> None:
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, cli.Command]:
+def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
     """A table of one good command and two that cannot be loaded, and one joined from another package."""
     table = {
-        "echo": cli.Command(f"{__name__}:echo", "Repeat a word."),
-        "lost": cli.Command("lm_eval_aft_no_such_module:command", "Its module is missing."),
-        "wrong": cli.Command(f"{__name__}:pytest", "Its target is no command."),
+        "echo": Command(f"{__name__}:echo", "Repeat a word."),
+        "lost": Command("lm_eval_aft_no_such_module:command", "Its module is missing."),
+        "wrong": Command(f"{__name__}:pytest", "Its target is no command."),
     }
     joined = [
         EntryPoint("joined", f"{__name__}:echo", cli.COMMAND_GROUP),
         EntryPoint("echo", "somewhere.else:echo", cli.COMMAND_GROUP),
     ]
-    monkeypatch.setattr(cli, "COMMANDS", table)
-    monkeypatch.setattr(cli, "entry_points", lambda *, group: joined if group == cli.COMMAND_GROUP else [])
+    monkeypatch.setattr(cli.aft, "table", table)
+    monkeypatch.setattr(lazy, "entry_points", lambda *, group: joined if group == cli.COMMAND_GROUP else [])
     return table
 
 
@@ -84,7 +86,7 @@ class TestLazyGroup:
         assert code == 2
         assert "No such command 'ecco'" in err
 
-    def test_an_error_of_others_is_not_hidden(self, commands: dict[str, cli.Command]) -> None:
+    def test_an_error_of_others_is_not_hidden(self, commands: dict[str, Command]) -> None:
         @click.command()
         def broken() -> None:
             raise ZeroDivisionError

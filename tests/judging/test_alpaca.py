@@ -14,12 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.fake_alpaca import FEW, WHOLE, annotations, make_eval_set, outputs, write
-from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval, score_annotations
+from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval
 from lm_eval_aft.core.errors import JudgeError, RecordError
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.alpaca_eval.data import Length, Output, Unjudged, pair
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_annotations, read_outputs, write_rows
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
+from lm_eval_aft.judging.alpaca_eval.run import score_annotations
 from lm_eval_aft.judging.alpaca_eval.scores import COLUMNS, Scores, leaderboard, rank, score
 from lm_eval_aft.judging.alpaca_eval.summary import ScoringOptions
 

@@ -6,18 +6,19 @@ Knows the keys of ``--metadata``; judging is ``alpaca``'s. Called by the task af
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.cli.judge_alpaca_eval import CACHE, Say, judge_outputs, read_reference
 from lm_eval_aft.core.arguments import flag, integer
 from lm_eval_aft.judging.alpaca_eval.data import Output, refuse_namesakes
 from lm_eval_aft.judging.alpaca_eval.methods import PUBLIC_TOP
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
+from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference
 from lm_eval_aft.judging.alpaca_eval.summary import AlpacaSummary, ScoringOptions
+from lm_eval_aft.judging.judge import CACHE_FILE, Estimate
 from lm_eval_aft.judging.metadata import NamedJudge, named_path
 
 
@@ -63,13 +64,13 @@ class RunJudge:
         refuse_namesakes(generator, references[0].generator)
         return cls(named, references, plan, file)
 
-    def judge(self, outputs: Sequence[Output], folder: Path, say: Say) -> AlpacaSummary:
+    def judge(self, outputs: Sequence[Output], folder: Path, say: Callable[[Estimate], None]) -> AlpacaSummary:
         """See ``judge_outputs``.
 
         Raises:
             AFTError: If it fails; what was judged by then is kept in the folder.
         """
-        with closing(self.named.open(folder / CACHE)) as judge:
+        with closing(self.named.open(folder / CACHE_FILE)) as judge:
             return judge_outputs(outputs, self.references, judge, self.plan, folder, say)
 
     def command(self, run: Path) -> str:

@@ -16,10 +16,11 @@ from statistics import fmean
 from typing import Any
 
 from lm_eval_aft.core.arguments import flag, integer, mapping, real
+from lm_eval_aft.judging.judge import CACHE_FILE
 from lm_eval_aft.judging.metadata import NamedJudge, named_path
 from lm_eval_aft.judging.mt_bench.data import Answer, Dialogue, Material, read_references
 from lm_eval_aft.judging.mt_bench.prompts import PromptSet, prompt_set
-from lm_eval_aft.judging.mt_bench.rate import CACHE, MAX_TOKENS, RatingOptions, Say, judge_answers
+from lm_eval_aft.judging.mt_bench.rate import MAX_TOKENS, RatingOptions, Say, judge_answers
 from lm_eval_aft.judging.mt_bench.scores import Scores
 
 
@@ -87,7 +88,7 @@ class RunJudge:
     def judge(self, material: Material, say: Say) -> Scores:
         """See ``judge_answers``."""
         open_judge = self.named.open(
-            material.folder / CACHE, prompt_version=self.prompts.name, extra_body=self.extra_body
+            material.folder / CACHE_FILE, prompt_version=self.prompts.name, extra_body=self.extra_body
         )
         with closing(open_judge) as judge:
             return judge_answers(material, self.prompts, judge, self.plan, say)

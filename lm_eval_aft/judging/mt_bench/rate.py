@@ -19,7 +19,6 @@ from lm_eval_aft.judging.mt_bench.scores import Judgement, Scores, rating, score
 
 MAX_TOKENS = 2048  # FastChat's, as is the temperature of 0
 SECOND_TEMPERATURE = 0.7  # most servers repeat themselves at 0, so asking once more would change nothing
-CACHE = "judgements.sqlite"
 Say = Callable[[str], None]
 
 

@@ -1,0 +1,145 @@
+"""The options that all ``aft judge`` commands share, and the judge that they describe."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.names import display_name
+from lm_eval_aft.judging.judge import CACHE_FILE, CONCURRENCY, RETRIES, TIMEOUT_S, Judge
+from lm_eval_aft.judging.local import LocalClient
+
+FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOptions:
+    """The options that describe the judge and the calls to it.
+
+    Attributes:
+        model: The server's name of the judge, or a checkpoint if ``engine`` is set.
+        base_url: The server's address; None if ``engine`` is set.
+        engine: The engine that runs the judge on this machine; None if a server does.
+        revision: The weights that the server runs, in the user's words.
+        cache: The file that keeps the judgements; None for the default.
+        max_calls: Upper bound of the number of calls; None for no bound.
+        price_in: Cost of a million prompt tokens; None if unknown.
+        price_out: Cost of a million generated tokens; None if unknown.
+        concurrency: Number of calls at a time.
+        timeout_s: Seconds to wait for a reply.
+        retries: How often a failed call is made again.
+    """
+
+    model: str | None
+    base_url: str | None
+    engine: str | None
+    revision: str
+    cache: Path | None
+    max_calls: int | None
+    price_in: float | None
+    price_out: float | None
+    concurrency: int
+    timeout_s: float
+    retries: int
+
+
+_OPTIONS = (
+    click.option("--judge-model", "model", help="The server's name of the judge; with --judge-engine, a checkpoint."),
+    click.option(
+        "--judge-base-url",
+        "base_url",
+        help="The server's address, such as http://127.0.0.1:8000/v1. Its key is read from OPENAI_API_KEY.",
+    ),
+    click.option("--judge-engine", "engine", type=click.Choice(["hf"]), help="Run the judge here, without a server."),
+    click.option("--judge-revision", "revision", default="", help="The weights that the server runs, in your words."),
+    click.option("--cache", type=FILE, help=f"The file that keeps the judgements [default: OUTPUT/{CACHE_FILE}]."),
+    click.option("--max-judge-calls", "max_calls", type=click.IntRange(0), help="Make no more calls than this."),
+    click.option("--price-in", type=click.FloatRange(0), help="Cost of a million prompt tokens, for the estimate."),
+    click.option("--price-out", type=click.FloatRange(0), help="Cost of a million generated tokens."),
+    click.option(
+        "--concurrency", type=click.IntRange(1), default=CONCURRENCY, show_default=True, help="Calls at a time."
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(0, min_open=True),
+        default=TIMEOUT_S,
+        show_default=True,
+        help="Seconds to wait for a reply.",
+    ),
+    click.option(
+        "--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Retries of a failed call."
+    ),
+    click.option("--allow-missing", is_flag=True, help="Score even if judgements are missing, and count them."),
+    click.option("--output", type=FILE, help="Folder for the results [default: one beside RUN]."),
+)
+
+
+def judge_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the shared options to a command.
+
+    The command receives those that describe the judge as one argument ``judge``, a ``JudgeOptions``. It receives
+    ``allow_missing`` and ``output`` as they are.
+    """
+
+    @functools.wraps(command)
+    def with_judge(**parameters: Any) -> None:
+        judge = JudgeOptions(**{field.name: parameters.pop(field.name) for field in fields(JudgeOptions)})
+        command(judge=judge, **parameters)
+
+    for option in reversed(_OPTIONS):
+        with_judge = option(with_judge)
+    return with_judge
+
+
+def require_run_and_judge(run: Path | None, judge: JudgeOptions, otherwise: str) -> Path:
+    """Return RUN, or refuse a command that names no answers or not exactly one judge.
+
+    Args:
+        run: The argument RUN.
+        judge: The judge.
+        otherwise: What can be given instead of both, such as "--annotations FILE".
+
+    Raises:
+        ConfigError: If anything is missing.
+    """
+    if run is None or judge.model is None or (judge.base_url is None) == (judge.engine is None):
+        raise ConfigError(
+            f"give RUN with --judge-model and either --judge-base-url or --judge-engine, or {otherwise} alone."
+        )
+    return run
+
+
+def open_judge(options: JudgeOptions, folder: Path, **settings: Any) -> Judge:
+    """The judge at an address, or a checkpoint on this machine.
+
+    Args:
+        options: The judge; see ``require_run_and_judge``.
+        folder: Where the judgements are kept, unless ``--cache`` names a file.
+        **settings: Further settings of ``Judge``.
+
+    Raises:
+        AFTError: If the address is wrong, the cache cannot be opened, or the checkpoint cannot be loaded.
+    """
+    model, revision, client = str(options.model), options.revision, None
+    if options.base_url is None:
+        client = LocalClient.load(model)
+        model, revision = display_name(model), client.engine.fingerprint
+    return Judge(
+        model,
+        options.base_url or "",
+        client=client,
+        cache=options.cache or folder / CACHE_FILE,
+        revision=revision,
+        concurrency=options.concurrency,
+        max_calls=options.max_calls,
+        timeout_s=options.timeout_s,
+        retries=options.retries,
+        **settings,
+    )

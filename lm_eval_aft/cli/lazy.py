@@ -1,0 +1,87 @@
+"""A command group that lists its commands from a table and imports a command only when it is called.
+
+So ``aft --help`` needs neither torch nor lm_eval. Other packages can add commands through an entry-point group.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import click
+
+from lm_eval_aft.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a table.
+
+    Attributes:
+        target: Where it lives: "module:attribute", a click command.
+        short_help: Its line in the group's help.
+    """
+
+    target: str
+    short_help: str
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported when they are called."""
+
+    def __init__(
+        self, *arguments: Any, table: Mapping[str, Command], entry_point_group: str = "", **settings: Any
+    ) -> None:
+        """Make the group.
+
+        Args:
+            *arguments: See ``click.Group``.
+            table: The commands by name.
+            entry_point_group: Entry-point group of commands of other packages; empty for none.
+            **settings: See ``click.Group``.
+        """
+        super().__init__(*arguments, **settings)
+        self.table, self.entry_point_group = table, entry_point_group
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in alphabetical order."""
+        return sorted({*super().list_commands(ctx), *self.table, *self._added()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, or None if the name is unknown."""
+        if cmd_name in self.table:
+            return _load(cmd_name, self.table[cmd_name].target)
+        added = self._added().get(cmd_name)
+        return _load(cmd_name, added.value) if added else super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table. Click's own method would import each of them."""
+        rows = {name: command.short_help for name, command in self.table.items()}
+        rows |= {name: f"(from {point.module.partition('.')[0]})" for name, point in self._added().items()}
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(sorted(rows.items()))
+
+    def _added(self) -> dict[str, EntryPoint]:
+        """The commands of other packages. They cannot replace a command of the table."""
+        if not self.entry_point_group:
+            return {}
+        points = entry_points(group=self.entry_point_group)
+        return {point.name: point for point in points if point.name not in self.table}
+
+
+def _load(name: str, target: str) -> click.Command:
+    module, _, attribute = target.partition(":")
+    try:
+        command = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(
+            f"the command {name!r} cannot be loaded ({error}): install what is missing; the extras of lm_eval_aft "
+            "are alpaca, ifeval, report and vllm"
+        ) from error
+    if not isinstance(command, click.Command):
+        raise ConfigError(f"the command {name!r} points at {target}, which is not a click command: fix its entry point")
+    return command
