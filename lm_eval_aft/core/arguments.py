@@ -1,7 +1,7 @@
-"""Checks of single arguments: each turns what a command line delivers into one type, or refuses it in a sentence.
+"""Parsers of single arguments: each coerces a value of the command line to one type, or refuses it in a sentence.
 
-lm-eval's command line delivers odd types (``-1`` as a float, ``none`` as a string, ``1_000`` as 1000.0), so every
-value is coerced strictly. Knows no argument by name. Called by ``config``, the engines and the commands.
+lm-eval's command line delivers odd types: ``-1`` as a float, ``none`` as a string, ``1_000`` as 1000.0. Each parser
+takes the argument's name and its value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _refuse(name: str, value: Any, allowed: str) -> ConfigError:
 
 
 def integer(low: int, high: int | None = None) -> Parse:
-    """A whole number from ``low`` to ``high``; 5.0 counts as 5, since the command line may deliver it so."""
+    """A whole number from ``low`` to below ``high``. 5.0 counts as 5: the command line may deliver it as a float."""
     allowed = f"a whole number of at least {low}" + (f" and below {high}" if high else "")
 
     def parse(name: str, value: Any) -> int:
@@ -36,7 +36,7 @@ def integer(low: int, high: int | None = None) -> Parse:
 
 
 def real(low: float, high: float = math.inf, *, above: bool = False) -> Parse:
-    """A finite number from ``low`` (itself excluded with ``above``) to ``high``."""
+    """A finite number from ``low`` to ``high``; with ``above``, ``low`` itself is excluded."""
     allowed = f"a number {'above' if above else 'of at least'} {low:g}"
     allowed += f" and at most {high:g}" if high < math.inf else ""
 
@@ -50,7 +50,7 @@ def real(low: float, high: float = math.inf, *, above: bool = False) -> Parse:
 
 
 def _whole(value: Any) -> int | None:
-    """The whole number that a value states, or None; not by way of a float where that would round."""
+    """The whole number that a value states, or None. Large integers do not pass through a float, which would round."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -72,7 +72,7 @@ def _number(value: Any) -> float | None:
 
 
 def text(name: str, value: Any) -> str:
-    """A string that is not empty; the word ``none`` is refused, as it is nearly always a mistake."""
+    """A string that is not empty. The word ``none`` is refused, since it is nearly always a mistake."""
     if not isinstance(value, str) or not value.strip() or value.lower() == "none":
         raise _refuse(name, value, "a text (leave the argument out for its default)")
     return value
@@ -107,7 +107,7 @@ def choice(*allowed: str) -> Parse:
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:
-    """A dictionary: from Python, from a command line that is JSON as a whole, or as the JSON text of one alone."""
+    """A dictionary, or the JSON text of one."""
     if isinstance(value, str):
         with suppress(ValueError):
             value = json.loads(value)
@@ -117,7 +117,7 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def path_or_none(name: str, value: Any) -> str:
-    """A path, or the word ``none``, which stays as it is and switches the setting off."""
+    """A path, or the word ``none``, which switches the setting off and stays as it is."""
     return "none" if isinstance(value, str) and value.lower() == "none" else text(name, value)
 
 

@@ -1,7 +1,6 @@
-"""Every model argument of ours: its type, default, check and meaning; the one definition of k and layers.
+"""The model arguments of ``--model aft``: type, default, check and meaning of each. k and layers are defined here only.
 
-Knows nothing of engines; arguments that are not ours are handed back for the engine to check. Called by
-``model.AFTLM`` and by the commands that build one. A little over 200 lines for the meanings.
+Arguments that are not defined here go to the engine, which checks them.
 """
 
 from __future__ import annotations
@@ -19,71 +18,104 @@ from lm_eval_aft.core.settings import nearest, parsers, setting
 
 SEED_LIMIT = 2**63
 STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
-ELECTIONS = ("majority", "best_of_n")  # their last pass chooses a text instead of writing one
+# The last layer of these selects a text instead of writing one.
+SELECTIONS = ("majority", "best_of_n")
 DEFAULTS = {"refine": {"k": 1}, "majority": {"layers": 1}, "best_of_n": {"layers": 1}, "beam": {"layers": 0}}
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
-TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's own order
+# In the order in which lm-eval reads them.
+TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
 class AFTConfig:
     """The model arguments of ``--model aft`` that are ours; all others go to the engine."""
 
-    k: int = setting(5, integer(1), "texts per layer")
-    layers: int = setting(2, integer(0), "aggregation passes after the drafts; 0 is a plain answer")
-    strategy: str = setting("aggregate", choice(*STRATEGIES), "aggregate, or an opponent: " + ", ".join(STRATEGIES[1:]))
-    temperature: float = setting(0.7, real(0), "of drafts and hidden layers; 0 is greedy")
-    top_p: float = setting(0.95, real(0, 1, above=True), "nucleus mass of drafts and hidden layers")
-    top_k: int | None = setting(None, or_none(integer(1)), "most likely tokens kept; none is off")
-    draft_max_tokens: int | None = setting(None, integer(1), "tokens a draft may have; default: the answer's bound")
-    draft_until: tuple[str, ...] = setting((), strings, "strings that end a draft (base models)")
-    final_temperature: float | None = setting(None, real(0), "of the last layer; default: the task's, else the drafts'")
-    final_top_p: float | None = setting(
-        None, real(0, 1, above=True), "of the last layer; default: the task's, else the drafts'"
+    k: int = setting(5, integer(1), "Drafts a question, and generations per hidden layer.")
+    layers: int = setting(2, integer(0), "Aggregation layers after the drafts; 0 answers directly.")
+    strategy: str = setting("aggregate", choice(*STRATEGIES), f"One of {', '.join(STRATEGIES)}.")
+    temperature: float = setting(0.7, real(0), "Temperature of drafts and hidden layers; 0 is greedy.")
+    top_p: float = setting(0.95, real(0, 1, above=True), "Nucleus mass of drafts and hidden layers; 1 is off.")
+    top_k: int | None = setting(
+        None, or_none(integer(1)), "Most likely tokens that sampling keeps; `none` keeps all of them."
     )
-    final_max_tokens: int | None = setting(None, integer(1), "tokens the answer may have; default: max_gen_toks")
-    max_gen_toks: int = setting(2048, integer(1), "tokens the answer may have where the task is silent")
+    draft_max_tokens: int | None = setting(
+        None, integer(1), "Most tokens of a draft or hidden generation; default: as many as the answer may have."
+    )
+    draft_until: tuple[str, ...] = setting((), strings, "Strings that end a draft, for base models.")
+    final_temperature: float | None = setting(
+        None, real(0), "Temperature of the last layer; default: the task's, else that of the drafts."
+    )
+    final_top_p: float | None = setting(
+        None, real(0, 1, above=True), "Nucleus mass of the last layer; default: the task's, else that of the drafts."
+    )
+    final_max_tokens: int | None = setting(
+        None, integer(1), "Most tokens of the answer; default: the task's, else `max_gen_toks`."
+    )
+    max_gen_toks: int = setting(2048, integer(1), "Most tokens of the answer if the task sets no limit.")
     seed: int | None = setting(
-        1234, or_none(integer(0, SEED_LIMIT)), "of all drafts; none lets a vLLM or server draw freely"
+        1234,
+        or_none(integer(0, SEED_LIMIT)),
+        "Seed of all generations; `none` lets vLLM or a server sample without seeds, which is faster.",
     )
     think_end_token: str | None = setting(
-        None, text, "ends thinking, such as </think>: the task sees what follows the last"
+        None, text, "Mark that ends the thinking, such as `</think>`; the task sees only what follows the last one."
     )
     vote_regex: str | None = setting(
-        None, text, "majority: its last match is the answer; default: the task's extraction"
+        None,
+        text,
+        "For `strategy=majority`: the last match in a text is its answer; default: the extraction of the task.",
     )
-    reward_model: str | None = setting(None, text, "best_of_n: a sequence-classification checkpoint with one output")
-    probe: str = setting("none", choice(*PROBES), "what is done to the texts a pass reads: " + ", ".join(PROBES[1:]))
-    drafts_from: str | None = setting(None, text, "folder of traces whose drafts are aggregated, instead of new ones")
+    reward_model: str | None = setting(
+        None, text, "For `strategy=best_of_n`: a sequence-classification checkpoint with one output."
+    )
+    probe: str = setting(
+        "none",
+        choice(*PROBES),
+        f"What changes in the drafts that a layer reads, to test what it uses: {', '.join(PROBES)}.",
+    )
+    drafts_from: str | None = setting(
+        None, text, "Folder of traces; their drafts are aggregated and no new drafts are generated."
+    )
     mcq: str = setting(
-        "plain", choice("plain", "drafts"), "multiple choice: plain scores at once, drafts after drafting"
+        "plain",
+        choice("plain", "drafts"),
+        "How multiple-choice questions are scored: `plain` scores the choices directly, `drafts` after drafting.",
     )
-    mcq_orders: int = setting(1, integer(1), "mcq=drafts: orders of the texts that log-probabilities are averaged over")
-    template: str | None = setting(None, text, "file with the two prompt blocks; default: the checkpoint's, else ours")
-    template_override: bool = setting(False, flag, "use template= although the checkpoint names another")
-    engine: str = setting("hf", text, "hf, vllm, api or scripted")
-    record: str | None = setting(None, text, "folder for the traces")
-    cache: str | None = setting(None, path_or_none, "file of the draft store; none is off; default: inside record")
+    mcq_orders: int = setting(
+        1, integer(1), "For `mcq=drafts`: orders of the drafts over which log-probabilities are averaged."
+    )
+    template: str | None = setting(
+        None, text, "File with the two prompt blocks; default: the checkpoint's template, else the built-in one."
+    )
+    template_override: bool = setting(False, flag, "Use `template` although the checkpoint was trained with another.")
+    engine: str = setting("hf", text, "What generates: `hf`, `vllm`, `api` or `scripted`.")
+    record: str | None = setting(None, text, "Folder for the traces.")
+    cache: str | None = setting(
+        None, path_or_none, "File of the draft store; `none` switches it off; default: `drafts.sqlite` inside `record`."
+    )
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other.
 
         Raises:
-            ConfigError: In one sentence.
+            ConfigError: On the first contradiction.
         """
-        for wrong, said in self._contradictions():
+        for wrong, sentence in self._contradictions():
             if wrong:
-                raise ConfigError(said)
+                raise ConfigError(sentence)
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
         name = f"strategy={self.strategy}"
         yield self.strategy == "refine" and self.k != 1, f"k={self.k} contradicts {name}, which revises one text: k=1."
-        yield self.strategy == "beam" and self.layers != 0, f"{name} has no passes: layers={self.layers} must be 0."
+        yield (
+            self.strategy == "beam" and self.layers != 0,
+            f"{name} has no aggregation layers: layers={self.layers} must be 0.",
+        )
         yield (
             self.strategy == "beam" and self.engine != "hf",
-            f"{name} is for engine=hf alone: engine={self.engine} has no beam search here.",
+            f"{name} needs engine=hf: engine={self.engine} has no beam search here.",
         )
-        yield self.selects and not self.layers, f"{name} elects in its last pass: layers=0 must be 1 or more."
+        yield self.selects and not self.layers, f"{name} selects in its last layer: layers=0 must be 1 or more."
         yield (
             (self.strategy == "best_of_n") != (self.reward_model is not None),
             "strategy=best_of_n and reward_model=CHECKPOINT need each other: give both or neither.",
@@ -96,41 +128,41 @@ class AFTConfig:
         yield drafted and self.strategy != "aggregate", f"mcq=drafts is for strategy=aggregate, not for {name}."
         yield (
             drafted and not self.layers,
-            "mcq=drafts scores choices in the last pass: layers=0 must be 1 or more, or use mcq=plain.",
+            "mcq=drafts scores choices in the last layer: layers=0 must be 1 or more, or use mcq=plain.",
         )
         yield self.mcq == "plain" and self.mcq_orders > 1, "mcq_orders is for mcq=drafts: give both or neither."
         yield (
             not self.layers and (self.probe != "none" or self.drafts_from is not None),
-            "probe= and drafts_from= change what a pass reads: they need layers=1 or more.",
+            "probe= and drafts_from= change what a layer reads: they need layers=1 or more.",
         )
 
     @property
     def selects(self) -> bool:
-        """Whether the last pass chooses one of the texts before it."""
-        return self.strategy in ELECTIONS
+        """Whether the last layer selects one of the texts before it."""
+        return self.strategy in SELECTIONS
 
     @property
     def beams(self) -> int:
-        """Texts that beam search keeps side by side; 1 for every other strategy."""
+        """Number of beams of beam search; 1 for every other strategy."""
         return self.k if self.strategy == "beam" else 1
 
     @property
     def generations(self) -> int:
-        """Texts written a question: k * layers + 1, and 1 for layers=0; a pass that elects or scores writes none."""
+        """Generations a question: k * layers + 1. A last layer that selects or scores writes none."""
         return self.k * self.layers + (not self.selects and self.mcq == "plain")
 
     @classmethod
     def split(cls, model_args: Mapping[str, Any]) -> tuple[AFTConfig, dict[str, Any]]:
-        """Take our arguments out of lm-eval's and check each.
+        """Split lm-eval's model arguments into ours and the engine's, and check ours.
 
         Returns:
-            The configuration, and the arguments that are not ours, unchecked.
+            The configuration, and the arguments of the engine, unchecked.
 
         Raises:
             ConfigError: If a value of ours is of the wrong type or out of range.
         """
         ours = parsers(cls)
-        # model args given as None (Python callers, lm-eval's None) mean "not given"
+        # Python callers and lm-eval pass None for an argument that was not set.
         given = {name: value for name, value in model_args.items() if value is not None}
         parsed = {name: ours[name](name, value) for name, value in given.items() if name in ours}
         rest = {name: value for name, value in given.items() if name not in ours}
@@ -142,17 +174,17 @@ class AFTConfig:
 
 
 def names() -> tuple[str, ...]:
-    """Names of our arguments, in the order of the definition."""
+    """The names of our arguments, in the order of the definition."""
     return tuple(parsers(AFTConfig))
 
 
 def markdown_table() -> str:
-    """Our arguments as a table: the one in the README is this one."""
+    """Our arguments as a Markdown table; the documentation shows this table."""
     return settings.markdown_table(AFTConfig, "argument")
 
 
 def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> None:
-    """Refuse arguments that neither we nor the engine know, naming the nearest name.
+    """Refuse arguments that neither we nor the engine know. The message names the nearest one.
 
     Raises:
         ConfigError: On the first unknown name.
@@ -165,22 +197,30 @@ def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> 
 
 
 def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Sampling, Sampling]:
-    """How drafts and the last layer are drawn, for a task's generation settings.
+    """The sampling settings of a task's drafts and of its last layer.
 
-    The task (and ``--gen_kwargs``, which lm-eval merges into it) speaks about the last layer only; an explicit
-    ``final_...`` model argument beats it. Stop strings are left out: they cut the final text afterwards.
+    The task's generation settings, and ``--gen_kwargs``, which lm-eval merges into them, apply to the last layer only.
+    An explicit ``final_...`` model argument overrides them. Stop strings are not part of the sampling: they cut the
+    final text afterwards.
+
+    Args:
+        config: The model arguments.
+        gen_kwargs: The task's generation settings.
 
     Returns:
-        Sampling of the drafts and hidden layers, sampling of the last layer.
+        The sampling of drafts and hidden layers, and the sampling of the last layer.
+
+    Raises:
+        ConfigError: If a setting of the task is of the wrong type or out of range.
     """
-    bound = next((gen_kwargs[name] for name in TOKEN_ALIASES if gen_kwargs.get(name) is not None), config.max_gen_toks)
-    bound = integer(1)("max_gen_toks", bound)
+    limit = next((gen_kwargs[name] for name in TOKEN_ALIASES if gen_kwargs.get(name) is not None), config.max_gen_toks)
+    limit = integer(1)("max_gen_toks", limit)
     seeded = config.seed is not None
     drafts = Sampling(
         config.temperature,
         config.top_p,
         config.top_k or 0,
-        config.draft_max_tokens or bound,
+        config.draft_max_tokens or limit,
         config.draft_until,
         seeded,
     )
@@ -190,7 +230,7 @@ def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Samplin
             config.final_top_p, gen_kwargs.get("top_p"), config.top_p, parse=real(0, 1, above=True), name="top_p"
         ),
         top_k=max(0, int(_first(gen_kwargs.get("top_k"), config.top_k, 0, parse=integer(-1), name="top_k"))),
-        max_tokens=config.final_max_tokens or bound,
+        max_tokens=config.final_max_tokens or limit,
         seeded=seeded,
     )
     return drafts, final
@@ -199,7 +239,8 @@ def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Samplin
 def _final_temperature(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> float:
     task = 0.0 if gen_kwargs.get("do_sample") is False else gen_kwargs.get("temperature")
     if gen_kwargs.get("do_sample") is True and task == 0:
-        task = None  # lm-eval fills in 0.0 where a task only says do_sample: true
+        # lm-eval fills in 0.0 if a task sets do_sample: true and no temperature.
+        task = None
     return float(_first(config.final_temperature, task, config.temperature, parse=real(0), name="temperature"))
 
 

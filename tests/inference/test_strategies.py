@@ -91,8 +91,8 @@ class TestSettings:
         [
             ({"strategy": "vote"}, "strategy must be one of aggregate, refine, majority, best_of_n, beam"),
             ({"strategy": "refine", "k": 5}, "k=5 contradicts strategy=refine"),
-            ({"strategy": "beam", "layers": 2}, "strategy=beam has no passes"),
-            ({"strategy": "beam", "engine": "vllm"}, "strategy=beam is for engine=hf alone: engine=vllm"),
+            ({"strategy": "beam", "layers": 2}, "strategy=beam has no aggregation layers"),
+            ({"strategy": "beam", "engine": "vllm"}, "strategy=beam needs engine=hf: engine=vllm"),
             ({"strategy": "majority", "layers": 0}, "layers=0 must be 1 or more"),
             ({"strategy": "best_of_n"}, "strategy=best_of_n and reward_model=CHECKPOINT need each other"),
             ({"reward_model": "x"}, "strategy=best_of_n and reward_model=CHECKPOINT need each other"),
@@ -136,17 +136,17 @@ def test_refine_is_aggregation_of_one_text():
 class TestProbes:
     TEXTS = ("one 1", "two 2", "three 3", "four 4", "five 5")
 
-    def apply_probe(self, probe: str, layer: int = 1, seed: int = 1234, repeat: int = 0) -> list[str]:
+    def probed(self, probe: str, layer: int = 1, seed: int = 1234, repeat: int = 0) -> list[str]:
         return apply_probe(self.TEXTS, AFTConfig(probe=probe, seed=seed), ask("q", repeat=repeat), layer)
 
     def test_none_changes_nothing(self):
-        assert self.shown("none") == list(self.TEXTS)
+        assert self.probed("none") == list(self.TEXTS)
 
     def test_shuffle_draws_an_order_a_pass(self):
-        orders = {tuple(self.shown("shuffle", layer)) for layer in range(1, 9)}
+        orders = {tuple(self.probed("shuffle", layer)) for layer in range(1, 9)}
         assert len(orders) > 4
         assert all(sorted(order) == sorted(self.TEXTS) for order in orders)
-        assert self.shown("shuffle") == self.shown("shuffle") != self.shown("shuffle", seed=1)
+        assert self.probed("shuffle") == self.shown("shuffle") != self.shown("shuffle", seed=1)
 
     @pytest.mark.parametrize("probe", ["wrong", "empty", "instruction"])
     def test_one_draft_is_planted(self, probe):
@@ -155,16 +155,16 @@ class TestProbes:
             "empty": [""] * 5,
             "instruction": [text + ORDER for text in self.TEXTS],
         }[probe]
-        made = self.shown(probe)
+        made = self.probed(probe)
         changed = [i for i in range(5) if made[i] != self.TEXTS[i]]
         assert len(changed) == 1
         assert made[changed[0]] == planted[changed[0]]
-        places = {tuple(self.shown(probe, repeat=repeat)) for repeat in range(40)}
+        places = {tuple(self.probed(probe, repeat=repeat)) for repeat in range(40)}
         assert len(places) == 5  # every place, over the questions
-        assert self.shown(probe, layer=2) == list(self.TEXTS)
+        assert self.probed(probe, layer=2) == list(self.TEXTS)
 
     def test_repeat_shows_the_first_draft_k_times(self):
-        assert self.shown("repeat") == ["one 1"] * 5
+        assert self.probed("repeat") == ["one 1"] * 5
 
     @pytest.mark.parametrize(
         ("text", "other"),
