@@ -146,7 +146,7 @@ class TestProbes:
         orders = {tuple(self.probed("shuffle", layer)) for layer in range(1, 9)}
         assert len(orders) > 4
         assert all(sorted(order) == sorted(self.TEXTS) for order in orders)
-        assert self.probed("shuffle") == self.shown("shuffle") != self.shown("shuffle", seed=1)
+        assert self.probed("shuffle") == self.probed("shuffle") != self.probed("shuffle", seed=1)
 
     @pytest.mark.parametrize("probe", ["wrong", "empty", "instruction"])
     def test_one_draft_is_planted(self, probe):
