@@ -1,0 +1,131 @@
+"""The losses of aft train, its schedule, and the warnings about its data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.tiny_models import save_tiny
+from helpers.training_runs import contradicted, log_of, weights
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from trainers.fitting.batching import Collator
+from trainers.fitting.examples import Example
+from trainers.train import run_training
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "gemma"])
+def test_the_loss_is_that_of_masked_and_untrimmed_batches(kind, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path, kind), dtype=torch.float32)
+    examples = [Example(tuple(range(10, 50)), 30), Example(tuple(range(60, 75)), 9)]
+    losses = []
+    for trims in (True, False):
+        batch = Collator(0, trims)(examples)
+        if not trims:
+            batch["attention_mask"] = (batch["input_ids"] != 0).long()
+        with torch.no_grad():
+            losses.append(model(**batch).loss)
+    assert torch.allclose(*losses, atol=1e-5)
+
+
+def test_the_validation_loss_is_of_target_tokens_whatever_the_batch(config, tmp_path):
+    rows = [{"query": "1?", "drafts": ["1"], "target": "1" * n, "sft_target": "1" * n} for n in (1, 2, 3, 50, 60)]
+    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = []
+    for batch in (2, 5):
+        output = str(tmp_path / f"batch{batch}")
+        held_out = replace(config, validation=str(tmp_path / "held_out.jsonl"), output=output, batch_size=batch)
+        run_training("sft", replace(held_out, learning_rate=1e-12, max_steps=1, save_every=1))
+        seen += [row["eval_loss"] for row in log_of(held_out) if "eval_loss" in row]
+    assert seen == [pytest.approx(seen[0], abs=1e-6)] * 2
+
+
+def test_early_stopping(config):
+    bad = replace(contradicted(config), patience=1, epochs=50)
+    run_training("sft", bad)
+    assert log_of(bad)[-1]["step"] < 100
+
+
+def test_bf16_checkpointing_and_accumulation_run(config):
+    run_training("aft", replace(config, bf16=True, gradient_checkpointing=True, accumulate=2, max_steps=2))
+    assert log_of(config)[-1]["step"] == 2
+
+
+def test_a_constant_rate_is_reached_by_warmup(config):
+    run_training("sft", replace(config, schedule="constant", warmup=0.5, epochs=2))
+    rates = [row["learning_rate"] for row in log_of(config) if "learning_rate" in row]
+    assert rates[0] < rates[1] < rates[-1] == config.learning_rate
+
+
+def test_a_run_of_one_step_learns(config):
+    run_training("sft", replace(config, batch_size=8))
+    assert [row["step"] for row in log_of(config) if "loss" in row] == [1]
+    assert max(float(tensor.abs().max()) for name, tensor in weights(config.output).items() if "lora_B" in name) > 0
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config):
+    hot = replace(config, learning_rate=1e30, schedule="constant", warmup=0, lora_rank=0)
+    with pytest.raises(
+        EngineError, match=r"became (nan|inf) by step \d+: give another output with a lower learning_rate"
+    ):
+        run_training("sft", hot)
+
+
+def test_targets_that_ignore_the_drafts_are_warned_of(config, capsys):
+    rows = [{"query": f"q{n}", "drafts": [f"alpha {n}", f"beta {n}"], "target": "zebra"} for n in range(4)]
+    for more, said in (({}, "than with the drafts of other queries"), ({"sft_target": "zebra"}, "every target is its")):
+        Path(config.data).write_text("".join(json.dumps({**row, **more}) + "\n" for row in rows))
+        run_training("aft", replace(config, k=(2,), max_steps=1, output=f"{config.output}{len(more)}"))
+        assert said in capsys.readouterr().out
+
+
+def test_drafts_that_the_prompt_does_not_show_are_warned_about(config, capsys):
+    rows = Path(config.data).read_text()
+    Path(config.data).write_text(rows.replace('["0", "1", "2"]', '["<think>0", "1", "<think>2"]'))
+    run_training("aft", replace(config, k=(3,), max_steps=1))
+    said = capsys.readouterr().out
+    assert "warning: 2 drafts are not shown: without control tokens and thoughts they are empty." in said
+    assert "does not show all drafts" not in said
+
+
+def test_draws_of_fewer_drafts_than_a_target_may_be_made_from_are_warned_about(config, capsys):
+    run_training("aft", replace(config, max_steps=1))
+    line = "warning: k=1,3 does not show all drafts of 8 rows, and no sources say which ones"
+    assert line in capsys.readouterr().out
+    rows = [json.loads(line) | {"sources": [1]} for line in Path(config.data).read_text().splitlines()]
+    Path(config.data).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_training("aft", replace(config, max_steps=1, output=f"{config.output}2"))
+    assert "does not show all drafts" not in capsys.readouterr().out
+
+
+def test_validation_rows_over_the_limit_are_counted(config, tmp_path, capsys):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(Path(config.data).read_text().replace("it is 1", "it is " + "1" * 300, 1))
+    run_training("aft", replace(config, validation=str(held_out), max_length=200, max_steps=1))
+    line = "validation: 8 rows, 9 examples; over max_length: 1 examples left out, drafts cut in 0"
+    assert line in capsys.readouterr().out
+    assert line in Path(config.output, "README.md").read_text()
+
+
+def test_validation_rows_that_are_all_over_the_limit_are_named(config, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(Path(config.data).read_text().splitlines()[0].replace("it is 1", "it is " + "1" * 300))
+    with pytest.raises(ConfigError, match="none of the 1 validation examples fits max_length=200: raise max_length"):
+        run_training("aft", replace(config, validation=str(held_out), max_length=200, plain_share=0.0))
+
+
+def test_examples_beyond_the_positions_of_the_model_are_warned_of(config, tmp_path, capsys):
+    told = Path(save_tiny(tmp_path / "m"), "config.json")
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"max_position_embeddings": 27}))
+    run_training("sft", replace(config, model=str(told.parent), max_steps=1))
+    assert "longer than" not in capsys.readouterr().out  # all have 27 tokens
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"max_position_embeddings": 26}))
+    run_training("sft", replace(config, model=str(told.parent), max_steps=1, output=f"{config.output}2"))
+    assert "warning: 8 examples are longer than the 26 positions that the model knows: lower max_length to 26." in (
+        capsys.readouterr().out
+    )

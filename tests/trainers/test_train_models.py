@@ -1,0 +1,71 @@
+"""Models that aft train takes, and those that it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_models import save_tiny
+from helpers.training_runs import settings_of, weights
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from trainers.fitting.model import load_tokenizer
+from trainers.settings import make_config
+from trainers.train import run_training
+
+
+def test_a_model_or_targets_that_are_not_there(config):
+    with pytest.raises(EngineError, match="model=nowhere/at-all cannot be loaded"):
+        run_training("sft", replace(config, model="nowhere/at-all"))
+    with pytest.raises(ConfigError, match="lora_targets=nothing does not fit the model"):
+        run_training("sft", replace(config, lora_targets=("nothing",)))
+    with pytest.raises(ConfigError, match=r"data=absent.jsonl cannot be read"):
+        run_training("sft", replace(config, data="absent.jsonl"))
+
+
+def test_lora_targets_are_all_there_or_refused(config, tmp_path):
+    run_training(
+        "sft", replace(make_config({**settings_of(config), "lora_targets": "q_proj, v_proj"}, ""), max_steps=1)
+    )
+    assert {name.split(".")[-3] for name in weights(config.output)} == {"q_proj", "v_proj"}
+    other = replace(config, output=str(tmp_path / "other"), lora_targets=("q_proj", "vproj"))
+    with pytest.raises(ConfigError, match="lora_targets=vproj does not fit the model: it has no layer of that name"):
+        run_training("sft", other)
+
+
+def test_an_adapter_on_weights_that_are_tied_is_refused(config, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(config.model)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "tied")
+    load_tokenizer(config).save_pretrained(tmp_path / "tied")
+    other = replace(config, model=str(tmp_path / "tied"), output=str(tmp_path / "other"))
+    for target in ("lm_head", "embed_tokens"):
+        with pytest.raises(ConfigError, match=f"lora_targets={target} does not fit the model: .* one tensor"):
+            run_training("sft", replace(other, lora_targets=(target,)))
+    run_training("sft", replace(other, max_steps=1))  # all-linear leaves the output alone
+
+
+def test_an_adapter_is_no_model_to_train_further(config, tmp_path):
+    run_training("sft", replace(config, max_steps=1))
+    again = replace(config, model=config.output, output=str(tmp_path / "again"))
+    for rank in (0, 2):
+        with pytest.raises(ConfigError, match="run is an adapter: merge it first"):
+            run_training("aft", replace(again, lora_rank=rank))
+
+
+def test_weights_that_are_cut_or_of_another_size_are_one_sentence(config, tmp_path):
+    folder = Path(save_tiny(tmp_path / "m"))
+    broken = replace(config, model=str(folder))
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "hidden_size": 64, "head_dim": 16}))
+    with pytest.raises(EngineError, match=r"model=.* cannot be loaded: config.json does not fit the weights"):
+        run_training("sft", broken)
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(EngineError, match=r"model=.* cannot be loaded: .* the weights are cut or damaged"):
+        run_training("sft", broken)

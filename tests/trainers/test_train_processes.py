@@ -1,0 +1,99 @@
+"""aft train in several processes, and with several GPUs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.paths import ROOT
+from helpers.training_runs import log_of, settings_of, weights
+from trainers.fitting import loop
+from trainers.settings import TrainConfig
+from trainers.train import run_training
+
+TOLD = """
+import atexit, runpy, sys
+
+def tell_group():  # registered before the trainer's handler, so called after it
+    import torch.distributed as group
+    print("a process group is left:", group.is_initialized(), file=sys.stderr)
+
+atexit.register(tell_group)
+runpy.run_module("trainers.train", run_name="__main__")
+"""
+
+
+STOPPED = """
+import os, runpy
+from trainers.fitting.callbacks import RunLog
+
+whole = RunLog.on_log
+
+def on_log(self, args, state, control, **rest):
+    whole(self, args, state, control, **rest)
+    if state.global_step == int(os.environ["STOP"]):
+        os._exit(9)
+
+RunLog.on_log = on_log
+runpy.run_module("trainers.train", run_name="__main__")
+"""
+
+
+def in_two_processes(config: TrainConfig, folder: Path, script: str, **environment: str):
+    """aft train sft, started twice."""
+    import os
+    import subprocess
+    import sys
+
+    (folder / "c.yaml").write_text(json.dumps(settings_of(config)))
+    (folder / "script.py").write_text(script)
+    command = ["torch.distributed.run", "--nproc_per_node", "2", str(folder / "script.py"), "sft"]
+    command += ["--config", str(folder / "c.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
+    done = in_two_processes(config, tmp_path, TOLD)
+    assert done.returncode == 0, done.stderr
+    # one that is left until the interpreter has gone may abort a finished process
+    assert done.stderr.count("a process group is left: False") == 2
+    assert done.stdout.count("8 rows, 8 examples") == 1
+    one = replace(config, output=str(tmp_path / "one"), accumulate=2, log_every=1)
+    run_training("sft", one)
+    steps = [(row["step"], row["tokens"]) for row in log_of(config)]
+    assert steps == [(row["step"], row["tokens"]) for row in log_of(one)]
+    assert [step for step, _ in steps] == [1, 2]  # eight examples, two processes, two each
+    assert [row["loss"] for row in log_of(config)] == pytest.approx([row["loss"] for row in log_of(one)], rel=1e-3)
+    ours, theirs = weights(config.output), weights(one.output)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+
+
+def test_two_processes_go_on_in_the_second_pass_as_if_they_had_not_stopped(config, tmp_path):
+    config = replace(config, batch_size=1, epochs=2, learning_rate=0.01)
+    whole = replace(config, output=str(tmp_path / "whole"))
+    assert in_two_processes(whole, tmp_path, STOPPED, STOP="0").returncode == 0
+    assert in_two_processes(config, tmp_path, STOPPED, STOP="7").returncode != 0
+    assert not Path(config.output, "adapter_model.safetensors").exists()
+    done = in_two_processes(config, tmp_path, STOPPED, STOP="0")
+    assert "goes on after checkpoint 6" in done.stdout  # four steps a pass
+    ours, theirs = weights(config.output), weights(whole.output)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+
+
+def test_of_several_gpus_without_a_launcher_one_is_used(config, monkeypatch, capsys):
+    arguments = loop.arguments
+
+    def seeing_two(*given):
+        made = arguments(*given)
+        made._n_gpu = 2
+        return made
+
+    monkeypatch.setattr(loop, "arguments", seeing_two)
+    run_training("sft", config)
+    assert "2 GPUs are in sight and one is used: accelerate launch" in capsys.readouterr().out
+    assert json.loads(Path(config.output, "run.json").read_text())["finished"]

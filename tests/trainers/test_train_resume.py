@@ -1,0 +1,220 @@
+"""aft train resumes: a killed run ends like an undisturbed one, and another run is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.training_runs import SHORT, Killed, contradicted, log_of, run_until, same, weights
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
+from trainers.fitting import loop
+from trainers.train import run_training
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
+    config = replace(config, epochs=2, lora_dropout=0.1)
+    run_training("aft", replace(config, output=str(tmp_path / "whole")))
+    run_until(monkeypatch, config, 7)
+    half = Path(config.output, "checkpoints", "checkpoint-8")  # as if the kill had come while it was written
+    half.mkdir()
+    capsys.readouterr()
+    run_training("aft", config)
+    assert "goes on after checkpoint 6" in capsys.readouterr().out
+    assert same(weights(config.output), weights(tmp_path / "whole"))
+    whole = [(row["step"], row["tokens"]) for row in log_of(replace(config, output=str(tmp_path / "whole")))]
+    assert [(row["step"], row["tokens"]) for row in log_of(config)] == whole  # the count of tokens goes on too
+    assert [step for step, _ in whole] == list(range(1, 11))
+    run_training("aft", config)
+    assert "is finished: nothing is left to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [{}, {"schedule": "constant", "max_steps": 5}, {"patience": 1, "epochs": 20}])
+def test_a_run_that_died_before_it_was_saved_is_only_saved(config, tmp_path, monkeypatch, more):
+    config = replace(contradicted(config), **more)
+    run_training("sft", replace(config, output=str(tmp_path / "whole")))
+
+    def die(*given):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_best", die)
+        with pytest.raises(Killed):
+            run_training("sft", config)
+    log = log_of(config)
+    (tmp_path / "elsewhere").mkdir()
+    Path(config.output).rename(tmp_path / "elsewhere" / "run")  # and the folder has moved
+    config = replace(config, output=str(tmp_path / "elsewhere" / "run"))
+    run_training("sft", config)
+    assert log_of(config) == log
+    assert same(weights(config.output), weights(tmp_path / "whole"))
+
+
+def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys):
+    run_until(monkeypatch, config, 3)
+    capsys.readouterr()
+    run_training("aft", replace(config, learning_rate=0.5, log_every=5))
+    said = capsys.readouterr().out
+    assert "learning_rate stays 0.001: the run was started with it, 0.5 does not count." in said
+    assert "log_every is now 5 (was 1)." in said
+    assert [row["step"] for row in log_of(config)] == [1, 2, 5]
+    assert max(row["learning_rate"] for row in log_of(config) if "learning_rate" in row) <= 0.001
+
+
+def test_a_run_without_k_can_be_opened_again(config, monkeypatch, capsys):
+    free = replace(config, k=())
+    run_until(monkeypatch, free, 3)
+    run_training("aft", free)
+    assert "goes on after checkpoint 2" in capsys.readouterr().out
+    run_training("aft", free)
+    assert "is finished: nothing is left to train" in capsys.readouterr().out
+    run_training("aft", free, merge=True)
+    assert Path(config.output, "merged", "model.safetensors").is_file()
+
+
+def test_a_finished_run_does_not_speak_of_settings_without_effect(config, capsys):
+    run_training("sft", replace(config, max_steps=1))
+    capsys.readouterr()
+    run_training("sft", replace(config, max_steps=1, log_every=7))
+    assert "is now" not in capsys.readouterr().out
+
+
+def test_data_that_moved_are_the_same_and_another_template_is_refused(config, monkeypatch, capsys):
+    run_until(monkeypatch, config, 3)
+    moved = replace(config, data=str(Path(config.data).rename(Path(config.data).with_name("moved.jsonl"))))
+    Path(config.template).write_text(SHORT.replace("' / '", "' or '"))
+    with pytest.raises(ConfigError, match=r"was started with template \w{12}, now it is \w{12}: give another output"):
+        run_training("aft", moved)
+    Path(config.template).write_text(SHORT)
+    run_training("aft", moved)
+    assert f"data is now {moved.data}" in capsys.readouterr().out
+    Path(config.template).write_text(SHORT.replace("' / '", "' or '"))
+    with pytest.raises(ConfigError, match="was started with template"):
+        run_training("aft", moved, merge=True)
+    before = Path(config.output, "run.json")
+    state = json.loads(before.read_text())
+    before.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
+    run_training("aft", moved)  # as 0.1.0 wrote it
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_another_validation_file_is_refused_as_the_best_so_far_was_measured_on_the_first(config, tmp_path, monkeypatch):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(Path(config.data).read_text())
+    config = replace(config, validation=str(held_out))
+    run_until(monkeypatch, config, 3)
+    held_out.write_text(Path(config.data).read_text().replace("it is", "it may be"))
+    with pytest.raises(ConfigError, match=r"was started with validation \w{12}, now it is \w{12}: give another output"):
+        run_training("aft", config)
+    run_until(monkeypatch, replace(config, validation=None), 5)
+    with pytest.raises(ConfigError, match="was started with validation"):
+        run_training("aft", config)
+    held_out.write_text(Path(config.data).read_text())
+    run_training("aft", config)
+    with pytest.raises(ConfigError, match="validation=gone cannot be read"):
+        run_training("aft", replace(config, validation="gone"))
+
+
+def test_without_validation_a_run_that_goes_on_keeps_its_last_weights_and_says_nothing_else(
+    config, monkeypatch, capsys
+):
+    run_until(monkeypatch, contradicted(config), 7, "sft")
+    capsys.readouterr()
+    run_training("sft", replace(config, validation=None))
+    assert "kept: " not in capsys.readouterr().out
+    assert "kept: " not in Path(config.output, "README.md").read_text()
+
+
+def test_a_model_that_moved_is_the_same_and_its_path_may_be_relative(config, tiny, tmp_path, monkeypatch, capsys):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    shutil.copytree(tiny, home / "tiny")
+    monkeypatch.chdir(home)
+    config = replace(config, model="tiny")
+    run_until(monkeypatch, config, 3)
+    monkeypatch.chdir(elsewhere)
+    capsys.readouterr()
+    run_until(monkeypatch, replace(config, model="../home/tiny"), 5)
+    assert "model " not in capsys.readouterr().out
+    run_until(monkeypatch, replace(config, model=tiny), 5)
+    assert f"model stays {home / 'tiny'}: the run was started with it" in capsys.readouterr().out
+    (home / "tiny").rename(elsewhere / "moved")
+    run_training("aft", replace(config, model="moved"), merge=True)
+    assert f"model is now {elsewhere / 'moved'} (was {home / 'tiny'})" in capsys.readouterr().out
+    merged = Path(config.output, "merged", "README.md").read_text()
+    assert "--model_args pretrained=HERE,k=3" in merged  # it needs no base
+
+
+def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_keeps_shards", lambda trainer: True)
+        with pytest.raises(ConfigError, match="stage 3 would keep the weights in shards"):
+            run_training("sft", replace(config, lora_rank=0))
+    assert list(Path(config.output).iterdir())
+    run_training("sft", replace(config, max_steps=1))
+
+
+def test_a_run_goes_on_in_as_many_processes_as_it_began(config, monkeypatch):
+    run_until(monkeypatch, config, 3)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="was started with WORLD_SIZE=1, now it is 2: start as many"):
+            run_training("aft", config)
+    run_training("aft", config)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run_training("aft", config)  # a finished one is not trained
+
+
+def test_patience_goes_on_counting_after_a_kill(config, tmp_path, monkeypatch):
+    bad = replace(contradicted(config), save_every=1, epochs=20, patience=3)
+    run_training("sft", replace(bad, output=str(tmp_path / "whole")))
+    last = log_of(replace(bad, output=str(tmp_path / "whole")))[-1]["step"]
+    run_until(monkeypatch, bad, last - 1, "sft")
+    run_training("sft", bad)
+    assert log_of(bad)[-1]["step"] == last
+    assert same(weights(bad.output), weights(tmp_path / "whole"))
+
+
+def test_patience_can_be_asked_for_later(config, monkeypatch):
+    bad = contradicted(config)
+    run_until(monkeypatch, bad, 3, "sft")
+    run_training("sft", replace(bad, patience=1))
+    assert log_of(bad)[-1]["step"] < 20
+
+
+def test_another_kind_other_data_or_a_strange_folder_is_refused(config, tmp_path):
+    run_training("sft", replace(config, max_steps=1))
+    with pytest.raises(ConfigError, match="was started with kind sft, now it is aft: give another output"):
+        run_training("aft", config)
+    Path(config.data).write_text(Path(config.data).read_text() * 2)
+    with pytest.raises(ConfigError, match="was started with data"):
+        run_training("sft", config)
+    with pytest.raises(ConfigError, match="exists and is not the folder of a training run"):
+        run_training("sft", replace(config, output=str(tmp_path)))
+
+
+def test_a_run_of_before_templates_were_written_down_keeps_its_template(config, monkeypatch, tmp_path):
+    (tmp_path / "other.j2").write_text(SHORT)
+    started = replace(config, template=str(tmp_path / "other.j2"))
+    run_until(monkeypatch, started, 3)
+    file = Path(started.output, "run.json")
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
+    run_training("aft", replace(started, template=None))
+    assert CheckpointConfig.load(Path(config.output, FILE)).template == SHORT
+
+
+@pytest.mark.parametrize("lost", ["kind", "finished", "data_digest", "config"])
+def test_a_run_that_lost_part_of_its_state_is_refused(config, lost):
+    path = Path(config.output, "run.json")
+    path.parent.mkdir(parents=True)
+    state = {"kind": "aft", "finished": False, "data_digest": file_digest(config.data), "config": config.to_dict()}
+    path.write_text(json.dumps({name: state[name] for name in state if name != lost}))
+    with pytest.raises(ConfigError, match=rf"run.json cannot be read \(it lacks {lost}\): give another output"):
+        run_training("aft", config)
