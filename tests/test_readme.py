@@ -18,13 +18,6 @@ def test_the_table_of_arguments_is_the_config():
     assert markdown_table() in README
 
 
-def test_every_module_is_in_the_tree():
-    tree = README[README.index("## The files") :]
-    for path in (ROOT / "lm_eval_aft").glob("*.py"):
-        if path.name not in ("__init__.py", "__main__.py"):
-            assert f"      {path.name} " in tree, f"{path.name} has no line in the README's tree"
-
-
 def test_the_start_up_line_is_quoted_as_it_is():
     line = (ROOT / "startup" / "lm_eval_aft.pth").read_text().strip()
     assert f"`{line}`" in README
