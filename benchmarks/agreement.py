@@ -63,7 +63,7 @@ def prompts_of(hf: HFEngine, questions: list[str], max_tokens: int) -> list[Prom
 
 def tokens_at_server(server: str, model: str, chat: Chat) -> tuple[int, ...]:
     """The prompt as vLLM's server renders it."""
-    rows = [{"role": m.role, "content": m.content} for m in chat.messages]
+    rows = [message.to_dict() for message in chat.messages]
     body = {"model": model, "messages": rows, "add_generation_prompt": True}
     reply = requests.post(server.removesuffix("/v1") + "/tokenize", json=body, timeout=60)
     return tuple(reply.json()["tokens"])

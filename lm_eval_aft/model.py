@@ -7,9 +7,8 @@ Over 200 lines because lm-eval's interface is that wide.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,35 @@ from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
 from lm_eval_aft.core.chat import ChatContext, decode
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.prompts import Template
-from lm_eval_aft.core.records import Chat, Question, Trace
+from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
+from lm_eval_aft.inference.dialogue import Dialogue
+from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.interrupts import stoppable
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
-from lm_eval_aft.inference.probes import GivenDrafts
-from lm_eval_aft.inference.requests import (
-    TURNS,
-    announce,
-    later_turns,
-    next_question,
-    read_questions,
-    stop_at_tokens,
-    warn_once,
-)
+from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import Selector, load_selector
-from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, Store
+from lm_eval_aft.storage.draft_store import Store, open_store
 from lm_eval_aft.storage.traces import make_folder, write_traces
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """What all requests so far cost, and how many were of which kind."""
+
+    usage: Usage = field(default_factory=Usage)
+    computed_usage: Usage = field(default_factory=Usage)
+    bare_prompts_wrapped: int = 0
+    scored_without_aggregation: int = 0
+    scored_after_drafts: int = 0
+
+    def __add__(self, other: _Totals) -> _Totals:
+        return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
 
 
 class AFTLM(LM):
@@ -70,7 +77,9 @@ class AFTLM(LM):
         config, engine_args = AFTConfig.split(model_args)
         engine_args, name = choose_checkpoint(config.engine, engine_args)
         template = choose_template(config, engine_args)
-        store = open_store(config)
+        if config.record:
+            make_folder(Path(config.record))
+        store = open_store(config.cache, config.record and Path(config.record, "drafts.sqlite"))
         host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
         given = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
         selector = load_selector(config, store, host)
@@ -105,23 +114,32 @@ class AFTLM(LM):
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
         self.name = name  # what the results file calls the model
-        self.usage, self.spent = Usage(), Usage()
-        self._wrapped = self._scored = self._quizzes = 0
+        self._totals = _Totals()
         self._selector, self._given = selector, given
+
+    @property
+    def usage(self) -> Usage:
+        """Logical cost of everything answered so far."""
+        return self._totals.usage
+
+    @property
+    def computed_usage(self) -> Usage:
+        """The part of ``usage`` that this run computed."""
+        return self._totals.computed_usage
 
     # ------------------------------------------------------------------ what lm-eval asks
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation passes."""
-        questions = [stop_at_tokens(q, self.engine.renderer) for q in read_questions(requests, self.config)]
-        distinct = dict(zip(questions, requests, strict=True))  # padding clones of a parallel run come once
-        announce(list(distinct), self.config, self.world_size)
-        warn_elsewhere(self.name, {question.task for question in distinct})
+        dialogues = read_dialogues(requests, self.config, self.engine.renderer)
+        distinct = list(dict.fromkeys(dialogues))  # lm-eval repeats requests to pad the processes of a parallel run
+        questions = [dialogue.opening for dialogue in distinct]
+        announce(questions, self.config, self.world_size)
+        warn_elsewhere(self.name, {question.task for question in questions})
         with stoppable(self.store):
-            dialogues = self._run(distinct, quiet=disable_tqdm or self.rank != 0)
-        self._count([trace for traces in dialogues.values() for trace in traces])
-        pairs = zip(questions, requests, strict=True)
-        return [_response(dialogues[question], request) for question, request in pairs]
+            traces = self._answer(distinct, quiet=disable_tqdm or self.rank != 0)
+        self._count(traces)
+        return [dialogue.response for dialogue in dialogues]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score continuations with the engine's own model, at once or after drafts (``mcq``)."""
@@ -218,10 +236,10 @@ class AFTLM(LM):
             **self._settings(),
             "generations_per_question": self.config.generations,
             "usage": _readable(self.usage, shape is not None),
-            "spent": _readable(self.spent, shape is not None),
-            "bare_prompts_wrapped": self._wrapped,
-            "scored_without_aggregation": self._scored,
-            "scored_after_drafts": self._quizzes,
+            "spent": _readable(self.computed_usage, shape is not None),
+            "bare_prompts_wrapped": self._totals.bare_prompts_wrapped,
+            "scored_without_aggregation": self._totals.scored_without_aggregation,
+            "scored_after_drafts": self._totals.scored_after_drafts,
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
@@ -260,43 +278,29 @@ class AFTLM(LM):
             suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
             write_traces(self.config.record, self._settings(), traces, suffix)
 
-    def _run(self, requests: Mapping[Question, Instance], quiet: bool) -> dict[Question, list[Trace]]:
-        """Answer each question, then each further turn upon the model's own answers; write the traces of all turns."""
-        later = {question: later_turns(request) for question, request in requests.items()}
-        dialogues: dict[Question, list[Trace]] = {question: [] for question in requests}
-        asked = {question: question for question in requests}  # what is asked now, by the question that opened it
-        while asked:
-            now = list(asked.values())
-            traces = self._propose(now, quiet)
-            for opening, trace in zip(asked, traces, strict=True):
-                dialogues[opening].append(trace)
-            asked = {
-                opening: self._next(said[-1], requests[opening], later[opening][len(said) - 1])
-                for opening, said in dialogues.items()
-                if len(later[opening]) >= len(said)
-            }
-        self._write_traces([trace for traces in dialogues.values() for trace in traces])
-        return dialogues
-
-    def _next(self, trace: Trace, request: Instance, turn: str) -> Question:
-        """What is asked after a turn; control tokens and think blocks of the answer do not enter the next prompt."""
-        answer = trace.question.answer_in(trace.answer)
-        return next_question(trace.question, self.engine.renderer.clean(answer).strip(), turn)
+    def _answer(self, dialogues: Sequence[Dialogue], quiet: bool) -> list[Trace]:
+        """Answer the current turn of every dialogue until none is left. Write the traces and return them."""
+        while pending := [(dialogue, dialogue.question) for dialogue in dialogues if dialogue.question]:
+            traces = self._propose([question for _, question in pending], quiet)
+            for (dialogue, _), trace in zip(pending, traces, strict=True):
+                dialogue.add(trace, self.engine.renderer)
+        done = [trace for dialogue in dialogues for trace in dialogue.traces]
+        self._write_traces(done)
+        return done
 
     def _count(
         self, traces: Sequence[Trace], scored: Usage | None = None, choice_questions: int = 0, plain: int = 0
     ) -> None:
-        """Add what was run to the totals; rank 0, which writes the results, gets those of all processes."""
-        counts = (
-            total([trace.usage for trace in traces]) + (scored or Usage()),
-            total([trace.spent for trace in traces]) + (scored or Usage()),
-            sum(trace.question.chat.wrapped for trace in traces),
-            choice_questions,
-            plain,
+        """Add what was run to the totals. Rank 0 writes the results, so it gets the counts of all processes."""
+        counts = _Totals(
+            usage=total([trace.usage for trace in traces]) + (scored or Usage()),
+            computed_usage=total([trace.computed_usage for trace in traces]) + (scored or Usage()),
+            bare_prompts_wrapped=sum(trace.question.chat.wrapped for trace in traces),
+            scored_after_drafts=choice_questions,
+            scored_without_aggregation=plain,
         )
-        for usage, spent, wrapped, asked, unread in self.gather_object(counts) or [counts]:
-            self.usage, self.spent, self._wrapped = self.usage + usage, self.spent + spent, self._wrapped + wrapped
-            self._quizzes, self._scored = self._quizzes + asked, self._scored + unread
+        for gathered in self.gather_object(counts) or [counts]:
+            self._totals += gathered
 
     def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
         """The requests with each chat context as the text that --model hf would score."""
@@ -304,7 +308,8 @@ class AFTLM(LM):
         for request in requests:
             context, *others = request.args
             if isinstance(context, str) and not (chat := decode(context)).wrapped:
-                context = self.engine.scorer.apply_chat_template(_history(chat), add_generation_prompt=not chat.prefill)
+                messages = [message.to_dict() for message in chat.with_prefill]
+                context = self.engine.scorer.apply_chat_template(messages, add_generation_prompt=not chat.prefill)
             rendered.append(replace(request, arguments=(context, *others)))
         return rendered
 
@@ -322,26 +327,6 @@ class AFTLM(LM):
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given.source if self._given else None
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
-
-
-def open_store(config: AFTConfig) -> Store:
-    """The draft store that ``cache=`` names, else one inside ``record=``, else none."""
-    if config.record:
-        make_folder(Path(config.record))
-    if config.cache == "none" or (config.cache is None and config.record is None):
-        return NoStore()
-    return SQLiteStore(config.cache or Path(str(config.record), "drafts.sqlite"))
-
-
-def _response(dialogue: Sequence[Trace], request: Instance) -> str:
-    """What lm-eval gets: the answer, or the answers of all turns of a dialogue as JSON."""
-    answers = [trace.question.answer_in(trace.answer) for trace in dialogue]
-    return json.dumps({TURNS: answers}, ensure_ascii=False) if TURNS in request.args[1] else answers[0]
-
-
-def _history(chat: Chat) -> list[dict[str, str]]:
-    rows = [{"role": m.role, "content": m.content} for m in chat.messages]
-    return [*rows, {"role": "assistant", "content": chat.prefill}] if chat.prefill else rows
 
 
 def _readable(usage: Usage, counted: bool) -> dict[str, int | None]:

@@ -10,6 +10,7 @@ import pytest
 
 from helpers.paths import SHARED
 from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
+from lm_eval_aft.core.log import warn_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub: no test needs a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -22,6 +23,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), os.enviro
 runpy.run_path(str(STARTUP / "sitecustomize.py"))
 
 SMOLLM2 = Path.home() / ".cache" / "lm_eval_aft" / "smollm2-135m-instruct"
+
+
+@pytest.fixture(autouse=True)
+def unheard_warnings() -> None:
+    """Each test sees the warnings that a process logs only once."""
+    warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

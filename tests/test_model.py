@@ -12,8 +12,8 @@ from helpers.tiny_models import save_tiny, tiny_tokenizer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
-from lm_eval_aft.inference import requests as request_module
 from lm_eval_aft.inference.checkpoint import CheckpointConfig, choose_template
+from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.requests import make_question, stop_at_tokens
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.traces import read_traces
@@ -176,7 +176,9 @@ def test_results_traces_and_totals_agree(tiny, tmp_path):
     info = results["config"]["aft"]
     assert (info["k"], info["layers"], info["generations_per_question"]) == (3, 2, 7)
     assert info["usage"]["generations"] == 28
-    assert info["spent"]["generations"] == sum(trace.spent.generations for trace in traces) == 21  # two share a prompt
+    computed = sum(trace.computed_usage.generations for trace in traces)
+    # two questions share a prompt
+    assert info["spent"]["generations"] == computed == 21
     assert info["usage"]["generated_tokens"] == sum(trace.usage.generated_tokens for trace in traces)
     assert info["usage"]["flops"] > 0
     assert info["template"]["sha256"] == Template.load(None).digest
@@ -249,7 +251,6 @@ def test_few_shot_turns_and_system_arrive_in_the_prompt(tiny, tmp_path):
 
 
 def test_a_bare_prompt_is_wrapped_said_and_flagged(tiny, tmp_path, caplog):
-    request_module._said.clear()
     results = evaluate(aft(tiny), GENERATE, tmp_path)
     assert results["config"]["aft"]["bare_prompts_wrapped"] == 4
     assert "add --apply_chat_template" in caplog.text
@@ -341,7 +342,7 @@ class TestCheckpointTemplate:
 def test_stop_strings_cut_the_final_text(until, expected):
     request = Instance("generate_until", {}, ("?", {"until": until}), 0, ("t", 0, 1))
     question = make_question(request, request.args[1], 0, AFTConfig())
-    assert question.answer_in("a\n\nb Q: c") == expected
+    assert answer_in(question, "a\n\nb Q: c") == expected
 
 
 def test_a_stop_string_that_is_none_is_refused_before_anything_is_generated():
@@ -353,8 +354,8 @@ def test_a_stop_string_that_is_none_is_refused_before_anything_is_generated():
 def test_what_precedes_the_end_of_thinking_is_no_part_of_an_answer():
     request = Instance("generate_until", {}, ("?", {"until": ["\n\n"]}), 0, ("t", 0, 1))
     question = make_question(request, request.args[1], 0, AFTConfig(think_end_token="</think>"))
-    assert question.answer_in("<think>two\n\nlines</think>\n4\n\nrambling") == "4"
-    assert question.answer_in("4\n\nrambling") == "4"
+    assert answer_in(question, "<think>two\n\nlines</think>\n4\n\nrambling") == "4"
+    assert answer_in(question, "4\n\nrambling") == "4"
 
 
 def test_other_models_cannot_find_our_contexts_in_lm_evals_request_cache(tiny, hf):

@@ -18,9 +18,10 @@ import click
 from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import accuracy_interval, gold_answers
+from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction, score_drafts
+from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
 from lm_eval_aft.storage.results import EvalRun, read_runs
 from lm_eval_aft.storage.traces import read_traces
 
@@ -188,9 +189,9 @@ def diagnose_traces(
     """
     groups: dict[tuple[Any, ...], dict[Hashable, GradedTrace]] = {}
     for trace in traces:
-        asked, settings = trace.question, json.dumps(trace.given, sort_keys=True)
+        asked, settings = trace.question, json.dumps(trace.set_settings, sort_keys=True)
         # a file of another limit or number of processes can hold the same question of the same run again
-        group = groups.setdefault((settings, asked.task, asked.drawn), {})
+        group = groups.setdefault((settings, asked.task, asked.sampling_key), {})
         group[asked.doc_id, asked.repeat, asked.turn] = grade(trace, find_extraction(asked.task, regex))
     found = [verdict for group in groups.values() for verdict in group.values()]
     wanted = {(each.task, each.doc_hash) for each in found if find_extraction(each.task, regex)}

@@ -15,7 +15,9 @@ from lm_eval_aft.analysis.pairing import Document, samples_of
 from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
 from lm_eval_aft.analysis.votes import gold_answers
-from lm_eval_aft.inference.extraction import choose_extraction, has_extraction, score_drafts
+from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.extraction import choose_extraction, has_extraction
 from lm_eval_aft.storage.results import EvalRun, Score
 
 
@@ -119,7 +121,7 @@ def pool_of(entry: RunEntry, task: str, regex: str | None) -> Pool | None:
         if asked.task != task or asked.repeat or asked.turn:
             continue
         drafts = [draft.completion for draft in trace.layer(0)]
-        texts = [asked.answer_in(draft.text) for draft in drafts]
+        texts = [answer_in(asked, draft.text) for draft in drafts]
         answers[asked.doc_id, asked.doc_hash] = tuple(map(extraction.answer, texts))
         tokens += [draft.generated_tokens for draft in drafts]
     return Pool(entry.label, answers, sum(tokens) / len(tokens)) if tokens and sum(tokens) else None

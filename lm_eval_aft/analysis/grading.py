@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
+from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.extraction import Extraction, score_drafts
+from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.extraction import Extraction
 
 GRAM = 3  # words in a row: shared ones mean shared wording, not only a shared subject
 
@@ -118,7 +120,7 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
     found: dict[tuple[str, ...], int] = {}
     texts = []
     for number, draft in enumerate(drafts):
-        answer = extraction.answer(trace.question.answer_in(draft.completion.text)) if extraction else None
+        answer = extraction.answer(answer_in(trace.question, draft.completion.text)) if extraction else None
         shown = [grams[i] for i, other in enumerate(drafts) if other.layer == draft.layer - 1]
         texts.append(
             GradedText(

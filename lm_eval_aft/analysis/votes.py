@@ -16,10 +16,12 @@ from typing import Any, Literal
 import click
 
 from lm_eval_aft.analysis.stats import Interval, mean_interval
+from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import ModelShape
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction, score_drafts
+from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
 from lm_eval_aft.storage.results import EvalRun, read_runs, read_samples
 from lm_eval_aft.storage.traces import read_traces
 
@@ -124,7 +126,7 @@ def count_votes(
     for trace in traces:
         asked, ballot = trace.question, _ballot(trace, choose_extraction(trace.question.task, regex))
         # a file of another limit or number of processes can hold the same question of the same run again
-        group = groups.setdefault((ballot.settings, asked.task, asked.drawn), {})
+        group = groups.setdefault((ballot.settings, asked.task, asked.sampling_key), {})
         group[asked.doc_id, asked.repeat, asked.turn] = ballot
     wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
     gold = gold_answers(runs, wanted, regex)
@@ -147,11 +149,11 @@ def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
         asked.task,
         asked.doc_id,
         asked.doc_hash,
-        json.dumps(trace.given, sort_keys=True),
-        tuple(extraction.answer(asked.answer_in(draft.text)) for draft in drafts),
+        json.dumps(trace.set_settings, sort_keys=True),
+        tuple(extraction.answer(answer_in(asked, draft.text)) for draft in drafts),
         drafts[0].prompt_tokens,
         tuple(draft.generated_tokens for draft in drafts),
-        extraction.answer(asked.answer_in(trace.answer)),
+        extraction.answer(answer_in(asked, trace.answer)),
         trace.usage.generated_tokens,
     )
 

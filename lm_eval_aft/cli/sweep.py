@@ -84,7 +84,7 @@ def run_sweep(
     from lm_eval_aft.engines.base import load_engine
     from lm_eval_aft.inference.checkpoint import choose_template
     from lm_eval_aft.model import AFTLM
-    from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore
+    from lm_eval_aft.storage.draft_store import open_store
 
     config, engine_args = AFTConfig.split(model_args)
     engine_args, name = choose_checkpoint(config.engine, engine_args)
@@ -95,7 +95,7 @@ def run_sweep(
             click.echo(f"{_name(point)}: done before, skipped")
     if waiting:
         template = choose_template(config, engine_args)
-        store = NoStore() if config.cache == "none" else SQLiteStore(config.cache or out / "drafts.sqlite")
+        store = open_store(config.cache, out / "drafts.sqlite")
         engine = load_engine(config.engine, engine_args, host)
     for number, point in enumerate(waiting, 1):
         k, depth = point
@@ -105,7 +105,7 @@ def run_sweep(
         at = replace(config, k=k, layers=depth, record=str(folder / "traces"))
         lm = AFTLM.around(engine, at, template, store, name)
         _evaluate(lm, {**model_args, "k": k, "layers": depth}, options, folder, manager, host)
-        spent = lm.spent
+        spent = lm.computed_usage
         click.echo(f"    {spent.generations:,} new generations, {spent.generated_tokens:,} new tokens")
         rows = _rows(point, folder)
         done = {"digest": digest, "rows": [asdict(row) for row in rows]}

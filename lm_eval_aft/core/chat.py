@@ -115,13 +115,9 @@ class TokenizerRenderer:
     def render(self, chat: Chat) -> str:
         """The prompt as text."""
         if not self.tokenizer.chat_template:
-            return "\n\n".join(
-                [m.content for m in chat.messages if m.content] + ([chat.prefill] if chat.prefill else [])
-            )
-        messages = chat.messages if self.has_system_role else fold_system(chat.messages)
-        return self._apply(
-            [*messages, *([Message("assistant", chat.prefill)] if chat.prefill else [])], bool(chat.prefill)
-        )
+            return "\n\n".join(message.content for message in chat.with_prefill if message.content)
+        messages = chat.with_prefill if self.has_system_role else fold_system(chat.with_prefill)
+        return self._apply(messages, bool(chat.prefill))
 
     def encode(self, chat: Chat) -> Prompt:
         """Render and tokenise as lm-eval's HFLM does: special tokens are added unless the text begins with BOS."""
@@ -175,7 +171,7 @@ class TokenizerRenderer:
         return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
 
     def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
-        rows = [{"role": m.role, "content": m.content} for m in messages]
+        rows = [message.to_dict() for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 rows,

@@ -1,7 +1,6 @@
-"""The records that cross every border: what is asked, what comes back, what is kept.
+"""Records: what is asked, what an engine returns, and what a run keeps of it.
 
-All are frozen and hold plain values, so that they can be hashed, compared, stored and printed. Knows nothing of
-engines, stores or lm-eval. Everybody imports it. Over 200 lines because each field says what it holds.
+All records are frozen and hold plain values. They can be hashed, compared, stored and printed.
 """
 
 from __future__ import annotations
@@ -18,10 +17,14 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat."""
+    """One message of a chat."""
 
     role: str
     content: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The message as chat templates and servers take it."""
+        return {"role": self.role, "content": self.content}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,9 @@ class Chat:
     """A conversation that waits for its next assistant turn.
 
     Attributes:
-        messages: The turns, the question last.
+        messages: The messages, the question last.
         prefill: Text with which the answer must begin; empty for nearly every task.
-        wrapped: True when lm-eval sent a bare string and we made one user turn of it.
+        wrapped: True if lm-eval sent a bare string, which became one user message.
     """
 
     messages: tuple[Message, ...]
@@ -40,9 +43,14 @@ class Chat:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what is asked; equal chats draw equal drafts."""
+        """SHA-256 of the messages and the prefill. Equal chats get equal drafts."""
         turns = [[message.role, message.content] for message in self.messages]
         return sha256(json.dumps([turns, self.prefill], ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def with_prefill(self) -> tuple[Message, ...]:
+        """The messages, followed by the prefill as an assistant message if there is one."""
+        return (*self.messages, Message("assistant", self.prefill)) if self.prefill else self.messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +58,10 @@ class Prompt:
     """A chat made ready for an engine.
 
     Attributes:
-        chat: The messages, as a server would get them.
-        token_ids: The rendered prompt in tokens, or None where the engine holds no tokenizer.
-        prompt_tokens: Its length; an estimate where ``token_ids`` is None.
-        digest: SHA-256 of the token ids, else of the messages: the prompt's part of a store key.
+        chat: The chat, as a server would get it.
+        token_ids: The rendered prompt in tokens, or None if the engine holds no tokenizer.
+        prompt_tokens: Length of the prompt in tokens; an estimate if ``token_ids`` is None.
+        digest: SHA-256 of the token ids, or of the messages if there are none. Part of the store key.
     """
 
     chat: Chat
@@ -64,16 +72,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next text is drawn.
+    """How an engine samples a text.
 
     Attributes:
         temperature: 0 is greedy.
         top_p: Nucleus mass in (0, 1]; 1 is off.
         top_k: Number of most likely tokens kept; 0 is off.
-        max_tokens: Upper bound of generated tokens, the end token included.
+        max_tokens: Most tokens to generate, the end token included.
         until: Strings that end the text and are cut from it (drafts of base models only).
-        beams: Texts kept side by side by beam search; 1 is none.
-        seeded: False lets the engine draw as it likes (``seed=none``), at its full speed.
+        seeded: False lets the engine sample without the request's seed (``seed=none``), at its full speed.
+        beams: Number of beams of beam search; 1 is none.
     """
 
     temperature: float
@@ -87,7 +95,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation asked of an engine; ``seed`` is a whole number below 2**63."""
+    """One generation that an engine must write; ``seed`` is a whole number below 2**63."""
 
     prompt: Prompt
     sampling: Sampling
@@ -96,15 +104,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One generated text, with the counts of the moment it was born.
+    """One generated text. Its tokens are counted when it ends.
 
     Attributes:
         text: The decoded text, without end tokens.
-        token_ids: Generated ids, the end token included; empty where a server does not tell.
-        finish_reason: "stop", or "length" when ``max_tokens`` cut it.
-        prompt_tokens: Length of its prompt.
-        computed_prompt_tokens: Those of them that ran through the model for this text; the rest were shared.
-        generated_tokens: Tokens generated, the end token included; with beams those of all beams.
+        token_ids: Generated ids, the end token included; empty if a server does not return them.
+        finish_reason: "stop", or "length" if ``max_tokens`` cut the text.
+        prompt_tokens: Length of the prompt.
+        computed_prompt_tokens: Prompt tokens that ran through the model for this text. The others were shared.
+        generated_tokens: Tokens generated, the end token included; with beams, the sum over the beams.
     """
 
     text: str
@@ -117,14 +125,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One generation in its place: ``index`` of ``layer``; layer 0 holds the drafts proper.
+    """One generation and its place in the schedule. Layer 0 holds the drafts themselves.
 
     Attributes:
-        layer: 0 for the drafts, 1 to L for the aggregation passes.
+        layer: 0 for the drafts, 1 to L for the aggregation layers.
         index: Position in the layer, from 0.
         seed: Seed of this generation, below 2**63.
-        completion: What was generated; an empty or cut one stays here too.
-        reused: True when it came from the store or from an equal request of this run.
+        completion: What the engine generated. Empty and cut texts are kept too.
+        reused: True if it came from the store or from an equal request of this run.
         elapsed_s: Seconds from the start of its layer to its end.
     """
 
@@ -137,30 +145,30 @@ class Draft:
 
     @property
     def empty(self) -> bool:
-        """Nothing but white space was written."""
+        """Whether the text is only white space."""
         return not self.completion.text.strip()
 
     @property
     def cut(self) -> bool:
-        """It ended at ``max_tokens``, not by itself."""
+        """Whether the text ended at ``max_tokens``."""
         return self.completion.finish_reason == "length"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request of the host, decoded: what to answer, how, and where it belongs.
+    """One request of lm-eval, decoded.
 
     Attributes:
-        chat: What is asked.
+        chat: The chat to answer.
         drafts: Sampling of the drafts and of every layer but the last.
-        final: Sampling of the last layer, or of the plain answer at ``layers=0``.
+        final: Sampling of the last layer, or of the single answer if ``layers=0``.
         task: Name of the task.
         doc_id: Row of the document in its split.
         doc_hash: lm-eval's hash of the document.
         repeat: Which of the task's ``repeats`` this is, from 0.
-        turn: Which turn of a dialogue is answered, from 0.
-        until: The task's stop strings: what follows the first of them is no part of an answer.
-        think_end: The mark that ends thinking: what precedes the last of them is no part of an answer; "" is none.
+        turn: Which turn of a dialogue this is, from 0.
+        until: The task's stop strings. An answer ends before the first of them.
+        think_end: The mark that ends thinking, or "". An answer begins after the last of them.
     """
 
     chat: Chat
@@ -175,34 +183,28 @@ class Question:
     think_end: str = ""
 
     @property
-    def drawn(self) -> tuple[Sampling, Sampling]:
-        """How the texts of a run are drawn, so that other runs are told apart; a task may vary the last temperature."""
+    def sampling_key(self) -> tuple[Sampling, Sampling]:
+        """Equal for all questions of one task in one run. A task may vary the last layer's temperature by question."""
         return self.drafts, replace(self.final, temperature=0.0)
 
-    def after_thinking(self, text: str) -> str:
-        """A text without what precedes the last mark that ends thinking."""
-        return text.rpartition(self.think_end)[2].lstrip() if self.think_end else text
 
-    def answer_in(self, text: str) -> str:
-        """What the task's scorer is given of a text, as lm-eval's own models cut theirs."""
-        text = self.after_thinking(text)
-        for stop in self.until:
-            text = text.split(stop)[0]
-        return text
+# Names of fields in a line of a trace file, if they differ from the names here.
+_JSON_NAMES = {"computed_usage": "spent"}
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Everything one question produced.
+    """Everything that one question produced.
 
     Attributes:
-        question: What was asked.
-        drafts: All generations, layer by layer, by index within a layer.
-        cut_tokens: Per aggregation pass, tokens cut from each text it read so that the prompt fitted.
-        answer: The last text, before the task's stop strings.
-        usage: Logical cost: every generation counts, wherever it came from.
-        spent: The part of it that this run computed.
-        scores: Where the answer was elected: one a text of the layer before, votes or rewards.
+        question: The question.
+        drafts: All generations, by layer and then by index.
+        cut_tokens: For each aggregation layer, the tokens cut from each text it read so that the prompt fits.
+        answer: The last text, before the task's stop strings cut it.
+        usage: Logical cost. Every generation counts, wherever it came from.
+        computed_usage: The part of ``usage`` that this run computed (``spent`` in the file).
+        settings: Settings of the run that wrote the trace.
+        scores: If the answer was selected, one score for each text of the layer before: votes or rewards.
     """
 
     question: Question
@@ -210,13 +212,13 @@ class Trace:
     cut_tokens: tuple[tuple[int, ...], ...]
     answer: str
     usage: Usage
-    spent: Usage
+    computed_usage: Usage
     settings: dict[str, Any] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
 
     @property
-    def given(self) -> dict[str, Any]:
-        """The settings that are set: a version that knows further ones writes them as None."""
+    def set_settings(self) -> dict[str, Any]:
+        """The settings that have a value. A version that knows more settings writes the unset ones as None."""
         return {name: value for name, value in self.settings.items() if value is not None}
 
     def layer(self, number: int) -> tuple[Draft, ...]:
@@ -225,23 +227,28 @@ class Trace:
 
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` reads it back to an equal trace."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        row = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Trace:
-        """Read a line written by ``to_json``.
+        """Read a line that ``to_json`` wrote; see ``from_dict`` for the errors."""
+        return cls.from_dict(json.loads(line))
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Trace:
+        """Make a trace from a parsed line.
 
         Raises:
-            KeyError, TypeError, ValueError: If the line is not such a trace; callers name the file.
+            KeyError, TypeError, ValueError, AttributeError: If the row is not a trace. Callers name the file.
         """
-        row = json.loads(line)
         return cls(
             question=_question(row["question"]),
             drafts=tuple(_draft(draft) for draft in row["drafts"]),
             cut_tokens=tuple(tuple(layer) for layer in row["cut_tokens"]),
             answer=row["answer"],
             usage=Usage(**row["usage"]),
-            spent=Usage(**row["spent"]),
+            computed_usage=Usage(**row["spent"]),
             settings=row["settings"],
             scores=tuple(row.get("scores", ())),
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
 
-MOST_COUNTED = 10**30  # of anything: what a file says beyond that was never counted, and 10**400 fits no float
+MAX_COUNT = 10**30  # of anything: what a file says beyond that was never counted, and 10**400 fits no float
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def _finished(
         scores=tuple(value for value, _ in means),
         cut_tokens=(*trace.cut_tokens, sheets[0].cut_tokens),
         usage=trace.usage + cost,
-        spent=trace.spent + cost,
+        computed_usage=trace.computed_usage + cost,
     )
 
 

@@ -17,12 +17,26 @@ from lm_eval.utils import handle_non_serializable, hash_string
 from lm_eval_aft.core.arguments import strings
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, decode
 from lm_eval_aft.core.config import TOKEN_ALIASES, AFTConfig, samplings
-from lm_eval_aft.core.log import log
-from lm_eval_aft.core.records import Chat, Message, Question
+from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.records import Question
+from lm_eval_aft.inference.dialogue import TURNS, Dialogue
 
-TURNS = "turns"  # among the generation settings: what the user says after each answer
 UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
-_said: set[str] = set()
+
+
+def read_dialogues(requests: Sequence[Instance], config: AFTConfig, renderer: Renderer) -> list[Dialogue]:
+    """One dialogue per request, in their order. Equal questions share one dialogue.
+
+    Raises:
+        ChatError: If a context cannot be read.
+        ConfigError: If a task's generation settings are out of range.
+    """
+    shared: dict[Question, Dialogue] = {}
+    dialogues = []
+    for request, question in zip(requests, read_questions(requests, config), strict=True):
+        question = stop_at_tokens(question, renderer)
+        dialogues.append(shared.setdefault(question, Dialogue(question, later_turns(request))))
+    return dialogues
 
 
 def read_questions(requests: Sequence[Instance], config: AFTConfig) -> list[Question]:
@@ -80,19 +94,14 @@ def stop_at_tokens(question: Question, renderer: Renderer) -> Question:
     return replace(question, final=replace(question.final, until=question.final.until + unseen))
 
 
-def later_turns(request: Instance) -> tuple[str, ...]:
-    """What the user says after each answer of a dialogue; nothing where the request is a single question.
+def later_turns(request: Instance) -> tuple[str, ...] | None:
+    """What the user says after each answer, or None if the request is a single question.
 
     Raises:
-        ConfigError: If the task gave anything but texts.
+        ConfigError: If the task gives anything but strings.
     """
-    return tuple(strings(TURNS, request.args[1].get(TURNS, ())))
-
-
-def next_question(question: Question, answer: str, turn: str) -> Question:
-    """The next turn of a dialogue: the chat so far, the model's own answer, and what the user says to it."""
-    said = (Message("assistant", question.chat.prefill + answer), Message("user", turn))
-    return replace(question, chat=Chat((*question.chat.messages, *said)), turn=question.turn + 1)
+    gen_kwargs = request.args[1]
+    return tuple(strings(TURNS, gen_kwargs[TURNS])) if TURNS in gen_kwargs else None
 
 
 def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 1) -> None:
@@ -112,10 +121,3 @@ def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 
     shared = sum(count - 1 for count in asked.values())
     if shared:
         log.info("%d questions repeat the prompt of another and share its drafts.", shared)
-
-
-def warn_once(message: str) -> None:
-    """Log a warning the first time it is said in this process."""
-    if message not in _said:
-        _said.add(message)
-        log.warning(message)

@@ -86,7 +86,7 @@ class RewardModel:
         return total([Usage(0, length, length, 0, self.shape.flops(0, length)) for length in lengths])
 
     def _text(self, dialogue: Dialogue) -> str:
-        chat = [{"role": message.role, "content": message.content} for message in dialogue]
+        chat = [message.to_dict() for message in dialogue]
         try:
             text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
         except JinjaError as error:

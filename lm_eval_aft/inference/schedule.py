@@ -24,7 +24,8 @@ from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampl
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
-from lm_eval_aft.inference.probes import GivenDrafts, apply_probe
+from lm_eval_aft.inference.given_drafts import GivenDrafts
+from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.selection import Choice, Selector
 from lm_eval_aft.storage.draft_store import Store
 
@@ -176,7 +177,7 @@ def _trace(run: _InFlight, engine: Engine, beams: int) -> Trace:
         cut_tokens=tuple(run.cut_tokens),
         answer=drafts[-1].completion.text,
         usage=total([_cost(completion, shape, beams) for completion in cost] + chosen),
-        spent=total([_cost(draft.completion, shape, beams) for draft in written if not draft.reused] + chosen),
+        computed_usage=total([_cost(draft.completion, shape, beams) for draft in written if not draft.reused] + chosen),
         scores=run.choice.scores if run.choice else (),
     )
 

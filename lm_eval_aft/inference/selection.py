@@ -19,6 +19,7 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Message, Question
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.base import HostArgs
+from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.extraction import choose_extraction, has_extraction
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import Store
@@ -71,7 +72,7 @@ class Majority:
                 "match is the answer, or use strategy=best_of_n."
             )
         extraction = choose_extraction(question.task, self.regex)
-        answers = [extraction.answer(question.answer_in(text)) for text in texts]
+        answers = [extraction.answer(answer_in(question, text)) for text in texts]
         counts = Counter(answers)
         votes = tuple(float(counts[answer]) if answer is not None else 0.0 for answer in answers)
         return Choice(votes.index(max(votes)), votes)
@@ -95,7 +96,7 @@ class BestOfN:
 
 def _dialogue(question: Question, text: str) -> tuple[Message, ...]:
     """The chat with what the task is given of a text; texts that are elected were not begun by a prefill."""
-    return (*question.chat.messages, Message("assistant", question.answer_in(text)))
+    return (*question.chat.messages, Message("assistant", answer_in(question, text)))
 
 
 def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector | None:

@@ -240,6 +240,21 @@ class SQLiteStore:
             ) from error
 
 
+def open_store(cache: str | None, default: str | Path | None) -> Store:
+    """Open the draft store of a command.
+
+    Args:
+        cache: The argument ``cache=``: a file, "none" for no store, or None if it is not given.
+        default: The file to use if ``cache`` is not given; None means no store.
+
+    Raises:
+        StoreError: If the file cannot be used.
+    """
+    if cache == "none" or not (cache or default):
+        return NoStore()
+    return SQLiteStore(cache or str(default))
+
+
 def _commit_in_background(store: SQLiteStore, closed: threading.Event) -> bool:
     """Commit every two seconds until the store is closed or gone; False where there is no memory for a thread.
 

@@ -18,7 +18,7 @@ import click
 
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
-from lm_eval_aft.core.usage import MOST_COUNTED, Usage
+from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
 QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input")  # fields of documents
@@ -278,7 +278,7 @@ def _read_run(file: Path) -> EvalRun:
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError where our own block of a results file is not as we write it."""
     for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1)):
-        if not isinstance(settings[name], int) or not least <= settings[name] < MOST_COUNTED:
+        if not isinstance(settings[name], int) or not least <= settings[name] < MAX_COUNT:
             raise ValueError(f"{name} is {settings[name]!r}")
     for name, kind in (("model", str), ("engine", str), ("template", dict), ("model_shape", dict)):
         if not isinstance(settings.get(name) or kind(), kind):
@@ -330,7 +330,7 @@ def _task(data: dict[str, Any], task: str) -> dict[str, Any]:
 def _usage(row: dict[str, Any]) -> Usage:
     """The counts under ``config.aft.usage``; FLOPs are 0 where the model's shape is unknown."""
     counts = {f.name: int(row[f.name] or 0) for f in fields(Usage)}
-    if not all(0 <= count < MOST_COUNTED for count in counts.values()):
+    if not all(0 <= count < MAX_COUNT for count in counts.values()):
         raise ValueError("a count of usage is below zero or beyond counting")
     return Usage(**counts)
 

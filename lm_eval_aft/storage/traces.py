@@ -20,7 +20,7 @@ from typing import Any
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.core.usage import MOST_COUNTED
+from lm_eval_aft.core.usage import MAX_COUNT
 
 MOST_NAME = 100  # characters of a task's name in a file's; the digest behind it tells tasks apart
 
@@ -129,7 +129,7 @@ def _checked(trace: Trace) -> Trace:
     passes = {draft.layer for draft in trace.drafts}
     if passes != set(range(len(passes))):
         raise ValueError(f"texts of the layers {sorted(passes)} and of none between")
-    for usage in (trace.usage, trace.spent):
+    for usage in (trace.usage, trace.computed_usage):
         _counted(*asdict(usage).values())
     asked = trace.question
     names = asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn
@@ -143,7 +143,7 @@ def _checked(trace: Trace) -> Trace:
 
 def _counted(*counts: Any) -> None:
     for count in counts:
-        if not isinstance(count, int | float) or not 0 <= count < MOST_COUNTED:
+        if not isinstance(count, int | float) or not 0 <= count < MAX_COUNT:
             raise ValueError(f"a count is {count!r}")
 
 

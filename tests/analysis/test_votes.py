@@ -19,11 +19,12 @@ from helpers.made_runs import log_targets as log
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
+from lm_eval_aft.analysis.voting import majority_chance, score_drafts
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage
-from lm_eval_aft.inference.extraction import choose_extraction, majority_chance, score_drafts
+from lm_eval_aft.inference.extraction import choose_extraction
 from lm_eval_aft.inference.selection import Majority
 from lm_eval_aft.storage.results import read_runs
 from lm_eval_aft.storage.traces import read_traces, write_traces

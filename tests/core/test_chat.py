@@ -41,7 +41,7 @@ def test_a_few_shot_chat_arrives_intact():
     context = ChatContext.of(FEW_SHOT)
     assert isinstance(context, str)
     chat = decode(context)
-    assert [{"role": m.role, "content": m.content} for m in chat.messages] == FEW_SHOT
+    assert [message.to_dict() for message in chat.messages] == FEW_SHOT
     assert not chat.wrapped
 
 

@@ -282,7 +282,7 @@ class TestModel:
         assert first.generate_until(requests, disable_tqdm=True) == plain
         again = AFTLM.around(model.engine, model.config, model.template, store, "x")
         assert again.generate_until(requests, disable_tqdm=True) == plain
-        assert again.spent.generations == 0
+        assert again.computed_usage.generations == 0
         assert again.usage.generated_tokens == first.usage.generated_tokens
         store.close()
 

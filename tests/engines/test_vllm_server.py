@@ -136,10 +136,9 @@ def test_prompts_are_those_of_the_hf_engine_token_for_token(server, hf_engine):
         draft = draft_prompt(template, hf_engine.renderer, chat, 2000, final=True).prompt
         merged = aggregate_prompt(template, hf_engine.renderer, chat, ["It is 5.", "6"], 2000, final=True).prompt
         for prompt in (draft, merged):
-            rows = [{"role": m.role, "content": m.content} for m in prompt.chat.messages]
+            rows = [message.to_dict() for message in prompt.chat.with_prefill]
             body = {"model": "smollm2", "messages": rows, "add_generation_prompt": not chat.prefill}
             if chat.prefill:
-                rows.append({"role": "assistant", "content": chat.prefill})
                 body["continue_final_message"] = True
             reply = requests.post(f"http://127.0.0.1:{server.port}/tokenize", json=body, timeout=60).json()
             assert tuple(reply["tokens"]) == prompt.token_ids
@@ -197,9 +196,9 @@ def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path)
         return model.generate_until(asked, disable_tqdm=True)
 
     first = run(2)
-    assert model.spent.generations == 8
+    assert model.computed_usage.generations == 8
     assert run(2) == first
-    assert model.spent.generations == 8  # nothing was asked twice
+    assert model.computed_usage.generations == 8  # nothing was asked twice
     real, kept = model.store.put, []
 
     def put(key, completion):

@@ -246,7 +246,7 @@ def test_a_second_run_writes_nothing_and_the_seed_decides(tiny_engine, tmp_path)
     first, again = model(tiny_engine, store), model(tiny_engine, store)
     scores = first.loglikelihood(instances(), disable_tqdm=True)
     assert close(again.loglikelihood(list(reversed(instances())), disable_tqdm=True), scores[::-1])
-    assert first.spent.generated_tokens > 0 == again.spent.generated_tokens
+    assert first.computed_usage.generated_tokens > 0 == again.computed_usage.generated_tokens
     other = model(tiny_engine, seed=7).loglikelihood(instances(), disable_tqdm=True)
     assert not close(other, scores)
 
@@ -270,7 +270,7 @@ def test_plain_counts_what_lm_eval_computes(tiny_engine):
     # a byte a token: 8 and 8 share a prompt of 7 tokens, as lm-eval computes all but the last; "cd" shares nothing
     assert (plain.usage.prompt_tokens, plain.usage.computed_prompt_tokens) == (8 + 8 + 9, 9 + 9)
     assert (plain.usage.generations, plain.usage.generated_tokens) == (0, 0)
-    assert plain.spent == plain.usage
+    assert plain.computed_usage == plain.usage
     shape = tiny_engine.shape
     assert plain.usage.flops == shape.flops(0, 7) + 2 * shape.flops(7, 8) + shape.flops(0, 9)
 

@@ -88,7 +88,7 @@ def test_a_stopped_dialogue_goes_on_where_it_was(tmp_path):
     first = ask(lm, request(LATER), request(LATER, 1))
     again = model(store=lm.store)
     assert ask(again, request(LATER), request(LATER, 1)) == first
-    assert (again.usage, again.spent.generations) == (lm.usage, 0)
+    assert (again.usage, again.computed_usage.generations) == (lm.usage, 0)
     lm.store.close()
 
 

@@ -88,7 +88,7 @@ class TestSharing:
         first, second = run([ask("a", doc_id=1), ask("a", doc_id=2)], engine=engine)
         assert [d.completion for d in first.drafts] == [d.completion for d in second.drafts]
         assert sum(map(len, engine.asked)) == 7
-        assert (first.spent.generations, second.spent.generations) == (7, 0)
+        assert (first.computed_usage.generations, second.computed_usage.generations) == (7, 0)
         assert second.usage == first.usage
 
     def test_greedy_drafts_are_generated_once(self):
@@ -105,7 +105,7 @@ class TestSharing:
         second = run([ask("b"), ask("a")], store=store, engine=engine)
         assert engine.asked == [[], [], []]
         assert [d.completion for d in second[1].drafts] == [d.completion for d in first[0].drafts]
-        assert second[0].spent.generations == 0
+        assert second[0].computed_usage.generations == 0
         assert second[0].usage.generations == 7
 
     def test_other_k_and_layers_reuse_the_drafts(self, tmp_path):

@@ -12,7 +12,8 @@ from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, Rec
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.base import HostArgs
-from lm_eval_aft.inference.probes import ORDER, GivenDrafts, apply_probe, wrong
+from lm_eval_aft.inference.given_drafts import GivenDrafts
+from lm_eval_aft.inference.probes import ORDER, apply_probe, wrong
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import BestOfN, Choice, Majority, load_selector
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
@@ -82,7 +83,7 @@ class TestMajority:
         run([gsm8k("q")], 5, 2, store=store)
         (trace,) = vote([gsm8k("q")], engine, store, k=5)
         assert engine.asked == [[]]
-        assert trace.spent == Usage()
+        assert trace.computed_usage == Usage()
 
 
 class TestSettings:
@@ -200,7 +201,7 @@ class TestGivenDrafts:
         assert [d.completion for d in trace.layer(0)] == [d.completion for d in source.layer(0)[:2]]
         assert [d.reused for d in trace.layer(0)] == [True, True]
         assert trace.usage.generations == 3
-        assert trace.spent.generations == 1
+        assert trace.computed_usage.generations == 1
         assert len(engine.asked) == 1
         assert given.source["model"] == "other"
 
@@ -367,7 +368,7 @@ class TestEveryStrategy:
         assert self.essence(resumed) == self.essence(whole)
         assert [trace.usage.generated_tokens for trace in resumed] == [t.usage.generated_tokens for t in whole]
         again = self.run(strategy, tiny_engine, reward, store)
-        assert sum(trace.spent.generated_tokens for trace in again) == 0
+        assert sum(trace.computed_usage.generated_tokens for trace in again) == 0
 
     def test_seeds_decide_and_neither_order_nor_company_does(self, strategy, tiny_engine, reward):
         short = replace(SAMPLED, max_tokens=8)

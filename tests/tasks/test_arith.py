@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lm_eval_aft
+from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, is_right, problems, solves, spelling, write
-from lm_eval_aft.inference.extraction import choose_extraction, score_drafts
+from lm_eval_aft.inference.extraction import choose_extraction
 
 sys.path.insert(0, str(lm_eval_aft.tasks_path() / "aft_arith"))
 import utils as task

@@ -20,7 +20,7 @@ from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.schedule import generation_seed
-from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, Store
+from lm_eval_aft.storage.draft_store import Store, open_store
 
 DRAFTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}  # how the paper sampled on-policy drafts
 
@@ -93,6 +93,6 @@ def open_writer(
     config, engine_args = AFTConfig.split({**(defaults or {}), **given})
     name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
     template = choose_template(config, engine_args)
-    store = NoStore() if config.cache == "none" else SQLiteStore(config.cache or f"{out}.sqlite")
+    store = open_store(config.cache, f"{out}.sqlite")
     engine = load_engine(config.engine, engine_args, HostArgs(batch_size, None, device))
     return TextGenerator(engine, template, replace(config, layers=1), store, name)

@@ -130,7 +130,7 @@ class APIEngine:
 
     def _body(self, request: Request, choices: int) -> dict[str, Any]:
         sampling, chat = request.sampling, request.prompt.chat
-        messages = [{"role": m.role, "content": m.content} for m in chat.messages]
+        messages = [message.to_dict() for message in chat.with_prefill]
         body: dict[str, Any] = {
             "model": self._args.model,
             "messages": messages,
@@ -148,7 +148,6 @@ class APIEngine:
         if choices > 1:
             body["n"] = choices
         if chat.prefill:
-            messages.append({"role": "assistant", "content": chat.prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return body | self._args.extra_body
 

@@ -1,0 +1,77 @@
+"""Dialogues: the turns of one request, and the part of each text that is its answer.
+
+Most requests have one turn. A task may list what the user says after each answer. Every turn is then drafted and
+aggregated, and the next turn continues from the model's own answer.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from lm_eval_aft.core.chat import Renderer
+from lm_eval_aft.core.records import Chat, Message, Question, Trace
+
+TURNS = "turns"  # the generation setting that lists the user's later turns, and the key of the answers
+
+
+def after_thinking(question: Question, text: str) -> str:
+    """The part of a text after the last mark that ends thinking."""
+    return text.rpartition(question.think_end)[2].lstrip() if question.think_end else text
+
+
+def answer_in(question: Question, text: str) -> str:
+    """The part of a text that the task scores: after the thinking, and before the first stop string.
+
+    lm-eval's own models cut their texts in the same way.
+    """
+    text = after_thinking(question, text)
+    for stop in question.until:
+        text = text.split(stop)[0]
+    return text
+
+
+class Dialogue:
+    """One request, turn by turn.
+
+    Attributes:
+        opening: The question of the first turn.
+        question: The question to answer next, or None if every turn has its answer.
+        traces: The trace of each answered turn.
+    """
+
+    def __init__(self, opening: Question, later_turns: tuple[str, ...] | None = None) -> None:
+        """Begin with the first question.
+
+        Args:
+            opening: The question of the first turn.
+            later_turns: What the user says after each answer. None if the request is a single question.
+        """
+        self.opening = opening
+        self.question: Question | None = opening
+        self.traces: list[Trace] = []
+        self._later_turns = later_turns
+
+    def add(self, trace: Trace, renderer: Renderer) -> None:
+        """Take the trace of the current turn and move to the next turn.
+
+        The next prompt holds the answer without its control tokens and think blocks.
+        """
+        turns = self._later_turns or ()
+        number = len(self.traces)
+        self.traces.append(trace)
+        self.question = _next_question(trace, turns[number], renderer) if number < len(turns) else None
+
+    @property
+    def response(self) -> str:
+        """What lm-eval gets: the answer, or the answers of all turns as JSON if the request has a list of turns."""
+        answers = [answer_in(trace.question, trace.answer) for trace in self.traces]
+        return answers[0] if self._later_turns is None else json.dumps({TURNS: answers}, ensure_ascii=False)
+
+
+def _next_question(trace: Trace, turn: str, renderer: Renderer) -> Question:
+    """The chat so far, the model's own answer, and what the user says next."""
+    question = trace.question
+    answer = question.chat.prefill + renderer.clean(answer_in(question, trace.answer)).strip()
+    messages = (*question.chat.messages, Message("assistant", answer), Message("user", turn))
+    return replace(question, chat=Chat(messages), turn=question.turn + 1)
