@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import click
@@ -362,14 +362,15 @@ def diagnose(out: str, traces: str | None, task: str | None, regex: str | None, 
     OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found are shown
     without accuracies; --regex finds them.
     """
-    from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_markdown, panel_text
+    from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
+    from lm_eval_aft.analysis.report.tables import to_json
 
     asked = (trace for trace in read_traces(traces or out) if task in (None, trace.question.task))
     found = [each.diagnostics for each in diagnose_traces(asked, read_runs(out), regex, level)]
     if not found:
         raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
     if form == "json":
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        click.echo(to_json(found))
     else:
         show = panel_text if form == "text" else panel_markdown
-        click.echo("\n\n".join(show(panel(each)) for each in found))
+        click.echo("\n\n".join(show(diagnostics_panel(each)) for each in found))

@@ -5,7 +5,6 @@ All formulas are in ``stats``, the comparisons in ``compare``, their sentences a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import click
 from lm_eval_aft.analysis.comparison import Comparison, compare_entries, compare_judged
 from lm_eval_aft.analysis.judgements import is_judged
 from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
-from lm_eval_aft.analysis.report.page.write import plain
+from lm_eval_aft.analysis.report.tables import Form, to_json
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import read_runs
 
@@ -62,7 +61,7 @@ def compare(
     traces: Path | None,
     drafts: tuple[Path, ...],
     regex: str | None,
-    form: str,
+    form: Form,
     fail_on_regression: bool,
 ) -> None:
     """Compare runs with BASELINE question by question: test, interval, cost, and votes at equal cost.
@@ -70,7 +69,8 @@ def compare(
     BASELINE is one run; of OTHERS every run below them is compared. Samples must have been logged (--log_samples).
     Judged models are compared by their files: FastChat's model_judgment/*.jsonl, or alpaca_eval's annotations.json.
     """
-    from lm_eval_aft.analysis.report.comparison_tables import tables, verdicts
+    from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, comparison_tables
+    from lm_eval_aft.analysis.report.tables import render
 
     if is_judged(baseline):
         _show_judged(compare_judged(baseline, others, common, level), form, fail_on_regression)
@@ -84,21 +84,22 @@ def compare(
         raise _no_other(others[0])
     found = compare_entries(base, entries, tasks, metric, common, level)
     if form == "json":
-        click.echo(json.dumps(plain(found), indent=2))
+        click.echo(to_json(found))
     else:
-        click.echo("\n\n".join([*verdicts(found), tables(base, entries, found, [base, *rest], regex, level, form)]))
+        tables = comparison_tables(base, entries, found, [base, *rest], regex, level)
+        click.echo("\n\n".join([*comparison_sentences(found), render(tables, form)]))
     if fail_on_regression and any(row.worse for row in found if not row.category):
         raise SystemExit(1)
 
 
-def _show_judged(found: Sequence[Comparison], form: str, fail_on_regression: bool) -> None:
-    from lm_eval_aft.analysis.report.comparison_tables import paired_table, verdicts
+def _show_judged(found: Sequence[Comparison], form: Form, fail_on_regression: bool) -> None:
+    from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, paired_table
     from lm_eval_aft.analysis.report.tables import render
 
     if form == "json":
-        click.echo(json.dumps(plain(found), indent=2))
+        click.echo(to_json(found))
     else:
         table = paired_table(found[0].baseline, found)
-        click.echo("\n\n".join([*verdicts(found), render([table], "markdown" if form == "markdown" else "text")]))
+        click.echo("\n\n".join([*comparison_sentences(found), render([table], form)]))
     if fail_on_regression and any(row.worse for row in found):
         raise SystemExit(1)

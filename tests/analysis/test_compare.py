@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from helpers.made_runs import add_task, make_run
 from lm_eval_aft.analysis.comparison import compare_entries
-from lm_eval_aft.analysis.report.comparison_tables import equal_cost_table, verdicts
+from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, equal_cost_table
 from lm_eval_aft.analysis.stats import holm, mcnemar_exact, paired_difference_interval, paired_permutation
 from lm_eval_aft.cli import aft
 from lm_eval_aft.cli.compare import read_sides
@@ -190,7 +190,7 @@ def test_a_length_is_neither_better_nor_worse(tmp_path: Path):
     assert length.p_value < 0.05
     assert (length.worse, length.p_holm) == (False, None)
     assert score.p_holm == score.p_value  # the only one that is corrected
-    assert verdicts([length])[0].startswith(
+    assert comparison_sentences([length])[0].startswith(
         "t: b (5, 2) is 5.8 lower than a (5, 2) in avg_length, which is neither better nor worse (95% "
     )
     done = CliRunner().invoke(
@@ -203,7 +203,7 @@ def test_a_length_is_neither_better_nor_worse(tmp_path: Path):
 def test_a_verdict_says_what_how_sure_and_at_what_price(tmp_path: Path):
     make_run(tmp_path / "a", WORSE, k=1, layers=0, tokens=100)
     make_run(tmp_path / "b", BETTER, tokens=320)
-    (said,) = verdicts(compared(tmp_path))
+    (said,) = comparison_sentences(compared(tmp_path))
     assert said == (
         "t: m (5, 2) is 60.0 points better than m (1, 0) (95% +15.6 to +83.2, p = 0.031, n = 10), at 3.2 times the "
         "generated tokens."
@@ -214,7 +214,7 @@ def test_no_difference_is_said_with_what_could_have_been_seen(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0] * 100)
     make_run(tmp_path / "b", [1, 0] * 97 + [0, 0, 1, 1] + [1, 0], model="n")
     (row,) = compared(tmp_path)
-    (said,) = verdicts([row])
+    (said,) = comparison_sentences([row])
     assert "level with" in said
     assert "no difference is shown" in said
     assert row.detectable is None
@@ -226,7 +226,7 @@ def test_where_less_is_better_the_verdict_turns_round(tmp_path: Path):
     make_run(tmp_path / "b", BETTER, model="n", higher_is_better={"t": {"acc": False}})
     (row,) = compared(tmp_path)
     assert row.worse
-    assert "60.0 points worse than" in verdicts([row])[0]
+    assert "60.0 points worse than" in comparison_sentences([row])[0]
 
 
 def test_a_regression_fails_only_when_asked_and_only_when_sure(tmp_path: Path):
@@ -261,7 +261,7 @@ def test_json_has_no_number_for_an_open_end(tmp_path: Path):
 def test_a_level_is_printed_as_it_was_asked_for(tmp_path: Path):
     make_run(tmp_path / "a", WORSE)
     make_run(tmp_path / "b", BETTER, model="n")
-    assert "(99.9% " in verdicts(compared(tmp_path, level=0.999))[0]
+    assert "(99.9% " in comparison_sentences(compared(tmp_path, level=0.999))[0]
 
 
 # ---------------------------------------------------------------- equal cost

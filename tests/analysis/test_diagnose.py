@@ -15,7 +15,7 @@ from helpers.made_runs import log_targets as log
 from helpers.made_traces import trace_of_texts as trace
 from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
 from lm_eval_aft.analysis.grading import grade
-from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_markdown, panel_text
+from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Trace
@@ -154,7 +154,7 @@ def test_an_aggregator_that_copies_at_random_is_found_out(tmp_path: Path):
     vote = found.changes[0]
     assert vote.broken > 2 * vote.fixed
     assert step.nearest_overlap > step.mean_overlap + 0.2
-    said = " ".join(panel(found).findings)
+    said = " ".join(diagnostics_panel(found).findings)
     assert f"{step.copy_rate:.1%} of the answers repeat a draft word for word" in said
 
 
@@ -186,7 +186,7 @@ def test_essays_are_diagnosed_without_accuracies(tmp_path: Path):
     assert (found.extraction, found.judged, found.changes, found.vote_shares) == ("", 0, (), ())
     assert found.by_layer[0].mean is None
     assert found.readings[0].copies == 1
-    assert "no answers to find" in panel_text(panel(found))
+    assert "no answers to find" in panel_text(diagnostics_panel(found))
 
 
 def test_a_regex_finds_answers_where_the_task_has_none(tmp_path: Path):
@@ -197,7 +197,7 @@ def test_a_regex_finds_answers_where_the_task_has_none(tmp_path: Path):
 def test_a_plain_answer_has_layers_but_no_readings(tmp_path: Path):
     found = diagnosed(tmp_path, [trace(["is 7"])])
     assert (found.k, found.layers, len(found.by_layer), found.readings, found.changes) == (1, 0, 1, (), ())
-    assert "100.0" in panel_text(panel(found))
+    assert "100.0" in panel_text(diagnostics_panel(found))
 
 
 def test_questions_without_gold_count_for_copies_alone(tmp_path: Path):
@@ -246,7 +246,7 @@ def test_a_task_that_was_not_run_is_one_sentence(out: Path):
 
 def test_markdown_cells_cannot_break_the_table(tmp_path: Path):
     found = diagnosed(tmp_path, [trace(["is 7", "is 8"], ["is 8"], model="a|b<script>")])
-    shown = panel_markdown(panel(found, "a|b<script>\nx"))
+    shown = panel_markdown(diagnostics_panel(found, "a|b<script>\nx"))
     assert "a\\|b&lt;script> x" in shown
     assert "<script>" not in shown
 

@@ -16,7 +16,7 @@ from threading import Thread
 import pytest
 
 from helpers.page_data import HOSTILE, hostile_page, large_page, small_page
-from lm_eval_aft.analysis.report.page.data import Chart, Curve, PageData, Point
+from lm_eval_aft.analysis.report.page.data import Chart, ChartPoint, Curve, PageData
 from lm_eval_aft.analysis.report.page.write import write_page
 
 pytestmark = pytest.mark.browser
@@ -379,7 +379,9 @@ def test_a_whole_benchmark_opens_in_two_seconds(opened):
 
 
 def test_curves_over_the_same_few_places_stand_apart(opened):
-    curves = tuple(Curve(f"K={k}", tuple(Point(layers, k, k - 1, k + 1) for layers in range(3))) for k in (1, 3, 5))
+    curves = tuple(
+        Curve(f"K={k}", tuple(ChartPoint(layers, k, k - 1, k + 1) for layers in range(3))) for k in (1, 3, 5)
+    )
     page = opened(PageData("curves", charts=(Chart("depth", "layers", "score", curves),)))
     page.wait(lambda: page.all(".canvas svg"))
     lines = page.run("return [...document.querySelectorAll('.mark .interval')].map((e) => +e.getAttribute('x1'))")

@@ -246,7 +246,7 @@ def test_without_matplotlib_one_sentence_names_the_extra(out: Path, monkeypatch:
 
 def test_a_folder_that_cannot_be_written_is_named(out: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match=r"file.*cannot be written .*--png"):
+    with pytest.raises(RecordError, match=r"file.*cannot be written .*give another path"):
         plot(out, "--png", tmp_path / "file")
 
 

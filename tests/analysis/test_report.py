@@ -16,8 +16,17 @@ from click.testing import CliRunner
 
 from helpers.made_runs import make_run, two_tasks
 from lm_eval_aft.analysis.report.leaderboard import leaderboard, read_entries
-from lm_eval_aft.analysis.report.page.data import Cell, Column, Row, Table
-from lm_eval_aft.analysis.report.tables import as_csv, as_markdown, as_text, render
+from lm_eval_aft.analysis.report.tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    as_csv,
+    as_markdown,
+    as_text,
+    joined_key,
+    render,
+)
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 
@@ -44,7 +53,7 @@ def test_a_row_a_run_with_score_and_cost(tmp_path: Path):
     table = table_of(tmp_path)
     assert cells(table, "model") == ["m (5, 2)", "m, --model hf"]
     assert cells(table, "t acc %") == ["75.0 ± 10.0", "25.0 ± 10.0"]
-    assert cells(table, "texts") == ["11", "-"]
+    assert cells(table, "generations") == ["11", "-"]
     assert cells(table, "tokens") == ["300", "-"]
     assert cells(table, "engine") == ["hf, aft 0.1.0", "hf, lm_eval 0.4.13"]
     assert all(not row.notes for row in table.rows)
@@ -135,9 +144,9 @@ def test_an_empty_folder_is_named(tmp_path: Path):
 
 HOSTILE = Table(
     "A | table",
-    (Column("model"), Column("score", True)),
+    (Column("model", "model"), Column("t/acc/none", "score", True, parts=("stderr",))),
     (
-        Row((Cell("=cmd|'x'\x1b[2J\n"), Cell("1.0", 0.0123456)), ("not alike.",)),
+        Row((Cell("=cmd|'x'\x1b[2J\n"), Cell("1.0", 0.0123456, parts=(0.5,))), ("not alike.",)),
         Row((Cell("<b>*a* `b` _c_ a_b</b>"), Cell("-"))),
     ),
     ("A note.",),
@@ -154,8 +163,9 @@ def test_markdown_shows_a_name_as_it_is():
 
 def test_csv_keeps_values_whole_and_no_formula():
     rows = list(csv.reader(io.StringIO(as_csv(HOSTILE))))
-    assert rows[0] == ["model", "score", "remarks"]
-    assert rows[1] == ["'=cmd|'x'<U+001B>[2J ", "0.0123456", "not alike."]
+    assert rows[0] == ["model", "t/acc/none", "t/acc/none/stderr", "remarks"]
+    assert rows[1] == ["'=cmd|'x'<U+001B>[2J ", "0.0123456", "0.5", "not alike."]
+    assert rows[2][1:] == ["", "", ""]
 
 
 def test_the_terminal_gets_no_control_characters():
@@ -167,7 +177,81 @@ def test_the_terminal_gets_no_control_characters():
 
 def test_json_holds_text_and_value():
     (table,) = json.loads(render([HOSTILE], "json"))
-    assert table["rows"][0]["score"] == {"text": "1.0", "value": 0.0123456}
+    assert table["rows"][0]["t/acc/none"] == {"text": "1.0", "value": 0.0123456, "stderr": 0.5}
+    assert table["columns"][1] == {"key": "t/acc/none", "label": "score", "title": ""}
+
+
+def run_with_filters(folder: Path) -> None:
+    """A run of task t whose metric lm-eval reports under three filters."""
+    path = make_run(folder, [1, 0])
+    data = json.loads(path.read_text())
+    scores = {"strict-match": 0.25, "flexible-extract": 0.5, "none": 0.75}
+    row = {f"acc,{name}": value for name, value in scores.items()}
+    data["results"]["t"] = row | {"acc_stderr,strict-match": 0.125, "acc_stderr,none": "N/A"}
+    path.write_text(json.dumps(data))
+
+
+def test_each_filter_has_a_column_of_its_own(tmp_path: Path):
+    run_with_filters(tmp_path)
+    table = table_of(tmp_path, every=True)
+    scores = {
+        column.key: (column.label, cell.text) for column, cell in zip(table.columns, table.rows[0].cells, strict=True)
+    }
+    assert {key: shown for key, shown in scores.items() if key.startswith("t/")} == {
+        "t/acc/strict-match": ("t acc, strict-match %", "25.0 ± 12.5"),
+        "t/acc/flexible-extract": ("t acc, flexible-extract %", "50.0"),
+        "t/acc/none": ("t acc, none %", "75.0"),
+    }
+
+
+def test_keys_of_json_and_csv_name_task_metric_and_filter(tmp_path: Path):
+    run_with_filters(tmp_path)
+    printed = [
+        CliRunner().invoke(aft, ["report", str(tmp_path), "--every", "--format", form]).output
+        for form in ("json", "csv")
+    ]
+    (table,) = json.loads(printed[0], parse_constant=pytest.fail)
+    (row,) = table["rows"]
+    assert list(row) == [*(column["key"] for column in table["columns"]), "remarks"]
+    assert row["t/acc/strict-match"] == {"text": "25.0 ± 12.5", "value": 0.25, "stderr": 0.125}
+    assert row["t/acc/none"] == {"text": "75.0", "value": 0.75, "stderr": None}
+    (line,) = csv.DictReader(io.StringIO(printed[1]))
+    assert (line["t/acc/flexible-extract"], line["t/acc/none"]) == ("0.5", "0.75")
+    assert (line["t/acc/strict-match/stderr"], line["t/acc/none/stderr"]) == ("0.125", "")
+    assert (line["model"], line["generations"], line["generated_tokens"]) == ("m (5, 2)", "11.0", "300.0")
+
+
+def test_keys_stay_whatever_the_table_holds(tmp_path: Path):
+    make_run(tmp_path / "a", [1, 0])
+    make_run(tmp_path / "b", [7.5, 8.5], model="n", metric="rating", k=None)
+    fixed = ["model", "k", "layers", "n", "generations", "generated_tokens", "prompt_tokens", "tflops", "cut"]
+    keys = [column.key for column in table_of(tmp_path).columns]
+    assert [key for key in keys if "/" not in key] == [*fixed, "engine", "judge"]
+    assert [key for key in keys if "/" in key] == ["t/acc/none", "t/rating/none"]
+
+
+def test_no_two_columns_share_a_key():
+    with pytest.raises(ValueError, match="have one key"):
+        Table("t", (Column("n", "texts"), Column("n", "tokens")), ())
+    assert joined_key("a/b", "c", "none") != joined_key("a", "b/c", "none")
+
+
+def test_what_no_number_stands_for_is_null_in_json_and_empty_in_csv():
+    columns = (Column("difference", "difference", True, parts=("low", "high")), Column("p", "p", True))
+    row = Row((Cell("1.0 [-inf, inf]", 1.0, parts=(float("-inf"), float("inf"))), Cell("nan", float("nan"))))
+    table = Table("open", columns, (row,))
+    (made,) = json.loads(render([table], "json"), parse_constant=pytest.fail)
+    assert made["rows"][0]["difference"] == {"text": "1.0 [-inf, inf]", "value": 1.0, "low": None, "high": None}
+    assert made["rows"][0]["p"]["value"] is None
+    assert as_csv(table).splitlines() == ["difference,difference/low,difference/high,p,remarks", "1.0,,,,"]
+
+
+def test_half_a_surrogate_pair_can_be_printed_in_every_form(tmp_path: Path):
+    make_run(tmp_path, [1, 0], model="m\ud800")
+    for form in ("text", "markdown", "csv", "json"):
+        done = CliRunner().invoke(aft, ["report", str(tmp_path), "--format", form])
+        assert done.exit_code == 0, done.output
+        assert "d800" in done.output.lower()
 
 
 def test_the_command_in_every_form(tmp_path: Path):

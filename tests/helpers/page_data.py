@@ -6,21 +6,18 @@ import random
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel
 from lm_eval_aft.analysis.report.page.data import (
-    Cell,
     Chart,
-    Column,
+    ChartPoint,
     Curve,
-    DiagnosticsPanel,
     Effect,
     PageData,
     PageMessage,
     PageSample,
     PageText,
-    Point,
-    Row,
-    Table,
 )
+from lm_eval_aft.analysis.report.tables import Cell, Column, Row, Table
 
 HOSTILE = (
     "<script>window.hacked=1</script>",
@@ -42,7 +39,11 @@ HOSTILE = (
 
 
 def leaderboard() -> Table:
-    columns = (Column("model"), Column("k", True, "texts per layer"), Column("gsm8k %", True))
+    columns = (
+        Column("model", "model"),
+        Column("k", "k", True, "drafts, and texts per hidden layer"),
+        Column("gsm8k/acc/none", "gsm8k %", True),
+    )
     rows = (
         Row((Cell("beta"), Cell("5", 5), Cell("24.5 ± 1.2", 0.245))),
         Row((Cell("alpha 10"), Cell("-"), Cell("28.0 ± 1.2", 0.28)), ("4 questions instead of 12.",)),
@@ -64,8 +65,10 @@ def sample(doc: int = 0, run: str = "run A", texts: tuple[PageText, ...] | None 
 
 def small_page() -> PageData:
     """Every part, with samples of each verdict."""
-    curve = Curve("K=5", tuple(Point(x, y, y - 2, y + 2, f"L={i}") for i, (x, y) in enumerate([(100, 20), (900, 25)])))
-    vote = Curve("majority vote", (Point(100, 20), Point(500, 26.5)), dashed=True)
+    curve = Curve(
+        "K=5", tuple(ChartPoint(x, y, y - 2, y + 2, f"L={i}") for i, (x, y) in enumerate([(100, 20), (900, 25)]))
+    )
+    vote = Curve("majority vote", (ChartPoint(100, 20), ChartPoint(500, 26.5)), dashed=True)
     effect = Effect(
         "sft", "aft", "gsm8k", "exact_match", 1319, 0.28, 0.244, -0.036, -0.061, -0.011, 0.0054, 0.01, 118, 1035, 166,
         cost_ratio=9.6, detectable=0.036,

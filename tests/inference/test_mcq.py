@@ -15,7 +15,7 @@ from helpers.tiny_models import save_tiny
 from lm_eval_aft.analysis.conditions import labels
 from lm_eval_aft.analysis.cost import task_costs
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
-from lm_eval_aft.analysis.report.diagnosis_tables import panel, panel_text
+from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_text
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
@@ -306,7 +306,7 @@ def test_what_cannot_be(tiny_engine):
 def test_diagnostics_speak_of_the_texts_that_were_read(lm, tiny_engine, tmp_path):
     (found,) = diagnose_traces(lm.traces, [], regex="(.)$")
     assert (found.diagnostics.scored, found.diagnostics.layers) == (True, 0)
-    shown = panel_text(panel(found.diagnostics))
+    shown = panel_text(diagnostics_panel(found.diagnostics))
     assert "k=3, layers=1" in shown
     assert "scored choices" in shown
     assert "drafts" in shown
@@ -314,7 +314,7 @@ def test_diagnostics_speak_of_the_texts_that_were_read(lm, tiny_engine, tmp_path
     deeper = model(tiny_engine, layers=2, record=str(tmp_path))
     deeper.loglikelihood(instances(), disable_tqdm=True)
     (found,) = diagnose_traces(read_traces(tmp_path), [])
-    shown = panel_text(panel(found.diagnostics))
+    shown = panel_text(diagnostics_panel(found.diagnostics))
     assert "layer 1 from the drafts" in shown
     assert "of the answers" not in shown
 

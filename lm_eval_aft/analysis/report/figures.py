@@ -1,7 +1,4 @@
-"""Draws ``plot.Curves`` by matplotlib, three panels side by side; the only file that imports matplotlib.
-
-Knows nothing of runs and files of results. Called by ``plot``. A little over 200 lines: every figure, in one look.
-"""
+"""Figures of curves, frontiers and training losses, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -9,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.analysis.report.tables import is_share
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import atomic_write, writing
 
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.cost import Cost
@@ -18,42 +17,39 @@ if TYPE_CHECKING:
     from lm_eval_aft.analysis.losses import LossCurve
     from lm_eval_aft.analysis.stats import Interval
 
-VOTE, PLAIN = "#444444", "#999999"
+VOTE_COLOUR, SINGLE_COLOUR = "#444444", "#999999"
 AXES = {"tokens": "generated tokens a question", "flops": "FLOPs a question"}
 
 
 def draw(curves: Curves, kind: Cost, path: Path) -> Path:
-    """Write one PNG; its folder is made.
+    """Write one PNG with three panels: score against k, against layers and against cost. Its folder is made.
 
     Raises:
-        ConfigError: matplotlib is missing, or the cost asked for is not known.
+        ConfigError: matplotlib is missing, or the runs do not know this cost.
         RecordError: The file cannot be written.
     """
     figure = _figure()
     if not curves.costs(kind):
         raise ConfigError(f"the runs of {curves.name} do not know their {AXES[kind]}: use --cost tokens.")
     panels = figure.subplots(1, 3, sharey=True)
-    percent = _in_percent([point.score for point in curves.points])
     _against_k(panels[0], curves)
     _against_layers(panels[1], curves)
     _against_cost(panels[2], curves, kind)
-    better = "" if curves.higher_is_better else " (lower is better)"
-    panels[0].set_ylabel(curves.measure + better)
+    panels[0].set_ylabel(_y_label(curves))
     for panel in panels:
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+        _plain_frame(panel)
         panel.legend(
             fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, columnspacing=1
         )
-    if percent:
-        panels[0].yaxis.set_major_formatter(_percent)
+    _percent_axis(panels[0], [point.score for point in curves.points])
     vote = f"; vote by {curves.extraction}" if curves.voted else ""
-    figure.suptitle(f"{curves.title}; 95% intervals{vote}", fontsize=11, parse_math=False)  # a regex may hold $
+    # A regex in the title may hold $, which matplotlib would read as math.
+    figure.suptitle(f"{curves.title}; 95% intervals{vote}", fontsize=11, parse_math=False)
     return _save(figure, path)
 
 
 def draw_frontier(frontier: Frontier, path: Path) -> Path:
-    """Write one PNG of all points, and each model's best at a cost or less as steps.
+    """Write one PNG of all points, and for each model its best at a cost or less as steps.
 
     Raises:
         ConfigError: matplotlib is missing.
@@ -69,14 +65,12 @@ def draw_frontier(frontier: Frontier, path: Path) -> Path:
         ends = [*(spot.cost for spot in best), frontier.spots[-1].cost]
         panel.step(ends, [*heights, heights[-1]], where="post", color=colour)
     for crossing in frontier.crossings[1:]:
-        panel.axvline(crossing.cost, color=PLAIN, linestyle=":")
+        panel.axvline(crossing.cost, color=SINGLE_COLOUR, linestyle=":")
     _log_axis(panel)
     panel.set_xlabel(f"{AXES[frontier.kind]} (log scale)")
-    panel.set_ylabel(frontier.measure + ("" if frontier.higher_is_better else " (lower is better)"))
-    if _in_percent([spot.score for spot in frontier.spots]):
-        panel.yaxis.set_major_formatter(_percent)
-    panel.grid(alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_ylabel(_y_label(frontier))
+    _percent_axis(panel, [spot.score for spot in frontier.spots])
+    _plain_frame(panel)
     panel.legend(fontsize=8, frameon=False)
     figure.suptitle(f"{frontier.task}: the best at each budget; 95% intervals", fontsize=11, parse_math=False)
     return _save(figure, path)
@@ -100,21 +94,17 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> Path:
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set_xlabel("tokens seen")
     panel.set_ylabel("loss per target token, nats")
-    panel.grid(alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)
+    _plain_frame(panel)
     panel.legend(fontsize=8, frameon=False)
     figure.suptitle("training loss; dots: validation", fontsize=11)
     return _save(figure, path)
 
 
 def _save(figure: Any, path: Path) -> Path:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be written ({error.strerror}): give --png a folder you can write to."
-        ) from error
+        with atomic_write(path) as partial:
+            figure.savefig(partial, dpi=150, format="png")
     return path
 
 
@@ -130,89 +120,27 @@ def _figure(width: float = 13) -> Any:
     return figure
 
 
-def _in_percent(scores: Sequence[Interval]) -> bool:
-    return all(0 <= value <= 1 for score in scores for value in (score.low, score.high))
+def _plain_frame(panel: Any) -> None:
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
 
 
-def _percent(value: float, _place: int) -> str:
-    return f"{100 * value:.0f}%" if 0 <= value <= 1 else ""
+def _y_label(figure: Curves | Frontier) -> str:
+    return figure.measure + ("" if figure.higher_is_better else " (lower is better)")
 
 
-def _colours(count: int, scale: str = "viridis") -> list[Any]:
-    """From dark to light; another scale for K than for L, since a colour must not mean both."""
-    from matplotlib import colormaps
-
-    return [colormaps[scale](0.85 * place / max(count - 1, 1)) for place in range(count)]
-
-
-def _line(panel: Any, xs: Sequence[float], scores: Sequence[Interval], colour: Any, label: str, **style: Any) -> None:
-    """A line with whiskers; where an interval is unbounded there is none."""
-    lows, highs = ([abs(getattr(s, end) - s.estimate) for s in scores] for end in ("low", "high"))
-    whiskers = [[width if width < float("inf") else 0.0 for width in side] for side in (lows, highs)]
-    look = {"marker": "o", "markersize": 5, "linewidth": 1.6, "elinewidth": 1, "capsize": 2.5, **style}
-    panel.errorbar(xs, [s.estimate for s in scores], yerr=whiskers, color=colour, label=label, **look)
+def _percent_axis(panel: Any, scores: Sequence[Interval]) -> None:
+    """Label the y axis in percent if the scores are shares."""
+    if is_share(score.estimate for score in scores):
+        panel.yaxis.set_major_formatter(_percent_label)
 
 
-def _vote_line(panel: Any, xs: Sequence[float], curves: Curves) -> None:
-    scores = [point.majority for point in curves.voted]
-    _line(panel, xs, scores, VOTE, "majority vote", marker="s", markersize=4, linestyle="--", elinewidth=0.6)
-
-
-def _aggregated(curves: Curves) -> dict[int, list[Point]]:
-    """Points by layers, without the plain answer."""
-    depths = sorted({point.layers for point in curves.points if point.layers > 0})
-    return {depth: [point for point in curves.points if point.layers == depth] for depth in depths}
-
-
-def _plain(panel: Any, curves: Curves) -> None:
-    """The plain answer as a level: it has neither k nor layers."""
-    for point in [point for point in curves.points if point.layers == 0][:1]:
-        panel.axhline(point.score.estimate, color=PLAIN, linewidth=1.2, linestyle=":", label="plain answer")
-        panel.axhspan(point.score.low, point.score.high, color=PLAIN, alpha=0.12, linewidth=0)
-
-
-def _against_k(panel: Any, curves: Curves) -> None:
-    lines = _aggregated(curves)
-    for place, ((depth, points), colour) in enumerate(zip(lines.items(), _colours(len(lines)), strict=True)):
-        xs = [point.k + _aside(place, len(lines)) for point in points]
-        _line(panel, xs, [point.score for point in points], colour, f"L={depth}")
-    _plain(panel, curves)
-    _vote_line(panel, [point.n for point in curves.voted], curves) if curves.voted else None
-    panel.set_xlabel("K, drafts")
-    panel.set_xticks(sorted({p.k for p in curves.points} | {p.n for p in curves.voted}))
-
-
-def _against_layers(panel: Any, curves: Curves) -> None:
-    widths = sorted({point.k for point in curves.points if point.layers > 0})
-    plain = [point for point in curves.points if point.layers == 0][:1]  # L=0 is one answer, whatever k
-    for place, (width, colour) in enumerate(zip(widths, _colours(len(widths), "plasma"), strict=True)):
-        points = [*plain, *(point for point in curves.points if point.layers > 0 and point.k == width)]
-        xs = [point.layers + _aside(place, len(widths)) for point in points]
-        _line(panel, xs, [point.score for point in points], colour, f"K={width}")
-    if curves.voted:
-        last = curves.voted[-1]
-        panel.axhline(last.majority.estimate, color=VOTE, linestyle="--", label=f"majority vote of {last.n} drafts")
-    panel.set_xlabel("L, aggregation passes")
-    panel.set_xticks(sorted({point.layers for point in curves.points}))
-
-
-def _against_cost(panel: Any, curves: Curves, kind: Cost) -> None:
-    lines = _aggregated(curves)
-    for (depth, points), colour in zip(lines.items(), _colours(len(lines)), strict=True):
-        known = [(point, cost) for point in points if (cost := point.cost(kind))]
-        widths = ", ".join(str(point.k) for point, _ in known)
-        _line(panel, [cost for _, cost in known], [point.score for point, _ in known], colour, f"L={depth}, K={widths}")
-    for point in [point for point in curves.points if point.layers == 0][:1]:
-        _line(panel, [point.cost(kind) or 1.0], [point.score], PLAIN, "plain answer")
-    costs = [point.generated_tokens if kind == "tokens" else point.flops for point in curves.voted]
-    if costs and all(costs):
-        _vote_line(panel, [cost for cost in costs if cost], curves)
-    _log_axis(panel)
-    panel.set_xlabel(f"{AXES[kind]} (log scale)")
+def _percent_label(value: float, _place: int) -> str:
+    return f"{100 * value:.0f}%" if is_share([value]) else ""
 
 
 def _log_axis(panel: Any) -> None:
-    """Labels at 1, 2 and 5 times a power of ten, as 200G or 1.5k: matplotlib's own run into each other."""
+    """Label the x axis at 1, 2 and 5 times a power of ten, as 200G or 1.5k: matplotlib's own labels overlap."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     panel.set_xscale("log")
@@ -221,6 +149,83 @@ def _log_axis(panel: Any) -> None:
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _aside(place: int, count: int) -> float:
-    """Moves a line a little to the side, so that whiskers do not hide each other."""
+def _colours(count: int, scale: str = "viridis") -> list[Any]:
+    """From dark to light. Lines of K and lines of L use different scales, so that no colour means both."""
+    from matplotlib import colormaps
+
+    return [colormaps[scale](0.85 * place / max(count - 1, 1)) for place in range(count)]
+
+
+def _line(panel: Any, xs: Sequence[float], scores: Sequence[Interval], colour: Any, label: str, **style: Any) -> None:
+    """A line with whiskers; an end of an interval that is not bounded has none."""
+    lows = [score.estimate - score.low for score in scores]
+    highs = [score.high - score.estimate for score in scores]
+    whiskers = [[length if length < float("inf") else 0.0 for length in side] for side in (lows, highs)]
+    look = {"marker": "o", "markersize": 5, "linewidth": 1.6, "elinewidth": 1, "capsize": 2.5, **style}
+    panel.errorbar(xs, [score.estimate for score in scores], yerr=whiskers, color=colour, label=label, **look)
+
+
+def _vote_line(panel: Any, xs: Sequence[float], curves: Curves) -> None:
+    scores = [point.majority for point in curves.voted]
+    _line(panel, xs, scores, VOTE_COLOUR, "majority vote", marker="s", markersize=4, linestyle="--", elinewidth=0.6)
+
+
+def _by_layers(curves: Curves) -> dict[int, list[Point]]:
+    """The points with aggregation layers, by their number."""
+    depths = sorted({point.layers for point in curves.points if point.layers > 0})
+    return {depth: [point for point in curves.points if point.layers == depth] for depth in depths}
+
+
+def _single_answer(curves: Curves) -> list[Point]:
+    """The point with layers=0, of which k does not matter; empty if there is none."""
+    return [point for point in curves.points if point.layers == 0][:1]
+
+
+def _against_k(panel: Any, curves: Curves) -> None:
+    lines = _by_layers(curves)
+    for place, ((depth, points), colour) in enumerate(zip(lines.items(), _colours(len(lines)), strict=True)):
+        xs = [point.k + _offset(place, len(lines)) for point in points]
+        _line(panel, xs, [point.score for point in points], colour, f"L={depth}")
+    for point in _single_answer(curves):
+        panel.axhline(point.score.estimate, color=SINGLE_COLOUR, linewidth=1.2, linestyle=":", label="single answer")
+        panel.axhspan(point.score.low, point.score.high, color=SINGLE_COLOUR, alpha=0.12, linewidth=0)
+    if curves.voted:
+        _vote_line(panel, [point.n for point in curves.voted], curves)
+    panel.set_xlabel("K, drafts")
+    panel.set_xticks(sorted({point.k for point in curves.points} | {point.n for point in curves.voted}))
+
+
+def _against_layers(panel: Any, curves: Curves) -> None:
+    """One line for each k; each starts at the single answer."""
+    widths = sorted({point.k for point in curves.points if point.layers > 0})
+    for place, (width, colour) in enumerate(zip(widths, _colours(len(widths), "plasma"), strict=True)):
+        aggregated = [point for point in curves.points if point.layers > 0 and point.k == width]
+        points = [*_single_answer(curves), *aggregated]
+        xs = [point.layers + _offset(place, len(widths)) for point in points]
+        _line(panel, xs, [point.score for point in points], colour, f"K={width}")
+    if curves.voted:
+        last = curves.voted[-1]
+        label = f"majority vote of {last.n} drafts"
+        panel.axhline(last.majority.estimate, color=VOTE_COLOUR, linestyle="--", label=label)
+    panel.set_xlabel("L, aggregation layers")
+    panel.set_xticks(sorted({point.layers for point in curves.points}))
+
+
+def _against_cost(panel: Any, curves: Curves, kind: Cost) -> None:
+    lines = _by_layers(curves)
+    for (depth, points), colour in zip(lines.items(), _colours(len(lines)), strict=True):
+        known = [(point, cost) for point in points if (cost := point.cost(kind))]
+        widths = ", ".join(str(point.k) for point, _ in known)
+        _line(panel, [cost for _, cost in known], [point.score for point, _ in known], colour, f"L={depth}, K={widths}")
+    for point in _single_answer(curves):
+        _line(panel, [point.cost(kind) or 1.0], [point.score], SINGLE_COLOUR, "single answer")
+    costs = [point.generated_tokens if kind == "tokens" else point.flops for point in curves.voted]
+    if costs and all(costs):
+        _vote_line(panel, [cost for cost in costs if cost], curves)
+    _log_axis(panel)
+    panel.set_xlabel(f"{AXES[kind]} (log scale)")
+
+
+def _offset(place: int, count: int) -> float:
+    """How far a line moves to the side, so that whiskers do not hide each other."""
     return 0.05 * (place - (count - 1) / 2)

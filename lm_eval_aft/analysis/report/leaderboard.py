@@ -15,12 +15,26 @@ import click
 
 from lm_eval_aft.analysis.conditions import differences, labels, primary, usual_conditions
 from lm_eval_aft.analysis.cost import Cost, TaskCost, find_traces, task_costs
-from lm_eval_aft.analysis.report.page.data import Cell, Column, Row, Table
-from lm_eval_aft.analysis.report.tables import FORMS, Form, render
+from lm_eval_aft.analysis.report.tables import (
+    COST_COLUMNS,
+    FORMS,
+    NONE,
+    Cell,
+    Column,
+    Form,
+    Row,
+    Table,
+    Unit,
+    cost_cells,
+    count_cell,
+    joined_key,
+    render,
+    score_cell,
+    unit_of,
+)
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import EvalRun, Score, read_runs
 
-NONE = Cell("-")
 Measure = tuple[str, str, str]  # task, metric, filter
 
 
@@ -76,10 +90,10 @@ def read_entries(folders: Sequence[Path], traces: Path | None = None) -> tuple[R
 
 
 def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:
-    """The table: one row an entry.
+    """The table: one row a run.
 
     Args:
-        entries: Of any models.
+        entries: Runs of any models.
         every: All metrics and filters instead of one a task.
 
     Raises:
@@ -88,102 +102,69 @@ def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:
     runs = [entry.run for entry in entries]
     measures = _measures(runs, every)
     if not measures:
-        read = ", ".join(str(run.path) for run in runs)
-        raise RecordError(f"no score in {read}: were they made with --predict_only?")
-    percent = {measure: _is_share(runs, measure) for measure in measures}
-    columns = [Column("model"), Column("k", True, "texts per layer"), Column("layers", True, "aggregation passes")]
-    columns += [Column(_head(measure, percent[measure]), True, _title(measure)) for measure in measures]
-    columns += [
-        Column("n", True, "questions, all tasks together"),
-        Column("texts", True, "generated texts a question"),
-        Column("tokens", True, "generated tokens a question"),
-        Column("prompt", True, "prompt tokens a question, each text with its whole prompt"),
-        Column("TFLOPs", True, "operations a question, 10^12"),
-        Column("cut %", True, "texts that ended at the token limit"),
-        Column("engine"),
-        Column("judge"),
-    ]
-    rows = tuple(_row(entry, measures, percent, runs) for entry in entries)
-    return Table("Scores and cost", tuple(columns), rows, _notes(entries, measures))
+        files = ", ".join(str(run.path) for run in runs)
+        raise RecordError(f"no score in {files}: were they made with --predict_only?")
+    units = {measure: _unit(runs, measure) for measure in measures}
+    columns = (
+        Column("model", "model"),
+        Column("k", "k", True, "drafts, and texts per hidden layer"),
+        Column("layers", "layers", True, "aggregation layers after the drafts"),
+        *(_score_column(measure, measures, unit) for measure, unit in units.items()),
+        Column("n", "n", True, "questions, all tasks together"),
+        *COST_COLUMNS,
+        Column("engine", "engine"),
+        Column("judge", "judge"),
+    )
+    rows = tuple(_row(entry, units, runs) for entry in entries)
+    return Table("Scores and cost", columns, rows, _notes(entries, measures))
 
 
 def _measures(runs: Sequence[EvalRun], every: bool) -> list[Measure]:
-    """The columns: in the order in which tasks and metrics first appear."""
-    found: dict[Measure, None] = {}
+    """The columns, in the order in which tasks and metrics first appear."""
+    measures: dict[Measure, None] = {}
     for run in runs:
         for task in run.tasks:
-            scores = [s for s in run.scores if s.task == task] if every else [primary(run, task)]
-            found |= dict.fromkeys((s.task, s.metric, s.filter) for s in scores)
-    return list(found)
+            scores = [score for score in run.scores if score.task == task] if every else [primary(run, task)]
+            measures |= dict.fromkeys((score.task, score.metric, score.filter) for score in scores)
+    return list(measures)
 
 
 def _score(run: EvalRun, measure: Measure) -> Score | None:
-    return next((s for s in run.scores if (s.task, s.metric, s.filter) == measure), None)
+    return next((score for score in run.scores if (score.task, score.metric, score.filter) == measure), None)
 
 
-def _is_share(runs: Sequence[EvalRun], measure: Measure) -> bool:
-    """Whether a metric lies between 0 and 1 in every run, so that percent is how it is read."""
-    values = [score.value for run in runs if (score := _score(run, measure))]
-    return all(0 <= value <= 1 for value in values)
+def _unit(runs: Sequence[EvalRun], measure: Measure) -> Unit:
+    return unit_of(score.value for run in runs if (score := _score(run, measure)))
 
 
-def _head(measure: Measure, percent: bool) -> str:
-    task, metric, _ = measure
-    return f"{task} {metric}{' %' if percent else ''}"
+def _score_column(measure: Measure, measures: Sequence[Measure], unit: Unit) -> Column:
+    """The head names the filter if the table has the metric under several."""
+    task, metric, filter_name = measure
+    several = sum(other[:2] == (task, metric) for other in measures) > 1
+    label = f"{task} {metric}{f', {filter_name}' if several else ''}{unit.mark}"
+    filtered = "" if filter_name == "none" else f", filter {filter_name}"
+    title = f"{metric} of {task}{filtered}, with its standard error"
+    return Column(joined_key(*measure), label, True, title, ("stderr",))
 
 
-def _title(measure: Measure) -> str:
-    task, metric, name = measure
-    return f"{metric} of {task}" + ("" if name == "none" else f", filter {name}") + ", with its standard error"
-
-
-def _row(entry: RunEntry, measures: Sequence[Measure], percent: Mapping[Measure, bool], runs: Sequence[EvalRun]) -> Row:
-    run, cost = entry.run, entry.cost
-    cells = [Cell(entry.label, note=run.path.name), _count(run.k), _count(run.layers)]
-    cells += [_score_cell(_score(run, measure), percent[measure]) for measure in measures]
-    cells.append(_count(sum(run.conditions[task].questions for task in run.tasks)))
-    cells += [_mean(cost, name, form) for name, form in _COSTS]
-    cells += [_flops(cost), _cut(cost), Cell(_engine(run))]
+def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun]) -> Row:
+    run = entry.run
     judges = sorted({run.conditions[task].judge for task in run.tasks} - {""})
-    cells.append(Cell(", ".join(judges)) if judges else NONE)
-    return Row(tuple(cells), _remarks(run, runs))
+    cells = (
+        Cell(entry.label, note=run.path.name),
+        count_cell(run.k),
+        count_cell(run.layers),
+        *(_score_cell(_score(run, measure), unit) for measure, unit in units.items()),
+        count_cell(sum(run.conditions[task].questions for task in run.tasks)),
+        *cost_cells(entry.cost),
+        Cell(_engine(run)),
+        Cell(", ".join(judges)) if judges else NONE,
+    )
+    return Row(cells, _remarks(run, runs))
 
 
-_COSTS = (("generations", ",.3g"), ("generated_tokens", ",.0f"), ("prompt_tokens", ",.0f"))
-
-
-def _count(number: int | None) -> Cell:
-    return NONE if number is None else Cell(f"{number:,}", number)
-
-
-def _score_cell(score: Score | None, percent: bool) -> Cell:
-    if score is None:
-        return NONE
-    scale, digits = (100, 1) if percent else (1, 2)
-    spread = "" if score.stderr is None else f" ± {scale * score.stderr:.{digits}f}"
-    return Cell(f"{scale * score.value:.{digits}f}{spread}", score.value, f"{score.n} questions")
-
-
-def _mean(cost: TaskCost | None, name: str, form: str) -> Cell:
-    """A cost a question, over all tasks together."""
-    if cost is None:
-        return NONE
-    value = getattr(cost, name)
-    return Cell(f"{value:{form}}", value)
-
-
-def _flops(cost: TaskCost | None) -> Cell:
-    if cost is None or cost.flops is None:
-        return NONE
-    value = cost.flops / 1e12
-    return Cell(f"{value:.3g}", value)
-
-
-def _cut(cost: TaskCost | None) -> Cell:
-    if cost is None or not cost.texts:
-        return NONE
-    share = cost.cut / cost.texts
-    return Cell(f"{100 * share:.1f}", share)
+def _score_cell(score: Score | None, unit: Unit) -> Cell:
+    return NONE if score is None else score_cell(score.value, score.stderr, unit, f"{score.n} questions")
 
 
 def _engine(run: EvalRun) -> str:
@@ -193,21 +174,21 @@ def _engine(run: EvalRun) -> str:
 
 def _remarks(run: EvalRun, runs: Sequence[EvalRun]) -> tuple[str, ...]:
     """Why a row is not the same test as most others, a sentence a task."""
-    said = []
-    for task in run.tasks:
-        found = differences(usual_conditions(runs, task), run.conditions[task])
-        if found:
-            said.append(f"{task}: not to be compared with the other rows: {'; '.join(found)}.")
-    return tuple(said)
+    reasons = {task: differences(usual_conditions(runs, task), run.conditions[task]) for task in run.tasks}
+    return tuple(
+        f"{task}: not to be compared with the other rows: {'; '.join(phrases)}."
+        for task, phrases in reasons.items()
+        if phrases
+    )
 
 
 def _notes(entries: Sequence[RunEntry], measures: Sequence[Measure]) -> tuple[str, ...]:
     filters = [f"{task} {metric} is read with filter {name}" for task, metric, name in measures if name != "none"]
-    said = [f"{'; '.join(filters)}."] if filters else []
-    said.append("Scores with lm-eval's standard error; cost is per question.")
+    notes = [f"{'; '.join(filters)}."] if filters else []
+    notes.append("Scores with lm-eval's standard error; cost is per question.")
     if any(not entry.costs for entry in entries):
-        said.append("The cost of other models than --model aft is not known: run them as --model aft with layers=0.")
-    return tuple(said)
+        notes.append("The cost of other models than --model aft is not known: run them as --model aft with layers=0.")
+    return tuple(notes)
 
 
 @click.command()

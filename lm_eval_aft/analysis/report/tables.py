@@ -1,7 +1,6 @@
-"""A table of plain values as text for a terminal, Markdown, CSV or JSON.
+"""Tables of plain values: their columns and cells, how numbers are written in them, and the forms they are printed in.
 
-Knows nothing of what stands in it: ``report`` and ``compare`` fill ``pagedata.Table``, the page draws the same ones.
-Model names and answers are untrusted: control characters and mark-up are made visible text.
+Model names, tasks and answers come from files and models. Control characters and markup in them are shown as text.
 """
 
 from __future__ import annotations
@@ -9,63 +8,242 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from lm_eval_aft.analysis.report.page.data import Cell, Table
-from lm_eval_aft.core.errors import ConfigError
+if TYPE_CHECKING:
+    from lm_eval_aft.analysis.cost import TaskCost
+    from lm_eval_aft.analysis.stats import Interval
 
 Form = Literal["text", "markdown", "csv", "json"]
 FORMS = ("text", "markdown", "csv", "json")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_MARKS = "abcdefghijklmnopqrstuvwxyz"
+# The key of a row's notes in CSV and JSON.
+REMARKS = "remarks"
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# rich breaks lines that are longer than its console; a pager scrolls sideways instead.
+_CONSOLE_WIDTH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        key: Its name in JSON and CSV. It stays the same if the head changes, and no two columns of a table share it.
+        label: Its head.
+        numeric: Aligned to the right, and sorted by value, largest first.
+        title: What it means, in a sentence.
+        parts: Names of the further numbers in its cells, such as ("stderr",) or ("low", "high"). In CSV each is a
+            column of its own, KEY/NAME.
+    """
+
+    key: str
+    label: str
+    numeric: bool = False
+    title: str = ""
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: What is shown.
+        value: The unrounded number, by which the column is sorted. None sorts by the text, and comes last in a numeric
+            column.
+        note: A remark, shown if the pointer is on the cell, and read aloud by a screen reader.
+        parts: The further numbers that the column names; empty if there are none.
+    """
+
+    text: str
+    value: float | None = None
+    note: str = ""
+    parts: tuple[float | None, ...] = ()
+
+
+NONE = Cell("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row. ``notes`` says why it must not be compared with the others, a sentence each."""
+
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A sortable table. Each row has as many cells as there are columns.
+
+    Attributes:
+        title: Its heading.
+        columns: From left to right; each has a key of its own.
+        rows: In the order first shown.
+        notes: Shown below it, a sentence each.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        keys = [*(column.key for column in self.columns), REMARKS]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"two columns of the table {self.title!r} have one key: {', '.join(keys)}")
+
+
+def joined_key(*parts: str) -> str:
+    """A column's key made of several names, with ``/`` between them; a ``/`` inside a name is written ``%2F``."""
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
+# ---------------------------------------------------------------- numbers in cells
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """How the values of one metric are written.
+
+    Attributes:
+        scale: What a value is multiplied by.
+        digits: After the decimal point.
+        mark: What a column's head ends with.
+    """
+
+    scale: float
+    digits: int
+    mark: str = ""
+
+    def text(self, value: float, signed: bool = False) -> str:
+        """A value in this unit, such as 42.0 or, signed, +4.2."""
+        return f"{self.scale * value:{'+' if signed else ''}.{self.digits}f}"
+
+    def interval(self, interval: Interval, signed: bool = False) -> str:
+        """An estimate with its interval, such as 42.0 [38.1, 46.0]."""
+        estimate, low, high = (self.text(value, signed) for value in (interval.estimate, interval.low, interval.high))
+        return f"{estimate} [{low}, {high}]"
+
+
+PERCENT = Unit(100, 1, " %")
+OWN_UNIT = Unit(1, 2)
+
+
+def is_share(values: Iterable[float]) -> bool:
+    """Whether a metric is a share, which people read as a percentage: all its values lie between 0 and 1."""
+    return all(0 <= value <= 1 for value in values)
+
+
+def unit_of(values: Iterable[float]) -> Unit:
+    """Percent if all values of the metric are shares, else the metric's own unit."""
+    return PERCENT if is_share(values) else OWN_UNIT
+
+
+def count_cell(count: int | None) -> Cell:
+    """A whole number."""
+    return NONE if count is None else Cell(f"{count:,}", count)
+
+
+def number_cell(value: float | None, form: str, scale: float = 1) -> Cell:
+    """A number in a format of Python's, multiplied by ``scale`` for the text only."""
+    return NONE if value is None else Cell(f"{value if scale == 1 else scale * value:{form}}", value)
+
+
+def score_cell(value: float, stderr: float | None, unit: Unit, note: str = "") -> Cell:
+    """A score with its standard error; for columns with the part "stderr"."""
+    spread = "" if stderr is None else f" ± {unit.text(stderr)}"
+    return Cell(unit.text(value) + spread, value, note, (stderr,))
+
+
+def interval_cell(interval: Interval | None, unit: Unit = PERCENT, signed: bool = False, ends: bool = True) -> Cell:
+    """An estimate with its interval, for columns with the parts "low" and "high".
+
+    Args:
+        interval: What to show; None gives an empty cell.
+        unit: How it is written.
+        signed: Whether a plus sign is written, as for differences.
+        ends: Whether the text shows the interval.
+    """
+    if interval is None:
+        return NONE
+    text = unit.interval(interval, signed) if ends else unit.text(interval.estimate, signed)
+    return Cell(text, interval.estimate, parts=(interval.low, interval.high))
+
+
+def p_text(p_value: float) -> str:
+    """A p-value, such as 0.031 or 1.2e-05."""
+    return f"{p_value:.1e}" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def p_cell(p_value: float | None) -> Cell:
+    """A p-value; None gives an empty cell."""
+    return NONE if p_value is None else Cell(p_text(p_value), p_value)
+
+
+COST_COLUMNS = (
+    Column("generations", "generations", True, "generations a question"),
+    Column("generated_tokens", "tokens", True, "generated tokens a question"),
+    Column("prompt_tokens", "prompt", True, "prompt tokens a question; each generation counts its whole prompt"),
+    Column("tflops", "TFLOPs", True, "10^12 floating-point operations a question"),
+    Column("cut", "cut %", True, "share of the generations that ended at the token limit"),
+)
+
+
+def cost_cells(cost: TaskCost | None) -> tuple[Cell, ...]:
+    """The cost of a question, for ``COST_COLUMNS``; empty cells if it is unknown."""
+    if cost is None:
+        return (NONE,) * len(COST_COLUMNS)
+    return (
+        number_cell(cost.generations, ",.3g"),
+        number_cell(cost.generated_tokens, ",.0f"),
+        number_cell(cost.prompt_tokens, ",.0f"),
+        number_cell(None if cost.flops is None else cost.flops / 1e12, ".3g"),
+        number_cell(cost.cut / cost.texts if cost.texts else None, ".1f", 100),
+    )
+
+
+# ---------------------------------------------------------------- forms
 
 
 def render(tables: Sequence[Table], form: Form) -> str:
-    """All tables in one form.
-
-    Raises:
-        ConfigError: ``text`` is asked for and rich is not installed.
-    """
+    """All tables in one form."""
     if form == "json":
-        return json.dumps([_plain(table) for table in tables], indent=2, ensure_ascii=False)
-    make = {"text": as_text, "markdown": as_markdown, "csv": as_csv}[form]
-    return "\n\n".join(make(table) for table in tables)
+        return to_json([_json_table(table) for table in tables])
+    write = {"text": as_text, "markdown": as_markdown, "csv": as_csv}[form]
+    return "\n\n".join(write(table) for table in tables)
 
 
 def as_text(table: Table) -> str:
-    """For a terminal, drawn by rich; as wide as it needs to be.
+    """The table for a terminal, as wide as it needs to be."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
-    Raises:
-        ConfigError: rich is not installed.
-    """
-    try:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table as Drawn
-        from rich.text import Text
-    except ImportError as error:
-        raise ConfigError(
-            "a table for the terminal needs rich: pip install 'lm_eval_aft[report]', or give --format markdown."
-        ) from error
-    drawn = Drawn(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    drawn = RichTable(title=Text(visible(table.title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
-        drawn.add_column(Text(column.label), justify="right" if column.numeric else "left", no_wrap=True)
-    remarks, marks = _marked(table)
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
+        drawn.add_column(Text(visible(column.label)), justify=justify, no_wrap=True)
+    remarks, marks = _remarks(table)
     for row, mark in zip(table.rows, marks, strict=True):
         first, *others = [visible(cell.text) for cell in row.cells]
         drawn.add_row(Text(first + mark), *map(Text, others))
     out = io.StringIO()
-    console = Console(file=out, width=2000, color_system=None)  # lines are not broken: a pager can scroll
-    console.print(drawn)
+    Console(file=out, width=_CONSOLE_WIDTH, color_system=None).print(drawn)
     body = "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
     return "\n".join([body, *(f"  {line}" for line in remarks)])
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table under its title, remarks as lines below it."""
-    remarks, marks = _marked(table)
+    """A Markdown table under its title, with the remarks as a list below it."""
+    remarks, marks = _remarks(table)
     rule = ["--:" if column.numeric else "---" for column in table.columns]
     rows = [[escaped(column.label) for column in table.columns], rule]
     for row, mark in zip(table.rows, marks, strict=True):
@@ -77,54 +255,97 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Unrounded values where a cell has one, remarks in a last column."""
+    """Keys as heads, unrounded values, a column for each part of a cell (KEY/stderr), and the remarks last.
+
+    A value that is not known is an empty field.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*(column.label for column in table.columns), "remarks"])
+    heads = [head for column in table.columns for head in (column.key, *_part_keys(column))]
+    writer.writerow([*map(_csv_text, heads), REMARKS])
     for row in table.rows:
-        writer.writerow([*(_value(cell) for cell in row.cells), "; ".join(row.notes)])
+        pairs = zip(table.columns, row.cells, strict=True)
+        values = [field for column, cell in pairs for field in _csv_fields(column, cell)]
+        writer.writerow([*values, _csv_text("; ".join(row.notes))])
     return out.getvalue().rstrip("\n")
 
 
-def _value(cell: Cell) -> str:
-    """A spreadsheet must not take a model's name for a formula."""
-    if cell.value is not None:
-        return repr(cell.value)
-    text = visible(cell.text)
-    return "'" + text if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text != "-") else text
+def _part_keys(column: Column) -> list[str]:
+    return [f"{column.key}/{name}" for name in column.parts]
 
 
-def _plain(table: Table) -> dict[str, object]:
-    names = [column.label for column in table.columns]
+def _csv_fields(column: Column, cell: Cell) -> list[str]:
+    text = "" if cell == NONE else _csv_text(cell.text)
+    parts = cell.parts or (None,) * len(column.parts)
+    return [text if cell.value is None else _csv_number(cell.value), *map(_csv_number, parts)]
+
+
+def _csv_number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else repr(value)
+
+
+def _csv_text(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    shown = visible(text)
+    return "'" + shown if shown[:1] in ("=", "+", "@", "-") and shown != "-" else shown
+
+
+def _json_table(table: Table) -> dict[str, object]:
     rows = [
         {
-            **{name: {"text": c.text, "value": c.value} for name, c in zip(names, row.cells, strict=True)},
-            "remarks": list(row.notes),
+            **{c.key: _json_cell(c, cell) for c, cell in zip(table.columns, row.cells, strict=True)},
+            REMARKS: row.notes,
         }
         for row in table.rows
     ]
-    return {"title": table.title, "rows": rows, "notes": list(table.notes)}
+    columns = [{"key": column.key, "label": column.label, "title": column.title} for column in table.columns]
+    return {"title": table.title, "columns": columns, "rows": rows, "notes": table.notes}
 
 
-def _marked(table: Table) -> tuple[list[str], list[str]]:
-    """Remarks to print below a table, and each row's marks that point to them."""
+def _json_cell(column: Column, cell: Cell) -> dict[str, object]:
+    parts = cell.parts or (None,) * len(column.parts)
+    return {"text": cell.text, "value": cell.value, **dict(zip(column.parts, parts, strict=True))}
+
+
+def to_json(value: object) -> str:
+    """Indented JSON of dataclasses, lists and plain values; see ``to_jsonable``."""
+    text = json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair is valid in JSON as an escape only, and cannot be printed.
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def to_jsonable(value: Any) -> Any:
+    """Dataclasses as dictionaries, tuples as lists, and numbers that JSON cannot hold (NaN, infinity) as None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_jsonable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_jsonable(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _remarks(table: Table) -> tuple[list[str], list[str]]:
+    """The remarks to print below a table, and for each row the marks that point to its own."""
     distinct = list(dict.fromkeys(note for row in table.rows for note in row.notes))
-    names = {note: _name(number) for number, note in enumerate(distinct)}
+    names = {note: _letters(number) for number, note in enumerate(distinct)}
     remarks = [f"{name}) {visible(note)}" for note, name in names.items()]
     marks = [" " + ",".join(names[note] for note in row.notes) + ")" if row.notes else "" for row in table.rows]
     return [*remarks, *map(visible, table.notes)], marks
 
 
-def _name(number: int) -> str:
-    return _MARKS[number] if number < len(_MARKS) else f"{_MARKS[number % len(_MARKS)]}{number // len(_MARKS)}"
+def _letters(number: int) -> str:
+    letter = _LETTERS[number % len(_LETTERS)]
+    return letter if number < len(_LETTERS) else f"{letter}{number // len(_LETTERS)}"
 
 
 def visible(text: str) -> str:
-    """The text on one line, control characters and such as change direction written as code points."""
-    return _CONTROL.sub(lambda found: " " if found[0] in "\n\t\r" else f"<U+{ord(found[0]):04X}>", text)
+    """The text on one line, with code points for control characters and for marks that change the direction."""
+    return _HIDDEN.sub(lambda match: " " if match[0] in "\n\t\r" else f"<U+{ord(match[0]):04X}>", text)
 
 
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
-    marks = re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))  # within a word _ is a letter
+    # An underscore within a word is a letter to Markdown.
+    marks = re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))
     return marks.replace("<", "&lt;")

@@ -11,13 +11,15 @@ from pathlib import Path
 from lm_eval_aft import __version__
 from lm_eval_aft.analysis.comparison import Comparison, compare_entries
 from lm_eval_aft.analysis.conditions import primary
-from lm_eval_aft.analysis.cost import Cost, traces_of
-from lm_eval_aft.analysis.curves import Curves, curves, drawable, votes_of
+from lm_eval_aft.analysis.cost import traces_of
+from lm_eval_aft.analysis.curves import curves, drawable, votes_of
+from lm_eval_aft.analysis.report.comparison_tables import comparison_unit
 from lm_eval_aft.analysis.report.leaderboard import RunEntry
-from lm_eval_aft.analysis.report.page.data import Chart, Curve, Effect, PageData, Point, Table
+from lm_eval_aft.analysis.report.page.charts import charts
+from lm_eval_aft.analysis.report.page.data import Chart, Effect, PageData
 from lm_eval_aft.analysis.report.page.samples import run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
-from lm_eval_aft.analysis.stats import Interval
+from lm_eval_aft.analysis.report.tables import Table
 from lm_eval_aft.core.errors import AFTError, ConfigError
 from lm_eval_aft.storage.results import EvalRun
 
@@ -85,7 +87,6 @@ def _named(entries: Sequence[RunEntry], baseline: Path) -> RunEntry:
 
 
 def _effect(row: Comparison) -> Effect:
-    shares = 0 <= row.baseline_mean <= 1 and 0 <= row.other_mean <= 1
     return Effect(
         baseline=row.baseline,
         other=row.other,
@@ -105,7 +106,7 @@ def _effect(row: Comparison) -> Effect:
         cost_ratio=row.cost_ratio,
         detectable=row.detectable,
         category=row.category,
-        scale=100.0 if shares else 1.0,
+        scale=comparison_unit(row).scale,
         higher_is_better=row.score.higher_is_better if row.score.ranked else None,
         level=row.difference.level,
         notes=row.notes,
@@ -120,65 +121,6 @@ def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
     votes = [vote for entry in entries if entry.traces for vote in votes_of(runs, traces_of(entry.run, entry.traces))]
     shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
     measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
-    for figure in curves(entries, votes):
-        if len(figure.points) > 1 and figure.measure in measures:
-            yield from _panels(figure)
-
-
-def _panels(figure: Curves) -> Iterator[Chart]:
-    y_label = (
-        figure.measure + (", %" if _percent(figure) else "") + ("" if figure.higher_is_better else ", less is better")
-    )
-    by_k, by_layers = _grouped(figure, "k"), _grouped(figure, "layers")
-    if any(len(curve.points) > 1 for curve in by_k):
-        yield Chart(f"{figure.title}: depth", "aggregation layers", y_label, by_k)
-    if any(len(curve.points) > 1 for curve in by_layers):
-        yield Chart(f"{figure.title}: width", "texts per layer, k", y_label, by_layers)
-    kind: Cost = "flops" if figure.costs("flops") else "tokens"
-    label = "FLOPs a question" if kind == "flops" else "generated tokens a question"
-    if figure.costs(kind):
-        ks = sorted({point.k for point in figure.points if point.layers})
-        lines = [Curve(f"k={k}", tuple(_cost_points(figure, k, kind))) for k in ks]
-        yield Chart(f"{figure.title}: cost", label, y_label, (*lines, *_voted(figure, kind)), log_x=True)
-
-
-def _percent(figure: Curves) -> bool:
-    return all(0 <= point.score.estimate <= 1 for point in figure.points)
-
-
-def _point(figure: Curves, x: float, score: Interval, label: str = "") -> Point:
-    scale = 100 if _percent(figure) else 1
-    return Point(x, scale * score.estimate, scale * score.low, scale * score.high, label)
-
-
-def _cost_points(figure: Curves, k: int, kind: Cost) -> Iterator[Point]:
-    """The plain answer and the points of one k, from the cheapest."""
-    chosen = [point for point in figure.points if point.layers == 0][:1]
-    chosen += [point for point in figure.points if point.layers and point.k == k]
-    priced = sorted(((cost, point) for point in chosen if (cost := point.cost(kind))), key=lambda pair: pair[0])
-    for cost, point in priced:
-        yield _point(figure, cost, point.score, f"k={point.k}, layers={point.layers}")
-
-
-def _voted(figure: Curves, kind: Cost) -> Iterator[Curve]:
-    """The majority vote over the drafts, as a reference."""
-    points = [
-        _point(figure, cost, vote.majority, f"vote of {vote.n}")
-        for vote in figure.voted
-        if (cost := vote.flops if kind == "flops" else vote.generated_tokens)
-    ]
-    if points:
-        yield Curve("majority vote", tuple(points), dashed=True)
-
-
-def _grouped(figure: Curves, by: str) -> tuple[Curve, ...]:
-    """One curve for each k over layers, or for each number of layers over k; the plain answer begins every k."""
-    along = "layers" if by == "k" else "k"
-    plain = [point for point in figure.points if point.layers == 0]
-    found = []
-    for value in sorted({getattr(point, by) for point in figure.points if point.layers}):
-        mine = [point for point in figure.points if point.layers and getattr(point, by) == value]
-        chosen = [*(plain[:1] if by == "k" else []), *sorted(mine, key=lambda point: getattr(point, along))]
-        points = [_point(figure, getattr(point, along), point.score) for point in chosen]
-        found.append(Curve(f"{by}={value}", tuple(points)))
-    return tuple(found)
+    for each in curves(entries, votes):
+        if len(each.points) > 1 and each.measure in measures:
+            yield from charts(each)

@@ -12,8 +12,8 @@ from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import GradedTrace
-from lm_eval_aft.analysis.report.diagnosis_tables import panel
-from lm_eval_aft.analysis.report.page.data import DiagnosticsPanel, PageMessage, PageSample, PageText
+from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel, diagnostics_panel
+from lm_eval_aft.analysis.report.page.data import PageMessage, PageSample, PageText
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.records import Draft, Trace
 from lm_eval_aft.storage.results import EvalRun, Sample, Score, read_samples
@@ -43,7 +43,7 @@ def run_samples(
     shown = {sample.task for sample in traced}
     plain = [_from_log(label, *each) for asked, each in logged.items() if asked[0] not in shown]
     read = (each.diagnostics for each in found if each.diagnostics.layers or each.diagnostics.scored)
-    panels = tuple(panel(numbers, label) for numbers in read)
+    panels = tuple(diagnostics_panel(numbers, label) for numbers in read)
     return panels, (*traced, *plain)
 
 

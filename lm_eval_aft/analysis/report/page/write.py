@@ -1,9 +1,8 @@
-"""Writes the HTML page: one file that opens from disk, loads nothing, and shows whatever a model wrote as text.
+"""Writes the HTML page: one file that opens from disk, loads nothing, and shows what a model wrote as text.
 
-The page draws itself from JSON embedded in it; transcripts are gzip shards, unpacked in the browser when looked at.
-Its Content-Security-Policy allows the one script and the one style by their hashes and nothing else, and the script
-puts text on the page as text nodes only. Knows nothing of runs or traces: ``pagedata`` says what it takes. Called by
-``report``.
+The page draws itself from JSON that is embedded in it. Samples are gzip shards, which the browser unpacks when it needs
+them. The Content-Security-Policy allows one script and one style, by their hashes, and nothing else. The script puts
+text on the page as text nodes only.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ import base64
 import gzip
 import html
 import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -22,16 +20,18 @@ from string import Template
 from typing import Any
 
 from lm_eval_aft.analysis.report.page.data import PageData, PageSample
-from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import atomic_write
+from lm_eval_aft.analysis.report.tables import to_jsonable
+from lm_eval_aft.core.files import atomic_write, writing
 
 SCRIPTS = ("dom", "tables", "charts", "effects", "shards", "detail", "samples", "main")
-SHARD_SIZE = 32  # questions: at K=5, L=2 about 250 kB of text, unpacked in some milliseconds
-SNIPPET = 160  # characters of a question in the list
+# Questions in a shard: at k=5, layers=2 about 250 kB of text, which a browser unpacks in a few milliseconds.
+SHARD_SIZE = 32
+# Characters of a question in the list.
+SNIPPET = 160
 
 
 def write_page(path: str | Path, data: PageData) -> Path:
-    """Write the page; an existing file is replaced when the new one is complete.
+    """Write the page. An existing file is replaced when the new one is complete.
 
     Args:
         path: The HTML file.
@@ -41,17 +41,13 @@ def write_page(path: str | Path, data: PageData) -> Path:
         The file.
 
     Raises:
-        RecordError: If it cannot be written.
+        RecordError: The file cannot be written.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial, partial.open("w", encoding="ascii", newline="\n") as file:
             file.writelines(_parts(data))
-    except OSError as error:
-        raise RecordError(
-            f"the page cannot be written to {path} ({error.strerror}): name a file in a folder you can write to."
-        ) from error
     return path
 
 
@@ -59,14 +55,15 @@ def _parts(data: PageData) -> Iterator[str]:
     style = _asset("page.css")
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(f"{name}.js") for name in SCRIPTS) + "})();\n"
     head = Template(_asset("page.html"))
-    title = html.escape("".join(c if c.isprintable() else " " for c in data.title))
+    title = html.escape("".join(character if character.isprintable() else " " for character in data.title))
     page = head.substitute(policy=_policy(script, style), title=title, style=style)
     yield page.encode("ascii", "xmlcharrefreplace").decode()
-    yield _block("data", "application/json", _json(_light(data)))
-    for number in range(0, len(data.samples), SHARD_SIZE):
-        shard = _json(plain(data.samples[number : number + SHARD_SIZE])).encode()
-        packed = base64.b64encode(gzip.compress(shard, mtime=0)).decode()  # no time inside: equal data, equal page
-        yield _block(f"shard-{number // SHARD_SIZE}", "application/gzip", packed)
+    yield _block("data", "application/json", _embedded_json(_without_samples(data)))
+    for start in range(0, len(data.samples), SHARD_SIZE):
+        shard = _embedded_json(to_jsonable(data.samples[start : start + SHARD_SIZE])).encode()
+        # Without a time inside, equal data give an equal page.
+        packed = base64.b64encode(gzip.compress(shard, mtime=0)).decode()
+        yield _block(f"shard-{start // SHARD_SIZE}", "application/gzip", packed)
     yield f"<script>{script}</script>\n</body>\n</html>\n"
 
 
@@ -75,7 +72,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(script: str, style: str) -> str:
-    """Nothing may load and no other script run; inserting a string as markup is refused where browsers know how."""
+    """A policy under which nothing loads, no other script runs, and inserting a string as markup is refused."""
     hashes = [base64.b64encode(sha256(text.encode()).digest()).decode() for text in (script, style)]
     return (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; base-uri 'none'; "
@@ -87,25 +84,16 @@ def _block(name: str, kind: str, text: str) -> str:
     return f'<script type="{kind}" id="{name}">{text}</script>\n'
 
 
-def _json(value: object) -> str:
-    """JSON in ASCII without <, > and &: nothing inside can end its element, open a comment or be an entity."""
+def _embedded_json(value: object) -> str:
+    """JSON in ASCII without <, > and &, so that no text can end its element, open a comment or be an entity."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def plain(value: Any) -> Any:
-    """Dataclasses as dicts; what JSON has no number for (an open end of an interval) as null."""
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _light(data: PageData) -> dict[str, Any]:
-    """All but the transcripts, and an index of these."""
-    shown = {field.name: plain(getattr(data, field.name)) for field in fields(data) if field.name != "samples"}
-    return {**shown, "index": _index(data.samples)}
+def _without_samples(data: PageData) -> dict[str, Any]:
+    """Everything but the samples, and an index of these."""
+    parts = {field.name: to_jsonable(getattr(data, field.name)) for field in fields(data) if field.name != "samples"}
+    return {**parts, "index": _index(data.samples)}
 
 
 def _index(samples: Sequence[PageSample]) -> dict[str, Any]:
@@ -115,13 +103,13 @@ def _index(samples: Sequence[PageSample]) -> dict[str, Any]:
         "runs": list(runs),
         "tasks": list(tasks),
         "shard_size": SHARD_SIZE,
-        "entries": [_entry(sample, runs, tasks) for sample in samples],
+        "entries": [_index_entry(sample, runs, tasks) for sample in samples],
     }
 
 
-def _entry(sample: PageSample, runs: dict[str, int], tasks: dict[str, int]) -> list[int | str]:
-    """A row of the index: run, task, document, verdict bits (1 right, 2 wrong, 4 fixed, 8 broken), snippet."""
-    judged = 0 if sample.right is None else 1 if sample.right else 2
-    verdict = judged + 4 * sample.fixed + 8 * sample.broken
+def _index_entry(sample: PageSample, runs: dict[str, int], tasks: dict[str, int]) -> list[int | str]:
+    """Run, task, document, grade as bits (1 right, 2 wrong, 4 fixed, 8 broken) and the start of the question."""
+    right = 0 if sample.right is None else 1 if sample.right else 2
+    grade = right + 4 * sample.fixed + 8 * sample.broken
     snippet = " ".join(sample.question[: 4 * SNIPPET].split())[:SNIPPET]
-    return [runs[sample.run], tasks[sample.task], sample.doc_id, verdict, snippet]
+    return [runs[sample.run], tasks[sample.task], sample.doc_id, grade, snippet]

@@ -9,7 +9,7 @@ const KINDS = [
   ["broken", "broken", (entry) => entry.broken],
 ];
 
-// The index comes as rows, to be small; see _entry in page.py.
+// The index comes as rows, to be small; _index_entry in write.py makes them.
 function readIndex(index) {
   return index.entries.map(([run, task, doc, verdict, snippet], place) => ({
     place,
