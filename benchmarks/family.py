@@ -19,9 +19,8 @@ from typing import Any
 from common import write
 
 from lm_eval_aft.analysis.comparison import compare_entries
-from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
-from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
+from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.analysis.stats import proportion_interval
 from lm_eval_aft.analysis.votes import count_votes
 
@@ -70,8 +69,7 @@ def row(name: str, base: RunEntry, entry: RunEntry, task: str) -> dict[str, Any]
 
 def vote_rows(name: str, entry: RunEntry) -> list[dict[str, Any]]:
     """Majority and oracle of 5 and of all drafts, and the mean draft."""
-    assert entry.traces is not None
-    (votes,) = count_votes(traces_of(entry.run, entry.traces), [entry.run])
+    (votes,) = count_votes(entry.traces(), [entry])
     rows = []
     for point in (votes.points[n - 1] for n in sorted({1, 5, len(votes.points)})):
         kinds = (
@@ -98,8 +96,7 @@ def vote_rows(name: str, entry: RunEntry) -> list[dict[str, Any]]:
 
 def diagnostics(entry: RunEntry) -> dict[str, Any]:
     """Selection skill, rescue and corruption, copies by position of one aggregated run."""
-    assert entry.traces is not None
-    (found,) = diagnose_traces(traces_of(entry.run, entry.traces), [entry.run])
+    (found,) = diagnose_traces(entry.traces(), [entry])
     last, change = found.diagnostics.readings[-1], found.diagnostics.changes[0]
     numbers = {name: getattr(last, name) for name in ("selected", "random", "majority")}
     return {

@@ -23,7 +23,7 @@ from common import write
 from family import at, evaluate, row
 from family_seeds import over_seeds
 
-from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, Way
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl

@@ -20,7 +20,7 @@ from common import write
 
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.pairing import pair_scores
-from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
+from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.analysis.stats import mcnemar_exact
 
 RESAMPLES = 10_000
@@ -78,7 +78,7 @@ def differences(work: Path, seeds: list[int], baseline: str, other: str) -> Pair
     for seed in seeds:
         one, two = entries(work, (baseline.format(seed), other.format(seed)))
         score = primary(two.run, two.run.tasks[0])
-        pairs = pair_scores(one.run, two.run, score.task, score.metric, score.filter)
+        pairs = pair_scores(one, two, score.task, score.metric, score.filter)
         by_question = sorted(zip(pairs.documents, pairs.baseline, pairs.other, strict=True), key=lambda row: row[0])
         rows.append([after - before for _, before, after in by_question])
         accuracies.append(float(np.mean(pairs.other)))

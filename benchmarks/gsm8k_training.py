@@ -29,7 +29,7 @@ from common import write
 from family import diagnostics, row, vote_rows
 
 from lm_eval_aft import tasks_path
-from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from trainers.settings import KINDS
 

@@ -18,7 +18,7 @@ from typing import Any
 from common import write
 from family import evaluate, row
 
-from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import arith
 
 OPPONENTS = {  # of AFT (5, 2), which writes 11 texts

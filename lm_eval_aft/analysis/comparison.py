@@ -16,7 +16,7 @@ from statistics import stdev
 from lm_eval_aft.analysis.conditions import differences, primary
 from lm_eval_aft.analysis.judgements import pair_judged, read_judged
 from lm_eval_aft.analysis.pairing import PairedScores, pair_scores
-from lm_eval_aft.analysis.report.leaderboard import RunEntry
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import (
     Interval,
     WinTieLoss,
@@ -107,7 +107,7 @@ def compare_entries(
     found: list[Comparison] = []
     for other in others:
         measures = _measures(baseline.run, other.run, tasks, metric)
-        pairs = [pair_scores(baseline.run, other.run, s.task, s.metric, s.filter, common) for s in measures]
+        pairs = [pair_scores(baseline, other, s.task, s.metric, s.filter, common) for s in measures]
         rows = [_compare(baseline, other, s, p, "", level) for s, p in zip(measures, pairs, strict=True)]
         ranked = [row.p_value for row in rows if row.score.ranked]
         corrected = iter(holm(ranked) if ranked else ())

@@ -11,23 +11,20 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isclose
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
-import click
-
-from lm_eval_aft.analysis.conditions import differences, primary, usual_conditions, votable
+from lm_eval_aft.analysis.conditions import differences, usual_conditions, votable
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
-from lm_eval_aft.analysis.stats import Interval, mean_interval
+from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.analysis.scores import score_interval
+from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.core.errors import AFTError, RecordError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
-from lm_eval_aft.storage.results import MEASURED, EvalRun, Score, read_samples
-from lm_eval_aft.storage.traces import read_traces
+from lm_eval_aft.storage.results import MEASURED, EvalRun, Score
 
 VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)  # within one figure
 
@@ -178,21 +175,8 @@ def _point(entry: RunEntry, score: Score, level: float) -> Point:
     run = entry.run
     if run.k is None or run.layers is None:
         raise RecordError(f"{run.path} does not say how many texts it wrote: a figure needs runs of --model aft.")
-    tokens, flops = entry.price(score.task, "tokens"), entry.price(score.task, "flops")
-    return Point(run.k, run.layers, score_interval(run, score, level), tokens, flops)
-
-
-def score_interval(run: EvalRun, score: Score, level: float = 0.95) -> Interval:
-    """Interval of a reported score: from its samples where they are logged and it is their mean, else ± z·stderr."""
-    if run.samples_file(score.task).is_file():
-        rows = [row for row in read_samples(run, score.task) if row.key.filter == score.filter]
-        values = [row.metrics.get(score.metric) for row in rows]
-        numbers = [float(value) for value in values if isinstance(value, int | float)]
-        if numbers and len(numbers) == len(values) and isclose(sum(numbers) / len(numbers), score.value, abs_tol=1e-9):
-            return mean_interval(numbers, level)
-    half = NormalDist().inv_cdf((1 + level) / 2) * (score.stderr or 0.0)
-    method = "none" if score.stderr is None else "stderr"
-    return Interval(score.value, score.value - half, score.value + half, level, method, score.n)
+    tokens, flops = (entry.cost_per_answer(score.task, kind) for kind in ("tokens", "flops"))
+    return Point(run.k, run.layers, score_interval(entry, score, level), tokens, flops)
 
 
 def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Score) -> Curves:
@@ -205,83 +189,12 @@ def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Scor
     return replace(figure, voted=most.points, extraction=most.extraction)
 
 
-def votes_of(runs: Sequence[EvalRun], traces: Iterable[Trace], regex: str | None = None) -> tuple[Votes, ...]:
-    """The votes of the traces, or none and a line that says why."""
+def votes_of(entries: Sequence[RunEntry], traces: Iterable[Trace], regex: str | None = None) -> tuple[Votes, ...]:
+    """The votes of the traces, or none and a warning that says why."""
     try:
         countable = (trace for trace in traces if regex or has_extraction(trace.question.task))
-        return count_votes(countable, runs, regex)
-    except AFTError as error:  # the figure is whole without this line
-        click.echo(f"No line for the majority vote: {error}", err=True)
+        return count_votes(countable, entries, regex)
+    except AFTError as error:
+        # The figure is complete without the line of the vote.
+        log.warning("No line for the majority vote: %s", error)
         return ()
-
-
-@click.command()
-@click.argument("out", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
-@click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; the first OUT by default.")
-@click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Of the third panel; FLOPs where they are known.")
-@click.option("--regex", help="How the majority vote finds answers; see aft votes.")
-@click.option("--frontier", is_flag=True, help="Instead: the best of all points at each budget, model against model.")
-@click.option("--training", is_flag=True, help="Instead: the loss curves of the training runs below OUT.")
-def plot(
-    out: tuple[Path, ...],
-    traces: Path | None,
-    png: Path | None,
-    cost: Cost | None,
-    regex: str | None,
-    frontier: bool,
-    training: bool,
-) -> None:
-    """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
-    if training:
-        _plot_losses(out, png or out[0])
-        return
-    entries = read_entries(out, traces)
-    found = (trace for folder in ([traces] if traces else out) for trace in read_traces(folder))
-    votes = votes_of([entry.run for entry in entries], found, regex)
-    if frontier:
-        _plot_frontiers(finished(entries), votes, cost, png or out[0])
-        return
-    from lm_eval_aft.analysis.report.figures import draw
-
-    for each in curves(entries, votes):
-        kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
-        click.echo(draw(each, kind, (png or out[0]) / f"{each.name}.png"))
-
-
-def _plot_losses(out: Sequence[Path], folder: Path) -> None:
-    from lm_eval_aft.analysis.losses import read_losses
-    from lm_eval_aft.analysis.report.figures import draw_losses
-
-    click.echo(draw_losses(read_losses(out), folder / "training.png"))
-
-
-def _probed(settings: Mapping[str, Any]) -> bool:
-    return settings.get("probe", "none") != "none" or bool(settings.get("drafts_from"))
-
-
-def _plot_frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
-    """Print and draw one frontier a task, of each task's primary score."""
-    from lm_eval_aft.analysis.frontier import frontiers, show
-    from lm_eval_aft.analysis.report.figures import draw_frontier
-
-    probed = [entry for entry in entries if _probed(entry.run.settings or {})]
-    if probed:
-        click.echo(
-            f"{len(probed)} run{'s' * (len(probed) > 1)} with probe= or drafts_from= left out: no way to answer.",
-            err=True,
-        )
-    entries = [entry for entry in entries if entry not in probed]
-    known = all(entry.run.usage is not None and entry.run.usage.flops for entry in entries)
-    best = [(entry, {task: primary(entry.run, task) for task in entry.run.tasks}) for entry in entries]
-    lengths = [f"{entry.label} on {task}" for entry, scores in best for task in scores if not scores[task].ranked]
-    if lengths:
-        text = f"{', '.join(lengths)}: no score is better or worse yet, so no point: judge the answers first."
-        if not any(score.ranked for _, scores in best for score in scores.values()):
-            raise RecordError(text)
-        click.echo(text, err=True)
-    scored = [(e, {t: score_interval(e.run, s) for t, s in scores.items() if s.ranked}) for e, scores in best]
-    for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
-        click.echo(show(each))
-        click.echo(draw_frontier(each, folder / f"{name}.png"))

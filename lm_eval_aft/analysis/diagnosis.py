@@ -9,21 +9,18 @@ Over 200 lines because each field's formula stands at its name.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import click
+from typing import Literal
 
 from lm_eval_aft.analysis.grading import GradedTrace, grade
+from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import accuracy_interval, gold_answers
 from lm_eval_aft.analysis.voting import score_drafts
-from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
-from lm_eval_aft.storage.results import EvalRun, read_runs
-from lm_eval_aft.storage.traces import read_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +172,7 @@ class Diagnosed:
 
 
 def diagnose_traces(
-    traces: Iterable[Trace], runs: Sequence[EvalRun], regex: str | None = None, level: float = 0.95
+    traces: Iterable[Trace], entries: Sequence[RunEntry], regex: str | None = None, level: float = 0.95
 ) -> tuple[Diagnosed, ...]:
     """Judge traces, one result for each task and settings among them.
 
@@ -183,19 +180,14 @@ def diagnose_traces(
 
     Args:
         traces: Of any runs; read once, one at a time.
-        runs: Their logged samples hold the gold answers; paired on task and hash of the document.
+        entries: Their logged samples hold the gold answers; paired on task and hash of the document.
         regex: Instead of the tasks' own extraction.
         level: Of the intervals.
     """
-    groups: dict[tuple[Any, ...], dict[Hashable, GradedTrace]] = {}
-    for trace in traces:
-        asked, settings = trace.question, json.dumps(trace.set_settings, sort_keys=True)
-        # a file of another limit or number of processes can hold the same question of the same run again
-        group = groups.setdefault((settings, asked.task, asked.sampling_key), {})
-        group[asked.doc_id, asked.repeat, asked.turn] = grade(trace, find_extraction(asked.task, regex))
+    groups = by_run(traces, lambda trace: grade(trace, find_extraction(trace.question.task, regex)))
     found = [verdict for group in groups.values() for verdict in group.values()]
     wanted = {(each.task, each.doc_hash) for each in found if find_extraction(each.task, regex)}
-    gold = gold_answers(runs, wanted, regex)
+    gold = gold_answers(entries, wanted, regex)
     judged = (
         (settings, tuple(_against(each, gold.get((each.task, each.doc_hash)), regex) for each in group.values()))
         for (settings, *_), group in groups.items()
@@ -347,30 +339,3 @@ def _vote_shares(judged: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(sum(values) / len(values))
-
-
-@click.command()
-@click.argument("out", type=click.Path())
-@click.option("--traces", type=click.Path(), help="Where record= put the traces, if not below OUT.")
-@click.option("--task", help="Diagnose this task alone.")
-@click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
-@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-def diagnose(out: str, traces: str | None, task: str | None, regex: str | None, level: float, form: str) -> None:
-    """Say what aggregation did: selected, fixed, broken or copied, and what it did to diversity and length.
-
-    OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found are shown
-    without accuracies; --regex finds them.
-    """
-    from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
-    from lm_eval_aft.analysis.report.tables import to_json
-
-    asked = (trace for trace in read_traces(traces or out) if task in (None, trace.question.task))
-    found = [each.diagnostics for each in diagnose_traces(asked, read_runs(out), regex, level)]
-    if not found:
-        raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
-    if form == "json":
-        click.echo(to_json(found))
-    else:
-        show = panel_text if form == "text" else panel_markdown
-        click.echo("\n\n".join(show(diagnostics_panel(each)) for each in found))

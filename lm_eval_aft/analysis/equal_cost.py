@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.pairing import Document, samples_of
-from lm_eval_aft.analysis.report.leaderboard import RunEntry
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
 from lm_eval_aft.analysis.votes import gold_answers
 from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.extraction import choose_extraction, has_extraction
-from lm_eval_aft.storage.results import EvalRun, Score
+from lm_eval_aft.storage.results import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Pool:
 
 
 def equal_cost_baselines(
-    entry: RunEntry, score: Score, pools: Sequence[Pool], runs: Sequence[EvalRun], regex: str | None, level: float
+    entry: RunEntry, score: Score, pools: Sequence[Pool], entries: Sequence[RunEntry], regex: str | None, level: float
 ) -> tuple[EqualCostBaseline, ...]:
     """Set a run against votes at its own price.
 
@@ -69,7 +68,7 @@ def equal_cost_baselines(
         entry: The run.
         score: Which of its scores; 0/1 a question.
         pools: Drafts to vote with.
-        runs: Whose samples hold the gold answers.
+        entries: Whose samples hold the gold answers.
         regex: Instead of the task's own extraction.
         level: Of the intervals.
     """
@@ -77,13 +76,12 @@ def equal_cost_baselines(
     if cost is None:
         return ()
     own = {
-        document: sample.score(score.metric)
-        for document, sample in samples_of(entry.run, score.task, score.filter).items()
+        document: sample.score(score.metric) for document, sample in samples_of(entry, score.task, score.filter).items()
     }
     found: list[EqualCostBaseline] = []
     for pool in pools:
         wanted = {(score.task, doc_hash) for _, doc_hash in pool.answers}
-        gold = gold_answers(runs, wanted, regex)
+        gold = gold_answers(entries, wanted, regex)
         shared = [doc for doc in own if doc in pool.answers and (score.task, doc[1]) in gold]
         if len(shared) < len(own):
             continue  # a vote over other questions is no opponent
@@ -111,12 +109,12 @@ def equal_cost_baselines(
 
 def pool_of(entry: RunEntry, task: str, regex: str | None) -> Pool | None:
     """A run's drafts of a task; None where it has no traces, or answers cannot be found in them."""
-    if entry.traces is None or task not in entry.run.tasks or not (regex or has_extraction(task)):
+    if entry.trace_folder is None or task not in entry.run.tasks or not (regex or has_extraction(task)):
         return None
     extraction = choose_extraction(task, regex)
     answers: dict[Document, tuple[str | None, ...]] = {}
     tokens: list[int] = []
-    for trace in traces_of(entry.run, entry.traces):
+    for trace in entry.traces():
         asked = trace.question
         if asked.task != task or asked.repeat or asked.turn:
             continue

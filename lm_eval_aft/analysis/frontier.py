@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.report.leaderboard import RunEntry
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
 from lm_eval_aft.core.errors import RecordError
@@ -132,7 +132,7 @@ def _names(models: Sequence[str]) -> dict[str, str]:
 
 
 def _cost(entry: RunEntry, task: str, kind: Cost) -> float:
-    cost = entry.price(task, kind)
+    cost = entry.cost_per_answer(task, kind)
     if cost is None:
         raise RecordError(
             f"{entry.run.path} does not say what it cost in {kind}: a frontier needs runs of --model aft."

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.storage.results import EvalRun, Sample, read_samples
+from lm_eval_aft.storage.results import EvalRun, Sample
 
 SHOWN_IDS = 8  # in a message
 Document = tuple[int, str]  # doc_id, doc_hash
@@ -75,7 +76,7 @@ class PairedScores:
 
 
 def pair_scores(
-    baseline: EvalRun, other: EvalRun, task: str, metric: str, filter_name: str, common: bool = False
+    baseline: RunEntry, other: RunEntry, task: str, metric: str, filter_name: str, common: bool = False
 ) -> PairedScores:
     """Pair the logged samples of two runs.
 
@@ -91,19 +92,19 @@ def pair_scores(
         RecordError: The runs answered other questions (their ids are named), samples were not logged, or the metric
             is not a number.
     """
-    first, second = (samples_of(run, task, filter_name) for run in (baseline, other))
+    first, second = (samples_of(entry, task, filter_name) for entry in (baseline, other))
     shared = [document for document in first if document in second]
     left_out = len(first.keys() ^ second.keys())
     if (left_out and not common) or not shared:
-        raise RecordError(_mismatch(baseline, other, task, list(first), list(second), len(shared)))
+        raise RecordError(_mismatch(baseline.run, other.run, task, list(first), list(second), len(shared)))
     documents: list[Document] = []
     scores: tuple[list[float], list[float]] = ([], [])
     for document in shared:
         values = _numbers(first[document], metric), _numbers(second[document], metric)
         if len(values[0]) != len(values[1]):
             raise RecordError(
-                f"{metric} of {task} has {len(values[0])} parts for doc_id {document[0]} in {baseline.path} and "
-                f"{len(values[1])} in {other.path}: other versions of the task scored them; run one of them again."
+                f"{metric} of {task} has {len(values[0])} parts for doc_id {document[0]} in {baseline.run.path} and "
+                f"{len(values[1])} in {other.run.path}: other versions of the task scored them; run one of them again."
             )
         documents += [document] * len(values[0])
         for column, numbers in zip(scores, values, strict=True):
@@ -114,14 +115,14 @@ def pair_scores(
     )
 
 
-def samples_of(run: EvalRun, task: str, filter_name: str) -> Mapping[Document, Sample]:
+def samples_of(entry: RunEntry, task: str, filter_name: str) -> Mapping[Document, Sample]:
     """A run's samples of a task under one filter, by document.
 
     Raises:
         RecordError: They were not logged, or are damaged.
     """
-    rows = read_samples(run, task)
-    return {(row.key.doc_id, row.key.doc_hash): row for row in rows if row.key.filter == filter_name}
+    samples = entry.samples(task)
+    return {(each.key.doc_id, each.key.doc_hash): each for each in samples if each.key.filter == filter_name}
 
 
 def _numbers(sample: Sample, metric: str) -> list[float]:

@@ -9,21 +9,18 @@ fields' meanings.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-import click
-
+from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval, mean_interval
 from lm_eval_aft.analysis.voting import score_drafts
-from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.inference.dialogue import answer_in
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
-from lm_eval_aft.storage.results import EvalRun, read_runs, read_samples
-from lm_eval_aft.storage.traces import read_traces
+from lm_eval_aft.inference.extraction import Extraction, choose_extraction
 
 Order = Literal["subsets", "prefix"]
 
@@ -104,7 +101,7 @@ class _How:
 
 def count_votes(
     traces: Iterable[Trace],
-    runs: Sequence[EvalRun],
+    entries: Sequence[RunEntry],
     regex: str | None = None,
     order: Order = "subsets",
     level: float = 0.95,
@@ -113,7 +110,7 @@ def count_votes(
 
     Args:
         traces: Of any runs; read once, one at a time.
-        runs: Their logged samples hold the gold answers; paired on task and hash of the document.
+        entries: Their logged samples hold the gold answers; paired on task and hash of the document.
         regex: Instead of the task's own extraction.
         order: "subsets" takes the mean over all choices of n of the k drafts, exactly; "prefix" the first n.
         level: Of the intervals.
@@ -122,24 +119,19 @@ def count_votes(
         ConfigError: A task has no extraction of its own, or the regex is not valid.
         RecordError: No gold answers are to be had for a task.
     """
-    groups: dict[tuple[Any, ...], dict[Hashable, Ballot]] = {}
-    for trace in traces:
-        asked, ballot = trace.question, _ballot(trace, choose_extraction(trace.question.task, regex))
-        # a file of another limit or number of processes can hold the same question of the same run again
-        group = groups.setdefault((ballot.settings, asked.task, asked.sampling_key), {})
-        group[asked.doc_id, asked.repeat, asked.turn] = ballot
+    groups = by_run(traces, lambda trace: _ballot(trace, choose_extraction(trace.question.task, regex)))
     wanted = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
-    gold = gold_answers(runs, wanted, regex)
-    how, shapes = _How(regex, order, level), _shapes(runs)
+    gold = gold_answers(entries, wanted, regex)
+    how, shapes = _How(regex, order, level), _shapes(entries)
     return tuple(
         _votes(list(group.values()), gold, shapes.get(json.loads(settings).get("fingerprint")), how)
         for (settings, *_), group in groups.items()
     )
 
 
-def _shapes(runs: Sequence[EvalRun]) -> dict[str, ModelShape]:
+def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
     """Sizes of the models that were run, by the fingerprint that their traces carry too."""
-    ours = [run.settings for run in runs if run.settings]
+    ours = [entry.run.settings for entry in entries if entry.run.settings]
     return {row["fingerprint"]: ModelShape(**row["model_shape"]) for row in ours if row.get("model_shape")}
 
 
@@ -159,16 +151,16 @@ def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
 
 
 def gold_answers(
-    runs: Sequence[EvalRun], wanted: Set[tuple[str, str]], regex: str | None = None
+    entries: Sequence[RunEntry], wanted: Set[tuple[str, str]], regex: str | None = None
 ) -> dict[tuple[str, str], str]:
     """Gold answers by task and document hash, of those wanted, from as few samples files as hold them all."""
     gold: dict[tuple[str, str], str] = {}
-    for run in runs:
-        for task in run.tasks:
-            lacking = any(asked == task and (asked, doc) not in gold for asked, doc in wanted)
-            if not lacking or not run.samples_file(task).exists():
+    for entry in entries:
+        for task in entry.run.tasks:
+            lacking = any(name == task and (name, doc) not in gold for name, doc in wanted)
+            if not lacking or not entry.logged(task):
                 continue
-            for sample in read_samples(run, task):
+            for sample in entry.samples(task):
                 answer = choose_extraction(task, regex).gold(sample.target)
                 if answer is not None:
                     gold[task, sample.key.doc_hash] = answer
@@ -251,39 +243,3 @@ def show(votes: Votes, order: Order) -> str:
 
 def _cell(interval: Interval) -> str:
     return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-
-
-@click.command()
-@click.argument("out", type=click.Path())
-@click.option("--traces", type=click.Path(), help="Where record= put the traces, if not below OUT.")
-@click.option("--task", help="Count this task alone.")
-@click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
-@click.option("--order", type=click.Choice(["subsets", "prefix"]), default="subsets", show_default=True)
-@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-def votes(out: str, traces: str | None, task: str | None, regex: str | None, order: Order, level: float) -> None:
-    """Score the drafts themselves: mean draft, majority vote and oracle of n drafts, beside their aggregate.
-
-    OUT is the --output_path of runs with record= and --log_samples. --order subsets is exact over all choices of n
-    drafts, prefix takes the first n.
-    """
-    counted = count_votes(_countable(read_traces(traces or out), task, regex), read_runs(out), regex, order, level)
-    if not counted:
-        which = f"no traces of --task {task}" if task else "no traces of tasks"
-        raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
-    click.echo("\n\n".join(show(each, order) for each in counted))
-
-
-def _countable(traces: Iterable[Trace], task: str | None, regex: str | None) -> Iterator[Trace]:
-    """The traces of the task asked for, without those whose answers cannot be found; says which tasks those are."""
-    left_out: set[str] = set()
-    for trace in traces:
-        name = trace.question.task
-        if task not in (None, name):
-            continue
-        if regex is not None or has_extraction(name):
-            yield trace
-        elif name not in left_out:
-            left_out.add(name)
-            click.echo(
-                f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.", err=True
-            )

@@ -20,19 +20,17 @@ COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cli.cache:cache", "Look into a draft store."),
     "compare": Command("lm_eval_aft.cli.compare:compare", "Is a run better than a baseline: tests, intervals, cost."),
     "diagnose": Command(
-        "lm_eval_aft.analysis.diagnosis:diagnose", "Say what aggregation did: selected, rescued, copied, lost."
+        "lm_eval_aft.cli.diagnose:diagnose", "Say what aggregation did: selected, fixed, broken, copied."
     ),
     "judge": Command("lm_eval_aft.cli.judge:judge", "Have a run's answers judged: MT-Bench, AlpacaEval."),
-    "plot": Command("lm_eval_aft.analysis.curves:plot", "Draw score against k, layers and cost from a folder of runs."),
+    "plot": Command("lm_eval_aft.cli.plot:plot", "Draw score against k, layers and cost from a folder of runs."),
     "report": Command(
-        "lm_eval_aft.analysis.report.leaderboard:report",
+        "lm_eval_aft.cli.report:report",
         "A leaderboard of runs with cost; --html: a page of all drafts.",
     ),
     "sweep": Command("lm_eval_aft.cli.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
     "template": Command("lm_eval_aft.cli.template:template", "Look at a prompt template."),
-    "votes": Command(
-        "lm_eval_aft.analysis.votes:votes", "Score the drafts themselves: mean draft, majority vote, oracle."
-    ),
+    "votes": Command("lm_eval_aft.cli.votes:votes", "Score the drafts themselves: mean draft, majority vote, oracle."),
 }
 
 

@@ -12,8 +12,8 @@ import click
 
 from lm_eval_aft.analysis.comparison import Comparison, compare_entries, compare_judged
 from lm_eval_aft.analysis.judgements import is_judged
-from lm_eval_aft.analysis.report.leaderboard import RunEntry, read_entries
 from lm_eval_aft.analysis.report.tables import Form, to_json
+from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import read_runs
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.analysis.cost import TaskCost, task_costs
-from lm_eval_aft.analysis.curves import score_interval
+from lm_eval_aft.analysis.cost import TaskCost
+from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.core.arguments import integer, key_values
@@ -26,7 +27,7 @@ from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import atomic_write
 from lm_eval_aft.inference.sweep_plan import SweepPlan, grid, plans_of
-from lm_eval_aft.storage.results import Score, read_run
+from lm_eval_aft.storage.results import Score
 
 DONE = "point.json"
 
@@ -144,10 +145,12 @@ def _evaluate(lm: Any, model_args: dict[str, Any], options: Options, folder: Pat
 
 def _rows(point: tuple[int, int], folder: Path) -> list[Row]:
     """The scores of a point and what each task cost; tasks that generate nothing are left out."""
-    run = read_run(folder)
-    costs = {task: cost for task, cost in task_costs(run, folder / "traces").items() if cost.own}
+    entry = max(read_entries([folder], folder / "traces"), key=lambda each: each.run.path.name)
+    costs = {task: cost for task, cost in entry.costs.items() if cost.own}
     return [
-        _row(point, score, score_interval(run, score), costs[score.task]) for score in run.scores if score.task in costs
+        _row(point, score, score_interval(entry, score), costs[score.task])
+        for score in entry.run.scores
+        if score.task in costs
     ]
 
 

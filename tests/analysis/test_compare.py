@@ -267,8 +267,8 @@ def test_a_level_is_printed_as_it_was_asked_for(tmp_path: Path):
 # ---------------------------------------------------------------- equal cost
 
 
-def add_traces(folder: Path, answers: dict[int, list[str]], tokens: int = 10) -> None:
-    """Traces of a gsm8k-like run; the samples' gold answer is 18."""
+def add_traces(folder: Path, answers: dict[int, list[str]], tokens: int = 10, hidden: int = 0) -> None:
+    """Traces of a gsm8k-like run; the samples' gold answer is 18. ``hidden`` generations more count in the cost."""
     (path,) = folder.glob("results_*.json")
     settings = json.loads(path.read_text())["config"]["aft"]
     sampling = Sampling(0.7, 1.0, 0, 64)
@@ -278,7 +278,8 @@ def add_traces(folder: Path, answers: dict[int, list[str]], tokens: int = 10) ->
         question = Question(chat, sampling, sampling, "aft_gsm8k", doc_id, f"h{doc_id}")
         made = [Completion(f"The answer is {text}.", (), "stop", 5, 5, tokens) for text in texts]
         drafts = [Draft(0, index, index, each, False, 0.1) for index, each in enumerate(made)]
-        usage = Usage(len(texts), 5, 5, tokens * len(texts))
+        count = len(texts) + hidden
+        usage = Usage(count, 5, 5, tokens * count)
         traces.append(Trace(question, tuple(drafts), (), made[0].text, usage, Usage()))
     kept = {name: settings[name] for name in ("k", "layers", "fingerprint", "model")}
     write_traces(str(folder / "traces"), kept, [replace(trace, settings=kept) for trace in traces], "")
@@ -317,12 +318,8 @@ def test_no_vote_stands_beside_a_score_that_asks_for_a_form(tmp_path: Path):
 def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0], task="aft_gsm8k", k=1, layers=0, tokens=10)
     make_run(tmp_path / "b", [1, 1], task="aft_gsm8k", k=2, layers=4, tokens=90, model="n")
-    add_traces(tmp_path / "b", {0: ["18", "18"], 1: ["7", "18"]})
+    add_traces(tmp_path / "b", {0: ["18", "18"], 1: ["7", "18"]}, hidden=7)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    others = tuple(
-        replace(other, costs={"aft_gsm8k": replace(other.costs["aft_gsm8k"], usage=Usage(18, 1, 1, 180))})
-        for other in others
-    )
     found = compare_entries(base, others)
     table = equal_cost_table(base, others, found, [base, *others], None, 0.95)
     assert table is not None

@@ -16,11 +16,11 @@ from helpers.made_traces import trace_of_texts as trace
 from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
 from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import choose_extraction
-from lm_eval_aft.storage.results import read_runs
 from lm_eval_aft.storage.traces import read_traces, write_traces
 
 GSM8K = choose_extraction("gsm8k")
@@ -29,7 +29,7 @@ GSM8K = choose_extraction("gsm8k")
 def diagnosed(folder: Path, traces: list[Trace], gold: str = "7", **options: object) -> Diagnostics:
     """The diagnostics of one run whose gold answers are all the same."""
     log(folder, {each.question.doc_id: gold for each in traces}, traces[0].question.task)
-    (found,) = diagnose_traces(traces, read_runs(folder), **options)
+    (found,) = diagnose_traces(traces, read_entries([folder]), **options)
     return found.diagnostics
 
 
@@ -203,7 +203,7 @@ def test_a_plain_answer_has_layers_but_no_readings(tmp_path: Path):
 def test_questions_without_gold_count_for_copies_alone(tmp_path: Path):
     traces = [trace(["is 7", "is 8"], ["is 8"], doc=doc) for doc in (0, 1)]
     log(tmp_path, {0: "7"})
-    (found,) = diagnose_traces(traces, read_runs(tmp_path))
+    (found,) = diagnose_traces(traces, read_entries([tmp_path]))
     numbers = found.diagnostics
     assert (numbers.questions, numbers.judged, numbers.readings[0].copies, numbers.readings[0].disputed) == (2, 1, 2, 1)
     assert [verdict.right for verdict in found.verdicts] == [False, None]
@@ -212,7 +212,7 @@ def test_questions_without_gold_count_for_copies_alone(tmp_path: Path):
 def test_runs_are_told_apart_and_equal_questions_count_once(tmp_path: Path):
     traces = [trace(["is 7", "is 8"], ["is 8"], seed=seed) for seed in (1, 2, 1)]
     log(tmp_path, {0: "7"})
-    found = diagnose_traces(traces, read_runs(tmp_path))
+    found = diagnose_traces(traces, read_entries([tmp_path]))
     assert [each.diagnostics.questions for each in found] == [1, 1]
 
 
@@ -234,7 +234,7 @@ def test_the_command_prints_text_markdown_and_json(out: Path):
     markdown = runner.invoke(aft, ["diagnose", str(out), "--format", "markdown"], catch_exceptions=False)
     assert "| against | fixed | broken | net | tied |" in markdown.output
     data = json.loads(runner.invoke(aft, ["diagnose", str(out), "--format", "json"], catch_exceptions=False).output)
-    (direct,) = diagnose_traces(read_traces(out), read_runs(out))
+    (direct,) = diagnose_traces(read_traces(out), read_entries([out]))
     assert data[0]["readings"][0]["copies"] == direct.diagnostics.readings[0].copies
     assert data[0]["by_layer"][0]["mean"]["estimate"] == direct.diagnostics.by_layer[0].mean.estimate
 

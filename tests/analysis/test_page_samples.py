@@ -8,6 +8,7 @@ from pathlib import Path
 
 from helpers.made_traces import trace_of_texts as trace
 from lm_eval_aft.analysis.report.page.samples import run_samples
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.chat import ChatContext
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.storage.results import read_run
@@ -50,7 +51,7 @@ def test_a_traced_question_has_its_texts_verdict_and_score(tmp_path: Path):
     made = trace(["is 7", "is 8"], ["is 8"], model="m")
     log_run(tmp_path, "gsm8k", [row(0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    panels, (sample,) = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
+    panels, (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
     assert [(panel.run, panel.task) for panel in panels] == [("ours", "gsm8k")]
     assert (sample.run, sample.task, sample.question, sample.gold) == ("ours", "gsm8k", "How many, 0?", "7")
     assert (sample.right, sample.score, sample.answer) == (False, "exact_match (flexible-extract): 0", "is 8")
@@ -66,7 +67,7 @@ def test_rescue_and_corruption_reach_the_page(tmp_path: Path):
     traces = [trace(["is 8", "is 8"], ["is 7"], doc=0), trace(["is 7", "is 7"], ["is 8"], doc=1)]
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0), row(1)], traces[0].settings)
     write_traces(str(tmp_path / "traces"), traces[0].settings, traces)
-    _, samples = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
+    _, samples = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
     assert [(s.fixed, s.broken) for s in samples] == [(True, False), (False, True)]
 
 
@@ -79,7 +80,7 @@ def test_another_models_run_is_shown_from_the_log(tmp_path: Path):
         {**row(2), "filter": "strict-match"},
     ]
     log_run(tmp_path, "gsm8k", rows)
-    panels, samples = run_samples(read_run(tmp_path), "hf")
+    panels, samples = run_samples(RunEntry(read_run(tmp_path), "hf", None))
     assert panels == ()
     assert [(s.doc_id, s.right, s.gold) for s in samples] == [(0, False, "#### 7"), (1, True, "#### 7"), (2, None, "")]
     assert [s.question for s in samples] == ["How many, 0?", "How many?", ""]
@@ -92,7 +93,7 @@ def test_a_plain_answer_of_ours_has_no_panel(tmp_path: Path):
     made = trace(["is 7"])
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    panels, (sample,) = run_samples(read_run(tmp_path), "plain", tmp_path / "traces")
+    panels, (sample,) = run_samples(RunEntry(read_run(tmp_path), "plain", tmp_path / "traces"))
     assert panels == ()
     assert (sample.right, len(sample.texts)) == (True, 1)
 
@@ -101,6 +102,6 @@ def test_an_essay_is_judged_by_its_metric_alone(tmp_path: Path):
     made = trace(["one", "two"], ["two"], task="essay")
     log_run(tmp_path, "essay", [row(0, exact_match=1.0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    (panel,), (sample,) = run_samples(read_run(tmp_path), "ours", tmp_path / "traces")
+    (panel,), (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
     assert (sample.right, sample.gold, [text.right for text in sample.texts]) == (True, "#### 7", [None] * 3)
     assert panel.tables[0].title == "Diversity and length by layer"

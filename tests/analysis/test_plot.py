@@ -15,16 +15,17 @@ from click.testing import CliRunner
 
 from helpers.made_runs import two_tasks
 from lm_eval_aft.analysis.conditions import votable
-from lm_eval_aft.analysis.curves import curves, score_interval, votes_of
+from lm_eval_aft.analysis.curves import curves, votes_of
 from lm_eval_aft.analysis.frontier import Spot, frontiers, rising, show
 from lm_eval_aft.analysis.losses import LossCurve, read_losses
-from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import mean_interval
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
-from lm_eval_aft.storage.results import Score, read_run, read_runs
+from lm_eval_aft.storage.results import Score
 from lm_eval_aft.storage.traces import read_traces, write_traces
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -123,11 +124,12 @@ def test_each_run_is_a_point_with_the_interval_of_its_samples(out: Path):
 
 def test_without_samples_the_interval_is_lm_evals(tmp_path: Path):
     folder = run(tmp_path, 3, 1)
-    whole = read_run(folder)
-    values = [1.0] * round(60 * whole.scores[0].value) + [0.0] * (60 - round(60 * whole.scores[0].value))
-    assert score_interval(whole, whole.scores[0]) == mean_interval(values)
+    (entry,) = read_entries([folder])
+    score = entry.run.scores[0]
+    values = [1.0] * round(60 * score.value) + [0.0] * (60 - round(60 * score.value))
+    assert score_interval(entry, score) == mean_interval(values)
     (folder / "samples_gsm8k_1.jsonl").unlink()
-    found = score_interval(whole, whole.scores[0])
+    found = score_interval(entry, score)
     assert (found.method, found.high - found.estimate) == ("stderr", pytest.approx(1.96 * 0.05, rel=1e-3))
 
 
@@ -136,8 +138,8 @@ def test_a_score_that_is_no_mean_of_its_samples_keeps_lm_evals_error(tmp_path: P
     data = json.loads((folder / "results_1.json").read_text())
     data["results"]["gsm8k"]["exact_match,strict-match"] = 0.9876
     (folder / "results_1.json").write_text(json.dumps(data))
-    whole = read_run(folder)
-    assert score_interval(whole, whole.scores[0]).method == "stderr"
+    (entry,) = read_entries([folder])
+    assert score_interval(entry, entry.run.scores[0]).method == "stderr"
 
 
 def test_the_command_writes_pngs_with_the_vote_beside_flexible_scores(out: Path, tmp_path: Path):
@@ -155,7 +157,7 @@ def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: P
     from lm_eval_aft.analysis.votes import count_votes
     from lm_eval_aft.storage.traces import read_traces
 
-    votes = count_votes(read_traces(out), read_runs(out))
+    votes = count_votes(read_traces(out), read_entries([out]))
     strict, flexible = curves(read_entries([out]), votes)
     assert strict.voted == ()
     assert [point.n for point in flexible.voted] == [1, 2, 3, 4, 5]
@@ -179,7 +181,7 @@ def test_runs_that_were_asked_other_questions_get_figures_of_their_own(tmp_path:
         run(tmp_path / name, 3, 1, n=n)
         record(tmp_path / name, 3, 1, n=n)
     entries = read_entries([tmp_path])
-    figures = curves(entries, votes_of([entry.run for entry in entries], read_traces(tmp_path)))
+    figures = curves(entries, votes_of(entries, read_traces(tmp_path)))
     assert {figure.title for figure in figures} == {
         "gsm8k, 60 questions: model",
         "gsm8k, 20 questions: model, 20 questions instead of 60",
@@ -188,13 +190,14 @@ def test_runs_that_were_asked_other_questions_get_figures_of_their_own(tmp_path:
     assert all(len(figure.points) == 1 and not figure.voted for figure in figures)
 
 
-def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path):
+def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = run(tmp_path, 3, 1)
     data = json.loads((folder / "results_1.json").read_text())
     data["config"]["aft"]["usage"]["flops"] = None
     data["config"]["aft"]["model_shape"] = None
     (folder / "results_1.json").write_text(json.dumps(data))
-    assert "No line for the majority vote: there are no traces" in plot(tmp_path)
+    plot(tmp_path)
+    assert "No line for the majority vote: there are no traces" in caplog.text
     with pytest.raises(ConfigError, match="use --cost tokens"):
         plot(tmp_path, "--cost", "flops")
 
@@ -202,8 +205,8 @@ def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path):
 def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path: Path):
     run(tmp_path, 3, 1, task="arc")
     record(tmp_path / "traces", 3, 1, task="arc")
-    assert votes_of(read_runs(tmp_path), read_traces(tmp_path)) == ()
-    (votes,) = votes_of(read_runs(tmp_path), read_traces(tmp_path), r"(\d+)")
+    assert votes_of(read_entries([tmp_path]), read_traces(tmp_path)) == ()
+    (votes,) = votes_of(read_entries([tmp_path]), read_traces(tmp_path), r"(\d+)")
     assert votes.points[2].majority.estimate > 0
 
 
@@ -294,7 +297,7 @@ class TestFrontier:
 
     def test_where_the_larger_model_overtakes(self, tmp_path: Path):
         entries = read_entries([self.two_models(tmp_path)])
-        scored = [(each, {"gsm8k": score_interval(each.run, each.run.scores[0])}) for each in entries]
+        scored = [(each, {"gsm8k": score_interval(each, each.run.scores[0])}) for each in entries]
         (found,) = frontiers(scored, (), "flops")
         assert [spot.label for spot in found.spots] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
         assert [(c.before.model if c.before else None, c.after.model) for c in found.crossings] == [
@@ -341,9 +344,11 @@ class TestFrontier:
         assert "model majority of 7" in plot(tmp_path, "--frontier")
 
     def test_runs_without_a_cost_are_refused(self, tmp_path: Path):
-        run(tmp_path, 5, 1)
-        (entry,) = read_entries([tmp_path])
-        free = replace(entry, costs={})
+        path = run(tmp_path, 5, 1) / "results_1.json"
+        data = json.loads(path.read_text())
+        data["config"]["aft"]["usage"]["prompt_tokens"] = 0
+        path.write_text(json.dumps(data))
+        (free,) = read_entries([tmp_path])
         with pytest.raises(RecordError, match="does not say what it cost in flops"):
             frontiers([(free, {"gsm8k": mean_interval([0.0, 1.0])})], (), "flops")
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.made_runs import make_run, two_tasks
-from lm_eval_aft.analysis.report.leaderboard import leaderboard, read_entries
+from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import (
     Cell,
     Column,
@@ -27,6 +27,7 @@ from lm_eval_aft.analysis.report.tables import (
     joined_key,
     render,
 )
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 
@@ -80,7 +81,7 @@ def test_what_lies_beside_the_folder_is_not_looked_into(tmp_path: Path):
     make_run(tmp_path / "run", [1, 0])
     (tmp_path / "data.jsonl").write_text('"no trace"\n')
     (entry,) = read_entries([tmp_path / "run"])
-    assert entry.traces is None
+    assert entry.trace_folder is None
 
 
 def test_a_plain_answer_has_one_text_whatever_k_says(tmp_path: Path):
@@ -346,7 +347,7 @@ def test_what_was_judged_below_a_run_does_not_hide_that_it_has_no_traces(tmp_pat
     (tmp_path / "mt_bench/model_judgment").mkdir(parents=True)
     (tmp_path / "mt_bench/model_judgment/j.jsonl").write_text("{}\n")
     (entry,) = read_entries([tmp_path])
-    assert entry.traces is None
+    assert entry.trace_folder is None
 
 
 def test_the_page_of_opponents_alone_has_no_curve_and_is_written(tmp_path: Path):

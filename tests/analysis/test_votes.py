@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from helpers.made_runs import log_targets as log
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import grade
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.analysis.voting import majority_chance, score_drafts
 from lm_eval_aft.cli import aft
@@ -26,7 +27,6 @@ from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question,
 from lm_eval_aft.core.usage import ModelShape, Usage
 from lm_eval_aft.inference.extraction import choose_extraction
 from lm_eval_aft.inference.selection import Majority
-from lm_eval_aft.storage.results import read_runs
 from lm_eval_aft.storage.traces import read_traces, write_traces
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -129,7 +129,7 @@ def test_two_runs_that_draw_otherwise_are_two(tmp_path: Path):
     write_traces(str(tmp_path / "traces"), short.settings, [trace(["is 7"] * 2, "so 7")])
     log(tmp_path / "hf", {0: "#### 7"})
     assert sorted(votes.aggregate.estimate for votes in count(tmp_path)) == [0.0, 1.0]
-    diagnosed = diagnose_traces(read_traces(tmp_path / "traces"), read_runs(tmp_path))
+    diagnosed = diagnose_traces(read_traces(tmp_path / "traces"), read_entries([tmp_path]))
     assert [len(each.verdicts) for each in diagnosed] == [1, 1]
 
 
@@ -146,7 +146,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def count(out: Path, **options: object) -> tuple[Votes, ...]:
-    return count_votes(read_traces(out), read_runs(out), **options)
+    return count_votes(read_traces(out), read_entries([out]), **options)
 
 
 def row(point: VotePoint) -> tuple[float, float, float]:
@@ -182,7 +182,7 @@ def test_flops_count_the_prompt_once(out: Path):
     results["config"]["aft"] = {**ours, "usage": usage}
     (out / "hf" / "results_1.json").write_text(json.dumps(results))
     made = [trace(["7"] * 3, "7", doc, fingerprint="f") for doc in (0, 1)]
-    (votes,) = count_votes(made, read_runs(out), order="prefix")
+    (votes,) = count_votes(made, read_entries([out]), order="prefix")
     text = [ModelShape(**shape).flops(5, 5 + tokens) for tokens in (10, 11, 12)]
     prompt = ModelShape(**shape).flops(0, 5)
     assert [point.flops for point in votes.points] == pytest.approx([prompt + sum(text[:n]) for n in (1, 2, 3)])
@@ -211,7 +211,7 @@ def test_repeats_of_a_question_are_no_further_questions(tmp_path: Path):
     first = trace(["is 7", "is 8"], "so 7")
     second = replace(first, question=replace(first.question, repeat=1), answer="so 8")
     log(tmp_path, {0: "7"})
-    (votes,) = count_votes([first, second], read_runs(tmp_path))
+    (votes,) = count_votes([first, second], read_entries([tmp_path]))
     assert (votes.aggregate.n, votes.aggregate.estimate) == (1, 0.5)
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft.analysis.curves import curves
-from lm_eval_aft.analysis.report.leaderboard import read_entries
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli import aft
 from lm_eval_aft.cli.sweep import _read_done, _three_digits
 from lm_eval_aft.core.config import AFTConfig

@@ -12,10 +12,9 @@ from lm_eval.api.instance import Instance
 
 from helpers.made_runs import make_run
 from helpers.tiny_models import save_tiny
-from lm_eval_aft.analysis.conditions import labels
-from lm_eval_aft.analysis.cost import task_costs
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_text
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
@@ -25,7 +24,6 @@ from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.multiple_choice import orders
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore
-from lm_eval_aft.storage.results import read_runs
 from lm_eval_aft.storage.traces import read_traces
 
 TEMPLATE = Template.load(None)
@@ -322,7 +320,7 @@ def test_diagnostics_speak_of_the_texts_that_were_read(lm, tiny_engine, tmp_path
 def test_runs_are_told_apart_and_cost_what_was_read(tmp_path):
     scores = [1.0, 0.0] * 20
     told = ({"scored_without_aggregation": 160}, {"scored_after_drafts": 40}, {"scored_after_drafts": 40})
-    runs = []
+    files = []
     for number, (said, texts) in enumerate(zip(told, (0, 120, 120), strict=True)):
         file = make_run(tmp_path / str(number), scores, k=3, layers=1, tokens=0 if not texts else 90)
         data = json.loads(file.read_text())
@@ -330,8 +328,12 @@ def test_runs_are_told_apart_and_cost_what_was_read(tmp_path):
         aft["usage"]["generations"] = texts
         aft |= {**said, "generations_per_question": 3, "mcq_orders": 1 + number}
         file.write_text(json.dumps(data))
-        runs += read_runs(file)
-    names = labels(runs)
-    assert names == ("m scored at once", "m scored after (3, 1) mcq_orders=2", "m scored after (3, 1) mcq_orders=3")
-    costs = [task_costs(run)["t"] for run in runs]
+        files.append(file)
+    entries = read_entries(files)
+    assert tuple(entry.label for entry in entries) == (
+        "m scored at once",
+        "m scored after (3, 1) mcq_orders=2",
+        "m scored after (3, 1) mcq_orders=3",
+    )
+    costs = [entry.costs["t"] for entry in entries]
     assert [(cost.prompt_tokens, cost.generations) for cost in costs] == [(9, 0), (9, 3), (9, 3)]

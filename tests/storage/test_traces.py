@@ -10,10 +10,9 @@ import pytest
 from helpers.made_runs import make_run
 from helpers.made_traces import SETTINGS
 from helpers.made_traces import trace_of_tokens as trace
-from lm_eval_aft.analysis.cost import task_costs, traces_of
+from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.core.files import atomic_write
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.storage.results import read_run
 from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
 
 
@@ -37,20 +36,25 @@ def test_another_sampling_or_turn_is_another_file(tmp_path: Path, other: Trace):
     assert len(trace_files(tmp_path)) == 2
 
 
+def entry_of(folder: Path, traces: Path) -> RunEntry:
+    (entry,) = read_entries([folder], traces)
+    return entry
+
+
 def test_each_run_finds_the_traces_of_its_own_gen_kwargs(tmp_path: Path):
     for bound in (64, 4):
         write_traces(str(tmp_path / "traces"), SETTINGS, [trace(doc, bound, tokens=bound) for doc in range(2)])
         task = {"generation_kwargs": {"max_gen_toks": bound, "temperature": 0.7}}
         make_run(tmp_path / str(bound), [1, 0], k=1, layers=0, tokens=bound, configs={"t": task})
     for bound in (64, 4):
-        cost = task_costs(read_run(tmp_path / str(bound)), tmp_path / "traces")["t"]
+        cost = entry_of(tmp_path / str(bound), tmp_path / "traces").costs["t"]
         assert (cost.own, cost.texts, cost.generated_tokens) == (True, 2, bound)
 
 
 def test_a_task_may_choose_a_temperature_by_question(tmp_path: Path):
     write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1, temperature=0.0)])
     make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": {"generation_kwargs": {"max_gen_toks": 64}}})
-    found = list(traces_of(read_run(tmp_path / "run"), tmp_path / "traces"))
+    found = list(entry_of(tmp_path / "run", tmp_path / "traces").traces())
     assert {each.question.final.temperature for each in found} == {0.7, 0.0}
 
 
@@ -58,7 +62,7 @@ def test_where_the_results_state_another_sampling_than_was_asked_all_traces_coun
     write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1)])
     greedy = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 256}}  # what lm-eval writes for tasks in Python
     make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": greedy})
-    assert len(list(traces_of(read_run(tmp_path / "run"), tmp_path / "traces"))) == 2
+    assert len(list(entry_of(tmp_path / "run", tmp_path / "traces").traces())) == 2
 
 
 def test_two_processes_write_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
 from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.equal_cost import EqualCostBaseline, Pool, equal_cost_baselines, pool_of
-from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
     NONE,
@@ -25,6 +24,7 @@ from lm_eval_aft.analysis.report.tables import (
     p_text,
     unit_of,
 )
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.inference.extraction import choose_extraction
 
 METHODS = {"tango": "Tango", "bca": "bootstrap BCa", "percentile": "bootstrap percentile"}
@@ -175,8 +175,8 @@ def equal_cost_table(
         means = {comparison.baseline_mean, comparison.other_mean}
         if not pools or (means - {0.0, 1.0} and comparison.test != "exact McNemar"):
             continue
-        runs = [entry.run for entry in (base, other, *voters)]
-        baselines = equal_cost_baselines(other, comparison.score, pools, runs, regex, level)
+        entries = (base, other, *voters)
+        baselines = equal_cost_baselines(other, comparison.score, pools, entries, regex, level)
         rows += [_equal_cost_row(comparison, baseline) for baseline in baselines]
     if not rows:
         return None

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.report.tables import Table, as_markdown, escaped, visible
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.secrets import is_secret
 from lm_eval_aft.storage.results import EvalRun
 

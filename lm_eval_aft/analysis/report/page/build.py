@@ -11,15 +11,14 @@ from pathlib import Path
 from lm_eval_aft import __version__
 from lm_eval_aft.analysis.comparison import Comparison, compare_entries
 from lm_eval_aft.analysis.conditions import primary
-from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.curves import curves, drawable, votes_of
 from lm_eval_aft.analysis.report.comparison_tables import comparison_unit
-from lm_eval_aft.analysis.report.leaderboard import RunEntry
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Chart, Effect, PageData
 from lm_eval_aft.analysis.report.page.samples import run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import AFTError, ConfigError
 from lm_eval_aft.storage.results import EvalRun
 
@@ -38,7 +37,7 @@ def write_report(path: Path, entries: Sequence[RunEntry], table: Table, baseline
         RecordError: A file cannot be read or written, or a baseline that was named cannot be paired with another run.
     """
     runs = [entry.run for entry in entries]
-    shown = [run_samples(entry.run, entry.label, entry.traces, runs) for entry in entries]
+    shown = [run_samples(entry, entries) for entry in entries]
     compared, notes = _comparisons(entries, baseline)
     data = PageData(
         title="Propose and aggregate",
@@ -118,7 +117,7 @@ def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
     runs = [entry.run for entry in entries]
     if not drawable(entries):
         return
-    votes = [vote for entry in entries if entry.traces for vote in votes_of(runs, traces_of(entry.run, entry.traces))]
+    votes = [vote for entry in entries if entry.trace_folder for vote in votes_of(entries, entry.traces())]
     shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
     measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
     for each in curves(entries, votes):

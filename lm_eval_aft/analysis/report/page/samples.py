@@ -6,38 +6,33 @@ Joins traces, verdicts and logged scores; knows nothing of HTML. Called by ``rep
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from lm_eval_aft.analysis.conditions import primary
-from lm_eval_aft.analysis.cost import traces_of
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import GradedTrace
 from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel, diagnostics_panel
 from lm_eval_aft.analysis.report.page.data import PageMessage, PageSample, PageText
+from lm_eval_aft.analysis.runs import RunEntry, by_question
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.records import Draft, Trace
-from lm_eval_aft.storage.results import EvalRun, Sample, Score, read_samples
+from lm_eval_aft.storage.results import Sample, Score
 
 Asked = tuple[str, int, str]  # task, document, its hash
 
 
 def run_samples(
-    run: EvalRun, label: str, traces: Path | None = None, runs: Sequence[EvalRun] = ()
+    entry: RunEntry, others: Sequence[RunEntry] = ()
 ) -> tuple[tuple[DiagnosticsPanel, ...], tuple[PageSample, ...]]:
     """The diagnostics panels of one run (none where nothing was aggregated) and its samples.
 
     Args:
-        run: Which; questions whose samples were not logged are shown from the traces alone.
-        label: The run's name on the page.
-        traces: Folder of its traces; None shows what lm-eval logged.
-        runs: Further runs whose logged samples may hold the gold answers.
+        entry: The run. Questions whose samples were not logged are shown from the traces alone; without traces, what
+            lm-eval logged is shown.
+        others: Further runs whose logged samples may hold the gold answers.
     """
-    logged = _logged(run)
-    kept: dict[tuple[str, int, int, int], Trace] = {}
-    for trace in traces_of(run, traces) if traces else ():
-        asked = trace.question
-        kept[asked.task, asked.doc_id, asked.repeat, asked.turn] = trace
-    found = diagnose_traces(kept.values(), [run, *runs])
+    label, logged = entry.label, _logged(entry)
+    kept = by_question(entry.traces(), lambda trace: trace)
+    found = diagnose_traces(kept.values(), [entry, *others])
     verdicts = {(v.task, v.doc_id, v.repeat, v.turn): v for each in found for v in each.verdicts}
     traced = [_from_trace(label, trace, verdicts[key], logged) for key, trace in kept.items()]
     shown = {sample.task for sample in traced}
@@ -47,13 +42,13 @@ def run_samples(
     return panels, (*traced, *plain)
 
 
-def _logged(run: EvalRun) -> dict[Asked, tuple[Sample, Score]]:
+def _logged(entry: RunEntry) -> dict[Asked, tuple[Sample, Score]]:
     """The logged samples under each task's main score, in their order."""
     found = {}
-    for task in run.tasks:
-        if run.samples_file(task).is_file():
-            score = primary(run, task)
-            for sample in read_samples(run, task):
+    for task in entry.run.tasks:
+        if entry.logged(task):
+            score = primary(entry.run, task)
+            for sample in entry.samples(task):
                 if sample.key.filter == score.filter:
                     found[task, sample.key.doc_id, sample.key.doc_hash] = (sample, score)
     return found

@@ -1,0 +1,250 @@
+"""Runs with what belongs to each: a label, its logged samples, its traces, and what each task cost.
+
+lm-eval's results say what was run and what it scored. Traces lie in a folder that several runs may share, so each run
+takes only the traces of its own settings, its own sampling and the questions that it scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from json import dumps
+from pathlib import Path
+from typing import TypeVar
+
+from lm_eval_aft.analysis.conditions import labels
+from lm_eval_aft.analysis.cost import Cost, QuestionKey, TaskCost, task_costs, trace_cost
+from lm_eval_aft.core.config import AFTConfig, samplings
+from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.records import Question, Trace
+from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples
+from lm_eval_aft.storage.traces import read_traces, trace_files
+
+# The settings from which a run's sampling follows.
+SAMPLING_SETTINGS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "draft_max_tokens",
+    "draft_until",
+    "max_gen_toks",
+    "seed",
+    "final_temperature",
+    "final_top_p",
+    "final_max_tokens",
+)
+RunKey = tuple[str, str, Hashable]
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One run among others, with its samples, traces and cost.
+
+    Samples and traces are read from disk each time, since those of many runs may not fit into memory. With ``keep``
+    each file is read once, and everything but the token ids stays in memory.
+
+    Attributes:
+        run: What lm-eval wrote.
+        label: A name that no other entry has.
+        trace_folder: The folder of its traces; None if there are none.
+        keep: Whether samples and traces stay in memory.
+    """
+
+    run: EvalRun
+    label: str
+    trace_folder: Path | None
+    keep: bool = False
+    _samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def logged(self, task: str) -> bool:
+        """Whether the samples of a task were logged."""
+        return self.run.samples_file(task).is_file()
+
+    def samples(self, task: str) -> tuple[Sample, ...]:
+        """The logged samples of a task, in the order of the file.
+
+        Raises:
+            RecordError: If they were not logged, or the file is damaged.
+        """
+        if task in self._samples:
+            return self._samples[task]
+        samples = read_samples(self.run, task)
+        if self.keep:
+            self._samples[task] = samples
+        return samples
+
+    def traces(self) -> Iterable[Trace]:
+        """The traces of this run; none if it has no folder of traces.
+
+        Raises:
+            RecordError: If a file cannot be read, while the traces are iterated.
+        """
+        return self._kept_traces if self.keep else self._read_traces()
+
+    @cached_property
+    def costs(self) -> Mapping[str, TaskCost]:
+        """The cost of each task; empty for other models than ours.
+
+        Raises:
+            RecordError: If the traces cannot be read.
+        """
+        return task_costs(self.run, by_question(self.traces(), trace_cost))
+
+    @property
+    def cost(self) -> TaskCost | None:
+        """The cost of all tasks together, from the run's own totals; None for other models than ours.
+
+        The totals of the tasks are no sum: a task without traces has none of its own.
+        """
+        if not self.costs or self.run.usage is None:
+            return None
+        questions = sum(self.run.conditions[task].questions for task in self.run.tasks)
+        texts, cut, empty = (sum(getattr(c, name) for c in self.costs.values()) for name in ("texts", "cut", "empty"))
+        return TaskCost("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
+
+    def cost_per_answer(self, task: str, kind: Cost) -> float | None:
+        """The cost of one answer of a task, counted as the cost of a vote is. Each repeat and each turn is an answer.
+
+        Returns:
+            Generated tokens or FLOPs; None if the run does not know them.
+        """
+        cost, settings = self.costs.get(task), self.run.settings
+        if cost is None or settings is None:
+            return None
+        answers = max(cost.questions, cost.usage.generations // int(settings["generations_per_question"]))
+        total = cost.usage.generated_tokens if kind == "tokens" else cost.usage.flops
+        return total / answers or None
+
+    @cached_property
+    def _kept_traces(self) -> tuple[Trace, ...]:
+        return tuple(map(_without_token_ids, self._read_traces()))
+
+    def _read_traces(self) -> Iterator[Trace]:
+        """The traces of this run's settings and sampling, of questions that it scored.
+
+        A killed attempt may have left traces of more questions in the folder, and other runs those of other settings.
+        If no trace of a task has the sampling that the results state, then the results do not state the sampling
+        (tasks in Python may choose another), and all traces of the task count.
+        """
+        if self.trace_folder is None:
+            return
+        documents = {
+            task: {(sample.key.doc_id, sample.key.doc_hash) for sample in self.samples(task)}
+            for task in self.run.tasks
+            if self.logged(task)
+        }
+        uncertain: dict[str, list[Trace]] = {}
+        certain: set[str] = set()
+        for trace in read_traces(self.trace_folder):
+            question = trace.question
+            scored = documents.get(question.task)
+            if not _has_settings(self.run, trace):
+                continue
+            if scored is not None and (question.doc_id, question.doc_hash) not in scored:
+                continue
+            if _has_sampling(self.run, question):
+                certain.add(question.task)
+                yield trace
+            elif question.task not in certain:
+                uncertain.setdefault(question.task, []).append(trace)
+        for task, traces in uncertain.items():
+            yield from traces if task not in certain else ()
+
+
+def read_entries(folders: Sequence[Path], traces: Path | None = None, keep: bool = False) -> tuple[RunEntry, ...]:
+    """Every run below the folders, each once, under different labels.
+
+    Args:
+        folders: Folders that ``--output_path`` named, or results files.
+        traces: Folder of traces that are not below the folders.
+        keep: Whether each run keeps its samples and traces in memory, for a caller that needs them more than once.
+
+    Raises:
+        RecordError: A folder holds no run, or a file cannot be read; the message names it.
+    """
+    roots: dict[Path, tuple[EvalRun, Path]] = {}
+    for folder in folders:
+        for run in read_runs(folder):
+            roots.setdefault(run.path.resolve(), (run, folder))
+    names = labels([run for run, _ in roots.values()])
+    return tuple(
+        RunEntry(run, label, find_traces(run, traces, [root]) if run.settings else None, keep)
+        for (run, root), label in zip(roots.values(), names, strict=True)
+    )
+
+
+def find_traces(run: EvalRun, folder: Path | None, roots: Sequence[Path] = ()) -> Path | None:
+    """The folder of a run's traces.
+
+    Args:
+        run: The run.
+        folder: Looked into first.
+        roots: Looked into last.
+
+    Returns:
+        The first folder that holds a trace file: ``folder``, the one that record= named, one near the results file,
+        one of the roots. None if no folder does.
+    """
+    model_args = run.config.get("model_args")
+    record = model_args.get("record") if isinstance(model_args, dict) else None
+    # aft sweep puts the traces into the folder above that of the results.
+    near = [run.path.parent, *(above / "traces" for above in run.path.parents[1:2])]
+    candidates = [folder, Path(str(record)) if record else None, *near, *roots]
+    return next((each for each in candidates if each is not None and trace_files(each)), None)
+
+
+def by_question(traces: Iterable[Trace], reduce: Callable[[Trace], Kept]) -> dict[QuestionKey, Kept]:
+    """What ``reduce`` keeps of the trace of each question, turn and repeat of one run.
+
+    The later of two traces of one question wins: a file of another limit or of another number of processes can hold
+    the same question of the same run again.
+
+    Args:
+        traces: Of one run; read once, one at a time.
+        reduce: What is kept of a trace.
+    """
+    return {_question_key(trace.question): reduce(trace) for trace in traces}
+
+
+def by_run(traces: Iterable[Trace], reduce: Callable[[Trace], Kept]) -> dict[RunKey, dict[QuestionKey, Kept]]:
+    """The same as ``by_question`` for traces of several runs, apart by settings (as JSON), task and sampling."""
+    runs: dict[RunKey, dict[QuestionKey, Kept]] = {}
+    for trace in traces:
+        question = trace.question
+        key = dumps(trace.set_settings, sort_keys=True), question.task, question.sampling_key
+        runs.setdefault(key, {}).update(by_question([trace], reduce))
+    return runs
+
+
+def _question_key(question: Question) -> QuestionKey:
+    return question.task, question.doc_id, question.repeat, question.turn
+
+
+def _without_token_ids(trace: Trace) -> Trace:
+    """The trace without token ids, which no analysis reads and which take more memory than the texts."""
+    drafts = (replace(draft, completion=replace(draft.completion, token_ids=())) for draft in trace.drafts)
+    return replace(trace, drafts=tuple(drafts))
+
+
+def _has_settings(run: EvalRun, trace: Trace) -> bool:
+    settings = run.settings or {}
+    return trace.question.task in run.tasks and all(
+        settings.get(name) == value for name, value in trace.settings.items()
+    )
+
+
+def _has_sampling(run: EvalRun, question: Question) -> bool:
+    """Whether a question was sampled as this run samples; --gen_kwargs are no part of a run's settings."""
+    generation = run.conditions[question.task].generation
+    if not generation:
+        # The results file does not say.
+        return True
+    if not {"temperature", "do_sample"} & set(generation):
+        # A task may then choose the temperature of each question, as MT-Bench does.
+        generation = {**generation, "temperature": question.final.temperature}
+    known = {name: value for name, value in (run.settings or {}).items() if name in SAMPLING_SETTINGS}
+    with reading(run.path, "a results file of lm-eval"):
+        config = AFTConfig(**{**known, "draft_until": tuple(known.get("draft_until", ()))})
+        return (question.drafts, question.final) == samplings(config, generation)

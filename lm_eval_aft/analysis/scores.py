@@ -1,0 +1,34 @@
+"""The interval of a score that lm-eval reports."""
+
+from __future__ import annotations
+
+from math import isclose
+from statistics import NormalDist, fmean
+
+from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.analysis.stats import Interval, mean_interval
+from lm_eval_aft.storage.results import Score
+
+
+def score_interval(entry: RunEntry, score: Score, level: float = 0.95) -> Interval:
+    """Interval of a reported score.
+
+    It comes from the logged samples if the score is their mean, else from lm-eval's standard error: ± z·stderr.
+
+    Args:
+        entry: The run.
+        score: One of its scores.
+        level: Confidence in (0, 1).
+
+    Raises:
+        RecordError: If the samples are damaged.
+    """
+    if entry.logged(score.task):
+        samples = [sample for sample in entry.samples(score.task) if sample.key.filter == score.filter]
+        values = [sample.metrics.get(score.metric) for sample in samples]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        if numbers and len(numbers) == len(values) and isclose(fmean(numbers), score.value, abs_tol=1e-9):
+            return mean_interval(numbers, level)
+    half = NormalDist().inv_cdf((1 + level) / 2) * (score.stderr or 0.0)
+    method = "none" if score.stderr is None else "stderr"
+    return Interval(score.value, score.value - half, score.value + half, level, method, score.n)

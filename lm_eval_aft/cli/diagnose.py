@@ -1,0 +1,38 @@
+"""``aft diagnose``: what aggregation did to each question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
+from lm_eval_aft.analysis.report.tables import to_json
+from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.storage.traces import read_traces
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
+@click.option("--task", help="Diagnose this task alone.")
+@click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
+@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None, level: float, form: str) -> None:
+    """Say what aggregation did: selected, fixed, broken or copied, and what it did to diversity and length.
+
+    OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found are shown
+    without accuracies; --regex finds them.
+    """
+    chosen = (trace for trace in read_traces(traces or out) if task in (None, trace.question.task))
+    diagnosed = [each.diagnostics for each in diagnose_traces(chosen, read_entries([out]), regex, level)]
+    if not diagnosed:
+        raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
+    if form == "json":
+        click.echo(to_json(diagnosed))
+    else:
+        show = panel_text if form == "text" else panel_markdown
+        click.echo("\n\n".join(show(diagnostics_panel(each)) for each in diagnosed))

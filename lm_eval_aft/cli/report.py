@@ -1,0 +1,50 @@
+"""``aft report``: a leaderboard of runs with cost, as a table, a model card or a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lm_eval_aft.analysis.report.leaderboard import leaderboard
+from lm_eval_aft.analysis.report.tables import FORMS, Form, render
+from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.core.errors import ConfigError
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below RUNS.")
+@click.option("--every", is_flag=True, help="All metrics and filters instead of one a task.")
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
+@click.option("--baseline", type=click.Path(path_type=Path), help="One of RUNS to compare the others with in --html.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the page there: tables, curves and all samples.")
+@click.option("--model-card", "card", is_flag=True, help="A Markdown block with table, settings and commands.")
+def report(
+    runs: tuple[Path, ...],
+    traces: Path | None,
+    every: bool,
+    form: Form,
+    baseline: Path | None,
+    html: Path | None,
+    card: bool,
+) -> None:
+    """Show the runs below RUNS, folders that --output_path named, as one table of scores and cost.
+
+    Runs of any lm-eval model stand in it; rows that were another test than most are marked with the reason.
+    """
+    if baseline and not html:
+        raise ConfigError("--baseline is for --html; on the terminal, aft compare BASELINE OTHER does it.")
+    entries = read_entries(runs, traces, keep=html is not None)
+    table = leaderboard(entries, every)
+    if card:
+        from lm_eval_aft.analysis.report.model_card import model_card
+
+        click.echo(model_card(entries, table))
+    else:
+        click.echo(render([table], form))
+    if html:
+        from lm_eval_aft.analysis.report.page.build import write_report
+
+        write_report(html, entries, table, baseline)
+        click.echo(f"The page is in {html}.", err=True)
