@@ -54,11 +54,11 @@ def writing(path: Path, error: type[AFTError] = RecordError) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path, what: str, error: type[AFTError] = RecordError) -> Iterator[None]:
+def reading(path: Path | str, what: str, error: type[AFTError] = RecordError) -> Iterator[None]:
     """Turn every way in which a file can be unreadable or of another kind into one sentence that names it.
 
     Args:
-        path: The file that is read.
+        path: The file that is read, or a line of it ("FILE line 3").
         what: What it should be, such as "a results file".
         error: The class to raise.
     """

@@ -26,17 +26,23 @@ def iterate_jsonl(path: str | Path, *, strict: bool = False) -> Iterator[tuple[s
     """
     refuse_stream(path)
     try:
-        with Path(path).open(encoding="utf-8-sig") as lines:
+        with Path(path).open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     where = f"{path} line {number}"
-                    row = parse_object(line, where)
-                    if strict and "\\u" in line:
+                    row = parse_object(_decode(line, where), where)
+                    if strict and b"\\u" in line:
                         check_characters(row, where)
                     yield where, row
-    except (OSError, UnicodeDecodeError) as cause:
-        reason = getattr(cause, "strerror", None) or cause
-        raise RecordError(f"{path} cannot be read ({reason}): give a JSONL file.") from cause
+    except OSError as cause:
+        raise RecordError(f"{path} cannot be read ({cause.strerror}): give a JSONL file.") from cause
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise RecordError(f"{where} cannot be read ({cause}): give a JSONL file.") from cause
 
 
 def read_jsonl(path: str | Path, *, strict: bool = False) -> list[dict[str, Any]]:

@@ -1,100 +1,74 @@
-"""The file in which judgements are kept: an SQLite table of texts by key, each committed the moment it is put in.
+"""The cache of judgements: a SQLite file that keeps a judge's replies by key.
 
-Safe for several threads and processes. Knows nothing of judges: keys and values are made by ``judge``, its only caller.
+Each reply is on disk when ``put`` returns. Several threads and processes may use one file.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import JudgeError
-from lm_eval_aft.storage.sqlite import transaction, use_wal
+from lm_eval_aft.storage.sqlite import FileKind, SQLiteFile, digest
 
-APPLICATION_ID = 0x61667432  # "aft2" in the file header: tells it from a draft store and from any other SQLite file
-BUSY_S = 60.0
+JUDGE_CACHE = FileKind(
+    name="cache of judgements",
+    option="--cache",
+    error=JudgeError,
+    application_id=0x61667432,  # "aft2"
+    version=0,
+    table="CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL, digest BLOB NOT NULL)",
+)
 
 
 class JudgeCache:
-    """Texts by key; the first one put under a key stays, and one that was changed since is refused."""
+    """Replies by key. The first reply of a key stays, and a reply that was changed on disk is refused."""
 
     def __init__(self, path: str | Path | None) -> None:
-        """Open or make the file; None keeps everything in memory, for this process alone.
+        """Open a file and make it if it is missing. None keeps everything in memory.
 
         Raises:
             JudgeError: If the file is another program's, or cannot be opened.
         """
         self.path = None if path is None else Path(path)
         self._lock = threading.Lock()
-        with self._errors("opened"):
-            if self.path:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                self.path or ":memory:", timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _prepare(self) -> None:
-        with transaction(self._db, "BEGIN"):  # one moment: another process may be making the file
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != APPLICATION_ID:
-            raise JudgeError(f"{self.path} is not a cache of judgements: give --cache another path.")
-        use_wal(self._db, BUSY_S)
-        with transaction(self._db):
-            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL, digest BLOB NOT "
-                "NULL)"
-            )
+        self._file = SQLiteFile(self.path, JUDGE_CACHE)
 
     def get(self, keys: Iterable[str]) -> dict[str, str]:
-        """Those of the keys that are there."""
-        found = {}
-        with self._lock, self._errors("read"):
+        """The replies of those keys that the cache holds.
+
+        Raises:
+            JudgeError: If the file cannot be read, or a reply is damaged.
+        """
+        replies = {}
+        query = "SELECT reply, digest FROM judgements WHERE key = ?"
+        with self._lock, self._file.errors("read"):
             for key in keys:
-                row = self._db.execute("SELECT reply, digest FROM judgements WHERE key = ?", (key,)).fetchone()
+                row = self._file.db.execute(query, (key,)).fetchone()
                 if row:
-                    found[key] = self._checked(key, *row)
-        return found
+                    replies[key] = self._checked(key, *row)
+        return replies
 
     def put(self, key: str, reply: str) -> None:
-        """Keep a text, on disk when this returns."""
-        with self._lock, self._errors("written"):
-            self._db.execute("INSERT OR IGNORE INTO judgements VALUES (?, ?, ?)", (key, reply, _digest(key, reply)))
+        """Keep a reply. It is on disk when this returns.
+
+        Raises:
+            JudgeError: If the file cannot be written.
+        """
+        row = (key, reply, digest(f"{key}\n{reply}"))
+        with self._lock, self._file.errors("written"):
+            self._file.db.execute("INSERT OR IGNORE INTO judgements VALUES (?, ?, ?)", row)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._db.close()
+            self._file.db.close()
 
-    def _checked(self, key: str, reply: Any, digest: bytes) -> str:
-        if not isinstance(reply, str) or _digest(key, reply) != digest:
+    def _checked(self, key: str, reply: Any, stored_digest: bytes) -> str:
+        if not isinstance(reply, str) or digest(f"{key}\n{reply}") != stored_digest:
             raise JudgeError(
                 f"the cache of judgements {self.path} is damaged at {key[:12]}: give --cache another path."
             )
         return reply
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise JudgeError(
-                f"the cache of judgements {self.path} cannot be {what} ({error}); what was kept before is still there: "
-                "free the disk, mend the permissions, or give --cache another path."
-            ) from error
-
-
-def _digest(key: str, reply: str) -> bytes:
-    """By which a changed byte is noticed."""
-    return sha256(f"{key}\n{reply}".encode("utf-8", "surrogatepass")).digest()[:8]

@@ -1,23 +1,19 @@
-"""The draft store: a content-addressed SQLite file that holds every finished generation.
+"""The draft store: a SQLite file that holds every finished generation.
 
-The key of a generation is a hash of what decides its text: engine fingerprint, prompt, sampling and seed. k, layers,
-batch size, order and --limit are not in it, so runs with other settings find their drafts here. Knows nothing of
-layers or tasks. Called by ``schedule``; opened by ``model`` and the ``aft cache`` commands.
+The key of a generation is a hash of everything that decides its text: engine fingerprint, prompt, sampling and seed.
+k, layers, batch size, order and --limit are not in the key, so a run with other settings finds its drafts here.
 
-SQLite in WAL mode: several processes may write one file, and a killed process leaves a sound one. Completions are
-committed together for at most two seconds.
-Over 200 lines because every way a file can be wrong is told apart here.
+Several processes may write one file, and a killed process leaves a sound file. A completion is committed within two
+seconds.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,49 +21,60 @@ from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.records import Completion, Request
-from lm_eval_aft.storage.sqlite import transaction, use_wal
+from lm_eval_aft.storage.sqlite import FileKind, SQLiteFile, digest
 
-APPLICATION_ID = 0x61667431  # "aft1" in the file header: tells a draft store from any other SQLite file
-SCHEMA = 1
 COMMIT_AFTER_S = 2.0
 COMMIT_AFTER_ROWS = 2000
-BUSY_S = 60.0
+# SQLite's oldest limit of variables in a statement is 999.
+KEYS_PER_QUERY = 500
+
+DRAFT_STORE = FileKind(
+    name="draft store",
+    option="cache=",
+    error=StoreError,
+    application_id=0x61667431,  # "aft1"
+    version=1,
+    table="CREATE TABLE IF NOT EXISTS generations (key BLOB PRIMARY KEY, text TEXT NOT NULL, token_ids BLOB NOT NULL, "
+    "finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT NULL, generated_tokens "
+    "INT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
+)
 _COLUMNS = "key, text, token_ids, finish_reason, prompt_tokens, computed_prompt_tokens, generated_tokens, digest"
 
 
 def generation_key(fingerprint: str, request: Request) -> str:
     """The store key of a request, as hexadecimal SHA-256.
 
-    Greedy text depends on neither seed nor nucleus, so there these are left out.
+    A greedy text depends on neither the seed nor the nucleus, so its key leaves them out.
     """
     sampling, seed = request.sampling, request.seed
     if not sampling.temperature:
         sampling, seed = replace(sampling, top_p=1.0, top_k=0, seeded=True), 0
-    drawn = list(astuple(sampling))
-    if sampling.beams == 1:  # the last field: keys are older than beams
-        drawn.pop()
-    parts = ["v1", fingerprint, request.prompt.digest, drawn, seed]
+    values = list(astuple(sampling))
+    # ``beams`` is the last field. Keys that were made before it existed must stay as they are.
+    if sampling.beams == 1:
+        values.pop()
+    parts = ["v1", fingerprint, request.prompt.digest, values, seed]
     return sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 class Store(Protocol):
-    """Where finished generations are kept."""
+    """Keeps finished generations."""
 
     def key(self, fingerprint: str, request: Request) -> str:
         """The key of a request; equal keys mean equal text."""
 
     def get(self, keys: Iterable[str]) -> dict[str, Completion]:
-        """Those of the keys that are there."""
+        """The completions of those keys that the store holds."""
 
     def put(self, key: str, completion: Completion) -> None:
-        """Keep a completion; an equal key stays as it was."""
+        """Keep a completion. If the key is taken, the first completion stays."""
 
     def flush(self) -> None:
-        """Commit what is waiting."""
+        """Commit what is not committed yet."""
 
 
 class NoStore:
-    """Keeps nothing (``cache=none``); equal requests of one layer are still generated once."""
+    """Keeps nothing (``cache=none``). Equal requests of one layer are still generated once."""
 
     def key(self, fingerprint: str, request: Request) -> str:
         """See ``Store.key``."""
@@ -86,7 +93,15 @@ class NoStore:
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What is in a store."""
+    """What a store holds.
+
+    Attributes:
+        path: The file.
+        generations: Number of generations.
+        generated_tokens: Tokens of all generations.
+        file_bytes: Size of the file in bytes.
+        damaged: Keys of damaged generations, and SQLite's message if the file itself is damaged.
+    """
 
     path: str
     generations: int
@@ -96,148 +111,117 @@ class StoreInfo:
 
 
 class SQLiteStore:
-    """A draft store on disk; safe for several processes and for one background commit."""
+    """A draft store on disk, safe for threads and for several processes."""
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         """Open a store.
 
         Args:
-            path: The file; its folder is made if need be.
-            create: False only reads, and refuses a file that is not there.
+            path: The file. Its folder is made if it is missing.
+            create: False opens an existing file for reading only.
 
         Raises:
-            StoreError: If the file is not a draft store, is newer than this package, damaged, or cannot be opened.
+            StoreError: If the file is not a draft store, newer than this package, damaged, or cannot be opened.
         """
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._waiting: dict[bytes, tuple[Any, ...]] = {}
+        self._uncommitted: dict[bytes, tuple[Any, ...]] = {}
         self._failure: StoreError | None = None
         self._closed = threading.Event()
-        self._commits_late = False
         if not create and not self.path.is_file():
             raise StoreError(f"there is no draft store at {self.path}: give the file that cache= named.")
-        with self._errors("opened"):
-            if create:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            where = self.path if create else f"{self.path.resolve().as_uri()}?mode=ro"
-            options: dict[str, Any] = {"timeout": BUSY_S, "isolation_level": None, "check_same_thread": False}
-            self._db = sqlite3.connect(where, uri=not create, **options)
-            self._recognise(create)
-            if create:
-                self._prepare()
-                self._commits_late = _commit_in_background(self, self._closed)
-
-    def _recognise(self, may_be_new: bool) -> None:
-        with transaction(self._db, "BEGIN"):  # one moment: another process may be making the file
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != APPLICATION_ID and (application or schema or tables or not may_be_new):
-            raise StoreError(f"{self.path} is no draft store but a file of another program: give cache= another path.")
-        if schema > SCHEMA:
-            raise StoreError(
-                f"{self.path} was written by a newer lm_eval_aft (store version {schema}, this one reads {SCHEMA}): "
-                "upgrade the package or give cache= another path."
-            )
-
-    def _prepare(self) -> None:
-        use_wal(self._db, BUSY_S)
-        self._db.execute("PRAGMA synchronous = NORMAL")  # with WAL: sound after a kill, at most a power cut loses rows
-        with transaction(self._db):
-            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS generations (key BLOB PRIMARY KEY, text TEXT NOT NULL, token_ids BLOB "
-                "NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT "
-                "NULL, generated_tokens INT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
-            )
+        self._file = SQLiteFile(self.path, DRAFT_STORE, create=create)
+        with self._file.errors("opened"):
+            # With WAL the file stays sound after a kill; only a power cut can lose committed rows.
+            self._file.db.execute("PRAGMA synchronous = NORMAL")
+        self._commits_late = create and _commit_in_background(self, self._closed)
 
     def key(self, fingerprint: str, request: Request) -> str:
         """See ``Store.key``."""
         return generation_key(fingerprint, request)
 
     def get(self, keys: Iterable[str]) -> dict[str, Completion]:
-        """See ``Store.get``."""
+        """See ``Store.get``.
+
+        Raises:
+            StoreError: If the file cannot be read, or a generation is damaged.
+        """
         wanted = [bytes.fromhex(key) for key in keys]
-        with self._lock, self._errors("read"):
-            found = {key.hex(): self._checked(self._waiting[key]) for key in wanted if key in self._waiting}
-            for start in range(0, len(wanted), 500):  # SQLite's oldest limit of variables is 999
-                part = wanted[start : start + 500]
+        with self._lock, self._file.errors("read"):
+            uncommitted = self._uncommitted
+            completions = {key.hex(): self._completion(uncommitted[key]) for key in wanted if key in uncommitted}
+            for start in range(0, len(wanted), KEYS_PER_QUERY):
+                part = wanted[start : start + KEYS_PER_QUERY]
                 marks = ",".join("?" * len(part))
-                for row in self._db.execute(f"SELECT {_COLUMNS} FROM generations WHERE key IN ({marks})", part):
-                    found[row[0].hex()] = self._checked(row)  # the file wins: another process may have been first
-        return found
+                query = f"SELECT {_COLUMNS} FROM generations WHERE key IN ({marks})"
+                # The file wins over what is not committed yet: another process may have been first.
+                completions |= {row[0].hex(): self._completion(row) for row in self._file.db.execute(query, part)}
+        return completions
 
     def put(self, key: str, completion: Completion) -> None:
         """See ``Store.put``.
 
         Raises:
-            StoreError: If an earlier completion could not be written (a full disk, say).
+            StoreError: If an earlier completion could not be written, for example because the disk is full.
         """
         with self._lock:
             if self._failure:
                 raise self._failure
-            self._waiting.setdefault(bytes.fromhex(key), _row(bytes.fromhex(key), completion))
-            if len(self._waiting) >= COMMIT_AFTER_ROWS or not self._commits_late:
+            self._uncommitted.setdefault(bytes.fromhex(key), _row(bytes.fromhex(key), completion))
+            if len(self._uncommitted) >= COMMIT_AFTER_ROWS or not self._commits_late:
                 self.flush()
 
     def flush(self) -> None:
-        """See ``Store.flush``."""
-        with self._lock:
-            if not self._waiting:
-                return
-            with self._errors("written"), transaction(self._db):
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._waiting.values()
-                )
-            self._waiting = {}
+        """See ``Store.flush``.
 
-    def _flush_late(self) -> None:
+        Raises:
+            StoreError: If the file cannot be written. What is not committed stays in memory for the next try.
+        """
+        with self._lock:
+            if not self._uncommitted:
+                return
+            with self._file.errors("written"), self._file.transaction():
+                self._file.db.executemany(
+                    "INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._uncommitted.values()
+                )
+            self._uncommitted = {}
+
+    def flush_late(self) -> None:
+        """Commit from the background thread. The next ``put`` raises the error of a commit that failed."""
         try:
             self.flush()
-        except StoreError as error:  # the thread has nobody to tell: the next put raises it
+        except StoreError as error:
             self._failure = error
 
     def close(self) -> None:
-        """Commit what is waiting and close the file."""
+        """Commit what is not committed yet and close the file."""
         with self._lock:
             self._closed.set()
             self.flush()
-            self._db.close()
+            self._file.db.close()
 
     def info(self) -> StoreInfo:
-        """Counts for ``aft cache info``."""
-        with self._lock, self._errors("read"):
-            row = self._db.execute("SELECT count(*), coalesce(sum(generated_tokens), 0) FROM generations").fetchone()
-        return StoreInfo(str(self.path), row[0], row[1], self.path.stat().st_size)
+        """Count what the store holds."""
+        query = "SELECT count(*), coalesce(sum(generated_tokens), 0) FROM generations"
+        with self._lock, self._file.errors("read"):
+            generations, tokens = self._file.db.execute(query).fetchone()
+        return StoreInfo(str(self.path), generations, tokens, self.path.stat().st_size)
 
     def verify(self) -> StoreInfo:
-        """Read everything and compare each row with its digest; damaged keys are listed."""
-        with self._lock, self._errors("read"):
-            (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-            rows = self._db.execute(f"SELECT {_COLUMNS} FROM generations")
-            damaged = tuple(row[0].hex() for row in rows if _digest(row[:-1]) != row[-1])
-        counts = self.info()
-        broken = (*damaged, *(() if state == "ok" else (str(state),)))
-        return StoreInfo(counts.path, counts.generations, counts.generated_tokens, counts.file_bytes, broken)
+        """Read everything and compare each generation with its digest."""
+        with self._lock, self._file.errors("read"):
+            (state,) = self._file.db.execute("PRAGMA integrity_check(1)").fetchone()
+            rows = self._file.db.execute(f"SELECT {_COLUMNS} FROM generations")
+            damaged = tuple(row[0].hex() for row in rows if digest(repr(row[:-1])) != row[-1])
+        return replace(self.info(), damaged=damaged if state == "ok" else (*damaged, str(state)))
 
-    def _checked(self, row: tuple[Any, ...]) -> Completion:
-        if _digest(row[:-1]) != row[-1]:
+    def _completion(self, row: tuple[Any, ...]) -> Completion:
+        if digest(repr(row[:-1])) != row[-1]:
             raise StoreError(
                 f"{self.path} is damaged at generation {row[0].hex()[:12]}: run aft cache verify {self.path}, then "
                 "give cache= another path."
             )
         return Completion(row[1], tuple(array("I", row[2])), row[3], row[4], row[5], row[6])
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
-            raise StoreError(
-                f"the draft store {self.path} cannot be {what} ({error}); the file is left as it is and what was "
-                "committed before is kept: free the disk, mend the permissions, or give cache= another path."
-            ) from error
 
 
 def open_store(cache: str | None, default: str | Path | None) -> Store:
@@ -256,15 +240,15 @@ def open_store(cache: str | None, default: str | Path | None) -> Store:
 
 
 def _commit_in_background(store: SQLiteStore, closed: threading.Event) -> bool:
-    """Commit every two seconds until the store is closed or gone; False where there is no memory for a thread.
+    """Commit every two seconds until the store is closed or deleted. Returns whether a thread could be started.
 
-    One thread from the start: starting one late, where memory has run out meanwhile, can wait for ever.
+    The thread starts with the store. If it started later, when memory has run out, the start could wait for ever.
     """
-    alive = weakref.ref(store)
+    reference = weakref.ref(store)
 
     def commit() -> None:
-        while not closed.wait(COMMIT_AFTER_S) and (store := alive()) is not None:
-            store._flush_late()
+        while not closed.wait(COMMIT_AFTER_S) and (store := reference()) is not None:
+            store.flush_late()
             del store
 
     try:
@@ -284,8 +268,4 @@ def _row(key: bytes, completion: Completion) -> tuple[Any, ...]:
         completion.computed_prompt_tokens,
         completion.generated_tokens,
     )
-    return (*values, _digest(values))
-
-
-def _digest(values: tuple[Any, ...]) -> bytes:
-    return sha256(repr(values).encode("utf-8", "surrogatepass")).digest()[:8]
+    return (*values, digest(repr(values)))

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
-
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.jsonl import iterate_jsonl
+from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
@@ -205,14 +204,10 @@ def read_runs(folder: str | Path) -> tuple[EvalRun, ...]:
     for run in map(_read_run, files):
         older = newest.get(_identity(run))
         if older is not None:
-            _say_left_out(older.path, run.path)
+            # A command may read a folder more than once.
+            warn_once(f"{older.path} is left out: {run.path.name} beside it is a later run of the same command.")
         newest[_identity(run)] = run
     return tuple(newest.values())
-
-
-@cache  # a command reads a folder more than once
-def _say_left_out(older: Path, newer: Path) -> None:
-    click.echo(f"{older} is left out: {newer.name} beside it is a later run of the same command.", err=True)
 
 
 def read_run(path: str | Path) -> EvalRun:
@@ -237,8 +232,10 @@ def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
     file = run.samples_file(task)
     if not file.is_file():
         raise RecordError(f"the samples of {task} are not beside {run.path}: run lm_eval with --log_samples.")
-    with reading(file, "a samples file of lm-eval"), file.open(encoding="utf-8") as lines:
-        samples = [_sample(task, json.loads(line), file) for line in lines]
+    samples = []
+    for where, row in iterate_jsonl(file):
+        with reading(where, "a sample of lm-eval"):
+            samples.append(_sample(task, row, file))
     if len({sample.key for sample in samples}) < len(samples):
         raise RecordError(f"{file} holds a question twice under one filter: it was joined from several runs.")
     return tuple(samples)

@@ -1,6 +1,6 @@
-"""What the draft store and the cache of judgements share: an SQLite file that several processes make and write at once.
+"""SQLite files that several processes may make and write at once.
 
-Knows nothing of what is kept. Called by ``store`` and ``judge_cache``.
+The draft store and the cache of judgements are such files. Each failure becomes one sentence that names the file.
 """
 
 from __future__ import annotations
@@ -9,31 +9,144 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
+from lm_eval_aft.core.errors import AFTError
+
+BUSY_S = 60.0  # how long a statement waits for the lock of another process
 RETRY_AFTER_S = 0.02
 
 
-def use_wal(db: sqlite3.Connection, patience_s: float) -> None:
-    """Switch to WAL; where two processes do so at once SQLite refuses one without waiting, whatever its timeout."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """What a file holds, and how messages speak of it.
+
+    Attributes:
+        name: What messages call the file, such as "draft store".
+        option: The option that names the file, such as "cache=".
+        error: The error to raise.
+        application_id: Number in the file's header that tells this kind from every other SQLite file.
+        version: Newest layout of the table that this package reads.
+        table: The statement that makes the table if it is missing.
+    """
+
+    name: str
+    option: str
+    error: type[AFTError]
+    application_id: int
+    version: int
+    table: str
+
+
+class SQLiteFile:
+    """An open file.
+
+    Threads may share it if the caller holds a lock around each use.
+
+    Attributes:
+        path: The file, or None if everything is kept in memory.
+        db: The connection. It opens no transaction by itself.
+    """
+
+    def __init__(self, path: str | Path | None, kind: FileKind, *, create: bool = True) -> None:
+        """Open a file.
+
+        Args:
+            path: The file. Its folder is made if it is missing. None keeps everything in memory.
+            kind: What the file holds.
+            create: False opens an existing file for reading only.
+
+        Raises:
+            AFTError: ``kind.error`` if the file is of another kind, newer than this package, damaged, or cannot be
+                opened.
+        """
+        self.path = None if path is None else Path(path)
+        self._kind = kind
+        with self.errors("opened"):
+            self.db = self._connect(create)
+            try:
+                self._recognise(create)
+                if create:
+                    self._prepare()
+            except BaseException:
+                self.db.close()
                 raise
-            time.sleep(RETRY_AFTER_S)
+
+    def _connect(self, create: bool) -> sqlite3.Connection:
+        address: str | Path = self.path or ":memory:"
+        if self.path and create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        elif self.path:
+            address = f"{self.path.resolve().as_uri()}?mode=ro"
+        return sqlite3.connect(address, uri=not create, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+
+    def _recognise(self, may_be_new: bool) -> None:
+        kind = self._kind
+        # One transaction reads one moment: another process may be making the file.
+        with self.transaction("BEGIN"):
+            (application,) = self.db.execute("PRAGMA application_id").fetchone()
+            (version,) = self.db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != kind.application_id and (application or version or tables or not may_be_new):
+            raise kind.error(
+                f"{self.path} is not a {kind.name} but a file of another program: give {kind.option} another path."
+            )
+        if version > kind.version:
+            raise kind.error(
+                f"{self.path} was written by a newer lm_eval_aft ({kind.name} version {version}, this one reads "
+                f"{kind.version}): upgrade the package or give {kind.option} another path."
+            )
+
+    def _prepare(self) -> None:
+        self._use_wal()
+        with self.transaction():
+            self.db.execute(f"PRAGMA application_id = {self._kind.application_id}")
+            self.db.execute(f"PRAGMA user_version = {self._kind.version}")
+            self.db.execute(self._kind.table)
+
+    def _use_wal(self) -> None:
+        """Switch to WAL, so that a killed process leaves a sound file.
+
+        If two processes switch at once, SQLite refuses one of them without waiting, whatever its timeout.
+        """
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self.db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_AFTER_S)
+
+    @contextmanager
+    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        """Run a block as one transaction. With ``begin="BEGIN"``, all reads in it see the file at one moment."""
+        self.db.execute(begin)
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            # SQLite may have rolled back by itself, for example if the disk is full.
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def errors(self, action: str) -> Iterator[None]:
+        """Turn a failure into one sentence; ``action`` is what was tried, such as "opened" or "read"."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
+            raise self._kind.error(
+                f"the {self._kind.name} {self.path} cannot be {action} ({error}); the file is left as it is and what "
+                "was committed before is kept: free the disk, correct the permissions, or give "
+                f"{self._kind.option} another path."
+            ) from error
 
 
-@contextmanager
-def transaction(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    """All of what is done inside, or nothing; with ``begin="BEGIN"`` what is read inside is of one moment."""
-    db.execute(begin)
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # after a full disk SQLite may have rolled back by itself
-            db.execute("ROLLBACK")
-        raise
+def digest(text: str) -> bytes:
+    """The first 8 bytes of a text's SHA-256, stored beside it so that a changed byte is noticed."""
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]

@@ -98,7 +98,7 @@ def test_looking_changes_nothing(tmp_path):
 
     empty = tmp_path / "empty.sqlite"
     empty.touch()
-    with pytest.raises(StoreError, match="no draft store"):
+    with pytest.raises(StoreError, match="not a draft store"):
         SQLiteStore(empty, create=False)
     assert empty.read_bytes() == b""
     SQLiteStore(tmp_path / "s.sqlite").close()

@@ -38,7 +38,7 @@ import lm_eval_aft.engines.hf.engine  # noqa: F401
 from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage import draft_store as store
-from lm_eval_aft.storage import traces
+from lm_eval_aft.storage import sqlite, traces
 
 QUESTIONS, K, LAYERS = 5, 3, 2
 TOTAL = QUESTIONS * (K * LAYERS + 1)
@@ -229,7 +229,7 @@ def read_only(bench: Bench, folder: Path, draw: random.Random) -> int:
 
 def locked(bench: Bench, folder: Path, draw: random.Random) -> int:
     """Another process holds the store for longer than a run waits."""
-    pid = bench.start(folder, lambda: setattr(store, "BUSY_S", 0.2))
+    pid = bench.start(folder, lambda: setattr(sqlite, "BUSY_S", 0.2))
     bench.reach(pid, folder, 1)
     with contextlib.closing(sqlite3.connect(folder / "drafts.sqlite", timeout=10, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")

@@ -38,7 +38,7 @@ def test_a_damaged_chat_context(rest: str) -> None:
 def test_a_damaged_trace_names_file_and_line(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "t.jsonl"
     file.write_bytes(line + b"\n")
-    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace"):
+    with pytest.raises(RecordError, match=r"t\.jsonl line 1 (is not|cannot be read)"):
         list(read_traces(file))
 
 
@@ -90,7 +90,7 @@ def test_a_layer_that_cannot_be_is_refused_before_anything_counts_up_to_it(tmp_p
     row = json.loads(trace.to_json())
     row["drafts"][0]["layer"] = layer
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match=rf"line 1 of .*t\.jsonl is not a trace \(ValueError: {said}"):
+    with pytest.raises(RecordError, match=rf"t\.jsonl line 1 is not a trace \(ValueError: {said}"):
         list(read_traces(tmp_path))
 
 
@@ -102,7 +102,7 @@ def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: obj
     row["settings"] |= {"k": 2, "layers": 1}
     row[part]["generated_tokens" if part == "usage" else "layers"] = value
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(ValueError: a count is"):
+    with pytest.raises(RecordError, match=r"t\.jsonl line 1 is not a trace \(ValueError: a count is"):
         list(read_traces(tmp_path))
 
 
@@ -121,7 +121,7 @@ def test_a_trace_with_a_part_missing(tmp_path: Path, change, said: str) -> None:
     row["settings"] |= {"k": 2, "layers": 1}
     change(row)
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match=rf"line 1 of .*t\.jsonl is not a trace .*{said}"):
+    with pytest.raises(RecordError, match=rf"t\.jsonl line 1 is not a trace .*{said}"):
         list(read_traces(tmp_path))
 
 
@@ -131,10 +131,10 @@ def test_a_trace_of_a_question_without_a_proper_name(tmp_path: Path, name: str) 
     row = json.loads(trace.to_json())
     row["question"][name] = ["x"]
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match=r"line 1 of .*t\.jsonl is not a trace \(TypeError"):
+    with pytest.raises(RecordError, match=r"t\.jsonl line 1 is not a trace \(TypeError"):
         list(read_traces(tmp_path))
 
 
 def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"traces cannot be read at .*gone\.jsonl .*the folder that record= named"):
+    with pytest.raises(RecordError, match=r"no traces in .*gone\.jsonl: give the folder that record= named"):
         list(read_traces(tmp_path / "gone.jsonl"))

@@ -91,15 +91,25 @@ def test_of_equal_runs_in_one_folder_the_newest_wins(tmp_path: Path):
     assert read_run(tmp_path).scores[0].value == 0.2
 
 
-def test_a_run_again_is_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_again_is_left_out_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for day in (1, 2):
         write(tmp_path, results(), f"2026-01-0{day}T00-00-00.0")
     for _ in range(2):
         assert len(read_runs(tmp_path)) == 1
     older = tmp_path / "results_2026-01-01T00-00-00.0.json"
-    assert capsys.readouterr().err == (
-        f"{older} is left out: results_2026-01-02T00-00-00.0.json beside it is a later run of the same command.\n"
-    )
+    assert caplog.messages == [
+        f"{older} is left out: results_2026-01-02T00-00-00.0.json beside it is a later run of the same command."
+    ]
+
+
+def test_a_warning_reaches_stderr_of_a_command_as_it_stands(tmp_path: Path):
+    for day in (1, 2):
+        write(tmp_path, results(), f"2026-01-0{day}T00-00-00.0")
+    code = f"from lm_eval_aft.storage.results import read_runs; read_runs({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    older = tmp_path / "results_2026-01-01T00-00-00.0.json"
+    assert done.stderr.startswith(f"{older} is left out: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -115,12 +125,12 @@ def test_a_run_again_is_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_another_test_in_the_same_folder_is_a_run_of_its_own(
-    tmp_path: Path, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ):
     write(tmp_path, results(value=0.1), "2026-01-01T00-00-00.0")
     write(tmp_path, results(value=0.2, **changes), "2026-01-02T00-00-00.0")
     assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.1, 0.2]
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("changes", [{"model": "vllm"}, {"fewshot_seed": 2}, {"torch_seed": 7}])
@@ -190,14 +200,12 @@ def test_a_broken_or_foreign_results_file_is_named(tmp_path: Path, content: str)
         assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "line", ["", "{", "[]", '{"doc_id": 0}', json.dumps(sample(resps=3)), json.dumps(sample())[:-9]]
-)
+@pytest.mark.parametrize("line", ["{", "[]", '{"doc_id": 0}', json.dumps(sample(resps=3)), json.dumps(sample())[:-9]])
 def test_a_broken_samples_file_is_named(tmp_path: Path, line: str):
     run = read_run(write(tmp_path, results(), rows=[sample(1)]))
     with run.samples_file("t").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(RecordError, match=r"samples_t_.* is not a samples file of lm-eval"):
+    with pytest.raises(RecordError, match=r"samples_t_.* line 2 is not "):
         read_samples(run, "t")
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,7 +183,8 @@ class TestRefusals:
         store.put(key(1), TEXT)
         store.put(key(2), TEXT)
         store.flush()
-        store._db.execute("UPDATE generations SET text = 'forged' WHERE key = ?", (bytes.fromhex(key(2)),))
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE generations SET text = 'forged' WHERE key = ?", (bytes.fromhex(key(2)),))
         assert store.verify().damaged == (key(2),)
         assert store.get([key(1)])[key(1)] == TEXT
         with pytest.raises(StoreError, match="is damaged at generation"):
@@ -224,14 +226,14 @@ class TestFullDisk:
     def test_a_read_only_folder_serves_nothing_in_silence(self, small):
         SQLiteStore(small / "s.sqlite").close()
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
-        with pytest.raises(StoreError, match="mend the permissions"):
+        with pytest.raises(StoreError, match="correct the permissions"):
             SQLiteStore(small / "s.sqlite")
         with pytest.raises(StoreError, match="cannot be opened"):
             SQLiteStore(small / "new.sqlite")
 
 
 def test_a_store_that_another_process_keeps_locked(tmp_path, monkeypatch):
-    monkeypatch.setattr("lm_eval_aft.storage.draft_store.BUSY_S", 0.1)
+    monkeypatch.setattr("lm_eval_aft.storage.sqlite.BUSY_S", 0.1)
     store = SQLiteStore(tmp_path / "s.sqlite")
     other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
