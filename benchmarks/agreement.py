@@ -20,10 +20,11 @@ from typing import Any
 import requests
 from common import write
 
+from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Request, Sampling
-from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
 from lm_eval_aft.engines.hf.engine import HFEngine
+from lm_eval_aft.engines.registry import load_engine
 
 BUDGET = 1500
 

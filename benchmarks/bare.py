@@ -22,9 +22,9 @@ from common import write
 from workload import Watched, engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Question, Request
-from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import SQLiteStore
 from lm_eval_aft.storage.traces import write_traces

@@ -28,9 +28,9 @@ from common import write
 from workload import Watched, engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Question, Request
-from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.engines.vllm.engine import VLLMEngine
 from lm_eval_aft.inference.schedule import generation_seed, propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
@@ -52,12 +52,12 @@ class Work:
     def __post_init__(self) -> None:
         """Count what a GPU does one after another: vLLM's steps, or the hf engine's forward passes."""
         vllm = isinstance(self.engine, VLLMEngine)
-        owner, name = (self.engine._llm.llm_engine, "step") if vllm else (self.engine, "_forward")
+        owner, name = (self.engine.llm.llm_engine, "step") if vllm else (self.engine.model, "forward")
         original = getattr(owner, name)
 
-        def counted(*values: Any) -> Any:
+        def counted(*values: Any, **named: Any) -> Any:
             self._steps_now += 1
-            return original(*values)
+            return original(*values, **named)
 
         setattr(owner, name, counted)
 
@@ -95,7 +95,7 @@ class Stream:
 
     def run(self) -> int:
         """All questions to their answers; returns the tokens written."""
-        core = self.engine._llm.llm_engine
+        core = self.engine.llm.llm_engine
         for number in range(len(self.questions)):
             self.send(number, 0, [])
         while self.running:
@@ -118,13 +118,13 @@ class Stream:
             request = Request(fitted.prompt, sampling, generation_seed(self.config, question, layer, index))
             name = f"stream-{number}-{layer}-{index}"
             prompt = {"type": "token", "prompt_token_ids": list(fitted.prompt.token_ids or ())}
-            self.engine._llm.llm_engine.add_request(name, prompt, self.engine._params(request))
+            self.engine.llm.llm_engine.add_request(name, prompt, self.engine.sampling_params(request))
             self.running[name] = (number, layer, index, request)
 
     def take(self, output: object) -> None:
         """Keep a text; when its layer is whole, send the next."""
         number, layer, index, request = self.running.pop(output.request_id)
-        completion = self.engine._completion(request, output)
+        completion = self.engine.completion(request, output)
         self.tokens += completion.generated_tokens
         texts = self.texts.setdefault((number, layer), {})
         texts[index] = completion.text

@@ -18,9 +18,10 @@ from common import write
 from workload import Watched, engine_of, forget_prefixes, parser, read_questions
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Question
-from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.engines.vllm.engine import VLLMEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
 
@@ -29,9 +30,9 @@ POINTS = ("3,1", "5,1", "5,2", "5,3")
 
 def block_tokens(engine: Engine) -> int:
     """Tokens in a block of vLLM's prefix cache; 0 for an engine that shares whole prompts."""
-    if not hasattr(engine, "_llm"):
+    if not isinstance(engine, VLLMEngine):
         return 0
-    return int(engine._llm.llm_engine.vllm_config.cache_config.block_size)
+    return int(engine.llm.llm_engine.vllm_config.cache_config.block_size)
 
 
 def count(engine: Engine, questions: list[Question], k: int, layers: int) -> dict[str, Any]:

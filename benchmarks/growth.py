@@ -18,9 +18,9 @@ from common import write
 from workload import Watched, engine_of, parser, read_questions
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Question
-from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
 

@@ -14,9 +14,9 @@ import json
 from common import write
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Draft, Message, Question, Sampling
-from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from common import write
 
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.core.records import Chat, Message, Prompt, Request, Sampling
-from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.hf.engine import HFEngine
 
 K, NEW_TOKENS = 5, 48
@@ -118,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     engine = HFEngine.load({"pretrained": args.pretrained, "dtype": "bfloat16"}, HostArgs("auto", None, "cpu"))
     layer = layer_prompts(engine, args.questions, args.count)
-    engine._stops = frozenset()  # write NEW_TOKENS whatever the text
+    engine.stop_ids = frozenset()  # write NEW_TOKENS whatever the text
     text = " ".join(f"Item {number} costs {number * 3} coins and weighs {number + 7} grams." for number in range(70))
     long = [engine.renderer.encode(Chat((Message("user", text),)))]
     figures = {}

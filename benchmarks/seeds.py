@@ -19,9 +19,9 @@ from common import write
 from workload import engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Template, draft_prompt
 from lm_eval_aft.core.records import Question, Request
-from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.schedule import generation_seed
 
 INVARIANT = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
@@ -83,14 +83,14 @@ def main() -> None:
 
 def _never_stop(engine: Engine) -> None:
     """Let vLLM write ``max_tokens`` whatever the text."""
-    params, engine._stops = engine._params, frozenset()
+    params, engine.stop_ids = engine.sampling_params, frozenset()
 
     def unstoppable(request: Request) -> object:
         made = params(request)
         made.ignore_eos = True
         return made
 
-    engine._params = unstoppable
+    engine.sampling_params = unstoppable
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from typing import Any
 
 import psutil
 
+from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.records import Chat, Completion, Message, Question, Request, Sampling
-from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
+from lm_eval_aft.engines.vllm.engine import VLLMEngine
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 
 def forget_prefixes(engine: Engine) -> None:
     """Empty vLLM's prefix cache, so that no turn finds what another one left."""
-    if hasattr(engine, "_llm"):
-        engine._llm.reset_prefix_cache()
+    if isinstance(engine, VLLMEngine):
+        engine.llm.reset_prefix_cache()
 
 
 class Watched:

@@ -19,12 +19,13 @@ from lm_eval_aft import __version__
 from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
 from lm_eval_aft.core.chat import ChatContext, decode
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine, HostArgs, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import Usage, total
-from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue
 from lm_eval_aft.inference.given_drafts import GivenDrafts
@@ -149,8 +150,8 @@ class AFTLM(LM):
         usage = Usage()
         if rest or not requests:
             scorer = self._scorer("loglikelihood", len(rest))
-            rendered = self._rendered([requests[position] for position in rest])
-            usage = plain_cost(rendered, self.engine)
+            rendered = _rendered([requests[position] for position in rest], scorer)
+            usage = plain_cost(rendered, scorer, self.engine.shape)
             scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
         self._count(traces, usage, len(asked), len(rest))
         return [scores[position] for position in range(len(requests))]
@@ -158,7 +159,7 @@ class AFTLM(LM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts with the engine's own model; nothing is aggregated."""
         scorer = self._scorer("loglikelihood_rolling", len(requests))
-        answers: list[float] = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        answers = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         self._count([], plain=len(requests))
         return answers
 
@@ -168,20 +169,21 @@ class AFTLM(LM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The tokenizer's template, for lm-eval's log; of several the one with the name that was asked for."""
-        found = getattr(self.tokenizer, "chat_template", None) or ""
+        found = (self.tokenizer.chat_template if self.tokenizer is not None else None) or ""
         if isinstance(found, dict):
             return str(found.get(chat_template if isinstance(chat_template, str) else "default", ""))
         return str(found)
 
     @property
     def tokenizer(self) -> Any:
-        """The engine's tokenizer, or None where it holds none."""
-        return getattr(self.engine.renderer, "tokenizer", None)
+        """The engine's tokenizer, or None if it holds none."""
+        return self.engine.renderer.tokenizer
 
     @property
     def tokenizer_name(self) -> str:
         """Part of the name of lm-eval's request cache; other models' contexts must not be found there."""
-        return "aft-" + str(getattr(self.tokenizer, "name_or_path", self.config.engine)).replace("/", "__")
+        name = self.config.engine if self.tokenizer is None else self.tokenizer.name_or_path
+        return "aft-" + str(name).replace("/", "__")
 
     @property
     def max_length(self) -> int:
@@ -190,31 +192,30 @@ class AFTLM(LM):
 
     @property
     def device(self) -> Any:
-        """Where the engine's model is."""
-        return getattr(self.engine.scorer, "device", None)
+        """The device of the engine's model."""
+        return self.engine.device
 
     @property
     def rank(self) -> int:
         """Index of this process."""
-        return int(getattr(self.engine.scorer, "rank", 0))
+        return self.engine.processes.rank
 
     @property
     def world_size(self) -> int:
         """Number of processes that share the requests."""
-        return int(getattr(self.engine.scorer, "world_size", 1))
+        return self.engine.processes.world_size
 
     def all_gather(self, tensor: Any) -> Any:
         """See ``LM.all_gather``."""
-        return self.engine.scorer.all_gather(tensor) if self.world_size > 1 else tensor
+        return self.engine.processes.all_gather(tensor)
 
     def gather_object(self, obj: Any, dst: int = 0) -> Any:
         """See ``LM.gather_object``."""
-        return self.engine.scorer.gather_object(obj, dst) if self.world_size > 1 else [obj]
+        return self.engine.processes.gather_object(obj, dst)
 
     def barrier(self) -> None:
         """See ``LM.barrier``."""
-        if self.world_size > 1:
-            self.engine.scorer.barrier()
+        self.engine.processes.barrier()
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Refuse lm-eval's response cache.
@@ -229,7 +230,6 @@ class AFTLM(LM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval merges into the results file under ``config``."""
-        base = self.engine.scorer.get_model_info() if hasattr(self.engine.scorer, "get_model_info") else {}
         shape = self.engine.shape
         ours = {
             "version": __version__,
@@ -243,7 +243,7 @@ class AFTLM(LM):
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
-        return {**base, "aft": ours}
+        return {**self.engine.model_info(), "aft": ours}
 
     # ------------------------------------------------------------------ helpers
 
@@ -251,12 +251,12 @@ class AFTLM(LM):
         self, asked: Sequence[ChoiceQuestion], quiet: bool
     ) -> tuple[dict[int, tuple[float, bool]], list[Trace]]:
         """Draft each question once and score its choices under the aggregation prompt; write the traces."""
-        self._scorer("loglikelihood", 0)
+        scorer = self._scorer("loglikelihood", 0)
         questions = [quiz.question for quiz in asked]
         announce(questions, self.config, self.world_size)
         with stoppable(self.store):
             traces = self._propose(questions, quiet, answer=False)
-            scores, done = score_questions(asked, traces, self.engine, self.template, self.config, quiet=quiet)
+            scores, done = score_questions(asked, traces, self.engine, scorer, self.template, self.config, quiet=quiet)
         self._write_traces(done)
         return scores, done
 
@@ -302,18 +302,7 @@ class AFTLM(LM):
         for gathered in self.gather_object(counts) or [counts]:
             self._totals += gathered
 
-    def _rendered(self, requests: Sequence[Instance]) -> list[Instance]:
-        """The requests with each chat context as the text that --model hf would score."""
-        rendered = []
-        for request in requests:
-            context, *others = request.args
-            if isinstance(context, str) and not (chat := decode(context)).wrapped:
-                messages = [message.to_dict() for message in chat.with_prefill]
-                context = self.engine.scorer.apply_chat_template(messages, add_generation_prompt=not chat.prefill)
-            rendered.append(replace(request, arguments=(context, *others)))
-        return rendered
-
-    def _scorer(self, kind: str, count: int) -> Any:
+    def _scorer(self, kind: str, count: int) -> Scorer:
         if self.engine.scorer is None:
             raise EngineError(
                 f"engine={self.config.engine} cannot answer {kind} requests: use engine=hf or a generate_until task."
@@ -327,6 +316,18 @@ class AFTLM(LM):
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given.source if self._given else None
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
+
+
+def _rendered(requests: Sequence[Instance], scorer: Scorer) -> list[Instance]:
+    """The requests with each chat context as the text that --model hf would score."""
+    rendered = []
+    for request in requests:
+        context, *others = request.args
+        if isinstance(context, str) and not (chat := decode(context)).wrapped:
+            messages = [message.to_dict() for message in chat.with_prefill]
+            context = scorer.apply_chat_template(messages, add_generation_prompt=not chat.prefill)
+        rendered.append(replace(request, arguments=(context, *others)))
+    return rendered
 
 
 def _readable(usage: Usage, counted: bool) -> dict[str, int | None]:

@@ -56,7 +56,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_engine(tiny: str):
     """The hf engine around it, in fp32 on the CPU."""
-    from lm_eval_aft.engines.base import HostArgs
+    from lm_eval_aft.core.engine import HostArgs
     from lm_eval_aft.engines.hf.engine import HFEngine
 
     return HFEngine.load({"pretrained": tiny, "dtype": "float32"}, HostArgs("auto", None, "cpu"))

@@ -123,7 +123,7 @@ def test_a_stop_string_that_no_text_shows_ends_the_answer_as_in_model_hf(tmp_pat
     settings = {"until": ["<|im_start|>", "<|im_end|>"], "do_sample": False, "max_gen_toks": 64}
     request = Instance("generate_until", {"q": 1}, ("1+1?", settings), 0, metadata=("t", 0, 1))
     assert model.generate_until([request], disable_tqdm=True) == ["It is 7."]
-    assert model.engine.scorer.generate_until([request], disable_tqdm=True) == ["It is 7."]
+    assert model.engine.lm.generate_until([request], disable_tqdm=True) == ["It is 7."]
 
 
 def test_stop_strings_that_end_texts_anyway_change_no_sampling(tiny):

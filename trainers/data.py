@@ -380,7 +380,8 @@ def _scoring_engine(model_args: str, device: str, batch_size: str) -> tuple[Any,
     """The hf engine, and an encoder with its tokenizer and the checkpoint's template."""
     from lm_eval_aft.core.arguments import key_values
     from lm_eval_aft.core.config import AFTConfig
-    from lm_eval_aft.engines.base import HostArgs, load_engine
+    from lm_eval_aft.core.engine import HostArgs
+    from lm_eval_aft.engines.registry import load_engine
     from lm_eval_aft.inference.checkpoint import choose_template
     from trainers.fitting.examples import Encoder
 

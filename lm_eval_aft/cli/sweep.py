@@ -82,7 +82,7 @@ def run_sweep(
     Raises:
         ConfigError: If the folder holds a sweep with other settings.
     """
-    from lm_eval_aft.engines.base import load_engine
+    from lm_eval_aft.engines.registry import load_engine
     from lm_eval_aft.inference.checkpoint import choose_template
     from lm_eval_aft.model import AFTLM
     from lm_eval_aft.storage.draft_store import open_store
@@ -266,7 +266,7 @@ def sweep(**given: Any) -> None:
     from lm_eval.utils import setup_logging
 
     import lm_eval_aft
-    from lm_eval_aft.engines.base import HostArgs
+    from lm_eval_aft.core.engine import HostArgs
 
     setup_logging()
     lm_eval_aft.register()

@@ -73,6 +73,10 @@ def decode(context: str) -> Chat:
 class Renderer(Protocol):
     """Turns chats into prompts and measures text in tokens."""
 
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer, or None if it has none."""
+
     def encode(self, chat: Chat) -> Prompt:
         """Render a chat, ready for the next assistant turn."""
 

@@ -1,7 +1,6 @@
-"""A deterministic engine without weights, on the same path as the real ones.
+"""A deterministic engine without weights, for tests and demonstrations.
 
-The text of a completion is a function of its prompt and seed, so tests and demonstrations run anywhere in no time.
-Knows nothing of drafts. Loaded by ``engine=scripted``, or built by tests with a script of their own.
+The text of a completion is a function of its prompt and seed.
 """
 
 from __future__ import annotations
@@ -13,19 +12,21 @@ from typing import Any
 from lm_eval_aft.core.arguments import integer
 from lm_eval_aft.core.chat import strip_control
 from lm_eval_aft.core.config import refuse_unknown
+from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Request
 from lm_eval_aft.core.usage import ModelShape
-from lm_eval_aft.engines.base import HostArgs
 
 Script = Callable[[Request], str]
 CONTROL = ("<|start|>", "<|end|>")
 
 
 class WordRenderer:
-    """One word, one token: enough to measure and to cut."""
+    """Counts one token a word."""
+
+    tokenizer: Any = None
 
     def encode(self, chat: Chat) -> Prompt:
-        """See ``Renderer.encode``; there are no token ids."""
+        """See ``Renderer.encode``. There are no token ids."""
         words = sum(len(m.content.split()) + 1 for m in chat.messages) + len(chat.prefill.split())
         return Prompt(chat, None, words, chat.identity)
 
@@ -43,25 +44,27 @@ class WordRenderer:
 
 
 def numbered_answer(request: Request) -> str:
-    """The default script: a short text that ends in a number drawn from prompt and seed."""
+    """The default script: a short text that ends in a number computed from prompt and seed."""
     key = f"{request.prompt.digest}/{request.sampling.temperature and request.seed}"
     number = int.from_bytes(sha256(key.encode()).digest()[:4]) % 100
     return f"Working it out step by step gives {number}. The answer is {number}."
 
 
 class ScriptedEngine:
-    """Answers every request with what its script returns."""
+    """Answers every request with the text that its script returns."""
 
-    shape: ModelShape | None = None
     counts_shared_prefill = True
-    scorer: Any = None
+    shape: ModelShape | None = None
+    scorer: Scorer | None = None
+    processes: Processes = SingleProcess()
+    device: Any = None
 
     def __init__(self, script: Script = numbered_answer, max_length: int = 8192) -> None:
         """Build an engine.
 
         Args:
-            script: Text for a request; must be a function of the request alone.
-            max_length: Words a prompt and its completion may have together.
+            script: Returns the text for a request. It must depend on the request alone.
+            max_length: Maximum words of a prompt and its completion together.
         """
         self.renderer = WordRenderer()
         self.script, self.max_length = script, max_length
@@ -69,28 +72,37 @@ class ScriptedEngine:
         self.info: Mapping[str, Any] = {"script": script.__qualname__}
 
     @classmethod
-    def load(cls, engine_args: dict[str, Any], host: HostArgs) -> ScriptedEngine:
-        """Build one from model arguments; ``pretrained`` names the run and loads nothing."""
+    def load(cls, engine_args: Mapping[str, Any], host: HostArgs) -> ScriptedEngine:
+        """Build an engine from model arguments. ``pretrained`` names the run only; nothing is loaded."""
         refuse_unknown(engine_args, {"pretrained", "max_length"}, "scripted")
         return cls(max_length=integer(1)("max_length", engine_args.get("max_length", 8192)))
 
+    def model_info(self) -> dict[str, Any]:
+        """See ``Engine.model_info``."""
+        return {}
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``."""
-        seen: set[str] = set()
+        computed: set[str] = set()
         for position, request in enumerate(requests):
-            first = request.prompt.digest not in seen
-            seen.add(request.prompt.digest)
-            yield position, self._complete(request, shared=not first)
+            prompt = request.prompt.digest
+            yield position, self.complete(request, shared=prompt in computed)
+            computed.add(prompt)
 
-    def _complete(self, request: Request, shared: bool) -> Completion:
+    def complete(self, request: Request, shared: bool) -> Completion:
+        """The completion of a request.
+
+        Args:
+            request: What to complete.
+            shared: Whether another request has computed the same prompt.
+        """
         words = self.script(request).split(" ")
-        cut = len(words) > request.sampling.max_tokens
-        prompt_tokens = request.prompt.prompt_tokens
+        limit, prompt_tokens = request.sampling.max_tokens, request.prompt.prompt_tokens
         return Completion(
-            text=" ".join(words[: request.sampling.max_tokens]),
+            text=" ".join(words[:limit]),
             token_ids=(),
-            finish_reason="length" if cut else "stop",
+            finish_reason="length" if len(words) > limit else "stop",
             prompt_tokens=prompt_tokens,
             computed_prompt_tokens=0 if shared else prompt_tokens,
-            generated_tokens=min(len(words), request.sampling.max_tokens),
+            generated_tokens=min(len(words), limit),
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Completion, Request
-from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.interrupts import raise_if_stopped
 from lm_eval_aft.storage.draft_store import Store
 

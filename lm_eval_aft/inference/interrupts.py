@@ -1,15 +1,12 @@
-"""How a run ends in order: on SIGINT and SIGTERM, and at the end of one process of several.
+"""Ends a run in order on SIGINT or SIGTERM.
 
-The first signal ends a run, and says what is kept and how to go on; a second one ends the process at once. Knows
-signals, the store's path and torch's process group; nothing of engines. Called by ``model`` around the schedule, which
-commits what is finished while the exception passes through it, and by what makes a process group.
+The first signal ends the run, and the message says what is kept and how to resume. A second signal ends the process
+at once. The schedule commits finished generations while the exception passes through it.
 """
 
 from __future__ import annotations
 
-import atexit
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,21 +70,3 @@ def _sentence(number: int, store: Store) -> str:
         return f"stopped by {name}; nothing is kept without a draft store: give record=DIR or cache=FILE next time."
     kept = store.info().generations
     return f"stopped by {name}; {kept:,} finished generations are in {store.path}: the same command goes on from there."
-
-
-def leave_group_at_exit() -> None:
-    """Have torch's process group, if there is one, destroyed while the interpreter is whole.
-
-    Gloo's threads may hold tensors of the last collective; freed after the interpreter, they abort a process that had
-    finished, and torchrun calls the run failed (seen once, in CI, not reproduced; pytorch/pytorch pull request 179291).
-    """
-    atexit.unregister(_leave_group)
-    atexit.register(_leave_group)
-
-
-def _leave_group() -> None:
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return
-    if distributed.get_backend() == "gloo":  # others may wait for a process that has failed
-        distributed.destroy_process_group()

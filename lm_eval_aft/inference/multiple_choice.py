@@ -27,17 +27,14 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.progress import Bar
+from lm_eval_aft.core.engine import Engine, Score, Scorer
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.core.records import Question, Trace
-from lm_eval_aft.core.usage import Usage, read_only, total
-from lm_eval_aft.engines.base import Engine
+from lm_eval_aft.core.usage import ModelShape, Usage, read_only, total
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.requests import make_question
 
 SPARE_TOKENS = 2  # vLLM writes a token after what it scores; a choice may have one more beside a prompt than alone
-
-Score = tuple[float, bool]  # lm-eval's: log-probability of a continuation, and whether it is the greedy one
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +76,7 @@ def score_questions(
     asked: Sequence[ChoiceQuestion],
     traces: Sequence[Trace],
     engine: Engine,
+    scorer: Scorer,
     template: Template,
     config: AFTConfig,
     *,
@@ -89,7 +87,8 @@ def score_questions(
     Args:
         asked: Questions with their choices.
         traces: What was written about each, its last layer last.
-        engine: Renders prompts and scores.
+        engine: Renders prompts.
+        scorer: Its scorer.
         template: Its aggregate block is used.
         config: ``layers``, ``mcq_orders``, ``probe`` and ``seed`` are read.
         quiet: No progress bar.
@@ -102,11 +101,11 @@ def score_questions(
         PromptTooLong: If a question with its longest choice does not fit.
     """
     sheets = [
-        _sheet(quiz, texts, engine, template)
+        _sheet(quiz, texts, engine, scorer, template)
         for quiz, trace in zip(asked, traces, strict=True)
         for texts in orders(trace, config)
     ]
-    scored = _score(sheets, engine, quiet)
+    scored = _score(sheets, scorer, quiet)
     scores: dict[int, Score] = {}
     done = []
     for number, (quiz, trace) in enumerate(zip(asked, traces, strict=True)):
@@ -114,7 +113,8 @@ def score_questions(
         means = [_mean(column) for column in zip(*scored[own], strict=True)]
         for positions, mean in zip(quiz.choices.values(), means, strict=True):
             scores |= dict.fromkeys(positions, mean)
-        done.append(_finished(trace, list(quiz.choices), means, sheets[own], engine))
+        cost = total([_sheet_cost(sheet, scorer, engine.shape) for sheet in sheets[own]])
+        done.append(_finished(trace, list(quiz.choices), means, sheets[own], cost))
     return scores, done
 
 
@@ -127,49 +127,32 @@ def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
     return [texts, *(rng.sample(texts, len(texts)) for _ in range(config.mcq_orders - 1))]
 
 
-def plain_cost(requests: Sequence[Instance], engine: Engine) -> Usage:
+def plain_cost(requests: Sequence[Instance], scorer: Scorer, shape: ModelShape | None) -> Usage:
     """What scoring requests at once reads: the hf engine computes those that differ in their last token once."""
-    read = [_pair(engine.scorer, *request.args) for request in requests]
+    read = [scorer.encode_pair(*request.args) for request in requests]
     lines = [(*context, *continuation) for context, continuation in read]
-    if not _shares(engine):
-        return total([read_only(len(line), [len(line)], engine.shape) for line in lines])
+    if not scorer.shares_prompts:
+        return total([read_only(len(line), [len(line)], shape) for line in lines])
     counts = Counter(line[:-1] for line in lines)
-    return total([read_only(len(line), [len(line) + 1] * count, engine.shape) for line, count in counts.items()])
+    return total([read_only(len(line), [len(line) + 1] * count, shape) for line, count in counts.items()])
 
 
-def _sheet(quiz: ChoiceQuestion, texts: Sequence[str], engine: Engine, template: Template) -> _ScoringPrompt:
-    renderer: Any = engine.renderer  # an engine that scores holds a tokenizer
+def _sheet(
+    quiz: ChoiceQuestion, texts: Sequence[str], engine: Engine, scorer: Scorer, template: Template
+) -> _ScoringPrompt:
+    renderer = engine.renderer
     room = engine.max_length - SPARE_TOKENS - max(map(renderer.count, quiz.choices))
     fitted = aggregate_prompt(template, renderer, quiz.question.chat, texts, room, final=True)
-    text = renderer.render(fitted.prompt.chat)
-    pairs = [_pair(engine.scorer, text, choice) for choice in quiz.choices]
+    text = scorer.render(fitted.prompt.chat)
+    pairs = [scorer.encode_pair(text, choice) for choice in quiz.choices]
     return _ScoringPrompt(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
 
 
-def _pair(scorer: Any, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Both as token ids, as lm-eval splits them: white space at the end of the context goes to the continuation."""
-    if not context:
-        return (scorer.prefix_token_id,), tuple(scorer.tok_encode(continuation, add_special_tokens=False))
-    head, tail = scorer._encode_pair(context, continuation)
-    return tuple(head), tuple(tail)
-
-
-def _shares(engine: Engine) -> bool:
-    return hasattr(engine, "score_choices")
-
-
-def _score(sheets: Sequence[_ScoringPrompt], engine: Any, quiet: bool) -> list[list[Score]]:
+def _score(sheets: Sequence[_ScoringPrompt], scorer: Scorer, quiet: bool) -> list[list[Score]]:
     """The scores of each sheet's choices, in their order."""
-    if not _shares(engine):
-        rows = [(("", ""), list(sheet.prompt), list(ids)) for sheet in sheets for ids in sheet.choices]
-        flat = iter(engine.scorer._loglikelihood_tokens(rows, disable_tqdm=quiet))  # lm-eval's entrance for token ids
-        return [[next(flat) for _ in sheet.choices] for sheet in sheets]
-    found: dict[int, list[Score]] = {}
-    with Bar(desc="choices", total=len(sheets), disable=quiet, unit="prompt", smoothing=0) as bar:
-        for number, scores in engine.score_choices([s.prompt for s in sheets], [s.choices for s in sheets]):
-            found[number] = scores
-            bar.update()
-    return [found[number] for number in range(len(sheets))]
+    prompts, choices = [sheet.prompt for sheet in sheets], [sheet.choices for sheet in sheets]
+    scores = dict(scorer.score_choices(prompts, choices, quiet=quiet))
+    return [scores[index] for index in range(len(sheets))]
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -178,10 +161,9 @@ def _mean(scores: Sequence[Score]) -> Score:
 
 
 def _finished(
-    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_ScoringPrompt], engine: Engine
+    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_ScoringPrompt], cost: Usage
 ) -> Trace:
     """The trace with its scores, the choice they elect, what was cut to fit, and the cost."""
-    cost = total([_sheet_cost(sheet, engine) for sheet in sheets])
     best = max(range(len(means)), key=lambda index: means[index][0])
     return replace(
         trace,
@@ -193,8 +175,8 @@ def _finished(
     )
 
 
-def _sheet_cost(sheet: _ScoringPrompt, engine: Engine) -> Usage:
+def _sheet_cost(sheet: _ScoringPrompt, scorer: Scorer, shape: ModelShape | None) -> Usage:
     start, ends = len(sheet.prompt), [len(sheet.prompt) + len(choice) for choice in sheet.choices]
-    if _shares(engine):
-        return read_only(start, ends, engine.shape)
-    return total([read_only(start, [end], engine.shape) for end in ends])
+    if scorer.shares_prompts:
+        return read_only(start, ends, shape)
+    return total([read_only(start, [end], shape) for end in ends])

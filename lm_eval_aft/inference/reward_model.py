@@ -14,8 +14,9 @@ from jinja2.exceptions import TemplateError as JinjaError
 from tqdm import tqdm
 
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError
+from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Message
-from lm_eval_aft.core.usage import ModelShape, Usage, total
+from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.storage.draft_store import Store
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
@@ -57,7 +58,7 @@ class RewardModel:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.pad: int | None = model.config.get_text_config().pad_token_id
-        self.name, self.store, self.batch_size, self.shape = name, store, batch_size, _shape(self.model)
+        self.name, self.store, self.batch_size, self.shape = name, store, batch_size, model_shape(self.model)
         self.fingerprint = "reward2|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
 
     def score(self, rows: Sequence[Sequence[Dialogue]]) -> list[list[float]]:
@@ -115,11 +116,3 @@ class RewardModel:
         with torch.inference_mode():
             scores: list[float] = self.model(**batch).logits[:, 0].float().tolist()
         return scores
-
-
-def _shape(model: Any) -> ModelShape:
-    """The sizes that decide what a token costs; the input embedding is left out."""
-    text = model.config.get_text_config()
-    parameters = sum(w.numel() for w in model.parameters()) - model.get_input_embeddings().weight.numel()
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return ModelShape(parameters, text.num_hidden_layers, text.num_attention_heads * size)

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, total
-from lm_eval_aft.engines.base import Engine
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import apply_probe

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Message, Question
 from lm_eval_aft.core.usage import Usage
-from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.extraction import choose_extraction, has_extraction
 from lm_eval_aft.inference.reward_model import RewardModel

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.records import Message
-from lm_eval_aft.core.secrets import refuse_secrets
-from lm_eval_aft.engines.api.client import KEY, Cancelled, ChatClient, Refused, Unreachable
+from lm_eval_aft.core.secrets import KEY_VARIABLE, refuse_secrets
+from lm_eval_aft.engines.api.client import Cancelled, ChatClient, Refused, Unreachable
+from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
 from lm_eval_aft.judging.cache import JudgeCache
 
@@ -226,41 +225,24 @@ class Judge:
 
     def _run(self, missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply | Exception]]:
         """Make the calls; after the first that fails no other is begun, but those under way are waited for."""
-        calls = deque(missing.items())
-        outcomes: SimpleQueue[tuple[str, JudgeReply | Exception] | None] = SimpleQueue()
-        stop = threading.Event()
-        workers = min(self.concurrency, len(calls))
-        for _ in range(workers):  # daemons: an interrupted command need not wait for the server
-            threading.Thread(target=self._work, args=(calls, outcomes, stop), daemon=True).start()
-        try:
-            while workers:
-                outcome = outcomes.get()
-                if outcome is None:
-                    workers -= 1
-                    continue
-                self.calls_made += 1
-                yield outcome
-        finally:
-            stop.set()
+        outcomes = run_calls(
+            missing.items(),
+            self._reply_to,
+            threading.Event(),
+            concurrency=self.concurrency,
+            disconnect=self.client.disconnect,
+        )
+        for (key, _), outcome in outcomes:
+            self.calls_made += 1
+            yield key, outcome
 
-    def _work(self, calls: deque[tuple[str, JudgeCall]], outcomes: SimpleQueue[Any], stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                key, call = calls.popleft()
-            except IndexError:
-                break
-            try:
-                reply = self._one(call, stop)
-                if not reply.refused:
-                    self.cache.put(key, json.dumps(asdict(reply)))
-                outcomes.put((key, reply))
-            except Cancelled:
-                break
-            except Exception as error:  # ``_replies`` raises it, when every call under way has ended
-                stop.set()
-                outcomes.put((key, error))
-        self.client.disconnect()
-        outcomes.put(None)
+    def _reply_to(self, keyed_call: tuple[str, JudgeCall], stop: threading.Event) -> JudgeReply:
+        """Make one call, and keep its reply at once unless the server refused it."""
+        key, call = keyed_call
+        reply = self._one(call, stop)
+        if not reply.refused:
+            self.cache.put(key, json.dumps(asdict(reply)))
+        return reply
 
     def _one(self, call: JudgeCall, stop: threading.Event) -> JudgeReply:
         """One whole reply; a broken one is asked for again."""
@@ -297,7 +279,7 @@ class Judge:
         if isinstance(error, Unreachable):
             return JudgeError(f"{where} stopped answering ({error}); {then}")
         if isinstance(error, Refused) and error.status in (401, 403):
-            state = f"refuses the key in {KEY}" if self.client.has_key else f"wants a key: set {KEY}"
+            state = f"refuses the key in {KEY_VARIABLE}" if self.client.has_key else f"wants a key: set {KEY_VARIABLE}"
             return JudgeError(f"{where} {state} (HTTP {error.status}: {error.message}); {then}")
         if isinstance(error, Refused):
             return JudgeError(f"{where} refuses model {self.model} (HTTP {error.status}: {error.message}); {then}")

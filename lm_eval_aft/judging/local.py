@@ -10,9 +10,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.engines.api.client import Cancelled, Refused
-from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 
 
 class LocalClient:

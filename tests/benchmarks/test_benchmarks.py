@@ -14,6 +14,7 @@ from helpers.paths import ROOT
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.engines.vllm.engine import VLLMEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
 
@@ -66,8 +67,8 @@ def test_hf_computes_each_distinct_prompt_once(run, tiny):
 
 def test_counts_notice_a_prompt_that_is_computed_twice(script):
     class Wasteful(ScriptedEngine):
-        def _complete(self, request, shared):
-            return super()._complete(request, shared=False)
+        def complete(self, request, shared):
+            return super().complete(request, shared=False)
 
     row = script("counts").count(Wasteful(), questions(), 3, 2)
     assert row["computed_prompt_tokens"] == row["asked_prompt_tokens"]
@@ -75,10 +76,13 @@ def test_counts_notice_a_prompt_that_is_computed_twice(script):
 
 
 def test_vllm_may_compute_a_block_more_for_each_further_text(script):
-    engine = ScriptedEngine()
+    class PagedEngine(ScriptedEngine, VLLMEngine):
+        """Scripted texts from what the benchmark takes for vLLM."""
+
+    engine = PagedEngine()
     cache = SimpleNamespace(block_size=16)
     core = SimpleNamespace(vllm_config=SimpleNamespace(cache_config=cache))
-    engine._llm = SimpleNamespace(llm_engine=core, reset_prefix_cache=lambda: None)
+    engine.llm = SimpleNamespace(llm_engine=core, reset_prefix_cache=lambda: None)
     row = script("counts").count(engine, questions(), 3, 1)
     # three drafts of each prompt, then one answer: two further texts a question
     allowed = row["distinct_prompt_tokens"] + 6 * 2 * 16
@@ -146,9 +150,9 @@ class SteppedEngine(ScriptedEngine):
         super().__init__()
         self.asked: dict[str, object] = {}
         self.sent: set[tuple[str, int]] = set()
-        self._llm = SimpleNamespace(llm_engine=self)
+        self.llm = SimpleNamespace(llm_engine=self)
 
-    def _params(self, request):
+    def sampling_params(self, request):
         return request
 
     def add_request(self, name, prompt, request):
@@ -159,8 +163,8 @@ class SteppedEngine(ScriptedEngine):
         name, _ = self.asked.popitem()
         return [SimpleNamespace(finished=True, request_id=name)]
 
-    def _completion(self, request, output):
-        return self._complete(request, shared=False)
+    def completion(self, request, output):
+        return self.complete(request, shared=False)
 
 
 def test_streaming_asks_what_the_schedule_asks(script):

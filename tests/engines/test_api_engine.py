@@ -12,14 +12,15 @@ import pytest
 
 from helpers.fake_server import FakeServer, Reply, completion, said
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Request, Sampling
 from lm_eval_aft.engines.api import client as api_client
 from lm_eval_aft.engines.api.engine import APIEngine
 from lm_eval_aft.engines.api.renderers import EstimateRenderer
-from lm_eval_aft.engines.api.responses import _shares
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.api.responses import split_total
+from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import SQLiteStore
 
@@ -94,10 +95,10 @@ class TestAsking:
         with pytest.raises(EngineError, match="n=5 with 1 choices"):
             complete(engine, requests)
 
-    def test_shares_of_a_sum_keep_the_sum(self):
-        assert _shares(10, [1, 1, 2]) == [2, 3, 5]
-        assert _shares(7, [0, 0, 0]) == [2, 2, 3]
-        assert sum(_shares(1001, [3, 11, 5, 0])) == 1001
+    def testsplit_total_of_a_sum_keep_the_sum(self):
+        assert split_total(10, [1, 1, 2]) == [2, 3, 5]
+        assert split_total(7, [0, 0, 0]) == [2, 2, 3]
+        assert sum(split_total(1001, [3, 11, 5, 0])) == 1001
 
     @pytest.mark.parametrize(
         ("content", "text"),

@@ -11,11 +11,13 @@ import torch
 import transformers
 
 from helpers.tiny_models import save_tiny, tiny_tokenizer
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.ending import has_ended, text_before_stop
 from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.engines.hf.sampling import RowSampler, threshold
+from lm_eval_aft.engines.registry import load_engine
 
 SAMPLED, GREEDY = Sampling(0.8, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
 TEXTS = ["a", "a longer question about spiders", "the longest question of all, well beyond the sliding window", "b"]
@@ -62,7 +64,7 @@ def test_samples_do_not_depend_on_batch_order_or_company(engine):
     assert len(set(together)) > len(TEXTS)  # samples of one prompt differ
     assert ids(engine, requests[::-1])[::-1] == together
     assert [ids(engine, [request])[0] for request in requests[:4]] == together[:4]
-    engine._batch_prompts, engine._batch_tokens = 1, 200
+    engine.limits.prompts, engine.limits.tokens = 1, 200
     assert ids(engine, requests) == together
 
 
@@ -107,24 +109,24 @@ class TestMemory:
     def test_out_of_memory_halves_and_goes_on(self, tiny_engine, monkeypatch, caplog):
         requests = ask(tiny_engine)
         expected = ids(tiny_engine, requests)
-        forward = tiny_engine._forward
+        forward = tiny_engine.model.forward
 
-        def limited(tokens, mask, position_ids, cache):
-            if len(mask) > 2:
+        def limited(**inputs):
+            if len(inputs["attention_mask"]) > 2:
                 raise torch.OutOfMemoryError("simulated: more than two rows")
-            return forward(tokens, mask, position_ids, cache)
+            return forward(**inputs)
 
-        monkeypatch.setattr(tiny_engine, "_forward", limited)
-        monkeypatch.setattr(tiny_engine, "_batch_tokens", 4000)
+        monkeypatch.setattr(tiny_engine.model, "forward", limited)
+        monkeypatch.setattr(tiny_engine.limits, "tokens", 4000)
         assert ids(tiny_engine, requests) == expected
         assert "Out of memory" in caplog.text
 
     def test_one_sequence_that_does_not_fit_is_an_error(self, tiny_engine, monkeypatch):
-        def never(*_):
+        def never(**_):
             raise torch.OutOfMemoryError("simulated")
 
-        monkeypatch.setattr(tiny_engine, "_forward", never)
-        monkeypatch.setattr(tiny_engine, "_batch_tokens", 4000)
+        monkeypatch.setattr(tiny_engine.model, "forward", never)
+        monkeypatch.setattr(tiny_engine.limits, "tokens", 4000)
         with pytest.raises(EngineError, match="does not fit the memory"):
             ids(tiny_engine, ask(tiny_engine))
 
@@ -134,21 +136,21 @@ class TestMemory:
         )
         expected, requests = zip(by_length[0], by_length[-1], strict=True)
         expected = list(expected)
-        forward, failed = tiny_engine._forward, []
+        forward, failed = tiny_engine.model.forward, []
 
-        def once(tokens, mask, position_ids, cache):
-            if tokens.shape == (1, 1) and not failed:
+        def once(**inputs):
+            if inputs["input_ids"].shape == (1, 1) and not failed:
                 failed.append(True)
                 raise torch.OutOfMemoryError("simulated")
-            return forward(tokens, mask, position_ids, cache)
+            return forward(**inputs)
 
-        monkeypatch.setattr(tiny_engine, "_forward", once)
-        monkeypatch.setattr(tiny_engine, "_batch_tokens", 4000)
+        monkeypatch.setattr(tiny_engine.model, "forward", once)
+        monkeypatch.setattr(tiny_engine.limits, "tokens", 4000)
         assert ids(tiny_engine, requests) == expected
         assert failed
 
     def test_other_errors_pass(self, tiny_engine, monkeypatch):
-        monkeypatch.setattr(tiny_engine, "_forward", lambda *_: 1 / 0)
+        monkeypatch.setattr(tiny_engine.model, "forward", lambda **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ids(tiny_engine, ask(tiny_engine))
 
@@ -194,21 +196,20 @@ class TestSampler:
 
 
 class TestEnds:
-    """Of drafts, by draft_until."""
+    """Where a draft ends with draft_until."""
 
     @pytest.mark.parametrize("stop", ["Question:", "\u95ee\u9898\uff1a"])
-    def test_a_stop_string_is_seen_whatever_its_tokens(self, tiny_engine, stop):
-        until = replace(SAMPLED, until=(stop,))
-        written = tiny_engine.tokenizer.encode(f"so 5\n{stop}", add_special_tokens=False)
-        assert tiny_engine._ended(written, until)
-        assert not tiny_engine._ended(written[:-1], until)
+    def test_a_stop_string_is_found_whatever_its_tokens(self, tiny_engine, stop):
+        tokenizer, sampling = tiny_engine.tokenizer, replace(SAMPLED, until=(stop,))
+        token_ids = tokenizer.encode(f"so 5\n{stop}", add_special_tokens=False)
+        assert has_ended(tokenizer, token_ids, tiny_engine.stop_ids, sampling)
+        assert not has_ended(tokenizer, token_ids[:-1], tiny_engine.stop_ids, sampling)
 
     def test_a_stop_string_may_be_a_special_token(self, tiny_engine):
-        (request,) = ask(tiny_engine, replace(SAMPLED, until=("<|im_start|>",)), 1, ["a"])
-        written = tiny_engine.tokenizer.encode("so 5<|im_start|>", add_special_tokens=False)
-        assert tiny_engine._ended(written, request.sampling)
-        found = tiny_engine._completion(request, written, True)
-        assert (found.text, found.finish_reason) == ("so 5", "stop")
+        tokenizer, sampling = tiny_engine.tokenizer, replace(SAMPLED, until=("<|im_start|>",))
+        token_ids = tokenizer.encode("so 5<|im_start|>", add_special_tokens=False)
+        assert has_ended(tokenizer, token_ids, tiny_engine.stop_ids, sampling)
+        assert text_before_stop(tokenizer, token_ids, tiny_engine.stop_ids, sampling.until) == ("so 5", True)
 
     def test_beams_apply_no_penalty_of_the_generation_config(self, tiny_engine, monkeypatch):
         beams = ask(tiny_engine, replace(GREEDY, beams=3), 1)
@@ -308,7 +309,7 @@ class TestLoading:
 def test_a_spare_pad_changes_no_text(tiny_engine, monkeypatch):
     requests = ask(tiny_engine)
     expected = ids(tiny_engine, requests)
-    monkeypatch.setattr(tiny_engine, "_spare", 1)  # what bf16 on a CPU gets
+    monkeypatch.setattr(tiny_engine, "spare_pads", 1)  # what bf16 on a CPU gets
     assert ids(tiny_engine, requests) == expected
 
 
@@ -337,9 +338,16 @@ class TestAdapters:
         alone = [ids(engine, [replace(request)])[0] for request in requests]
         assert ids(engine, requests) == alone
 
-    def test_logits_of_a_prompt_are_left_out_and_replaced_weights_not_counted(self, tiny_engine, tiny, tmp_path):
+    def test_logits_of_a_prompt_are_left_out_and_replaced_weights_not_counted(
+        self, tiny_engine, tiny, tmp_path, monkeypatch
+    ):
         model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
         saved = ["embed_tokens", "lm_head"]
         engine = self.adapted(model, tmp_path, target_modules=["q_proj"], modules_to_save=saved)
-        assert engine._accepts >= {"position_ids", "logits_to_keep"}
+        base, inputs = engine.model.get_base_model(), []
+        forward = base.forward
+        monkeypatch.setattr(base, "forward", lambda **given: inputs.append(given) or forward(**given))
+        ids(engine, ask(engine, samples=1, texts=TEXTS[:1]))
+        assert all(given.keys() >= {"position_ids", "logits_to_keep"} for given in inputs)
+        assert inputs
         assert engine.shape.parameters == tiny_engine.shape.parameters + 2 * (2 * 32 + 2 * 32)  # two layers' adapters

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.core.usage import ModelShape
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 
 vllm_only = [
     pytest.mark.vllm,
@@ -55,15 +56,15 @@ def test_engines_that_spread_the_work_themselves_run_in_one_process(name, monkey
 
 
 def test_of_several_likeliest_tokens_each_is_greedy():
-    from lm_eval_aft.engines.vllm.scorer import _score
+    from lm_eval_aft.engines.vllm.prompt_lm import continuation_score
 
     def row(**logprobs: float) -> dict[int, SimpleNamespace]:
         return {int(token[1:]): SimpleNamespace(logprob=value, rank=2) for token, value in logprobs.items()}
 
     scored = SimpleNamespace(prompt_token_ids=[1, 2, 3], prompt_logprobs=[None, row(t2=-0.5, t9=-0.5), row(t3=-1.0)])
-    assert _score(scored, 2) == (-1.5, True)
+    assert continuation_score(scored, 2) == (-1.5, True)
     scored.prompt_logprobs[1] = row(t2=-0.7, t9=-0.5)
-    assert _score(scored, 2) == (-1.7, False)
+    assert continuation_score(scored, 2) == (-1.7, False)
 
 
 def test_absent_vllm_names_the_extra(monkeypatch):
@@ -167,7 +168,7 @@ class TestGeneration:
         assert ids(engine, requests) != ids(engine, requests)
 
     def test_counts_are_those_of_the_tokens(self, engine):
-        engine._llm.reset_prefix_cache()
+        engine.llm.reset_prefix_cache()
         requests = ask(engine, Sampling(1.0, 0.9, 0, 60))
         completions = complete(engine, requests)
         assert {c.finish_reason for c in completions} == {"stop", "length"}
@@ -199,12 +200,12 @@ class TestGeneration:
         steps = engine.generate(requests)
         position, first = next(steps)
         steps.close()
-        assert engine._llm.llm_engine.get_num_unfinished_requests() == 0
+        assert engine.llm.llm_engine.get_num_unfinished_requests() == 0
         assert complete(engine, requests)[position].token_ids == first.token_ids
 
     def test_a_step_that_fails_is_one_sentence_and_keeps_what_was_yielded(self, engine, monkeypatch):
-        inner, steps = engine._llm.llm_engine, []
-        real = inner.step
+        inner, steps, names = engine.llm.llm_engine, [], []
+        real, add = inner.step, inner.add_request
 
         def step():
             steps.append(1)
@@ -212,15 +213,19 @@ class TestGeneration:
                 raise RuntimeError("the worker is gone")
             return real()
 
+        def add_request(name, *rest, **named):
+            names.append(name)
+            return add(name, *rest, **named)
+
         kept = []
         with monkeypatch.context() as patch:
             patch.setattr(inner, "step", step)
+            patch.setattr(inner, "add_request", add_request)
             requests = [*ask(engine, Sampling(1.0, 1.0, 0, 2)), *ask(engine, Sampling(1.0, 1.0, 0, 200, ("\x00",)))]
             with pytest.raises(EngineError, match=r"with \d+ texts .* unfinished \(the worker is gone\)"):
                 kept.extend(position for position, _ in engine.generate(requests))
         assert set(range(12)) <= set(kept)
-        call = next(engine._calls) - 1
-        inner.abort_request([f"aft-{call}-{position}" for position in range(24)])  # this vLLM lives on
+        inner.abort_request(names)  # the other tests use this vLLM
 
     def test_many_seeded_prompts_longer_than_a_batch(self, engine):
         """The CPU build died of this while prompts were prefilled in chunks."""
@@ -247,16 +252,16 @@ class TestGeneration:
         assert [best for _, best in ours] == [best for _, best in theirs]
         texts = [instance("loglikelihood_rolling", "Paris is the capital of France. " * 4)]
         rolling = engine.scorer.loglikelihood_rolling(texts, disable_tqdm=True)
-        expected = engine.scorer._loglikelihood_tokens([(None, [1], engine.tokenizer.encode(texts[0].args[0]))], True)
-        assert rolling == pytest.approx([expected[0][0]], abs=2e-3)
+        ((_, ((expected, _),)),) = engine.scorer.score_choices([[1]], [[engine.tokenizer.encode(texts[0].args[0])]])
+        assert rolling == pytest.approx([expected], abs=2e-3)
         assert rolling == pytest.approx(hf_rolling(hf_engine, texts[0].args[0]), abs=1e-2)
 
 
 def hf_rolling(engine, text: str) -> list[float]:
     """HFLM's own rolling method measures memory when its batch size is automatic; ask below that."""
-    tokens = engine.scorer.tok_encode(text)
-    rows = [((None, None), [engine.scorer.prefix_token_id], tokens)]
-    return [engine.scorer._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=1)[0][0]]
+    tokens = engine.lm.tok_encode(text)
+    rows = [((None, None), [engine.lm.prefix_token_id], tokens)]
+    return [engine.lm._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=1)[0][0]]
 
 
 class TestModel:
@@ -297,7 +302,7 @@ class TestModel:
         def dead(*given, **rest):
             raise RuntimeError("its engine process died")
 
-        monkeypatch.setattr(model.engine._llm, "generate", dead)
+        monkeypatch.setattr(model.engine.llm, "generate", dead)
         with pytest.raises(
             EngineError, match=r"stopped working while it scored .its engine process died.: start the same"
         ):
@@ -330,7 +335,7 @@ class TestAdapter:
 
         settings = {"pretrained": smollm2, "dtype": "float32"}
         engine = load_engine("vllm", {**settings, "max_model_len": 512, "lora_local_path": adapter}, CPU)
-        assert engine._args.engine["max_lora_rank"] == 32
+        assert engine.args.engine["max_lora_rank"] == 32
         requests = ask(engine, GREEDY, 1, TEXTS[:2])
         ours = ids(engine, requests)
         assert ours != ids(hf_engine, requests)
@@ -375,7 +380,7 @@ class TestTiny:
         engine = load_engine("vllm", settings, CPU)
         assert engine.max_length == hf.max_length == 2048
         assert engine.shape == hf.shape
-        assert engine._stops == hf._stops == {3}
+        assert engine.stop_ids == hf.stop_ids == {3}
         requests = ask(engine, Sampling(0.0, 1.0, 0, 48), 1)
         assert [r.prompt for r in requests] == [r.prompt for r in ask(hf, GREEDY, 1)]
         assert ids(engine, requests) == ids(hf, requests)

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError, PromptTooLong
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 
 pytestmark = [
     pytest.mark.vllm,

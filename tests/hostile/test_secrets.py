@@ -16,8 +16,9 @@ from click.testing import CliRunner
 
 from helpers.fake_judge import FakeJudge, chat_completion
 from lm_eval_aft.cli import aft
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.judging.mt_bench.data import CATEGORIES, Answer, Dialogue, write_answers
 
 KEYS = {

@@ -10,12 +10,12 @@ import pytest
 
 from helpers.tiny_models import save_tiny, tiny_tokenizer
 from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.engines.api.renderers import EstimateRenderer
-from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.judging.mt_bench.data import write_answers
 

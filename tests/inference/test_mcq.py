@@ -16,10 +16,11 @@ from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_text
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
-from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.engines.hf.engine import HFEngine
+from lm_eval_aft.engines.lm_scorer import LMScorer
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.multiple_choice import orders
 from lm_eval_aft.model import AFTLM
@@ -119,40 +120,40 @@ def test_lm_evals_own_scoring_of_these_tokens_gives_the_same(lm, tiny_engine):
     prompts = [tiny_engine.renderer.encode(chat).token_ids for chat in lm.asked]
     choices = [[tuple(tiny_engine.tokenizer.encode(c, add_special_tokens=False)) for c in CHOICES]] * 2
     flat = [(("", ""), list(p), list(c)) for p, own in zip(prompts, choices, strict=True) for c in own]
-    expected = tiny_engine.scorer._loglikelihood_tokens(flat, disable_tqdm=True)
-    found = [scores for _, scores in sorted(tiny_engine.score_choices(prompts, choices))]
+    expected = tiny_engine.lm._loglikelihood_tokens(flat, disable_tqdm=True)
+    found = [scores for _, scores in sorted(tiny_engine.scorer.score_choices(prompts, choices))]
     assert close([score for own in found for score in own], expected)
     single = [[(ids[0][0],), (ids[1][1],)] for ids in choices]  # one token each: no second forward pass
     expected = [(("", ""), list(p), list(c)) for p, own in zip(prompts, single, strict=True) for c in own]
-    found = [score for _, own in sorted(tiny_engine.score_choices(prompts, single)) for score in own]
-    assert close(found, tiny_engine.scorer._loglikelihood_tokens(expected, disable_tqdm=True))
+    found = [score for _, own in sorted(tiny_engine.scorer.score_choices(prompts, single)) for score in own]
+    assert close(found, tiny_engine.lm._loglikelihood_tokens(expected, disable_tqdm=True))
 
 
 def test_a_batch_that_holds_one_prompt_gives_the_same(lm, tiny_engine, monkeypatch):
-    monkeypatch.setattr(tiny_engine, "_batch_tokens", 4)
+    monkeypatch.setattr(tiny_engine.limits, "tokens", 4)
     assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.found)
 
 
 def test_out_of_memory_halves_the_batch_of_choices_and_one_that_does_not_fit_is_an_error(
     lm, tiny_engine, monkeypatch, caplog
 ):
-    logits = tiny_engine._logits
+    forward = tiny_engine.model.forward
 
-    def limited(ids, *rest):
-        if len(ids) > 3:
+    def limited(**inputs):
+        if len(inputs["input_ids"]) > 3:
             raise torch.OutOfMemoryError("simulated: more than three rows")
-        return logits(ids, *rest)
+        return forward(**inputs)
 
-    monkeypatch.setattr(tiny_engine, "_logits", limited)
-    monkeypatch.setattr(tiny_engine, "_batch_tokens", 40_000)
+    monkeypatch.setattr(tiny_engine.model, "forward", limited)
+    monkeypatch.setattr(tiny_engine.limits, "tokens", 40_000)
     assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.found)
     assert "Out of memory" in caplog.text
-    monkeypatch.setattr(tiny_engine, "_logits", lambda *_: limited([0] * 4))
+    monkeypatch.setattr(tiny_engine.model, "forward", lambda **_: limited(input_ids=[0] * 4))
     with pytest.raises(EngineError, match="with 3 choices does not fit the memory"):
-        list(tiny_engine.score_choices([[5, 6]], [[[7], [8], [9]]]))
-    monkeypatch.setattr(tiny_engine, "_logits", lambda *_: 1 / 0)
+        list(tiny_engine.scorer.score_choices([[5, 6]], [[[7], [8], [9]]]))
+    monkeypatch.setattr(tiny_engine.model, "forward", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(tiny_engine.score_choices([[5, 6]], [[[7], [8], [9]]]))
+        list(tiny_engine.scorer.score_choices([[5, 6]], [[[7], [8], [9]]]))
 
 
 def test_a_question_is_drafted_once_and_what_it_costs_is_counted(lm):
@@ -275,9 +276,9 @@ def test_plain_counts_what_lm_eval_computes(tiny_engine):
 
 def test_an_engine_without_shared_scoring_is_asked_choice_by_choice(tiny_engine, lm):
     class Plain:
+        scorer = LMScorer(tiny_engine.lm, tiny_engine.renderer)
+
         def __getattr__(self, name):
-            if name == "score_choices":
-                raise AttributeError(name)
             return getattr(tiny_engine, name)
 
     other = model(Plain())

@@ -8,10 +8,10 @@ import pytest
 
 from helpers.scripted_runs import SAMPLED, TEMPLATE, Recorder, ask, run
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
-from lm_eval_aft.engines.base import HostArgs
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import ORDER, apply_probe, wrong
 from lm_eval_aft.inference.schedule import propose_and_aggregate

@@ -10,10 +10,11 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_aft import bundled
 from lm_eval_aft.bundled import arith, choose_checkpoint, locate
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
 from lm_eval_aft.model import AFTLM
 from trainers.settings import make_config

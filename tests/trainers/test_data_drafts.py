@@ -51,9 +51,10 @@ def test_drafts_are_those_of_inference_and_come_once(tmp_path, tiny):
     assert {end for row in rows for end in row["ends"]} <= {"stop", "length"}
 
     from lm_eval_aft.core.config import AFTConfig, samplings
+    from lm_eval_aft.core.engine import HostArgs
     from lm_eval_aft.core.prompts import Template
     from lm_eval_aft.core.records import Chat, Message, Question
-    from lm_eval_aft.engines.base import HostArgs, load_engine
+    from lm_eval_aft.engines.registry import load_engine
     from lm_eval_aft.inference.schedule import propose_and_aggregate
     from lm_eval_aft.storage.draft_store import SQLiteStore
 

@@ -52,7 +52,7 @@ def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
     assert apart.template.source == merged.template.source == SHORT
     texts = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        logits = [model.engine.scorer.model(texts).logits for model in (apart, merged)]
+        logits = [model.engine.model(texts).logits for model in (apart, merged)]
     assert torch.allclose(*logits, atol=1e-4)
 
 

@@ -10,10 +10,10 @@ from helpers.tiny_models import CHATML, NO_SYSTEM, tiny_tokenizer
 from helpers.training_rows import ask, encoder
 from helpers.training_runs import SHORT
 from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ChatError, ConfigError, TemplateError
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
-from lm_eval_aft.engines.base import HostArgs
 from trainers.fitting.batching import Collator, LengthGroupedSampler
 from trainers.fitting.examples import MASK, Encoder, Example
 from trainers.fitting.model import load_tokenizer

@@ -16,10 +16,11 @@ from typing import Any
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
-from lm_eval_aft.engines.base import HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
 from trainers.family.documents import ANSWER_TOKENS, PROMPT_TEMPLATE

@@ -24,8 +24,8 @@ from transformers import (
 from transformers.integrations import unset_hf_deepspeed_config
 
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.engines.process_group import leave_group_at_exit
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from lm_eval_aft.inference.interrupts import leave_group_at_exit
 from trainers.fitting.batching import Collator, trims_logits
 from trainers.fitting.callbacks import Patience, RunLog, Say, find_best
 from trainers.fitting.card import write_card

@@ -13,10 +13,11 @@ from typing import Any
 
 from lm_eval_aft.core.arguments import key_values
 from lm_eval_aft.core.config import AFTConfig, samplings
+from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Question, Request, Sampling
-from lm_eval_aft.engines.base import Engine, HostArgs, load_engine
+from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.schedule import generation_seed

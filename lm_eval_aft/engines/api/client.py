@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import requests
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.secrets import KEY_VARIABLE
 
-KEY = "OPENAI_API_KEY"
 CONNECT_S = 10.0
 BUSY = (408, 429)
 BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 60.0
@@ -62,9 +62,11 @@ class ChatClient:
         """
         self.base_url = _checked_url(base_url)
         self.timeout_s, self.max_retries = timeout_s, max_retries
-        self._key = os.environ.get(KEY, "").strip()
+        self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not re.fullmatch(r"[!-~]*", self._key):  # it would fail as a header, in a message that shows it
-            raise ConfigError(f"{KEY} holds characters that no key has, such as blanks or curly quotes: set it again.")
+            raise ConfigError(
+                f"{KEY_VARIABLE} holds characters that no key has, such as blanks or curly quotes: set it again."
+            )
         self._local = threading.local()
         self._jitter = Random()  # the global generator belongs to tasks
 
@@ -183,7 +185,7 @@ def _checked_url(base_url: str) -> str:
     if parts.username or parts.password or parts.query:
         raise ConfigError(
             "base_url must hold neither a user, a password nor a query, as it is written into result files: the key "
-            f"comes from the environment variable {KEY}."
+            f"comes from the environment variable {KEY_VARIABLE}."
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"base_url={base_url} is not an address: give one such as http://127.0.0.1:8000/v1.")

@@ -1,66 +1,63 @@
-"""The server engine: any OpenAI-compatible chat server, from a laptop's to a fleet behind one address.
+"""The server engine: any OpenAI-compatible chat server, from one on a laptop to a fleet behind one address.
 
-Messages go out, one call a generation, so many at a time; texts and token counts come back as they end. Knows nothing
-of drafts. Loaded by ``engine=api``: ``api_args`` checks its arguments, ``api_client`` does HTTP and tries again,
-``api_renderer`` measures prompts, ``api_reply`` reads answers.
+The engine sends messages, one call a generation, and yields texts and token counts as they arrive.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from queue import SimpleQueue
-from threading import Event, Thread
+from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
+from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.api.arguments import APIArgs
-from lm_eval_aft.engines.api.client import Cancelled, Refused, Unreachable
+from lm_eval_aft.engines.api.client import Refused, Unreachable
+from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.responses import completions, refusal
-from lm_eval_aft.engines.base import HostArgs
 
-MOST_CHOICES = 128  # OpenAI's bound on n
+# OpenAI's maximum of n.
+MAX_CHOICES = 128
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request to the server: the positions it answers, and its body."""
+    """One call to the server.
+
+    Attributes:
+        positions: The requests that it answers.
+        body: The JSON body.
+    """
 
     positions: tuple[int, ...]
     body: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What became of a call: the server's reply, or what went wrong."""
-
-    call: _Call
-    reply: dict[str, Any] = field(default_factory=dict)
-    error: Exception | None = None
-
-
 class APIEngine:
-    """Asks a chat server for every text."""
+    """Requests every text from a chat server."""
 
-    shape: ModelShape | None = None
     counts_shared_prefill = False
-    scorer: Any = None
+    shape: ModelShape | None = None
+    scorer: Scorer | None = None
+    processes: Processes = SingleProcess()
+    device: Any = None
 
     def __init__(self, args: APIArgs) -> None:
-        """Take checked arguments; nothing is asked yet."""
+        """Take checked arguments. Nothing is sent yet."""
         self._args, self._client = args, args.client
         self.renderer, self.max_length = args.renderer, args.max_length
         extra = [json.dumps(args.extra_body, sort_keys=True)] if args.extra_body else []
-        extra += [json.dumps(dict(args.neutral), sort_keys=True)] if args.neutral else []  # else the server's defaults
+        # Without these fields the server's own sampling defaults apply, which give other texts.
+        extra += [json.dumps(dict(args.neutral), sort_keys=True)] if args.neutral else []
         self.fingerprint = "|".join(["api", args.model, args.revision, *extra])
         self.info: Mapping[str, Any] = {"base_url": args.client.base_url, "revision": args.revision}
 
     @classmethod
-    def load(cls, engine_args: dict[str, Any], host: HostArgs) -> APIEngine:
+    def load(cls, engine_args: Mapping[str, Any], host: HostArgs) -> APIEngine:
         """Check the arguments, and that the server has the model.
 
         Raises:
@@ -69,63 +66,58 @@ class APIEngine:
         """
         return cls(APIArgs.of(engine_args))
 
+    def model_info(self) -> dict[str, Any]:
+        """See ``Engine.model_info``."""
+        return {}
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        """See ``Engine.generate``; when a call fails, those under way are still waited for and yielded."""
-        calls = deque(self._calls(requests))
-        answers: SimpleQueue[_Answer | None] = SimpleQueue()
+        """See ``Engine.generate``. If a call fails, those under way are still waited for and yielded."""
         stop = Event()
-        workers = min(self._args.concurrency, len(calls))
-        for _ in range(workers):  # daemons: an interrupted run need not wait for the server
-            Thread(target=self._work, args=(calls, answers, stop), daemon=True).start()
+        outcomes = run_calls(
+            self._calls(requests),
+            self._post,
+            stop,
+            concurrency=self._args.concurrency,
+            disconnect=self._client.disconnect,
+        )
         left, failure = len(requests), None
-        try:
-            while workers:
-                answer = answers.get()
-                if answer is None:
-                    workers -= 1
-                    continue
-                try:
-                    texts = self._read(requests, answer)
-                except Exception as error:  # raised below, when every call under way has ended
-                    stop.set()
-                    failure = failure or error
-                    continue
-                left -= len(texts)
-                yield from zip(answer.call.positions, texts, strict=True)
-        finally:
-            stop.set()
+        for call, outcome in outcomes:
+            try:
+                texts = self._read(requests, call, outcome)
+            except Exception as error:
+                stop.set()
+                failure = failure or error
+                continue
+            left -= len(texts)
+            yield from zip(call.positions, texts, strict=True)
         if failure is not None:
             raise self._explain(failure, left) from failure
 
-    def _work(self, calls: deque[_Call], answers: SimpleQueue[_Answer | None], stop: Event) -> None:
-        """Make calls until none is left or one goes wrong."""
-        while not stop.is_set() and (call := _next(calls)):
-            try:
-                answers.put(_Answer(call, self._client.post("/chat/completions", call.body, stop)))
-            except Cancelled:
-                break
-            except Exception as error:  # ``generate`` raises it
-                answers.put(_Answer(call, error=error))
-                break
-        self._client.disconnect()
-        answers.put(None)
+    def _post(self, call: _Call, stop: Event) -> dict[str, Any]:
+        return self._client.post("/chat/completions", call.body, stop)
 
-    def _read(self, requests: Sequence[Request], answer: _Answer) -> tuple[Completion, ...]:
-        """The completions in an answer; not in the workers, since fast tokenizers do not bear several threads."""
-        if answer.error is not None:
-            raise answer.error
-        positions = answer.call.positions
-        return completions(answer.reply, requests[positions[0]].prompt, len(positions), self.renderer)
+    def _read(
+        self, requests: Sequence[Request], call: _Call, outcome: dict[str, Any] | Exception
+    ) -> tuple[Completion, ...]:
+        """The completions in a reply. This runs in one thread only, because fast tokenizers are not thread-safe.
+
+        Raises:
+            Exception: The outcome itself, if the call failed.
+            EngineError: If the reply is not usable.
+        """
+        if isinstance(outcome, Exception):
+            raise outcome
+        return completions(outcome, requests[call.positions[0]].prompt, len(call.positions), self.renderer)
 
     def _calls(self, requests: Sequence[Request]) -> Iterator[_Call]:
-        """One call a request; where seeds do not matter, equal requests share one with ``n``."""
+        """One call a request. If seeds do not matter, equal requests share a call with ``n``."""
         equal: dict[Any, list[int]] = {}
         for position, request in enumerate(requests):
             alone = position if request.sampling.seeded else None
             equal.setdefault((request.prompt.digest, request.sampling, alone), []).append(position)
         for positions in equal.values():
-            for start in range(0, len(positions), MOST_CHOICES):
-                part = tuple(positions[start : start + MOST_CHOICES])
+            for start in range(0, len(positions), MAX_CHOICES):
+                part = tuple(positions[start : start + MAX_CHOICES])
                 yield _Call(part, self._body(requests[part[0]], len(part)))
 
     def _body(self, request: Request, choices: int) -> dict[str, Any]:
@@ -140,7 +132,8 @@ class APIEngine:
             **self._args.neutral,
         }
         if sampling.top_k:
-            body["top_k"] = sampling.top_k  # vLLM's extension, as are the two fields of a prefill below
+            # An extension of vLLM, as are the two fields of a prefill below.
+            body["top_k"] = sampling.top_k
         if sampling.until:
             body["stop"] = list(sampling.until)
         if sampling.seeded:
@@ -162,11 +155,3 @@ class APIEngine:
         if isinstance(error, Refused):
             return refusal(error, self._client, self._args.model, self._args.served)
         return error
-
-
-def _next(calls: deque[_Call]) -> _Call | None:
-    """The next call, or None; several threads take from one queue."""
-    try:
-        return calls.popleft()
-    except IndexError:
-        return None

@@ -24,7 +24,9 @@ CONTROL = (  # of common chat templates: without a tokenizer the server's own ar
 
 
 class EstimateRenderer:
-    """About four characters of English a token."""
+    """Estimates about four characters of English a token."""
+
+    tokenizer: Any = None
 
     def encode(self, chat: Chat) -> Prompt:
         """See ``Renderer.encode``; the length is an estimate."""
@@ -81,7 +83,7 @@ class FoldingRenderer:
     def __init__(self, inner: Renderer) -> None:
         """Wrap another renderer."""
         self._inner = inner
-        self.tokenizer = getattr(inner, "tokenizer", None)
+        self.tokenizer = inner.tokenizer
         self.trim, self.count, self.clean = inner.trim, inner.count, inner.clean
 
     def encode(self, chat: Chat) -> Prompt:

@@ -13,7 +13,8 @@ from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.errors import AFTError, EngineError, PromptTooLong
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, FinishReason, Prompt
-from lm_eval_aft.engines.api.client import KEY, ChatClient, Refused
+from lm_eval_aft.core.secrets import KEY_VARIABLE
+from lm_eval_aft.engines.api.client import ChatClient, Refused
 
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
 CUT = ("length", "model_length")  # the second is Mistral's, at the end of the context
@@ -49,8 +50,8 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
         cached = min(prompt_tokens, _count(details.get("cached_tokens") or 0) if isinstance(details, dict) else 0)
         written = [len(row) for row in ids] if all(ids) else [total]
         if len(written) < count:
-            written = _shares(total, _lengths(texts, ends, renderer))
-    elif getattr(renderer, "tokenizer", None) is not None:
+            written = split_total(total, _lengths(texts, ends, renderer))
+    elif renderer.tokenizer is not None:
         prompt_tokens, cached, written = prompt.prompt_tokens, 0, _lengths(texts, ends, renderer)
     else:
         raise EngineError(
@@ -72,7 +73,7 @@ def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str
             "that drafts are cut in time, lower max_gen_toks or draft_max_tokens, or use a model with a longer context."
         )
     if error.status in (401, 403):
-        state = f"refuses the key in {KEY}" if client.has_key else f"wants a key: set {KEY}"
+        state = f"refuses the key in {KEY_VARIABLE}" if client.has_key else f"wants a key: set {KEY_VARIABLE}"
         return EngineError(f"the server at {client.base_url} {state} (HTTP {error.status}: {error.message}).")
     if error.status == 404:
         names = f"; it has {', '.join(served)}" if served else ""
@@ -145,7 +146,7 @@ def _lengths(texts: Sequence[str], ends: Sequence[str], renderer: Renderer) -> l
     return [renderer.count(text) + (end == "stop") for text, end in zip(texts, ends, strict=True)]
 
 
-def _shares(total: int, weights: Sequence[int]) -> list[int]:
+def split_total(total: int, weights: Sequence[int]) -> list[int]:
     """Split the one sum that a server states for all texts of a call, by their lengths, to the token."""
     sums = list(accumulate(weights, initial=0))
     if not sums[-1]:

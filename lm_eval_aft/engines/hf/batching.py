@@ -1,4 +1,4 @@
-"""Cutting a layer's requests into batches that fit the memory, equal prompts together. Called by the hf engine."""
+"""Cuts the requests of a layer into batches that fit the memory, with equal prompts together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from lm_eval_aft.core.records import Request, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The requests of one batch that share a prompt; their positions in the layer."""
+    """The requests of one batch that share a prompt.
+
+    Attributes:
+        positions: Their positions in the layer.
+        token_ids: The prompt.
+    """
 
     positions: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -21,13 +26,13 @@ class Group:
 def cut_batches(
     requests: Sequence[Request], positions: Sequence[int], batch_tokens: int, batch_prompts: int | None
 ) -> Iterator[list[Group]]:
-    """Group equal prompts and cut them into batches, the longest first, one sampling a batch.
+    """Group equal prompts and cut them into batches, longest first, each with one sampling.
 
     Args:
         requests: All requests of a layer.
-        positions: Those to cut.
-        batch_tokens: Tokens a batch may hold, every row counted with the longest prompt and completion.
-        batch_prompts: Distinct prompts a batch may hold, or None.
+        positions: The requests to cut into batches.
+        batch_tokens: Tokens a batch may hold, with every row as long as the longest prompt and completion.
+        batch_prompts: Distinct prompts a batch may hold, or None for no limit.
     """
     by_prompt: dict[tuple[Sampling, tuple[int, ...]], list[int]] = {}
     for position in positions:
@@ -56,10 +61,10 @@ def _parts(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def left_pad(
-    prompts: Sequence[Sequence[int]], device: torch.device, spare: int = 0
+    prompts: Sequence[Sequence[int]], device: torch.device, spare_pads: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, (prompts, longest + spare); pads are 0, which the mask hides."""
-    width = max(map(len, prompts)) + spare
+    """Token ids and attention mask, (prompts, longest + spare_pads) each. A pad is id 0 with mask 0."""
+    width = max(map(len, prompts)) + spare_pads
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     return ids, mask

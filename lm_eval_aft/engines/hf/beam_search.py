@@ -1,7 +1,4 @@
-"""Beam search, as transformers does it: the text of the highest mean log-probability that it finds.
-
-Called by the hf engine for ``strategy=beam``.
-"""
+"""Beam search by transformers: the text of the highest mean log-probability that it finds."""
 
 from __future__ import annotations
 
@@ -17,30 +14,31 @@ from lm_eval_aft.engines.hf.batching import Group, left_pad
 
 @torch.inference_mode()
 def beam_search(
-    model: Any, requests: Sequence[Request], batch: Sequence[Group], stops: Set[int]
+    model: Any, requests: Sequence[Request], batch: Sequence[Group], stop_ids: Set[int]
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield the position and the token ids of each request of a batch, the end token included.
+    """Yield the position and the generated token ids of each request of a batch, the end token included.
 
     Args:
         model: A causal transformers model.
         requests: All requests of a layer.
-        batch: Those to run, of one sampling.
-        stops: Ids that end a text.
+        batch: The requests to run, of one sampling.
+        stop_ids: Ids that end a text.
     """
     sampling = requests[batch[0].positions[0]].sampling
     ids, mask = left_pad([group.token_ids for group in batch], model.device)  # (prompts, longest) each
+    # transformers takes every setting that is left out here from the checkpoint's own generation config.
     settings = GenerationConfig(
         num_beams=sampling.beams,
         do_sample=False,
         max_new_tokens=sampling.max_tokens,
-        eos_token_id=sorted(stops),
-        pad_token_id=min(stops),
+        eos_token_id=sorted(stop_ids),
+        pad_token_id=min(stop_ids),
         early_stopping=False,
-        repetition_penalty=1.0,  # what is left open here is filled in from the checkpoint's own generation config
+        repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         length_penalty=1.0,
     )
-    written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-    for group, row in zip(batch, written[:, ids.shape[1] :].tolist(), strict=True):
-        end = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
+    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    for group, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+        end = next((index for index, token in enumerate(row) if token in stop_ids), len(row) - 1)
         yield from ((position, row[: end + 1]) for position in group.positions)

@@ -1,9 +1,9 @@
-"""Drawing the next token of each row, so that a row's text does not depend on its neighbours.
+"""Draws the next token of each row, so that a row's text does not depend on the other rows of its batch.
 
-Each row owns a generator seeded by its generation's seed and draws one noise value per token id and step; the
-largest of logit plus Gumbel noise wins (the Gumbel-max trick: Maddison et al. 2014, section 2), which samples from
-the softmax. Rounding noise in the logits then rarely changes the winner, while an inverse CDF over sorted
-probabilities would jump whenever two of them swap places. Called by the hf engine.
+Each row has a random generator with the seed of its generation. It draws one noise value per token id and step, and
+the token with the largest sum of logit and Gumbel noise is chosen. This samples from the softmax (the Gumbel-max
+trick: Maddison et al. 2014, section 2). Rounding noise in the logits then rarely changes the token. An inverse CDF
+over sorted probabilities would change it whenever two probabilities swap places.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ import torch
 
 from lm_eval_aft.core.records import Sampling
 
-NUCLEUS_GUESS = 256  # most nuclei are smaller; larger ones fall back to a full sort
+# Most nuclei are smaller. A larger one is found by a full sort.
+NUCLEUS_GUESS = 256
 
 
 class RowSampler:
-    """Samples rows that share their sampling settings, each from a generator of its own."""
+    """Samples rows that share their sampling settings, each with a random generator of its own."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        """Seed one generator per row; an unseeded sampling draws its seeds from the system."""
+        """Seed one generator per row. An unseeded sampling takes its seeds from the system."""
         self._sampling = sampling
         self._generators = [torch.Generator(device) for _ in seeds]
         for generator, seed in zip(self._generators, seeds, strict=True):
             generator.manual_seed(seed) if sampling.seeded else generator.seed()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these."""
+        """Keep these rows only."""
         self._generators = [self._generators[row] for row in rows]
 
     def draw(self, logits: torch.Tensor) -> torch.Tensor:
-        """Next token ids.
+        """Draw the next token ids.
 
         Args:
             logits: (rows, vocab), of any float type.
@@ -46,17 +47,19 @@ class RowSampler:
         scores = scores / self._sampling.temperature
         noise = torch.empty_like(scores)
         for row, generator in enumerate(self._generators):
-            noise[row].uniform_(generator=generator)  # exponential_ takes 7 times as long on a CPU
+            # exponential_ takes 7 times as long on a CPU.
+            noise[row].uniform_(generator=generator)
         scores = scores.masked_fill(scores < threshold(scores, self._sampling), -torch.inf)
-        gumbel = noise.log_().neg_().log_().neg_()  # of a uniform variate; 0 gives -inf, which never wins
+        # A uniform variate of 0 gives -inf, which is never the largest.
+        gumbel = noise.log_().neg_().log_().neg_()
         return (scores + gumbel).argmax(-1)
 
 
 def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """The lowest score that top-k and then top-p let through; ties with it pass.
+    """The lowest score that top-k and then top-p keep. Scores equal to it are kept too.
 
     Args:
-        scores: (rows, vocab), tempered logits.
+        scores: Logits divided by the temperature, (rows, vocab).
         sampling: ``top_k`` and ``top_p`` are read.
 
     Returns:
@@ -77,9 +80,10 @@ def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def _nucleus(scores: torch.Tensor, size: int, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lowest score of the nucleus within the ``size`` best (rows, 1), and whether it ends there (rows,)."""
-    best = scores.topk(size).values  # (rows, size), falling
+    """The lowest score of the nucleus among the ``size`` best, (rows, 1), and whether it ends there, (rows,)."""
+    best = scores.topk(size).values  # (rows, size), largest first
     among = scores if top_k == scores.shape[-1] else scores.topk(top_k).values
     mass = (best - among.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
-    inside = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)  # the token that reaches top_p is in
+    # The token that reaches top_p belongs to the nucleus.
+    inside = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
     return best.gather(-1, inside), (mass[:, -1] >= top_p)

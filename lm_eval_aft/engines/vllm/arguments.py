@@ -20,8 +20,8 @@ import torch
 
 from lm_eval_aft.core.arguments import flag, integer, mapping, text
 from lm_eval_aft.core.config import SEED_LIMIT, refuse_unknown
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.engines.base import HostArgs
 
 OWN_ARGS = {
     "pretrained",

@@ -1,4 +1,4 @@
-"""Waking a call that waits for a vLLM process which was killed. Called by the vllm engine and its scorer."""
+"""Ends a call that waits for output of a vLLM process that was killed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ WATCH_S = 1.0
 
 @contextmanager
 def watched(engine: Any) -> Iterator[None]:
-    """Wake a step that waits for a killed process.
+    """Raise an error in a step that waits for a killed process.
 
-    vLLM notices the death, but a caller that waits for output already waits for ever (seen in 0.32, after a kill as
+    vLLM notices the death, but a caller that already waits for output waits forever (seen in 0.32, after a kill as
     the system's out-of-memory killer does it).
+
+    Args:
+        engine: vLLM's ``LLMEngine``. Nothing is watched if it runs in this process.
     """
     core = getattr(engine, "engine_core", None)
     state: Any = getattr(core, "resources", None)
@@ -28,7 +31,7 @@ def watched(engine: Any) -> Iterator[None]:
                 outputs.put(RuntimeError("its engine process died"))
                 return
 
-    if hasattr(state, "engine_dead") and outputs is not None:  # the engine runs in a process of its own
+    if hasattr(state, "engine_dead") and outputs is not None:
         Thread(target=watch, daemon=True).start()
     try:
         yield

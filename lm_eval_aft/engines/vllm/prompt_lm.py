@@ -1,8 +1,8 @@
-"""Loglikelihoods from an engine that vLLM has loaded, so that scoring tasks need no second copy of the weights.
+"""Log-likelihoods from a model that vLLM has loaded, so that scoring tasks need no second copy of the weights.
 
-lm-eval's own VLLM class loads a model itself, and cannot be imported beside vLLM's CPU build (it asks for the version
-of a distribution called vllm). Encoding follows lm-eval's HFLM: same contexts, same prefix token, same windows. Knows
-nothing of drafts. Held by the vllm engine as its ``scorer``.
+lm-eval's own VLLM class loads a model itself. It cannot be imported beside vLLM's CPU build, because it asks for the
+version of a distribution called vllm. The encoding follows lm-eval's HFLM: same contexts, same prefix token, same
+windows.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from lm_eval_aft.core.engine import Score
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.engines.vllm.watchdog import watched
 
-Pair = tuple[Any, list[int], list[int]]  # lm-eval's: cache key, context ids, continuation ids
+# lm-eval's: cache key, context ids, continuation ids.
+Pair = tuple[Any, list[int], list[int]]
 
 
-class PromptScorer(TemplateLM):
+class PromptLM(TemplateLM):
     """Scores texts by the log-probabilities that vLLM gives for the tokens of a prompt."""
 
     def __init__(
@@ -66,7 +68,7 @@ class PromptScorer(TemplateLM):
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids as HFLM makes them: a text that begins with the prefix token gets no second one."""
+        """Token ids as HFLM makes them. A text that begins with the prefix token gets no second one."""
         chosen = self._add_bos_token if add_special_tokens is None else add_special_tokens
         if add_special_tokens is None and string.startswith(self.tokenizer.decode([self.prefix_token_id])):
             chosen = False
@@ -85,62 +87,73 @@ class PromptScorer(TemplateLM):
         return str(text)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of each whole text, in disjoint windows where it is longer than the context."""
+        """Log-probability of each whole text. A text longer than the context is scored in disjoint windows."""
         windows: list[Pair] = []
-        owner: list[int] = []
+        owners: list[int] = []
         for number, request in enumerate(requests):
             rolling = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length - 1,  # vLLM generates a token after what it scores
+                max_seq_len=self._scored_length,
                 context_len=1,
             )
             for context, continuation in map(make_disjoint_window, rolling):
                 windows.append((None, context, continuation))
-                owner.append(number)
+                owners.append(number)
         sums = [0.0] * len(requests)
-        for number, (score, _) in zip(owner, self._loglikelihood_tokens(windows, disable_tqdm), strict=True):
-            sums[number] += score
+        for owner, (score, _) in zip(owners, self._loglikelihood_tokens(windows, disable_tqdm), strict=True):
+            sums[owner] += score
         return sums
 
-    def _loglikelihood_tokens(
-        self, requests: Sequence[Pair], disable_tqdm: bool = False, **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        """Score continuations; contexts lose their beginning where they do not fit, as in HFLM.
+    @property
+    def _scored_length(self) -> int:
+        """Tokens that one request can score: vLLM always generates one token after them."""
+        return self.max_length - 1
+
+    def _loglikelihood_tokens(self, requests: Sequence[Pair], disable_tqdm: bool = False, **kwargs: Any) -> list[Score]:
+        """Score continuations. A context that does not fit loses its beginning, as in HFLM.
 
         Raises:
             EngineError: If vLLM stops working.
         """
         from vllm import SamplingParams
 
-        room = self.max_length - 1  # of the context, and one token to generate
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
-        prompts = [{"prompt_token_ids": (context + continuation)[-room:]} for _, context, continuation in requests]
+        prompts = [
+            {"prompt_token_ids": (context + continuation)[-self._scored_length :]}
+            for _, context, continuation in requests
+        ]
         try:
             with watched(self._llm.llm_engine):
                 outputs = self._llm.generate(prompts, params, use_tqdm=not disable_tqdm, lora_request=self._lora)
-        except Exception as error:  # whatever a worker died of
+        except Exception as error:
             raise EngineError(
                 f"vLLM stopped working while it scored ({str(error).strip() or type(error).__name__}): start the same "
                 "command again, with a lower max_num_batched_tokens if memory was short."
             ) from error
         return [
-            _score(output, len(continuation)) for output, (_, _, continuation) in zip(outputs, requests, strict=True)
+            continuation_score(output, len(continuation))
+            for output, (_, _, continuation) in zip(outputs, requests, strict=True)
         ]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Not here: texts come from the engine."""
-        raise NotImplementedError("PromptScorer scores; texts come from VLLMEngine.generate")
+        """Not implemented: the engine generates."""
+        raise NotImplementedError("PromptLM scores; VLLMEngine.generate generates")
 
 
-def _score(output: Any, length: int) -> tuple[float, bool]:
-    """Sum over the last ``length`` tokens, and whether each of them was the likeliest, or one of several.
+def continuation_score(output: Any, length: int) -> Score:
+    """The log-probability of the last ``length`` prompt tokens, and whether each of them is a likeliest token.
 
-    A row holds the token and the likeliest. Its rank would not do: vLLM counts the tokens that are at least as likely.
+    Args:
+        output: vLLM's output for a request with ``prompt_logprobs=1``. Each row holds the log-probability of the
+            prompt's token and that of the likeliest token. vLLM's ``rank`` cannot be used here, because it counts
+            all tokens that are at least as likely.
+        length: Tokens of the continuation.
     """
     if not length:
         return 0.0, True
     tokens, rows = output.prompt_token_ids[-length:], output.prompt_logprobs[-length:]
-    known = [(row[token].logprob, row) for row, token in zip(rows, tokens, strict=True) if row]  # not the very first
-    greedy = all(own >= max(entry.logprob for entry in row.values()) for own, row in known)
-    return sum(own for own, _ in known), greedy
+    # The first token of a prompt has no row.
+    scored = [(row[token].logprob, row) for row, token in zip(rows, tokens, strict=True) if row]
+    greedy = all(logprob >= max(entry.logprob for entry in row.values()) for logprob, row in scored)
+    return sum(logprob for logprob, _ in scored), greedy

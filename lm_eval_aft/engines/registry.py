@@ -1,0 +1,56 @@
+"""The engines by name, and how one is loaded without importing the packages of the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from lm_eval_aft.bundled import locate
+from lm_eval_aft.core.engine import Engine, HostArgs
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.settings import nearest
+
+ENGINES = {
+    "hf": "lm_eval_aft.engines.hf.engine:HFEngine",
+    "vllm": "lm_eval_aft.engines.vllm.engine:VLLMEngine",
+    "api": "lm_eval_aft.engines.api.engine:APIEngine",
+    "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
+}
+# These engines distribute the work themselves. Several processes would each run every request.
+SINGLE_PROCESS = ("vllm", "api")
+
+
+def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> Engine:
+    """Load an engine by name.
+
+    Args:
+        name: A key of ``ENGINES``.
+        engine_args: The model arguments that are not ours. The engine checks them before it loads anything. A
+            ``bundled:`` name is replaced by the folder of that checkpoint.
+        host: The arguments that lm-eval passes to every model.
+
+    Raises:
+        ConfigError: If the name or an argument is unknown.
+        EngineError: If the engine cannot be loaded.
+    """
+    if name not in ENGINES:
+        hint = nearest(name, ENGINES, f"use one of {', '.join(ENGINES)}.")
+        raise ConfigError(f"engine={name} is unknown: {hint}")
+    if name in SINGLE_PROCESS and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"engine={name} runs in one process and {processes} were started, each of which would do everything: leave "
+            "the launcher out, and use tensor_parallel_size= (vllm) or concurrency= (api)."
+        )
+    module, _, attribute = ENGINES[name].partition(":")
+    args = dict(engine_args)
+    if "pretrained" in args:
+        args["pretrained"] = locate(str(args["pretrained"]))
+    try:
+        engine: Engine = getattr(import_module(module), attribute).load(args, host)
+    except MemoryError as error:
+        raise EngineError(
+            f"the model does not fit this machine's memory ({error}): use a smaller dtype or another machine."
+        ) from error
+    return engine
