@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, and what can never be in it. How it behaves is in test_page_browser."""
+"""The page as a file: its parts, and what no text can put into it. test_page_browser tests how it behaves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm_eval_aft.core.errors import RecordError
 
 
 class Elements(HTMLParser):
-    """Every element of a page with its attributes, and the text inside the scripts and styles."""
+    """Every element of a page with its attributes, and the text of the scripts and styles."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -96,7 +96,7 @@ def test_shards_and_index_hold_every_sample(tmp_path: Path):
     assert index["entries"][64] == [0, 0, 64, 2, "question 64?"]
 
 
-def test_verdicts_are_bits_of_the_index(tmp_path: Path):
+def test_grades_are_bits_of_the_index(tmp_path: Path):
     index = json.loads(blocks(written(tmp_path, small_page()))["data"])["index"]
     assert [entry[3] for entry in index["entries"]] == [1, 1 + 4, 2 + 8, 2, 0]
 
@@ -121,7 +121,8 @@ def test_an_empty_page_is_a_page(tmp_path: Path):
 def test_a_whole_benchmark_is_a_few_megabytes(tmp_path: Path):
     path = write_page(tmp_path / "page.html", large_page(questions=200))
     raw = sum(len(text.text) for each in large_page(questions=200).samples for text in each.texts)
-    assert path.stat().st_size < raw  # compressed in base64, index and prompts included
+    # The file is base64 of compressed text, and holds index and prompts too.
+    assert path.stat().st_size < raw
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path):

@@ -1,5 +1,5 @@
-"""The page in a real headless Chromium, opened from disk: it sorts, filters, searches, opens samples, and stays deaf
-to whatever a model wrote. Skipped where Chromium, ChromeDriver or selenium is not installed.
+"""The page in a headless Chromium, opened from disk: it sorts, filters, searches and opens samples, and runs nothing
+that a model wrote. The tests skip if Chromium, ChromeDriver or selenium is not installed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHOWS_HIDDEN = str.maketrans(
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory):
-    """One browser for all tests, with the log of everything it asks the network for."""
+    """One browser for all tests, with a log of its network requests."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     driver_path = shutil.which("chromedriver")
     if not CHROMIUM or not driver_path:
@@ -87,14 +87,14 @@ class Page:
         self.one("input[type=search]").send_keys(words)
 
     def open(self, number: int) -> str:
-        """Open the n-th question of the list; its text once it is there."""
+        """Open the n-th question of the list and return its text."""
         before = self.one(".detail").id, self.run("return document.querySelector('.detail').firstChild")
         self.all(".list button")[number].click()
         self.wait(lambda: self.run("return document.querySelector('.detail').firstChild") != before[1])
         return self.run("return document.querySelector('.detail').textContent")
 
     def requests(self) -> list[str]:
-        """Every address asked for since the page was opened."""
+        """Every address that the browser requested since the page was opened."""
         events = [json.loads(row["message"])["message"] for row in self.driver.get_log("performance")]
         return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
@@ -129,13 +129,16 @@ def test_a_click_sorts_by_value_and_another_turns_it_round(small: Page):
     heads = small.all("#leaderboard thead button")
     assert order() == ["beta", "alpha 10", "alpha 9"]
     heads[2].click()
-    assert order() == ["alpha 10", "beta", "alpha 9"]  # by value: "9.0" is below "28.0"
+    # It sorts by value: as text, "9.0" would be above "28.0".
+    assert order() == ["alpha 10", "beta", "alpha 9"]
     heads[2].click()
     assert order() == ["alpha 9", "beta", "alpha 10"]
-    for _ in range(2):  # what has no value is last both ways
+    # A cell without a value is last in both directions.
+    for _ in range(2):
         heads[1].click()
         assert order()[-1] == "alpha 10"
-    heads[0].send_keys("\ue007")  # the enter key
+    enter = "\ue007"
+    heads[0].send_keys(enter)
     assert order() == ["alpha 9", "alpha 10", "beta"]
     marked = [head.get_attribute("aria-sort") for head in small.all("#leaderboard th[aria-sort]")]
     assert marked == ["ascending", "none", "none"]
@@ -170,7 +173,8 @@ def test_comparisons_say_what_was_measured(small: Page):
     ):
         assert words in first
     assert "+1.10" in second
-    assert "[" not in second  # an interval without ends is not shown
+    # An interval without an end is not shown.
+    assert "[" not in second
     assert len(small.all("#comparisons svg.forest.worse .interval")) == 3
 
 
@@ -207,7 +211,8 @@ def test_search_goes_through_the_transcripts(small: Page):
     assert small.texts(".list .snippet") == ["question 2?"]
     small.search("nowhere")
     small.wait(lambda: small.status() == "0 of 5 questions")
-    small.search("be brief")  # an earlier message
+    # These words stand in an earlier message.
+    small.search("be brief")
     small.wait(lambda: small.status() == "5 of 5 questions")
 
 
@@ -218,7 +223,8 @@ def test_a_sample_shows_drafts_layers_answer_seeds_and_tokens(small: Page):
         assert words in text
     assert small.texts(".detail h4") == ["Question", "Drafts (2)", "Answer"]
     left, right = (card.rect for card in small.all(".cards")[0].find_elements("css selector", ".card"))
-    assert left["y"] == right["y"]  # side by side
+    # The drafts stand side by side.
+    assert left["y"] == right["y"]
     assert left["x"] + left["width"] <= right["x"]
 
 
@@ -239,11 +245,13 @@ def test_from_one_question_to_the_next_and_to_another_run(small: Page):
 
 def test_the_keyboard_is_enough(small: Page):
     first = small.all(".list button")[0]
-    first.send_keys("\ue015")  # arrow down
+    arrow_down, enter = "\ue015", "\ue007"
+    first.send_keys(arrow_down)
     assert small.driver.switch_to.active_element.get_attribute("data-place") == "1"
-    small.driver.switch_to.active_element.send_keys("\ue007")
+    small.driver.switch_to.active_element.send_keys(enter)
     small.wait(lambda: "gsm8k #1" in small.texts(".detail h3"))
-    assert small.driver.switch_to.active_element.tag_name == "h3"  # a screen reader goes on there
+    # A screen reader continues at the heading.
+    assert small.driver.switch_to.active_element.tag_name == "h3"
 
 
 def test_hostile_text_is_text(opened):
@@ -265,17 +273,18 @@ def test_hostile_text_is_text(opened):
         page.run("return document.querySelectorAll('main :is(img, iframe, script, style, link, meta, a)').length") == 0
     )
     assert page.requests() == [page.path.as_uri()]
-    assert page.complaints() == []  # nothing was even tried: the policy had nothing to refuse
+    # Nothing was attempted, so the policy had nothing to refuse.
+    assert page.complaints() == []
 
 
 @pytest.fixture
 def beacon() -> Iterator[tuple[str, list[str]]]:
-    """A server on this machine and the paths it was asked for."""
-    asked: list[str] = []
+    """The address of a local server, and the paths that were requested from it."""
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_):
@@ -283,12 +292,12 @@ def beacon() -> Iterator[tuple[str, list[str]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requested
         server.shutdown()
 
 
 def test_the_policy_would_hold_if_the_script_did_not(opened, beacon, tmp_path: Path):
-    address, asked = beacon
+    address, requested = beacon
     page = opened(small_page())
     injected = """
         const node = document.createElement(arguments[0]);
@@ -305,14 +314,15 @@ def test_the_policy_would_hold_if_the_script_did_not(opened, beacon, tmp_path: P
     refused = "try { document.body.innerHTML = '<b>x</b>'; return 'set' } catch (error) { return error.name }"
     assert page.run(refused) == "TypeError"
     time.sleep(0.3)
-    assert asked == []
-    (tmp_path / "open.html").write_text("<body>no policy")  # the same without the policy does reach the server
+    assert requested == []
+    # Without the policy the same element does reach the server.
+    (tmp_path / "open.html").write_text("<body>no policy")
     open_page = Page(page.driver, tmp_path / "open.html")
     open_page.run(injected, "img", {"src": address + "/image"})
-    open_page.wait(lambda: asked == ["/image"])
+    open_page.wait(lambda: requested == ["/image"])
 
 
-def test_a_mebibyte_is_clipped_until_asked_for(opened):
+def test_a_mebibyte_is_clipped_until_a_click(opened):
     page = opened(hostile_page())
     text = page.open(len(page.all(".list button")) - 1)
     assert "<b>xxx" in text
@@ -339,7 +349,7 @@ def test_a_phone_gets_one_pane_and_no_sideways_scrolling(opened):
 
 
 def test_both_colour_schemes_are_readable(small: Page):
-    """Contrast of ink, soft text and verdicts on their papers, by the formula of WCAG 2: at least 4.5 in both."""
+    """The contrast of text on its background, by the formula of WCAG 2, is at least 4.5 in both schemes."""
     pairs = [("ink", "paper"), ("soft", "paper"), ("soft", "card"), ("good", "good-paper"), ("bad", "bad-paper"),
              ("warn", "warn-paper"), ("warn", "paper"), ("link", "paper")]  # fmt: skip
     style = "const style = getComputedStyle(document.documentElement);"
@@ -363,7 +373,7 @@ def _luminance(colour: str) -> float:
 
 
 def test_a_whole_benchmark_opens_in_two_seconds(opened):
-    """1,319 questions at K=5, L=2: from the request to a page that answers, best of two on a busy machine."""
+    """1,319 questions at K=5, L=2: time until the page reacts, the best of two because the machine may be busy."""
     data = large_page()
     times = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The leaderboard: what stands in it, which rows are marked, and every form it is printed in."""
+"""The leaderboard: its columns, the rows that are marked, and every form it is printed in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cells(table: Table, label: str) -> list[str]:
     return [row.cells[place].text for row in table.rows]
 
 
-def test_what_a_task_without_traces_cost_is_counted_once(tmp_path: Path):
+def test_the_cost_of_a_task_without_traces_is_counted_once(tmp_path: Path):
     (entry,) = read_entries([two_tasks(tmp_path)])
     assert [cost.own for cost in entry.costs.values()] == [True, False]
     assert cells(leaderboard([entry]), "tokens") == ["150"]
@@ -77,14 +77,14 @@ def test_a_length_does_not_stand_for_a_task(tmp_path: Path):
     assert "t avg_length" in [column.label for column in table_of(tmp_path, every=True).columns]
 
 
-def test_what_lies_beside_the_folder_is_not_looked_into(tmp_path: Path):
+def test_files_beside_the_folder_are_not_read(tmp_path: Path):
     make_run(tmp_path / "run", [1, 0])
     (tmp_path / "data.jsonl").write_text('"no trace"\n')
     (entry,) = read_entries([tmp_path / "run"])
     assert entry.trace_folder is None
 
 
-def test_a_plain_answer_has_one_text_whatever_k_says(tmp_path: Path):
+def test_a_single_answer_has_k_1_in_its_label(tmp_path: Path):
     make_run(tmp_path, [1, 0], k=5, layers=0)
     assert cells(table_of(tmp_path), "model") == ["m (1, 0)"]
 
@@ -114,7 +114,7 @@ def test_a_row_that_was_another_test_says_why(tmp_path: Path, changes: dict, rea
     assert notes[2] == (f"t: not to be compared with the other rows: {reason}.",)
 
 
-def test_another_limit_is_said(tmp_path: Path):
+def test_another_limit_is_a_remark(tmp_path: Path):
     for name, scores in (("a", [1, 0]), ("b", [1, 1]), ("c", [1])):
         make_run(tmp_path / name, scores, model=name)
     assert "1 questions instead of 2" in table_of(tmp_path).rows[2].notes[0]
@@ -237,7 +237,7 @@ def test_no_two_columns_share_a_key():
     assert joined_key("a/b", "c", "none") != joined_key("a", "b/c", "none")
 
 
-def test_what_no_number_stands_for_is_null_in_json_and_empty_in_csv():
+def test_infinity_and_nan_are_null_in_json_and_empty_in_csv():
     columns = (Column("difference", "difference", True, parts=("low", "high")), Column("p", "p", True))
     row = Row((Cell("1.0 [-inf, inf]", 1.0, parts=(float("-inf"), float("inf"))), Cell("nan", float("nan"))))
     table = Table("open", columns, (row,))
@@ -277,7 +277,7 @@ def test_a_model_card_names_settings_and_commands_but_no_folder_and_no_key(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("model_args", "shown"),
     [
         ("pretrained=/disk/of/me/m,token=hf_1", "pretrained=m,token=..."),
         (
@@ -286,19 +286,19 @@ def test_a_model_card_names_settings_and_commands_but_no_folder_and_no_key(tmp_p
         ),
     ],
 )
-def test_a_model_card_shows_no_key_in_whatever_form_it_was_given(tmp_path: Path, given: object, shown: str):
+def test_a_model_card_shows_no_secret_in_any_form_of_the_arguments(tmp_path: Path, model_args: object, shown: str):
     path = make_run(tmp_path, [1, 0])
     data = json.loads(path.read_text())
-    data["config"]["model_args"] = given
+    data["config"]["model_args"] = model_args
     path.write_text(json.dumps(data))
     done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
     (line,) = (line for line in done.output.splitlines() if line.startswith("lm_eval --model"))
     assert shlex.split(line)[4] == shown
 
 
-def test_a_model_cards_command_puts_the_task_as_the_run_did(tmp_path: Path):
-    asked = {"chat_template": "x", "system_instruction": "Be brief; say 'no'.", "n-shot": {"t": 5}}
-    make_run(tmp_path / "a", [1, 0], **asked, fewshot_as_multiturn=True)
+def test_a_model_cards_command_has_the_conditions_of_the_run(tmp_path: Path):
+    conditions = {"chat_template": "x", "system_instruction": "Be brief; say 'no'.", "n-shot": {"t": 5}}
+    make_run(tmp_path / "a", [1, 0], **conditions, fewshot_as_multiturn=True)
     make_run(tmp_path / "b", [1, 0])
     done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
     five, none = (shlex.split(line) for line in done.output.splitlines() if line.startswith("lm_eval --model"))
@@ -342,7 +342,7 @@ def test_the_page_takes_no_side_where_neither_is_better(tmp_path: Path):
     assert '"higher_is_better":null' in page.read_text()
 
 
-def test_what_was_judged_below_a_run_does_not_hide_that_it_has_no_traces(tmp_path: Path):
+def test_judgements_below_a_run_are_not_taken_for_traces(tmp_path: Path):
     make_run(tmp_path, [1, 0])
     (tmp_path / "mt_bench/model_judgment").mkdir(parents=True)
     (tmp_path / "mt_bench/model_judgment/j.jsonl").write_text("{}\n")
@@ -350,7 +350,7 @@ def test_what_was_judged_below_a_run_does_not_hide_that_it_has_no_traces(tmp_pat
     assert entry.trace_folder is None
 
 
-def test_the_page_of_opponents_alone_has_no_curve_and_is_written(tmp_path: Path):
+def test_the_page_of_baselines_alone_has_no_curve_and_is_written(tmp_path: Path):
     results = make_run(tmp_path / "run", [1.0, 0.0])
     data = json.loads(results.read_text())
     data["config"]["aft"]["strategy"] = "majority"
@@ -381,4 +381,5 @@ def test_help_is_quick_and_loads_no_torch(command: str):
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
-    assert time.perf_counter() - started < 10  # measured 0.2 s; the machine may be busy
+    # It takes 0.2 s on an idle machine.
+    assert time.perf_counter() - started < 10

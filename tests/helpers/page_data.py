@@ -1,4 +1,4 @@
-"""Pages to look at: a small tidy one, a hostile one, and one as large as a whole benchmark."""
+"""Pages for tests: a small tidy one, a hostile one, and one as large as a whole benchmark."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sample(doc: int = 0, run: str = "run A", texts: tuple[PageText, ...] | None 
 
 
 def small_page() -> PageData:
-    """Every part, with samples of each verdict."""
+    """Every part of a page, with a sample of each grade."""
     curve = Curve(
         "K=5", tuple(ChartPoint(x, y, y - 2, y + 2, f"L={i}") for i, (x, y) in enumerate([(100, 20), (900, 25)]))
     )
@@ -89,7 +89,7 @@ def small_page() -> PageData:
 
 
 def hostile_page() -> PageData:
-    """The small page with a hostile string in the place of every string, and every hostile string as a sample."""
+    """The small page with a hostile string before every string, and a sample for each hostile string."""
     page = small_page()
     more = tuple(
         sample(number, texts=(PageText(0, 0, text, text, True, text, 1, text),), gold=text, score=text)
@@ -113,7 +113,7 @@ def _poison(value: Any, name: str) -> Any:
 
 
 def large_page(questions: int = 1319, k: int = 5, layers: int = 2) -> PageData:
-    """A benchmark with real lengths: few-shot prompts of 2,400 characters, texts of about 500."""
+    """A benchmark of realistic lengths: few-shot prompts of 2,400 characters, texts of about 500."""
     rng = random.Random(0)
     words = ["".join(rng.choice("aeioubcdlmnrst") for _ in range(rng.randint(2, 9))) for _ in range(4000)]
     write = lambda count: " ".join(rng.choices(words, k=count))  # noqa: E731

@@ -1,4 +1,4 @@
-"""Input nobody should send: it gives a value or one sentence that names the file or argument, never a traceback."""
+"""Malformed input gives a value, or one sentence that names the file or the argument, never a traceback."""
 
 import json
 from pathlib import Path
@@ -83,20 +83,20 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"), [(2**63, "layer 9223372036854775808"), (-1, "layer -1"), (None, "layer None")]
+    ("layer", "message"), [(2**63, "layer 9223372036854775808"), (-1, "layer -1"), (None, "layer None")]
 )
-def test_a_layer_that_cannot_be_is_refused_before_anything_counts_up_to_it(tmp_path: Path, layer, said: str) -> None:
+def test_an_impossible_layer_is_refused_before_anything_counts_up_to_it(tmp_path: Path, layer, message: str) -> None:
     (trace,) = run([ask("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["drafts"][0]["layer"] = layer
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match=rf"t\.jsonl line 1 is not a trace \(ValueError: {said}"):
+    with pytest.raises(RecordError, match=rf"t\.jsonl line 1 is not a trace \(ValueError: {message}"):
         list(read_traces(tmp_path))
 
 
 @pytest.mark.parametrize("part", ["usage", "settings"])
 @pytest.mark.parametrize("value", [[1], {}, -1, 10**400, float("nan"), "../../x"])
-def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: object) -> None:
+def test_a_trace_whose_counts_are_no_counts(tmp_path: Path, part: str, value: object) -> None:
     (trace,) = run([ask("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["settings"] |= {"k": 2, "layers": 1}
@@ -107,7 +107,7 @@ def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: obj
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda row: row["drafts"].clear(), "at least one text"),
         (lambda row: row["question"]["chat"]["messages"].clear(), "and a question"),
@@ -115,18 +115,18 @@ def test_a_trace_with_counts_that_are_none(tmp_path: Path, part: str, value: obj
         (lambda row: row["settings"].pop("layers"), "KeyError: 'layers'"),
     ],
 )
-def test_a_trace_with_a_part_missing(tmp_path: Path, change, said: str) -> None:
+def test_a_trace_with_a_part_missing(tmp_path: Path, change, message: str) -> None:
     (trace,) = run([ask("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["settings"] |= {"k": 2, "layers": 1}
     change(row)
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match=rf"t\.jsonl line 1 is not a trace .*{said}"):
+    with pytest.raises(RecordError, match=rf"t\.jsonl line 1 is not a trace .*{message}"):
         list(read_traces(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["task", "doc_id", "doc_hash", "repeat", "turn"])
-def test_a_trace_of_a_question_without_a_proper_name(tmp_path: Path, name: str) -> None:
+def test_a_trace_of_a_question_with_a_damaged_name(tmp_path: Path, name: str) -> None:
     (trace,) = run([ask("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["question"][name] = ["x"]
@@ -135,6 +135,6 @@ def test_a_trace_of_a_question_without_a_proper_name(tmp_path: Path, name: str) 
         list(read_traces(tmp_path))
 
 
-def test_a_folder_of_traces_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp_path: Path) -> None:
+def test_traces_that_are_not_there_have_a_message_about_reading(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"no traces in .*gone\.jsonl: give the folder that record= named"):
         list(read_traces(tmp_path / "gone.jsonl"))

@@ -1,7 +1,7 @@
-"""Bad input by the thousand: every reader gives a value or one sentence that names what it read, never a traceback.
+"""Many malformed inputs: every reader gives a value, or one sentence that names what it read, never a traceback.
 
-A sound file is changed in one or two places (a value of another kind, a key gone, bytes flipped, the end cut off) and
-read again. ``make test-hostile`` runs far more examples than the default suite does.
+Each test changes a valid file in one or two places and reads it again. A change is a value of another kind, a missing
+key, flipped bytes, or a missing end. ``make test-hostile`` runs many more examples than the default suite.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ values = st.recursive(
 
 @contextmanager
 def refusing(*names: str) -> Iterator[list[str]]:
-    """Run, or be refused by us in one line that holds one of the names; the list then holds what was said."""
-    said: list[str] = []
+    """Accept one of our errors if its message is one line and holds one of the names. Yield the list of messages."""
+    messages: list[str] = []
     try:
-        yield said
+        yield messages
     except AFTError as error:
-        said.append(str(error))
-        assert "\n" not in said[0].strip(), said[0]
-        assert any(name in said[0] for name in names), said[0]
+        messages.append(str(error))
+        assert "\n" not in messages[0].strip(), messages[0]
+        assert any(name in messages[0] for name in names), messages[0]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -99,18 +99,18 @@ def changed(value: Any, path: tuple[Any, ...], other: Any, *, drop: bool) -> Any
 
 
 @st.composite
-def damaged(draw: Any, sound: Any) -> Any:
-    """A sound JSON value with one or two places that are not."""
+def damaged(draw: Any, valid: Any) -> Any:
+    """A valid JSON value with one or two places changed."""
     for _ in range(draw(st.integers(1, 2))):
-        path = draw(st.sampled_from(places(sound)))
-        sound = changed(sound, path, draw(values), drop=draw(st.booleans()))
-    return sound
+        path = draw(st.sampled_from(places(valid)))
+        valid = changed(valid, path, draw(values), drop=draw(st.booleans()))
+    return valid
 
 
 @st.composite
-def damaged_bytes(draw: Any, sound: bytes) -> bytes:
-    """Bytes with some flipped, or their end cut off."""
-    made = bytearray(sound)
+def damaged_bytes(draw: Any, valid: bytes) -> bytes:
+    """The bytes with some of them changed, and perhaps without their end."""
+    made = bytearray(valid)
     for _ in range(draw(st.integers(0, 4))):
         made[draw(st.integers(0, len(made) - 1))] = draw(st.integers(0, 255))
     return bytes(made[: draw(st.integers(0, len(made)))] if draw(st.booleans()) else made)
@@ -149,9 +149,9 @@ READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_sound_file_is_read(kind: str, tmp_path: Path) -> None:
-    sound, name, read = READERS[kind]
-    (tmp_path / name).write_text(json.dumps(sound))
+def test_a_valid_file_is_read(kind: str, tmp_path: Path) -> None:
+    valid, name, read = READERS[kind]
+    (tmp_path / name).write_text(json.dumps(valid))
     if kind not in ("checkpoint config", "training config"):
         assert read(tmp_path / name)
 
@@ -160,10 +160,11 @@ def test_a_sound_file_is_read(kind: str, tmp_path: Path) -> None:
 @few
 @given(data=st.data())
 def test_a_file_with_one_place_wrong(kind: str, tmp_path: Path, data: Any) -> None:
-    sound, name, read = READERS[kind]
-    text = json.dumps(data.draw(damaged(sound)))
+    valid, name, read = READERS[kind]
+    text = json.dumps(data.draw(damaged(valid)))
     (tmp_path / name).write_text(text)
-    with refusing(name, *(sound if kind == "training config" else ())):  # or the setting's name
+    # The message about a setting may name the setting instead of the file.
+    with refusing(name, *(valid if kind == "training config" else ())):
         read(tmp_path / name)
 
 
@@ -171,20 +172,20 @@ def test_a_file_with_one_place_wrong(kind: str, tmp_path: Path, data: Any) -> No
 @few
 @given(data=st.data())
 def test_a_file_with_bytes_flipped(kind: str, tmp_path: Path, data: Any) -> None:
-    sound, name, read = READERS[kind]
-    (tmp_path / name).write_bytes(data.draw(damaged_bytes(json.dumps(sound).encode())))
-    with refusing(name, *(sound if kind == "training config" else ())):
+    valid, name, read = READERS[kind]
+    (tmp_path / name).write_bytes(data.draw(damaged_bytes(json.dumps(valid).encode())))
+    with refusing(name, *(valid if kind == "training config" else ())):
         read(tmp_path / name)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A sound run, and the three files of another, with the traces of its questions."""
+    """A valid run, and the results, samples and traces of another."""
     root = tmp_path_factory.mktemp("runs")
     make_run(root / "good", [1.0, 0.0, 1.0, 0.0])
     results = make_run(root / "bad", [1.0, 1.0, 0.0, 0.0], k=2, layers=1)
-    asked = run([ask(f"q{number}", doc_id=number) for number in range(4)], 2, 1)
-    traces = [replace(t, question=replace(t.question, doc_hash=f"h{t.question.doc_id}")) for t in asked]
+    traces = run([ask(f"q{number}", doc_id=number) for number in range(4)], 2, 1)
+    traces = [replace(t, question=replace(t.question, doc_hash=f"h{t.question.doc_id}")) for t in traces]
     (file,) = write_traces(str(root / "bad" / "traces"), {"k": 2, "layers": 1, "model": "m"}, traces)
     return {"root": root, "results": results, "samples": root / "bad" / f"samples_t_{STAMP}.jsonl", "traces": file}
 
@@ -205,10 +206,10 @@ COMMANDS = (
 @settings(few, max_examples=3 * EXAMPLES)
 @given(data=st.data())
 def test_results_samples_and_traces_of_runs(runs: dict[str, Path], data: Any) -> None:
-    """Through every command that reads them: a result, or one line that names the file, whatever is wrong in one."""
+    """Every command that reads a damaged file gives a result, or one line that names the file."""
     kind = data.draw(st.sampled_from(["results", "samples", "traces"]))
-    sound = runs[kind].read_text()
-    lines = [sound] if kind == "results" else sound.splitlines()
+    valid = runs[kind].read_text()
+    lines = [valid] if kind == "results" else valid.splitlines()
     place = data.draw(st.integers(0, len(lines) - 1))
     lines[place] = json.dumps(data.draw(damaged(json.loads(lines[place]))))
     words = data.draw(st.sampled_from(COMMANDS)).split()
@@ -217,8 +218,9 @@ def test_results_samples_and_traces_of_runs(runs: dict[str, Path], data: Any) ->
     try:
         done = CliRunner().invoke(aft, [str(runs["root"] / word) if word in paths else word for word in words])
     finally:
-        runs[kind].write_text(sound)
-    with refusing(str(runs["root"]), "--", "doc_id"):  # a file, an option or a question
+        runs[kind].write_text(valid)
+    # The message names a file, an option or a question.
+    with refusing(str(runs["root"]), "--", "doc_id"):
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
 
@@ -252,7 +254,7 @@ def test_any_string_as_a_context(context: str) -> None:
 
 @few
 @given(turns=st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text(max_size=30)), min_size=1))
-def test_any_conversation_survives_the_way_through_lm_eval(turns: list[tuple[str, str]]) -> None:
+def test_any_conversation_is_the_same_after_lm_eval(turns: list[tuple[str, str]]) -> None:
     history = [{"role": role, "content": content} for role, content in turns]
     with refusing("message", "turn", "chat"):
         chat = decode(str(ChatContext.of(history, True)))
@@ -264,9 +266,9 @@ def test_any_conversation_survives_the_way_through_lm_eval(turns: list[tuple[str
 def test_any_template(source: str) -> None:
     blocks = "{% block draft %}{% endblock %}{% block aggregate %}" + source + "{% endblock %}"
     for text in (source, blocks):
-        with refusing("mine.j2") as said:
+        with refusing("mine.j2") as messages:
             Template(text, "mine.j2").aggregate_chat(Chat((Message("user", "q"),)), ["a", "b"])
-        assert said or "block" in text
+        assert messages or "block" in text
 
 
 @few
@@ -294,7 +296,7 @@ def test_any_reply_of_a_server(body: dict[str, Any]) -> None:
 
 
 TOP = [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -2.5}]
-VERDICT = {
+PREFERENCE = {
     "choices": [
         {"message": {"content": "m"}, "finish_reason": "length", "logprobs": {"content": [{"top_logprobs": TOP}]}}
     ],
@@ -303,9 +305,9 @@ VERDICT = {
 
 
 @few
-@given(body=damaged(VERDICT).filter(lambda body: isinstance(body, dict)))
-def test_any_verdict_of_a_judge(body: dict[str, Any]) -> None:
-    """A reply, or one that is asked for again: alpaca_eval then reads the probabilities of m and M."""
+@given(body=damaged(PREFERENCE).filter(lambda body: isinstance(body, dict)))
+def test_any_reply_with_probabilities_of_a_judge(body: dict[str, Any]) -> None:
+    """A reply is read or requested again; alpaca_eval reads the probabilities of m and M from it."""
     try:
         reply = _reply(body)
     except _Broken:
@@ -318,7 +320,7 @@ def test_any_verdict_of_a_judge(body: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a store of forty rows, its log folded in."""
+    """The bytes of a store of forty rows, with nothing left in its write-ahead log."""
     path = tmp_path_factory.mktemp("store") / "s.sqlite"
     made = SQLiteStore(path)
     for number in range(40):

@@ -1,4 +1,4 @@
-"""Keys in the environment stay there: a whole evaluation, its failures included, is searched for them."""
+"""No file and no output of a whole evaluation, failures included, holds a key of the environment."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ KEYS = {
 
 
 def forms(key: str) -> list[bytes]:
-    """A key as it is, URL-encoded, and in base64 at three offsets without the ends, which neighbours change."""
+    """A key as it is, URL-encoded, and in base64 at three offsets; neighbours change its ends, so these are cut."""
     whole = key.encode()
     coded = [base64.b64encode(b"x" * offset + whole)[4:-4] for offset in range(3)]
     return [whole, quote(key, safe="").encode(), *coded]
 
 
 class Workshop:
-    """Runs our commands with planted keys, against a server that repeats the key it was sent when it refuses."""
+    """Runs our commands with planted keys, against a server that repeats the key of a request when it refuses it."""
 
     def __init__(self, folder: Path, server: FakeJudge) -> None:
-        self.folder, self.server, self.said = folder, server, b""
+        self.folder, self.server, self.output = folder, server, b""
 
     def aft(self, *arguments: object, refused: bool = False) -> str:
         """One of our commands, in this process."""
         done = CliRunner().invoke(aft, [str(argument) for argument in arguments])
-        said = done.output + str(done.exception or "")
-        self.said += said.encode()
-        assert bool(done.exception) == refused, said
-        return said
+        output = done.output + str(done.exception or "")
+        self.output += output.encode()
+        assert bool(done.exception) == refused, output
+        return output
 
     def evaluate(self, name: str, *more: str, code: int = 0) -> str:
+        """Run lm_eval with engine=api in a process of its own."""
         args = {"engine": "api", "base_url": self.server.url, "model": "m", "record": self.folder / name / "traces"}
-        given = ",".join([*(f"{key}={value}" for key, value in args.items()), *more])
-        output = ("--output_path", self.folder / name, "--log_samples", "--apply_chat_template", "--limit", 2)
-        command = ("--model", "aft", "--model_args", given, "--tasks", "aft_arith", *output)
+        model_args = ",".join([*(f"{key}={value}" for key, value in args.items()), *more])
+        results = ("--output_path", self.folder / name, "--log_samples", "--apply_chat_template", "--limit", 2)
+        command = ("--model", "aft", "--model_args", model_args, "--tasks", "aft_arith", *results)
         done = subprocess.run(
             [sys.executable, "-m", "lm_eval_aft", *map(str, command)],
             check=False,
@@ -63,13 +64,13 @@ class Workshop:
             cwd=self.folder,
             timeout=300,
         )
-        said = done.stdout + done.stderr
-        self.said += said
-        assert done.returncode == code, said.decode()[-2000:]
-        return said.decode()
+        output = done.stdout + done.stderr
+        self.output += output
+        assert done.returncode == code, output.decode()[-2000:]
+        return output.decode()
 
     def stumble(self) -> None:
-        """From now on: every third request ends in 429 or 503 with the key that was sent, then goes through."""
+        """Let every third request end in 429 or 503, with the request's key in the reply."""
 
         def stumbled(number: int, body: dict) -> tuple[int, dict, dict[str, str]]:
             sent = self.server.headers[-1].get("Authorization", "")
@@ -81,7 +82,7 @@ class Workshop:
         self.server.trouble = stumbled
 
     def refuse(self) -> None:
-        """From now on: 401 with the key that was sent in body and header, as careless gateways answer."""
+        """Let every request end in 401, with its key in body and header, as careless gateways do."""
 
         def refused(number: int, body: dict) -> tuple[int, dict, dict[str, str]]:
             sent = self.server.headers[-1].get("Authorization", "")
@@ -103,9 +104,8 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksh
 def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     folder = workshop.folder
     workshop.evaluate("one", "k=2", "layers=1")
-    assert any(
-        KEYS["OPENAI_API_KEY"] in sent.get("Authorization", "") for sent in workshop.server.headers
-    )  # it was used
+    # The evaluation did use the key.
+    assert any(KEYS["OPENAI_API_KEY"] in sent.get("Authorization", "") for sent in workshop.server.headers)
 
     workshop.aft("report", folder / "one", "--html", folder / "page.html")
     workshop.aft("report", folder / "one", "--model-card")
@@ -114,33 +114,38 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     workshop.stumble()
     before = len(workshop.server.headers)
     workshop.evaluate("second", "k=3", "layers=1", "seed=7")
-    assert len(workshop.server.headers) - before > 2 * (3 + 1)  # some were asked again
+    # More requests than generations: some were repeated.
+    assert len(workshop.server.headers) - before > 2 * (3 + 1)
     assert "m (3, 1)" in workshop.aft("compare", folder / "one", folder / "second")
     workshop.aft("compare", folder / "one", folder / "second", "--format", "json")
     workshop.aft("report", folder / "one", folder / "second", "--html", folder / "both.html")
 
-    asked = [Dialogue(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
-    answers = write_answers(folder / "judged", "m", asked, [Answer(each.question_id, ("x", "y")) for each in asked])
+    questions = [Dialogue(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
+    answers = write_answers(
+        folder / "judged", "m", questions, [Answer(each.question_id, ("x", "y")) for each in questions]
+    )
     judge = ("judge", "mt_bench", answers, "--judge-model", "m", "--judge-base-url", workshop.server.url)
     workshop.server.trouble = lambda number, body: None
     assert "7.00" in workshop.aft(*judge)
 
     workshop.refuse()
     assert "401" in workshop.evaluate("third", "k=3", code=2)
-    fresh = write_answers(folder / "fresh", "n", asked, [Answer(each.question_id, ("p", "q")) for each in asked])
+    fresh = write_answers(
+        folder / "fresh", "n", questions, [Answer(each.question_id, ("p", "q")) for each in questions]
+    )
     workshop.aft("judge", "mt_bench", fresh, *judge[3:], refused=True)
-    given = KEYS["OPENAI_API_KEY"].rstrip("=")
+    shortened = KEYS["OPENAI_API_KEY"].rstrip("=")
     with pytest.raises(ConfigError, match="must not be given in --model_args") as refused:
-        load_engine("api", {"base_url": workshop.server.url, "model": "m", "api_key": given}, HostArgs())
-    workshop.said += str(refused.value).encode()
+        load_engine("api", {"base_url": workshop.server.url, "model": "m", "api_key": shortened}, HostArgs())
+    workshop.output += str(refused.value).encode()
 
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".json", ".jsonl", ".html", ".sqlite"}
-    content = {str(path): path.read_bytes() for path in files} | {"output": workshop.said}
+    content = {str(path): path.read_bytes() for path in files} | {"output": workshop.output}
     found = [
         (name, where)
         for where, text in content.items()
-        for name, key in [*KEYS.items(), ("given", given)]
+        for name, key in [*KEYS.items(), ("shortened", shortened)]
         for form in forms(key)
         if form in text
     ]

@@ -1,4 +1,4 @@
-// Curves as SVG, drawn at the width there is; the same numbers stand below each as a table.
+// Charts as SVG, as wide as the page allows. A table below each chart has the same numbers.
 
 const SHAPES = [
   (x, y) => svg("circle", { cx: x, cy: y, r: 4 }),
@@ -33,12 +33,13 @@ function range(values, padding) {
   return [low - room, high + room];
 }
 
-// A function from values to pixels, with the ticks of its axis.
+// The function from values to pixels of one axis, and its ticks.
 function axis(values, log, from, to, wanted) {
   const [low, high] = log ? range(values.map(Math.log10), 0.06) : range(values, 0.06);
   const place = (value) => from + ((log ? Math.log10(value) : value) - low) / (high - low) * (to - from);
   const distinct = [...new Set(values)];
-  if (!log && distinct.every(Number.isInteger) && distinct.length <= wanted) return { place, ticks: distinct, whole: true }; // k, layers
+  // k and layers are whole numbers: their ticks are the values.
+  if (!log && distinct.every(Number.isInteger) && distinct.length <= wanted) return { place, ticks: distinct, whole: true };
   const ticks = log ? logTicks(10 ** low, 10 ** high) : niceTicks(low, high, wanted);
   return { place, ticks: ticks.length > 1 ? ticks : distinct.slice(0, wanted) };
 }
@@ -65,7 +66,8 @@ function drawChart(chart, width) {
     svg("text", { class: "label", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, chart.x_label + (chart.log_x ? " (log scale)" : "")),
     svg("text", { class: "label", x: 4, y: 12 }, chart.y_label),
   );
-  const apart = x.whole ? 5 : 0; // pixels between curves that have their points in the same places
+  // Pixels between curves whose points have the same x.
+  const apart = x.whole ? 5 : 0;
   chart.curves.forEach((curve, number) => {
     const shift = apart * (number - (chart.curves.length - 1) / 2);
     picture.append(drawCurve(curve, number, { ...x, place: (value) => x.place(value) + shift }, y));
@@ -80,8 +82,8 @@ function drawCurve(curve, number, x, y) {
     group.append(svg("path", { class: "line", d: path, "stroke-dasharray": curve.dashed ? "5 4" : null }));
   }
   for (const p of curve.points) {
-    const said = `${curve.name}${p.label ? ", " + p.label : ""}: ${short(p.x)}, ${+p.y.toPrecision(4)}${interval(p)}`;
-    const mark = svg("g", { class: "mark", tabindex: "0", role: "img", "aria-label": said }, svg("title", {}, said));
+    const description = `${curve.name}${p.label ? ", " + p.label : ""}: ${short(p.x)}, ${+p.y.toPrecision(4)}${interval(p)}`;
+    const mark = svg("g", { class: "mark", tabindex: "0", role: "img", "aria-label": description }, svg("title", {}, description));
     if (p.low !== null && p.high !== null) {
       mark.append(svg("line", { class: "interval", x1: x.place(p.x), x2: x.place(p.x), y1: y.place(p.low), y2: y.place(p.high) }));
     }

@@ -1,4 +1,4 @@
-// One question: what was asked, the drafts side by side, each layer, the answer.
+// One question: its messages, the drafts side by side, each layer, the answer.
 
 const badge = (kind, text) => h("span", { class: "badge " + kind }, text);
 
@@ -41,7 +41,8 @@ function layers(sample) {
   const sections = [];
   for (let layer = 0; layer <= last; layer++) {
     const texts = sample.texts.filter((text) => text.layer === layer);
-    const answer = layer === last && texts.length === 1; // several: choices were scored after reading them
+    // A last layer of several texts is no answer: the choices were scored after it.
+    const answer = layer === last && texts.length === 1;
     const heading = answer ? "Answer" : layer === 0 ? `Drafts (${texts.length})` : `Layer ${layer} (${texts.length})`;
     const kind = answer ? "Answer" : layer === 0 ? "Draft" : `Layer ${layer}, text`;
     const source = layer === 1 ? "draft" : "text";

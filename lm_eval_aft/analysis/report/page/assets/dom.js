@@ -1,4 +1,4 @@
-// Elements and text. Everything a model wrote reaches the page through show(), so as text nodes and nothing else.
+// Elements and text. Everything that a model wrote reaches the page through show(), which makes text nodes only.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,7 +15,7 @@ const h = (tag, attributes, ...children) => fill(document.createElement(tag), at
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 // Control characters, marks that reverse or hide text, invisible tag characters, halves of surrogate pairs. Joiners
-// inside emoji (U+200C, U+200D) are left alone.
+// inside emoji (U+200C, U+200D) stay as they are.
 const HIDDEN =
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}\ud800-\udfff]/gu;
 
@@ -29,7 +29,7 @@ function name(character) {
   return CONTROLS[code] || "U+" + code.toString(16).toUpperCase().padStart(4, "0");
 }
 
-// Text as nodes, with what cannot be seen made visible.
+// Text as nodes; the names of invisible characters are shown.
 function show(text) {
   const nodes = [];
   let from = 0;
@@ -42,9 +42,10 @@ function show(text) {
   return nodes;
 }
 
-const CLIP = 8000; // characters shown at once: a screen or two of a card
+// Characters shown at once: one or two screens of a card.
+const CLIP = 8000;
 
-// A long text in a box that scrolls; past CLIP characters the rest waits for a click.
+// A text in a box that scrolls. Of a text longer than CLIP, a click shows the rest.
 function textBox(text, label) {
   if (!text.trim()) return h("p", { class: "quiet" }, text ? "only white space" : "empty");
   const box = h("pre", { class: "text", dir: "auto", tabindex: "0", role: "region", "aria-label": label });

@@ -1,4 +1,4 @@
-// A/B: each comparison as a line with its interval on a common scale.
+// Comparisons: one row each, with its interval on a common scale.
 
 const FOREST = { width: 240, height: 26, edge: 8 };
 
@@ -17,7 +17,7 @@ function forest(effect, reach) {
   return picture;
 }
 
-// Better or worse only where the interval leaves out zero, and one of them is better.
+// Better or worse only if the interval excludes zero and the metric has a better side.
 function direction(effect) {
   if (effect.higher_is_better === null) return "level";
   if (effect.low === null || effect.high === null || (effect.low <= 0 && effect.high >= 0)) return "level";
@@ -69,12 +69,12 @@ function effectRow(effect, reach) {
 const HEADS = [
   ["task", ""],
   ["scores", "baseline, then the other run"],
-  ["difference", "other less baseline, with its interval"],
+  ["difference", "other minus baseline, with its interval"],
   ["", ""],
   ["p", "two-sided, paired"],
   ["p, Holm", "corrected over the tasks"],
   ["above / level / below", "questions on which it scored above, level with and below the baseline"],
-  ["cost", "of the other run by the baseline's, a question"],
+  ["cost", "of the other run, a question, divided by the baseline's"],
   ["n", "pairs of questions"],
   ["detectable", "least true difference that this many questions would show, with 80% power"],
 ];
@@ -88,7 +88,8 @@ function renderEffects(effects) {
   }
   const panels = [...groups.values()].map((group) => {
     const reach = (scale) => {
-      const alike = group.filter((e) => e.scale === scale); // percent and points on a scale of ten need axes of their own
+      // Percentages and, say, ratings from 1 to 10 need different scales.
+      const alike = group.filter((e) => e.scale === scale);
       return Math.max(...alike.flatMap((e) => [e.difference, e.low ?? 0, e.high ?? 0].map((value) => Math.abs(value * scale)))) || 1;
     };
     const head = HEADS.map(([label, title], i) => h("th", { scope: "col", title: title || null, class: TEXTUAL.includes(i) ? null : "number" }, label));

@@ -1,4 +1,4 @@
-// Puts the page together from the data embedded in it; a part without data is left out.
+// Builds the page from the data that is embedded in it. A part without data is left out.
 
 function main() {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -17,9 +17,10 @@ function main() {
   );
   if (links.length > 1) document.querySelector("main").before(h("nav", { class: "parts", "aria-label": "Parts of the page" }, h("ul", {}, links)));
   document.querySelector("main").append(...parts);
-  const asked = /^#[a-z]+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
-  if (asked) asked.scrollIntoView();
-  document.documentElement.dataset.ready = Math.round(performance.now()); // ms since the page was asked for
+  const target = /^#[a-z]+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
+  if (target) target.scrollIntoView();
+  // Milliseconds since the browser began to open the page.
+  document.documentElement.dataset.ready = Math.round(performance.now());
 }
 
 main();

@@ -1,6 +1,7 @@
-// The sample explorer: filters over a light index, search through the shards, a list, and one question at a time.
+// The sample explorer: filters over a small index, search through the shards, a list, and one question at a time.
 
-const PAGE = 100; // list rows added at once
+// Rows that are added to the list at once.
+const PAGE = 100;
 const KINDS = [
   ["all", "all", () => true],
   ["right", "right", (entry) => entry.right === true],
@@ -9,7 +10,7 @@ const KINDS = [
   ["broken", "broken", (entry) => entry.broken],
 ];
 
-// The index comes as rows, to be small; _index_entry in write.py makes them.
+// The index comes as rows, which are small; _index_entry in write.py makes them.
 function readIndex(index) {
   return index.entries.map(([run, task, doc, verdict, snippet], place) => ({
     place,
@@ -25,7 +26,7 @@ function readIndex(index) {
 
 function renderSamples(index) {
   if (typeof DecompressionStream === "undefined") {
-    return section("samples", "Samples", h("p", {}, "This browser cannot unpack the samples; any one made since 2023 can."));
+    return section("samples", "Samples", h("p", {}, "This browser cannot unpack the samples; browsers since 2023 can."));
   }
   const entries = readIndex(index);
   const read = shardReader();
@@ -74,19 +75,19 @@ function renderSamples(index) {
     more.textContent = `Show ${count(Math.min(PAGE, left))} more of ${count(left)}`;
   }
 
-  function setFound(found, said) {
+  function setFound(found, message) {
     state.found = found;
     list.replaceChildren();
     extend();
-    status.textContent = said || `${count(found.length)} of ${count(entries.length)} questions`;
+    status.textContent = message || `${count(found.length)} of ${count(entries.length)} questions`;
   }
 
-  // Filters at once; a search goes through the shards, and gives way to a newer one.
+  // Filters apply at once. A search reads the shards, and stops if a newer one starts.
   async function update() {
     const search = ++state.search;
-    const asked = entries.filter((entry) => (!state.run || entry.run === state.run) && (!state.task || entry.task === state.task));
-    for (const { kind, number } of kinds) number.textContent = count(asked.filter(KINDS.find((each) => each[0] === kind)[2]).length);
-    const wanted = asked.filter(KINDS.find((each) => each[0] === state.kind)[2]);
+    const selected = entries.filter((entry) => (!state.run || entry.run === state.run) && (!state.task || entry.task === state.task));
+    for (const { kind, number } of kinds) number.textContent = count(selected.filter(KINDS.find((each) => each[0] === kind)[2]).length);
+    const wanted = selected.filter(KINDS.find((each) => each[0] === state.kind)[2]);
     if (!state.words) return setFound(wanted);
     const found = [];
     for (const [done, entry] of wanted.entries()) {

@@ -1,6 +1,8 @@
-// Transcripts: gzip in base64, some dozens of questions a shard, unpacked when one of them is opened or searched.
+// Samples: gzip in base64, some dozens of questions a shard. A shard is unpacked when one of its questions is opened or
+// searched.
 
-const KEPT = 24; // unpacked shards in memory
+// Unpacked shards in memory.
+const KEPT = 24;
 
 function shardReader() {
   const kept = new Map();
@@ -14,7 +16,8 @@ function shardReader() {
 
   return function read(number) {
     const found = kept.get(number) || unpack(number);
-    kept.delete(number); // and in again at the end: the first is the one longest unused
+    // It is put in again at the end, so that the first one is the least recently used.
+    kept.delete(number);
     kept.set(number, found);
     if (kept.size > KEPT) kept.delete(kept.keys().next().value);
     return found;

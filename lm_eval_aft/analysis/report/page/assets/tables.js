@@ -1,4 +1,4 @@
-// Tables that sort by a click on a head: numbers by value, largest first; what has no value comes last.
+// Tables that a click on a head sorts: numbers by value, largest first. Cells without a value come last.
 
 function renderTable(table, caption) {
   const body = h("tbody");
@@ -30,7 +30,8 @@ function renderTable(table, caption) {
   ].filter(Boolean);
 }
 
-const BRIEF = 28; // characters that stay on one line
+// Cells of at most this many characters stay on one line.
+const BRIEF = 28;
 
 function compare(a, b, numeric, direction) {
   const sign = direction === "ascending" ? 1 : -1;
