@@ -1,4 +1,4 @@
-"""Samples of the page: traces, verdicts and lm-eval's log joined into one record a question."""
+"""Samples of the page: traces, grades and lm-eval's samples joined into one record a question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm_eval_aft.storage.traces import write_traces
 
 
 def log_run(folder: Path, task: str, rows: list[dict], settings: dict | None = None) -> None:
-    """A run as lm-eval writes it; ``settings`` make it one of ours."""
+    """A run as lm-eval writes it; with ``settings`` it is a run of --model aft."""
     folder.mkdir(parents=True, exist_ok=True)
     config: dict = {"model": "hf", "model_args": {}}
     if settings:
@@ -47,7 +47,7 @@ def row(number: int, **more: object) -> dict:
     }
 
 
-def test_a_traced_question_has_its_texts_verdict_and_score(tmp_path: Path):
+def test_a_traced_question_has_its_texts_grade_and_score(tmp_path: Path):
     made = trace(["is 7", "is 8"], ["is 8"], model="m")
     log_run(tmp_path, "gsm8k", [row(0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
@@ -63,7 +63,7 @@ def test_a_traced_question_has_its_texts_verdict_and_score(tmp_path: Path):
     assert [message.text for message in sample.messages] == ["q0"]
 
 
-def test_rescue_and_corruption_reach_the_page(tmp_path: Path):
+def test_fixed_and_broken_answers_reach_the_page(tmp_path: Path):
     traces = [trace(["is 8", "is 8"], ["is 7"], doc=0), trace(["is 7", "is 7"], ["is 8"], doc=1)]
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0), row(1)], traces[0].settings)
     write_traces(str(tmp_path / "traces"), traces[0].settings, traces)
@@ -89,16 +89,16 @@ def test_another_models_run_is_shown_from_the_log(tmp_path: Path):
     assert samples[2].score == "exact_match (flexible-extract): 0.5"
 
 
-def test_a_plain_answer_of_ours_has_no_panel(tmp_path: Path):
+def test_a_single_answer_has_no_panel(tmp_path: Path):
     made = trace(["is 7"])
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    panels, (sample,) = run_samples(RunEntry(read_run(tmp_path), "plain", tmp_path / "traces"))
+    panels, (sample,) = run_samples(RunEntry(read_run(tmp_path), "single", tmp_path / "traces"))
     assert panels == ()
     assert (sample.right, len(sample.texts)) == (True, 1)
 
 
-def test_an_essay_is_judged_by_its_metric_alone(tmp_path: Path):
+def test_an_essay_is_graded_by_its_metric_alone(tmp_path: Path):
     made = trace(["one", "two"], ["two"], task="essay")
     log_run(tmp_path, "essay", [row(0, exact_match=1.0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])

@@ -1,8 +1,6 @@
-"""``aft report``: a leaderboard of lm-eval runs, ours and any other model's, with what each score cost.
+"""The leaderboard: one row a run, with the scores and the cost of each.
 
-One row a run; scores with lm-eval's standard error; rows that were not the same test as the others are marked with the
-reason. Reads result files and traces only. ``compare`` says whether differences are real; ``page`` draws the HTML.
-A little over 200 lines with the command.
+Scores carry lm-eval's standard error. A row that was not the same test as the others is marked with the reason.
 """
 
 from __future__ import annotations
@@ -28,7 +26,8 @@ from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.storage.results import EvalRun, Score
 
-Measure = tuple[str, str, str]  # task, metric, filter
+# Task, metric and filter: what a score column shows.
+Measure = tuple[str, str, str]
 
 
 def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:

@@ -1,7 +1,4 @@
-"""Fills the HTML page from runs: leaderboard, curves, comparisons, diagnostics, and every question with its drafts.
-
-Knows no HTML (``page`` has it) and no formula. Called by ``aft report --html``.
-"""
+"""Builds the HTML page of runs: leaderboard, charts, comparisons, diagnostics, and every question with its texts."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import AFTError, ConfigError
-from lm_eval_aft.storage.results import EvalRun
+from lm_eval_aft.storage.results import Score
 
 
 def write_report(path: Path, entries: Sequence[RunEntry], table: Table, baseline: Path | None) -> None:
@@ -28,98 +25,103 @@ def write_report(path: Path, entries: Sequence[RunEntry], table: Table, baseline
 
     Args:
         path: The HTML file.
-        entries: All runs on it.
+        entries: All runs on it, made with ``keep`` so that each of their files is read once.
         table: The leaderboard.
-        baseline: Results file or folder of the run that the others are compared with; None takes the first of them.
+        baseline: Results file or folder of the run that the others are compared with; None compares them with the
+            first run.
 
     Raises:
         ConfigError: ``baseline`` is none of the runs.
-        RecordError: A file cannot be read or written, or a baseline that was named cannot be paired with another run.
+        RecordError: A file cannot be read or written, or a run cannot be paired with ``baseline``.
     """
-    runs = [entry.run for entry in entries]
-    shown = [run_samples(entry, entries) for entry in entries]
-    compared, notes = _comparisons(entries, baseline)
+    samples = [run_samples(entry, entries) for entry in entries]
+    comparisons, notes = _comparisons(entries, baseline)
+    tasks = dict.fromkeys(task for entry in entries for task in entry.run.tasks)
     data = PageData(
         title="Propose and aggregate",
-        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(_tasks(runs))}",
+        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(tasks)}",
         leaderboard=table,
         charts=tuple(_charts(entries)),
-        effects=tuple(map(_effect, compared)),
-        diagnostics=tuple(panel for panels, _ in shown for panel in panels),
-        samples=tuple(sample for _, samples in shown for sample in samples),
+        effects=tuple(map(_effect, comparisons)),
+        diagnostics=tuple(panel for panels, _ in samples for panel in panels),
+        samples=tuple(sample for _, of_run in samples for sample in of_run),
         notes=notes,
     )
     write_page(path, data)
 
 
-def _tasks(runs: Sequence[EvalRun]) -> list[str]:
-    return list(dict.fromkeys(task for run in runs for task in run.tasks))
-
-
 def _comparisons(entries: Sequence[RunEntry], baseline: Path | None) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
-    """Of all runs with the baseline, and why runs are left out; of a baseline that was named none is."""
+    """The comparisons of all runs with the baseline, and notes on runs that cannot be compared.
+
+    If the user named the baseline, a run that cannot be compared with it is an error.
+    """
     if baseline is not None:
-        base = _named(entries, baseline)
+        base = _named_entry(entries, baseline)
         return compare_entries(base, [entry for entry in entries if entry is not base]), ()
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     notes: list[str] = []
     for other in entries[1:]:
         try:
-            found += compare_entries(entries[0], [other])
-        except AFTError:  # the page is whole without this pair
+            comparisons += compare_entries(entries[0], [other])
+        except AFTError:
+            # The page is of use without this pair.
             notes.append(
                 f"{other.label} is not compared with {entries[0].label}: they did not answer the same questions, or no "
                 "samples were logged; aft compare says which."
             )
-    return tuple(found), tuple(notes)
+    return tuple(comparisons), tuple(notes)
 
 
-def _named(entries: Sequence[RunEntry], baseline: Path) -> RunEntry:
-    place = baseline.resolve()
-    found = [entry for entry in entries if place in (entry.run.path.resolve(), *entry.run.path.resolve().parents)]
-    if len(found) != 1:
-        have = ", ".join(str(entry.run.path) for entry in (found or entries)[:4])
+def _named_entry(entries: Sequence[RunEntry], baseline: Path) -> RunEntry:
+    wanted = baseline.resolve()
+    named = [entry for entry in entries if wanted in (entry.run.path.resolve(), *entry.run.path.resolve().parents)]
+    if len(named) != 1:
+        files = ", ".join(str(entry.run.path) for entry in (named or entries)[:4])
         raise ConfigError(
-            f"--baseline {baseline} names {len(found)} of these runs and must name one; give one of {have}."
+            f"--baseline {baseline} names {len(named)} of these runs and must name one; give one of {files}."
         )
-    return found[0]
+    return named[0]
 
 
-def _effect(row: Comparison) -> Effect:
+def _effect(comparison: Comparison) -> Effect:
+    c, score = comparison, comparison.score
     return Effect(
-        baseline=row.baseline,
-        other=row.other,
-        task=row.score.task,
-        metric=row.score.metric if row.score.filter == "none" else f"{row.score.metric}, {row.score.filter}",
-        n=row.n,
-        baseline_score=row.baseline_mean,
-        other_score=row.other_mean,
-        difference=row.difference.estimate,
-        low=row.difference.low,
-        high=row.difference.high,
-        p_value=row.p_value,
-        p_holm=row.p_holm,
-        wins=row.counts.wins,
-        ties=row.counts.ties,
-        losses=row.counts.losses,
-        cost_ratio=row.cost_ratio,
-        detectable=row.detectable,
-        category=row.category,
-        scale=comparison_unit(row).scale,
-        higher_is_better=row.score.higher_is_better if row.score.ranked else None,
-        level=row.difference.level,
-        notes=row.notes,
+        baseline=c.baseline,
+        other=c.other,
+        task=score.task,
+        metric=_measure(score),
+        n=c.n,
+        baseline_score=c.baseline_mean,
+        other_score=c.other_mean,
+        difference=c.difference.estimate,
+        low=c.difference.low,
+        high=c.difference.high,
+        p_value=c.p_value,
+        p_holm=c.p_holm,
+        wins=c.counts.wins,
+        ties=c.counts.ties,
+        losses=c.counts.losses,
+        cost_ratio=c.cost_ratio,
+        detectable=c.detectable,
+        category=c.category,
+        scale=comparison_unit(c).scale,
+        higher_is_better=score.higher_is_better if score.ranked else None,
+        level=c.difference.level,
+        notes=c.notes,
     )
 
 
 def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
-    """Score against layers, k and cost, wherever runs of ours differ in them, beside the majority vote."""
-    runs = [entry.run for entry in entries]
+    """Charts of each task's main score, if runs of ours differ in k or layers."""
     if not drawable(entries):
         return
     votes = [vote for entry in entries if entry.trace_folder for vote in votes_of(entries, entry.traces())]
-    shown = {(s.metric, s.filter) for run in runs for task in run.tasks for s in [primary(run, task)]}
-    measures = {metric if name == "none" else f"{metric}, {name}" for metric, name in shown}
+    measures = {_measure(primary(entry.run, task)) for entry in entries for task in entry.run.tasks}
     for each in curves(entries, votes):
         if len(each.points) > 1 and each.measure in measures:
             yield from charts(each)
+
+
+def _measure(score: Score) -> str:
+    """The metric, and the filter if there is one."""
+    return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
