@@ -82,10 +82,10 @@ class AFTLM(LM):
             make_folder(Path(config.record))
         store = open_store(config.cache, config.record and Path(config.record, "drafts.sqlite"))
         host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
-        given = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
+        given_drafts = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
         selector = load_selector(config, store, host)
         engine = load_engine(config.engine, engine_args, host)
-        self._assemble(engine, config, template, store, name, selector, given)
+        self._assemble(engine, config, template, store, name, selector, given_drafts)
 
     @classmethod
     def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
@@ -110,13 +110,13 @@ class AFTLM(LM):
         store: Store,
         name: str,
         selector: Selector | None = None,
-        given: GivenDrafts | None = None,
+        given_drafts: GivenDrafts | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
         self.name = name  # what the results file calls the model
         self._totals = _Totals()
-        self._selector, self._given = selector, given
+        self._selector, self._given_drafts = selector, given_drafts
 
     @property
     def usage(self) -> Usage:
@@ -268,7 +268,7 @@ class AFTLM(LM):
             self.config,
             self.store,
             selector=self._selector,
-            given=self._given,
+            given_drafts=self._given_drafts,
             answer=answer,
             quiet=quiet,
         )
@@ -314,7 +314,7 @@ class AFTLM(LM):
     def _settings(self) -> dict[str, Any]:
         config = {name: value for name, value in self.config.to_dict().items() if name not in ("record", "cache")}
         template = {"name": self.template.name, "sha256": self.template.digest}
-        config["drafts_from"] = self._given.source if self._given else None
+        config["drafts_from"] = self._given_drafts.source if self._given_drafts else None
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
 
 

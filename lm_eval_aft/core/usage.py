@@ -1,6 +1,6 @@
-"""What generations cost: tokens, and the floating-point operations that follow from them.
+"""The cost of generations: tokens, and the floating-point operations that follow from them.
 
-Counts only add up here; they are taken where tokens are born (the engines). Everybody imports it.
+The engines count tokens when a completion ends. This module only adds the counts up.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
 
-MAX_COUNT = 10**30  # of anything: what a file says beyond that was never counted, and 10**400 fits no float
+# A larger count in a file means that the file is damaged. Much larger ones (10**400) overflow a float.
+MAX_COUNT = 10**30
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What generations cost; add with ``+``.
+    """The cost of generations; usages add with ``+``.
 
     Attributes:
         generations: Number of texts.
-        prompt_tokens: Prompt tokens asked for, every text counted with its whole prompt.
-        computed_prompt_tokens: Prompt tokens that ran through the model; the others were shared or cached.
+        prompt_tokens: Tokens of the prompts. Every text counts its whole prompt.
+        computed_prompt_tokens: Prompt tokens that ran through the model. The others were shared or cached.
         generated_tokens: Tokens written.
-        flops: Floating-point operations, 0 where the model's shape is unknown (``ModelShape.flops``).
+        flops: Floating-point operations (see ``ModelShape.flops``); 0 if the model's shape is unknown.
     """
 
     generations: int = 0
@@ -33,7 +34,7 @@ class Usage:
 
     @property
     def shared_prompt_tokens(self) -> int:
-        """Prompt tokens asked for that were not computed again."""
+        """Prompt tokens that were shared or cached."""
         return self.prompt_tokens - self.computed_prompt_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -42,12 +43,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes that decide what a token costs.
+    """The sizes of a model that decide the cost of a token.
 
     Attributes:
-        parameters: Weights without the input embedding and the output head.
-        layers: Transformer layers.
-        attention_width: Query heads times head size.
+        parameters: Number of weights without the input embedding and the output head.
+        layers: Number of transformer layers.
+        attention_width: Number of query heads times head size.
     """
 
     parameters: int
@@ -57,26 +58,26 @@ class ModelShape:
     def flops(self, start: int, end: int) -> int:
         """Operations to process positions ``start`` to ``end`` of one sequence.
 
-        2 per parameter and token, plus attention: a token at position t reads t keys and t values, 4 * width * t
-        per layer, summed over the positions (Kaplan et al. 2020, section 2.1, with the exact position in the
-        place of the whole context).
+        A token costs 2 operations per parameter, plus attention: at position t it reads t keys and t values, which is
+        4 * width * t per layer. The sum runs over the positions (Kaplan et al. 2020, section 2.1, with the exact
+        position instead of the whole context).
         """
         linear = 2 * self.parameters * (end - start)
         return linear + 2 * self.layers * self.attention_width * (end * end - start * start)
 
 
-def total(usages: list[Usage]) -> Usage:
-    """The sum of usages; of none, an empty one."""
+def total(usages: Sequence[Usage]) -> Usage:
+    """The sum of usages."""
     return reduce(add, usages, Usage())
 
 
-def read_only(shared: int, ends: Sequence[int], shape: ModelShape | None) -> Usage:
-    """The cost of reading texts without writing any.
+def reading_usage(shared: int, ends: Sequence[int], shape: ModelShape | None) -> Usage:
+    """The cost of reading texts without generating any.
 
     Args:
-        shared: Tokens with which all of them begin, computed once.
-        ends: Length of each, those tokens included.
-        shape: The model's; None leaves operations at 0.
+        shared: Number of tokens with which all texts begin. They are computed once.
+        ends: Length of each text in tokens, the shared ones included.
+        shape: The model's shape. None leaves the operations at 0.
     """
     flops = shape.flops(0, shared) + sum(shape.flops(shared, end) for end in ends) if shape else 0
     return Usage(0, sum(ends), shared + sum(end - shared for end in ends), 0, flops)

@@ -1,7 +1,4 @@
-"""Completing requests: from the store what it has, from the engine what is missing, each kept the moment it ends.
-
-Knows nothing of layers or questions. Called by ``schedule`` and by the trainers' writer.
-"""
+"""Generating or reusing: completions come from the draft store if it holds them, and from the engine otherwise."""
 
 from __future__ import annotations
 
@@ -18,15 +15,24 @@ from lm_eval_aft.storage.draft_store import Store
 def generate_or_reuse(
     requests: Sequence[Request], engine: Engine, store: Store
 ) -> Iterator[tuple[int, Completion, bool]]:
-    """Yield (position, completion, reused), asking the engine only for what neither store nor layer has."""
+    """Complete requests and keep each new completion in the store as soon as it ends.
+
+    Yields:
+        The position of a request, its completion, and whether the completion was reused. A completion is reused if
+        it comes from the store or from an equal request of this call.
+
+    Raises:
+        EngineError: If the engine stops working.
+        StoreError: If the store cannot be read or written.
+    """
     positions: dict[str, list[int]] = {}
     for position, request in enumerate(requests):
         positions.setdefault(store.key(engine.fingerprint, request), []).append(position)
-    found = store.get(positions)
-    for key, completion in found.items():
+    stored = store.get(positions)
+    for key, completion in stored.items():
         for position in positions[key]:
             yield position, completion, True
-    missing = [key for key in positions if key not in found]
+    missing = [key for key in positions if key not in stored]
     try:
         for number, completion in engine.generate([requests[positions[key][0]] for key in missing]):
             key = missing[number]
@@ -41,7 +47,14 @@ def generate_or_reuse(
 def show_progress(
     steps: Iterable[tuple[int, Completion, bool]], name: str, count: int, quiet: bool
 ) -> Iterator[tuple[int, Completion, bool]]:
-    """Show how far a layer is, its new tokens per second and the time left."""
+    """Pass on the steps of ``generate_or_reuse`` and show a bar with new tokens per second and the time left.
+
+    Args:
+        steps: The steps.
+        name: What the bar calls them.
+        count: Number of steps.
+        quiet: No bar.
+    """
     tokens, started = 0, time.monotonic()
     with Bar(desc=name, total=count, disable=quiet, unit="text", smoothing=0) as bar:
         for step in steps:

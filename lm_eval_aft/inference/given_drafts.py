@@ -9,13 +9,17 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.records import Draft, Question, Sampling
 from lm_eval_aft.storage.traces import read_traces
 
+# What the traces of a run with given drafts say of the other run.
+SOURCE_SETTINGS = ("model", "fingerprint", "strategy", "k", "layers", "seed", "temperature", "top_p", "top_k")
+
 
 @dataclass
 class GivenDrafts:
     """The drafts of another run, by question.
 
     Attributes:
-        source: What that run's traces say of it: model, fingerprint, k and sampling.
+        folder: Folder of that run's traces.
+        source: That run's model, fingerprint, k and sampling.
     """
 
     folder: str
@@ -27,25 +31,25 @@ class GivenDrafts:
         """Read a folder of traces.
 
         Raises:
-            RecordError: There are none, or they come from several runs.
+            RecordError: If there are none, or they come from several runs.
         """
-        made = cls(folder)
-        names = ("model", "fingerprint", "strategy", "k", "layers", "seed", "temperature", "top_p", "top_k")
+        drafts: dict[tuple[str, int], tuple[Draft, ...]] = {}
         settings: dict[str, Any] = {}
-        sampling: dict[str, Sampling] = {}  # by task, which may bound the texts
+        # By task: a task may set the maximum length of its texts.
+        sampling: dict[str, Sampling] = {}
         for trace in read_traces(folder):
-            asked, settings = trace.question, settings or trace.set_settings
-            if trace.set_settings != settings or sampling.setdefault(asked.task, asked.drafts) != asked.drafts:
+            question, settings = trace.question, settings or trace.set_settings
+            task_sampling = sampling.setdefault(question.task, question.drafts)
+            if trace.set_settings != settings or task_sampling != question.drafts:
                 raise RecordError(f"drafts_from={folder} holds the traces of several runs: give the folder of one.")
-            made._drafts[asked.chat.identity, asked.repeat] = trace.layer(0)
-        made.source = {name: settings.get(name) for name in names}
-        return made
+            drafts[question.chat.identity, question.repeat] = trace.layer(0)
+        return cls(folder, {name: settings.get(name) for name in SOURCE_SETTINGS}, drafts)
 
     def of(self, question: Question, k: int) -> tuple[Draft, ...]:
         """The first k drafts of a question.
 
         Raises:
-            RecordError: The other run has not asked it, or has written fewer.
+            RecordError: If the other run does not have the question, or has fewer drafts of it.
         """
         drafts = self._drafts.get((question.chat.identity, question.repeat), ())
         if len(drafts) < k:

@@ -15,58 +15,71 @@ from types import FrameType
 from lm_eval_aft.core.errors import RunStopped
 from lm_eval_aft.storage.draft_store import SQLiteStore, Store
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-class _Signal(BaseException):
-    """Raised by the handler; not an Exception, so that nothing between here and the engine takes it for a failure."""
+
+class _Interrupt(BaseException):
+    """A signal. It is not an Exception, so that no code between here and the engine handles it as a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-_came: list[int] = []  # signals of this run, until it has ended
+class _Handler:
+    """Raises ``_Interrupt`` at a signal, and remembers the signal in case Python drops the exception."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        # A second signal ends the process at once.
+        signal.signal(number, signal.SIG_DFL)
+        self.number = number
+        raise _Interrupt(number)
+
+    def raise_if_signalled(self) -> None:
+        if self.number is not None:
+            raise _Interrupt(self.number)
 
 
 @contextmanager
 def stoppable(store: Store) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into ``RunStopped``; the handlers before are put back at the end.
+    """Turn the first SIGINT or SIGTERM of a block into ``RunStopped``, and restore the handlers afterwards.
 
     Args:
-        store: Where finished generations are.
+        store: The draft store that the message names.
 
     Raises:
-        Stopped: A signal came.
+        RunStopped: If a signal came.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there alone
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _raise) for number in (signal.SIGINT, signal.SIGTERM)}
+    handler = _Handler()
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
-        raise_if_stopped()
-    except _Signal as caught:
-        raise RunStopped(_sentence(caught.number, store), 128 + caught.number) from None
+        handler.raise_if_signalled()
+    except _Interrupt as interrupt:
+        raise RunStopped(_message(interrupt.number, store), 128 + interrupt.number) from None
     finally:
-        _came.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # of the next one
-    _came.append(number)
-    raise _Signal(number)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def raise_if_stopped() -> None:
-    """End the run if a signal came whose exception was lost: Python drops what is raised while an object is deleted."""
-    if _came:
-        raise _Signal(_came[0])
+    """End the run if a signal came and Python dropped its exception, as it does while an object is deleted."""
+    for number in SIGNALS:
+        handler = signal.getsignal(number)
+        if isinstance(handler, _Handler):
+            handler.raise_if_signalled()
 
 
-def _sentence(number: int, store: Store) -> str:
+def _message(number: int, store: Store) -> str:
     name = signal.Signals(number).name
     if not isinstance(store, SQLiteStore):
         return f"stopped by {name}; nothing is kept without a draft store: give record=DIR or cache=FILE next time."
     kept = store.info().generations
-    return f"stopped by {name}; {kept:,} finished generations are in {store.path}: the same command goes on from there."
+    return f"stopped by {name}; {kept:,} finished generations are in {store.path}: the same command resumes there."

@@ -1,19 +1,16 @@
-"""``mcq=drafts``: multiple-choice questions scored after the model has read drafts of its own.
+"""``mcq=drafts``: multiple-choice questions, scored after the model has read drafts of its own.
 
-lm-eval asks a multiple-choice task as loglikelihood requests, one a choice, all with the question as their context.
-Here each context is drafted once, k texts and ``layers`` - 1 passes over them, exactly as an answer would be; the
-last pass, which would write the answer, scores every choice as a continuation of the aggregation prompt instead.
+lm-eval asks a multiple-choice task as loglikelihood requests: one per choice, all with the question as their context.
+Each context is drafted once and goes through the layers as for an answer. The last layer would write the answer; here
+it scores every choice as a continuation of the aggregation prompt.
 
-- The context becomes a chat as everywhere: the task's own turns under ``--apply_chat_template``; otherwise the whole
-  string, few-shot examples, "Answer:" or half a sentence, is one user turn. A ``gen_prefix`` is continued by the
-  choices, not by the drafts.
-- ``draft_max_tokens`` bounds the drafts, else ``max_gen_toks``: these tasks set no bound of their own.
-- A choice is the task's, with its delimiter, which lm-eval leaves out under a chat template. It is split into tokens
-  together with the prompt's end, by lm-eval's own rule: a score here is what ``--model hf`` gives for that prompt.
-- Where the engine can (``score_choices``) the prompt runs through the model once for all choices.
-- With ``mcq_orders`` above 1 log-probabilities are means over as many orders of the texts: as written, then shuffled.
-
-Knows nothing of how texts are generated. Called by ``model``.
+- The context becomes a chat. Under ``--apply_chat_template`` it has the task's own turns. Otherwise the whole string is
+  one user turn, with its few-shot examples and its "Answer:". Choices continue a ``gen_prefix``; drafts do not.
+- ``draft_max_tokens`` bounds the drafts, or ``max_gen_toks`` if it is not given. These tasks set no bound.
+- A choice is the task's, with its delimiter, which lm-eval leaves out under a chat template. lm-eval's own rule splits
+  the prompt's end and the choice into tokens, so a score is what ``--model hf`` gives for that prompt.
+- If the scorer shares prompts, a prompt runs through the model once for all its choices.
+- With ``mcq_orders`` above 1, log-probabilities are means over as many orders of the texts: as written, then shuffled.
 """
 
 from __future__ import annotations
@@ -30,18 +27,22 @@ from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine, Score, Scorer
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.core.records import Question, Trace
-from lm_eval_aft.core.usage import ModelShape, Usage, read_only, total
+from lm_eval_aft.core.usage import ModelShape, Usage, reading_usage, total
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.requests import make_question
 
-SPARE_TOKENS = 2  # vLLM writes a token after what it scores; a choice may have one more beside a prompt than alone
+# vLLM writes a token after what it scores, and a choice may have one more token beside a prompt than alone.
+SPARE_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceQuestion:
-    """One question and what was asked about it: the positions among the requests of each choice.
+    """A multiple-choice question.
 
-    Several processes repeat a request as padding; the repeat is scored and counted once.
+    Attributes:
+        question: The question.
+        choices: For each choice, the positions of its requests. Several processes repeat a request as padding; the
+            choice is scored and counted once.
     """
 
     question: Question
@@ -50,7 +51,13 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True, slots=True)
 class _ScoringPrompt:
-    """The choices of a question after its texts in one order, in tokens."""
+    """A question after its texts in one order, as tokens.
+
+    Attributes:
+        prompt: Token ids of the aggregation prompt.
+        choices: Token ids of each choice.
+        cut_tokens: Tokens cut from each text so that the prompt fits.
+    """
 
     prompt: tuple[int, ...]
     choices: tuple[tuple[int, ...], ...]
@@ -58,22 +65,23 @@ class _ScoringPrompt:
 
 
 def questions_with_choices(requests: Sequence[Instance], config: AFTConfig) -> list[ChoiceQuestion]:
-    """The requests by document, in the order in which documents come first; equal contexts share their drafts.
+    """The questions of loglikelihood requests, in the order of their documents. Equal contexts share their drafts.
 
-    A request without a context (a choice on its own, for its prior probability) is no question and is left out.
+    A request without a context asks for the prior probability of a choice. It is not a question and is left out.
     """
-    found: dict[tuple[Any, ...], ChoiceQuestion] = {}
+    questions: dict[tuple[Any, ...], ChoiceQuestion] = {}
     for position, request in enumerate(requests):
         context, choice = request.args
         if context:
-            key = context, request.task_name, request.doc_id  # documents may ask the same of other choices
-            quiz = found.setdefault(key, ChoiceQuestion(make_question(request, {}, 0, config), {}))
-            quiz.choices.setdefault(choice, []).append(position)
-    return list(found.values())
+            # Two documents may have one context and different choices.
+            key = context, request.task_name, request.doc_id
+            question = questions.setdefault(key, ChoiceQuestion(make_question(request, {}, 0, config), {}))
+            question.choices.setdefault(choice, []).append(position)
+    return list(questions.values())
 
 
 def score_questions(
-    asked: Sequence[ChoiceQuestion],
+    questions: Sequence[ChoiceQuestion],
     traces: Sequence[Trace],
     engine: Engine,
     scorer: Scorer,
@@ -85,37 +93,37 @@ def score_questions(
     """Score every choice after the texts of the last layer.
 
     Args:
-        asked: Questions with their choices.
-        traces: What was written about each, its last layer last.
+        questions: Questions with their choices.
+        traces: The trace of each question, without an answer.
         engine: Renders prompts.
-        scorer: Its scorer.
+        scorer: The engine's scorer.
         template: Its aggregate block is used.
         config: ``layers``, ``mcq_orders``, ``probe`` and ``seed`` are read.
         quiet: No progress bar.
 
     Returns:
-        The score of each request by its position, and the traces with the likeliest choice as their answer, a
-        log-probability a choice as their scores, and the cost of scoring added.
+        The score of each request by its position, and the traces. Each trace gets the likeliest choice as its answer,
+        the log-probability of each choice as its scores, and the cost of scoring.
 
     Raises:
         PromptTooLong: If a question with its longest choice does not fit.
     """
-    sheets = [
-        _sheet(quiz, texts, engine, scorer, template)
-        for quiz, trace in zip(asked, traces, strict=True)
+    prompts = [
+        _scoring_prompt(question, texts, engine, scorer, template)
+        for question, trace in zip(questions, traces, strict=True)
         for texts in orders(trace, config)
     ]
-    scored = _score(sheets, scorer, quiet)
+    scored = _score(prompts, scorer, quiet)
     scores: dict[int, Score] = {}
-    done = []
-    for number, (quiz, trace) in enumerate(zip(asked, traces, strict=True)):
+    answered = []
+    for number, (question, trace) in enumerate(zip(questions, traces, strict=True)):
         own = slice(number * config.mcq_orders, (number + 1) * config.mcq_orders)
-        means = [_mean(column) for column in zip(*scored[own], strict=True)]
-        for positions, mean in zip(quiz.choices.values(), means, strict=True):
+        means = [_mean(of_choice) for of_choice in zip(*scored[own], strict=True)]
+        for positions, mean in zip(question.choices.values(), means, strict=True):
             scores |= dict.fromkeys(positions, mean)
-        cost = total([_sheet_cost(sheet, scorer, engine.shape) for sheet in sheets[own]])
-        done.append(_finished(trace, list(quiz.choices), means, sheets[own], cost))
-    return scores, done
+        cost = total([_scoring_usage(prompt, scorer, engine.shape) for prompt in prompts[own]])
+        answered.append(_with_answer(trace, list(question.choices), means, prompts[own], cost))
+    return scores, answered
 
 
 def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
@@ -128,55 +136,58 @@ def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
 
 
 def plain_cost(requests: Sequence[Instance], scorer: Scorer, shape: ModelShape | None) -> Usage:
-    """What scoring requests at once reads: the hf engine computes those that differ in their last token once."""
-    read = [scorer.encode_pair(*request.args) for request in requests]
-    lines = [(*context, *continuation) for context, continuation in read]
+    """The cost of scoring requests without drafts.
+
+    A scorer that shares prompts computes requests that differ in their last token only once.
+    """
+    pairs = [scorer.encode_pair(*request.args) for request in requests]
+    lines = [(*context, *continuation) for context, continuation in pairs]
     if not scorer.shares_prompts:
-        return total([read_only(len(line), [len(line)], shape) for line in lines])
+        return total([reading_usage(len(line), [len(line)], shape) for line in lines])
     counts = Counter(line[:-1] for line in lines)
-    return total([read_only(len(line), [len(line) + 1] * count, shape) for line, count in counts.items()])
+    return total([reading_usage(len(line), [len(line) + 1] * count, shape) for line, count in counts.items()])
 
 
-def _sheet(
-    quiz: ChoiceQuestion, texts: Sequence[str], engine: Engine, scorer: Scorer, template: Template
+def _scoring_prompt(
+    question: ChoiceQuestion, texts: Sequence[str], engine: Engine, scorer: Scorer, template: Template
 ) -> _ScoringPrompt:
     renderer = engine.renderer
-    room = engine.max_length - SPARE_TOKENS - max(map(renderer.count, quiz.choices))
-    fitted = aggregate_prompt(template, renderer, quiz.question.chat, texts, room, final=True)
+    budget = engine.max_length - SPARE_TOKENS - max(map(renderer.count, question.choices))
+    fitted = aggregate_prompt(template, renderer, question.question.chat, texts, budget, final=True)
     text = scorer.render(fitted.prompt.chat)
-    pairs = [scorer.encode_pair(text, choice) for choice in quiz.choices]
+    pairs = [scorer.encode_pair(text, choice) for choice in question.choices]
     return _ScoringPrompt(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
 
 
-def _score(sheets: Sequence[_ScoringPrompt], scorer: Scorer, quiet: bool) -> list[list[Score]]:
-    """The scores of each sheet's choices, in their order."""
-    prompts, choices = [sheet.prompt for sheet in sheets], [sheet.choices for sheet in sheets]
-    scores = dict(scorer.score_choices(prompts, choices, quiet=quiet))
-    return [scores[index] for index in range(len(sheets))]
+def _score(prompts: Sequence[_ScoringPrompt], scorer: Scorer, quiet: bool) -> list[list[Score]]:
+    """The scores of each prompt's choices, in their order."""
+    token_ids, choices = [prompt.prompt for prompt in prompts], [prompt.choices for prompt in prompts]
+    scores = dict(scorer.score_choices(token_ids, choices, quiet=quiet))
+    return [scores[index] for index in range(len(prompts))]
 
 
 def _mean(scores: Sequence[Score]) -> Score:
-    """The mean log-probability; greedy where every order would have it so."""
+    """The mean log-probability. Greedy if the choice is greedy in every order."""
     return sum(value for value, _ in scores) / len(scores), all(greedy for _, greedy in scores)
 
 
-def _finished(
-    trace: Trace, choices: Sequence[str], means: Sequence[Score], sheets: Sequence[_ScoringPrompt], cost: Usage
+def _with_answer(
+    trace: Trace, choices: Sequence[str], means: Sequence[Score], prompts: Sequence[_ScoringPrompt], cost: Usage
 ) -> Trace:
-    """The trace with its scores, the choice they elect, what was cut to fit, and the cost."""
+    """The trace with the likeliest choice, the scores, the cuts and the cost."""
     best = max(range(len(means)), key=lambda index: means[index][0])
     return replace(
         trace,
         answer=choices[best],
         scores=tuple(value for value, _ in means),
-        cut_tokens=(*trace.cut_tokens, sheets[0].cut_tokens),
+        cut_tokens=(*trace.cut_tokens, prompts[0].cut_tokens),
         usage=trace.usage + cost,
         computed_usage=trace.computed_usage + cost,
     )
 
 
-def _sheet_cost(sheet: _ScoringPrompt, scorer: Scorer, shape: ModelShape | None) -> Usage:
-    start, ends = len(sheet.prompt), [len(sheet.prompt) + len(choice) for choice in sheet.choices]
+def _scoring_usage(prompt: _ScoringPrompt, scorer: Scorer, shape: ModelShape | None) -> Usage:
+    start, ends = len(prompt.prompt), [len(prompt.prompt) + len(choice) for choice in prompt.choices]
     if scorer.shares_prompts:
-        return read_only(start, ends, shape)
-    return total([read_only(start, [end], shape) for end in ends])
+        return reading_usage(start, ends, shape)
+    return total([reading_usage(start, [end], shape) for end in ends])

@@ -1,7 +1,4 @@
-"""lm-eval's generate_until requests as questions, and answers cut as lm-eval expects them.
-
-Knows lm-eval's ``Instance`` and its hash of a document; nothing of engines or layers. Called by ``model``.
-"""
+"""From lm-eval's generate_until requests to questions and dialogues."""
 
 from __future__ import annotations
 
@@ -21,7 +18,8 @@ from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Question
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue
 
-UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
+# Generation settings that are used. A warning names the others.
+KNOWN_SETTINGS = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
 
 
 def read_dialogues(requests: Sequence[Instance], config: AFTConfig, renderer: Renderer) -> list[Dialogue]:
@@ -42,56 +40,68 @@ def read_dialogues(requests: Sequence[Instance], config: AFTConfig, renderer: Re
 def read_questions(requests: Sequence[Instance], config: AFTConfig) -> list[Question]:
     """One question per request, in their order.
 
-    lm-eval lists the same Instance once per repeat, so occurrences are counted; under several processes it also
-    pads with the last Instance, and a question beyond its repeats is then equal to an earlier one.
+    lm-eval lists the same Instance once per repeat, so the occurrences of an Instance are its repeats. Under several
+    processes lm-eval also repeats the last Instance as padding. The question of such a copy equals an earlier one.
 
     Raises:
         ChatError: If a context cannot be read.
         ConfigError: If a task's generation settings are out of range.
     """
-    seen: Counter[int] = Counter()
+    occurrences: Counter[int] = Counter()
     questions = []
     for request in requests:
-        repeat = seen[id(request)] % (request.repeats or 1)
-        seen[id(request)] += 1
+        repeat = occurrences[id(request)] % (request.repeats or 1)
+        occurrences[id(request)] += 1
         questions.append(make_question(request, request.args[1], repeat, config))
     return questions
 
 
 def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int, config: AFTConfig) -> Question:
-    """What a request asks, and how its texts are drawn."""
-    unknown = sorted(set(gen_kwargs) - UNDERSTOOD)
+    """The question of a request, with the sampling of its texts.
+
+    Args:
+        request: lm-eval's request.
+        gen_kwargs: The task's generation settings.
+        repeat: Which of the task's repeats this is.
+        config: Sampling, and the mark that ends thinking.
+    """
+    unknown = sorted(set(gen_kwargs) - KNOWN_SETTINGS)
     if unknown:
         warn_once(f"Generation settings {unknown} of {request.task_name} are not used by --model aft.")
     drafts, final = samplings(config, gen_kwargs)
-    doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    # lm-eval's sample logs hold the same hash.
+    document = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return Question(
         chat=decode(request.args[0]),
         drafts=drafts,
         final=final,
         task=request.task_name or "",
         doc_id=request.doc_id or 0,
-        doc_hash=hash_string(doc),  # as lm-eval computes it for its sample logs
+        doc_hash=hash_string(document),
         repeat=repeat,
-        until=_until(gen_kwargs.get("until")),
+        until=_stop_strings(gen_kwargs.get("until")),
         think_end=config.think_end_token or "",
     )
 
 
-def _until(given: Any) -> tuple[str, ...]:
-    """A task's stop strings; tasks give None, one text or several, and empty ones that stop nothing."""
-    return strings("until", [stop for stop in given if stop] if isinstance(given, list | tuple) else given or ())
+def _stop_strings(until: Any) -> tuple[str, ...]:
+    """A task's stop strings. Tasks give None, one string or several. An empty string stops nothing."""
+    return strings("until", [stop for stop in until if stop] if isinstance(until, list | tuple) else until or ())
 
 
 def stop_at_tokens(question: Question, renderer: Renderer) -> Question:
-    """Let the answer end at those of the task's stop strings that are control tokens: its text does not show them."""
+    """The question, with generation of its answer stopped at those stop strings that are control tokens.
+
+    The text does not show control tokens, so nothing could cut it there afterwards.
+    """
     if not isinstance(renderer, TokenizerRenderer) or not question.until:
         return question
     tokenizer = renderer.tokenizer
     control = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = {tokenizer.eos_token_id, *renderer.turn_end_ids}  # they end it anyway
-    unseen = tuple(stop for stop in question.until if control.get(stop, tokenizer.eos_token_id) not in ends)
-    return replace(question, final=replace(question.final, until=question.final.until + unseen))
+    # These end every text.
+    ends = {tokenizer.eos_token_id, *renderer.turn_end_ids}
+    stops = tuple(stop for stop in question.until if control.get(stop, tokenizer.eos_token_id) not in ends)
+    return replace(question, final=replace(question.final, until=question.final.until + stops))
 
 
 def later_turns(request: Instance) -> tuple[str, ...] | None:
@@ -105,7 +115,13 @@ def later_turns(request: Instance) -> tuple[str, ...] | None:
 
 
 def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 1) -> None:
-    """Say what is sampled how, once per setting, and what is shared or wrapped."""
+    """Log the sampling of each task, and warn of what changes prompts or is shared.
+
+    Args:
+        questions: The questions of a run.
+        config: ``layers`` is read.
+        processes: Number of processes of the run.
+    """
     if processes > 1 and any(len(question.chat.messages) > 1 or question.chat.wrapped for question in questions):
         warn_once(
             f"{processes} processes: a task that draws its shots at random draws others than with one process, so its "
@@ -117,7 +133,7 @@ def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 
         log.info("%s: answer %s", task, final)
     if any(question.chat.wrapped for question in questions):
         warn_once("Bare prompts become one user turn; add --apply_chat_template to keep a task's own turns.")
-    asked = Counter((question.chat.identity, question.repeat) for question in questions)
-    shared = sum(count - 1 for count in asked.values())
+    prompts = Counter((question.chat.identity, question.repeat) for question in questions)
+    shared = sum(count - 1 for count in prompts.values())
     if shared:
         log.info("%d questions repeat the prompt of another and share its drafts.", shared)

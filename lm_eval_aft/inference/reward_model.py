@@ -1,7 +1,7 @@
-"""A reward model: any sequence-classification checkpoint with one output, read as a score of an answer in its chat.
+"""A reward model: a sequence-classification checkpoint with one output, which scores an answer in its chat.
 
-Read as the FsfairX-LLaMA3-RM-v0.1 card does: chat template without BOS, raw logit. Scores are kept in a store, so a
-killed command goes on. Called by ``election`` (best_of_n) and ``trainers.generation.selection``.
+The input is the chat template's text without BOS, and the score is the raw logit, as the card of
+FsfairX-LLaMA3-RM-v0.1 describes. The draft store keeps the scores, so a killed command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.storage.draft_store import Store
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
-Dialogue = tuple[Message, ...]  # a chat that ends in the assistant's answer
+# A chat that ends in the assistant's answer.
+AnsweredChat = tuple[Message, ...]
 
 
 class RewardModel:
-    """Scores the answer that ends a dialogue."""
+    """Scores the answers of chats."""
 
     def __init__(self, name: str, store: Store, device: str, batch_size: int) -> None:
         """Load a checkpoint.
 
         Args:
             name: Folder or hub name.
-            store: Where scores are kept, besides the generations.
-            device: For example "cpu" or "cuda:0"; the CPU where there is no CUDA.
-            batch_size: Dialogues that are scored together.
+            store: Keeps the scores, beside the generations.
+            device: For example "cpu" or "cuda:0". The CPU is used if there is no CUDA.
+            batch_size: Chats that are scored together.
 
         Raises:
-            EngineError: If it cannot be loaded.
+            EngineError: If the checkpoint cannot be loaded.
             ConfigError: If it has several outputs, or no chat template.
         """
         import torch
@@ -50,10 +51,12 @@ class RewardModel:
             raise EngineError(f"reward_model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
         if model.config.num_labels != 1:
             raise ConfigError(
-                f"reward_model {name} has {model.config.num_labels} outputs: one that scores has a single one."
+                f"reward_model {name} has {model.config.num_labels} outputs: give a model with a single one."
             )
         if not self.tokenizer.chat_template:
-            raise ConfigError(f"reward_model {name} has no chat template: it cannot be told question from answer.")
+            raise ConfigError(
+                f"reward_model {name} has no chat template, so it cannot tell question from answer: give a chat model."
+            )
         self.model = model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
@@ -61,39 +64,38 @@ class RewardModel:
         self.name, self.store, self.batch_size, self.shape = name, store, batch_size, model_shape(self.model)
         self.fingerprint = "reward2|" + checkpoint_fingerprint(name, None, getattr(model.config, "_commit_hash", None))
 
-    def score(self, rows: Sequence[Sequence[Dialogue]]) -> list[list[float]]:
-        """The scores of rows of dialogues, in the shape they came.
+    def score(self, rows: Sequence[Sequence[AnsweredChat]]) -> list[list[float]]:
+        """The scores of rows of chats, in the same rows.
 
         Raises:
-            ChatError: If the chat template refuses one.
+            ChatError: If the chat template refuses a chat.
         """
-        texts = [[self._text(dialogue) for dialogue in row] for row in rows]
+        texts = [[self._text(chat) for chat in row] for row in rows]
         keys = {text: self._key(text) for row in texts for text in row}
-        known = {key: float(completion.text) for key, completion in self.store.get(keys.values()).items()}
-        missing = sorted((text for text, key in keys.items() if key not in known), key=len)
+        scores = {key: float(completion.text) for key, completion in self.store.get(keys.values()).items()}
+        missing = sorted((text for text, key in keys.items() if key not in scores), key=len)
         with tqdm(desc="scores", total=len(missing), unit="text") as bar:
             for start in range(0, len(missing), self.batch_size):
                 batch = missing[start : start + self.batch_size]
                 for text, score in zip(batch, self._logits(batch), strict=True):
-                    known[keys[text]] = score
+                    scores[keys[text]] = score
                     self.store.put(keys[text], Completion(repr(score), (), "stop", 0, 0, 0))
                 bar.update(len(batch))
         self.store.flush()
-        return [[known[keys[text]] for text in row] for row in texts]
+        return [[scores[keys[text]] for text in row] for row in texts]
 
-    def cost(self, dialogues: Sequence[Dialogue]) -> Usage:
-        """What scoring these reads; nothing is generated, and no prompt is shared between them."""
-        lengths = [len(self.tokenizer(self._text(dialogue))["input_ids"]) for dialogue in dialogues]
+    def cost(self, chats: Sequence[AnsweredChat]) -> Usage:
+        """The cost of scoring chats. Nothing is generated, and chats share no prompt."""
+        lengths = [len(self.tokenizer(self._text(chat))["input_ids"]) for chat in chats]
         return total([Usage(0, length, length, 0, self.shape.flops(0, length)) for length in lengths])
 
-    def _text(self, dialogue: Dialogue) -> str:
-        chat = [message.to_dict() for message in dialogue]
+    def _text(self, chat: AnsweredChat) -> str:
         try:
-            text = str(self.tokenizer.apply_chat_template(chat, tokenize=False))
+            text = str(self.tokenizer.apply_chat_template([m.to_dict() for m in chat], tokenize=False))
         except JinjaError as error:
             raise ChatError(
-                f"the chat that asks {chat[-2]['content'][:60]!r} is refused by the chat template of reward_model "
-                f"{self.name} ({error}): mend its messages, or leave it out."
+                f"the chat that asks {chat[-2].content[:60]!r} is refused by the chat template of reward_model "
+                f"{self.name} ({error}): correct its messages, or leave it out."
             ) from error
         return text.removeprefix(self.tokenizer.bos_token or "")
 
@@ -104,15 +106,23 @@ class RewardModel:
         import torch
 
         batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, padding_side="right").to(self.device)
-        batch.pop("token_type_ids", None)  # a decoder has no use for them
-        # transformers reads the score at the last token that is not the model's pad, whatever the tokenizer pads with;
-        # a model that has none is read at a text's end, so its pads must be a token that ends no text
-        mask, pad = batch["attention_mask"].bool(), self.pad
-        if pad is None:
-            ends = set(batch["input_ids"].gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
-            pad = next(token for token in range(len(ends) + 1) if token not in ends)
-            self.model.config.get_text_config().pad_token_id = pad
-        batch["input_ids"] = batch["input_ids"].masked_fill(~mask, pad)
+        # Some tokenizers return token types, which decoders do not take.
+        batch.pop("token_type_ids", None)
+        mask = batch["attention_mask"].bool()
+        batch["input_ids"] = batch["input_ids"].masked_fill(~mask, self._pad_token(batch["input_ids"], mask))
         with torch.inference_mode():
             scores: list[float] = self.model(**batch).logits[:, 0].float().tolist()
         return scores
+
+    def _pad_token(self, ids: Any, mask: Any) -> int:
+        """The token to pad a batch with.
+
+        transformers reads the score at the last token that is not the model's pad token, whatever the tokenizer pads
+        with. If the model has no pad token, the batch gets one that ends none of its texts.
+        """
+        if self.pad is not None:
+            return self.pad
+        ends = set(ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
+        pad = next(token for token in range(len(ends) + 1) if token not in ends)
+        self.model.config.get_text_config().pad_token_id = pad
+        return pad

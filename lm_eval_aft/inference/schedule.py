@@ -1,14 +1,14 @@
-"""Propose and aggregate: the file to read first.
+"""Propose and aggregate: from questions to answers, layer by layer. Read this file first.
 
-    drafts   k texts that answer the question                            (layer 0)
-    layer 1  k texts, each of which has read the question and the drafts
+    layer 0    k drafts: texts that answer the question
+    layer 1    k texts; each is written after reading the question and the drafts
     ...
-    layer L  one text: the answer
+    layer L    1 text, written after reading the texts of layer L-1: the answer
 
-One loop over the layers. Each time, all requests of a layer go to the engine at once and every completion is kept
-the moment it ends. Knows nothing of lm-eval, tasks, tokenizers or devices. Called by ``model.AFTLM``, the sweep
-and the trainers.
-Source of the method: "From Drafts to Answers" (arXiv 2501.11877), inference as in section 3 there.
+``propose_and_aggregate`` is one loop over the layers. The engine gets the requests of all questions for a layer at
+once, and the draft store keeps each completion as soon as it ends. A killed run therefore resumes where it stopped.
+
+The method is described in "From Drafts to Answers" (arXiv 2501.11877), section 3.
 """
 
 from __future__ import annotations
@@ -32,24 +32,31 @@ from lm_eval_aft.storage.draft_store import Store
 
 @dataclass
 class _InFlight:
-    """One question on its way through the layers."""
+    """One question and what is written for it so far.
+
+    Attributes:
+        question: The question.
+        layers: The texts of each layer by their index. Texts of the newest layer arrive in any order.
+        cut_tokens: For each aggregation layer, the tokens cut from each text it read.
+        choice: Which text is the answer, if the strategy selects one.
+    """
 
     question: Question
     layers: list[dict[int, Draft]] = field(default_factory=list)
     cut_tokens: list[tuple[int, ...]] = field(default_factory=list)
     choice: Choice | None = None
 
-    def texts(self) -> list[str]:
+    def newest_texts(self) -> list[str]:
         newest = self.layers[-1]
         return [newest[index].completion.text for index in sorted(newest)]
 
     def drafts(self) -> tuple[Draft, ...]:
-        return tuple(layer[i] for layer in self.layers for i in sorted(layer))
+        return tuple(layer[index] for layer in self.layers for index in sorted(layer))
 
 
 @dataclass(frozen=True)
-class _Machine:
-    """What all layers of all questions share."""
+class _Setup:
+    """What all questions and layers share."""
 
     engine: Engine
     template: Template
@@ -66,132 +73,148 @@ def propose_and_aggregate(
     store: Store,
     *,
     selector: Selector | None = None,
-    given: GivenDrafts | None = None,
+    given_drafts: GivenDrafts | None = None,
     answer: bool = True,
     quiet: bool = False,
 ) -> list[Trace]:
-    """Answer questions with k drafts and ``layers`` aggregation passes.
+    """Answer questions with k drafts and ``layers`` aggregation layers.
 
     Args:
-        questions: What to answer; their order changes nothing.
+        questions: The questions. Their order changes nothing.
         engine: Turns requests into completions.
         template: The draft and aggregate prompts.
         config: ``k``, ``layers``, ``seed``, ``strategy`` and ``probe`` are read.
-        store: Finished generations are looked up and kept there.
-        selector: Chooses the answer in the last layer, if the strategy selects a text instead of writing one.
-        given: Drafts of another run, aggregated instead of new ones.
-        answer: False leaves out the last pass, for callers that only need what it would read.
+        store: Holds finished generations. A generation that it holds is not generated again.
+        selector: If given, the last layer selects a text of the layer before instead of writing one.
+        given_drafts: If given, the drafts of another run, which replace layer 0.
+        answer: False leaves out the last layer, for callers that only need the texts it would read.
         quiet: No progress bar.
 
     Returns:
-        One trace per question, in their order.
+        One trace per question, in the order of the questions.
 
     Raises:
-        PromptTooLong: Before anything of a layer is generated, if a question does not fit.
-        EngineError: If the engine stops working; what had ended by then is in the store.
-        RecordError: If a question has no given drafts, or too few.
+        PromptTooLong: If a question does not fit the context. Nothing of the layer is generated then.
+        EngineError: If the engine stops working. The store holds what had ended by then.
+        RecordError: If a question has too few given drafts.
     """
-    machine = _Machine(engine, template, config, store, quiet)
+    setup = _Setup(engine, template, config, store, quiet)
     runs = [_InFlight(question) for question in questions]
     for layer in range(config.layers + answer):
-        if given and layer == 0:
+        if given_drafts and layer == 0:
             for run in runs:
-                run.layers.append(dict(enumerate(given.of(run.question, config.k))))
+                run.layers.append(dict(enumerate(given_drafts.of(run.question, config.k))))
         elif selector and layer == config.layers:
             _select(runs, layer, selector)
         else:
-            _write(runs, layer, machine)
+            _write(runs, layer, setup)
     return [_trace(run, engine, config.beams) for run in runs]
 
 
-def _write(runs: Sequence[_InFlight], layer: int, machine: _Machine) -> None:
-    """One layer of all questions: k texts each, or one in the last layer."""
-    config, engine = machine.config, machine.engine
+def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
+    """Generate a layer for all questions: k texts each, or one text each if it is the last layer."""
+    requests, places = _requests(runs, layer, setup)
+    for run in runs:
+        run.layers.append({})
+    steps = generate_or_reuse(requests, setup.engine, setup.store)
+    started = time.monotonic()
+    for position, completion, reused in show_progress(steps, _name(layer, setup), len(requests), setup.quiet):
+        number, index = places[position]
+        elapsed_s = round(time.monotonic() - started, 3)
+        seed = requests[position].seed
+        runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, elapsed_s)
+
+
+def _requests(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> tuple[list[Request], list[tuple[int, int]]]:
+    """The requests of a layer, and for each one the number of its question and its index in the layer."""
+    config = setup.config
     last = layer == config.layers
     requests, places = [], []
     for number, run in enumerate(runs):
         sampling = _sampling(run.question, config, last)
-        fitted = _prompt(run, layer, machine, engine.max_length - sampling.max_tokens)
+        fitted = _prompt(run, layer, setup, setup.engine.max_length - sampling.max_tokens)
         if layer:
             run.cut_tokens.append(fitted.cut_tokens)
         for index in range(1 if last else config.k):
             requests.append(Request(fitted.prompt, sampling, generation_seed(config, run.question, layer, index)))
             places.append((number, index))
-    for run in runs:
-        run.layers.append({})
-    name = "answers" if last else f"layer {layer} of {config.layers}" if layer else "drafts"
-    started = time.monotonic()
-    steps = show_progress(generate_or_reuse(requests, engine, machine.store), name, len(requests), machine.quiet)
-    for position, completion, reused in steps:
-        number, index = places[position]
-        seed, elapsed_s = requests[position].seed, time.monotonic() - started
-        runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, round(elapsed_s, 3))
-
-
-def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
-    """The last layer of an election: one of the texts again, which costs no token."""
-    started = time.monotonic()
-    for run, choice in zip(runs, selector.select([(run.question, run.texts()) for run in runs]), strict=True):
-        chosen = run.layers[-1][choice.index]
-        free = replace(chosen.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
-        run.layers.append({0: Draft(layer, 0, chosen.seed, free, True, round(time.monotonic() - started, 3))})
-        run.choice = choice
-
-
-def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:
-    """The seed of one generation, a 63-bit number: servers take signed 64-bit seeds.
-
-    A hash of the run's seed, what is asked, its repeat and the place in the schedule; never of k, layers, the
-    document's position, rank, batch, or of being last: so drafts 1 to 3 of k=5 are the drafts of k=3.
-    """
-    parts = f"{config.seed}/{question.chat.identity}/{question.repeat}/{layer}/{index}"
-    return int.from_bytes(sha256(parts.encode()).digest()[:8]) >> 1
+    return requests, places
 
 
 def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
-    """How the texts of a layer are drawn; beam search draws nothing and keeps k texts side by side."""
+    """The sampling of a layer. Beam search is greedy and keeps k texts at a time."""
     if config.strategy == "beam":
         return replace(question.final, temperature=0.0, beams=config.beams)
     return question.final if last else question.drafts
 
 
-def _prompt(run: _InFlight, layer: int, machine: _Machine, budget: int) -> Fitted:
-    chat, renderer, template = run.question.chat, machine.engine.renderer, machine.template
-    last = layer == machine.config.layers
+def _prompt(run: _InFlight, layer: int, setup: _Setup, budget: int) -> Fitted:
+    """The prompt of a layer, in at most ``budget`` tokens."""
+    chat, renderer, template = run.question.chat, setup.engine.renderer, setup.template
+    last = layer == setup.config.layers
     if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
-    texts = apply_probe(run.texts(), machine.config, run.question, layer)
+    texts = apply_probe(run.newest_texts(), setup.config, run.question, layer)
     return aggregate_prompt(template, renderer, chat, texts, budget, final=last)
+
+
+def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:
+    """The seed of one generation: a 63-bit number, since servers take signed 64-bit seeds.
+
+    It is a hash of the run's seed, the chat, its repeat and the generation's place in the schedule. It does not depend
+    on k, layers, the document's position, rank, batch, or on being last. So drafts 1 to 3 of k=5 are the drafts of k=3.
+    """
+    parts = f"{config.seed}/{question.chat.identity}/{question.repeat}/{layer}/{index}"
+    return int.from_bytes(sha256(parts.encode()).digest()[:8]) >> 1
+
+
+def _name(layer: int, setup: _Setup) -> str:
+    """What the progress bar calls a layer."""
+    if layer == setup.config.layers:
+        return "answers"
+    return f"layer {layer} of {setup.config.layers}" if layer else "drafts"
+
+
+def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
+    """Make the last layer a copy of one text of the layer before, which costs no tokens."""
+    started = time.monotonic()
+    choices = selector.select([(run.question, run.newest_texts()) for run in runs])
+    for run, choice in zip(runs, choices, strict=True):
+        selected = run.layers[-1][choice.index]
+        copy = replace(selected.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
+        elapsed_s = round(time.monotonic() - started, 3)
+        run.layers.append({0: Draft(layer, 0, selected.seed, copy, True, elapsed_s)})
+        run.choice = choice
 
 
 def _trace(run: _InFlight, engine: Engine, beams: int) -> Trace:
     drafts, shape = run.drafts(), engine.shape
     written = drafts[:-1] if run.choice else drafts
-    chosen = [run.choice.usage] if run.choice else []
-    cost = [
-        _with_canonical_prompt_cost(draft) if engine.counts_shared_prefill else draft.completion for draft in written
-    ]
+    selection = [run.choice.usage] if run.choice else []
+    logical = [_with_canonical_prompt_cost(d) if engine.counts_shared_prefill else d.completion for d in written]
+    computed = [draft.completion for draft in written if not draft.reused]
     return Trace(
         question=run.question,
         drafts=drafts,
         cut_tokens=tuple(run.cut_tokens),
         answer=drafts[-1].completion.text,
-        usage=total([_cost(completion, shape, beams) for completion in cost] + chosen),
-        computed_usage=total([_cost(draft.completion, shape, beams) for draft in written if not draft.reused] + chosen),
+        usage=total([_usage(completion, shape, beams) for completion in logical] + selection),
+        computed_usage=total([_usage(completion, shape, beams) for completion in computed] + selection),
         scores=run.choice.scores if run.choice else (),
     )
 
 
 def _with_canonical_prompt_cost(draft: Draft) -> Completion:
-    """Its completion as if its layer had been written in one go, whose first text pays for the prompt they share.
+    """The completion, with the cost of the layer's shared prompt counted for the first text only.
 
-    Who paid when they were born depends on the store and on how batches were cut; the cost of an answer must not.
+    Which text computed the prompt depends on what the store held and on how batches were formed. The cost of an answer
+    must not depend on either.
     """
     return replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * (draft.index == 0))
 
 
-def _cost(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:
-    """What one completion cost when it was computed; its beams share the prompt."""
+def _usage(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:
+    """The cost of one completion. Its beams share the prompt."""
     prompt, cached = completion.prompt_tokens, completion.prompt_tokens - completion.computed_prompt_tokens
     end = prompt + completion.generated_tokens // beams
     return Usage(

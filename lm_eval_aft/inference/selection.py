@@ -1,10 +1,10 @@
-"""Elections: the last pass chooses one of the texts of the layer before instead of writing a new one.
+"""Selection: the last layer chooses one of the texts of the layer before instead of writing a new one.
 
     strategy=majority     the most frequent answer, found by the task's own extraction or by ``vote_regex``
     strategy=best_of_n    the best text by ``reward_model``, a sequence-classification checkpoint with one output
 
-Nothing else of the schedule changes: the texts, their seeds and their store are those of ``aggregate``, so an
-election over k drafts costs nothing where a run has drawn them before. Called by ``schedule``; made by ``model``.
+The texts, their seeds and their place in the draft store are those of ``strategy=aggregate``. So a selection generates
+nothing if an earlier run has generated the drafts.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Choice:
     """Which of several texts is the answer.
 
     Attributes:
-        index: Of the text; the first of equals.
-        scores: One a text: votes, or the reward.
-        usage: What choosing cost; nothing is generated.
+        index: Index of the text; the first one if several are equally good.
+        scores: The votes or the reward of each text.
+        usage: Cost of choosing. Nothing is generated.
     """
 
     index: int
@@ -41,29 +41,29 @@ class Choice:
 
 
 class Selector(Protocol):
-    """Chooses one text a question."""
+    """Chooses one text per question."""
 
-    def select(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
-        """One election for each question and its texts, in their order."""
+    def select(self, candidates: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
+        """Choose among the texts of each question. Choices come in the order of the questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Majority:
-    """The most frequent answer; its first text stands for it.
+    """Chooses the first text with the most frequent answer.
 
-    Of equally frequent ones the first written wins: drafts are drawn alike, so that is a draw by lot. Texts without
-    an answer do not vote; where none has one, the first text is the answer.
+    If several answers are equally frequent, the one that was written first wins. All drafts are sampled alike, so that
+    is a random choice. Texts without an answer have no vote. If no text has an answer, the first text is chosen.
     """
 
     regex: str | None = None
 
-    def select(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
+    def select(self, candidates: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
         """See ``Selector.select``.
 
         Raises:
-            ConfigError: A task's answers cannot be found without a regex.
+            ConfigError: If a task's answers cannot be found without a regex.
         """
-        return [self._count(question, texts) for question, texts in asked]
+        return [self._count(question, texts) for question, texts in candidates]
 
     def _count(self, question: Question, texts: Sequence[str]) -> Choice:
         if self.regex is None and not has_extraction(question.task):
@@ -80,31 +80,31 @@ class Majority:
 
 @dataclass(frozen=True, slots=True)
 class BestOfN:
-    """The text that a reward model scores highest."""
+    """Chooses the text that a reward model scores highest."""
 
     model: RewardModel
 
-    def select(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
+    def select(self, candidates: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
         """See ``Selector.select``."""
-        chats = [[_dialogue(question, text) for text in texts] for question, texts in asked]
-        scored = self.model.score(chats)
+        chats = [[_answered_chat(question, text) for text in texts] for question, texts in candidates]
+        rewards = self.model.score(chats)
         return [
-            Choice(row.index(max(row)), tuple(row), self.model.cost(texts))
-            for row, texts in zip(scored, chats, strict=True)
+            Choice(row.index(max(row)), tuple(row), self.model.cost(answered))
+            for row, answered in zip(rewards, chats, strict=True)
         ]
 
 
-def _dialogue(question: Question, text: str) -> tuple[Message, ...]:
-    """The chat with what the task is given of a text; texts that are elected were not begun by a prefill."""
+def _answered_chat(question: Question, text: str) -> tuple[Message, ...]:
+    """The chat, followed by the answer in a text. The text holds no prefill: only the last layer continues one."""
     return (*question.chat.messages, Message("assistant", answer_in(question, text)))
 
 
 def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector | None:
-    """What the strategy elects with; None where the last pass writes.
+    """Load the selector of a strategy. None if the last layer writes its text.
 
     Raises:
-        ConfigError: ``best_of_n`` without a reward model, or a regex that is not valid.
-        EngineError: The reward model cannot be loaded.
+        ConfigError: If the regex is not valid, or the reward model has several outputs or no chat template.
+        EngineError: If the reward model cannot be loaded.
     """
     if config.strategy == "majority":
         if config.vote_regex is not None:

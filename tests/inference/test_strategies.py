@@ -13,7 +13,7 @@ from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, Rec
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.given_drafts import GivenDrafts
-from lm_eval_aft.inference.probes import ORDER, apply_probe, wrong
+from lm_eval_aft.inference.probes import ORDER, apply_probe, with_wrong_number
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import BestOfN, Choice, Majority, load_selector
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
@@ -180,7 +180,7 @@ class TestProbes:
         ],
     )
     def test_wrong(self, text, other):
-        assert wrong(text) == other
+        assert with_wrong_number(text) == other
 
     def test_a_probe_leaves_the_drafts_as_they_are(self):
         plain, probed = run([ask("q")], 3, 2), run([ask("q")], 3, 2, probe="empty")
@@ -197,7 +197,9 @@ class TestGivenDrafts:
         (source,) = run([ask("q")], 3, 1, temperature=1.5, seed=9)
         given = GivenDrafts.read(self.write(tmp_path, [source]))
         engine, config = Recorder(), AFTConfig(k=2, layers=1)
-        (trace,) = propose_and_aggregate([ask("q")], engine, TEMPLATE, config, NoStore(), given=given, quiet=True)
+        (trace,) = propose_and_aggregate(
+            [ask("q")], engine, TEMPLATE, config, NoStore(), given_drafts=given, quiet=True
+        )
         assert [d.completion for d in trace.layer(0)] == [d.completion for d in source.layer(0)[:2]]
         assert [d.reused for d in trace.layer(0)] == [True, True]
         assert trace.usage.generations == 3

@@ -127,7 +127,7 @@ def test_a_reward_model_must_score(tmp_path, tiny, reward):
     source = write(tmp_path / "d.jsonl", drafted(1))
     with pytest.raises(AFTError, match="reward_model nowhere/at-all cannot be loaded"):
         aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", "nowhere/at-all")
-    with pytest.raises(ConfigError, match="has 2 outputs: one that scores has a single one"):
+    with pytest.raises(ConfigError, match="has 2 outputs: give a model with a single one"):
         aft_data("select", source, tmp_path / "s.jsonl", "--reward_model", tiny)
 
 
