@@ -1,8 +1,8 @@
-"""What identifies a checkpoint: the part of a store key that says which weights wrote a text.
+"""Identifies a checkpoint. The result is the part of a store key that says which weights wrote a text.
 
-A hub repository is its name and commit. A folder is its config and its weight files; of these the size, both ends, and
-in safetensors both ends of every tensor: enough to notice that one layer was trained further, without reading
-gigabytes. Called by the engines that load weights themselves, and for reward models.
+A hub repository is identified by its name and commit. A folder is identified by its config files and by parts of its
+weight files: the size, both ends of the file, and in safetensors files both ends of every tensor. These parts change
+if a single layer is trained further, and reading them takes no gigabytes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from huggingface_hub.errors import HFValidationError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
-END, TENSOR_END = 1 << 20, 1 << 12  # bytes read at each end of a file, and of a tensor
-BLOCKS = 1024  # of the size of a tensor's end that are read of a file whose tensors are not known
+# Bytes read at each end of a file, and at each end of a tensor.
+FILE_END_BYTES, TENSOR_END_BYTES = 1 << 20, 1 << 12
+# Blocks of TENSOR_END_BYTES read from a file whose tensors are unknown.
+BLOCKS = 1024
 
 
 def checkpoint_fingerprint(name: str, revision: str | None, commit: str | None) -> str:
@@ -27,8 +29,8 @@ def checkpoint_fingerprint(name: str, revision: str | None, commit: str | None) 
 
     Args:
         name: Folder, or name of a hub repository.
-        revision: Branch, tag or commit asked for.
-        commit: Commit that was loaded, where the loader tells; else it is looked for in the hub's cache.
+        revision: Requested branch, tag or commit.
+        commit: Commit that was loaded, or None to search the hub's cache.
 
     Returns:
         "folder:<sha256>" or "hub:<name>@<commit or revision>".
@@ -43,11 +45,12 @@ def checkpoint_fingerprint(name: str, revision: str | None, commit: str | None) 
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:
-    """The commit whose files lie in the cache, as the last folder but the file's name."""
+    """The commit whose files are in the hub's cache: the name of the folder that holds them."""
     for config in CONFIGS:
         try:
             path = try_to_load_from_cache(name, config, revision=revision)
-        except HFValidationError:  # no name that a repository can have
+        except HFValidationError:
+            # No repository can have this name.
             return None
         if isinstance(path, str):
             return Path(path).parent.name
@@ -55,6 +58,7 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 
 
 def _pieces(folder: Path) -> Iterator[bytes]:
+    """The bytes that identify a folder."""
     for config in CONFIGS:
         if (folder / config).is_file():
             yield (folder / config).read_bytes()
@@ -62,35 +66,38 @@ def _pieces(folder: Path) -> Iterator[bytes]:
         size = path.stat().st_size
         yield f"{path.name}:{size}".encode()
         with path.open("rb") as file:
-            ends = chain(((0, END), (max(0, size - END), END)), _places(path, size))
-            for start, length in ends:
+            file_ends = ((0, FILE_END_BYTES), (max(0, size - FILE_END_BYTES), FILE_END_BYTES))
+            for start, length in chain(file_ends, _samples(path, size)):
                 file.seek(start)
                 yield file.read(length)
 
 
-def _places(path: Path, size: int) -> Iterator[tuple[int, int]]:
-    """Where to read within a file, as (start, length): both ends of each tensor, else blocks at even distances."""
-    tensors = _tensors(path, size) if path.suffix == ".safetensors" else []
+def _samples(path: Path, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a weight file to read, as (start, length) in bytes.
+
+    They are both ends of each tensor, or blocks at even distances if the tensors are unknown.
+    """
+    tensors = _tensor_offsets(path, size) if path.suffix == ".safetensors" else []
     for start, end in tensors:
-        yield start, min(TENSOR_END, end - start)
-        yield max(start, end - TENSOR_END), min(TENSOR_END, end - start)
+        yield start, min(TENSOR_END_BYTES, end - start)
+        yield max(start, end - TENSOR_END_BYTES), min(TENSOR_END_BYTES, end - start)
     if not tensors:
-        yield from ((size * block // BLOCKS, TENSOR_END) for block in range(BLOCKS))
+        yield from ((size * block // BLOCKS, TENSOR_END_BYTES) for block in range(BLOCKS))
 
 
-def _tensors(path: Path, size: int) -> list[tuple[int, int]]:
-    """Where each tensor begins and ends; none where the file is no safetensors file but, say, a pointer to one.
+def _tensor_offsets(path: Path, size: int) -> list[tuple[int, int]]:
+    """Start and end of each tensor in a safetensors file. Empty if the file is something else, such as a pointer.
 
-    The head of such a file (https://huggingface.co/docs/safetensors, "Format") is its length in eight bytes,
-    little-endian, and a JSON object that holds each tensor's offsets from the end of the head.
+    The file begins with the length of its header in eight bytes, little-endian. The header is a JSON object that holds
+    each tensor's offsets from the end of the header (https://huggingface.co/docs/safetensors, "Format").
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size:
             return []
         try:
-            head = json.loads(file.read(length))
-            offsets = [row["data_offsets"] for name, row in head.items() if name != "__metadata__"]
+            header = json.loads(file.read(length))
+            offsets = [row["data_offsets"] for name, row in header.items() if name != "__metadata__"]
             return sorted((8 + length + start, 8 + length + end) for start, end in offsets)
         except (ValueError, KeyError, TypeError, AttributeError):
             return []

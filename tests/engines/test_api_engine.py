@@ -1,4 +1,4 @@
-"""The server engine against a small chat server on 127.0.0.1 that fails in every way it is told to."""
+"""The server engine against a small chat server on 127.0.0.1 that fails as each test requires."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.fake_server import FakeServer, Reply, completion, said
+from helpers.fake_server import FakeServer, Reply, completion, completion_with
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
@@ -110,7 +110,7 @@ class TestAsking:
         ],
     )
     def test_what_a_server_may_send_for_a_text(self, server, tmp_path, content, text):
-        server.faults = lambda number, body: (200, said(body, content), {})
+        server.faults = lambda number, body: (200, completion_with(body, content), {})
         engine, store = load(server), SQLiteStore(tmp_path / "drafts.sqlite")
         (request,) = ask(engine, 1)
         ((_, completion),) = engine.generate([request])
@@ -144,12 +144,13 @@ class TestAsking:
         fields = ("top_k", "min_p", "repetition_penalty")
         assert [[call[name] for name in fields] for call in server.calls] == [[0, 0.0, 1.0], [30, 0.2, 1.0]]
 
-    def test_no_more_at_a_time_than_asked_and_order_changes_nothing(self, server):
+    def test_concurrency_limits_calls_and_order_changes_nothing(self, server):
         server.delay_s = 0.1
         engine = load(server, concurrency=3)
         requests = ask(engine, 12)
         together = [c.text for c in complete(engine, requests)]
-        assert 1 < server.most_running <= 3  # a busy machine may be late with the third
+        # A busy machine may be late with the third call.
+        assert 1 < server.most_running <= 3
         assert [c.text for c in complete(engine, requests[::-1])][::-1] == together
 
     def test_each_text_comes_as_it_ends(self, server):
@@ -173,27 +174,27 @@ def completion_with_end(body: dict, finish: str) -> dict:
 
 class TestTryingAgain:
     @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-    def test_busy_and_broken_servers_are_asked_again(self, server, status):
+    def test_busy_and_broken_servers_are_retried(self, server, status):
         server.faults = lambda number, body: (status, "busy", {}) if number < 2 else None
         engine = load(server)
         assert len(complete(engine, ask(engine, 1))) == 1
         assert len(server.calls) == 3
 
     @pytest.mark.parametrize(
-        ("reply", "said"),
+        ("reply", "reason"),
         [
             ("<html>busy</html>", "its answer is not a JSON object"),
             ("", "its answer is not a JSON object"),
             ({"error": {"code": 429, "message": "Rate limit exceeded"}}, "Rate limit exceeded"),
         ],
     )
-    def test_a_broken_reply_with_status_200_is_asked_for_again_and_its_words_are_shown(self, server, reply, said):
+    def test_a_broken_reply_with_status_200_is_retried_and_its_message_is_shown(self, server, reply, reason):
         server.faults = lambda number, body: (200, reply, {}) if number < 2 else None
         engine = load(server)
         assert len(complete(engine, ask(engine, 1))) == 1
         assert len(server.calls) == 3
         server.faults = lambda number, body: (200, reply, {})
-        with pytest.raises(EngineError, match=rf"stopped answering \(HTTP 200: {said}, 3 times\)"):
+        with pytest.raises(EngineError, match=rf"stopped answering \(HTTP 200: {reason}, 3 times\)"):
             complete(engine, ask(engine, 1))
 
     def test_a_limit_by_the_minute_is_outlasted(self, server, monkeypatch):
@@ -278,23 +279,29 @@ class TestFailing:
             (lambda n, b: (200, completion(b, finish="abort"), {}), EngineError, "finish_reason='abort'"),
             (lambda n, b: (200, {"object": "list"}, {}), EngineError, "holds no chat completion"),
             (lambda n, b: (200, {"choices": []}, {}), EngineError, "with 0 choices: see the server's log"),
-            (lambda n, b: (200, said(b, 5), {}), EngineError, "sent 5 for a text: does base_url name a chat server"),
+            (
+                lambda n, b: (200, completion_with(b, 5), {}),
+                EngineError,
+                "sent 5 for a text: does base_url name a chat",
+            ),
             (lambda n, b: (307, "", {"Location": "https://x/v1"}), EngineError, "redirects to https://x/v1"),
         ],
     )
-    def test_answers_that_say_no_are_one_sentence_and_not_asked_again(self, server, fault, kind, message):
+    def test_refusals_are_one_sentence_and_not_retried(self, server, fault, kind, message):
         engine = load(server, concurrency=1)
         server.faults = fault
         with pytest.raises(kind, match=message):
             complete(engine, ask(engine, 9))
-        assert len(server.calls) <= 2  # the next call may be on its way while an answer is read
+        # The next call may be under way while a reply is read.
+        assert len(server.calls) <= 2
 
     def test_usage_is_counted_here_where_a_tokenizer_is_given(self, server, tiny):
         server.faults = lambda number, body: (200, completion(body, usage=False), {})
         engine = load(server, tokenizer=tiny)
         completion_ = complete(engine, ask(engine, 1))[0]
         assert completion_.generated_tokens == engine.renderer.count(completion_.text) + 1
-        assert completion_.prompt_tokens == 1 + len("user\nWhy?") + 1 + len("\n") + 1 + len("assistant\n")  # bytes
+        # The tokenizer has one token a byte.
+        assert completion_.prompt_tokens == 1 + len("user\nWhy?") + 1 + len("\n") + 1 + len("assistant\n")
 
     def test_loglikelihood_is_refused_by_name(self, server):
         from lm_eval_aft.model import AFTLM

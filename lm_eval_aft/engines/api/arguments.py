@@ -1,7 +1,4 @@
-"""The model arguments of ``engine=api``: checked by name and type, then with the server itself.
-
-Called by the api engine.
-"""
+"""The model arguments of ``engine=api``: checked by name and type, then against the server."""
 
 from __future__ import annotations
 
@@ -24,10 +21,12 @@ OWN_ARGS = {
     *("base_url", "model", "pretrained", "revision", "concurrency", "max_retries", "timeout_s", "tokenizer"),
     *("max_length", "extra_body", "system_role", "check"),
 }
+# Fields of a call that have model arguments of their own.
 OUR_FIELDS = {"model", "messages", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "n", "stream"}
-# vllm serve fills what a call leaves open from the checkpoint's generation config: Qwen's says top_k 20 and more.
+# If a call leaves a field out, vllm serve takes it from the checkpoint's generation config. Qwen's sets top_k=20 there.
 VLLM_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-LENGTH_FIELDS = ("max_model_len", "max_context_length", "context_length", "context_window")  # vLLM's, and others'
+# Names that vLLM and other servers give to the context length in their list of models.
+LENGTH_FIELDS = ("max_model_len", "max_context_length", "context_length", "context_window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +34,15 @@ class APIArgs:
     """Arguments that have passed every check.
 
     Attributes:
-        client: Asks the server.
+        client: Sends calls to the server.
         model: The server's name of the model.
         renderer: Measures prompts.
-        max_length: Tokens a prompt and its completion may have together.
-        revision: Which weights the server runs, in the user's words: part of every store key.
-        concurrency: Calls under way at a time.
+        max_length: Maximum tokens of a prompt and its completion together.
+        revision: The user's name for the weights that the server runs. It is part of every store key.
+        concurrency: Maximum calls under way at a time.
         extra_body: Further fields of every call.
-        served: Names that the server lists, for messages.
-        neutral: Fields that undo a server's own sampling defaults.
+        served: Models that the server lists, for messages.
+        neutral: Fields that disable a server's own sampling defaults.
     """
 
     client: ChatClient
@@ -58,7 +57,7 @@ class APIArgs:
 
     @classmethod
     def of(cls, engine_args: Mapping[str, Any]) -> APIArgs:
-        """Check model arguments, then ask the server whether it has the model.
+        """Check model arguments, then check that the server lists the model.
 
         Raises:
             ConfigError: If an argument is unknown, missing or wrong.
@@ -81,7 +80,7 @@ class APIArgs:
         concurrency = integer(1)("concurrency", args.get("concurrency", 32))
         revision = str(args.get("revision", ""))
         renderer = _renderer(args)
-        listed = _listed(client, model) if flag("check", args.get("check", True)) else {}
+        listed = _listed_models(client, model) if flag("check", args.get("check", True)) else {}
         row = listed.get(model, {})
         neutral = VLLM_NEUTRAL if row.get("owned_by") == "vllm" else {}
         length = _max_length(args, row)
@@ -89,6 +88,7 @@ class APIArgs:
 
 
 def _model(args: Mapping[str, Any]) -> str:
+    """The server's name of the model, from ``model=`` or ``pretrained=``."""
     names = {str(args[name]) for name in ("model", "pretrained") if name in args}
     if not names:
         raise ConfigError("model is missing: give the name by which the server knows it.")
@@ -98,7 +98,10 @@ def _model(args: Mapping[str, Any]) -> str:
 
 
 def _renderer(args: Mapping[str, Any]) -> Renderer:
-    """Counts with ``tokenizer=``, estimates without; folds system messages where told to, or where it must."""
+    """The renderer: it counts tokens if ``tokenizer=`` is given and estimates them otherwise.
+
+    It folds system messages with ``system_role=false``, or if the tokenizer's chat template takes none.
+    """
     renderer: Renderer = EstimateRenderer()
     takes_system = True
     if "tokenizer" in args:
@@ -114,11 +117,11 @@ def _renderer(args: Mapping[str, Any]) -> Renderer:
     return renderer if flag("system_role", args.get("system_role", takes_system)) else FoldingRenderer(renderer)
 
 
-def _listed(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
-    """The rows of the server's list of models, by name.
+def _listed_models(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
+    """The server's list of models, by name.
 
     Raises:
-        EngineError: If it cannot be asked, or does not list the model.
+        EngineError: If the server cannot be reached, has no such list, or does not list the model.
     """
     skip = "check=false skips this question"
     try:
@@ -142,7 +145,7 @@ def _listed(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
 
 
 def _max_length(args: Mapping[str, Any], row: Mapping[str, Any]) -> int:
-    """Context length: the user's word, else the server's, else a guess that is logged."""
+    """Context length: the user's, else the server's, else a default with a warning."""
     stated = next((row[name] for name in LENGTH_FIELDS if isinstance(row.get(name), int)), None)
     if "max_length" not in args and stated is None:
         log.warning("The server states no context length: max_length=%d is assumed.", DEFAULT_LENGTH)

@@ -1,9 +1,8 @@
-"""HTTP to an OpenAI-compatible server: one question, one JSON answer, tried again where that can help.
+"""HTTP calls to an OpenAI-compatible server, with retries.
 
-408, 429, 5xx, time-outs, broken connections and replies that break off or state an error are tried again with
-exponential backoff, and never before the server's ``Retry-After``. The key comes from the environment variable
-OPENAI_API_KEY only and appears in no message. Knows nothing of chats. Called by the api engine, from several threads.
-A little over 200 lines, as all that may go wrong on the way stands here.
+The client retries after status 408, 429 and 5xx, time-outs, broken connections, and replies that break off or state
+an error. It waits with exponential backoff, and at least as long as the server's ``Retry-After``. The key comes from
+the environment variable OPENAI_API_KEY only and appears in no message.
 """
 
 from __future__ import annotations
@@ -25,13 +24,15 @@ from lm_eval_aft.core.secrets import KEY_VARIABLE
 
 CONNECT_S = 10.0
 BUSY = (408, 429)
-BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 60.0
-QUOTA_BACKOFF_S = 5.0  # after a 429 without Retry-After: five tries then last two minutes, as limits are by the minute
-LONGEST_RETRY_AFTER_S = 600.0  # a server that asks for more has a quota, not a busy minute
+BACKOFF_S, MAX_BACKOFF_S = 0.5, 60.0
+# After a 429 without Retry-After. Rate limits are per minute, and five retries then take two minutes.
+QUOTA_BACKOFF_S = 5.0
+# A server that requires a longer wait has a quota, not a busy minute.
+MAX_RETRY_AFTER_S = 600.0
 
 
 class Refused(Exception):
-    """The server answered, and asking again would not help."""
+    """The server refuses the call, and a retry would not help."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -39,36 +40,38 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """The server did not answer, or not usefully, however often it was asked."""
+    """The server gave no usable reply to any attempt."""
 
 
 class Cancelled(Exception):
-    """The caller no longer wants the answer."""
+    """The caller no longer needs the reply."""
 
 
 class ChatClient:
-    """Asks one server; safe for many threads, each of which keeps a connection of its own."""
+    """Sends calls to one server. It is thread-safe: each thread has its own connection."""
 
     def __init__(self, base_url: str, *, timeout_s: float, max_retries: int) -> None:
-        """Check the address; nothing is sent yet.
+        """Check the address and the key. Nothing is sent yet.
 
         Args:
-            base_url: Up to and with the version, such as http://127.0.0.1:8000/v1.
-            timeout_s: Seconds to wait for one answer.
-            max_retries: How often to ask again.
+            base_url: Address with the version, such as http://127.0.0.1:8000/v1.
+            timeout_s: Seconds to wait for one reply.
+            max_retries: Number of further attempts.
 
         Raises:
-            ConfigError: If the address or the key cannot be one.
+            ConfigError: If the address or the key is not valid.
         """
         self.base_url = _checked_url(base_url)
         self.timeout_s, self.max_retries = timeout_s, max_retries
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
-        if not re.fullmatch(r"[!-~]*", self._key):  # it would fail as a header, in a message that shows it
+        # Such a key would fail as a header, in a message that shows it.
+        if not re.fullmatch(r"[!-~]*", self._key):
             raise ConfigError(
                 f"{KEY_VARIABLE} holds characters that no key has, such as blanks or curly quotes: set it again."
             )
         self._local = threading.local()
-        self._jitter = Random()  # the global generator belongs to tasks
+        # Tasks may seed and use the global generator.
+        self._jitter = Random()
 
     @property
     def has_key(self) -> bool:
@@ -76,70 +79,76 @@ class ChatClient:
         return bool(self._key)
 
     def get(self, path: str) -> dict[str, Any]:
-        """GET, parsed; raises as ``post`` does."""
-        return self._ask("GET", path, None, threading.Event())
+        """GET a path and parse the reply. Raises as ``post`` does."""
+        return self._request("GET", path, None, threading.Event())
 
     def post(self, path: str, body: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
-        """POST, parsed.
+        """POST a body and parse the reply.
 
         Args:
             path: Begins with a slash.
             body: Sent as JSON.
-            stop: Once set, nothing is asked again.
+            stop: Once it is set, no further attempt begins.
 
         Raises:
-            Refused: If the server says no.
-            Unreachable: If it says nothing of use ``max_retries + 1`` times.
-            Stopped: If ``stop`` was set before the next try.
+            Refused: If the server refuses the call.
+            Unreachable: If no attempt got a usable reply.
+            Cancelled: If ``stop`` was set before the next attempt.
         """
-        return self._ask("POST", path, body, stop)
+        return self._request("POST", path, body, stop)
 
     def disconnect(self) -> None:
         """Close the connection of the calling thread."""
         self._session().close()
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, stop: threading.Event) -> dict[str, Any]:
-        reason, delay_s = "", 0.0
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, stop: threading.Event) -> dict[str, Any]:
+        """Send one call until its reply is usable, at most ``max_retries + 1`` times."""
+        problem, delay_s = "", 0.0
         for attempt in range(self.max_retries + 1):
             if attempt and stop.wait(delay_s):
                 raise Cancelled
             jitter = self._jitter.uniform(0.75, 1.25)
-            backoff_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2**attempt) * jitter
+            backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2**attempt) * jitter
             try:
-                response = self._session().request(
-                    method,
-                    self.base_url + path,
-                    json=body,
-                    auth=self._sign,
-                    timeout=(CONNECT_S, self.timeout_s),
-                    allow_redirects=False,  # requests would follow a POST with a GET
-                )
+                response = self._send(method, path, body)
             except requests.RequestException as error:
-                reason, delay_s = self._hide(_root(error, self.timeout_s)), backoff_s
+                problem, delay_s = self._hide(_root_cause(error, self.timeout_s)), backoff_s
                 continue
-            status, said = response.status_code, ""
-            if status not in BUSY and status < 500:
-                parsed = self._parsed(response)
-                if parsed and not parsed.get("error"):
-                    return parsed
-                said = "" if parsed else "its answer is not a JSON object"
-                if method == "GET":  # no such server: asking again does not help
-                    raise Refused(status, said or self._message(response)[0])
-            said = said or self._message(response)[0]
-            reason, asks = f"HTTP {status}: {said}", response.headers.get("Retry-After")
-            asked_s = _retry_after(asks)
-            if asked_s > LONGEST_RETRY_AFTER_S:
-                raise Unreachable(f"{reason}; it asks to wait {asked_s:.0f} s")
-            if status == 429 and not asks:
-                backoff_s = min(LONGEST_BACKOFF_S, QUOTA_BACKOFF_S * 2**attempt) * jitter
-            delay_s = max(backoff_s, asked_s)
-        raise Unreachable(f"{reason}, {self.max_retries + 1} times")
+            reason = ""
+            if response.status_code not in BUSY and response.status_code < 500:
+                reply = self._parse(response)
+                if reply and not reply.get("error"):
+                    return reply
+                reason = "" if reply else "its answer is not a JSON object"
+                # An address without a list of models is no chat server, so a retry does not help.
+                if method == "GET":
+                    raise Refused(response.status_code, reason or self._message(response)[0])
+            problem = f"HTTP {response.status_code}: {reason or self._message(response)[0]}"
+            header = response.headers.get("Retry-After")
+            requested_s = _retry_after(header)
+            if requested_s > MAX_RETRY_AFTER_S:
+                raise Unreachable(f"{problem}; it asks to wait {requested_s:.0f} s")
+            if response.status_code == 429 and not header:
+                backoff_s = min(MAX_BACKOFF_S, QUOTA_BACKOFF_S * 2**attempt) * jitter
+            delay_s = max(backoff_s, requested_s)
+        raise Unreachable(f"{problem}, {self.max_retries + 1} times")
 
-    def _parsed(self, response: requests.Response) -> dict[str, Any]:
-        """The JSON object of an answer; nothing where it is none.
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> requests.Response:
+        return self._session().request(
+            method,
+            self.base_url + path,
+            json=body,
+            auth=self._sign,
+            timeout=(CONNECT_S, self.timeout_s),
+            # requests would follow a redirected POST with a GET.
+            allow_redirects=False,
+        )
+
+    def _parse(self, response: requests.Response) -> dict[str, Any]:
+        """The JSON object of a reply. Empty if the reply holds none.
 
         Raises:
-            Refused: If the server says no.
+            Refused: If the server refuses the call.
         """
         if response.status_code >= 300:
             message, code = self._message(response)
@@ -147,13 +156,13 @@ class ChatClient:
                 message = f"it redirects to {response.headers['Location']}"
             raise Refused(response.status_code, message, code)
         try:
-            parsed = response.json()
+            reply = response.json()
         except ValueError:
             return {}
-        return parsed if isinstance(parsed, dict) else {}
+        return reply if isinstance(reply, dict) else {}
 
     def _message(self, response: requests.Response) -> tuple[str, str]:
-        """The server's words on one line and its error code, in the shapes servers use; without the key."""
+        """The server's error message on one line, and its error code. The message does not show the key."""
         try:
             body = response.json()
         except ValueError:
@@ -167,7 +176,7 @@ class ChatClient:
         return text.replace(self._key, "***") if self._key else text
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the key; given even without one, or requests would send a password out of ~/.netrc."""
+        """Add the key, if there is one. Without any ``auth`` requests would send a password from ~/.netrc."""
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
@@ -180,7 +189,11 @@ class ChatClient:
 
 
 def _checked_url(base_url: str) -> str:
-    """An address without what does not belong; lm-eval users give it with /chat/completions at its end."""
+    """The address without a path to /chat/completions, which lm-eval users append to it.
+
+    Raises:
+        ConfigError: If it is no address, or holds a secret.
+    """
     parts = urlsplit(base_url.strip())
     if parts.username or parts.password or parts.query:
         raise ConfigError(
@@ -192,8 +205,8 @@ def _checked_url(base_url: str) -> str:
     return base_url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
-def _root(error: BaseException, timeout_s: float) -> str:
-    """What went wrong below the layers of requests and urllib3."""
+def _root_cause(error: BaseException, timeout_s: float) -> str:
+    """The message of the exception that caused the exceptions of requests and urllib3."""
     if isinstance(error, requests.ReadTimeout):
         return f"no answer within timeout_s={timeout_s:g}"
     while error.__context__ is not None:
@@ -202,7 +215,7 @@ def _root(error: BaseException, timeout_s: float) -> str:
 
 
 def _retry_after(header: str | None) -> float:
-    """Seconds to wait: the header is a number of them, or a date."""
+    """Seconds to wait. The header is a number of seconds, or a date."""
     if not header:
         return 0.0
     try:

@@ -150,7 +150,7 @@ class APIEngine:
             return EngineError(
                 f"the server at {self._client.base_url} stopped answering ({error}) with {left} texts of this layer "
                 "unfinished: those that had ended are kept in the draft store if there is one (cache= or record=); "
-                "start the same command again to go on."
+                "start the same command again to resume."
             )
         if isinstance(error, Refused):
             return refusal(error, self._client, self._args.model, self._args.served)

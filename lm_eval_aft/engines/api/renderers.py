@@ -1,7 +1,7 @@
-"""Measuring prompts that a server will render.
+"""Measures prompts that a server will render.
 
-The server gets messages, so a prompt's identity is its chat. Its length is counted with a tokenizer where the user
-names one (``tokenizer=``), and estimated otherwise. Used by the api engine.
+The server gets messages, so a prompt's identity is its chat. Its length is counted if the user names a tokenizer
+(``tokenizer=``), and estimated otherwise.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Any
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, fold_system, strip_control
 from lm_eval_aft.core.records import Chat, Prompt
 
-BYTES_PER_TOKEN = 4  # of English text in UTF-8; other scripts have more bytes a character and so count for more
-TOKENS_PER_TURN = 5  # role and turn marks of common chat templates
-CONTROL = (  # of common chat templates: without a tokenizer the server's own are unknown
+# English text in UTF-8. Other scripts have more bytes a character, so their characters count for more.
+BYTES_PER_TOKEN = 4
+# The role and the turn marks of common chat templates.
+TOKENS_PER_TURN = 5
+# Control tokens of common chat templates. Without a tokenizer those of the server's model are unknown.
+CONTROL = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
     *("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
     *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
@@ -29,7 +32,7 @@ class EstimateRenderer:
     tokenizer: Any = None
 
     def encode(self, chat: Chat) -> Prompt:
-        """See ``Renderer.encode``; the length is an estimate."""
+        """See ``Renderer.encode``. The length is an estimate."""
         turns = [*(m.content for m in chat.messages), *([chat.prefill] if chat.prefill else [])]
         tokens = sum(self.count(turn) + TOKENS_PER_TURN for turn in turns) + TOKENS_PER_TURN
         return Prompt(chat, None, tokens, chat.identity)
@@ -48,7 +51,7 @@ class EstimateRenderer:
 
 
 class CountingRenderer:
-    """Counts with the tokenizer that the server uses; the prompt's identity stays that of its messages."""
+    """Counts with the tokenizer that the server uses. The prompt's identity is still that of its messages."""
 
     def __init__(self, tokenizer: Any) -> None:
         """Wrap a transformers tokenizer."""
@@ -78,7 +81,7 @@ class CountingRenderer:
 
 
 class FoldingRenderer:
-    """For servers whose chat template refuses a system message: its text goes to the head of the first user turn."""
+    """Moves system messages to the beginning of the first user turn, for chat templates that refuse them."""
 
     def __init__(self, inner: Renderer) -> None:
         """Wrap another renderer."""
@@ -87,5 +90,5 @@ class FoldingRenderer:
         self.trim, self.count, self.clean = inner.trim, inner.count, inner.clean
 
     def encode(self, chat: Chat) -> Prompt:
-        """See ``Renderer.encode``; the prompt's chat is the folded one."""
+        """See ``Renderer.encode``. The prompt's chat is the folded one."""
         return self._inner.encode(replace(chat, messages=fold_system(chat.messages)))

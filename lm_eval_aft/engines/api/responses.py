@@ -1,7 +1,4 @@
-"""Reading what a chat server says: completions with their counts, or a sentence on why there are none.
-
-Knows nothing of HTTP or threads. Called by the api engine.
-"""
+"""Reads replies of a chat server: completions with their counts, or a sentence on why there are none."""
 
 from __future__ import annotations
 
@@ -16,57 +13,72 @@ from lm_eval_aft.core.records import Completion, FinishReason, Prompt
 from lm_eval_aft.core.secrets import KEY_VARIABLE
 from lm_eval_aft.engines.api.client import ChatClient, Refused
 
+# Words by which servers say that a prompt is too long.
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
-CUT = ("length", "model_length")  # the second is Mistral's, at the end of the context
-ENDED = ("stop", "eos", "eos_token", "stop_sequence", "content_filter", "tool_calls", "function_call")
+# Finish reasons of a text that was cut. Mistral uses the second at the end of the context.
+CUT = ("length", "model_length")
+# Finish reasons of a text that ended by itself.
+ENDED_BY_STOP = ("stop", "eos", "eos_token", "stop_sequence")
+# Finish reasons of a whole text that ended for another reason.
+ENDED = (*ENDED_BY_STOP, "content_filter", "tool_calls", "function_call")
 
 
 def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: Renderer) -> tuple[Completion, ...]:
     """The completions in a reply.
 
     Args:
-        reply: The server's answer, parsed.
-        prompt: What was asked.
-        count: How many texts were asked for.
-        renderer: Counts tokens where the reply does not.
+        reply: The server's reply, parsed.
+        prompt: The prompt of the call.
+        count: Number of requested texts.
+        renderer: Counts tokens if the reply does not.
 
     Raises:
-        EngineError: If the reply is no chat completion, lacks texts or counts, or holds a text that was broken off.
+        EngineError: If the reply is no chat completion, lacks texts or counts, or holds a text that is not whole.
     """
     choices = reply.get("choices")
     if not isinstance(choices, list) or not all(map(_is_choice, choices)):
         raise EngineError("the server's reply holds no chat completion: does base_url name a chat server?")
     if len(choices) != count:
-        cure = "give seed= a whole number, so that each text is asked for by itself." if count > 1 else ""
-        cure = cure or "see the server's log, and start the same command again to go on."
-        raise EngineError(f"the server answered n={count} with {len(choices)} choices: {cure}")
+        advice = "give seed= a whole number, so that each text is requested by itself." if count > 1 else ""
+        advice = advice or "see the server's log, and start the same command again to resume."
+        raise EngineError(f"the server answered n={count} with {len(choices)} choices: {advice}")
     texts = [_text(choice["message"].get("content")) for choice in choices]
     ends = [_finish_reason(choice.get("finish_reason")) for choice in choices]
-    ids = [_token_ids(choice) for choice in choices]
+    token_ids = [_token_ids(choice) for choice in choices]
     usage = reply.get("usage")
     if isinstance(usage, dict) and "prompt_tokens" in usage and "completion_tokens" in usage:
         details = usage.get("prompt_tokens_details")
         prompt_tokens, total = _count(usage["prompt_tokens"]), _count(usage["completion_tokens"])
         cached = min(prompt_tokens, _count(details.get("cached_tokens") or 0) if isinstance(details, dict) else 0)
-        written = [len(row) for row in ids] if all(ids) else [total]
-        if len(written) < count:
-            written = split_total(total, _lengths(texts, ends, renderer))
+        generated = [len(ids) for ids in token_ids] if all(token_ids) else [total]
+        if len(generated) < count:
+            generated = split_total(total, _lengths(texts, ends, renderer))
     elif renderer.tokenizer is not None:
-        prompt_tokens, cached, written = prompt.prompt_tokens, 0, _lengths(texts, ends, renderer)
+        prompt_tokens, cached, generated = prompt.prompt_tokens, 0, _lengths(texts, ends, renderer)
     else:
         raise EngineError(
             "the server's reply states no usage, so its tokens cannot be counted: give tokenizer=FOLDER_OR_HUB_NAME "
             "to count them here."
         )
-    computed = [prompt_tokens - cached, *[0] * (count - 1)]  # the texts of one call share its prompt
-    return tuple(Completion(texts[i], ids[i], ends[i], prompt_tokens, computed[i], written[i]) for i in range(count))
+    # The texts of one call share its prompt.
+    computed = [prompt_tokens - cached, *[0] * (count - 1)]
+    return tuple(
+        Completion(texts[i], token_ids[i], ends[i], prompt_tokens, computed[i], generated[i]) for i in range(count)
+    )
 
 
 def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str]) -> AFTError:
-    """One sentence for an answer that says no."""
-    said = error.message.lower()
+    """The error to raise for a refused call.
+
+    Args:
+        error: What the server refused, and why.
+        client: The client that sent the call.
+        model: The server's name of the model.
+        served: Models that the server lists.
+    """
+    message = error.message.lower()
     if error.status in (400, 413, 422) and (
-        error.code == "context_length_exceeded" or any(words in said for words in LENGTH_WORDS)
+        error.code == "context_length_exceeded" or any(words in message for words in LENGTH_WORDS)
     ):
         return PromptTooLong(
             f"a prompt does not fit the context of model={model} ({error.message}): give tokenizer= or max_length= so "
@@ -81,7 +93,7 @@ def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str
             f"the server at {client.base_url} has no model={model} or no chat completions ({error.message}){names}: "
             "correct model= or base_url=."
         )
-    hint = "; if its chat template takes no system message, give system_role=false" if "system" in said else ""
+    hint = "; if its chat template takes no system message, give system_role=false" if "system" in message else ""
     return EngineError(f"the server at {client.base_url} says HTTP {error.status}: {error.message}{hint}.")
 
 
@@ -90,12 +102,12 @@ def _is_choice(choice: Any) -> bool:
 
 
 def _text(content: Any) -> str:
-    """What the model wrote: a text, or parts of which those of thinking are left out.
+    """The text of a message. Content may also be a list of parts; its thinking parts are left out.
 
-    Half of a surrogate pair, which no file can hold, becomes a replacement character.
+    Half of a surrogate pair becomes a replacement character, because no file can hold it.
 
     Raises:
-        EngineError: If it is neither.
+        EngineError: If the content is neither.
     """
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
@@ -106,38 +118,38 @@ def _text(content: Any) -> str:
 
 
 def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...]:
-    """What vLLM states under extra_body={"return_token_ids":true}; nothing where it is no list of ids."""
-    stated = choice.get("token_ids")
-    known = isinstance(stated, list) and all(isinstance(i, int) and 0 <= i < 2**32 for i in stated)
-    return tuple(stated) if known and stated else ()
+    """The token ids that vLLM states with extra_body={"return_token_ids":true}. Empty if there is no list of ids."""
+    ids = choice.get("token_ids")
+    valid = isinstance(ids, list) and all(isinstance(i, int) and 0 <= i < 2**32 for i in ids)
+    return tuple(ids) if valid and ids else ()
 
 
-def _count(stated: Any) -> int:
+def _count(value: Any) -> int:
     """A number of tokens.
 
     Raises:
-        EngineError: If it is none.
+        EngineError: If the value is no such number.
     """
-    if not isinstance(stated, int) or not 0 <= stated < 2**31:
-        raise EngineError(f"the server's usage counts {stated!r} tokens, which is no count: ask its makers.")
-    return stated
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise EngineError(f"the server's usage counts {value!r} tokens, which is no count: ask its makers.")
+    return value
 
 
-def _finish_reason(stated: Any) -> FinishReason:
-    """Ours for the server's.
+def _finish_reason(reason: Any) -> FinishReason:
+    """Our finish reason for the server's.
 
     Raises:
-        EngineError: If the text was broken off, so that it must not be kept.
+        EngineError: If the text is not whole, so that it must not be kept.
     """
-    if stated in CUT:
+    if reason in CUT:
         return "length"
-    if stated not in ENDED:
+    if reason not in ENDED:
         raise EngineError(
-            f"the server ended a text with finish_reason={stated!r}, so it is not whole: see the server's log, and "
-            "start the same command again to go on."
+            f"the server ended a text with finish_reason={reason!r}, so it is not whole: see the server's log, and "
+            "start the same command again to resume."
         )
-    if stated not in ENDED[:4]:
-        log.warning("The server ended a text with finish_reason=%s; it is taken as it is.", stated)
+    if reason not in ENDED_BY_STOP:
+        log.warning("The server ended a text with finish_reason=%s; it is taken as it is.", reason)
     return "stop"
 
 
@@ -147,7 +159,10 @@ def _lengths(texts: Sequence[str], ends: Sequence[str], renderer: Renderer) -> l
 
 
 def split_total(total: int, weights: Sequence[int]) -> list[int]:
-    """Split the one sum that a server states for all texts of a call, by their lengths, to the token."""
+    """Split a total into whole parts in proportion to the weights. The parts add up to the total.
+
+    A server states one count of generated tokens for all texts of a call.
+    """
     sums = list(accumulate(weights, initial=0))
     if not sums[-1]:
         sums = list(range(len(weights) + 1))

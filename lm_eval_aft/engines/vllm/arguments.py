@@ -1,8 +1,7 @@
 """The model arguments of ``engine=vllm``: checked by name, type and machine before anything is loaded.
 
-Names are those of lm-eval's vllm model (``pretrained``, ``max_length``, ``lora_local_path``) and of vLLM's EngineArgs;
-``engine_seed`` is vLLM's own seed, since ``seed`` is ours. Called by the vllm engine. A little over 200 lines: each is
-refused for a reason of its own.
+The names are those of lm-eval's vllm model (``pretrained``, ``max_length``, ``lora_local_path``) and of vLLM's
+EngineArgs. ``engine_seed`` is vLLM's own seed, because ``seed`` is ours.
 """
 
 from __future__ import annotations
@@ -33,12 +32,15 @@ OWN_ARGS = {
     "enable_thinking",
 }
 NOT_FOR_USERS = {"model", "seed", "skip_tokenizer_init", "runner", "convert"}
+# Arguments that can change a text, so they enter the fingerprint.
 TEXT_ARGS = (
     *("hf_overrides", "kv_cache_dtype", "logits_processors", "tokenizer", "quantization_config", "hf_config_path"),
     *("load_format", "model_class_overrides"),
 )
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, AssertionError, KeyError, TypeError)  # seen or raised
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows as max_lora_rank
+# The exceptions that vLLM raises if it cannot load a checkpoint.
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, AssertionError, KeyError, TypeError)
+# The values of max_lora_rank that vLLM allows.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,9 @@ class VLLMArgs:
 
     Attributes:
         pretrained: Folder, or name of a hub repository.
-        engine: What EngineArgs gets besides, by its names.
-        device: The kind of device vLLM runs on.
-        lora_path: Folder of an adapter; empty for none.
+        engine: All other arguments of EngineArgs.
+        device: The kind of device that vLLM runs on.
+        lora_path: Folder of an adapter, or empty.
         add_bos_token: As in lm-eval's HFLM; None leaves it to the tokenizer.
         template_args: Further variables of the chat template.
     """
@@ -66,8 +68,8 @@ class VLLMArgs:
         """Check model arguments.
 
         Raises:
-            ConfigError: If one is unknown, missing, of the wrong type, or belongs elsewhere.
-            EngineError: If the machine does not have what is asked for.
+            ConfigError: If an argument is unknown, missing, of the wrong type, or belongs elsewhere.
+            EngineError: If the machine does not have the requested devices.
         """
         from vllm import EngineArgs
 
@@ -75,34 +77,34 @@ class VLLMArgs:
         refuse_unknown(engine_args, {*known, *OWN_ARGS}, "vllm")
         if "pretrained" not in engine_args:
             raise ConfigError("pretrained is missing: give --model_args pretrained=FOLDER_OR_HUB_NAME.")
-        given = {name: value for name, value in engine_args.items() if str(value).lower() != "none"}
-        engine = {name: _number(value, known[name]) for name, value in given.items() if name in known}
+        args = {name: value for name, value in engine_args.items() if str(value).lower() != "none"}
+        engine = {name: _number(value, known[name]) for name, value in args.items() if name in known}
         _refuse_data_parallel(engine)
         if re.fullmatch(r"cuda:[1-9]\d*", host.device):
             raise ConfigError(
                 f"--device {host.device} cannot be chosen for engine=vllm, which takes the first devices in sight: set "
                 f"CUDA_VISIBLE_DEVICES={host.device.removeprefix('cuda:')} instead."
             )
-        engine["seed"] = integer(0, SEED_LIMIT)("engine_seed", given.get("engine_seed", 0))
-        if "max_length" in given:
-            if "max_model_len" in given:
+        engine["seed"] = integer(0, SEED_LIMIT)("engine_seed", args.get("engine_seed", 0))
+        if "max_length" in args:
+            if "max_model_len" in args:
                 raise ConfigError("max_length and max_model_len are one setting of vLLM: give only one of them.")
-            engine["max_model_len"] = integer(1)("max_length", given["max_length"])
+            engine["max_model_len"] = integer(1)("max_length", args["max_length"])
         if host.max_batch_size:
             engine.setdefault("max_num_seqs", integer(1)("max_batch_size", host.max_batch_size))
-        template_args = mapping("chat_template_args", given.get("chat_template_args", {}))
-        if "enable_thinking" in given:
-            template_args = {**template_args, "enable_thinking": flag("enable_thinking", given["enable_thinking"])}
-        lora_path = _lora(given, engine)
+        template_args = mapping("chat_template_args", args.get("chat_template_args", {}))
+        if "enable_thinking" in args:
+            template_args = {**template_args, "enable_thinking": flag("enable_thinking", args["enable_thinking"])}
+        lora_path = _lora(args, engine)
         device = _device(engine)
-        pretrained = text("pretrained", given.get("pretrained"))
+        pretrained = text("pretrained", args.get("pretrained"))
         if device == "cpu":
-            _settings_for_cpu(pretrained, engine)
-        bos = flag("add_bos_token", given["add_bos_token"]) if "add_bos_token" in given else None
+            _set_cpu_defaults(pretrained, engine)
+        bos = flag("add_bos_token", args["add_bos_token"]) if "add_bos_token" in args else None
         return cls(pretrained, engine, device, lora_path, bos, template_args)
 
     def for_llm(self) -> dict[str, Any]:
-        """What ``vllm.LLM`` gets."""
+        """The arguments of ``vllm.LLM``."""
         return {"model": self.pretrained, **self.engine}
 
     def lora_request(self) -> Any:
@@ -114,15 +116,15 @@ class VLLMArgs:
         return LoRARequest("adapter", 1, self.lora_path)
 
     def text_settings(self) -> str:
-        """Those settings that can change a text, for the store's fingerprint; empty in ordinary runs."""
+        """The settings that can change a text, for the fingerprint. Empty in ordinary runs."""
         return ",".join(f"{name}={self.engine[name]}" for name in TEXT_ARGS if name in self.engine)
 
 
 def import_vllm() -> ModuleType:
-    """The vllm package.
+    """Import vLLM.
 
     Raises:
-        EngineError: If it is not installed, or broken.
+        EngineError: If vLLM is not installed, or broken.
     """
     try:
         import vllm
@@ -136,13 +138,13 @@ def import_vllm() -> ModuleType:
 
 
 def _number(value: Any, kind: Any) -> Any:
-    """Undo what lm-eval's command line does to numbers: 1_000 and -1 arrive as floats where vLLM wants integers."""
+    """Turn whole floats into integers: lm-eval's command line delivers 1_000 and -1 as floats, vLLM needs integers."""
     if isinstance(value, float) and value.is_integer() and "float" not in str(kind):
         return int(value)
     return value
 
 
-def _refuse_data_parallel(engine: dict[str, Any]) -> None:
+def _refuse_data_parallel(engine: Mapping[str, Any]) -> None:
     if (size := integer(1)("data_parallel_size", engine.get("data_parallel_size", 1))) > 1:
         raise ConfigError(
             f"data_parallel_size={size} does not work inside one process: start vllm serve MODEL --data-parallel-size "
@@ -150,11 +152,15 @@ def _refuse_data_parallel(engine: dict[str, Any]) -> None:
         )
 
 
-def _lora(given: Mapping[str, Any], engine: dict[str, Any]) -> str:
-    """The adapter's folder; vLLM is told that there will be one, and of which rank."""
-    if "lora_local_path" not in given:
+def _lora(args: Mapping[str, Any], engine: dict[str, Any]) -> str:
+    """The adapter's folder, or empty. Enables LoRA of the adapter's rank in ``engine``.
+
+    Raises:
+        ConfigError: If the folder holds no adapter.
+    """
+    if "lora_local_path" not in args:
         return ""
-    folder = Path(os.path.expanduser(text("lora_local_path", given["lora_local_path"])))
+    folder = Path(os.path.expanduser(text("lora_local_path", args["lora_local_path"])))
     try:
         rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -168,10 +174,10 @@ def _lora(given: Mapping[str, Any], engine: dict[str, Any]) -> str:
 
 
 def _device(engine: Mapping[str, Any]) -> str:
-    """The kind of device vLLM found; enough of them for what is asked.
+    """The kind of device that vLLM found.
 
     Raises:
-        EngineError: If there is none, or too few.
+        EngineError: If there is no device, or fewer than requested.
     """
     from vllm.platforms import current_platform
 
@@ -182,32 +188,32 @@ def _device(engine: Mapping[str, Any]) -> str:
         )
     device = str(current_platform.device_type)
     sizes = {name: engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")}
-    wanted = integer(1)("tensor_parallel_size", sizes["tensor_parallel_size"])
-    wanted *= integer(1)("pipeline_parallel_size", sizes["pipeline_parallel_size"])
+    needed = integer(1)("tensor_parallel_size", sizes["tensor_parallel_size"])
+    needed *= integer(1)("pipeline_parallel_size", sizes["pipeline_parallel_size"])
     several_machines = engine.get("distributed_executor_backend") == "ray" or engine.get("nnodes", 1) > 1
-    there = _devices(device)
-    if there is not None and wanted > there and not several_machines:
-        asked = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
+    available = _device_count(device)
+    if available is not None and needed > available and not several_machines:
+        requested = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
         raise EngineError(
-            f"{asked} needs {wanted} devices and this machine has {there} for vLLM ({device}): lower it, or use "
-            "engine=api with a server on a larger machine."
+            f"{requested} needs {needed} devices and this machine has {available} for vLLM ({device}): lower it, or "
+            "use engine=api with a server on a larger machine."
         )
     return device
 
 
-def _devices(device: str) -> int | None:
-    """Devices of a kind, or None where torch cannot tell; a CPU counts once per NUMA node, as vLLM counts it."""
+def _device_count(device: str) -> int | None:
+    """Number of devices of a kind, or None if torch cannot tell. A CPU has one device per NUMA node, as in vLLM."""
     if device == "cpu":
         return max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))
-    number = getattr(getattr(torch, device, None), "device_count", None)
-    return int(number()) if number else None
+    count = getattr(getattr(torch, device, None), "device_count", None)
+    return int(count()) if count else None
 
 
-def _settings_for_cpu(pretrained: str, engine: dict[str, Any]) -> None:
-    """Defaults for the CPU build, where the user says nothing.
+def _set_cpu_defaults(pretrained: str, engine: dict[str, Any]) -> None:
+    """Set defaults of the CPU build for arguments that the user leaves out.
 
-    It dies on a seeded request whose prompt is prefilled in chunks ("CPU Generator does not use offset", 0.32), so a
-    whole prompt must fit one batch. Compiling the model takes longer than it saves there.
+    The CPU build dies on a seeded request whose prompt is prefilled in chunks ("CPU Generator does not use offset",
+    0.32), so a whole prompt must fit one batch. Compiling the model takes longer there than it saves.
     """
     engine.setdefault("enforce_eager", True)
     if engine.setdefault("enable_chunked_prefill", False) or "max_num_batched_tokens" in engine:
@@ -217,5 +223,7 @@ def _settings_for_cpu(pretrained: str, engine: dict[str, Any]) -> None:
     try:
         longest = EngineArgs(model=pretrained, **engine).create_model_config().max_model_len
     except LOAD_ERRORS:
-        return  # loading will say what is wrong
-    engine["max_num_batched_tokens"] = max(longest, 4096)  # 4096 is the CPU build's own default
+        # Loading will raise the same error, with a message.
+        return
+    # 4096 is the CPU build's own default.
+    engine["max_num_batched_tokens"] = max(longest, 4096)

@@ -205,7 +205,7 @@ def _one_sentence(running: dict[str, int], unfinished: int) -> Iterator[None]:
         raise EngineError(
             f"vLLM stopped working with {unfinished} texts of this layer unfinished "
             f"({str(error).strip() or type(error).__name__}): those that had ended are kept in the draft store if "
-            "there is one (cache= or record=); start the same command again to go on."
+            "there is one (cache= or record=); start the same command again to resume."
         ) from error
 
 
