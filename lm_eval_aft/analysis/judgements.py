@@ -53,7 +53,7 @@ def read_judged(path: Path) -> tuple[Judged, ...]:
 
 
 def _ratings(path: Path) -> tuple[Judged, ...]:
-    from lm_eval_aft.judging.mt_bench.scores import read_judgements
+    from lm_eval_aft.judging.mt_bench.replies import read_judgements
 
     found = []
     for group in read_judgements(path):

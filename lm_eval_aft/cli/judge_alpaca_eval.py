@@ -11,7 +11,7 @@ from lm_eval_aft.cli.judge_options import FILE, JudgeOptions, judge_options, ope
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference, score_annotations
-from lm_eval_aft.judging.alpaca_eval.summary import ScoringOptions, show, write_verdict
+from lm_eval_aft.judging.alpaca_eval.scores import ScoringOptions, write_summary
 from lm_eval_aft.judging.judge import Estimate
 
 
@@ -71,11 +71,12 @@ def alpaca_eval(
         click.echo(estimate.sentence(judge.price_in, judge.price_out), err=True)
 
     with closing(open_judge(judge, folder)) as client:
-        click.echo(show(judge_outputs(answers, references, client, options, folder, show_estimate)))
+        summary = judge_outputs(answers, references, client, options, folder, show_estimate)
+    click.echo(summary.describe())
 
 
 def _score(annotations: Path, options: ScoringOptions, output: Path | None) -> None:
     summary = score_annotations(annotations, options)
     if output:
-        write_verdict(output, summary)
-    click.echo(show(summary))
+        write_summary(output, summary)
+    click.echo(summary.describe())

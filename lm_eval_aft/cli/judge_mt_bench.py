@@ -13,10 +13,17 @@ import click
 from lm_eval_aft.cli.judge_options import FILE, JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.core.arguments import mapping
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.judging.mt_bench.data import JUDGMENTS, QUESTIONS, find_material, read_dialogues, read_references
+from lm_eval_aft.judging.mt_bench.data import (
+    JUDGMENT_FOLDER,
+    QUESTION_FILE,
+    find_answers,
+    read_question_file,
+    read_references,
+)
 from lm_eval_aft.judging.mt_bench.prompts import prompt_set
 from lm_eval_aft.judging.mt_bench.rate import MAX_TOKENS, RatingOptions, judge_answers
-from lm_eval_aft.judging.mt_bench.scores import read_judgements, score, show
+from lm_eval_aft.judging.mt_bench.replies import read_judgements
+from lm_eval_aft.judging.mt_bench.scores import score_judgements
 
 
 @click.command("mt_bench")
@@ -62,17 +69,16 @@ def mt_bench(
     if judgments:
         categories = _categories(judgments, questions)
         for judgements in read_judgements(judgments):
-            click.echo(show(score(judgements, categories, allow_missing)))
+            click.echo(score_judgements(judgements, categories, allow_missing).describe())
         return
-    material = find_material(require_run_and_judge(run, judge, "--judgments FILE"), questions)
-    material = replace(material, folder=output or material.folder)
-    given = read_references(references) if references else None
-    prompts = prompt_set(judge_prompts, given, material.dialogues)
+    answer_set = find_answers(require_run_and_judge(run, judge, "--judgments FILE"), questions)
+    answer_set = replace(answer_set, folder=output or answer_set.folder)
+    prompts = prompt_set(judge_prompts, read_references(references) if references else None, answer_set.questions)
     options = RatingOptions(repeats, allow_missing, judge.price_in, judge.price_out, max_tokens, temperature)
     settings = {"prompt_version": prompts.name, "extra_body": _object(extra_body)}
-    with closing(open_judge(judge, material.folder, **settings)) as client:
-        scores = judge_answers(material, prompts, client, options, lambda text: click.echo(text, err=True))
-    click.echo(show(scores))
+    with closing(open_judge(judge, answer_set.folder, **settings)) as client:
+        scores = judge_answers(answer_set, prompts, client, options, lambda text: click.echo(text, err=True))
+    click.echo(scores.describe())
 
 
 def _object(text: str | None) -> dict[str, Any]:
@@ -84,8 +90,8 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _categories(judgments: Path, questions: Path | None) -> dict[int, str]:
-    """Category by question; in FastChat's layout, and in ours, the questions lie above the judgements."""
-    beside = judgments.parent.parent / QUESTIONS
-    if questions is None and judgments.parent.name == JUDGMENTS and beside.is_file():
+    """The category of each question. FastChat and we keep the questions in the folder above the judgements."""
+    beside = judgments.parent.parent / QUESTION_FILE
+    if questions is None and judgments.parent.name == JUDGMENT_FOLDER and beside.is_file():
         questions = beside
-    return {asked.question_id: asked.category for asked in read_dialogues(questions)} if questions else {}
+    return {question.question_id: question.category for question in read_question_file(questions)} if questions else {}

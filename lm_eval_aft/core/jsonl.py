@@ -94,8 +94,13 @@ def refuse_stream(path: str | Path) -> None:
         raise RecordError(f"{path} is a stream, not a file: write it to a file first, since it is read more than once.")
 
 
-def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]], *, errors: str = "strict") -> int:
     """Write rows as JSON lines, whole or not at all. Returns how many.
+
+    Args:
+        path: The file.
+        rows: Its objects.
+        errors: See ``open``. For half a surrogate pair "strict" refuses the rows, and "replace" writes ``?``.
 
     Raises:
         RecordError: If the file cannot be written.
@@ -103,7 +108,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     target, count = Path(path), 0
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target) as partial, partial.open("w", encoding="utf-8") as lines:
+        with atomic_write(target) as partial, partial.open("w", encoding="utf-8", errors=errors) as lines:
             for row in rows:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1

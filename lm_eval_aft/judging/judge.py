@@ -251,8 +251,8 @@ class Judge:
             if attempt and stop.wait(min(wait_s * 2 ** (attempt - 1), LONGEST_WAIT_S)):
                 raise Cancelled
             try:
-                return _reply(self.client.post("/chat/completions", self._body(call), stop))
-            except _Broken as error:
+                return parse_reply(self.client.post("/chat/completions", self._body(call), stop))
+            except BrokenReply as error:
                 broken = str(error)
             except Refused as error:
                 if error.status >= 300:
@@ -286,7 +286,7 @@ class Judge:
         return error
 
 
-class _Broken(Exception):
+class BrokenReply(Exception):
     """A reply that is no whole chat completion."""
 
 
@@ -298,11 +298,11 @@ def _checked_extra(extra_body: Mapping[str, Any]) -> dict[str, Any]:
     return dict(extra_body)
 
 
-def _reply(body: Mapping[str, Any]) -> JudgeReply:
+def parse_reply(body: Mapping[str, Any]) -> JudgeReply:
     """The reply in a server's answer.
 
     Raises:
-        _Broken: If it is not there, or was broken off.
+        BrokenReply: If it is not there, or was broken off.
     """
     try:
         choice = body["choices"][0]
@@ -313,9 +313,9 @@ def _reply(body: Mapping[str, Any]) -> JudgeReply:
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         top = _first_token(choice.get("logprobs"))
     except (KeyError, IndexError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
-        raise _Broken("its reply is no chat completion") from error
+        raise BrokenReply("its reply is no chat completion") from error
     if end != "length" and end not in ENDED:
-        raise _Broken(f"its reply was broken off (finish_reason={end!r})")
+        raise BrokenReply(f"its reply was broken off (finish_reason={end!r})")
     return JudgeReply(text or "", top, *counts)
 
 

@@ -1,12 +1,10 @@
-"""MT-Bench: dialogues of two turns upon the model's own answers, kept in FastChat's format, judged if a judge is named.
+"""MT-Bench as dialogues of two turns: answers in FastChat's format, and ratings if the run names a judge.
 
-A class, since only a class sees ``--metadata`` and the model arguments, which say where answers go and who judges them.
-``aft_mt_bench.yaml`` names it. File formats and judging are in ``lm_eval_aft.judging.mt_bench``.
+The task is a class, since lm-eval shows ``--metadata`` and the model arguments to classes only.
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,31 +19,37 @@ from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
     FOLDER,
-    TASK,
+    MT_BENCH_TASK,
     TEMPERATURES,
-    Material,
-    dialogue,
+    AnswerSet,
+    parse_question,
     parse_response,
     write_answers,
 )
-from lm_eval_aft.judging.mt_bench.in_run import RunJudge, Words
-from lm_eval_aft.judging.mt_bench.scores import MissingRatings, Scores, show
+from lm_eval_aft.judging.mt_bench.in_run import MTBenchRunJudge, WordsPerTurn
+from lm_eval_aft.judging.mt_bench.scores import MissingRatings, MTBenchScores
+from lm_eval_aft.judging.tasks import (
+    BYPASS,
+    BYPASS_VALUE,
+    JUDGE_MISSING,
+    NO_SCORE,
+    log_failure,
+    log_how_to_judge,
+)
 
-WORDS, MISSING, PREDICTED = "words_per_turn", "judge_missing", "bypass"
-NO_SCORE = "N/A"  # what lm-eval itself prints where there is no number
-PREDICTED_VALUE = 999  # lm-eval's own value for answers that were not scored
-BASELINE = "run the baseline as --model aft with layers=0, which answers plainly"
+WORDS = "words_per_turn"
+BASELINE = "run the baseline as --model aft with layers=0, which answers without aggregation"
 
 
 def dialogues(docs: Any) -> Any:
-    """The questions with FastChat's names and numbers, whatever the data set calls them."""
-    rows = [dialogue(row, place) for place, row in enumerate(docs)]
+    """The questions under FastChat's column names and numbers, from FastChat's file or the hub's data set."""
+    questions = [parse_question(row, place) for place, row in enumerate(docs)]
     columns = {
-        "place": list(range(len(rows))),
-        "question_id": [row.question_id for row in rows],
-        "category": [row.category for row in rows],
-        "turns": [list(row.turns) for row in rows],
-        "reference": [list(row.reference) for row in rows],
+        "place": list(range(len(questions))),
+        "question_id": [question.question_id for question in questions],
+        "category": [question.category for question in questions],
+        "turns": [list(question.turns) for question in questions],
+        "reference": [list(question.reference) for question in questions],
     }
     from datasets import Dataset
 
@@ -63,103 +67,102 @@ class MTBench(ConfigurableTask):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
         self.model: Any = None
-        self.run_judge: RunJudge | None = None
-        self.scores: Scores | None = None
+        self.run_judge: MTBenchRunJudge | None = None
+        self.scores: MTBenchScores | None = None
         self.missing: int | None = None
 
     def build_all_requests(self, *, chat_template: Callable[..., str] | None = None, **options: Any) -> None:
-        """Refuse what cannot hold a dialogue, and find what the judge needs, before anything is generated."""
+        """Refuse models that cannot hold a dialogue, and read what the judge needs, before anything is generated."""
         if chat_template is None:
-            raise ConfigError(f"{TASK} is a dialogue: run it with --model aft and --apply_chat_template.")
+            raise ConfigError(f"{MT_BENCH_TASK} is a dialogue: run it with --model aft and --apply_chat_template.")
         self.model, self.scores = getattr(chat_template, "__self__", None), None
         if not getattr(self.model, "answers_turns", False):
             raise ConfigError(
-                f"{TASK} needs a model that answers turn by turn, which only --model aft does: {BASELINE}."
+                f"{MT_BENCH_TASK} needs a model that answers turn by turn, which only --model aft does: {BASELINE}."
             )
-        if PREDICTED not in self._metric_fn_list:
-            asked = [dialogue(doc) for doc in self.eval_docs]
-            self.run_judge = RunJudge.of(self.config.metadata or {}, asked, self.model.config.record)
+        if BYPASS not in self._metric_fn_list:
+            questions = [parse_question(doc) for doc in self.eval_docs]
+            settings = self.config.metadata or {}
+            self.run_judge = MTBenchRunJudge.from_metadata(settings, questions, self.model.config.record)
         super().build_all_requests(chat_template=chat_template, **options)
 
     def construct_requests(self, doc: dict[str, Any], ctx: Any, **kwargs: Any) -> Instance:
-        """The first turn as context, the later ones and the category's temperature beside it."""
+        """A request with the first turn as its context, and with later turns and temperature among its settings."""
         request = super().construct_requests(doc, ctx, **kwargs)
-        context, given = request.args
-        named = {"temperature", "do_sample"} & set(given)
-        sampling = {} if named else {"temperature": TEMPERATURES[doc["category"]]}
-        request.arguments = (context, {**given, **sampling, "turns": list(doc["turns"][1:])})
+        context, settings = request.args
+        chosen = {"temperature", "do_sample"} & set(settings)
+        sampling = {} if chosen else {"temperature": TEMPERATURES[doc["category"]]}
+        request.arguments = (context, {**settings, **sampling, "turns": list(doc["turns"][1:])})
         return request
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """Words per turn; every other metric is made of all answers together."""
-        asked = dialogue(doc)
+        """Words per turn, and None for each score of the judge. The first value carries the answer."""
+        question = parse_question(doc)
         try:
-            answer = parse_response(asked, results[0])
+            answer = parse_response(question, results[0])
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{TASK} got something else than the answers of all turns: {BASELINE}.") from error
-        words = Words.of(doc["place"], asked, answer)
+            raise ConfigError(f"{MT_BENCH_TASK} did not get the answers of all turns: {BASELINE}.") from error
+        words = WordsPerTurn.of(doc["place"], question, answer)
         first, *others = self.aggregation()
         return {first: words, **dict.fromkeys(others)}
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
-        """The first one gets the answers, writes them and has them judged; the others look up what came of it."""
-        if PREDICTED in self._metric_fn_list:
-            return {PREDICTED: self._predicted}
-        named = {name: lambda _, name=name: self._score(name) for name in self._judged_names()}
-        return {WORDS: self._answered, **named}
+        """The function of each metric. The first one has the answers judged; the others read its scores."""
+        if BYPASS in self._metric_fn_list:
+            return {BYPASS: self._predicted}
+        judged = {name: lambda _, name=name: self._score(name) for name in self._judged_names()}
+        return {WORDS: self._answered, **judged}
 
     def higher_is_better(self) -> dict[str, bool | None]:
-        """A longer answer or a wider spread is neither better nor worse."""
-        neutral = {name for name in self.aggregation() if name in (WORDS, PREDICTED) or name.endswith("_spread")}
-        return {name: None if name in neutral else name != MISSING for name in self.aggregation()}
+        """True for ratings, False for missing judgements; None for words and spread, where neither is better."""
+        neutral = {name for name in self.aggregation() if name in (WORDS, BYPASS) or name.endswith("_spread")}
+        return {name: None if name in neutral else name != JUDGE_MISSING for name in self.aggregation()}
 
     def _judged_names(self) -> list[str]:
         if self.run_judge is None:
             return []
-        spread = ["spread"] if self.run_judge.plan.repeats > 1 else []
+        spread = ["spread"] if self.run_judge.rating.repeats > 1 else []
         names = ["score", "turn_1", "turn_2", *CATEGORIES, *spread]
-        return [*(f"{self.run_judge.prompts.name}_{name}" for name in names), MISSING]
+        return [*(f"{self.run_judge.prompts.name}_{name}" for name in names), JUDGE_MISSING]
 
-    def _predicted(self, words: Sequence[Words]) -> int:
+    def _predicted(self, words: Sequence[WordsPerTurn]) -> int:
         self._write(words)
-        return PREDICTED_VALUE
+        return BYPASS_VALUE
 
-    def _answered(self, words: Sequence[Words]) -> float:
-        """Only the process that gathers all answers comes here."""
-        material = self._write(words)
+    def _answered(self, words: Sequence[WordsPerTurn]) -> float:
+        """Write the answers and have them judged. lm-eval aggregates in one process only, so this happens once."""
+        answer_set = self._write(words)
         if self.run_judge is None:
-            out = "OUT (OUT is --output_path, and --log_samples must be on)"
-            run = shlex.quote(str(material.folder.parent)) if material else out
-            log.info("Judge later with: aft judge mt_bench %s --judge-model NAME --judge-base-url URL", run)
-        elif material:
-            self.scores = self._judge(self.run_judge, material)
+            log_how_to_judge("mt_bench", answer_set.folder.parent if answer_set else None)
+        elif answer_set:
+            self.scores = self._judge(self.run_judge, answer_set)
         return fmean(words)
 
-    def _judge(self, judge: RunJudge, material: Material) -> Scores | None:
-        """The scores; if it fails lm-eval must still save the answers, so that is said, and there is no score."""
+    def _judge(self, judge: MTBenchRunJudge, answer_set: AnswerSet) -> MTBenchScores | None:
+        """The scores; None if judging fails."""
         try:
-            scores = judge.judge(material, log.info)
+            scores = judge.judge(answer_set, log.info)
             self.missing = scores.missing
         except AFTError as error:
             self.missing = error.missing if isinstance(error, MissingRatings) else None
-            log.error("%s has no scores: %s", TASK, error)
-            log.error("Its answers are kept; go on with: %s", judge.command(material.folder.parent))
+            log_failure(MT_BENCH_TASK, error, judge, answer_set.folder.parent)
             return None
-        log.info("%s", show(scores))
+        log.info("%s", scores.describe())
         return scores
 
     def _score(self, name: str) -> Any:
-        if name == MISSING:
+        if name == JUDGE_MISSING:
             return NO_SCORE if self.missing is None else self.missing
         return self.scores.metrics().get(name, NO_SCORE) if self.scores else NO_SCORE
 
-    def _write(self, words: Sequence[Words]) -> Material | None:
-        """Keep the answers in FastChat's format where ``record=`` names a folder; None where it does not."""
+    def _write(self, words: Sequence[WordsPerTurn]) -> AnswerSet | None:
+        """Write the answers in FastChat's format if ``record=`` names a folder, and return them; else None."""
         config = self.model.config
         if not config.record:
             return None
-        rows = sorted((one.row for one in words), key=lambda row: row[0])  # several processes deliver in turn
-        asked, answers = tuple(row[1] for row in rows), tuple(row[2] for row in rows)
+        # lm-eval concatenates the values of several processes
+        rows = sorted((one.row for one in words), key=lambda row: row[0])
+        questions, answers = tuple(row[1] for row in rows), tuple(row[2] for row in rows)
         name, folder = display_name(self.model.name, config.k, config.layers), Path(config.record, FOLDER)
-        log.info("%d answers are in %s.", len(answers), write_answers(folder, name, asked, answers))
-        return Material(name, asked, answers, folder)
+        log.info("%d answers are in %s.", len(answers), write_answers(folder, name, questions, answers))
+        return AnswerSet(name, questions, answers, folder)

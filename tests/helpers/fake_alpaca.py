@@ -15,7 +15,7 @@ import pytest
 from helpers.fake_judge import chat_completion
 from lm_eval_aft.judging.alpaca_eval import data as alpaca_data
 from lm_eval_aft.judging.alpaca_eval import package as alpaca_package
-from lm_eval_aft.judging.alpaca_eval.data import Annotation, Output
+from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 
 WHOLE, FEW = 805, 40  # most tests need no more than a few, and each is a call
 PAIR = re.compile(r'"instruction": """Task (\d+).*?"output": """(.*?)"""\n.*?"output": """(.*?)"""\n', re.DOTALL)
@@ -31,10 +31,10 @@ class EvalSet:
     difficulty: Path
 
 
-def outputs(generator: str, rows: int = FEW, longest: int = 90) -> list[Output]:
+def outputs(generator: str, rows: int = FEW, longest: int = 90) -> list[ModelOutput]:
     draw = random.Random(generator)
     return [
-        Output(f"Task {row}", f"{generator} says {'so ' * draw.randrange(longest)}{row}", generator, "made up")
+        ModelOutput(f"Task {row}", f"{generator} says {'so ' * draw.randrange(longest)}{row}", generator, "made up")
         for row in range(rows)
     ]
 
@@ -68,9 +68,9 @@ def write_difficulty(folder: Path, count: int) -> Path:
 def make_eval_set(folder: Path, patch: pytest.MonkeyPatch, rows: int) -> EvalSet:
     """A made-up set in the place of AlpacaEval's."""
     references = outputs("base", rows)
-    patch.setattr(alpaca_data, "EVAL_SET", alpaca_data._digest([row.instruction for row in references]))
+    patch.setattr(alpaca_data, "EVAL_SET", alpaca_data.json_digest([row.instruction for row in references]))
     patch.setattr(alpaca_package, "INSTRUCTIONS", rows)
-    patch.setattr(alpaca_data, "BASELINE", alpaca_data._digest([[r.instruction, r.output] for r in references]))
+    patch.setattr(alpaca_data, "BASELINE", alpaca_data.json_digest([[r.instruction, r.output] for r in references]))
     return EvalSet(
         folder,
         write(folder / "model_outputs.json", outputs("ours", rows)),

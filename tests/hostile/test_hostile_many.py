@@ -33,9 +33,9 @@ from lm_eval_aft.engines.api.responses import completions
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
-from lm_eval_aft.judging.judge import JudgeReply, _Broken, _reply
-from lm_eval_aft.judging.mt_bench.data import read_answers, read_dialogues
-from lm_eval_aft.judging.mt_bench.scores import rating, read_judgements
+from lm_eval_aft.judging.judge import BrokenReply, JudgeReply, parse_reply
+from lm_eval_aft.judging.mt_bench.data import read_answers, read_question_file
+from lm_eval_aft.judging.mt_bench.replies import parse_rating, read_judgements
 from lm_eval_aft.storage.draft_store import SQLiteStore
 from lm_eval_aft.storage.traces import read_traces, write_traces
 from trainers.rows.row import load_rows
@@ -138,7 +138,7 @@ ROW = {"query": "q", "drafts": ["a", "b"], "target": "t"}
 READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "trace": (trace_row(), "t.jsonl", lambda file: list(read_traces(file))),
     "FastChat answers": (ANSWER, "a.jsonl", read_answers),
-    "MT-Bench questions": (DIALOGUE, "q.jsonl", read_dialogues),
+    "MT-Bench questions": (DIALOGUE, "q.jsonl", read_question_file),
     "judgements": (JUDGEMENT, "j.jsonl", read_judgements),
     "alpaca outputs": (OUTPUT, "o.json", read_outputs),
     "alpaca annotations": (ANNOTATION, "n.json", read_annotations),
@@ -274,7 +274,7 @@ def test_any_template(source: str) -> None:
 @few
 @given(text=st.text(max_size=200))
 def test_any_reply_of_a_judge(text: str) -> None:
-    found = rating(text)
+    found = parse_rating(text)
     assert found is None or 1 <= found <= 10
 
 
@@ -309,8 +309,8 @@ PREFERENCE = {
 def test_any_reply_with_probabilities_of_a_judge(body: dict[str, Any]) -> None:
     """A reply is read or requested again; alpaca_eval reads the probabilities of m and M from it."""
     try:
-        reply = _reply(body)
-    except _Broken:
+        reply = parse_reply(body)
+    except BrokenReply:
         return
     assert isinstance(reply, JudgeReply)
     assert isinstance(reply.text, str)

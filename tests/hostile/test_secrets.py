@@ -19,7 +19,7 @@ from lm_eval_aft.cli import aft
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.engines.registry import load_engine
-from lm_eval_aft.judging.mt_bench.data import CATEGORIES, Answer, Dialogue, write_answers
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, MTBenchAnswer, MTBenchQuestion, write_answers
 
 KEYS = {
     "OPENAI_API_KEY": "sk-planted+key/5d0c77a1==",
@@ -120,9 +120,9 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     workshop.aft("compare", folder / "one", folder / "second", "--format", "json")
     workshop.aft("report", folder / "one", folder / "second", "--html", folder / "both.html")
 
-    questions = [Dialogue(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
+    questions = [MTBenchQuestion(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
     answers = write_answers(
-        folder / "judged", "m", questions, [Answer(each.question_id, ("x", "y")) for each in questions]
+        folder / "judged", "m", questions, [MTBenchAnswer(each.question_id, ("x", "y")) for each in questions]
     )
     judge = ("judge", "mt_bench", answers, "--judge-model", "m", "--judge-base-url", workshop.server.url)
     workshop.server.trouble = lambda number, body: None
@@ -131,7 +131,7 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     workshop.refuse()
     assert "401" in workshop.evaluate("third", "k=3", code=2)
     fresh = write_answers(
-        folder / "fresh", "n", questions, [Answer(each.question_id, ("p", "q")) for each in questions]
+        folder / "fresh", "n", questions, [MTBenchAnswer(each.question_id, ("p", "q")) for each in questions]
     )
     workshop.aft("judge", "mt_bench", fresh, *judge[3:], refused=True)
     shortened = KEYS["OPENAI_API_KEY"].rstrip("=")

@@ -17,14 +17,28 @@ from helpers.fake_alpaca import FEW, WHOLE, annotations, make_eval_set, outputs,
 from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval
 from lm_eval_aft.core.errors import JudgeError, RecordError
 from lm_eval_aft.core.names import display_name
-from lm_eval_aft.judging.alpaca_eval.data import Length, Output, Unjudged, pair
+from lm_eval_aft.judging.alpaca_eval.data import (
+    AnswerLength,
+    ModelOutput,
+    PendingWinRate,
+    is_baseline,
+    pair_outputs,
+)
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_annotations, read_outputs, write_rows
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
 from lm_eval_aft.judging.alpaca_eval.run import score_annotations
-from lm_eval_aft.judging.alpaca_eval.scores import COLUMNS, Scores, leaderboard, rank, score
-from lm_eval_aft.judging.alpaca_eval.summary import ScoringOptions
+from lm_eval_aft.judging.alpaca_eval.scores import (
+    LEADERBOARD_COLUMNS,
+    AlpacaScores,
+    ScoringOptions,
+    compute_scores,
+    find_place,
+    public_leaderboard,
+)
 
-ROWS = {name: dict.fromkeys(COLUMNS, value) for name, value in (("a", "90.0"), ("b", "50.0"), ("c", "10.0"))}
+ROWS = {
+    name: dict.fromkeys(LEADERBOARD_COLUMNS, value) for name, value in (("a", "90.0"), ("b", "50.0"), ("c", "10.0"))
+}
 NO_LC = ScoringOptions(length_control=False)
 
 
@@ -39,10 +53,10 @@ class TestPublishedFigures:
     @pytest.mark.parametrize("model", ["claude-2.1", "alpaca-7b"])
     def test_scores_are_the_leaderboards(self, shared, model):
         data = shared / "data/alpaca_eval"
-        verdict = score_annotations(
+        summary = score_annotations(
             data / "results" / model / "annotations.json", ScoringOptions(difficulty=data / "derived")
         )
-        published, ours = leaderboard()[model], verdict.scores.row()
+        published, ours = public_leaderboard()[model], summary.scores.leaderboard_row()
         for column in (
             "win_rate",
             "standard_error",
@@ -56,11 +70,13 @@ class TestPublishedFigures:
         assert ours["avg_length"] == int(published["avg_length"])
         apart = abs(ours["length_controlled_winrate"] - float(published["length_controlled_winrate"]))
         assert apart < 0.2
-        assert verdict.rank is not None
-        places = sorted((float(row["length_controlled_winrate"]) for row in leaderboard().values()), reverse=True)
-        assert places.index(float(published["length_controlled_winrate"])) + 1 == verdict.rank.place
-        assert verdict.rank.of == len(places)
-        assert any("fitted with df_gamed.surrogate.csv, which is not the published" in note for note in verdict.notes)
+        assert summary.rank is not None
+        places = sorted(
+            (float(row["length_controlled_winrate"]) for row in public_leaderboard().values()), reverse=True
+        )
+        assert places.index(float(published["length_controlled_winrate"])) + 1 == summary.rank.place
+        assert summary.rank.of == len(places)
+        assert any("fitted with df_gamed.surrogate.csv, which is not the published" in note for note in summary.notes)
 
     def test_the_two_difficulty_files_agree(self, shared):
         found = find_difficulty(shared / "data/alpaca_eval/derived")
@@ -69,17 +85,18 @@ class TestPublishedFigures:
     def test_the_baseline_and_the_eval_set_are_known_by_their_text(self, shared):
         results = shared / "data/alpaca_eval/results"
         reference = read_outputs(results / "gpt4_1106_preview/model_outputs.json")
-        pairs = pair(read_outputs(results / "alpaca-7b/model_outputs.json"), reference)
-        assert (pairs.whole, pairs.baseline, pairs.notes) == (True, True, ())
+        pairs = pair_outputs(read_outputs(results / "alpaca-7b/model_outputs.json"), reference)
+        assert (pairs.whole, is_baseline(pairs.references), pairs.notes) == (True, True, ())
         davinci = read_outputs(shared / "data/alpaca_eval/alpaca_eval.json")
-        assert (pair(reference, davinci).whole, pair(reference, davinci).baseline) == (True, False)
+        pairs = pair_outputs(reference, davinci)
+        assert (pairs.whole, is_baseline(pairs.references)) == (True, False)
 
 
 class TestScores:
     def test_by_hand(self):
         preferences = [1.0, 2.0, 1.5, 1.25, None]
         rows = [replace(row, preference=value) for row, value in zip(annotations(5), preferences, strict=True)]
-        scores = score(rows, None)
+        scores = compute_scores(rows, None)
         assert scores.win_rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.25) / 4)
         assert (scores.n_wins, scores.n_wins_base, scores.n_draws, scores.n_total, scores.missing) == (1, 2, 1, 4, 1)
         assert scores.discrete_win_rate == pytest.approx(100 * 1.5 / 4)
@@ -87,18 +104,18 @@ class TestScores:
         assert scores.length_controlled_winrate is None
 
     def test_a_single_comparison_has_no_spread(self):
-        assert score(annotations(1), None).standard_error is None
+        assert compute_scores(annotations(1), None).standard_error is None
 
     def test_no_judgement_at_all_is_no_score(self):
         with pytest.raises(JudgeError, match="none of 3 comparisons has a preference"):
-            score([replace(row, preference=None) for row in annotations(3)], None)
+            compute_scores([replace(row, preference=None) for row in annotations(3)], None)
 
     def test_length_control_leaves_nothing_behind_in_the_package(self, tmp_path, monkeypatch):
         eval_set = make_eval_set(tmp_path, monkeypatch, WHOLE)
         with package() as alpaca_eval:
             folder = Path(alpaca_eval.__file__).parent
         before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.suffix != ".pyc"}
-        scores = score(annotations(WHOLE), find_difficulty(eval_set.difficulty))
+        scores = compute_scores(annotations(WHOLE), find_difficulty(eval_set.difficulty))
         assert 0 < scores.length_controlled_winrate < 100
         assert scores.lc_standard_error > 0
         after = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.suffix != ".pyc"}
@@ -112,7 +129,7 @@ class TestScores:
 
         root, level = logging.getLogger(), logging.getLogger().level
         before = sklearn.get_config()
-        score(annotations(), find_difficulty(eval_set.difficulty))
+        compute_scores(annotations(), find_difficulty(eval_set.difficulty))
         assert (root.level, sklearn.get_config()) == (level, before)
 
     def test_nothing_heavy_is_imported_for_help(self):
@@ -162,7 +179,7 @@ class TestDifficulty:
 
 class TestFiles:
     def test_outputs_are_read_as_written_whatever_they_hold(self, tmp_path):
-        rows = (Output("Say\u2028it", 'a "b"\n<|im_end|>\u2029é', "m", "d"), Output("And", "", "m", "d"))
+        rows = (ModelOutput("Say\u2028it", 'a "b"\n<|im_end|>\u2029é', "m", "d"), ModelOutput("And", "", "m", "d"))
         write_rows(tmp_path / "model_outputs.json", rows)
         assert read_outputs(find_outputs(tmp_path)) == rows
         assert {row.generator for row in read_outputs(tmp_path / "model_outputs.json", "other")} == {"other"}
@@ -179,7 +196,7 @@ class TestFiles:
         file.parent.mkdir()
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         (first, second) = read_outputs(find_outputs(tmp_path))
-        assert first == Output("Do\u20280", "yes\u20280", "org__model", "d")
+        assert first == ModelOutput("Do\u20280", "yes\u20280", "org__model", "d")
         assert second.output == "yes\u20281"
 
     @pytest.mark.parametrize(
@@ -225,7 +242,7 @@ class TestFiles:
         assert find_outputs(tmp_path).name == names[1]
 
     def test_several_models_in_one_file(self, tmp_path):
-        file = write(tmp_path / "x.json", [*outputs("a", 1), Output("Other", "x", "b")])
+        file = write(tmp_path / "x.json", [*outputs("a", 1), ModelOutput("Other", "x", "b")])
         with pytest.raises(RecordError, match=r"outputs of 2 models \(a, b\)"):
             read_outputs(file)
 
@@ -254,8 +271,8 @@ class TestAnnotations:
         file = write(eval_set.folder / "annotations.json", rows)
         with pytest.raises(JudgeError, match="2 of 40 comparisons have no usable judgement"):
             score_annotations(file, NO_LC)
-        verdict = score_annotations(file, ScoringOptions(length_control=False, allow_missing=True))
-        assert (verdict.scores.missing, verdict.scores.n_total, verdict.rank) == (2, 38, None)
+        summary = score_annotations(file, ScoringOptions(length_control=False, allow_missing=True))
+        assert (summary.scores.missing, summary.scores.n_total, summary.rank) == (2, 38, None)
 
     def test_the_command_shows_them(self, eval_set):
         file = write(eval_set.folder / "annotations.json", annotations())
@@ -271,7 +288,7 @@ class TestAnnotations:
         with pytest.raises(RecordError, match="both called ours: name the model with --name"):
             score_annotations(write(eval_set.folder / "annotations.json", rows), NO_LC)
         with pytest.raises(RecordError, match="both called m"):
-            pair(outputs("m"), outputs("m"))
+            pair_outputs(outputs("m"), outputs("m"))
 
     def test_the_command_writes_where_it_is_told(self, eval_set):
         file = write(eval_set.folder / "annotations.json", annotations())
@@ -283,14 +300,14 @@ class TestAnnotations:
 
     def test_another_order_of_annotations_has_no_length_control(self, eval_set):
         file = write(eval_set.folder / "annotations.json", annotations()[::-1])
-        verdict = score_annotations(file, ScoringOptions(difficulty=eval_set.difficulty))
-        assert verdict.scores.length_controlled_winrate is None
-        assert any("no length-controlled win rate" in note for note in verdict.notes)
+        summary = score_annotations(file, ScoringOptions(difficulty=eval_set.difficulty))
+        assert summary.scores.length_controlled_winrate is None
+        assert any("no length-controlled win rate" in note for note in summary.notes)
 
 
 class TestRank:
     def place(self, lc: float | None, win_rate: float = 0.0, name: str = "me"):
-        return rank(Scores(win_rate, 1.0, 1, 1, 0, 2, 50.0, 10, lc, 1.0, 0), name, ROWS)
+        return find_place(AlpacaScores(win_rate, 1.0, 1, 1, 0, 2, 50.0, 10, lc, 1.0, 0), name, ROWS)
 
     def test_between_neighbours(self):
         found = self.place(20.0)
@@ -308,9 +325,9 @@ class TestRank:
         assert self.place(None, win_rate=60.0).column == "win_rate"
 
 
-@pytest.mark.parametrize(("kind", "plain"), [(Length, 4), (Unjudged, "")])
+@pytest.mark.parametrize(("kind", "plain"), [(AnswerLength, 4), (PendingWinRate, "")])
 def test_what_carries_an_answer_keeps_it_through_a_pickle(kind, plain):
     """lm-eval gathers metrics from other processes with pickle."""
-    row = (3, Output("a", "four", "m"))
+    row = (3, ModelOutput("a", "four", "m"))
     again = pickle.loads(pickle.dumps(kind.of(*row)))
     assert (again, again.row, json.loads(json.dumps(again))) == (plain, row, plain)

@@ -11,7 +11,7 @@ from lm_eval_aft.core.records import Message
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.judging.judge import Judge, JudgeCall
 from lm_eval_aft.judging.local import LocalClient
-from lm_eval_aft.judging.mt_bench.data import CATEGORIES, Answer, Dialogue, write_answers
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, MTBenchAnswer, MTBenchQuestion, write_answers
 
 
 def call(text: str, **settings) -> JudgeCall:
@@ -49,8 +49,8 @@ def test_a_server_or_an_engine_not_both_and_not_neither(tiny, tmp_path, capfd, b
 
 
 def test_the_command_judges_with_a_checkpoint(tiny, tmp_path, capfd):
-    asked = [Dialogue(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
-    file = write_answers(tmp_path, "m", asked, [Answer(d.question_id, ("x", "y")) for d in asked])
+    asked = [MTBenchQuestion(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
+    file = write_answers(tmp_path, "m", asked, [MTBenchAnswer(d.question_id, ("x", "y")) for d in asked])
     arguments = [str(file), "--judge-model", tiny, "--judge-engine", "hf", "--max-tokens", "12", "--allow-missing"]
     with pytest.raises(SystemExit) as stopped:  # a model of random weights rates nothing
         cli.main(["judge", "mt_bench", *arguments])

@@ -16,21 +16,22 @@ from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
 from lm_eval_aft.judging.judge import Judge
 from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
-    WITH_REFERENCE,
-    Answer,
-    Dialogue,
-    Material,
-    dialogue,
-    find_material,
+    CATEGORIES_WITH_REFERENCE,
+    AnswerSet,
+    MTBenchAnswer,
+    MTBenchQuestion,
+    find_answers,
+    parse_question,
     parse_response,
     read_answers,
-    read_dialogues,
+    read_question_file,
     read_references,
     write_answers,
 )
-from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT, OWN, prompt_set
+from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT_PROMPTS, OWN_PROMPTS, prompt_set
 from lm_eval_aft.judging.mt_bench.rate import RatingOptions, judge_answers
-from lm_eval_aft.judging.mt_bench.scores import Judgement, rating, read_judgements, score, show
+from lm_eval_aft.judging.mt_bench.replies import Judgement, parse_rating, read_judgements
+from lm_eval_aft.judging.mt_bench.scores import score_judgements
 from lm_eval_aft.storage.traces import read_traces
 
 
@@ -46,20 +47,22 @@ def server(monkeypatch):
         yield fake
 
 
-def material(folder: Path, per_category: int = 1) -> Material:
+def material(folder: Path, per_category: int = 1) -> AnswerSet:
     """Questions of every category, with answers that say whose they are."""
     asked = [
-        Dialogue(81 + 10 * c + n, category, (f"first of {category} {n}", f"second of {category} {n}"), ("42", ""))
+        MTBenchQuestion(
+            81 + 10 * c + n, category, (f"first of {category} {n}", f"second of {category} {n}"), ("42", "")
+        )
         for c, category in enumerate(CATEGORIES)
         for n in range(per_category)
     ]
-    answers = [Answer(d.question_id, (f"A1 of {d.question_id}", f"A2 of {d.question_id}")) for d in asked]
-    return Material("tiny-k2-l1", tuple(asked), tuple(answers), folder)
+    answers = [MTBenchAnswer(d.question_id, (f"A1 of {d.question_id}", f"A2 of {d.question_id}")) for d in asked]
+    return AnswerSet("tiny-k2-l1", tuple(asked), tuple(answers), folder)
 
 
-def judged(server, given: Material, plan: RatingOptions | None = None, said: list[str] | None = None, **settings):
+def judged(server, given: AnswerSet, plan: RatingOptions | None = None, said: list[str] | None = None, **settings):
     options = {"timeout_s": 10, "retries": 2, "quiet": True, **settings}
-    prompts = prompt_set(None, None, given.dialogues)
+    prompts = prompt_set(None, None, given.questions)
     with closing(Judge("m", server.url, cache=given.folder / "c.sqlite", **options)) as judge:
         return judge_answers(given, prompts, judge, plan or RatingOptions(), (said if said is not None else []).append)
 
@@ -93,27 +96,29 @@ class TestRating:
         ],
     )
     def test_first_double_bracket_else_first_bracket(self, text, expected):
-        assert rating(text) == expected
+        assert parse_rating(text) == expected
 
 
 class TestPublished:
     def test_scores_of_published_judgements(self, published):
         found = read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl")
-        scores = {s.model: s for s in (score(rows, {}) for rows in found)}
+        scores = {s.model: s for s in (score_judgements(rows, {}) for rows in found)}
         sonnet, opus = scores["claude-3-5-sonnet-20240620"], scores["claude-3-opus-20240229"]
         assert (*sonnet.turns, sonnet.mean) == (9.2375, 9.175, 9.20625)
         assert (*opus.turns, opus.mean) == (9.04375, 8.30625, 8.675)
-        assert {(s.prompts, s.judge, s.ratings, s.missing) for s in scores.values()} == {(FASTCHAT, "gpt-4", 160, 0)}
+        assert {(s.prompts, s.judge, s.ratings, s.missing) for s in scores.values()} == {
+            (FASTCHAT_PROMPTS, "gpt-4", 160, 0)
+        }
 
     def test_every_published_judgement_is_read_as_fastchat_read_it(self, published):
         for rows in read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl"):
-            assert [rating(row.text) for row in rows] == [row.score for row in rows]
+            assert [parse_rating(row.text) for row in rows] == [row.score for row in rows]
 
     def test_our_prompts_of_fastchats_templates_are_fastchats(self, published):
-        dialogues = read_dialogues(published / "question.jsonl")
+        dialogues = read_question_file(published / "question.jsonl")
         references = read_references(published / "reference_answer" / "gpt-4.jsonl")
         prompts = prompt_set(published / "judge_prompts.jsonl", references, dialogues)
-        assert prompts.name == FASTCHAT
+        assert prompts.name == FASTCHAT_PROMPTS
         compared = 0
         for rows in read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl"):
             _, answers = read_answers(published / "model_answer" / f"{rows[0].model}.jsonl")
@@ -137,29 +142,29 @@ class TestFiles:
     def test_answers_are_written_as_fastchat_writes_them(self, published, tmp_path):
         theirs = json.loads((published / "model_answer" / "gpt-4.jsonl").read_text().splitlines()[0])
         given = material(tmp_path)
-        first = parse_response(given.dialogues[0], json.dumps({"turns": ["<think>why</think> said ", "é\u2028x"]}))
-        assert first == Answer(81, ("said", "é\u2028x"))  # a judge reads what a user would
+        first = parse_response(given.questions[0], json.dumps({"turns": ["<think>why</think> said ", "é\u2028x"]}))
+        assert first == MTBenchAnswer(81, ("said", "é\u2028x"))  # a judge reads what a user would
         answers = (first, *given.answers[1:])
-        file = write_answers(tmp_path, "org/m", given.dialogues, answers)
+        file = write_answers(tmp_path, "org/m", given.questions, answers)
         rows = [json.loads(line) for line in file.read_text().split("\n") if line]
         assert rows[0].keys() == theirs.keys()
         assert rows[0]["choices"][0].keys() == theirs["choices"][0].keys()
         assert len({row["answer_id"] for row in rows}) == len(rows)
-        assert find_material(file, None) == Material("org/m", given.dialogues, answers, tmp_path)
+        assert find_answers(file, None) == AnswerSet("org/m", given.questions, answers, tmp_path)
 
     @pytest.mark.parametrize("name", ["gpt-4", "gpt-3.5-turbo", "vicuna-13b-v1.3", "claude-3-opus-20240229"])
     def test_published_answers_are_read(self, published, name):
-        found = find_material(published / "model_answer" / f"{name}.jsonl", None)
+        found = find_answers(published / "model_answer" / f"{name}.jsonl", None)
         assert len(found.answers) == 80
-        assert [d.question_id for d in found.dialogues] == [a.question_id for a in found.answers]
+        assert [d.question_id for d in found.questions] == [a.question_id for a in found.answers]
 
     def test_rows_of_the_hub_get_fastchats_numbers(self):
         row = {"prompt": ["a", "b"], "prompt_id": 43_000_000, "category": "math", "reference": ["1", ""]}
-        assert dialogue(row, 30) == Dialogue(111, "math", ("a", "b"), ("1", ""))
+        assert parse_question(row, 30) == MTBenchQuestion(111, "math", ("a", "b"), ("1", ""))
 
     def test_foreign_and_broken_files_are_named(self, tmp_path, published):
         given = material(tmp_path)
-        file = write_answers(tmp_path, "m", given.dialogues, given.answers)
+        file = write_answers(tmp_path, "m", given.questions, given.answers)
         lines = file.read_text().splitlines()
         bad = tmp_path / "bad.jsonl"
         for text, message in [
@@ -173,26 +178,26 @@ class TestFiles:
         ]:
             bad.write_text(text)
             with pytest.raises(RecordError, match=message):
-                find_material(bad, tmp_path / "question.jsonl")
+                find_answers(bad, tmp_path / "question.jsonl")
         with pytest.raises(RecordError, match="there is no"):
-            find_material(tmp_path / "nowhere", None)
+            find_answers(tmp_path / "nowhere", None)
         (tmp_path / "empty").mkdir()
         with pytest.raises(RecordError, match="none: run with --log_samples or record="):
-            find_material(tmp_path / "empty", None)
+            find_answers(tmp_path / "empty", None)
         with pytest.raises(RecordError, match="no single-answer judgement"):
             read_judgements(published / "question.jsonl")
 
     def test_answers_without_their_questions_where_there_is_no_hub(self, tmp_path):
         given = material(tmp_path)
-        file = write_answers(tmp_path, "m", given.dialogues, given.answers).rename(tmp_path / "alone.jsonl")
+        file = write_answers(tmp_path, "m", given.questions, given.answers).rename(tmp_path / "alone.jsonl")
         (tmp_path / "question.jsonl").rename(tmp_path / "q.jsonl")
         with pytest.raises(RecordError, match=r"cannot be had from the hub: give .* --questions FILE"):
-            find_material(file, None)
-        assert find_material(file, tmp_path / "q.jsonl").answers == given.answers
+            find_answers(file, None)
+        assert find_answers(file, tmp_path / "q.jsonl").answers == given.answers
 
     def test_what_is_kept_in_a_record_folder_is_no_trace(self, tmp_path):
         given = material(tmp_path / "mt_bench")
-        write_answers(given.folder, "m", given.dialogues, given.answers)
+        write_answers(given.folder, "m", given.questions, given.answers)
         with pytest.raises(RecordError, match="there are no traces"):
             list(read_traces(tmp_path))
 
@@ -200,11 +205,11 @@ class TestFiles:
 class TestPrompts:
     def test_references_only_for_three_categories_and_only_where_there_is_one(self, tmp_path):
         given = material(tmp_path)
-        prompts = prompt_set(None, None, given.dialogues)
-        assert prompts.name == OWN
-        for asked, answer in zip(given.dialogues, given.answers, strict=True):
+        prompts = prompt_set(None, None, given.questions)
+        assert prompts.name == OWN_PROMPTS
+        for asked, answer in zip(given.questions, given.answers, strict=True):
             shown = [prompts.prompt(asked, answer, turn)[1][-1].content for turn in (1, 2)]
-            assert ("42" in shown[0]) == (asked.category in WITH_REFERENCE)
+            assert ("42" in shown[0]) == (asked.category in CATEGORIES_WITH_REFERENCE)
             assert "42" not in shown[1]  # the second turn has none
             assert all(text in shown[0] for text in (asked.turns[0], answer.turns[0]))
             assert answer.turns[1] not in shown[0]
@@ -213,21 +218,21 @@ class TestPrompts:
     def test_braces_in_an_answer_are_left_alone(self, tmp_path):
         given = material(tmp_path)
         odd = replace(given.answers[0], turns=("{question} {0} }{ {answer_2.x}", "b"))
-        _, messages = prompt_set(None, None, given.dialogues).prompt(given.dialogues[0], odd, 1)
+        _, messages = prompt_set(None, None, given.questions).prompt(given.questions[0], odd, 1)
         assert odd.turns[0] in messages[-1].content
 
     def test_only_fastchats_own_files_get_its_name(self, published, tmp_path):
-        dialogues = read_dialogues(published / "question.jsonl")
+        dialogues = read_question_file(published / "question.jsonl")
         references = read_references(published / "reference_answer" / "gpt-4.jsonl")
         file = tmp_path / "judge_prompts.jsonl"
         file.write_text((published / "judge_prompts.jsonl").read_text().replace("Be as objective", "Be objective"))
         assert prompt_set(file, references, dialogues).name.startswith("judge_prompts-")
         fewer = {**references, 101: ("other", "words")}
-        assert prompt_set(published / "judge_prompts.jsonl", fewer, dialogues).name != FASTCHAT
+        assert prompt_set(published / "judge_prompts.jsonl", fewer, dialogues).name != FASTCHAT_PROMPTS
         assert prompt_set(None, references, dialogues).name.startswith("aft-v1-ref-")
 
     def test_fastchats_prompts_need_its_references(self, published):
-        dialogues = read_dialogues(published / "question.jsonl")
+        dialogues = read_question_file(published / "question.jsonl")
         with pytest.raises(ConfigError, match=r"30 have none \(\[101, 102, 103\]\): give .* --references FILE"):
             prompt_set(published / "judge_prompts.jsonl", None, dialogues)
 
@@ -274,9 +279,9 @@ class TestJudging:
             {"prompt": 32 * 11, "generated": 32 * 3},
         )
         (again,) = read_judgements(tmp_path / "model_judgment" / "m_aft-v1.tiny-k2-l1.jsonl")
-        assert score(again, {}).mean == 5.0
-        assert "not comparable with published scores" in show(scores)
-        assert "16 of 80 questions, 32 ratings, 0 judgements missing" in show(scores)
+        assert score_judgements(again, {}).mean == 5.0
+        assert "Not comparable with published scores" in scores.describe()
+        assert "16 of 80 questions, 32 ratings, 0 judgements missing" in scores.describe()
 
     def test_a_judgement_without_rating_is_asked_once_more_then_left_out_and_counted(self, server, tmp_path):
         given = material(tmp_path)
@@ -295,11 +300,11 @@ class TestJudging:
             judged(server, given, said=said)
         assert len(server.calls) == 16 + 3
         assert [call["temperature"] for call in server.calls] == [0.0] * 16 + [0.7] * 3
-        assert any("3 judgements hold no rating: they are asked for once more" in line for line in said)
+        assert any("3 judgements hold no rating: they are requested once more" in line for line in said)
         scores = judged(server, given, RatingOptions(allow_missing=True))
         assert len(server.calls) == 19  # what the judge said is kept, its refusal to rate too
         assert (scores.mean, scores.missing, scores.ratings) == (6.0, 1, 15)
-        assert "1 judgements missing and left out" in show(scores)
+        assert "1 judgements missing and left out" in scores.describe()
         kept = (tmp_path / "model_judgment" / "m_aft-v1.tiny-k2-l1.jsonl").read_text()
         rows = [json.loads(line) for line in kept.splitlines()]
         assert [row["score"] for row in rows if row["question_id"] == 91] == [-1, 6.0]
@@ -342,7 +347,7 @@ class TestJudging:
         assert (scores.mean, scores.repeats, scores.ratings, scores.questions) == (8.0, 3, 48, 8)
         assert scores.spread == 1.0
         assert scores.metrics()["aft-v1_spread"] == 1.0
-        assert "over 3 repeats" in show(scores)
+        assert "over 3 repeats" in scores.describe()
 
     def test_the_estimate_comes_first_and_the_bound_is_kept(self, server, tmp_path):
         said: list[str] = []
@@ -356,11 +361,11 @@ class TestJudging:
 class TestStandardError:
     def test_by_question_since_turns_of_one_are_not_independent(self):
         rows = [
-            Judgement(q, "m", "j", OWN, OWN, turn, 0, "", "", value)
+            Judgement(q, "m", "j", OWN_PROMPTS, OWN_PROMPTS, turn, 0, "", "", value)
             for q, value in ((81, 4.0), (82, 6.0), (83, 8.0))
             for turn in (1, 2)
         ]
-        scores = score(rows, {81: "math"})
+        scores = score_judgements(rows, {81: "math"})
         assert scores.stderr == pytest.approx(2 / 3**0.5)
         assert scores.categories == {"math": 4.0}
 
@@ -391,7 +396,7 @@ class TestCommand:
 
     def test_the_key_is_nowhere(self, server, tmp_path, capfd, caplog):
         given = material(tmp_path)
-        file = write_answers(tmp_path, "m", given.dialogues, given.answers)
+        file = write_answers(tmp_path, "m", given.questions, given.answers)
         arguments = [file, "--judge-model", "m", "--judge-base-url", server.url, "--retries", "0"]
         server.trouble = lambda n, body: (401, {"error": {"message": f"bad {KEY}"}}, {}) if n > 3 else None
         code, out, err = run_cli(capfd, *arguments)

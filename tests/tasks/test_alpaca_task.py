@@ -143,7 +143,7 @@ def test_a_judge_that_fails_costs_the_scores_but_not_the_answers(run, named, ser
     found = metrics(run(named))
     assert "aft_alpaca_eval has no scores: the replies of m hold no log-probabilities" in caplog.text
     assert (
-        f"go on with: aft judge alpaca_eval {tmp_path / 'rec'} --judge-model m --judge-base-url {server.url}"
+        f"judge the rest with: aft judge alpaca_eval {tmp_path / 'rec'} --judge-model m --judge-base-url {server.url}"
         in caplog.text
     )
     assert found["win_rate"] == found["length_controlled_winrate"] == "N/A"
@@ -157,9 +157,9 @@ def test_the_command_that_goes_on_judges_as_the_run_would_have(run, named, serve
     record = tmp_path / "my rec"
     more = {"alpaca_regex": True, "alpaca_no_lc": True, "alpaca_allow_missing": True, "judge_revision": "r 7"}
     assert metrics(run({**named, **more, "record": str(record)}))["regex_win_rate"] == "N/A"
-    (line,) = [line for line in caplog.text.splitlines() if "go on with: aft" in line]
+    (line,) = [line for line in caplog.text.splitlines() if "judge the rest with: aft" in line]
     server.trouble = lambda number, body: (200, chat_completion("m"), {})
-    words = shlex.split(line.partition("go on with: aft ")[2])
+    words = shlex.split(line.partition("judge the rest with: aft ")[2])
     assert words[words.index("--judge-revision") + 1] == "r 7"
     assert {"--allow-missing", "--no-lc"} < set(words)
     with pytest.raises(SystemExit) as ended:

@@ -17,7 +17,7 @@ from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.judging.mt_bench.data import CATEGORIES, TASK, TEMPERATURES, find_material
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, MT_BENCH_TASK, TEMPERATURES, find_answers
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.draft_store import NoStore
 from lm_eval_aft.storage.traces import read_traces
@@ -41,7 +41,13 @@ def suite(tmp_path: Path, hub: bool = False) -> Path:
         if category == "math":
             rows[-1]["reference"] = ["42", ""]
     (tmp_path / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = ["group: offline_suite", "task:", f"  - task: {TASK}", "    dataset_path: json", "    dataset_name: null"]
+    lines = [
+        "group: offline_suite",
+        "task:",
+        f"  - task: {MT_BENCH_TASK}",
+        "    dataset_path: json",
+        "    dataset_name: null",
+    ]
     lines += ["    dataset_kwargs:", "      data_files:", f"        train: {tmp_path / 'question.jsonl'}"]
     (tmp_path / "suite").mkdir(exist_ok=True)
     (tmp_path / "suite" / "offline_suite.yaml").write_text("\n".join(lines) + "\n")
@@ -64,7 +70,7 @@ def evaluate(lm, tmp_path: Path, metadata: dict | None = None, hub: bool = False
 
 
 def table(results: dict) -> dict:
-    return {name.removesuffix(",none"): value for name, value in results["results"][TASK].items()}
+    return {name.removesuffix(",none"): value for name, value in results["results"][MT_BENCH_TASK].items()}
 
 
 def judge_of(server: FakeJudge, **more) -> dict:
@@ -96,9 +102,9 @@ def test_without_a_judge_answers_are_kept_and_the_command_is_said(tmp_path, capl
     assert set(table(results)) >= {"words_per_turn"}
     assert not [name for name in table(results) if "aft-v1" in name]
     assert f"aft judge mt_bench {shlex.quote(str(tmp_path / 'my r'))} --judge-model NAME" in caplog.text
-    found = find_material(tmp_path / "my r", None)
+    found = find_answers(tmp_path / "my r", None)
     assert (found.model, found.folder) == ("tiny-k2-l1", tmp_path / "my r" / "mt_bench")
-    assert [d.question_id for d in found.dialogues] == [81 + (1 if hub else 10) * n for n in range(8)]
+    assert [d.question_id for d in found.questions] == [81 + (1 if hub else 10) * n for n in range(8)]
     by_doc = {(t.question.doc_id, t.question.turn): t.answer for t in read_traces(tmp_path / "my r")}
     assert [a.turns for a in found.answers] == [(by_doc[n, 0], by_doc[n, 1]) for n in range(8)]
 
@@ -111,9 +117,9 @@ def test_scores_in_lm_evals_table(server, tmp_path):
     assert {scores[f"aft-v1_{category}"] for category in CATEGORIES} == {7.0}
     assert scores["judge_missing"] == 0
     assert len(server.calls) == 16  # one judge for all metrics
-    assert results["higher_is_better"][TASK]["aft-v1_score"]
+    assert results["higher_is_better"][MT_BENCH_TASK]["aft-v1_score"]
     json.dumps(results["samples"], default=str)
-    assert [sample["words_per_turn"] for sample in results["samples"][TASK]] == [12.0] * 8
+    assert [sample["words_per_turn"] for sample in results["samples"][MT_BENCH_TASK]] == [12.0] * 8
     assert evaluate(model(tmp_path / "r"), tmp_path, judge_of(server))["results"] == results["results"]
     assert len(server.calls) == 16  # judgements are kept beside the answers
 
@@ -121,7 +127,7 @@ def test_scores_in_lm_evals_table(server, tmp_path):
 def test_metadata_settings(server, tmp_path):
     more = {"mt_bench_repeats": 2, "max_judge_calls": 32, "mt_bench_max_tokens": 77}
     results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server, **more))
-    scores, better = table(results), results["higher_is_better"][TASK]
+    scores, better = table(results), results["higher_is_better"][MT_BENCH_TASK]
     assert [better[name] for name in ("aft-v1_score", "aft-v1_spread", "judge_missing")] == [True, None, False]
     assert (scores["aft-v1_spread"], len(server.calls)) == (0.0, 32)
     assert {call["max_tokens"] for call in server.calls} == {77}
@@ -134,12 +140,12 @@ def test_a_judge_that_fails_costs_the_scores_not_the_run(server, tmp_path, caplo
     assert {scores["aft-v1_score"], scores["judge_missing"], scores["aft-v1_math"]} == {"N/A"}
     assert scores["words_per_turn"] == 12
     assert "has no scores: the judge at" in caplog.text
-    (line,) = [line for line in caplog.text.splitlines() if "go on with: aft" in line]
+    (line,) = [line for line in caplog.text.splitlines() if "judge the rest with: aft" in line]
     assert KEY not in caplog.text
     done = len(server.calls)
     server.trouble = lambda number, body: None
     with pytest.raises(SystemExit) as ended:  # the command that was said asks for the rest
-        cli.main(shlex.split(line.partition("go on with: aft ")[2]))
+        cli.main(shlex.split(line.partition("judge the rest with: aft ")[2]))
     assert ended.value.code in (0, None)
     assert 32 - 6 <= len(server.calls) - done <= 32 - 5
 
@@ -157,7 +163,7 @@ def test_predict_only_never_calls_a_judge(server, tmp_path):
     results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server), predict_only=True)
     assert server.calls == []
     assert table(results)["bypass"] == 999
-    assert len(find_material(tmp_path / "r", None).answers) == 8
+    assert len(find_answers(tmp_path / "r", None).answers) == 8
 
 
 @pytest.mark.parametrize(
@@ -196,8 +202,8 @@ def test_another_backend_gets_our_sentence(tiny, tmp_path):
 
 
 def test_limits_and_chosen_samples(server, tmp_path):
-    results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server), samples={TASK: [0, 3]})
-    assert [d.category for d in find_material(tmp_path / "r", None).dialogues] == ["writing", "math"]
+    results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server), samples={MT_BENCH_TASK: [0, 3]})
+    assert [d.category for d in find_answers(tmp_path / "r", None).questions] == ["writing", "math"]
     assert (table(results)["aft-v1_score"], table(results)["aft-v1_stem"]) == (7.0, "N/A")
     assert "42" in "".join(server.asked())
 
@@ -231,5 +237,5 @@ def test_several_processes_judge_once(server, tiny, tmp_path):
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("TABLE ")]
     assert json.loads(line[6:])["aft-v1_score,none"] == 7.0
     assert len(server.calls) == 10  # five dialogues of two turns, each judged by one process
-    assert [d.question_id for d in find_material(tmp_path / "r", None).dialogues] == [81, 91, 101, 111, 121]
+    assert [d.question_id for d in find_answers(tmp_path / "r", None).questions] == [81, 91, 101, 111, 121]
     assert KEY not in done.stdout + done.stderr

@@ -1,8 +1,4 @@
-"""What AlpacaEval compares: outputs, pairs, annotations, and which 805 instructions in which order make the eval set.
-
-Knows neither files nor judges, and imports nothing but our errors. The other ``alpaca`` modules and the task
-aft_alpaca_eval call it.
-"""
+"""What AlpacaEval compares: model outputs, pairs of them and annotations, and which instructions are the eval set."""
 
 from __future__ import annotations
 
@@ -15,13 +11,14 @@ from typing import Any
 from lm_eval_aft.core.errors import RecordError
 
 INSTRUCTIONS = 805
-# sha256 over the JSON of the instructions in order, and of [instruction, output] of the AlpacaEval 2 baseline
+# ``json_digest`` of the instructions in order
 EVAL_SET = "c5770d532bf3f697768ed9a57a05d8b58b2617321ca65070620f059676e7c99a"
+# ``json_digest`` of the [instruction, output] pairs of the AlpacaEval 2 baseline
 BASELINE = "f5bb4925227aed2d5e67974655eb4da63129806a09eead5b3941919868aff967"
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ModelOutput:
     """One answer, with the fields of alpaca_eval's model_outputs.json."""
 
     instruction: str
@@ -30,17 +27,20 @@ class Output:
     dataset: str = ""
 
 
-class Length(int):
-    """Characters of an answer, with the answer: lm-eval gathers metrics from all processes, and nothing else."""
+class AnswerLength(int):
+    """An answer's length in characters that also carries the answer.
 
-    row: tuple[int, Output]
+    Metric values are all that lm-eval gathers across processes.
+    """
+
+    row: tuple[int, ModelOutput]
 
     @classmethod
-    def of(cls, place: int, output: Output) -> Length:
+    def of(cls, place: int, output: ModelOutput) -> AnswerLength:
         """The length of one answer.
 
         Args:
-            place: Its row in the eval set.
+            place: The answer's row in the eval set, from 0.
             output: The answer.
         """
         length = cls(len(output.output))
@@ -48,22 +48,33 @@ class Length(int):
         return length
 
 
-class Unjudged(str):
-    """An answer on its way to the judge; an empty text, since a win rate is no number of one answer alone."""
+class PendingWinRate(str):
+    """An answer on its way to the judge, as an empty text: a single answer has no win rate."""
 
-    row: tuple[int, Output]
+    row: tuple[int, ModelOutput]
 
     @classmethod
-    def of(cls, place: int, output: Output) -> Unjudged:
-        """See ``Length.of``."""
-        unjudged = cls()
-        unjudged.row = (place, output)
-        return unjudged
+    def of(cls, place: int, output: ModelOutput) -> PendingWinRate:
+        """See ``AnswerLength.of``."""
+        pending = cls()
+        pending.row = (place, output)
+        return pending
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One comparison: output_1 is the reference's, and a preference of 1 is for it, of 2 against it, None unknown."""
+    """One comparison of the reference's answer, ``output_1``, with the model's answer, ``output_2``.
+
+    Attributes:
+        instruction: What both answer.
+        output_1: The reference's answer.
+        output_2: The model's answer.
+        generator_1: Name of the reference.
+        generator_2: Name of the model.
+        annotator: Name of the annotator.
+        preference: From 1, for the reference, to 2, for the model; None if unknown.
+        raw_completion: The judge's reply, as alpaca_eval keeps it.
+    """
 
     instruction: str
     output_1: str
@@ -76,54 +87,49 @@ class Annotation:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Reference and model, row by row in the reference's order.
+class OutputPairs:
+    """The answers of the reference and of the model, row by row in the reference's order.
 
     Attributes:
         references: The reference's answers.
-        outputs: The model's.
-        whole: Whether these are the 805 instructions in eval-set order, to which length control joins by position.
-        notes: What was done or could not be, for the user.
+        outputs: The model's answers.
+        whole: Whether these are the 805 instructions in eval-set order. Length control joins difficulty by position.
+        notes: Sentences for the user.
     """
 
-    references: tuple[Output, ...]
-    outputs: tuple[Output, ...]
+    references: tuple[ModelOutput, ...]
+    outputs: tuple[ModelOutput, ...]
     whole: bool
     notes: tuple[str, ...] = ()
 
-    @property
-    def baseline(self) -> bool:
-        """Whether the reference is AlpacaEval 2's own."""
-        return self.whole and _digest([[row.instruction, row.output] for row in self.references]) == BASELINE
 
-
-def pair(outputs: Sequence[Output], references: Sequence[Output]) -> Pairs:
+def pair_outputs(outputs: Sequence[ModelOutput], references: Sequence[ModelOutput]) -> OutputPairs:
     """Put the model's answers in the reference's order.
 
     Raises:
-        RecordError: If an answer belongs to no instruction of the reference, or both models have one name.
+        RecordError: If an instruction is not among the reference's, or both models have one name.
     """
-    refuse_namesakes(outputs[0].generator, references[0].generator)
+    refuse_equal_names(outputs[0].generator, references[0].generator)
     by_instruction = {row.instruction: row for row in outputs}
     known = {row.instruction for row in references}
-    strange = [instruction for instruction in by_instruction if instruction not in known]
-    if strange:
-        shown = "; ".join(repr(instruction[:60]) for instruction in strange[:3])
+    unknown = [instruction for instruction in by_instruction if instruction not in known]
+    if unknown:
+        examples = "; ".join(repr(instruction[:60]) for instruction in unknown[:3])
         raise RecordError(
-            f"{len(strange)} of {len(outputs)} instructions are not among the reference's {len(references)}, the first "
-            f"being {shown}: give answers to the {INSTRUCTIONS} instructions of AlpacaEval, letter for letter."
+            f"{len(unknown)} of {len(outputs)} instructions are not among the reference's {len(references)}, the first "
+            f"being {examples}: give answers to the {INSTRUCTIONS} instructions of AlpacaEval, letter for letter."
         )
     kept = tuple(row for row in references if row.instruction in by_instruction)
     ordered = tuple(by_instruction[row.instruction] for row in kept)
-    whole, note = eval_set([row.instruction for row in kept])
-    notes = [note] if note else []
+    instructions = [row.instruction for row in kept]
+    notes = part_notes(instructions)
     if ordered != tuple(outputs):
-        notes.append("the answers stood in another order and were put in the reference's.")
-    return Pairs(kept, ordered, whole, tuple(notes))
+        notes += ("the answers were in another order and were put in the reference's order.",)
+    return OutputPairs(kept, ordered, is_eval_set(instructions), notes)
 
 
-def refuse_namesakes(model: str, reference: str) -> None:
-    """Refuse two models of one name: alpaca_eval takes them for one, whose length-controlled win rate is 50.
+def refuse_equal_names(model: str, reference: str) -> None:
+    """Refuse two models of one name: alpaca_eval takes them for one model, whose length-controlled win rate is 50.
 
     Raises:
         RecordError: If the names are equal.
@@ -135,15 +141,26 @@ def refuse_namesakes(model: str, reference: str) -> None:
         )
 
 
-def eval_set(instructions: Sequence[str]) -> tuple[bool, str]:
-    """Whether these are the 805 instructions in order, and if not, what they are."""
-    if _digest(list(instructions)) == EVAL_SET:
-        return True, ""
-    found = f"{len(instructions)} of the {INSTRUCTIONS} instructions"
+def is_eval_set(instructions: Sequence[str]) -> bool:
+    """Whether these are the 805 instructions of AlpacaEval in order."""
+    return json_digest(list(instructions)) == EVAL_SET
+
+
+def is_baseline(references: Sequence[ModelOutput]) -> bool:
+    """Whether these are the answers of AlpacaEval 2's own reference, whatever its name."""
+    return json_digest([[row.instruction, row.output] for row in references]) == BASELINE
+
+
+def part_notes(instructions: Sequence[str]) -> tuple[str, ...]:
+    """What is missing if these are not the eval set, as one sentence; empty if nothing is."""
+    if is_eval_set(instructions):
+        return ()
+    what = f"{len(instructions)} of the {INSTRUCTIONS} instructions"
     if len(instructions) == INSTRUCTIONS:
-        found = f"{INSTRUCTIONS} instructions that are not AlpacaEval's, or not in its order"
-    return False, f"{found}: no length-controlled win rate, which needs all {INSTRUCTIONS} in eval-set order."
+        what = f"{INSTRUCTIONS} instructions that are not AlpacaEval's, or not in its order"
+    return (f"{what}: no length-controlled win rate, which needs all {INSTRUCTIONS} in eval-set order.",)
 
 
-def _digest(rows: Any) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def json_digest(value: Any) -> str:
+    """SHA-256 of the JSON text of a value, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,8 +1,4 @@
-"""The files of AlpacaEval: model_outputs.json, lm-eval's samples of aft_alpaca_eval, annotations.
-
-Knows their formats and where a run puts them; nothing of judges or scores, and imports neither alpaca_eval nor pandas.
-Called by ``alpaca`` and the task aft_alpaca_eval.
-"""
+"""The files of AlpacaEval: model_outputs.json, lm-eval's samples of aft_alpaca_eval, and annotations."""
 
 from __future__ import annotations
 
@@ -15,57 +11,60 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.names import display_name
-from lm_eval_aft.judging.alpaca_eval.data import Annotation, Output
+from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.storage.results import RESULTS, SAMPLES, read_run
 
-TASK = "aft_alpaca_eval"
-OUTPUTS = "model_outputs.json"
+ALPACA_TASK = "aft_alpaca_eval"
+OUTPUT_FILE = "model_outputs.json"
 
 
 def find_outputs(path: str | Path) -> Path:
-    """The file with a run's answers: the one given, else model_outputs.json, else the newest samples file below it.
+    """The file with a run's answers: the path itself, else model_outputs.json below it, else the newest samples file.
 
     Raises:
-        RecordError: If there is none, or there are some in several folders.
+        RecordError: If there is no such file, or several folders hold one.
     """
     path = Path(path)
     if path.is_file():
         return path
-    for pattern in (OUTPUTS, f"{SAMPLES}{TASK}_*.jsonl"):
-        found = sorted(path.rglob(pattern), key=lambda file: (file.name, file))  # the stamps of samples sort by time
-        if len({file.parent for file in found}) > 1:
+    for pattern in (OUTPUT_FILE, f"{SAMPLES}{ALPACA_TASK}_*.jsonl"):
+        # the stamps in the names of samples files sort by time
+        files = sorted(path.rglob(pattern), key=lambda file: (file.name, file))
+        if len({file.parent for file in files}) > 1:
             raise RecordError(
-                f"{path} holds answers of several runs: name the one to judge, such as {found[-1].parent}."
+                f"{path} holds answers of several runs: name the one to judge, such as {files[-1].parent}."
             )
-        if found:
-            return found[-1]
+        if files:
+            return files[-1]
     raise RecordError(
-        f"there are no answers to judge in {path}: give a {OUTPUTS}, the folder that record= named, or the one that "
-        f"--output_path named in a run of {TASK} with --log_samples."
+        f"there are no answers to judge in {path}: give a {OUTPUT_FILE}, the folder that record= named, or the one "
+        f"that --output_path named in a run of {ALPACA_TASK} with --log_samples."
     )
 
 
-def read_outputs(file: Path, name: str | None = None) -> tuple[Output, ...]:
+def read_outputs(file: Path, name: str | None = None) -> tuple[ModelOutput, ...]:
     """Answers from a model_outputs.json or from lm-eval's samples of aft_alpaca_eval.
 
     Args:
-        file: As ``find_outputs`` names it.
-        name: What to call the model instead of the file's own name for it.
+        file: See ``find_outputs``.
+        name: The model's name; None takes it from the file.
 
     Raises:
-        RecordError: If the file is not such a file, names several models, or holds an instruction twice.
+        RecordError: If the file is of another kind, names several models, or holds an instruction twice.
     """
-    rows = _read_rows(file)
     samples = file.suffix == ".jsonl"
+    rows = _read_rows(file)
     if samples:
         name = name or _model_of(file)
     try:
         outputs = tuple(_sample(row, name or "") if samples else _output(row, name) for row in rows)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        what = "samples of " + TASK if samples else "model outputs (instruction, output, generator)"
+        what = "samples of " + ALPACA_TASK if samples else "model outputs (instruction, output, generator)"
         raise RecordError(f"{file} holds a row that is not of {what}: {type(error).__name__} {error}.") from error
-    _refuse_doubles(file, (row.instruction for row in outputs))
+    _refuse_repeated(file, (row.instruction for row in outputs))
     generators = sorted({row.generator for row in outputs})
     if len(generators) > 1:
         raise RecordError(f"{file} holds outputs of {len(generators)} models ({', '.join(generators[:3])}): split it.")
@@ -73,42 +72,44 @@ def read_outputs(file: Path, name: str | None = None) -> tuple[Output, ...]:
 
 
 def read_annotations(file: Path) -> tuple[Annotation, ...]:
-    """Comparisons as alpaca_eval writes them; what is no preference is None, its -1 for a failed judgement too.
+    """Comparisons as alpaca_eval writes them. Its -1, a failed judgement, becomes None.
 
     Raises:
-        RecordError: If the file is not of annotations, or holds an instruction twice.
+        RecordError: If the file does not hold annotations, or holds an instruction twice.
     """
     try:
         rows = tuple(_annotation(row) for row in _read_rows(file))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RecordError(f"{file} holds a row that is no annotation: {type(error).__name__} {error}.") from error
-    _refuse_doubles(file, (row.instruction for row in rows))
-    for column in ("generator_1", "generator_2", "annotator"):
-        names = sorted({getattr(row, column) for row in rows})
-        if len(names) > 1:
-            raise RecordError(f"{file} holds {len(names)} values of {column} ({', '.join(names[:3])}): split it.")
+    _refuse_repeated(file, (row.instruction for row in rows))
+    names = {
+        "generator_1": {row.generator_1 for row in rows},
+        "generator_2": {row.generator_2 for row in rows},
+        "annotator": {row.annotator for row in rows},
+    }
+    for column, values in names.items():
+        if len(values) > 1:
+            raise RecordError(
+                f"{file} holds {len(values)} values of {column} ({', '.join(sorted(values)[:3])}): split it."
+            )
     return rows
 
 
-def write_rows(file: Path, rows: Sequence[Output] | Sequence[Annotation]) -> None:
-    """Write outputs or annotations in alpaca_eval's own format.
+def write_rows(file: Path, rows: Sequence[ModelOutput] | Sequence[Annotation]) -> None:
+    """Write outputs or annotations in alpaca_eval's own format, whole or not at all.
 
     Raises:
         RecordError: If the file cannot be written.
     """
     text = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"{file} cannot be written ({error.strerror}).") from error
+    write_text(file, text + "\n")
 
 
 def _read_rows(file: Path) -> list[Any]:
+    if file.suffix == ".jsonl":
+        return list(read_jsonl(file))
     try:
-        text = file.read_text(encoding="utf-8")
-        lines = [line for line in text.split("\n") if line]  # splitlines would also cut at U+2028 inside an answer
-        rows = [json.loads(line) for line in lines] if file.suffix == ".jsonl" else json.loads(text)
+        rows = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
@@ -120,22 +121,23 @@ def _read_rows(file: Path) -> list[Any]:
 
 def _model_of(samples: Path) -> str:
     """The name of the model whose samples these are, from the results file beside them."""
-    results = samples.with_name(samples.name.replace(f"{SAMPLES}{TASK}_", RESULTS).removesuffix("l"))
+    results = samples.with_name(samples.name.replace(f"{SAMPLES}{ALPACA_TASK}_", RESULTS).removesuffix("l"))
     if not results.is_file():
         return samples.parent.name
     run = read_run(results)
     return display_name(run.model, run.k, run.layers)
 
 
-def _output(row: Mapping[str, Any], name: str | None) -> Output:
+def _output(row: Mapping[str, Any], name: str | None) -> ModelOutput:
     text = _text(row, "output")
-    return Output(_text(row, "instruction"), text, name or _text(row, "generator"), str(row.get("dataset", "")))
+    return ModelOutput(_text(row, "instruction"), text, name or _text(row, "generator"), str(row.get("dataset", "")))
 
 
-def _sample(row: Mapping[str, Any], name: str) -> Output:
+def _sample(row: Mapping[str, Any], name: str) -> ModelOutput:
     doc = row["doc"]
-    answer = _text(row["filtered_resps"], 0).strip()  # as the task itself writes it
-    return Output(_text(doc, "instruction"), answer, name, str(doc.get("dataset", "")))
+    # the task itself writes answers without surrounding blanks
+    answer = _text(row["filtered_resps"], 0).strip()
+    return ModelOutput(_text(doc, "instruction"), answer, name, str(doc.get("dataset", "")))
 
 
 def _annotation(row: Mapping[str, Any]) -> Annotation:
@@ -152,7 +154,8 @@ def _preference(value: Any) -> float | None:
     if value is None or math.isnan(number := float(value)) or number == -1:
         return None
     if number == 0:
-        return 1.5  # alpaca_eval's older way to write a draw
+        # older versions of alpaca_eval write a draw as 0
+        return 1.5
     if not 1 <= number <= 2:
         raise ValueError(f"preference {value}, which is not between 1 and 2")
     return number
@@ -164,10 +167,10 @@ def _text(row: Any, name: str | int) -> str:
     return str(row[name])
 
 
-def _refuse_doubles(file: Path, instructions: Iterable[str]) -> None:
-    doubles = [text for text, count in Counter(instructions).items() if count > 1]
-    if doubles:
+def _refuse_repeated(file: Path, instructions: Iterable[str]) -> None:
+    repeated = [text for text, count in Counter(instructions).items() if count > 1]
+    if repeated:
         raise RecordError(
-            f"{file} holds {len(doubles)} instructions more than once, the first being {doubles[0][:60]!r}: keep one "
+            f"{file} holds {len(repeated)} instructions more than once, the first being {repeated[0][:60]!r}: keep one "
             "answer to each."
         )

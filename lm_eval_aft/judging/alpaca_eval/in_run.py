@@ -1,98 +1,98 @@
-"""The judge of AlpacaEval that a run itself names, read and checked before anything is generated.
-
-Knows the keys of ``--metadata``; judging is ``alpaca``'s. Called by the task aft_alpaca_eval.
-"""
+"""The judge of AlpacaEval that a run itself names, read and checked before anything is generated."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lm_eval_aft.core.arguments import flag, integer
-from lm_eval_aft.judging.alpaca_eval.data import Output, refuse_namesakes
-from lm_eval_aft.judging.alpaca_eval.methods import PUBLIC_TOP
-from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, package
+from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_TOP_LOGPROBS
+from lm_eval_aft.judging.alpaca_eval.data import ModelOutput, refuse_equal_names
+from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, require_package
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference
-from lm_eval_aft.judging.alpaca_eval.summary import AlpacaSummary, ScoringOptions
+from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions
 from lm_eval_aft.judging.judge import CACHE_FILE, Estimate
-from lm_eval_aft.judging.metadata import NamedJudge, named_path
+from lm_eval_aft.judging.metadata import NamedJudge, RunJudge, path_setting
 
 
 @dataclass(frozen=True, slots=True)
-class RunJudge:
-    """The judge that a run of aft_alpaca_eval names in its ``--metadata``, what it compares with, and how.
+class AlpacaRunJudge(RunJudge):
+    """The judge that a run of aft_alpaca_eval names in its ``--metadata``.
 
     Attributes:
-        named: Which, and where.
-        references: What the answers are compared with.
-        plan: How.
-        file: What the references were read from; None where that was the hub.
+        named: The judge.
+        references: The answers that the model's are compared with.
+        scoring: How to compare and score.
+        file: The file of ``references``; None for the hub's.
     """
 
-    named: NamedJudge
-    references: tuple[Output, ...]
-    plan: ScoringOptions
+    benchmark: ClassVar[str] = "alpaca_eval"
+    references: tuple[ModelOutput, ...]
+    scoring: ScoringOptions
     file: Path | None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], whole: bool, record: str | None, generator: str) -> RunJudge | None:
-        """Read the settings and all that judging needs, before anything is generated; None where no judge is named.
+    def from_metadata(
+        cls, settings: Mapping[str, Any], whole: bool, record: str | None, generator: str
+    ) -> AlpacaRunJudge | None:
+        """Read the settings and all that judging needs; None if no judge is named.
 
         Args:
             settings: ``--metadata`` with the model arguments.
             whole: Whether the run answers the whole eval set, which length control needs.
             record: Where the run keeps its answers.
-            generator: What the model is called.
+            generator: The model's name.
 
         Raises:
-            AFTError: If a setting is missing or wrong, or reference answers, the package or df_gamed.csv are.
+            AFTError: If a setting is missing or wrong, or the references, the package or df_gamed.csv are missing.
         """
-        named = NamedJudge.of(settings, record)
+        named = NamedJudge.from_metadata(settings, record)
         if named is None:
             return None
-        plan = _plan(settings)
-        with package():
-            pass
-        if plan.length_control and whole:
-            find_difficulty(plan.difficulty)
-        file = named_path(settings, "alpaca_reference")
+        scoring = _scoring(settings)
+        require_package()
+        if scoring.length_control and whole:
+            find_difficulty(scoring.difficulty)
+        file = path_setting(settings, "alpaca_reference")
         references = read_reference(file)
-        refuse_namesakes(generator, references[0].generator)
-        return cls(named, references, plan, file)
+        refuse_equal_names(generator, references[0].generator)
+        return cls(named, references, scoring, file)
 
-    def judge(self, outputs: Sequence[Output], folder: Path, say: Callable[[Estimate], None]) -> AlpacaSummary:
+    def judge(
+        self, outputs: Sequence[ModelOutput], folder: Path, show_estimate: Callable[[Estimate], None]
+    ) -> AlpacaSummary:
         """See ``judge_outputs``.
 
         Raises:
-            AFTError: If it fails; what was judged by then is kept in the folder.
+            AFTError: If judging fails. The folder keeps the judgements that were made.
         """
         with closing(self.named.open(folder / CACHE_FILE)) as judge:
-            return judge_outputs(outputs, self.references, judge, self.plan, folder, say)
+            return judge_outputs(outputs, self.references, judge, self.scoring, folder, show_estimate)
 
-    def command(self, run: Path) -> str:
-        """The command that goes on where this run's judge stopped."""
-        named, plan = self.named, self.plan
-        words = {"--judge-model": named.model, "--judge-base-url": named.base_url, "--judge-revision": named.revision}
-        words |= {"--reference": str(self.file or ""), "--difficulty": str(plan.difficulty or "")}
-        words |= {"--top-logprobs": str(plan.top_logprobs)}
-        flags = {"--regex": plan.regex, "--no-lc": not plan.length_control, "--allow-missing": plan.allow_missing}
-        options = [f"{option} {shlex.quote(word)}" for option, word in words.items() if word]
-        options += [option for option, chosen in flags.items() if chosen]
-        return " ".join(["aft judge alpaca_eval", shlex.quote(str(run)), *options])
+    def options(self) -> dict[str, str | bool]:
+        """See ``RunJudge.options``."""
+        scoring = self.scoring
+        return {
+            "--reference": str(self.file or ""),
+            "--difficulty": str(scoring.difficulty or ""),
+            "--top-logprobs": str(scoring.top_logprobs),
+            "--regex": scoring.regex,
+            "--no-lc": not scoring.length_control,
+            "--allow-missing": scoring.allow_missing,
+        }
 
 
-def _plan(settings: Mapping[str, Any]) -> ScoringOptions:
-    def said(name: str) -> bool:
+def _scoring(settings: Mapping[str, Any]) -> ScoringOptions:
+    def is_set(name: str) -> bool:
         return flag(name, settings.get(name, False))
 
     return ScoringOptions(
-        not said("alpaca_no_lc"),
-        named_path(settings, "alpaca_difficulty"),
-        said("alpaca_allow_missing"),
-        said("alpaca_regex"),
-        integer(1, 21)("alpaca_top_logprobs", settings.get("alpaca_top_logprobs", PUBLIC_TOP)),
+        not is_set("alpaca_no_lc"),
+        path_setting(settings, "alpaca_difficulty"),
+        is_set("alpaca_allow_missing"),
+        is_set("alpaca_regex"),
+        integer(1, 21)("alpaca_top_logprobs", settings.get("alpaca_top_logprobs", PUBLIC_TOP_LOGPROBS)),
     )

@@ -6,20 +6,20 @@ What can be refused without a judge is refused before the first call. Annotation
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from lm_eval_aft.judging.alpaca_eval.annotate import annotate, ask_with
-from lm_eval_aft.judging.alpaca_eval.data import Output, eval_set, pair, refuse_namesakes
+from lm_eval_aft.judging.alpaca_eval.annotate import annotate, annotator_name, ask_judge
+from lm_eval_aft.judging.alpaca_eval.data import ModelOutput, is_eval_set, pair_outputs, refuse_equal_names
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs, write_rows
-from lm_eval_aft.judging.alpaca_eval.methods import annotator_name
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, from_hub
-from lm_eval_aft.judging.alpaca_eval.summary import AlpacaSummary, ScoringOptions, assess, write_verdict
+from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions, summarize, write_summary
 from lm_eval_aft.judging.judge import Estimate, Judge
 
 BASELINE_FILE = "alpaca_eval_gpt4_baseline.json"
 
 
-def read_reference(file: Path | None) -> tuple[Output, ...]:
+def read_reference(file: Path | None) -> tuple[ModelOutput, ...]:
     """The reference answers, from a file or, if None, AlpacaEval 2's own from the hub.
 
     Raises:
@@ -30,8 +30,8 @@ def read_reference(file: Path | None) -> tuple[Output, ...]:
 
 
 def judge_outputs(
-    outputs: Sequence[Output],
-    references: Sequence[Output],
+    outputs: Sequence[ModelOutput],
+    references: Sequence[ModelOutput],
     judge: Judge,
     options: ScoringOptions,
     folder: Path | None,
@@ -50,16 +50,16 @@ def judge_outputs(
     Raises:
         AFTError: If the inputs do not match, the judge fails, or judgements are missing.
     """
-    pairs = pair(outputs, references)
+    pairs = pair_outputs(outputs, references)
     difficulty = find_difficulty(options.difficulty) if options.length_control and pairs.whole else None
     method = options.method
-    name = annotator_name(method, judge.model)
-    annotations = annotate(pairs, method, name, ask_with(judge, method, show_estimate))
+    ask = partial(ask_judge, judge=judge, method=method, show_estimate=show_estimate)
+    annotations = annotate(pairs, method, annotator_name(method, judge.model), ask)
     if folder:
         write_rows(folder / "annotations.json", annotations)
-    summary = assess(annotations, difficulty, options, method.prefix, pairs)
+    summary = summarize(annotations, difficulty, options, method.prefix, pairs)
     if folder:
-        write_verdict(folder, summary)
+        write_summary(folder, summary)
     return summary
 
 
@@ -71,7 +71,7 @@ def score_annotations(file: Path, options: ScoringOptions) -> AlpacaSummary:
     """
     annotations = read_annotations(file)
     if any(row.output_1 != row.output_2 for row in annotations):
-        refuse_namesakes(annotations[0].generator_2, annotations[0].generator_1)
-    whole, _ = eval_set([row.instruction for row in annotations])
+        refuse_equal_names(annotations[0].generator_2, annotations[0].generator_1)
+    whole = is_eval_set([row.instruction for row in annotations])
     difficulty = find_difficulty(options.difficulty) if options.length_control and whole else None
-    return assess(annotations, difficulty, options)
+    return summarize(annotations, difficulty, options)

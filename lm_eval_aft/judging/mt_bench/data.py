@@ -1,15 +1,11 @@
-"""The files of MT-Bench: questions, answers and references in FastChat's formats, and where a run keeps its own.
-
-Knows the eight categories, what each is sampled with, and which are judged against references; nothing of judges.
-Called by the other ``mt_bench`` modules and the task aft_mt_bench. Over 200 lines because every file is checked here.
-"""
+"""The files of MT-Bench: questions, answers and references in FastChat's formats, and a run's own answers."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,32 +13,33 @@ from typing import Any
 
 from lm_eval_aft.core.chat import THINK
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import file_name, reading, write_text
-from lm_eval_aft.core.jsonl import read_jsonl
+from lm_eval_aft.core.files import file_name, reading
+from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.storage.results import EvalRun, read_runs
 
-TASK = "aft_mt_bench"
-FOLDER, QUESTIONS = "mt_bench", "question.jsonl"
-ANSWERS, JUDGMENTS = "model_answer", "model_judgment"
-TEMPERATURES = {  # FastChat's
+MT_BENCH_TASK = "aft_mt_bench"
+FOLDER, QUESTION_FILE = "mt_bench", "question.jsonl"
+ANSWER_FOLDER, JUDGMENT_FOLDER = "model_answer", "model_judgment"
+# FastChat's sampling temperature of each category
+TEMPERATURES = {
     **{"writing": 0.7, "roleplay": 0.7, "reasoning": 0.0, "math": 0.0},
     **{"coding": 0.0, "extraction": 0.0, "stem": 0.1, "humanities": 0.1},
 }
 CATEGORIES = tuple(TEMPERATURES)
-WITH_REFERENCE = ("math", "reasoning", "coding")
-FIRST_ID, WHOLE = 81, 80
+CATEGORIES_WITH_REFERENCE = ("math", "reasoning", "coding")
+FIRST_ID, QUESTIONS = 81, 80
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
-    """One question: what the user says, turn by turn.
+class MTBenchQuestion:
+    """One question of two turns.
 
     Attributes:
         question_id: FastChat's number, 81 to 160.
-        category: One of eight.
-        turns: What the user says.
-        reference: The data set's own short references; a turn without one has an empty text.
+        category: One of ``CATEGORIES``.
+        turns: What the user says in each turn.
+        reference: The data set's own short reference for each turn; an empty text for a turn without one.
     """
 
     question_id: int
@@ -52,91 +49,94 @@ class Dialogue:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said in the turns of one question."""
+class MTBenchAnswer:
+    """A model's answer to each turn of one question."""
 
     question_id: int
     turns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class AnswerSet:
     """All that a judge needs of one model.
 
     Attributes:
-        model: Its name.
-        dialogues: The questions that were answered.
-        answers: One for each, in the same order.
-        folder: Where judgements go.
+        model: The model's name.
+        questions: The questions that were answered.
+        answers: The answer to each question, in the same order.
+        folder: Where judgements and scores are written.
     """
 
     model: str
-    dialogues: tuple[Dialogue, ...]
-    answers: tuple[Answer, ...]
+    questions: tuple[MTBenchQuestion, ...]
+    answers: tuple[MTBenchAnswer, ...]
     folder: Path
 
 
-def dialogue(row: Mapping[str, Any], place: int = -1) -> Dialogue:
-    """A question from a row of FastChat's file, or of the hub's data set, which calls turns "prompt" and has no ids.
+def parse_question(row: Mapping[str, Any], place: int = -1) -> MTBenchQuestion:
+    """A question from a row of FastChat's file or of the hub's data set.
+
+    The hub's data set names the turns "prompt" and has no ids.
 
     Args:
         row: The row.
-        place: Its place in the data set; FastChat's ids follow from it.
+        place: Its place in the data set, from 0. FastChat's id follows from it.
 
     Raises:
-        RecordError: If it is neither.
+        RecordError: If the row is of another kind.
     """
     number = row.get("question_id")
     number = FIRST_ID + place if number is None and place >= 0 else number
     turns = row.get("turns") or row.get("prompt")
     category = row.get("category")
-    given = isinstance(number, int | str) and str(number).isdecimal() and isinstance(category, str)
-    two = isinstance(turns, list) and len(turns) == 2 and all(isinstance(turn, str) for turn in turns)
+    named = isinstance(number, int | str) and str(number).isdecimal() and isinstance(category, str)
+    two_turns = isinstance(turns, list) and len(turns) == 2 and all(isinstance(turn, str) for turn in turns)
     references = row.get("reference") or ()
-    if not given or not two or category not in CATEGORIES or not isinstance(references, list | tuple):
+    if not named or not two_turns or category not in CATEGORIES or not isinstance(references, list | tuple):
         raise RecordError(
             f"row {place + 1} of the questions is not one of MT-Bench's: it needs question_id, two turns and a "
             f"category of {', '.join(CATEGORIES)}."
         )
-    return Dialogue(int(str(number)), str(category), tuple(turns or ()), tuple(map(str, references)))
+    return MTBenchQuestion(int(str(number)), str(category), tuple(turns or ()), tuple(map(str, references)))
 
 
-def read_dialogues(file: Path) -> tuple[Dialogue, ...]:
-    """FastChat's question.jsonl.
+def read_question_file(file: Path) -> tuple[MTBenchQuestion, ...]:
+    """The questions of FastChat's question.jsonl.
 
     Raises:
-        RecordError: If it is none.
+        RecordError: If the file is of another kind.
     """
     rows = read_jsonl(file)
     try:
-        return tuple(dialogue(row, place) for place, row in enumerate(rows))
+        return tuple(parse_question(row, place) for place, row in enumerate(rows))
     except RecordError as error:
         raise RecordError(f"{file}: {error}") from error
 
 
-def hub_dialogues() -> tuple[Dialogue, ...]:
-    """The questions from the hub.
+def hub_questions() -> tuple[MTBenchQuestion, ...]:
+    """The questions of the hub's data set.
 
     Raises:
-        RecordError: If they cannot be had.
+        RecordError: If they are not in the hub's cache and cannot be downloaded.
     """
     from datasets import load_dataset
 
     try:
         rows = load_dataset("HuggingFaceH4/mt_bench_prompts", split="train")
-    except (OSError, ValueError) as error:  # datasets has no common error: no network and no cache are both of these
+    # datasets has no error class of its own for a missing network and an empty cache
+    except (OSError, ValueError) as error:
         raise RecordError(
             "the questions of MT-Bench cannot be had from the hub: give FastChat's question.jsonl with "
             "--questions FILE."
         ) from error
-    return tuple(dialogue(row, place) for place, row in enumerate(rows))
+    return tuple(parse_question(row, place) for place, row in enumerate(rows))
 
 
-def read_answers(file: Path) -> tuple[str, tuple[Answer, ...]]:
-    """A model_answer file of FastChat: the model's name and its answers.
+def read_answers(file: Path) -> tuple[str, tuple[MTBenchAnswer, ...]]:
+    """The model's name and its answers from a model_answer file of FastChat.
 
     Raises:
-        RecordError: If it is none, or holds several models or a question twice.
+        RecordError: If the file is of another kind, or holds several models or two answers to a question.
     """
     rows = read_jsonl(file)
     with reading(file, "a model_answer file of FastChat"):
@@ -144,7 +144,7 @@ def read_answers(file: Path) -> tuple[str, tuple[Answer, ...]]:
         models = {str(row["model_id"]) for row in rows}
     if len(models) != 1:
         raise RecordError(f"{file} holds answers of {len(models)} models ({', '.join(sorted(models))}): give one's.")
-    _refuse_twins(answers, str(file))
+    _refuse_repeated(answers, str(file))
     return models.pop(), answers
 
 
@@ -153,94 +153,93 @@ def read_references(file: Path) -> dict[int, tuple[str, ...]]:
     return {answer.question_id: answer.turns for answer in read_answers(file)[1]}
 
 
-def write_answers(folder: Path, model: str, dialogues: Sequence[Dialogue], answers: Sequence[Answer]) -> Path:
+def write_answers(
+    folder: Path, model: str, questions: Sequence[MTBenchQuestion], answers: Sequence[MTBenchAnswer]
+) -> Path:
     """Write the answers in FastChat's format, and the questions beside them, so that they can be judged later.
 
     Returns:
         The file of answers.
     """
     now = time.time()
-    rows = [_row(model, answer, now) for answer in answers]
-    questions = [
-        {"question_id": d.question_id, "category": d.category, "turns": d.turns}
-        | ({"reference": d.reference} if d.reference else {})
-        for d in dialogues
+    rows = [
+        {"question_id": question.question_id, "category": question.category, "turns": question.turns}
+        | ({"reference": question.reference} if question.reference else {})
+        for question in questions
     ]
-    write_rows(folder / QUESTIONS, questions)
-    return write_rows(folder / ANSWERS / f"{file_name(model)}.jsonl", rows)
+    file = folder / ANSWER_FOLDER / f"{file_name(model)}.jsonl"
+    write_jsonl(folder / QUESTION_FILE, rows, errors="replace")
+    write_jsonl(file, [_answer_row(model, answer, now) for answer in answers], errors="replace")
+    return file
 
 
-def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write lines of JSON, whole or not at all."""
-    return write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def find_material(run: Path, questions: Path | None) -> Material:
+def find_answers(run: Path, questions: Path | None) -> AnswerSet:
     """The answers to judge, from a model_answer file or a run's folder.
 
     Args:
-        run: A model_answer file, or a folder: the one of --output_path (with --log_samples) or of record=.
-        questions: FastChat's question.jsonl; None finds the questions with the answers, or on the hub.
+        run: A model_answer file, or a folder that --output_path (with --log_samples) or record= named.
+        questions: FastChat's question.jsonl; None reads the file beside the answers, or else the hub's data set.
 
     Raises:
-        RecordError: If there are no answers, those of several runs, or answers that do not fit the questions.
+        RecordError: If there are no answers, answers of several runs, or answers that do not match the questions.
     """
     if run.is_file():
         return _of_file(run, questions)
-    logged = [found for found in _runs(run) if TASK in found.tasks and found.samples_file(TASK).is_file()]
+    logged = [r for r in _runs(run) if MT_BENCH_TASK in r.tasks and r.samples_file(MT_BENCH_TASK).is_file()]
     if len(logged) > 1:
-        raise RecordError(f"{run} holds several runs of {TASK}: give one of {', '.join(str(r.path) for r in logged)}.")
+        paths = ", ".join(str(found.path) for found in logged)
+        raise RecordError(f"{run} holds several runs of {MT_BENCH_TASK}: give one of {paths}.")
     if logged:
-        return of_samples(logged[0])
-    files = sorted(run.rglob(f"{ANSWERS}/*.jsonl"))
+        return _of_samples(logged[0])
+    files = sorted(run.rglob(f"{ANSWER_FOLDER}/*.jsonl"))
     if len(files) != 1:
-        have = (
-            f"several: give one of {', '.join(map(str, files))}" if files else "none: run with --log_samples or record="
-        )
-        raise RecordError(f"answers to MT-Bench in {run}: {have}.")
+        state = "none: run with --log_samples or record="
+        if files:
+            state = f"several: give one of {', '.join(map(str, files))}"
+        raise RecordError(f"answers to MT-Bench in {run}: {state}.")
     return _of_file(files[0], questions)
 
 
-def of_samples(run: EvalRun) -> Material:
-    """The answers in the samples that lm-eval logged for a run.
+def parse_response(question: MTBenchQuestion, response: str) -> MTBenchAnswer:
+    """The answer in the JSON text that --model aft returns for a dialogue.
+
+    Think blocks are removed, since a judge reads what a user would read.
 
     Raises:
-        RecordError: If they are not those of our task.
+        ValueError, KeyError, TypeError: If the response is of another kind.
     """
-    file = run.samples_file(TASK)
+    answer = _answer(question.question_id, json.loads(response)["turns"])
+    return MTBenchAnswer(answer.question_id, tuple(THINK.sub("", turn).strip() for turn in answer.turns))
+
+
+def _of_samples(run: EvalRun) -> AnswerSet:
+    """The answers in the samples that lm-eval logged for a run."""
+    file = run.samples_file(MT_BENCH_TASK)
     rows = read_jsonl(file)
-    with reading(file, f"a samples file of {TASK}"):
-        dialogues = tuple(dialogue(row["doc"]) for row in rows)
-        answers = tuple(parse_response(d, row["filtered_resps"][0]) for d, row in zip(dialogues, rows, strict=True))
+    with reading(file, f"a samples file of {MT_BENCH_TASK}"):
+        questions = tuple(parse_question(row["doc"]) for row in rows)
+        responses = [row["filtered_resps"][0] for row in rows]
+        answers = tuple(parse_response(*pair) for pair in zip(questions, responses, strict=True))
     settings = run.settings or {}
     name = display_name(run.model, settings.get("k"), settings.get("layers"))
-    return _checked(Material(name, dialogues, answers, run.path.parent / FOLDER), str(file))
+    return _checked(AnswerSet(name, questions, answers, run.path.parent / FOLDER), str(file))
 
 
-def parse_response(asked: Dialogue, response: str) -> Answer:
-    """The answers in what --model aft returns for a dialogue, without think blocks: a judge reads what a user would.
-
-    Raises:
-        ValueError, KeyError, TypeError: If it is something else.
-    """
-    answer = _answer(asked.question_id, json.loads(response)["turns"])
-    return Answer(answer.question_id, tuple(THINK.sub("", turn).strip() for turn in answer.turns))
-
-
-def _of_file(file: Path, questions: Path | None) -> Material:
-    """A model_answer file; in FastChat's layout the questions lie above it."""
-    home = file.parent.parent if file.parent.name == ANSWERS else file.parent
+def _of_file(file: Path, questions: Path | None) -> AnswerSet:
+    """The answers of a model_answer file. In FastChat's layout the questions are in the folder above."""
+    home = file.parent.parent if file.parent.name == ANSWER_FOLDER else file.parent
     model, answers = read_answers(file)
-    beside = home / QUESTIONS
-    dialogues = read_dialogues(questions or beside) if questions or beside.is_file() else hub_dialogues()
-    by_id = {d.question_id: d for d in dialogues}
+    beside = home / QUESTION_FILE
+    known = read_question_file(questions or beside) if questions or beside.is_file() else hub_questions()
+    by_id = {question.question_id: question for question in known}
     unknown = [answer.question_id for answer in answers if answer.question_id not in by_id]
     if unknown:
         raise RecordError(f"{file} answers questions that are not among the {len(by_id)} asked: {unknown[:5]}.")
-    return _checked(Material(model, tuple(by_id[a.question_id] for a in answers), answers, home), str(file))
+    return _checked(AnswerSet(model, tuple(by_id[a.question_id] for a in answers), answers, home), str(file))
 
 
 def _runs(folder: Path) -> tuple[EvalRun, ...]:
+    """The runs of lm-eval below a folder; empty if it holds none."""
     try:
         return read_runs(folder)
     except RecordError:
@@ -251,36 +250,36 @@ def _runs(folder: Path) -> tuple[EvalRun, ...]:
         return ()
 
 
-def _checked(material: Material, source: str) -> Material:
-    _refuse_twins(material.answers, source)
-    for asked, answer in zip(material.dialogues, material.answers, strict=True):
-        if len(asked.turns) != len(answer.turns):
+def _checked(answer_set: AnswerSet, source: str) -> AnswerSet:
+    _refuse_repeated(answer_set.answers, source)
+    for question, answer in zip(answer_set.questions, answer_set.answers, strict=True):
+        if len(question.turns) != len(answer.turns):
             raise RecordError(
-                f"{source} has {len(answer.turns)} answers to the {len(asked.turns)} turns of question "
-                f"{asked.question_id}: it is unfinished, or another benchmark's."
+                f"{source} has {len(answer.turns)} answers to the {len(question.turns)} turns of question "
+                f"{question.question_id}: it is unfinished, or another benchmark's."
             )
-    return material
+    return answer_set
 
 
-def _refuse_twins(answers: Sequence[Answer], source: str) -> None:
-    twins = [number for number, count in Counter(a.question_id for a in answers).items() if count > 1]
-    if twins:
-        raise RecordError(f"{source} answers a question more than once: {twins[:5]}.")
+def _refuse_repeated(answers: Sequence[MTBenchAnswer], source: str) -> None:
+    repeated = [number for number, count in Counter(a.question_id for a in answers).items() if count > 1]
+    if repeated:
+        raise RecordError(f"{source} answers a question more than once: {repeated[:5]}.")
 
 
-def _answer(number: Any, turns: Any) -> Answer:
+def _answer(number: Any, turns: Any) -> MTBenchAnswer:
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         raise ValueError("turns is not a list of texts")
-    return Answer(int(number), tuple(turns))
+    return MTBenchAnswer(int(number), tuple(turns))
 
 
-def _row(model: str, answer: Answer, now: float) -> dict[str, Any]:
-    name = sha256(json.dumps([model, answer.question_id, answer.turns]).encode()).hexdigest()[:22]
-    choices = [{"index": 0, "turns": answer.turns}]
+def _answer_row(model: str, answer: MTBenchAnswer, now: float) -> dict[str, Any]:
+    """A line of FastChat's model_answer file."""
+    answer_id = sha256(json.dumps([model, answer.question_id, answer.turns]).encode()).hexdigest()[:22]
     return {
         "question_id": answer.question_id,
-        "answer_id": name,
+        "answer_id": answer_id,
         "model_id": model,
-        "choices": choices,
+        "choices": [{"index": 0, "turns": answer.turns}],
         "tstamp": now,
     }

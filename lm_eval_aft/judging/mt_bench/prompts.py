@@ -1,8 +1,7 @@
-"""The judge prompts of MT-Bench: our own words, or FastChat's file.
+"""The judge prompts of MT-Bench: our own, or FastChat's file.
 
-A set has four templates: for the first turn and the second, with and without references. Its name is part of every
-score's name, since another wording gives other scores. Knows nothing of servers or scores. Called by
-``mt_bench_judge``.
+A set has four templates: for the first and the second turn, with and without references. The set's name is part of
+every score's name, since other prompts give other scores.
 """
 
 from __future__ import annotations
@@ -15,23 +14,29 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import file_name
+from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Message
-from lm_eval_aft.judging.mt_bench.data import WITH_REFERENCE, Answer, Dialogue
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES_WITH_REFERENCE, MTBenchAnswer, MTBenchQuestion
 
-OWN, FASTCHAT = "aft-v1", "fastchat"
-NAMES = {  # FastChat's, by turn and whether references are shown
+OWN_PROMPTS, FASTCHAT_PROMPTS = "aft-v1", "fastchat"
+# FastChat's names, by turn and whether references are shown
+TEMPLATE_NAMES = {
     (1, False): "single-v1",
     (1, True): "single-math-v1",
     (2, False): "single-v1-multi-turn",
     (2, True): "single-math-v1-multi-turn",
 }
-# first digits of the SHA-256 that ``prompt_set`` makes of FastChat's own files
-FASTCHAT_PROMPTS = "718aecef36f21f2c"
-FASTCHAT_REFERENCES = "ad016b4ca7413d5c"
-FIELDS = {"question", "answer", *(f"{name}_{turn}" for name in ("question", "answer", "ref_answer") for turn in (1, 2))}
 NO_REFERENCE = "(none was written for this turn)"
+# First digits of the SHA-256 that ``prompt_set`` computes of FastChat's own files
+_FASTCHAT_TEMPLATES_DIGEST = "718aecef36f21f2c"
+_FASTCHAT_REFERENCES_DIGEST = "ad016b4ca7413d5c"
+_FIELDS = {
+    "question",
+    "answer",
+    *(f"{name}_{turn}" for name in ("question", "answer", "ref_answer") for turn in (1, 2)),
+}
 
 _SYSTEM = (
     "You grade the work of an AI assistant. You are strict, fair, and not impressed by length or by a tone of voice."
@@ -64,9 +69,9 @@ class PromptSet:
     """Four templates and the references they show.
 
     Attributes:
-        name: Part of every score's name; "fastchat" only where templates and references are FastChat's own.
+        name: Part of every score's name; "fastchat" only if templates and references are FastChat's own.
         templates: By turn, and whether references are shown.
-        references: By question; empty texts where a turn has none.
+        references: Reference answer to each turn, by question; an empty text for a turn without one.
         digest: SHA-256 of templates and references.
     """
 
@@ -77,50 +82,51 @@ class PromptSet:
 
     @property
     def comparable(self) -> bool:
-        """Whether scores may stand beside published ones, if the judge is the same."""
-        return self.name == FASTCHAT
+        """Whether scores are comparable with published ones, if the judge is the same."""
+        return self.name == FASTCHAT_PROMPTS
 
-    def prompt(self, asked: Dialogue, answer: Answer, turn: int) -> tuple[str, tuple[Message, ...]]:
-        """The name of the template and the messages that have one turn judged; turns count from 1."""
-        references = self.references.get(asked.question_id, ())
-        shown = asked.category in WITH_REFERENCE and len(references) >= turn and bool(references[turn - 1].strip())
-        template = self.templates[turn, shown]
-        fields = {"question": asked.turns[turn - 1], "answer": answer.turns[turn - 1]}
+    def prompt(self, question: MTBenchQuestion, answer: MTBenchAnswer, turn: int) -> tuple[str, tuple[Message, ...]]:
+        """The name of the template and the messages that have one turn judged; ``turn`` counts from 1."""
+        references = self.references.get(question.question_id, ())
+        has_reference = len(references) >= turn and bool(references[turn - 1].strip())
+        template = self.templates[turn, question.category in CATEGORIES_WITH_REFERENCE and has_reference]
+        fields = {"question": question.turns[turn - 1], "answer": answer.turns[turn - 1]}
         for number in range(turn):
             reference = references[number] if number < len(references) else ""
-            fields[f"question_{number + 1}"] = asked.turns[number]
+            fields[f"question_{number + 1}"] = question.turns[number]
             fields[f"answer_{number + 1}"] = answer.turns[number]
             fields[f"ref_answer_{number + 1}"] = reference if reference.strip() else NO_REFERENCE
         return template.name, (Message("system", template.system), Message("user", template.text.format(**fields)))
 
 
 def prompt_set(
-    file: Path | None, references: Mapping[int, tuple[str, ...]] | None, dialogues: Sequence[Dialogue]
+    file: Path | None, references: Mapping[int, tuple[str, ...]] | None, questions: Sequence[MTBenchQuestion]
 ) -> PromptSet:
     """The set to judge with.
 
     Args:
-        file: FastChat's judge_prompts.jsonl; None takes our own words.
-        references: FastChat's reference answers; None takes the data set's own short ones, which only our words allow.
-        dialogues: The questions.
+        file: FastChat's judge_prompts.jsonl; None takes our own prompts.
+        references: FastChat's reference answers; None takes the data set's own short ones, which only our own prompts
+            accept.
+        questions: The questions.
 
     Raises:
-        ConfigError: If the file is none, or its prompts need references that are not given.
+        ConfigError: If the file is of another kind, or its prompts need references that are missing.
     """
-    templates = own_templates() if file is None else dict(_read(file))
-    given = references if references is not None else {d.question_id: d.reference for d in dialogues if d.reference}
+    templates = own_templates() if file is None else dict(_read_templates(file))
     if file is not None:
-        _refuse_without_references(given if references is not None else {}, dialogues)
+        _refuse_without_references(references or {}, questions)
+    shown = {q.question_id: q.reference for q in questions if q.reference} if references is None else references
     rows = [[*key, t.name, t.system, t.text] for key, t in sorted(templates.items())]
-    words = sha256(json.dumps(rows).encode()).hexdigest()
-    # the data set's references change with it, not by the user's choice: only a file of them is part of the name
-    shown = sha256(json.dumps(sorted(given.items())).encode()).hexdigest()
-    name = _name(file, words, shown if references is not None else "")
-    return PromptSet(name, templates, given, sha256((words + shown).encode()).hexdigest())
+    template_digest = sha256(json.dumps(rows).encode()).hexdigest()
+    reference_digest = sha256(json.dumps(sorted(shown.items())).encode()).hexdigest()
+    # The data set's references belong to the data set: only a file of references is part of the name.
+    name = _name(file, template_digest, "" if references is None else reference_digest)
+    return PromptSet(name, templates, shown, sha256((template_digest + reference_digest).encode()).hexdigest())
 
 
 def own_templates() -> dict[tuple[int, bool], JudgePrompt]:
-    """Our own words; what to do comes last, where a judge heeds it more than what the answer may tell it to do."""
+    """Our own prompts. The instruction comes last, where it outweighs instructions that an answer may contain."""
     reply = "<request>\n{question}\n</request>\n\n<reply>\n{answer}\n</reply>"
     talk = (
         "<request turn=1>\n{question_1}\n</request>\n\n<reply turn=1>\n{answer_1}\n</reply>\n\n"
@@ -138,15 +144,12 @@ def own_templates() -> dict[tuple[int, bool], JudgePrompt]:
     }
 
 
-def _read(file: Path) -> Iterator[tuple[tuple[int, bool], JudgePrompt]]:
+def _read_templates(file: Path) -> Iterator[tuple[tuple[int, bool], JudgePrompt]]:
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        rows = {row["name"]: row for row in map(json.loads, lines)}
-    except OSError as error:
-        raise ConfigError(f"--judge-prompts {file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--judge-prompts {file} is not FastChat's judge_prompts.jsonl ({error}).") from error
-    for key, name in NAMES.items():
+        rows = {row["name"]: row for row in read_jsonl(file)}
+    except (RecordError, KeyError, TypeError) as error:
+        raise ConfigError(f"--judge-prompts {file} is not FastChat's judge_prompts.jsonl ({error})") from error
+    for key, name in TEMPLATE_NAMES.items():
         row: dict[str, Any] = rows.get(name, {})
         system, text = row.get("system_prompt"), row.get("prompt_template")
         if not isinstance(system, str) or not isinstance(text, str):
@@ -156,32 +159,33 @@ def _read(file: Path) -> Iterator[tuple[tuple[int, bool], JudgePrompt]]:
 
 
 def _refuse_fields(file: Path, name: str, text: str) -> None:
-    """Fields that nothing can be filled into; also those that reach into a value, or say how it is to be written."""
+    """Refuse unknown fields, and fields with an attribute, an index, a conversion or a format."""
     try:
         parts = [(field, spec, how) for _, field, spec, how in Formatter().parse(text) if field is not None]
     except ValueError as error:
         raise ConfigError(f"--judge-prompts {file}: template {name} has a stray brace ({error}).") from error
     fields = {field + f"!{how}" * bool(how) + f":{spec}" * bool(spec) for field, spec, how in parts}
-    if unknown := fields - FIELDS:
+    if unknown := fields - _FIELDS:
         raise ConfigError(
             f"--judge-prompts {file}: template {name} has fields {sorted(unknown)}; allowed are "
-            f"{', '.join(sorted(FIELDS))}."
+            f"{', '.join(sorted(_FIELDS))}."
         )
 
 
-def _refuse_without_references(given: Mapping[int, tuple[str, ...]], dialogues: Sequence[Dialogue]) -> None:
-    missing = [d.question_id for d in dialogues if d.category in WITH_REFERENCE and d.question_id not in given]
+def _refuse_without_references(references: Mapping[int, tuple[str, ...]], questions: Sequence[MTBenchQuestion]) -> None:
+    needing = [q.question_id for q in questions if q.category in CATEGORIES_WITH_REFERENCE]
+    missing = [number for number in needing if number not in references]
     if missing:
         raise ConfigError(
-            f"these judge prompts need a reference for each question of {', '.join(WITH_REFERENCE)}, and "
+            f"these judge prompts need a reference for each question of {', '.join(CATEGORIES_WITH_REFERENCE)}, and "
             f"{len(missing)} have none ({missing[:3]}): give FastChat's reference_answer/gpt-4.jsonl with "
             "--references FILE."
         )
 
 
-def _name(file: Path | None, words: str, references: str) -> str:
-    """The set's name; anything but FastChat's own files is told apart by its digest."""
-    if words[:16] == FASTCHAT_PROMPTS and references[:16] == FASTCHAT_REFERENCES:
-        return FASTCHAT
-    name = OWN if file is None else f"{file_name(file.stem)}-{words[:8]}"
+def _name(file: Path | None, templates: str, references: str) -> str:
+    """The set's name from both digests. All but FastChat's own files have a digest in their name."""
+    if templates[:16] == _FASTCHAT_TEMPLATES_DIGEST and references[:16] == _FASTCHAT_REFERENCES_DIGEST:
+        return FASTCHAT_PROMPTS
+    name = OWN_PROMPTS if file is None else f"{file_name(file.stem)}-{templates[:8]}"
     return f"{name}-ref-{references[:8]}" if references else name

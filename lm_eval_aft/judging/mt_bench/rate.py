@@ -1,7 +1,6 @@
-"""Has a model's answers to MT-Bench judged, turn by turn, and keeps what the judge said.
+"""Single-answer grading of MT-Bench, turn by turn, as FastChat does it.
 
-Single-answer grading as FastChat does it: a judgement without a rating is asked for once more, then left out and
-counted. Knows nothing of command lines or lm-eval. Called by ``mt_bench_cli`` and the task aft_mt_bench.
+A judgement without a rating is requested once more. If the second has none either, it is left out and counted.
 """
 
 from __future__ import annotations
@@ -12,14 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lm_eval_aft.core.files import file_name, write_text
+from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.judging.judge import Judge, JudgeCall, JudgeReply
-from lm_eval_aft.judging.mt_bench.data import JUDGMENTS, Material, write_rows
+from lm_eval_aft.judging.mt_bench.data import JUDGMENT_FOLDER, AnswerSet
 from lm_eval_aft.judging.mt_bench.prompts import PromptSet
-from lm_eval_aft.judging.mt_bench.scores import Judgement, Scores, rating, score
+from lm_eval_aft.judging.mt_bench.replies import Judgement, parse_rating
+from lm_eval_aft.judging.mt_bench.scores import MTBenchScores, score_judgements
 
-MAX_TOKENS = 2048  # FastChat's, as is the temperature of 0
-SECOND_TEMPERATURE = 0.7  # most servers repeat themselves at 0, so asking once more would change nothing
-Say = Callable[[str], None]
+# FastChat's, as is the temperature of 0
+MAX_TOKENS = 2048
+# Most servers repeat a reply at temperature 0, so the second call would change nothing.
+SECOND_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,11 @@ class RatingOptions:
 
     Attributes:
         repeats: How often each turn is judged.
-        allow_missing: Score although judgements are missing.
-        price_in: Of a million prompt tokens, for the estimate.
-        price_out: Of a million generated tokens.
-        max_tokens: That a judgement may have.
-        temperature: Of the judge.
+        allow_missing: Whether to score even if ratings are missing.
+        price_in: Cost of a million prompt tokens, for the estimate; None if unknown.
+        price_out: Cost of a million generated tokens; None if unknown.
+        max_tokens: Upper bound of the tokens of a reply.
+        temperature: Temperature of the judge.
     """
 
     repeats: int = 1
@@ -43,79 +45,86 @@ class RatingOptions:
     temperature: float = 0.0
 
 
-def judge_answers(material: Material, prompts: PromptSet, judge: Judge, plan: RatingOptions, say: Say) -> Scores:
-    """Have every turn judged, write the judgements and the scores into the material's folder, and return the scores.
+def judge_answers(
+    answer_set: AnswerSet, prompts: PromptSet, judge: Judge, options: RatingOptions, notify: Callable[[str], None]
+) -> MTBenchScores:
+    """Have every turn judged, and write judgements and scores into the folder of the answers.
 
     Args:
-        material: What is judged.
-        prompts: With which words.
+        answer_set: What is judged.
+        prompts: The judge prompts.
         judge: Who judges.
-        plan: How.
-        say: Gets the estimate before anything is sent, and where things were written.
+        options: How.
+        notify: Receives the estimate before the first call, and the names of the files that were written.
 
     Raises:
-        JudgeError: If the judge fails, or judgements are missing; those made are kept.
-        RecordError: If they cannot be written.
+        JudgeError: If the judge fails or ratings are missing. The judgements that were made are kept.
+        RecordError: If a file cannot be written.
     """
-    judgements = _judge(_blank(material, prompts, judge.model, plan), judge, plan, say)
-    name = file_name(f"{judge.model}_{prompts.name}.{material.model}")
+    judged = _judge(_calls(answer_set, prompts, judge.model, options), judge, options, notify)
+    judgements = [judgement for judgement, _ in judged]
+    name = file_name(f"{judge.model}_{prompts.name}.{answer_set.model}")
     now = time.time()
-    file = write_rows(material.folder / JUDGMENTS / f"{name}.jsonl", (done.row(now) for done, _ in judgements))
-    say(f"judgements are in {file}")
-    categories = {asked.question_id: asked.category for asked in material.dialogues}
-    scores = score([done for done, _ in judgements], categories, plan.allow_missing)
+    file = answer_set.folder / JUDGMENT_FOLDER / f"{name}.jsonl"
+    write_jsonl(file, (judgement.row(now) for judgement in judgements), errors="replace")
+    notify(f"judgements are in {file}")
+    categories = {question.question_id: question.category for question in answer_set.questions}
+    scores = score_judgements(judgements, categories, options.allow_missing)
     facts = {
         "scores": scores.to_dict(),
         "judge": {"model": judge.model, "revision": judge.revision, "base_url": judge.client.base_url},
-        "judge_settings": {"temperature": plan.temperature, "max_tokens": plan.max_tokens, **judge.extra_body},
+        "judge_settings": {"temperature": options.temperature, "max_tokens": options.max_tokens, **judge.extra_body},
         "judge_tokens": {
-            "prompt": sum(reply.prompt_tokens for _, reply in judgements),
-            "generated": sum(reply.generated_tokens for _, reply in judgements),
+            "prompt": sum(reply.prompt_tokens for _, reply in judged),
+            "generated": sum(reply.generated_tokens for _, reply in judged),
         },
         "prompts": {"name": prompts.name, "sha256": prompts.digest, "comparable": prompts.comparable},
         "judgements": str(file),
     }
-    place = write_text(material.folder / f"scores_{name}.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    say(f"scores are in {place}")
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    notify(f"scores are in {write_text(answer_set.folder / f'scores_{name}.json', text)}")
     return scores
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
-    """A judgement to be made: all but the judge's words."""
+class _PendingJudgement:
+    """A judgement without the judge's reply, and the call that requests it."""
 
     judgement: Judgement
     call: JudgeCall
 
 
-def _blank(material: Material, prompts: PromptSet, judge: str, plan: RatingOptions) -> list[_Ask]:
-    asks = []
-    for asked, answer in zip(material.dialogues, material.answers, strict=True):
-        for turn in range(1, len(asked.turns) + 1):
-            template, messages = prompts.prompt(asked, answer, turn)
-            call = JudgeCall(messages, plan.temperature, plan.max_tokens)
-            for repeat in range(plan.repeats):
-                place = (asked.question_id, material.model, judge, prompts.name, template, turn, repeat)
+def _calls(answer_set: AnswerSet, prompts: PromptSet, judge: str, options: RatingOptions) -> list[_PendingJudgement]:
+    pending = []
+    for question, answer in zip(answer_set.questions, answer_set.answers, strict=True):
+        for turn in range(1, len(question.turns) + 1):
+            template, messages = prompts.prompt(question, answer, turn)
+            call = JudgeCall(messages, options.temperature, options.max_tokens)
+            for repeat in range(options.repeats):
+                place = (question.question_id, answer_set.model, judge, prompts.name, template, turn, repeat)
                 empty = Judgement(*place, prompt=messages[-1].content, text="", score=None)
-                asks.append(_Ask(empty, replace(call, attempt=2 * repeat)))
-    return asks
+                # each repeat has two attempts: the first call, and the one after a reply without a rating
+                pending.append(_PendingJudgement(empty, replace(call, attempt=2 * repeat)))
+    return pending
 
 
-def _judge(asks: Sequence[_Ask], judge: Judge, plan: RatingOptions, say: Say) -> list[tuple[Judgement, JudgeReply]]:
-    """Ask, and ask once more where there is no rating."""
-    calls = [ask.call for ask in asks]
-    say(judge.estimate(calls).sentence(plan.price_in, plan.price_out))
+def _judge(
+    pending: Sequence[_PendingJudgement], judge: Judge, options: RatingOptions, notify: Callable[[str], None]
+) -> list[tuple[Judgement, JudgeReply]]:
+    """Make all calls, and once more those whose replies hold no rating."""
+    calls = [one.call for one in pending]
+    notify(judge.estimate(calls).sentence(options.price_in, options.price_out))
     replies = dict(judge.ask(calls))
-    again = [n for n, reply in replies.items() if not reply.refused and rating(reply.text) is None]
-    if again:
-        say(f"{len(again)} judgements hold no rating: they are asked for once more")
-        heat = plan.temperature or SECOND_TEMPERATURE
-        second = [replace(calls[n], temperature=heat, attempt=calls[n].attempt + 1) for n in again]
-        replies |= {again[n]: reply for n, reply in judge.ask(second)}
-    return [(_filled(ask.judgement, replies[n]), replies[n]) for n, ask in enumerate(asks)]
+    unrated = [n for n, reply in replies.items() if not reply.refused and parse_rating(reply.text) is None]
+    if unrated:
+        notify(f"{len(unrated)} judgements hold no rating: they are requested once more")
+        temperature = options.temperature or SECOND_TEMPERATURE
+        second = [replace(calls[n], temperature=temperature, attempt=calls[n].attempt + 1) for n in unrated]
+        replies |= {unrated[n]: reply for n, reply in judge.ask(second)}
+    return [(_completed(one.judgement, replies[n]), replies[n]) for n, one in enumerate(pending)]
 
 
-def _filled(judgement: Judgement, reply: JudgeReply) -> Judgement:
+def _completed(judgement: Judgement, reply: JudgeReply) -> Judgement:
     if reply.refused:
         return replace(judgement, text=f"(refused: {reply.refused})")
-    return replace(judgement, text=reply.text, score=rating(reply.text))
+    return replace(judgement, text=reply.text, score=parse_rating(reply.text))
