@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
 from lm_eval_aft.cli.judge_options import FILE, JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference, score_annotations
-from lm_eval_aft.judging.alpaca_eval.scores import ScoringOptions, write_summary
+from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions, write_summary
 from lm_eval_aft.judging.judge import Estimate
+
+# the values are percentages already
+PERCENTAGE = Unit(1, 2)
 
 
 @click.command("alpaca_eval")
@@ -45,6 +50,7 @@ def alpaca_eval(
     name: str | None,
     allow_missing: bool,
     output: Path | None,
+    form: Form,
 ) -> None:
     """Compute win rates of a run's answers, which a judge compares with reference answers.
 
@@ -55,7 +61,10 @@ def alpaca_eval(
     """
     options = ScoringOptions(not no_lc, difficulty, allow_missing, regex, top_logprobs)
     if annotations:
-        _score(annotations, options, output)
+        summary = score_annotations(annotations, options)
+        if output:
+            write_summary(output, summary)
+        click.echo(render([_table(summary)], form))
         return
     run = require_run_and_judge(run, judge, "--annotations FILE")
     if judge.engine and not regex:
@@ -72,11 +81,43 @@ def alpaca_eval(
 
     with closing(open_judge(judge, folder)) as client:
         summary = judge_outputs(answers, references, client, options, folder, show_estimate)
-    click.echo(summary.describe())
+    click.echo(render([_table(summary)], form))
 
 
-def _score(annotations: Path, options: ScoringOptions, output: Path | None) -> None:
-    summary = score_annotations(annotations, options)
-    if output:
-        write_summary(output, summary)
-    click.echo(summary.describe())
+def _table(summary: AlpacaSummary) -> Table:
+    """A row for each score."""
+    scores = summary.scores
+    rates = {
+        "win_rate": (scores.win_rate, scores.standard_error),
+        "length_controlled_winrate": (scores.length_controlled_winrate, scores.lc_standard_error),
+        "discrete_win_rate": (scores.discrete_win_rate, None),
+    }
+    counts = {
+        "n_wins": scores.n_wins,
+        "n_wins_base": scores.n_wins_base,
+        "n_draws": scores.n_draws,
+        "n_total": scores.n_total,
+        "missing": scores.missing,
+        "avg_length": scores.avg_length,
+    }
+    cells = {
+        summary.metric_name(name): score_cell(rate, error, PERCENTAGE)
+        for name, (rate, error) in rates.items()
+        if rate is not None
+    }
+    cells |= {name: Cell(f"{count:,}", count, parts=(None,)) for name, count in counts.items()}
+    names = (summary.name, summary.reference, summary.annotator)
+    rows = [Row((*map(Cell, (*names, metric)), cell)) for metric, cell in cells.items()]
+    rows[0] = replace(rows[0], notes=summary.remarks)
+    columns = (
+        Column("model", "model"),
+        Column("reference", "reference"),
+        Column("judge", "judge", title="alpaca_eval's name of judge and method"),
+        Column("metric", "metric"),
+        Column("value", "value", True, "percent for rates, characters for avg_length", ("stderr",)),
+    )
+    notes = (
+        "Rates are in percent, with their standard error; avg_length is in characters.",
+        "n_wins counts the comparisons that the model won, n_wins_base those that the reference won.",
+    )
+    return Table(summary.title, columns, tuple(rows), notes)

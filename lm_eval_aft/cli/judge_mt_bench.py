@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
 from lm_eval_aft.cli.judge_options import FILE, JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.core.arguments import mapping
 from lm_eval_aft.core.errors import ConfigError
@@ -23,7 +25,9 @@ from lm_eval_aft.judging.mt_bench.data import (
 from lm_eval_aft.judging.mt_bench.prompts import prompt_set
 from lm_eval_aft.judging.mt_bench.rate import MAX_TOKENS, RatingOptions, judge_answers
 from lm_eval_aft.judging.mt_bench.replies import read_judgements
-from lm_eval_aft.judging.mt_bench.scores import score_judgements
+from lm_eval_aft.judging.mt_bench.scores import MTBenchScores, score_judgements
+
+RATING = Unit(1, 3)
 
 
 @click.command("mt_bench")
@@ -58,6 +62,7 @@ def mt_bench(
     extra_body: str | None,
     allow_missing: bool,
     output: Path | None,
+    form: Form,
 ) -> None:
     """Have a judge rate both turns of each MT-Bench answer from 1 to 10.
 
@@ -68,8 +73,8 @@ def mt_bench(
     """
     if judgments:
         categories = _categories(judgments, questions)
-        for judgements in read_judgements(judgments):
-            click.echo(score_judgements(judgements, categories, allow_missing).describe())
+        scores = [score_judgements(group, categories, allow_missing) for group in read_judgements(judgments)]
+        click.echo(render([_table(scores)], form))
         return
     answer_set = find_answers(require_run_and_judge(run, judge, "--judgments FILE"), questions)
     answer_set = replace(answer_set, folder=output or answer_set.folder)
@@ -77,8 +82,35 @@ def mt_bench(
     options = RatingOptions(repeats, allow_missing, judge.price_in, judge.price_out, max_tokens, temperature)
     settings = {"prompt_version": prompts.name, "extra_body": _object(extra_body)}
     with closing(open_judge(judge, answer_set.folder, **settings)) as client:
-        scores = judge_answers(answer_set, prompts, client, options, lambda text: click.echo(text, err=True))
-    click.echo(scores.describe())
+        scores = [judge_answers(answer_set, prompts, client, options, lambda text: click.echo(text, err=True))]
+    click.echo(render([_table(scores)], form))
+
+
+def _table(scores: Sequence[MTBenchScores]) -> Table:
+    """A row for each mean rating of each model."""
+    columns = (
+        Column("model", "model"),
+        Column("judge", "judge"),
+        Column("prompts", "prompts", title="set of judge prompts"),
+        Column("score", "score"),
+        Column("rating", "rating", True, "mean rating from 1 to 10", ("stderr",)),
+    )
+    notes = ("The mean is over all turns, with its standard error over questions.",)
+    return Table("MT-Bench", columns, tuple(row for one in scores for row in _rows(one)), notes)
+
+
+def _rows(scores: MTBenchScores) -> list[Row]:
+    def row(name: str, value: float, stderr: float | None = None, notes: Sequence[str] = ()) -> Row:
+        texts = (scores.model, scores.judge, scores.prompts, name)
+        return Row((*map(Cell, texts), score_cell(value, stderr, RATING)), tuple(notes))
+
+    rows = [row("mean", scores.mean, scores.stderr, [*filter(None, [scores.caveat]), scores.coverage])]
+    rows += [row(f"turn {number}", mean) for number, mean in enumerate(scores.turns, 1)]
+    rows += [row(name, mean) for name, mean in scores.categories.items()]
+    if scores.spread is not None:
+        note = f"The standard deviation of the mean over {scores.repeats} repeats."
+        rows.append(row("spread", scores.spread, notes=[note]))
+    return rows
 
 
 def _object(text: str | None) -> dict[str, Any]:

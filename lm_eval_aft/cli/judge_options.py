@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from lm_eval_aft.analysis.report.tables import FORMS
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.judge import CACHE_FILE, CONCURRENCY, RETRIES, TIMEOUT_S, Judge
@@ -78,6 +79,14 @@ _OPTIONS = (
     ),
     click.option("--allow-missing", is_flag=True, help="Score even if judgements are missing, and count them."),
     click.option("--output", type=FILE, help="Folder for the results [default: one beside RUN]."),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(FORMS),
+        default="text",
+        show_default=True,
+        help="Form of the printed scores.",
+    ),
 )
 
 
@@ -85,7 +94,7 @@ def judge_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the shared options to a command.
 
     The command receives those that describe the judge as one argument ``judge``, a ``JudgeOptions``. It receives
-    ``allow_missing`` and ``output`` as they are.
+    ``allow_missing``, ``output`` and ``form`` as they are.
     """
 
     @functools.wraps(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import pickle
@@ -280,7 +282,26 @@ class TestAnnotations:
         assert result.exit_code == 0, result.output
         assert "ours against base, judged by weighted_m: 40 comparisons" in result.output
         assert "length_controlled_winrate" in result.output
-        assert "note: not comparable with the public leaderboard: another judge" in result.output
+        assert "b) not comparable with the public leaderboard: another judge" in result.output
+
+    @pytest.mark.parametrize("form", ["csv", "json"])
+    def test_the_command_shows_them_to_a_program(self, eval_set, form):
+        file = write(eval_set.folder / "annotations.json", annotations())
+        result = CliRunner().invoke(alpaca_eval, ["--annotations", str(file), "--no-lc", "--format", form])
+        assert result.exit_code == 0, result.output
+        summary = score_annotations(file, NO_LC)
+        if form == "csv":
+            rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(result.output))}
+            shown = {name: float(row["value"]) for name, row in rows.items()}
+            remarks = rows["win_rate"]["remarks"]
+        else:
+            rows = {row["metric"]["text"]: row for row in json.loads(result.output)[0]["rows"]}
+            shown = {name: row["value"]["value"] for name, row in rows.items()}
+            remarks = "; ".join(rows["win_rate"]["remarks"])
+        metrics = summary.metrics()
+        assert shown == {name: metrics[name] for name in shown}
+        assert set(metrics) - set(shown) == {"standard_error"}
+        assert all(note in remarks for note in summary.notes)
 
     def test_two_models_of_one_name(self, eval_set):
         """alpaca_eval would take them for one model and give 50 without looking."""

@@ -92,7 +92,7 @@ class TestJudging:
         assert metrics["missing"] == 0
         assert "40 judge calls to make (0 of 40 are kept from before)" in shown
         assert "another judge (weighted_m, not weighted_alpaca_eval_gpt4_turbo)" in shown
-        assert "place" not in shown
+        assert "Place" not in shown
 
     def test_annotations_are_in_the_sets_order_whoever_stood_first(self, judge, eval_set):
         judge()
@@ -115,7 +115,7 @@ class TestJudging:
 
     def test_the_same_judge_and_baseline_as_the_public_list_get_a_place_in_it(self, judge, server, eval_set):
         shown = judge("--judge-model", "gpt-4-1106-preview")
-        assert re.search(r"place \d+ of 224 by length_controlled_winrate on the public leaderboard", shown)
+        assert re.search(r"Place \d+ of 224 by length_controlled_winrate on the public leaderboard", shown)
         assert "not comparable" not in shown
         assert scores(eval_set)["annotator"] == "weighted_alpaca_eval_gpt4_turbo"
 

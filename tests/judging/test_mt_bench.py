@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -134,8 +137,26 @@ class TestPublished:
         file = published / "model_judgment" / "gpt-4_single.claude-3.jsonl"
         code, out, _ = run_cli(capfd, "--judgments", file)
         assert code == 0
-        assert "mean          9.206" in out
-        assert "math          8.250" in out  # the questions lie beside the judgements
+        assert re.search(r"claude-3-5-sonnet-20240620 a\) +gpt-4 +fastchat +mean +9\.206 ± 0\.176\n", out)
+        # the categories are known, since the questions are beside the judgements
+        assert re.search(r"claude-3-5-sonnet-20240620 +gpt-4 +fastchat +math +8\.250\n", out)
+
+    @pytest.mark.parametrize("form", ["markdown", "csv", "json"])
+    def test_the_command_prints_them_in_other_forms(self, published, capfd, form):
+        file = published / "model_judgment" / "gpt-4_single.claude-3.jsonl"
+        code, out, _ = run_cli(capfd, "--judgments", file, "--format", form)
+        assert code == 0
+        if form == "markdown":
+            assert "| claude-3-opus-20240229 | gpt-4 | fastchat | turn 2 | 8.306 |" in out
+            return
+        rows = list(csv.DictReader(io.StringIO(out))) if form == "csv" else json.loads(out)[0]["rows"]
+        ratings = {}
+        for row in rows:
+            model, score = (row[name]["text"] if form == "json" else row[name] for name in ("model", "score"))
+            ratings[model, score] = float(row["rating"]["value"] if form == "json" else row["rating"])
+        assert ratings["claude-3-5-sonnet-20240620", "mean"] == 9.20625
+        assert ratings["claude-3-opus-20240229", "turn 2"] == 8.30625
+        assert len(ratings) == 2 * (3 + len(CATEGORIES))
 
 
 class TestFiles:
@@ -380,12 +401,14 @@ class TestCommand:
         files += ["--references", published / "reference_answer" / "gpt-4.jsonl"]
         code, out, err = run_cli(capfd, home / "model_answer" / "gpt-4.jsonl", *arguments, *files)
         assert code == 0, err
-        assert "gpt-4, judged by m with the prompts fastchat; published scores were judged by gpt-4" in out
+        assert re.search(r"gpt-4 a,b\) +m +fastchat +mean +7\.000", out)
+        assert "a) Published scores were judged by gpt-4." in out
+        assert "b) All 80 questions, 160 ratings, 0 judgements missing and left out." in out
         assert "160 judge calls to make" in err
         assert len(server.calls) == 160
         assert {call["temperature"] for call in server.calls} == {0.0}
         code, out, _ = run_cli(capfd, "--judgments", home / "model_judgment" / "m_fastchat.gpt-4.jsonl")
-        assert "mean          7.000" in out
+        assert re.search(r"gpt-4 a,b\) +m +fastchat +mean +7\.000", out)
         code, _, _ = run_cli(capfd, home / "model_answer" / "gpt-4.jsonl", *arguments)
         assert code == 0
         assert len(server.calls) == 320  # other words, other judgements

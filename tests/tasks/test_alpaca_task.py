@@ -254,4 +254,4 @@ def test_a_run_judged_by_its_samples_is_judged_alike(run, named, server, tmp_pat
     result = CliRunner().invoke(alpaca_eval, [str(tmp_path / "out"), *options])
     assert result.exception is None, result.output
     assert f"{expected_win_rate(FEW):.2f}" in result.output
-    assert "note: no length-controlled win rate (--no-lc)." in result.output
+    assert "a) no length-controlled win rate (--no-lc)." in result.output

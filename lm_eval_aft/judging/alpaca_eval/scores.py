@@ -132,7 +132,7 @@ class LeaderboardPlace:
         neighbours = {"below": self.above, "above": self.below}
         between = " and ".join(f"{side} {name}" for side, name in neighbours.items() if name)
         return (
-            f"place {self.place} of {self.of} by {self.column} on the public leaderboard that ships with alpaca_eval, "
+            f"Place {self.place} of {self.of} by {self.column} on the public leaderboard that ships with alpaca_eval, "
             f"{between}."
         )
 
