@@ -150,27 +150,3 @@ def _voted(task: str, model: str, name: str, votes: Sequence[Votes], kind: Cost)
         cost = point.generated_tokens if kind == "tokens" else point.flops
         if cost:
             yield Spot(name, f"{name} vote of {point.n}", cost, point.majority)
-
-
-def show(frontier: Frontier) -> str:
-    """What is best from which budget on, and where the lead changes between models."""
-    unit = "generated tokens" if frontier.kind == "tokens" else "FLOPs"
-    lines = [f"{frontier.task}, {frontier.measure}: the best of {len(frontier.spots)} points at each budget"]
-    for model, spots in frontier.best.items():
-        lines.append(f"  {model}")
-        lines += [f"    from {spot.cost:>10.4g} {unit}  {_cell(spot.score)}  {spot.label}" for spot in spots]
-    for crossing in frontier.crossings[1:]:
-        before = crossing.before.label if crossing.before else ""
-        lines.append(
-            f"From {crossing.cost:.4g} {unit} a question on, {crossing.after.model} is ahead: {crossing.after.label} "
-            f"({_cell(crossing.after.score)}) against {before}."
-        )
-    if len(frontier.best) > 1 and len(frontier.crossings) == 1:
-        lines.append(f"{frontier.crossings[0].after.model} is ahead at every budget: no crossing.")
-    return "\n".join(lines)
-
-
-def _cell(score: Interval) -> str:
-    """In percent where it is a share."""
-    scale = 100 if score.low >= 0 and score.high <= 1 else 1
-    return f"{scale * score.estimate:.1f} [{scale * score.low:.1f}, {scale * score.high:.1f}]"

@@ -12,20 +12,27 @@ import click
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.curves import curves, finished, votes_of
+from lm_eval_aft.analysis.frontier import Frontier, frontiers
+from lm_eval_aft.analysis.losses import read_losses
+from lm_eval_aft.analysis.report.figures import draw, draw_frontier, draw_losses
+from lm_eval_aft.analysis.report.frontier_tables import frontier_table
+from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.analysis.scores import score_interval
+from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
-from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.traces import read_traces
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below OUT.")
 @click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; the first OUT by default.")
-@click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Of the third panel; FLOPs where they are known.")
+@click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Cost to draw; FLOPs if every run knows them.")
 @click.option("--regex", help="How the majority vote finds answers; see aft votes.")
 @click.option("--frontier", is_flag=True, help="Instead: the best of all points at each budget, model against model.")
+@click.option("--format", "form", type=click.Choice(FORMS), help="Form of the table that --frontier prints.")
 @click.option("--training", is_flag=True, help="Instead: the loss curves of the training runs below OUT.")
 def plot(
     out: tuple[Path, ...],
@@ -34,58 +41,66 @@ def plot(
     cost: Cost | None,
     regex: str | None,
     frontier: bool,
+    form: Form | None,
     training: bool,
 ) -> None:
     """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
+    if form and not frontier:
+        raise ConfigError(f"--format {form} is for the table that --frontier prints: add --frontier.")
+    folder = png or out[0]
     if training:
-        _plot_losses(out, png or out[0])
+        _plot_losses(out, folder)
         return
     entries = read_entries(out, traces)
-    found = (trace for folder in ([traces] if traces else out) for trace in read_traces(folder))
-    votes = votes_of(entries, found, regex)
+    drafted = (trace for source in ([traces] if traces else out) for trace in read_traces(source))
+    votes = votes_of(entries, drafted, regex)
     if frontier:
-        _plot_frontiers(finished(entries), votes, cost, png or out[0])
-        return
-    from lm_eval_aft.analysis.report.figures import draw
+        _plot_frontiers(_frontiers(finished(entries), votes, cost), form or "text", folder)
+    else:
+        _plot_curves(entries, votes, cost, folder)
 
+
+def _plot_curves(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
     for each in curves(entries, votes):
         kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
-        click.echo(draw(each, kind, (png or out[0]) / f"{each.name}.png"))
+        click.echo(draw(each, kind, folder / f"{each.name}.png"))
 
 
 def _plot_losses(out: Sequence[Path], folder: Path) -> None:
-    from lm_eval_aft.analysis.losses import read_losses
-    from lm_eval_aft.analysis.report.figures import draw_losses
-
     click.echo(draw_losses(read_losses(out), folder / "training.png"))
 
 
-def _probed(settings: Mapping[str, Any]) -> bool:
+def _plot_frontiers(found: Sequence[Frontier], form: Form, folder: Path) -> None:
+    """Print the frontier of each task, and draw it. CSV and JSON stand alone on stdout."""
+    click.echo(render([frontier_table(each) for each in found], form))
+    for each in found:
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
+        click.echo(draw_frontier(each, folder / f"{name}.png"), err=form in ("csv", "json"))
+
+
+def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None) -> list[Frontier]:
+    """The frontier of each task's primary score."""
+    answering = [entry for entry in entries if not _is_probe(entry.run.settings or {})]
+    probes = len(entries) - len(answering)
+    if probes:
+        click.echo(
+            f"{probes} run{'s' * (probes > 1)} with probe= or drafts_from= left out: no way to answer.", err=True
+        )
+    known = all(entry.run.usage is not None and entry.run.usage.flops for entry in answering)
+    return frontiers(_scored(answering), votes, cost or ("flops" if known else "tokens"))
+
+
+def _is_probe(settings: Mapping[str, Any]) -> bool:
     return settings.get("probe", "none") != "none" or bool(settings.get("drafts_from"))
 
 
-def _plot_frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
-    """Print and draw one frontier a task, of each task's primary score."""
-    from lm_eval_aft.analysis.frontier import frontiers, show
-    from lm_eval_aft.analysis.report.figures import draw_frontier
-
-    probed = [entry for entry in entries if _probed(entry.run.settings or {})]
-    if probed:
-        click.echo(
-            f"{len(probed)} run{'s' * (len(probed) > 1)} with probe= or drafts_from= left out: no way to answer.",
-            err=True,
-        )
-    entries = [entry for entry in entries if entry not in probed]
-    known = all(entry.run.usage is not None and entry.run.usage.flops for entry in entries)
-    best = [(entry, {task: primary(entry.run, task) for task in entry.run.tasks}) for entry in entries]
-    lengths = [f"{entry.label} on {task}" for entry, scores in best for task in scores if not scores[task].ranked]
-    if lengths:
-        text = f"{', '.join(lengths)}: no score is better or worse yet, so no point: judge the answers first."
-        if not any(score.ranked for _, scores in best for score in scores.values()):
-            raise RecordError(text)
-        click.echo(text, err=True)
-    scored = [(e, {t: score_interval(e, s) for t, s in scores.items() if s.ranked}) for e, scores in best]
-    for each in frontiers(scored, votes, cost or ("flops" if known else "tokens")):
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
-        click.echo(show(each))
-        click.echo(draw_frontier(each, folder / f"{name}.png"))
+def _scored(entries: Sequence[RunEntry]) -> list[tuple[RunEntry, dict[str, Interval]]]:
+    """The interval of each run's primary scores. A message names those that are neither better nor worse."""
+    scores = [(entry, {task: primary(entry.run, task) for task in entry.run.tasks}) for entry in entries]
+    unranked = [f"{entry.label} on {task}" for entry, found in scores for task in found if not found[task].ranked]
+    if unranked:
+        message = f"{', '.join(unranked)}: no score is better or worse yet, so no point: judge the answers first."
+        if not any(score.ranked for _, found in scores for score in found.values()):
+            raise RecordError(message)
+        click.echo(message, err=True)
+    return [(entry, {t: score_interval(entry, s) for t, s in found.items() if s.ranked}) for entry, found in scores]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from lm_eval_aft.analysis.report.tables import FORMS, Form, render
+from lm_eval_aft.analysis.report.vote_tables import vote_table
 from lm_eval_aft.analysis.runs import read_entries
-from lm_eval_aft.analysis.votes import Order, count_votes, show
+from lm_eval_aft.analysis.votes import count_votes
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
@@ -17,23 +19,22 @@ from lm_eval_aft.storage.traces import read_traces
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below OUT.")
 @click.option("--task", help="Count this task alone.")
-@click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
-@click.option("--order", type=click.Choice(["subsets", "prefix"]), default="subsets", show_default=True)
+@click.option("--regex", help="Find answers by this regex: its last match, or that match's first group.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, order: Order, level: float) -> None:
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
+def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, level: float, form: Form) -> None:
     """Score the drafts themselves: mean draft, majority vote and oracle of n drafts, beside their aggregate.
 
-    OUT is the --output_path of runs with record= and --log_samples. --order subsets is exact over all choices of n
-    drafts, prefix takes the first n.
+    OUT is the --output_path of runs with record= and --log_samples. Each score is the exact mean over all choices of n
+    drafts.
     """
-    countable = _countable(read_traces(traces or out), task, regex)
-    counted = count_votes(countable, read_entries([out]), regex, order, level)
+    counted = count_votes(_countable(read_traces(traces or out), task, regex), read_entries([out]), regex, level)
     if not counted:
         which = f"no traces of --task {task}" if task else "no traces of tasks"
         raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
-    click.echo("\n\n".join(show(each, order) for each in counted))
+    click.echo(render([vote_table(each) for each in counted], form))
 
 
 def _countable(traces: Iterable[Trace], task: str | None, regex: str | None) -> Iterator[Trace]:

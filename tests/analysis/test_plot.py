@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from helpers.made_runs import two_tasks
 from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.curves import curves, votes_of
-from lm_eval_aft.analysis.frontier import Spot, frontiers, rising, show
+from lm_eval_aft.analysis.frontier import Frontier, Spot, frontiers, rising
 from lm_eval_aft.analysis.losses import LossCurve, read_losses
+from lm_eval_aft.analysis.report.frontier_tables import frontier_table
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import mean_interval
@@ -274,6 +275,10 @@ def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
     assert len(plot(tmp_path / "out").split()) == 2
 
 
+def notes(frontier: Frontier) -> str:
+    return " ".join(frontier_table(frontier).notes)
+
+
 class TestFrontier:
     def spot(self, model: str, cost: float, score: float) -> Spot:
         return Spot(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
@@ -304,13 +309,13 @@ class TestFrontier:
             (None, "small"),
             ("small", "large"),
         ]
-        assert f"From {found.spots[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in show(found)
+        assert f"From {found.spots[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in notes(found)
         (small,) = frontiers([row for row in scored if "small" in row[0].run.model], (), "flops")
-        assert "is ahead" not in show(small)
+        assert "is ahead" not in notes(small)
         worse = [
             (each, {"gsm8k": mean_interval([0.0, 0.0])} if "large" in each.run.model else rest) for each, rest in scored
         ]
-        assert "small is ahead at every budget: no crossing." in show(frontiers(worse, (), "flops")[0])
+        assert "small is ahead at every budget: no crossing." in notes(frontiers(worse, (), "flops")[0])
 
     def test_two_models_of_one_name_stay_two(self, tmp_path: Path):
         for name, layers in (("a", 1), ("b", 2)):
@@ -335,6 +340,18 @@ class TestFrontier:
         assert "gsm8k, exact_match, flexible-extract: the best of 7 points at each budget" in printed
         assert "small vote of 4" in printed
         assert (tmp_path / "gsm8k_frontier.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_csv_and_json_stand_alone_on_stdout(self, tmp_path: Path):
+        runs = self.two_models(tmp_path / "runs")
+        arguments = ["plot", str(runs), "--frontier", "--png", str(tmp_path), "--format", "json"]
+        done = CliRunner().invoke(aft, arguments, catch_exceptions=False)
+        (table,) = json.loads(done.stdout)
+        assert done.stderr.strip().endswith("gsm8k_frontier.png")
+        assert [row["run"]["text"] for row in table["rows"]][-1] == "large (5, 2)"
+        assert table["rows"][0]["flops"]["value"] == 100 * 2 * 10**8
+        assert table["rows"][0]["score"]["low"] < table["rows"][0]["score"]["value"]
+        with pytest.raises(ConfigError, match="--format json is for the table that --frontier prints"):
+            plot(runs, "--format", "json")
 
     def test_an_opponent_is_no_point_of_the_curves_but_one_of_the_frontier(self, tmp_path: Path):
         run(tmp_path / "a", 5, 1)

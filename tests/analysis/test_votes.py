@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -166,14 +168,6 @@ def test_a_run_is_scored_at_every_number_of_drafts(out: Path):
             assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
 
 
-def test_prefixes_take_the_first_drafts(out: Path):
-    (votes,) = count(out, order="prefix")
-    assert row(votes.points[0]) == pytest.approx((1 / 2, 1 / 2, 1 / 2))
-    assert row(votes.points[1]) == pytest.approx((3 / 4, 3 / 4, 1))
-    assert [point.generated_tokens for point in votes.points] == [10, 21, 33, 46]
-    assert row(votes.points[3]) == row(count(out)[0].points[3])
-
-
 def test_flops_count_the_prompt_once(out: Path):
     shape = {"parameters": 100, "layers": 2, "attention_width": 8}
     ours = {"k": 4, "layers": 1, "generations_per_question": 5, "model": "m", "fingerprint": "f", "model_shape": shape}
@@ -182,10 +176,10 @@ def test_flops_count_the_prompt_once(out: Path):
     results["config"]["aft"] = {**ours, "usage": usage}
     (out / "hf" / "results_1.json").write_text(json.dumps(results))
     made = [trace(["7"] * 3, "7", doc, fingerprint="f") for doc in (0, 1)]
-    (votes,) = count_votes(made, read_entries([out]), order="prefix")
-    text = [ModelShape(**shape).flops(5, 5 + tokens) for tokens in (10, 11, 12)]
+    (votes,) = count_votes(made, read_entries([out]))
+    draft = sum(ModelShape(**shape).flops(5, 5 + tokens) for tokens in (10, 11, 12)) / 3
     prompt = ModelShape(**shape).flops(0, 5)
-    assert [point.flops for point in votes.points] == pytest.approx([prompt + sum(text[:n]) for n in (1, 2, 3)])
+    assert [point.flops for point in votes.points] == pytest.approx([prompt + n * draft for n in (1, 2, 3)])
     assert count(out)[0].points[0].flops is None
 
 
@@ -218,12 +212,32 @@ def test_repeats_of_a_question_are_no_further_questions(tmp_path: Path):
 def test_the_command_prints_a_table(out: Path):
     result = CliRunner().invoke(aft, ["votes", str(out)], catch_exceptions=False)
     assert result.exit_code == 0
-    for words in ("gsm8k, k=4, layers=1: 2 questions", "12.5% of the drafts hold no answer", "majority vote", "66.0"):
+    for words in ("gsm8k, k=4, layers=1: 2 questions", "12.5% of the drafts hold no answer", "majority %", "66.0"):
         assert words in result.output
-    prefix = CliRunner().invoke(aft, ["votes", str(out), "--order", "prefix", "--traces", str(out / "traces")])
-    assert "the first n drafts" in prefix.output
+    folder = CliRunner().invoke(aft, ["votes", str(out), "--traces", str(out / "traces")])
+    assert folder.output == result.output
     other = CliRunner().invoke(aft, ["votes", str(out), "--regex", r"is (\d)"], catch_exceptions=False)
     assert r"regex is (\d)" in other.output
+
+
+def test_every_form_has_the_numbers(out: Path):
+    def printed(form: str) -> str:
+        return CliRunner().invoke(aft, ["votes", str(out), "--format", form], catch_exceptions=False).output
+
+    (votes,) = count(out)
+    (table,) = json.loads(printed("json"))
+    first, last = table["rows"][0], table["rows"][-1]
+    assert [row["drafts"]["value"] for row in table["rows"]] == [1, 2, 3, 4, None]
+    assert first["majority"]["value"] == votes.points[0].majority.estimate
+    assert (first["oracle"]["low"], first["oracle"]["high"]) == (
+        votes.points[0].oracle.low,
+        votes.points[0].oracle.high,
+    )
+    assert (last["drafts"]["text"], last["mean"]["value"]) == ("answer", votes.aggregate.estimate)
+    heads, *rows = csv.reader(io.StringIO(printed("csv")))
+    assert heads[:4] == ["drafts", "mean", "mean/low", "mean/high"]
+    assert (rows[3][0], float(rows[3][heads.index("generated_tokens")])) == ("4", 46)
+    assert "| drafts | mean % | majority % | oracle % | tokens |" in printed("markdown")
 
 
 def test_tasks_without_extraction_are_left_out_and_named(out: Path):

@@ -9,9 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft.analysis.curves import curves
-from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.cli import aft
-from lm_eval_aft.cli.sweep import _read_done, _three_digits
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.prompts import Template
@@ -96,15 +95,28 @@ def test_every_point_is_an_lm_eval_results_folder(done):
         assert len(list((point / "traces").glob("*.jsonl"))) == 1
 
 
-def test_the_summary_has_scores_intervals_and_cost(done):
+def entries(folder: Path) -> dict[tuple[int | None, int | None], RunEntry]:
+    """The runs of a sweep, by k and layers."""
+    return {(entry.run.k, entry.run.layers): entry for entry in read_entries([folder / "out"])}
+
+
+def test_it_ends_with_the_table_of_aft_report(done):
     folder, output = done
-    summary = json.loads((folder / "out" / "summary.json").read_text())
-    assert len(summary["rows"]) == 3 * 2  # two filters
-    for row in summary["rows"]:
-        assert row["generations"] == row["k"] * row["layers"] + 1
-        assert row["low"] <= row["value"] <= row["high"]
-        assert row["questions"] == 4
-    assert (folder / "out" / "summary.md").read_text().strip() in output
+    found = entries(folder)
+    assert set(found) == set(SMALL)
+    for (k, layers), entry in found.items():
+        cost = entry.costs["aft_demo"]
+        assert (cost.own, cost.questions, cost.generations) == (True, 4, k * layers + 1)
+        assert {score.n for score in entry.run.scores} == {4}
+    points = [str(folder / "out" / f"k{k}_l{layers}") for k, layers in SMALL]
+    printed = CliRunner().invoke(aft, ["report", *points, "--format", "markdown"], catch_exceptions=False).output
+    assert output.endswith(printed)
+    (plan,) = json.loads((folder / "out" / "summary.json").read_text())["plans"].values()
+    assert (plan["distinct"], plan["separate"]) == (10, 12)
+
+
+def table(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("|")]
 
 
 def test_again_it_skips_and_a_lost_point_is_made_from_the_store(done):
@@ -114,39 +126,41 @@ def test_again_it_skips_and_a_lost_point_is_made_from_the_store(done):
     output = run(folder).output
     assert output.count("done before, skipped") == 2
     assert "0 new generations" in output
-    assert output.rsplit("| k |", 1)[1].strip() == first.rsplit("| k |", 1)[1].strip()  # the same table
+    assert table(output) == table(first)
 
 
 def test_a_damaged_point_is_named(tmp_path: Path):
-    (tmp_path / "point.json").write_text("[]")
+    one = ("--k", "1", "--layers", "0")
+    point = tmp_path / "out" / "k1_l0" / "point.json"
+    point.parent.mkdir(parents=True)
+    point.write_text("[]")
     with pytest.raises(RecordError, match=r"point\.json cannot be read \(it is no JSON object\): remove it"):
-        _read_done(tmp_path)
+        run(tmp_path, *one)
 
 
-def rows(folder: Path) -> list[dict]:
-    return json.loads((folder / "out" / "summary.json").read_text())["rows"]
+def test_a_point_that_an_earlier_version_finished_is_skipped(tmp_path: Path):
+    one = ("--k", "1", "--layers", "0")
+    run(tmp_path, *one)
+    point = tmp_path / "out" / "k1_l0" / "point.json"
+    point.write_text(json.dumps({**json.loads(point.read_text()), "rows": []}))
+    assert "layers=0 (a plain answer): done before, skipped" in run(tmp_path, *one).output
 
 
-def test_the_summary_and_the_figure_draw_the_same_intervals(done):
+def test_every_point_is_a_point_of_the_figure(done):
     folder, _ = done
-    drawn = {
-        (figure.measure, point.k, point.layers): (point.score.low, point.score.high)
-        for figure in curves(read_entries([folder / "out"]))
-        for point in figure.points
-    }
-    assert {
-        (f"{r['metric']}, {r['filter']}", r["k"], r["layers"]): (r["low"], r["high"]) for r in rows(folder)
-    } == drawn
+    figures = curves(list(entries(folder).values()))
+    assert [[(point.k, point.layers) for point in figure.points] for figure in figures] == [
+        [(1, 0), (1, 2), (3, 2)]
+    ] * 2
+    for figure in figures:
+        assert all(point.score.low <= point.score.estimate <= point.score.high for point in figure.points)
 
 
 def test_what_the_engine_does_not_know_is_not_printed_as_nothing(done):
     folder, output = done
-    assert "| unknown |" in output  # the scripted engine has no FLOPs
-    assert {row["flops"] for row in rows(folder)} == {None}
-
-
-def test_tflops_are_readable_from_the_smallest_model_to_the_largest():
-    assert [_three_digits(number) for number in (0.0123456, 1.5, 70.04, 2812.3)] == ["0.0123", "1.5", "70", "2,812"]
+    assert {entry.costs["aft_demo"].flops for entry in entries(folder).values()} == {None}  # the scripted engine's
+    heads, _, *rows = [[cell.strip() for cell in line.split("|")] for line in table(output)]
+    assert [row[heads.index("TFLOPs")] for row in rows] == ["-"] * 3
 
 
 def test_gen_kwargs_count_in_the_plan(tmp_path):
@@ -161,8 +175,9 @@ def test_traces_of_a_killed_attempt_with_more_questions_are_not_counted(tmp_path
     run(tmp_path, *one, "--limit", "6")
     (tmp_path / "out" / "k3_l1" / "point.json").unlink()  # as if it had been killed before it was done
     run(tmp_path, *one, "--limit", "4")
-    for row in rows(tmp_path):
-        assert (row["questions"], row["generations"], row["generated_tokens"]) == (4, 4, 48)
+    newest = max(read_entries([tmp_path / "out"]), key=lambda entry: entry.run.path.name)
+    cost = newest.costs["aft_demo"]
+    assert (cost.questions, cost.generations, cost.generated_tokens) == (4, 4, 48)
 
 
 TASK = """
@@ -217,10 +232,11 @@ def tasks(tmp_path, monkeypatch) -> str:
 
 def test_repeats_are_part_of_a_questions_cost_and_no_further_questions(tmp_path, tasks):
     output = run(tmp_path, "--tasks", "writes", "--include_path", tasks, "--k", "3", "--layers", "1").output
-    (row,) = rows(tmp_path)
-    assert (row["questions"], row["generations"], row["value"]) == (3, 8, 0.5)
-    assert (row["low"], row["high"]) == (None, None)  # a share of parts, for which lm-eval has no standard error
-    assert "| 0.500 | unknown | 8 |" in output
+    (entry,) = read_entries([tmp_path / "out"])
+    (score,), cost = entry.run.scores, entry.costs["writes"]
+    assert (cost.questions, cost.generations, score.value) == (3, 8, 0.5)
+    assert score.stderr is None  # a share of parts, for which lm-eval has no standard error
+    assert "| 50.0 | 3 | 8 |" in output
 
 
 def test_a_sweep_of_tasks_without_text_is_refused(tmp_path, tasks):

@@ -227,7 +227,7 @@ def as_text(table: Table) -> str:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(title=Text(visible(table.title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
         drawn.add_column(Text(visible(column.label)), justify=justify, no_wrap=True)
@@ -237,8 +237,9 @@ def as_text(table: Table) -> str:
         drawn.add_row(Text(first + mark), *map(Text, others))
     out = io.StringIO()
     Console(file=out, width=_CONSOLE_WIDTH, color_system=None).print(drawn)
-    body = "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
-    return "\n".join([body, *(f"  {line}" for line in remarks)])
+    lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
+    # rich would break a title that is longer than its table.
+    return "\n".join([visible(table.title), *lines, *(f"  {line}" for line in remarks)])
 
 
 def as_markdown(table: Table) -> str:

@@ -1,0 +1,39 @@
+"""The table of what the drafts alone would score, beside their aggregate."""
+
+from __future__ import annotations
+
+from lm_eval_aft.analysis.report.tables import NONE, Cell, Column, Row, Table, count_cell, interval_cell, number_cell
+from lm_eval_aft.analysis.votes import VotePoint, Votes
+
+
+def vote_table(votes: Votes) -> Table:
+    """One row for each number of drafts, and one for the answer."""
+    ends = ("low", "high")
+    columns = (
+        Column("drafts", "drafts", True, "number of drafts; answer: the text of the last layer"),
+        Column("mean", "mean %", True, "mean accuracy of a draft, with its interval", ends),
+        Column("majority", "majority %", True, "accuracy of the majority vote, ties drawn by lot", ends),
+        Column(
+            "oracle", "oracle %", True, "share of questions that at least one draft answers correctly", ("low", "high")
+        ),
+        Column("generated_tokens", "tokens", True, "generated tokens a question"),
+    )
+    answer = (Cell("answer"), interval_cell(votes.aggregate), NONE, NONE, number_cell(votes.aggregate_tokens, ",.1f"))
+    questions = f"{votes.aggregate.n} question{'s' * (votes.aggregate.n != 1)}"
+    title = f"{votes.task}, k={votes.k}, layers={votes.layers}: {questions}"
+    return Table(title, columns, (*map(_row, votes.points), Row(answer)), _notes(votes))
+
+
+def _row(point: VotePoint) -> Row:
+    scores = (interval_cell(interval) for interval in (point.mean, point.majority, point.oracle))
+    return Row((count_cell(point.n), *scores, number_cell(point.generated_tokens, ",.1f")))
+
+
+def _notes(votes: Votes) -> tuple[str, ...]:
+    notes = [
+        f"Answers by {votes.extraction}; {votes.silent:.1%} of the drafts hold no answer.",
+        "Each row is the exact mean over all choices of that many drafts.",
+    ]
+    if votes.without_gold:
+        notes.append(f"Left out without a gold answer: {votes.without_gold}.")
+    return tuple(notes)

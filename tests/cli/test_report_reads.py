@@ -1,0 +1,64 @@
+"""``aft report --html`` reads each trace file and each samples file once, however often it needs their content."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.cli import aft
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, quick_lm_eval: None) -> Path:
+    """Three runs of the scripted engine on aft_demo, with traces and samples."""
+    out = tmp_path_factory.mktemp("runs")
+    options = ["--k", "1,3", "--layers", "0,1", "--tasks", "aft_demo", "--limit", "4", "--apply_chat_template"]
+    arguments = ["sweep", "--model_args", "engine=scripted", *options, "--output_path", str(out)]
+    assert CliRunner().invoke(aft, arguments, catch_exceptions=False).exit_code == 0
+    return out
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each JSON lines file is opened."""
+    counts: Counter[str] = Counter()
+    original = Path.open
+
+    def counting(path: Path, *arguments, **options):
+        if path.suffix == ".jsonl":
+            counts[path.name] += 1
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counting)
+    return counts
+
+
+def test_the_page_reads_each_file_once(runs: Path, tmp_path: Path, opened: Counter[str]):
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(aft, ["report", str(runs), "--html", str(page)], catch_exceptions=False)
+    assert done.exit_code == 0
+    text = page.read_text()
+    assert "majority vote" in text  # the curves were drawn
+    assert "shard-0" in text  # and the samples are there
+    assert sorted(name.split("_")[0] for name in opened) == ["aft"] * 3 + ["samples"] * 3
+    assert set(opened.values()) == {1}, opened
+
+
+def test_the_table_alone_keeps_no_traces_in_memory(runs: Path, opened: Counter[str]):
+    entries = read_entries([runs])
+    for _ in range(2):
+        assert [len(list(entry.traces())) for entry in entries] == [4, 4, 4]
+    assert set(opened.values()) == {2}
+
+
+def test_kept_traces_have_no_token_ids_and_are_read_once(runs: Path, opened: Counter[str]):
+    entries = read_entries([runs], keep=True)
+    for entry in entries:
+        assert entry.traces() is entry.traces()
+        assert entry.costs["aft_demo"].texts == sum(len(trace.drafts) for trace in entry.traces())
+        assert all(not draft.completion.token_ids for trace in entry.traces() for draft in trace.drafts)
+    assert set(opened.values()) == {1}
