@@ -72,7 +72,7 @@ TABLE: dict[str, Run | Check] = {
     "--output_path out/smollm2 --log_samples": Run(
         "|gsm8k|", {"SMOLLM2": "MODEL", "--limit 8": "--limit 2"}, "--include_path tasks"
     ),
-    "aft votes out/smollm2": Run("aggregate, k=5, layers=2"),
+    "aft votes out/smollm2": Run("gsm8k, k=5, layers=2: 2 questions"),
     "aft diagnose out/smollm2": Run("answers repeat a draft word for word"),
     "aft report out/smollm2 --html page.html": Run("The page is in page.html."),
     "aft compare": Check("it is named only; tests/analysis/test_compare.py runs it", "aft compare --help"),
