@@ -1,9 +1,11 @@
-"""Our time over the bare engine's, on the same prompts, seeds and token counts.
+"""How much longer does a run take than the engine alone, on the same prompts, seeds and tokens?
 
-Ours: the whole schedule with a new draft store and the traces written. Bare: the same engine object's ``generate``
-on the requests that a first run noted, layer by layer, and nothing else. They take turns after a full warm-up of each;
-both must write the same number of tokens. Two ratios are given: of the medians, which other work on the machine blurs,
-and of one run with itself (whole over inside the engine), which it does not.
+One side is the whole run: the schedule with a new draft store, and the traces written. The other side sends the
+requests of that run, layer by layer, straight to ``generate`` of the same engine. The sides take turns after a warm-up,
+and the script stops if they do not write the same number of tokens.
+
+Two ratios are reported. The ratio of the medians varies with other work on the machine. The ratio of a run's whole time
+to its time inside the engine does not.
 
 Usage: python benchmarks/bare.py --pretrained FOLDER --questions test.jsonl [--engine hf|vllm --count 8 --k 5
            --layers 2 --turns 3 --out benchmarks/results]
@@ -18,8 +20,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from common import write
-from workload import Watched, engine_of, forget_prefixes, parser, read_questions, table, take_turns
+from common import add_point, add_turns, write
+from workload import MeasuredEngine, engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
@@ -31,68 +33,74 @@ from lm_eval_aft.storage.traces import write_traces
 
 
 @dataclass(frozen=True)
-class Share:
-    """Of one whole run, what was spent outside the engine."""
+class Durations:
+    """Seconds of one whole run, and the part of them spent outside the engine."""
 
     wall_s: float
     outside_wall_s: float
     outside_processor_s: float
 
 
-class Ours:
-    """The whole schedule as a run has it; keeps what each turn took and asked."""
+class WholeRun:
+    """Runs the schedule with store and traces; keeps durations, requests and tokens of its turns."""
 
     def __init__(self, engine: Engine, questions: list[Question], config: AFTConfig) -> None:
         self.engine, self.questions, self.config = engine, questions, config
-        self.shares: list[Share] = []
+        self.durations: list[Durations] = []
         self.layers: list[list[Request]] = []
         self.tokens = 0
 
     def run(self) -> None:
-        """One turn."""
+        """Run one turn."""
         forget_prefixes(self.engine)
-        watched = Watched(self.engine)
+        measured = MeasuredEngine(self.engine)
         wall, processor = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             store = SQLiteStore(Path(folder, "drafts.sqlite"))
-            traces = propose_and_aggregate(self.questions, watched, Template.load(None), self.config, store, quiet=True)
+            traces = propose_and_aggregate(
+                self.questions, measured, Template.load(None), self.config, store, quiet=True
+            )
             write_traces(folder, self.config.to_dict(), traces)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        self.shares.append(Share(wall, wall - watched.inside_s, processor - watched.inside_processor_s))
-        self.layers = watched.layers
-        self.tokens = sum(completion.generated_tokens for completion in watched.completions)
+        self.durations.append(Durations(wall, wall - measured.inside_s, processor - measured.inside_processor_s))
+        self.layers = measured.layers
+        self.tokens = sum(completion.generated_tokens for completion in measured.completions)
 
 
-def bare(ours: Ours) -> None:
-    """The engine alone, on the layers that ours has asked."""
-    forget_prefixes(ours.engine)
-    answered = [list(ours.engine.generate(layer)) for layer in ours.layers]
-    tokens = sum(completion.generated_tokens for layer in answered for _, completion in layer)
-    if tokens != ours.tokens:
-        raise SystemExit(f"the engine alone wrote {tokens} tokens, we {ours.tokens}: not the same work")
+def engine_alone(whole: WholeRun) -> None:
+    """Send the requests of the last whole run to the engine.
+
+    Raises:
+        SystemExit: If the engine writes another number of tokens than in the whole run.
+    """
+    forget_prefixes(whole.engine)
+    replies = [list(whole.engine.generate(layer)) for layer in whole.layers]
+    tokens = sum(completion.generated_tokens for layer in replies for _, completion in layer)
+    if tokens != whole.tokens:
+        raise SystemExit(f"the engine alone wrote {tokens} tokens, the run {whole.tokens}: not the same work")
 
 
 def main() -> None:
     """Take turns and write one table."""
     options = parser(__doc__)
-    options.add_argument("--k", type=int, default=5)
-    options.add_argument("--layers", type=int, default=2)
-    options.add_argument("--turns", type=int, default=3)
+    add_point(options, k=5, layers=2)
+    add_turns(options)
     args = options.parse_args()
-    ours = Ours(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
-    taken = table(take_turns({"ours": ours.run, "bare": partial(bare, ours)}, args.turns), "bare")
-    shares = ours.shares[1:]
-    inside = statistics.median(share.wall_s / (share.wall_s - share.outside_wall_s) for share in shares)
+    whole = WholeRun(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
+    sides = table(take_turns({"ours": whole.run, "bare": partial(engine_alone, whole)}, args.turns), "bare")
+    # The first turn warms up.
+    durations = whole.durations[1:]
+    inside = statistics.median(turn.wall_s / (turn.wall_s - turn.outside_wall_s) for turn in durations)
     figures = {
         "engine": args.engine,
         "dtype": args.dtype,
         "k": args.k,
         "layers": args.layers,
         "questions": args.count,
-        "generated_tokens": ours.tokens,
-        "sides": taken,
+        "generated_tokens": whole.tokens,
+        "sides": sides,
         "whole_over_inside_engine": round(inside, 4),
-        "outside": [{name: round(value, 3) for name, value in asdict(share).items()} for share in shares],
+        "outside": [{name: round(value, 3) for name, value in asdict(turn).items()} for turn in durations],
     }
     write(f"bare-{args.engine}", figures, args.out)
 

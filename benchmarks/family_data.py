@@ -1,25 +1,35 @@
-"""Where the drafts and the targets of AFT data come from: one training on the family's base for each answer.
+"""Which drafts and targets should AFT be trained on? One training of the family's base for each kind of data.
 
-The drafts: the base's own, or those of a program that walks from the numbers to a right end or a wrong one, as they
-come (60% right) or matched to the right share of the base's. The targets: chosen by a verifier (a right draft, else
-another right way), or written by a teacher that reads the drafts through the prompt of inference: the base itself,
-itself with its wrong ones repaired, the SFT checkpoint, the AFT checkpoint. All trainings are one epoch long, a third
-of the shipped one, and keep their last weights. Rows are the same at every training seed; intervals over seeds are
-those of ``family_seeds``. FAMILY is the folder of ``trainers.family``.
+Drafts are of three kinds:
+
+- the base's own;
+- those of a program that writes right and wrong solutions, 60% of them right;
+- the program's, matched to the share of right drafts of the base.
+
+Targets are of five kinds:
+
+- chosen by a verifier: a right draft, or another right solution if no draft is right;
+- written by the base itself, which reads the drafts in the prompt of inference;
+- the same, with each wrong target replaced by the verifier's choice;
+- written by the SFT checkpoint;
+- written by the AFT checkpoint.
+
+All trainings take one epoch, a third of the shipped one, and keep their last weights. Every training seed uses the same
+rows. Intervals over seeds are those of ``family_seeds``.
 
 Usage: python benchmarks/family_data.py FAMILY WORK [--seeds 0 1 2] [--limit 1000] [--out DIR]
+FAMILY is the output folder of ``trainers.family``; rows, checkpoints and runs are written to WORK.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import parser, write
 from family import at, evaluate, row
 from family_seeds import over_seeds
 
@@ -39,19 +49,23 @@ from trainers.settings import make_config
 from trainers.train import run_training
 
 Rows = list[dict[str, Any]]
-WRITTEN, KEPT, RIGHT_SHARE = 12, 6, 0.6  # drafts of the program a query, those that are used, and how many are right
+# For each query the program writes this many drafts, of which at most KEPT are used.
+WRITTEN, KEPT = 12, 6
+# Chance that a draft of the program is right.
+RIGHT_SHARE = 0.6
 CONFIG = replace(FamilyConfig(), train_epochs=1.0)
-PLACES = ((1, 0), (5, 1), (5, 2))
-AT_FIVE = "{}-{{}}_k_5_layers_1"
+POINTS = ((1, 0), (5, 1), (5, 2))
+# Folder of a variant's run at (5, 1), with a place for the training seed.
+RUN_AT_FIVE = "{}-{{}}_k_5_layers_1"
 
 
 def is_right(text: str, row: dict[str, Any]) -> bool:
-    """The verifier."""
+    """The verifier: whether a text solves the row's problem."""
     return arith.solves(text, row["query"])
 
 
 def ways(numbers: Sequence[int]) -> Iterator[Way]:
-    """Every way to use all numbers."""
+    """Yield every way to use all numbers."""
     if len(numbers) == 1:
         yield ()
     for left, right, step in arith.possible_steps(numbers):
@@ -61,7 +75,7 @@ def ways(numbers: Sequence[int]) -> Iterator[Way]:
 
 
 def written_drafts(query: str, rng: random.Random) -> list[str]:
-    """Drafts of the program: each is right with the same chance, all steps of the wrong ones are true."""
+    """Drafts of the program. Each is right with chance ``RIGHT_SHARE``; in a wrong one every step is correct."""
     problem = Problem.read(query)
     right, wrong = [], []
     for way in ways(problem.numbers):
@@ -70,7 +84,7 @@ def written_drafts(query: str, rng: random.Random) -> list[str]:
 
 
 def off_policy(family: Path, matched: bool) -> Rows:
-    """Rows with the program's drafts, drawn into sets as the base's are."""
+    """Rows with the program's drafts, drawn into sets in the same way as the base's."""
     rng = random.Random("off-policy")
     own = drafts_by_query(read_jsonl(family / "train.jsonl"))
     rows = [{"query": query, "drafts": written_drafts(query, rng)} for query in own]
@@ -81,39 +95,39 @@ def off_policy(family: Path, matched: bool) -> Rows:
         rows = [row | {"drafts": row["drafts"][:KEPT]} for row in rows]
     solutions = {row["query"]: row["sft_target"] for row in read_jsonl(family / "train.jsonl")}
     return [
-        made
+        drawn
         for row in rows
-        for made in rows_of(Problem.read(row["query"]), solutions[row["query"]], row["drafts"], CONFIG, rng)
+        for drawn in rows_of(Problem.read(row["query"]), solutions[row["query"]], row["drafts"], CONFIG, rng)
     ]
 
 
 def drafts_by_query(rows: Rows) -> dict[str, list[str]]:
-    """The different drafts of each query that the family's rows show."""
-    shown: dict[str, dict[str, None]] = {}
+    """The distinct drafts of each query, in the order of the rows."""
+    distinct: dict[str, dict[str, None]] = {}
     for each in rows:
-        shown.setdefault(each["query"], {}).update(dict.fromkeys(each["drafts"]))
-    return {query: list(drafts) for query, drafts in shown.items()}
+        distinct.setdefault(each["query"], {}).update(dict.fromkeys(each["drafts"]))
+    return {query: list(drafts) for query, drafts in distinct.items()}
 
 
 def scored(rows: Rows) -> Rows:
-    """The rows with a score of 1 for a right draft."""
-    return [made | {"scores": [float(right) for right in made["right"]]} for made in verify_all(rows, is_right)]
+    """The rows with scores: 1 for a right draft, 0 for a wrong one."""
+    return [row | {"scores": [float(right) for right in row["right"]]} for row in verify_all(rows, is_right)]
 
 
 def taught(family: Path, work: Path, teacher: str, repair: bool = False) -> Rows:
-    """The family's rows with targets that a teacher wrote; wrong ones stay, or become the verifier's choice."""
+    """The family's rows with the targets of a teacher. With ``repair`` the verifier's choice replaces a wrong one."""
     rows = read_jsonl(family / "train.jsonl")
     arguments = f"pretrained={family / teacher},dtype=float32,temperature=0,max_gen_toks={ANSWER_TOKENS}"
     writer = open_writer(f"{arguments},template={family / 'template.j2'}", work / teacher, "cpu", "64")
-    works = write_targets(rows, writer, is_right, "keep", 0, lambda row: "")
+    jobs = write_targets(rows, writer, is_right, "keep", 0, lambda row: "")
     return [
-        row | {"target": row["target"] if repair and not work.right else work.target or row["target"]}
-        for row, work in zip(rows, works, strict=True)
+        row | {"target": row["target"] if repair and not job.right else job.target or row["target"]}
+        for row, job in zip(rows, jobs, strict=True)
     ]
 
 
 def variants(family: Path, work: Path) -> dict[str, Callable[[], Rows]]:
-    """How the rows of each variant are made."""
+    """For each variant, the function that makes its rows."""
     return {
         "on-policy": lambda: read_jsonl(family / "train.jsonl"),
         "off-policy": lambda: off_policy(family, matched=False),
@@ -126,7 +140,7 @@ def variants(family: Path, work: Path) -> dict[str, Callable[[], Rows]]:
 
 
 def train(name: str, seed: int, family: Path, work: Path) -> Path:
-    """Make the checkpoint of a variant unless it is there; returns its folder."""
+    """Train a variant, unless its checkpoint exists. Returns the checkpoint's folder."""
     output = work / f"{name}-{seed}"
     if not (output / "README.md").exists():
         settings = training_settings(CONFIG, family, "aft", seed)
@@ -136,51 +150,59 @@ def train(name: str, seed: int, family: Path, work: Path) -> Path:
 
 
 def make_rows(name: str, make: Callable[[], Rows], work: Path) -> dict[str, Any]:
-    """Write the rows of a variant unless they are there; returns facts of them."""
+    """Write the rows of a variant, unless they exist. Returns counts and shares that describe them."""
     data = work / f"{name}.jsonl"
     if not data.exists():
         write_jsonl(data, make())
     rows = read_jsonl(data)
     drafts = [is_right(draft, each) for each in rows for draft in each["drafts"]]
     targets = [is_right(each["target"], each) for each in rows]
-    seen = [right for each, right in zip(rows, targets, strict=True) if any(is_right(d, each) for d in each["drafts"])]
+    solvable = [
+        right for each, right in zip(rows, targets, strict=True) if any(is_right(d, each) for d in each["drafts"])
+    ]
     facts = {"rows": len(rows), "right_drafts": sum(drafts) / len(drafts), "right_targets": sum(targets) / len(targets)}
-    facts["right_targets_where_a_draft_is"] = sum(seen) / len(seen)
+    facts["right_targets_where_a_draft_is"] = sum(solvable) / len(solvable)
     return facts | {"copied_targets": overlap_of(rows).copy_rate}
 
 
 def against_first(runs: Path, seeds: list[int], names: Sequence[str]) -> Rows:
-    """Every other variant against the first at (5, 1), over training seeds."""
+    """Compare every other variant with the first at (5, 1), over training seeds."""
     first, *others = names
-    pairs = {name: (AT_FIVE.format(first), AT_FIVE.format(name)) for name in others}
+    pairs = {name: (RUN_AT_FIVE.format(first), RUN_AT_FIVE.format(name)) for name in others}
     return [{"system": f"{name} (5, 1)", **over_seeds(runs, seeds, *pair)} for name, pair in pairs.items()]
 
 
 def main() -> None:
     """Train and evaluate every variant, and print the table as JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("family", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="all but the first at (5, 1)")
-    parser.add_argument("--task", default="aft_arith")
-    parser.add_argument("--limit", type=int, default=1000, help="problems")
-    parser.add_argument("--out")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("family", type=Path, help="Output folder of `python -m trainers.family`.")
+    options.add_argument("work", type=Path, help="Folder that rows, checkpoints and runs are written to.")
+    options.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="Training seeds. The first is evaluated at every (k, layers), the others at (5, 1) only.",
+    )
+    options.add_argument("--task", default="aft_arith", help="Task to evaluate on (default aft_arith).")
+    options.add_argument("--limit", type=int, default=1000, help="Problems to evaluate on (default 1000).")
+    args = options.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     runs, makers = args.work / "runs", variants(args.family, args.work)
     facts = {name: make_rows(name, make, args.work) for name, make in makers.items()}
     tables = {}
     for seed in args.seeds:
-        places = {"SFT, greedy": evaluate(args.family / f"sft-{seed}", runs, args, at((1, 0)))}
+        folders = {"SFT, greedy": evaluate(args.family / f"sft-{seed}", runs, args, at((1, 0)))}
         for name in makers:
             model = train(name, seed, args.family, args.work)
-            chosen = PLACES if seed == args.seeds[0] else [(5, 1)]
-            places |= {f"{name} {place}": evaluate(model, runs, args, at(place)) for place in chosen}
-        named = dict(zip(places, read_entries(list(places.values())), strict=True))
+            points = POINTS if seed == args.seeds[0] else [(5, 1)]
+            folders |= {f"{name} {point}": evaluate(model, runs, args, at(point)) for point in points}
+        entries = dict(zip(folders, read_entries(list(folders.values())), strict=True))
         tables[seed] = {
-            "rows": [row(name, named["SFT, greedy"], entry, args.task) for name, entry in named.items()],
+            "rows": [row(name, entries["SFT, greedy"], entry, args.task) for name, entry in entries.items()],
             "against on-policy": [
-                row(f"{name} (5, 1)", named["on-policy (5, 1)"], named[f"{name} (5, 1)"], args.task) for name in makers
+                row(f"{name} (5, 1)", entries["on-policy (5, 1)"], entries[f"{name} (5, 1)"], args.task)
+                for name in makers
             ],
         }
     figures = {"questions": args.limit, "data": facts, "seeds": tables}

@@ -1,22 +1,21 @@
-"""The rows of the family's table over several training seeds: each seed, their mean, and an interval over both draws.
+"""The family's table over several training seeds: the accuracy at each seed, their mean, and an interval.
 
-Reads the runs that ``benchmarks/family.py FAMILY WORK --seed N`` left in WORK; a row that some seed has not run is
-left out, and that is said. The interval is a bootstrap that draws training seeds and problems, both with replacement: a
-rough one with three seeds, and wider than one over problems.
+The script reads the runs that ``benchmarks/family.py FAMILY WORK --seed N`` wrote to WORK. If a seed has not run a row,
+the script omits the row and prints its name. The interval is a bootstrap that draws training seeds and problems with
+replacement. With three seeds it is rough, and wider than an interval over problems alone.
 
 Usage: python benchmarks/family_seeds.py WORK [--seeds 0 1 2] [--out DIR] [--markdown]
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import write
+from common import parser, write
 
 from lm_eval_aft.analysis.conditions import primary
 from lm_eval_aft.analysis.pairing import pair_scores
@@ -44,7 +43,8 @@ COMPARED = {
 }
 WITHOUT, PSEUDO = (f"ablations/aft-{kind}-{{}}" for kind in ("no-drafts", "pseudo"))
 AFT = "ablations/aft-{}_k_5_layers_1"
-COMPARED |= {  # on the ablations' problems, which may be fewer
+# These are evaluated on the problems of the ablations, which may be fewer.
+COMPARED |= {
     "AFT (5, 1), ablations' problems": (f"ablations/{GREEDY}", AFT),
     "aft-no-drafts, layers=0": (f"ablations/{GREEDY}", f"{WITHOUT}_k_1_layers_0"),
     "aft-no-drafts + Agg (5, 1)": (f"ablations/{GREEDY}", f"{WITHOUT}_k_5_layers_1"),
@@ -57,13 +57,13 @@ COMPARED |= {  # on the ablations' problems, which may be fewer
 
 @dataclass(frozen=True)
 class Paired:
-    """One system against another at each training seed.
+    """A system compared with a baseline at each training seed.
 
     Attributes:
-        values: Differences by problem, shape (seeds, problems).
-        accuracies: The other system's.
-        p_values: Exact McNemar.
-        tokens: That the other system generates a question.
+        values: Difference of each problem, shape (seeds, problems).
+        accuracies: Accuracy of the system at each seed.
+        p_values: Exact McNemar test at each seed.
+        tokens: Tokens that the system generates a question, at each seed.
     """
 
     values: Any
@@ -73,7 +73,7 @@ class Paired:
 
 
 def differences(work: Path, seeds: list[int], baseline: str, other: str) -> Paired:
-    """Pair two systems at each seed, problems in the same order."""
+    """Pair two systems at each seed, with the problems in the same order."""
     rows, accuracies, p_values, tokens = [], [], [], []
     for seed in seeds:
         one, two = entries(work, (baseline.format(seed), other.format(seed)))
@@ -88,40 +88,47 @@ def differences(work: Path, seeds: list[int], baseline: str, other: str) -> Pair
 
 
 def over_seeds(work: Path, seeds: list[int], baseline: str, other: str) -> dict[str, Any]:
-    """A row: each seed, the mean, and the interval over both draws."""
-    found = differences(work, seeds, baseline, other)
-    low, high = interval(found.values, np.random.default_rng(0))
+    """A row: the accuracies of each seed, their mean, and the difference with its interval."""
+    paired = differences(work, seeds, baseline, other)
+    low, high = interval(paired.values, np.random.default_rng(0))
     return {
-        "questions": found.values.shape[1],
-        "each_seed": found.accuracies,
-        "mean": float(np.mean(found.accuracies)),
-        "difference_each_seed": found.values.mean(1).tolist(),
-        "difference": float(found.values.mean()),
+        "questions": paired.values.shape[1],
+        "each_seed": paired.accuracies,
+        "mean": float(np.mean(paired.accuracies)),
+        "difference_each_seed": paired.values.mean(1).tolist(),
+        "difference": float(paired.values.mean()),
         "difference_low": low,
         "difference_high": high,
-        "p_each_seed": found.p_values,
-        "generated_tokens": float(np.mean(found.tokens)),
+        "p_each_seed": paired.p_values,
+        "generated_tokens": float(np.mean(paired.tokens)),
     }
 
 
 def entries(work: Path, names: tuple[str, ...]) -> tuple[RunEntry, ...]:
-    """The runs of these names."""
+    """The runs in the folders with these names."""
     return read_entries([work / name for name in names])
 
 
 def interval(values: Any, rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
-    """Percentiles of the mean over drawn seeds and drawn problems; ``values`` has shape (seeds, problems)."""
+    """Bootstrap interval of the mean over seeds and problems.
+
+    Args:
+        values: Differences, shape (seeds, problems).
+        rng: Source of the draws.
+        level: Coverage of the interval.
+    """
     seeds, problems = values.shape
-    drawn = np.zeros(RESAMPLES)
+    means = np.zeros(RESAMPLES)
     for number in range(RESAMPLES):
-        weights = np.bincount(rng.integers(0, problems, problems), minlength=problems)  # how often each is drawn
-        drawn[number] = (values @ weights)[rng.integers(0, seeds, seeds)].mean() / problems
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        # How often each problem is drawn.
+        weights = np.bincount(rng.integers(0, problems, problems), minlength=problems)
+        means[number] = (values @ weights)[rng.integers(0, seeds, seeds)].mean() / problems
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def markdown(rows: list[dict[str, Any]], seeds: list[int]) -> str:
-    """The rows as a table; differences in points, of p the largest of all seeds."""
+    """The rows as a Markdown table, with differences in points and the largest p-value of all seeds."""
     names = " / ".join(map(str, seeds))
     lines = [f"| system | accuracy at seeds {names} | mean | mean difference | largest p | generated tokens |"]
     lines.append("|---|---|---|---|---|---|")
@@ -136,13 +143,14 @@ def markdown(rows: list[dict[str, Any]], seeds: list[int]) -> str:
 
 
 def main() -> None:
-    """Print every row, as JSON or as a table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out")
-    parser.add_argument("--markdown", action="store_true", help="print a table instead")
-    args = parser.parse_args()
+    """Print every row as JSON or as a Markdown table."""
+    options = parser(__doc__)
+    options.add_argument("work", type=Path, help="Folder that benchmarks/family.py wrote the runs to.")
+    options.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="Training seeds to read (default 0 1 2)."
+    )
+    options.add_argument("--markdown", action="store_true", help="Print a Markdown table instead of JSON.")
+    args = options.parse_args()
     greedy = [entries(args.work, (GREEDY.format(seed),))[0] for seed in args.seeds]
     accuracy = [primary(entry.run, entry.run.tasks[0]).value for entry in greedy]
     tokens = float(np.mean([entry.costs[entry.run.tasks[0]].generated_tokens for entry in greedy]))
@@ -152,7 +160,7 @@ def main() -> None:
         runs = [run.format(seed) for run in (baseline, other) for seed in args.seeds]
         missing = [run for run in runs if not list((args.work / run).rglob("results_*.json"))]
         if missing:
-            print(f"left out: {name}, as {', '.join(missing)} has not been run", file=sys.stderr)
+            print(f"omitted: {name}, because {', '.join(missing)} has not been run", file=sys.stderr)
             continue
         rows.append({"system": name, **over_seeds(args.work, args.seeds, baseline, other)})
     if args.markdown:

@@ -1,8 +1,8 @@
-"""How the schedule's own time and its tokens grow with k, layers and the number of questions.
+"""How do the schedule's time and tokens grow with k, layers and the number of questions?
 
-The scripted engine writes its texts at once, so what is left is the schedule: prompts, seeds, keys, records. Its time
-is processor time of this process outside the engine, the median of some runs. The store is off; benchmarks/sweep.py
-measures it.
+The scripted engine takes almost no time, so what remains is the schedule's: prompts, seeds, keys and records. The time
+is the processor time of this process outside the engine, as the median over the turns. No draft store is used;
+benchmarks/sweep.py measures the store.
 
 Usage: python benchmarks/growth.py --questions test.jsonl [--k 1 2 4 8 16 --layers 0 1 2 3 4
            --sizes 100 400 1319 --turns 3 --out benchmarks/results]
@@ -14,8 +14,8 @@ import statistics
 import time
 from typing import Any
 
-from common import write
-from workload import Watched, engine_of, parser, read_questions
+from common import add_turns, write
+from workload import MeasuredEngine, engine_of, parser, read_questions
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
@@ -26,14 +26,14 @@ from lm_eval_aft.storage.draft_store import NoStore
 
 
 def point(engine: Engine, questions: list[Question], k: int, layers: int, turns: int) -> dict[str, Any]:
-    """The median time of one setting, and what it generates."""
+    """Run one setting ``turns`` times. Returns its median time and its tokens."""
     times = []
     for _ in range(turns):
-        watched, started = Watched(engine), time.process_time()
+        measured, started = MeasuredEngine(engine), time.process_time()
         traces = propose_and_aggregate(
-            questions, watched, Template.load(None), AFTConfig(k=k, layers=layers), NoStore(), quiet=True
+            questions, measured, Template.load(None), AFTConfig(k=k, layers=layers), NoStore(), quiet=True
         )
-        times.append(time.process_time() - started - watched.inside_processor_s)
+        times.append(time.process_time() - started - measured.inside_processor_s)
     usages = [trace.usage for trace in traces]
     generations = sum(usage.generations for usage in usages)
     return {
@@ -50,16 +50,19 @@ def point(engine: Engine, questions: list[Question], k: int, layers: int, turns:
 
 
 def main() -> None:
-    """Grow one thing at a time and write three tables."""
+    """Increase one of the three at a time and write three tables."""
     options = parser(__doc__, engine="scripted", count=1319)
-    options.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    options.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    options.add_argument("--sizes", type=int, nargs="+", default=[100, 400, 1319])
-    options.add_argument("--turns", type=int, default=3)
+    options.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="Values of k, at layers=2.")
+    options.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Values of layers, at k=5.")
+    options.add_argument(
+        "--sizes", type=int, nargs="+", default=[100, 400, 1319], help="Numbers of questions, at k=5 and layers=2."
+    )
+    add_turns(options)
     args = options.parse_args()
     args.count = max(args.sizes)
     engine, questions = engine_of(args), read_questions(args)
-    point(engine, questions[:100], 5, 2, 1)  # warms up
+    # A short run first warms up.
+    point(engine, questions[:100], 5, 2, 1)
     middle = questions[: sorted(args.sizes)[len(args.sizes) // 2]]
     figures = {
         "engine": args.engine,

@@ -1,15 +1,14 @@
-"""A week in small: 100,000 generations in many calls over one store; memory, open files and time must stay flat.
+"""Do memory, open files or time grow over 100,000 generations in many calls with one draft store?
 
-The scripted engine writes the texts, so all that is measured is ours: schedule, store, traces. Each window is a call
-with questions of its own, as a task of lm-eval is. After the last the store is verified, the traces are read, and
-every text of theirs is looked up.
+The scripted engine writes the texts, so only the schedule, the store and the traces are measured. Each window is one
+call with new questions, like a task of lm-eval. After the last window the script verifies the store, reads the traces
+and compares the number of their generations with that of the store.
 
 Usage: python benchmarks/long_run.py [--windows 100 --questions 91 --k 5 --layers 2 --out benchmarks/results]
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import tempfile
@@ -19,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import write
+from common import add_point, parser, write
+from workload import user_turn
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.prompts import Template
-from lm_eval_aft.core.records import Chat, Message, Question, Sampling
+from lm_eval_aft.core.records import Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import SQLiteStore
@@ -32,14 +32,14 @@ from lm_eval_aft.storage.traces import read_traces, write_traces
 
 @dataclass(frozen=True)
 class Window:
-    """What one call left behind.
+    """The state of the process after one call.
 
     Attributes:
-        generations: Made so far.
-        memory_bytes: Resident in this process.
-        open_files: Descriptors of this process.
-        threads: Of this process.
-        microseconds: Processor time a generation of this call.
+        generations: All generations so far.
+        memory_bytes: Resident memory.
+        open_files: Open file descriptors.
+        threads: Running threads.
+        microseconds: Processor time of this call, per generation.
     """
 
     generations: int
@@ -50,43 +50,43 @@ class Window:
 
 
 def run(windows: int, questions: int, config: AFTConfig, folder: Path) -> list[Window]:
-    """Answer ``windows`` times ``questions`` new questions with one store, and look at the process after each."""
+    """Run ``windows`` calls of ``questions`` new questions each with one store. Returns the state after each."""
     engine, template, sampling = ScriptedEngine(), Template.load(None), Sampling(0.7, 0.95, 0, 64)
     store, process = SQLiteStore(folder / "drafts.sqlite"), psutil.Process()
     settings = {**config.to_dict(), "model": "scripted"}
-    made: list[Window] = []
+    states: list[Window] = []
     for window in range(windows):
-        asked = [
-            Question(_chat(f"What is {window} times {n}?"), sampling, sampling, f"t{window}", n, f"{n}")
+        batch = [
+            Question(user_turn(f"What is {window} times {n}?"), sampling, sampling, f"t{window}", n, f"{n}")
             for n in range(questions)
         ]
         started = time.process_time()
-        traces = propose_and_aggregate(asked, engine, template, config, store, quiet=True)
+        traces = propose_and_aggregate(batch, engine, template, config, store, quiet=True)
         write_traces(str(folder / "traces"), settings, traces)
         elapsed_s = time.process_time() - started
-        del traces, asked
+        del traces, batch
         gc.collect()
         done = (window + 1) * questions * config.generations
         each = 1e6 * elapsed_s / (questions * config.generations)
-        made.append(Window(done, process.memory_info().rss, process.num_fds(), process.num_threads(), each))
+        states.append(Window(done, process.memory_info().rss, process.num_fds(), process.num_threads(), each))
     store.close()
-    return made
-
-
-def _chat(text: str) -> Chat:
-    return Chat((Message("user", text),))
+    return states
 
 
 def consistent(folder: Path, expected: int) -> dict[str, Any]:
-    """Verify the store, read all traces, and count their texts that the store does not hold word for word."""
+    """Verify the store, read all traces, and count the generations of both."""
     store = SQLiteStore(folder / "drafts.sqlite", create=False)
     info = store.verify()
-    texts = sum(len(trace.drafts) for trace in read_traces(folder / "traces"))
-    return {"in_store": info.generations, "damaged": len(info.damaged), "in_traces": texts, "expected": expected}
+    in_traces = sum(len(trace.drafts) for trace in read_traces(folder / "traces"))
+    return {"in_store": info.generations, "damaged": len(info.damaged), "in_traces": in_traces, "expected": expected}
 
 
 def growth(windows: list[Window]) -> dict[str, float]:
-    """Last fifth against the second fifth (the first warms up): memory a generation between, and time as a ratio."""
+    """Compare the last fifth of the windows with the second fifth, because the first warms up.
+
+    Returns:
+        Bytes a generation, ratio of the times, and how many more files and threads are open.
+    """
     fifth = max(1, len(windows) // 5)
     early, late = windows[fifth : 2 * fifth], windows[-fifth:]
     between = late[-1].generations - early[-1].generations
@@ -104,19 +104,17 @@ def _microseconds(windows: list[Window]) -> float:
 
 def main() -> None:
     """Run, check and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--windows", type=int, default=100)
-    parser.add_argument("--questions", type=int, default=91)
-    parser.add_argument("--k", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--out", help="folder for the JSON file")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--windows", type=int, default=100, help="Number of calls (default 100).")
+    options.add_argument("--questions", type=int, default=91, help="Questions of each call (default 91).")
+    add_point(options, k=5, layers=2)
+    args = options.parse_args()
     config = AFTConfig(k=args.k, layers=args.layers)
     with tempfile.TemporaryDirectory() as folder:
         windows = run(args.windows, args.questions, config, Path(folder))
-        found = consistent(Path(folder), windows[-1].generations)
-    shown = [asdict(window) for window in windows[:: max(1, args.windows // 20)]]
-    write("long_run", {"growth": growth(windows), "consistent": found, "windows": shown}, args.out)
+        counts = consistent(Path(folder), windows[-1].generations)
+    samples = [asdict(window) for window in windows[:: max(1, args.windows // 20)]]
+    write("long_run", {"growth": growth(windows), "consistent": counts, "windows": samples}, args.out)
 
 
 if __name__ == "__main__":

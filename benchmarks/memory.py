@@ -1,24 +1,24 @@
-"""Memory a question costs: peak memory of whole lm-eval runs with 1,000 and 10,000 questions, less the dummy model's.
+"""How much memory does a question take? Peak memory of lm-eval runs with 1,000 and with 10,000 questions.
 
-Each run is a process of its own over made-up questions as long as GSM8K's, with the scripted engine and traces and
-draft store on. The figure is the growth from the smaller to the larger run, beyond that of lm-eval's dummy model, a
-question.
+Each run is a process of its own with the scripted engine, traces and a draft store. Its questions are generated, as
+long as those of GSM8K. The figure is the growth from the smaller to the larger run, per question, minus the growth of
+lm-eval's dummy model.
 
 Usage: python benchmarks/memory.py [--k 5 --layers 2 --sizes 1000 10000 --out benchmarks/results]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import add_point, parser, write
 
 TEXT = (
     "Question {0}: a farmer owns {1} hens, and each of them lays {2} eggs a week. She keeps {3} eggs for breakfast, "
@@ -27,7 +27,7 @@ TEXT = (
 
 
 def write_questions(path: Path, count: int) -> None:
-    """Distinct made-up problems, as a file of GSM8K's form."""
+    """Write ``count`` distinct problems in the form of GSM8K's files."""
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             question = TEXT.format(number, number % 97 + 5, number % 7 + 1, number % 5, number % 3)
@@ -35,7 +35,7 @@ def write_questions(path: Path, count: int) -> None:
 
 
 def run_here(model: str, model_args: dict[str, Any], questions: str) -> None:
-    """Evaluate in this process and print its peak memory in kB."""
+    """Evaluate in this process and print its peak memory (kB)."""
     from overhead import evaluate
 
     import lm_eval_aft
@@ -46,17 +46,17 @@ def run_here(model: str, model_args: dict[str, Any], questions: str) -> None:
 
 
 def peak_kb(model: str, model_args: dict[str, Any], questions: Path) -> int:
-    """Peak memory of an evaluation in a process of its own."""
+    """Peak memory (kB) of an evaluation in a process of its own."""
     command = [sys.executable, __file__, "--child", json.dumps([model, model_args, str(questions)])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith("PEAK ")]
-    if done.returncode or not found:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("PEAK ")]
+    if done.returncode or not lines:
         raise SystemExit(f"the run with {model} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return int(found[-1].split()[1])
+    return int(lines[-1].split()[1])
 
 
 def measure(sizes: list[int], k: int, layers: int) -> dict[str, dict[str, int]]:
-    """Peak memory of both models at each size."""
+    """Peak memory (kB) of both models at each size."""
     peaks: dict[str, dict[str, int]] = {"dummy": {}, "aft": {}}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -69,14 +69,18 @@ def measure(sizes: list[int], k: int, layers: int) -> dict[str, dict[str, int]]:
 
 
 def main() -> None:
-    """Measure and write, or be one of the measured runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--k", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--sizes", type=int, nargs=2, default=[1000, 10000])
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--out", help="folder for the JSON file")
-    args = parser.parse_args()
+    """Measure and write the figures, or, with ``--child``, be one of the measured runs."""
+    options = parser(__doc__)
+    add_point(options, k=5, layers=2)
+    options.add_argument(
+        "--sizes",
+        type=int,
+        nargs=2,
+        default=[1000, 10000],
+        help="Number of questions of the smaller and of the larger run (default 1000 10000).",
+    )
+    options.add_argument("--child", help=SUPPRESS)
+    args = options.parse_args()
     if args.child:
         run_here(*json.loads(args.child))
         return

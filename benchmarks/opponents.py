@@ -1,27 +1,29 @@
-"""Fair opponents and probes on the bundled family: every row an lm-eval run, paired with its baseline by question.
+"""Baselines and probes on the bundled family: every row is a run of lm-eval, paired by question with AFT.
 
-Opponents at the generated tokens of AFT (5, 2): the SFT model's majority, best of n by a reward model trained here on
-right and wrong drafts, beam search, and refining. Probes of AFT (5, 1): what the pass is shown. Diversity against
-quality: drafts at several temperatures, and the SFT model's drafts in the place of its own.
+- Baselines that generate as many tokens as AFT (5, 2): majority vote, best of n, beam search and refinement. The reward
+  model of best of n is trained here on right and wrong drafts.
+- Probes of AFT (5, 1), which change the drafts in its prompt.
+- Diversity and quality of the drafts: several temperatures, and the SFT model's drafts instead of its own.
 
-Usage: python benchmarks/opponents.py FAMILY_FOLDER WORK [--seed 0] [--task aft_arith] [--limit 1000] [--out DIR]
+Usage: python benchmarks/opponents.py FAMILY WORK [--seed 0] [--task aft_arith] [--limit 1000] [--out DIR]
+FAMILY is the output folder of ``trainers.family``; the runs are written to WORK.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import parser, write
 from family import evaluate, row
 
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import arith
 
-OPPONENTS = {  # of AFT (5, 2), which writes 11 texts
+# Baselines of AFT (5, 2), which generates 11 texts: a model, and the model arguments of its run.
+BASELINES = {
     "SFT, greedy": ("sft", "k=1,layers=0"),
     "SFT, majority of 11": ("sft", "strategy=majority,k=11"),
     "SFT, best of 10 by the reward model": ("sft", "strategy=best_of_n,k=10,reward_model={reward}"),
@@ -38,7 +40,15 @@ TEMPERATURES = (0.3, 0.5, 1.0, 1.4)
 
 
 def train_reward(model: Path, drafts: Path, out: Path, steps: int, seed: int) -> None:
-    """A reward model from a checkpoint's weights: one output, trained to tell right drafts from wrong ones."""
+    """Train a reward model with one output on the weights of a checkpoint, to tell right drafts from wrong ones.
+
+    Args:
+        model: Folder of the checkpoint.
+        drafts: JSON lines file with queries and drafts.
+        out: Folder that the reward model is written to.
+        steps: Steps of 256 drafts.
+        seed: Seed of the output layer and of the batches.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -51,8 +61,8 @@ def train_reward(model: Path, drafts: Path, out: Path, steps: int, seed: int) ->
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=6e-4)
     for step in range(1, steps + 1):
         chosen = rng.sample(pool, 256)
-        turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": d}] for q, d in chosen]
-        texts = [tokenizer.apply_chat_template(turn, tokenize=False) for turn in turns]
+        chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": d}] for q, d in chosen]
+        texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
         batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
         right = torch.tensor([float(arith.is_right(arith.Problem.read(q), d)) for q, d in chosen])
         logits = scorer(**batch).logits[:, 0]  # (batch,)
@@ -69,41 +79,42 @@ def train_reward(model: Path, drafts: Path, out: Path, steps: int, seed: int) ->
 
 def main() -> None:
     """Run every row and print the tables as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--task", default="aft_arith")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--reward-steps", type=int, default=600)
-    parser.add_argument("--out")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("family", type=Path, help="Output folder of `python -m trainers.family`.")
+    options.add_argument("work", type=Path, help="Folder that the reward model and the runs are written to.")
+    options.add_argument("--seed", type=int, default=0, help="Training seed of the checkpoints (default 0).")
+    options.add_argument("--task", default="aft_arith", help="Task to evaluate on (default aft_arith).")
+    options.add_argument("--limit", type=int, default=1000, help="Problems to evaluate on (default 1000).")
+    options.add_argument(
+        "--reward-steps", type=int, default=600, help="Training steps of the reward model (default 600)."
+    )
+    args = options.parse_args()
     reward = args.work / "reward"
     if not reward.is_dir():
         train_reward(
             args.family / f"sft-{args.seed}", args.family / "train.jsonl", reward, args.reward_steps, args.seed
         )
 
-    def run(kind: str, how: str) -> Path:
-        return evaluate(args.family / f"{kind}-{args.seed}", args.work, args, how.format(reward=reward))
+    def run(kind: str, settings: str) -> Path:
+        return evaluate(args.family / f"{kind}-{args.seed}", args.work, args, settings.format(reward=reward))
 
-    places = {"AFT (5, 2)": run("aft", "k=5,layers=2"), "AFT (5, 1)": run("aft", "k=5,layers=1")}
-    places |= {name: run(kind, how) for name, (kind, how) in OPPONENTS.items()}
-    places |= {name: run("aft", how) for name, how in PROBES.items()}
-    for degrees in TEMPERATURES:
-        how = f"k=5,layers=1,temperature={degrees},final_temperature=0"
-        places[f"AFT (5, 1), drafts at temperature {degrees}"] = run("aft", how)
-    swapped = f"k=5,layers=1,drafts_from={places['SFT, majority of 11'] / 'traces'}"
-    places["AFT (5, 1), the drafts of SFT"] = run("aft", swapped)
-    entries = dict(zip(places, read_entries(list(places.values())), strict=True))
+    runs = {"AFT (5, 2)": run("aft", "k=5,layers=2"), "AFT (5, 1)": run("aft", "k=5,layers=1")}
+    runs |= {name: run(kind, settings) for name, (kind, settings) in BASELINES.items()}
+    runs |= {name: run("aft", settings) for name, settings in PROBES.items()}
+    for temperature in TEMPERATURES:
+        settings = f"k=5,layers=1,temperature={temperature},final_temperature=0"
+        runs[f"AFT (5, 1), drafts at temperature {temperature}"] = run("aft", settings)
+    swapped = f"k=5,layers=1,drafts_from={runs['SFT, majority of 11'] / 'traces'}"
+    runs["AFT (5, 1), the drafts of SFT"] = run("aft", swapped)
+    entries = dict(zip(runs, read_entries(list(runs.values())), strict=True))
 
     def rows(baseline: str, names: list[str]) -> list[dict[str, Any]]:
         return [row(name, entries[baseline], entries[name], args.task) for name in names]
 
-    later = [name for name in places if name.startswith("AFT (5, 1), ") and name not in OPPONENTS]
+    variants = [name for name in runs if name.startswith("AFT (5, 1), ") and name not in BASELINES]
     figures = {"task": args.task, "questions": args.limit, "training_seed": args.seed}
-    figures["opponents of AFT (5, 2)"] = rows("AFT (5, 2)", ["AFT (5, 2)", *OPPONENTS])
-    figures["against AFT (5, 1)"] = rows("AFT (5, 1)", ["AFT (5, 1)", *later])
+    figures["opponents of AFT (5, 2)"] = rows("AFT (5, 2)", ["AFT (5, 2)", *BASELINES])
+    figures["against AFT (5, 1)"] = rows("AFT (5, 1)", ["AFT (5, 1)", *variants])
     write(f"opponents-{args.task}-seed{args.seed}", figures, args.out)
 
 

@@ -1,28 +1,27 @@
-"""What the schedule costs by itself: lm-eval with the scripted engine against lm-eval with its own dummy model.
+"""How much time does our part of a run take? lm-eval with the scripted engine, compared with lm-eval's dummy model.
 
-Both run the same task over the same questions in this process, in turns; the scripted engine answers at once, so the
-difference is decoding contexts, building prompts, seeds, keys and records for k * layers + 1 generations a question.
+Both run the same task on the same questions in this process, in turns. The scripted engine takes almost no time, so the
+difference is our part: reading contexts, building prompts, seeds, keys and records for k * layers + 1 generations.
 
 Usage: python benchmarks/overhead.py --questions test.jsonl [--k 5 --layers 2 --turns 3 --out benchmarks/results]
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import time
 from typing import Any
 
 import lm_eval
-from common import write
+from common import add_point, add_turns, parser, write
 from lm_eval.tasks import TaskManager
 
 import lm_eval_aft
 
 
 def evaluate(model: str, model_args: dict[str, Any], questions: str) -> float:
-    """Seconds of one evaluation of aft_gsm8k over a local file."""
+    """Evaluate aft_gsm8k on a local file. Returns the seconds it took."""
     files = {"train": questions, "test": questions}
     task = {"task": "aft_gsm8k", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
     manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
@@ -39,17 +38,16 @@ def evaluate(model: str, model_args: dict[str, Any], questions: str) -> float:
 
 def main() -> None:
     """Take turns and write the difference of the medians."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--questions", required=True, help="GSM8K's test.jsonl")
-    parser.add_argument("--k", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--out")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--questions", required=True, help="GSM8K's test.jsonl.")
+    add_point(options, k=5, layers=2)
+    add_turns(options)
+    args = options.parse_args()
     lm_eval_aft.register()
     ours = {"engine": "scripted", "k": args.k, "layers": args.layers}
     times: dict[str, list[float]] = {"dummy": [], "aft": []}
-    for turn in range(args.turns + 1):  # the first turn warms up
+    # The first turn warms up.
+    for turn in range(args.turns + 1):
         for model, model_args in (("dummy", {}), ("aft", ours)):
             seconds = evaluate(model, model_args, args.questions)
             if turn:

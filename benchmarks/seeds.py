@@ -1,8 +1,8 @@
-"""What a seed for every generation costs in vLLM: seeded, unseeded (``seed=none``), batch-invariant.
+"""How much slower is vLLM if every generation has a seed of its own, or in its batch-invariant mode?
 
-One layer of drafts for real questions; every text runs to the same number of tokens, so all modes do equal work. The
-batch-invariant mode is a setting of the whole process (VLLM_BATCH_INVARIANT=1) and exists on GPUs only: run the script
-once with it and once without, and compare the seeded rows.
+Each mode generates one layer of drafts for the same questions. Every text has the same number of tokens, so all modes
+do the same work. The batch-invariant mode is a setting of the whole process (VLLM_BATCH_INVARIANT=1) and exists on GPUs
+only. To measure it, run the script once with it and once without it, and compare the seeded rows.
 
 Usage: python benchmarks/seeds.py --pretrained FOLDER --questions test.jsonl [--count 24 --k 3 --max-tokens 48
            --turns 3 --device cuda --out benchmarks/results]
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from common import write
+from common import add_turns, write
 from workload import engine_of, forget_prefixes, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
@@ -28,15 +28,19 @@ INVARIANT = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
 
 
 @dataclass
-class Layer:
-    """The drafts of all questions."""
+class DraftLayer:
+    """Generates the drafts of all questions."""
 
     engine: Engine
     questions: list[Question]
     config: AFTConfig
 
     def run(self, seeded: bool) -> None:
-        """Generate them once."""
+        """Generate all drafts once.
+
+        Raises:
+            SystemExit: If a text has fewer tokens than its bound.
+        """
         forget_prefixes(self.engine)
         requests = [request for question in self.questions for request in self.requests(question, seeded)]
         written = sum(completion.generated_tokens for _, completion in self.engine.generate(requests))
@@ -44,7 +48,7 @@ class Layer:
             raise SystemExit("a text ended early: the modes do not do the same work")
 
     def requests(self, question: Question, seeded: bool) -> list[Request]:
-        """The k requests of a question."""
+        """The k draft requests of a question."""
         sampling = replace(question.drafts, seeded=seeded)
         budget = self.engine.max_length - sampling.max_tokens
         prompt = draft_prompt(Template.load(None), self.engine.renderer, question.chat, budget).prompt
@@ -57,13 +61,13 @@ class Layer:
 def main() -> None:
     """Take turns and write one table."""
     options = parser(__doc__, engine="vllm", count=24)
-    options.add_argument("--k", type=int, default=3)
-    options.add_argument("--turns", type=int, default=3)
+    options.add_argument("--k", type=int, default=3, help="Number of drafts (default 3).")
+    add_turns(options)
     args = options.parse_args()
     engine = engine_of(args)
     if args.engine == "vllm":
         _never_stop(engine)
-    layer = Layer(engine, read_questions(args), AFTConfig(k=args.k))
+    layer = DraftLayer(engine, read_questions(args), AFTConfig(k=args.k))
     sides: dict[str, Callable[[], None]] = {
         "unseeded": partial(layer.run, False),
         "seeded": partial(layer.run, True),
@@ -82,15 +86,15 @@ def main() -> None:
 
 
 def _never_stop(engine: Engine) -> None:
-    """Let vLLM write ``max_tokens`` whatever the text."""
+    """Make vLLM ignore end tokens, so that every text has ``max_tokens`` tokens."""
     params, engine.stop_ids = engine.sampling_params, frozenset()
 
-    def unstoppable(request: Request) -> object:
-        made = params(request)
-        made.ignore_eos = True
-        return made
+    def without_end(request: Request) -> object:
+        sampling = params(request)
+        sampling.ignore_eos = True
+        return sampling
 
-    engine.sampling_params = unstoppable
+    engine.sampling_params = without_end
 
 
 if __name__ == "__main__":

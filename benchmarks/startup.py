@@ -1,8 +1,10 @@
-"""What the start-up file costs every start of Python: ``python benchmarks/startup.py [--runs N]`` prints JSON.
+"""How much time does the start-up file add to every start of Python?
 
-Makes an empty virtual environment that sees this checkout, and times ``python -c pass`` there with the start-up file
-present and removed, in turns, so that a busy machine slows both alike. Exits 1 where the difference of the medians is
-above the limit. Knows nothing of lm-eval. Run by hand and, with few runs, by tests/test_autoload.py.
+The script makes an empty virtual environment that sees this checkout. It measures ``python -c pass`` there with and
+without the start-up file, in turns, so that other work on the machine slows both. It exits with 1 if the difference of
+the medians is above the limit.
+
+Usage: python benchmarks/startup.py [--runs 200]
 """
 
 import argparse
@@ -23,7 +25,7 @@ LIMIT_MS = 2.0
 
 @dataclass(frozen=True)
 class Report:
-    """Medians over ``runs`` starts of each kind."""
+    """Medians in milliseconds over ``runs`` starts with the file and ``runs`` without it."""
 
     python: str
     runs: int
@@ -36,46 +38,46 @@ class Report:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment and the place where its start-up file comes and goes."""
+    """A virtual environment, and the path of its start-up file, which may be absent."""
 
     python: Path
     startup_file: Path
 
     def start(self, *, with_file: bool) -> float:
-        """Start Python once; return the milliseconds until it has ended."""
+        """Start Python once. Returns the milliseconds until it ends."""
         if with_file:
             self.startup_file.write_bytes((ROOT / "startup" / self.startup_file.name).read_bytes())
         else:
             self.startup_file.unlink(missing_ok=True)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run([self.python, "-c", "pass"], check=True)
-        return (time.perf_counter() - begun) * 1000
+        return (time.perf_counter() - started) * 1000
 
 
 def build(folder: Path) -> Environment:
-    """Make the environment, with the checkout on its path as an editable install puts it there."""
+    """Make the environment, with the checkout on its path as in an editable install."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    found = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-    (Path(found) / "_lm_eval_aft.pth").write_text(f"{ROOT}\n")
-    return Environment(python, Path(found) / "lm_eval_aft.pth")
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+    (site / "_lm_eval_aft.pth").write_text(f"{ROOT}\n")
+    return Environment(python, site / "lm_eval_aft.pth")
 
 
-def opens_the_door(environment: Environment) -> bool:
-    """Whether the start-up file does its work there: a file that failed would look cheap."""
+def installs_the_hook(environment: Environment) -> bool:
+    """Whether the start-up file works in the environment. A file that failed would seem fast."""
     environment.start(with_file=True)
-    ask = "import sys; print(any(type(finder).__name__ == 'Door' for finder in sys.meta_path))"
-    done = subprocess.run([environment.python, "-c", ask], check=True, capture_output=True, text=True)
+    code = "import sys; print(any(type(finder).__name__ == 'Door' for finder in sys.meta_path))"
+    done = subprocess.run([environment.python, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout == "True\n"
 
 
 def measure(runs: int) -> Report:
-    """Time ``runs`` starts of each kind, each pair in the other order than the pair before."""
+    """Measure ``runs`` starts with the file and ``runs`` without it; every other pair has the reverse order."""
     with tempfile.TemporaryDirectory() as folder:
         environment = build(Path(folder))
-        if not opens_the_door(environment):
-            sys.exit("the start-up file did not open the door: is LM_EVAL_AFT_AUTOLOAD=0 set?")
+        if not installs_the_hook(environment):
+            sys.exit("the start-up file installed no import hook: is LM_EVAL_AFT_AUTOLOAD=0 set?")
         times: dict[bool, list[float]] = {True: [], False: []}
         for pair in range(runs):
             for with_file in (pair % 2 == 0, pair % 2 == 1):
@@ -94,9 +96,11 @@ def measure(runs: int) -> Report:
 
 
 def main() -> None:
-    """Measure, print, and say by the exit code whether the limit holds."""
+    """Measure and print the report. The exit code is 1 if the limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200, help="starts of each kind (default 200)")
+    parser.add_argument(
+        "--runs", type=int, default=200, help="Starts with the file and starts without it (default 200)."
+    )
     report = measure(parser.parse_args().runs)
     print(json.dumps(asdict(report), indent=2))
     sys.exit(not report.within_limit)

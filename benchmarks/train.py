@@ -1,10 +1,11 @@
-"""Training beside TRL's SFTTrainer: the same examples, LoRA, batch and steps, each run in its own process, in turn.
+"""How fast do we train, compared with TRL's SFTTrainer?
 
-    pip install "lm_eval_aft[bench]"
-    python benchmarks/train.py --model MODEL --data ROWS.jsonl --out benchmarks/results
+Both train with the same token ids, loss masks, LoRA, batches and steps. Each run is a process of its own, and the two
+take turns. The figures are wall time and processor time of the training steps, tokens a second, and the peak memory: of
+the GPU if there is one, otherwise of the process.
 
-Both get the same token ids and loss masks. Figures: seconds and processor seconds of the training steps alone, tokens a
-second, and the largest memory (of the GPU where there is one, else of the process).
+Usage: pip install "lm_eval_aft[bench]"
+       python benchmarks/train.py --model MODEL --data ROWS.jsonl --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import add_turns, parser, write
 
 SYSTEMS = ("ours", "trl")
 
 
 def main() -> None:
-    """Start the runs in turn and write their figures."""
-    options = _options()
-    if options.system:
-        print("RESULT " + json.dumps(_run(options)))
+    """Start the runs in turns and write their figures, or, with ``--system``, be one of them."""
+    args = _arguments()
+    if args.system:
+        print("RESULT " + json.dumps(_run(args)))
         return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in SYSTEMS}
-    for _ in range(options.turns):
+    for _ in range(args.turns):
         for name in SYSTEMS:
             command = [sys.executable, *sys.argv, "--system", name]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -41,37 +42,36 @@ def main() -> None:
             if line is None:
                 sys.exit(f"{name} failed:\n{done.stdout}\n{done.stderr}")
             runs[name].append(json.loads(line.removeprefix("RESULT ")))
-    write("train", {"settings": _settings(options), "runs": runs, "median": _medians(runs)}, options.out)
+    write("train", {"settings": _settings(args), "runs": runs, "median": _medians(runs)}, args.out)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out")
-    parser.add_argument("--k", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+def _arguments() -> argparse.Namespace:
+    options = parser(__doc__)
+    options.add_argument("--model", required=True, help="Folder of the checkpoint.")
+    options.add_argument("--data", required=True, help="JSON lines file with training rows.")
+    options.add_argument("--k", type=int, default=3, help="Drafts in each prompt (default 3).")
+    options.add_argument("--steps", type=int, default=5, help="Training steps (default 5).")
+    options.add_argument("--batch", type=int, default=2, help="Examples of a step (default 2).")
+    add_turns(options)
+    options.add_argument("--bf16", action="store_true", help="Train in bfloat16 instead of float32.")
+    options.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
+    return options.parse_args()
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    shown = {name: value for name, value in vars(options).items() if name not in ("system", "out")}
-    return {**shown, "model": Path(options.model).name, "data": Path(options.data).name, "lora_rank": 8}
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    settings = {name: value for name, value in vars(args).items() if name not in ("system", "out")}
+    return {**settings, "model": Path(args.model).name, "data": Path(args.data).name, "lora_rank": 8}
 
 
 def _medians(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     return {
-        system: {key: round(statistics.median(run[key] for run in done), 3) for key in done[0]}
-        for system, done in runs.items()
+        system: {key: round(statistics.median(run[key] for run in turns), 3) for key in turns[0]}
+        for system, turns in runs.items()
     }
 
 
-def _run(options: argparse.Namespace) -> dict[str, float]:
-    """One training run in this process."""
+def _run(args: argparse.Namespace) -> dict[str, float]:
+    """Train once in this process. Returns the figures."""
     import torch
 
     from lm_eval_aft.core.prompts import Template
@@ -82,15 +82,13 @@ def _run(options: argparse.Namespace) -> dict[str, float]:
     from trainers.settings import TrainConfig
 
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
-            model=options.model, data=options.data, output=f"{folder}/run", k=(options.k,), plain_share=0.0
-        )
-        config = replace(config, batch_size=options.batch, max_steps=options.steps, bf16=options.bf16, log_every=1000)
+        config = TrainConfig(model=args.model, data=args.data, output=f"{folder}/run", k=(args.k,), plain_share=0.0)
+        config = replace(config, batch_size=args.batch, max_steps=args.steps, bf16=args.bf16, log_every=1000)
         encoder = Encoder(load_tokenizer(config), Template.load(None), config.max_length)
         samples = make_samples(load_rows(config.data), "aft", config)
-        # the same examples for both, whatever the order in which a trainer takes them: all of them, once
-        examples = encoder.encode_all(samples).examples[: options.steps * options.batch]
-        trainer = (_ours if options.system == "ours" else _trl)(config, encoder, examples)
+        # Each example is used exactly once, so both train on the same ones in whatever order they choose.
+        examples = encoder.encode_all(samples).examples[: args.steps * args.batch]
+        trainer = (_ours if args.system == "ours" else _trl)(config, encoder, examples)
         started, processor = time.monotonic(), time.process_time()
         trainer.train()
         elapsed_s, processor_s = time.monotonic() - started, time.process_time() - processor

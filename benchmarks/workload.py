@@ -1,7 +1,7 @@
-"""What benchmarks of whole runs share: real questions, turns in rotated order, wall and processor time, engines.
+"""What benchmarks of whole runs share: questions, engines, turns in rotated order, wall time and processor time.
 
-Processor time is that of this process and of those it started (vLLM computes in one of its own), so it says what a
-side costs even where the machine does other work; wall time does not. Imported by the scripts beside it.
+Processor time counts this process and the processes that it started, because vLLM computes in a process of its own.
+Unlike wall time, it is comparable even if the machine does other work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import psutil
 
 from lm_eval_aft.core.engine import Engine, HostArgs
@@ -25,54 +26,67 @@ from lm_eval_aft.engines.vllm.engine import VLLMEngine
 
 @dataclass(frozen=True)
 class Seconds:
-    """What one turn took."""
+    """Duration of one turn in seconds."""
 
     wall_s: float
     processor_s: float
 
 
 def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """The options that every script here has; ``defaults`` replace theirs."""
-    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--pretrained", help="folder of a checkpoint; none with --engine scripted")
-    options.add_argument("--questions", required=True, help="JSON lines with a field question: GSM8K's test.jsonl")
-    options.add_argument("--engine", default="hf", choices=("hf", "vllm", "scripted"))
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--dtype", default="bfloat16")
-    options.add_argument("--count", type=int, default=8, help="questions")
-    options.add_argument("--max-tokens", type=int, default=48)
-    options.add_argument("--max-length", type=int, default=2048)
-    options.add_argument("--out", help="folder for the JSON file")
+    """A command line with the options for an engine and its questions; ``defaults`` replace their default values."""
+    options = common.parser(doc)
+    options.add_argument("--pretrained", help="Folder of the checkpoint. The scripted engine needs none.")
+    options.add_argument(
+        "--questions", required=True, help="JSON lines file with a field `question`, such as GSM8K's test.jsonl."
+    )
+    options.add_argument(
+        "--engine", default="hf", choices=("hf", "vllm", "scripted"), help="Engine that writes the generations."
+    )
+    options.add_argument("--device", default="cpu", help="Device of the hf engine, such as cpu or cuda.")
+    options.add_argument("--dtype", default="bfloat16", help="Type of the weights, such as float32 or bfloat16.")
+    options.add_argument("--count", type=int, default=8, help="How many questions of the file are used.")
+    options.add_argument("--max-tokens", type=int, default=48, help="Bound of each generation in tokens.")
+    options.add_argument("--max-length", type=int, default=2048, help="Bound of prompt and generation in tokens.")
     options.set_defaults(**defaults)
     return options
 
 
 def engine_of(args: argparse.Namespace) -> Engine:
-    """The engine that the options name."""
+    """Load the engine that the options name."""
     settings: dict[str, Any] = {"max_length": args.max_length}
     if args.engine != "scripted":
         settings |= {"pretrained": str(Path(args.pretrained).expanduser()), "dtype": args.dtype}
     return load_engine(args.engine, settings, HostArgs("auto" if args.engine == "hf" else 1, None, args.device))
 
 
+def first_questions(path: str, count: int) -> list[str]:
+    """The first ``count`` questions of a JSON lines file."""
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line)["question"] for _, line in zip(range(count), lines, strict=False)]
+
+
+def user_turn(text: str) -> Chat:
+    """A chat of one user message."""
+    return Chat((Message("user", text),))
+
+
 def read_questions(args: argparse.Namespace) -> list[Question]:
-    """The first questions of the file, at temperature 0.7 and top-p 0.95, each text with at most ``max_tokens``."""
+    """The file's first questions, sampled at temperature 0.7 and top-p 0.95 with at most ``max_tokens`` tokens."""
     sampling = Sampling(0.7, 0.95, 0, args.max_tokens)
-    with open(args.questions, encoding="utf-8") as lines:
-        texts = [json.loads(line)["question"] for _, line in zip(range(args.count), lines, strict=False)]
-    return [Question(Chat((Message("user", text),)), sampling, sampling, doc_id=i) for i, text in enumerate(texts)]
+    texts = first_questions(args.questions, args.count)
+    return [Question(user_turn(text), sampling, sampling, doc_id=number) for number, text in enumerate(texts)]
 
 
 def forget_prefixes(engine: Engine) -> None:
-    """Empty vLLM's prefix cache, so that no turn finds what another one left."""
+    """Empty vLLM's prefix cache, so that no turn profits from the one before it."""
     if isinstance(engine, VLLMEngine):
         engine.llm.reset_prefix_cache()
 
 
-class Watched:
-    """An engine that notes every layer asked of it, the time spent inside, and what came back.
+class MeasuredEngine:
+    """Wraps an engine and records the requests of each layer, the completions, and the time spent inside.
 
-    ``inside_processor_s`` is of this process alone: the time of processes it started takes too long to read each step.
+    ``inside_processor_s`` counts this process only: reading the times of other processes takes too long for each step.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -100,14 +114,14 @@ class Watched:
 
 
 def processor_s() -> float:
-    """Processor seconds of this process and of all it has started."""
+    """Processor seconds of this process and of all processes that it started."""
     me = psutil.Process()
     times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
     return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
 def take_turns(sides: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[Seconds]]:
-    """Run every side once in full to warm up, then ``turns`` times, beginning with another side each time."""
+    """Measure every side ``turns`` times; each turn begins with another side. A full turn before them warms up."""
     names = list(sides)
     taken: dict[str, list[Seconds]] = {name: [] for name in names}
     for turn in range(turns + 1):
@@ -122,7 +136,7 @@ def take_turns(sides: Mapping[str, Callable[[], object]], turns: int) -> dict[st
 
 
 def table(taken: Mapping[str, list[Seconds]], base: str) -> dict[str, dict[str, Any]]:
-    """Every turn of every side, and the ratio of its medians to those of ``base``."""
+    """The seconds of every turn of every side, and the ratio of its median to the median of ``base``."""
     rows = {}
     for name, turns in taken.items():
         row: dict[str, Any] = {}

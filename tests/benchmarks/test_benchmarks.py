@@ -1,4 +1,4 @@
-"""The benchmarks count and compare what they say: each runs here on the scripted engine or the tiny model."""
+"""Tests of the benchmarks: each script runs on the scripted engine or the tiny model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from helpers.paths import ROOT
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
-from lm_eval_aft.engines.vllm.engine import VLLMEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
 
@@ -25,8 +24,8 @@ SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Import a script; ``run`` calls its main on six questions and returns what it wrote."""
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A function that imports a benchmark script by name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
     for name in NAMES:
@@ -35,14 +34,15 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 @pytest.fixture
 def run(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A function that runs a script's main on twelve questions and returns the figures that it wrote to ``file``."""
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(12)))
 
-    def main(name: str, *words: str, made: str | None = None) -> dict:
-        given = [] if name in ("memory", "family_seeds") else ["--questions", str(questions)]
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *given, *words, "--out", str(tmp_path / "out")])
+    def main(name: str, *words: str, file: str | None = None) -> dict:
+        data = [] if name in ("memory", "family_seeds") else ["--questions", str(questions)]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *data, *words, "--out", str(tmp_path / "out")])
         script(name).main()
-        return json.loads((tmp_path / "out" / f"{made or name}.json").read_text())
+        return json.loads((tmp_path / "out" / f"{file or name}.json").read_text())
 
     return main
 
@@ -51,7 +51,7 @@ def questions(count: int = 6) -> list[Question]:
     return [Question(Chat((Message("user", f"What is {n}?"),)), SAMPLING, SAMPLING, doc_id=n) for n in range(count)]
 
 
-def test_figures_come_with_their_conditions_and_without_a_path(run, tmp_path):
+def test_figures_have_their_conditions_and_no_path(run, tmp_path):
     figures = run("growth", "--sizes", "2", "--k", "1", "--layers", "0", "--turns", "1")
     assert {"command", "commit", "machine", "load_before", "versions"} <= set(figures)
     assert str(tmp_path) not in json.dumps(figures)
@@ -59,7 +59,7 @@ def test_figures_come_with_their_conditions_and_without_a_path(run, tmp_path):
 
 def test_hf_computes_each_distinct_prompt_once(run, tiny):
     words = ("--pretrained", tiny, "--dtype", "float32", "--count", "3", "--max-tokens", "6", "--max-length", "4000")
-    figures = run("counts", *words, "--points", "3,1", "2,2", made="counts-hf")
+    figures = run("counts", *words, "--points", "3,1", "2,2", file="counts-hf")
     assert [row["computed_over_distinct"] for row in figures["points"]] == [1.0, 1.0]
     assert [row["paper_f"] for row in figures["points"]] == [7, 9]
     assert all(row["asked_prompt_tokens"] > row["distinct_prompt_tokens"] for row in figures["points"])
@@ -76,15 +76,8 @@ def test_counts_notice_a_prompt_that_is_computed_twice(script):
 
 
 def test_vllm_may_compute_a_block_more_for_each_further_text(script):
-    class PagedEngine(ScriptedEngine, VLLMEngine):
-        """Scripted texts from what the benchmark takes for vLLM."""
-
-    engine = PagedEngine()
-    cache = SimpleNamespace(block_size=16)
-    core = SimpleNamespace(vllm_config=SimpleNamespace(cache_config=cache))
-    engine.llm = SimpleNamespace(llm_engine=core, reset_prefix_cache=lambda: None)
-    row = script("counts").count(engine, questions(), 3, 1)
-    # three drafts of each prompt, then one answer: two further texts a question
+    row = script("counts").count(ScriptedEngine(), questions(), 3, 1, block_tokens=16)
+    # Three drafts share a prompt and the answer has its own, so a question has two further texts.
     allowed = row["distinct_prompt_tokens"] + 6 * 2 * 16
     assert row["allowed_over_distinct"] == round(allowed / row["distinct_prompt_tokens"], 4)
 
@@ -96,11 +89,12 @@ def test_growth_counts_k_layers_plus_one_texts(run):
     assert [row["questions"] for row in figures["with_questions"]] == [2, 4, 6]
 
 
-def test_memory_is_growth_beyond_the_dummy_model(run, script, monkeypatch):
+def test_memory_is_the_growth_beyond_that_of_the_dummy_model(run, script, monkeypatch):
     peaks = {("dummy", "10"): 1000, ("dummy", "30"): 1200, ("aft", "10"): 1500, ("aft", "30"): 2300}
 
     def peak_kb(model: str, model_args: dict, path: Path) -> int:
-        assert len(set(path.read_text().splitlines())) == int(path.stem)  # equal questions would share their drafts
+        # Equal questions would share their drafts.
+        assert len(set(path.read_text().splitlines())) == int(path.stem)
         return peaks[model, path.stem]
 
     monkeypatch.setattr(script("memory"), "peak_kb", peak_kb)
@@ -109,7 +103,7 @@ def test_memory_is_growth_beyond_the_dummy_model(run, script, monkeypatch):
     assert figures["beyond_dummy_kb_a_question"] == 30.0
 
 
-def test_a_measured_run_evaluates_all_questions_and_says_its_peak(script, tmp_path, capsys, quick_lm_eval):
+def test_a_measured_run_evaluates_all_questions_and_prints_its_peak(script, tmp_path, capsys, quick_lm_eval):
     memory = script("memory")
     memory.write_questions(tmp_path / "q.jsonl", 7)
     args = {"engine": "scripted", "k": 2, "layers": 1, "record": str(tmp_path / "traces")}
@@ -120,35 +114,36 @@ def test_a_measured_run_evaluates_all_questions_and_says_its_peak(script, tmp_pa
 
 
 def test_the_bare_engine_does_the_same_work(run):
-    figures = run("bare", "--engine", "scripted", "--count", "12", "--turns", "2", made="bare-scripted")
-    assert figures["generated_tokens"] == 12 * 11 * 12  # the script writes twelve words
+    figures = run("bare", "--engine", "scripted", "--count", "12", "--turns", "2", file="bare-scripted")
+    # Twelve questions, eleven generations each, twelve words in every text of the script.
+    assert figures["generated_tokens"] == 12 * 11 * 12
     assert len(figures["sides"]["ours"]["wall_s"]) == len(figures["outside"]) == 2
     assert figures["whole_over_inside_engine"] > 1
 
 
 def test_other_work_is_refused(script):
     bare = script("bare")
-    ours = bare.Ours(ScriptedEngine(), questions(), AFTConfig(k=2, layers=1))
-    ours.run()
-    ours.layers.pop()
+    whole = bare.WholeRun(ScriptedEngine(), questions(), AFTConfig(k=2, layers=1))
+    whole.run()
+    whole.layers.pop()
     with pytest.raises(SystemExit, match="not the same work"):
-        bare.bare(ours)
+        bare.engine_alone(whole)
 
 
 def test_all_batches_write_the_same_tokens(run, tiny):
     words = ("--pretrained", tiny, "--dtype", "float32", "--max-tokens", "6", "--max-length", "4000", "--turns", "1")
-    figures = run("barriers", "--engine", "hf", "--count", "12", *words, made=f"barriers-hf-{Path(tiny).name}")
+    figures = run("barriers", "--engine", "hf", "--count", "12", *words, file=f"barriers-hf-{Path(tiny).name}")
     assert list(figures["ways"]) == ["whole layers", "batches of 8", "batches of 16"]
     assert len({way["generated_tokens"] for way in figures["ways"].values()}) == 1
     assert figures["ways"]["whole layers"]["steps"] < figures["ways"]["batches of 8"]["steps"]
 
 
 class SteppedEngine(ScriptedEngine):
-    """As much of the vLLM engine as streaming touches; the newest request ends first."""
+    """The part of the vLLM engine that streaming uses; the newest request ends first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: dict[str, object] = {}
+        self.waiting: dict[str, object] = {}
         self.sent: set[tuple[str, int]] = set()
         self.llm = SimpleNamespace(llm_engine=self)
 
@@ -156,32 +151,32 @@ class SteppedEngine(ScriptedEngine):
         return request
 
     def add_request(self, name, prompt, request):
-        self.asked[name] = request
+        self.waiting[name] = request
         self.sent.add((request.prompt.digest, request.seed))
 
     def step(self):
-        name, _ = self.asked.popitem()
+        name, _ = self.waiting.popitem()
         return [SimpleNamespace(finished=True, request_id=name)]
 
     def completion(self, request, output):
         return self.complete(request, shared=False)
 
 
-def test_streaming_asks_what_the_schedule_asks(script):
+def test_streaming_sends_the_requests_of_the_schedule(script):
     config, engine = AFTConfig(k=3, layers=2), SteppedEngine()
-    written = script("barriers").Stream(engine, questions(), config).run()
-    watched = script("workload").Watched(ScriptedEngine())
+    generated = script("barriers").StreamingRun(engine, questions(), config).run()
+    measured = script("workload").MeasuredEngine(ScriptedEngine())
     template = script("barriers").Template.load(None)
-    traces = propose_and_aggregate(questions(), watched, template, config, NoStore(), quiet=True)
-    assert written == sum(trace.usage.generated_tokens for trace in traces)
-    assert engine.sent == {(request.prompt.digest, request.seed) for layer in watched.layers for request in layer}
+    traces = propose_and_aggregate(questions(), measured, template, config, NoStore(), quiet=True)
+    assert generated == sum(trace.usage.generated_tokens for trace in traces)
+    assert engine.sent == {(request.prompt.digest, request.seed) for layer in measured.layers for request in layer}
 
 
-def test_seeds_do_equal_work_or_stop(script):
-    layer = script("seeds").Layer
+def test_modes_of_seeds_do_equal_work_or_stop(script):
+    layer = script("seeds").DraftLayer
     long, config = ScriptedEngine(lambda request: "word " * 40), AFTConfig(k=3)
-    asked = [request for q in questions() for request in layer(long, questions(), config).requests(q, True)]
-    assert len({request.seed for request in asked}) == 18
+    requests = [request for q in questions() for request in layer(long, questions(), config).requests(q, True)]
+    assert len({request.seed for request in requests}) == 18
     layer(long, questions(), config).run(False)
     with pytest.raises(SystemExit, match="ended early"):
         layer(ScriptedEngine(), questions(), config).run(True)
@@ -201,34 +196,36 @@ def test_ratios_are_of_medians(script):
     assert (rows["two"]["wall_ratio"], rows["two"]["processor_ratio"]) == (1.5, 0.75)
 
 
-def test_a_long_run_in_small_leaves_nothing_open_and_everything_consistent(tmp_path, script):
+def test_a_short_long_run_leaves_nothing_open_and_everything_consistent(tmp_path, script):
     long_run = script("long_run")
     windows = long_run.run(10, 20, AFTConfig(k=3, layers=2), tmp_path)
     assert windows[-1].generations == 10 * 20 * 7
-    found = long_run.growth(windows)
-    assert found["files_more"] <= 0
-    assert found["threads_more"] <= 0
-    assert found["bytes_a_generation"] < 2000  # a leak of texts and their tokens would be more
-    checked = long_run.consistent(tmp_path, 1400)
-    assert checked == {"in_store": 1400, "damaged": 0, "in_traces": 1400, "expected": 1400}
+    growth = long_run.growth(windows)
+    assert growth["files_more"] <= 0
+    assert growth["threads_more"] <= 0
+    # If texts and their tokens leaked, it would be more.
+    assert growth["bytes_a_generation"] < 2000
+    counts = long_run.consistent(tmp_path, 1400)
+    assert counts == {"in_store": 1400, "damaged": 0, "in_traces": 1400, "expected": 1400}
 
 
 class TestFamilyData:
-    def rows(self, folder: Path) -> Path:
-        made = [{"query": "7 3 4 5 make 17", "sft_target": "3 * 4 = 12 ; 12 - 7 = 5 ; 5 + 5 = 10"}]
+    def family(self, folder: Path) -> Path:
+        """A family's folder with one training row."""
         right, wrong = "7 * 3 = 21 ; 21 - 5 = 16 ; 16 + 4 = 20", "3 * 4 = 12 ; 12 - 7 = 5 ; 5 * 5 = 25"
-        made[0] |= {"drafts": [right, wrong, right], "target": right}
-        (folder / "train.jsonl").write_text(json.dumps(made[0] | {"query": "7 3 4 5 make 20"}) + "\n")
+        row = {"query": "7 3 4 5 make 20", "sft_target": "3 * 4 = 12 ; 12 - 7 = 5 ; 5 + 5 = 10"}
+        row |= {"drafts": [right, wrong, right], "target": right}
+        (folder / "train.jsonl").write_text(json.dumps(row) + "\n")
         return folder
 
-    def test_a_program_knows_every_way(self, script):
+    def test_the_program_finds_every_way(self, script):
         data = script("family_data")
         ways = list(data.ways((2, 3, 4)))
         assert len(set(ways)) == len(ways)
         assert all(data.arith.follows_rules(data.Problem((2, 3, 4), 0), way) for way in ways)
         assert {way[-1].result for way in ways} >= {9, 24, 1, 14, 20, 10, 5}
 
-    def test_drafts_of_the_program_follow_the_rules_and_some_arrive(self, script):
+    def test_drafts_of_the_program_follow_the_rules_and_some_are_right(self, script):
         data = script("family_data")
         drafts = data.written_drafts("7 3 4 5 make 20", data.random.Random(0))
         problem = data.Problem.read("7 3 4 5 make 20")
@@ -236,15 +233,16 @@ class TestFamilyData:
         assert 0 < sum(data.arith.is_right(problem, draft) for draft in drafts) < len(drafts) == data.WRITTEN
 
     @pytest.mark.parametrize("matched", [False, True])
-    def test_rows_are_drawn_as_the_familys_are_and_matching_keeps_the_right_share(self, script, tmp_path, matched):
+    def test_rows_are_drawn_like_the_familys_and_matching_keeps_the_right_share(self, script, tmp_path, matched):
         data, drawn = script("family_data"), []
         data.rows_of = lambda problem, solution, drafts, config, rng: drawn.append(drafts) or [{"drafts": drafts}]
-        assert data.off_policy(self.rows(tmp_path), matched=matched) == [{"drafts": drawn[0]}]
+        assert data.off_policy(self.family(tmp_path), matched=matched) == [{"drafts": drawn[0]}]
         assert len(drawn[0]) == data.KEPT
         right = sum(data.arith.solves(draft, "7 3 4 5 make 20") for draft in drawn[0])
-        assert right == data.KEPT / 2 or not matched  # the family's two different drafts: one is right
+        # One of the family's two different drafts is right.
+        assert right == data.KEPT / 2 or not matched
 
-    def test_over_seeds_every_other_variant_stands_against_the_first(self, script, tmp_path, monkeypatch):
+    def test_over_seeds_every_other_variant_is_compared_with_the_first(self, script, tmp_path, monkeypatch):
         data = script("family_data")
         monkeypatch.setattr(data, "over_seeds", lambda runs, seeds, *pair: {"pair": pair})
         assert data.against_first(tmp_path, [0, 1], ["on-policy", "itself"]) == [
@@ -254,8 +252,9 @@ class TestFamilyData:
     def test_each_seed_trains_on_the_same_rows_into_a_folder_of_its_own(self, script, tmp_path, monkeypatch):
         data, trained = script("family_data"), []
         monkeypatch.setattr(data, "run_training", lambda kind, config: trained.append((kind, config)))
+        # The README marks a finished training.
         (tmp_path / "off-policy-0").mkdir()
-        (tmp_path / "off-policy-0" / "README.md").touch()  # which is finished
+        (tmp_path / "off-policy-0" / "README.md").touch()
         folders = [data.train("off-policy", seed, tmp_path / "family", tmp_path) for seed in (0, 1)]
         assert [folder.name for folder in folders] == ["off-policy-0", "off-policy-1"]
         ((kind, config),) = trained
@@ -270,13 +269,13 @@ def test_a_training_of_ours_is_measured(script, tiny, monkeypatch, tmp_path, cap
     words = ["--model", tiny, "--data", str(rows), "--steps", "2", "--batch", "2", "--system", "ours"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     script("train").main()
-    found = json.loads(capsys.readouterr().out.rpartition("RESULT ")[2])
-    assert found["tokens"] > 0
-    assert found["loss"] > 0
-    assert found["tokens_per_s"] == pytest.approx(found["tokens"] / found["elapsed_s"])
+    figures = json.loads(capsys.readouterr().out.rpartition("RESULT ")[2])
+    assert figures["tokens"] > 0
+    assert figures["loss"] > 0
+    assert figures["tokens_per_s"] == pytest.approx(figures["tokens"] / figures["elapsed_s"])
 
 
-def test_a_row_that_a_seed_has_not_run_is_left_out_and_named(run, script, monkeypatch, tmp_path, capsys):
+def test_a_row_that_a_seed_has_not_run_is_omitted_and_named(run, script, monkeypatch, tmp_path, capsys):
     import numpy as np
 
     seeds = script("family_seeds")
@@ -290,10 +289,12 @@ def test_a_row_that_a_seed_has_not_run_is_left_out_and_named(run, script, monkey
     paired = seeds.Paired(np.full((3, 4), 0.25), [0.7, 0.75, 0.8], [0.01, 0.03, 0.02], [107.0, 108.0, 109.0])
     monkeypatch.setattr(seeds, "entries", lambda work, names: (greedy,))
     monkeypatch.setattr(seeds, "primary", lambda run, task: SimpleNamespace(value=0.5))
-    monkeypatch.setattr(seeds, "differences", lambda *given: paired)
-    made = run("family_seeds", str(tmp_path), made="family-seeds")
-    assert [row["system"] for row in made["rows"]] == ["SFT, greedy", "SFT + Agg (5, 1)"]
-    assert "left out: SFT, majority of 11, as sft-2_strategy_majority_k_11 has not been run" in capsys.readouterr().err
+    monkeypatch.setattr(seeds, "differences", lambda *arguments: paired)
+    figures = run("family_seeds", str(tmp_path), file="family-seeds")
+    assert [row["system"] for row in figures["rows"]] == ["SFT, greedy", "SFT + Agg (5, 1)"]
+    assert (
+        "omitted: SFT, majority of 11, because sft-2_strategy_majority_k_11 has not been run" in capsys.readouterr().err
+    )
     monkeypatch.setattr(sys, "argv", ["family_seeds.py", str(tmp_path), "--markdown"])
     seeds.main()
     assert capsys.readouterr().out.splitlines() == [
@@ -304,7 +305,7 @@ def test_a_row_that_a_seed_has_not_run_is_left_out_and_named(run, script, monkey
     ]
 
 
-def test_an_interval_over_seeds_is_wider_where_seeds_differ(script):
+def test_an_interval_over_seeds_is_wider_if_seeds_differ(script):
     import numpy as np
 
     interval = script("family_seeds").interval
