@@ -67,7 +67,7 @@ def build(folder: Path) -> Environment:
 def installs_the_hook(environment: Environment) -> bool:
     """Whether the start-up file works in the environment. A file that failed would seem fast."""
     environment.start(with_file=True)
-    code = "import sys; print(any(type(finder).__name__ == 'Door' for finder in sys.meta_path))"
+    code = "import sys; print(any(type(finder).__name__ == 'PluginFinder' for finder in sys.meta_path))"
     done = subprocess.run([environment.python, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout == "True\n"
 

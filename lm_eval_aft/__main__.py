@@ -1,7 +1,6 @@
 """``python -m lm_eval_aft ...``: lm-eval's own command line, with our model and tasks registered first.
 
-The documented route where start-up files are switched off or banned. Knows no option of its own: everything after
-``python -m lm_eval_aft`` is lm-eval's.
+Use it if start-up files are switched off or banned. All options are lm-eval's.
 """
 
 import sys
@@ -11,7 +10,7 @@ from lm_eval_aft.core.errors import AFTError
 
 
 def main() -> None:
-    """Register, then hand over to lm-eval; an error of ours is one sentence and its exit code."""
+    """Register, then run lm-eval. An error of ours is printed as one sentence and decides the exit code."""
     try:
         _autoload.register()
         from lm_eval.__main__ import cli_evaluate

@@ -1,19 +1,19 @@
-"""The door into lm-eval: makes ``--model aft`` and our tasks known to a version that discovers no plugins itself.
+"""Makes ``--model aft`` and our tasks known to a version of lm-eval that discovers no plugins.
 
-``install`` runs at every interpreter start: lm_eval_aft.pth calls it, from Python 3.15 on lm_eval_aft.start. It
-therefore imports only sys, and does no more than put a finder on ``sys.meta_path`` that waits for two modules:
+``install`` runs at every start of Python. lm_eval_aft.pth calls it, and from Python 3.15 on lm_eval_aft.start. It
+imports only sys and puts a finder on ``sys.meta_path``, which acts on the import of two modules:
 
-    lm_eval.models          then "aft" joins the registry; behind lm-eval's own table, which it would hide otherwise;
-                            and an error of ours that ends the program becomes one sentence and exit code 2
-    lm_eval.tasks.manager   then every TaskManager with the built-in tasks searches our folder too
+    lm_eval.models          "aft" joins the registry after lm-eval's own table, which it would hide otherwise. An error
+                            of ours that ends the program becomes one sentence and exit code 2.
+    lm_eval.tasks.manager   Every TaskManager with the built-in tasks searches our folder too.
 
-Knows nothing of models, tasks and command lines. ``register`` is the same door for programs that call it themselves.
-Over 200 lines by a few: it may import nothing that would share them.
+``register`` does the same for programs that call it.
 """
 
 import sys
 
-TYPE_CHECKING = False  # mypy takes this for typing's own, and typing is not paid for at every start
+# mypy treats this name as typing's own. Importing typing would slow every start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.abc import Loader
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 
 SWITCH = "LM_EVAL_AFT_AUTOLOAD"
 MODEL_NAME = "aft"
-MODEL_TARGET = "lm_eval_aft.model:AFTLM"  # a string: the class, and torch with it, is loaded when it is asked for
+# lm-eval imports the class, and torch with it, when it needs the model.
+MODEL_TARGET = "lm_eval_aft.model:AFTLM"
 
 
-class Door:
-    """A finder that finds nothing itself, and adds our part to lm-eval's modules right after they have run."""
+class PluginFinder:
+    """A finder that finds nothing itself, and adds our part to two of lm-eval's modules right after they have run."""
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """Answer for the two modules in ``ADDITIONS``, with the other finders' answer; for all others say None."""
+        """Return the other finders' spec for the modules in ``ADDITIONS``, and None for all other modules."""
         if name not in ADDITIONS or self not in sys.meta_path:
             return None
-        # Only those behind this one, so that another finder which asks all the others cannot send us round in circles.
+        # Only the finders behind this one: another finder may ask all others, and both would call each other for ever.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
@@ -47,18 +48,21 @@ class Door:
 
 
 def install() -> None:
-    """Open the door at interpreter start, unless ``LM_EVAL_AFT_AUTOLOAD=0``; a second call changes nothing."""
-    from os import environ  # site has imported os before any start-up file is read
+    """Add the finder, unless ``LM_EVAL_AFT_AUTOLOAD=0``. A second call changes nothing."""
+    # site has imported os before it reads any start-up file.
+    from os import environ
 
     if environ.get(SWITCH) != "0":
-        _open()
+        _add_finder()
 
 
 def register() -> None:
-    """Open the door whatever the switch says, and complain where ``install`` keeps quiet.
+    """Make the model ``aft`` and our tasks known to lm-eval in this process, even if ``LM_EVAL_AFT_AUTOLOAD=0``.
+
+    You need this only if the start-up file is switched off or banned. A second call changes nothing.
 
     Raises:
-        ConfigError: lm-eval is missing or its version is not one we know.
+        ConfigError: If lm-eval is missing, or is not a version that the plugin knows.
     """
     from lm_eval_aft.core.errors import ConfigError
 
@@ -67,34 +71,37 @@ def register() -> None:
     except ImportError as error:
         raise ConfigError(f"lm_eval cannot be imported ({error}): pip install 'lm-eval>=0.4.13,<0.5'") from error
     try:
-        for name in ADDITIONS.keys() & sys.modules.keys():  # adding twice does no harm
+        # An addition may run twice.
+        for name in ADDITIONS.keys() & sys.modules.keys():
             ADDITIONS[name](sys.modules[name])
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(_explain(error)) from error
-    _open()  # for what is not imported yet; only now, or the door would have said the same before us
+    # For modules that are not imported yet. If the finder were there before, it would report the same errors first.
+    _add_finder()
 
 
 def print_error(error: BaseException) -> None:
-    """Print an error of ours the way every command of ours does."""
-    _say(f"error: {error}")
+    """Print an error of ours as every command does."""
+    _print(f"error: {error}")
 
 
-def _open() -> None:
-    if not any(isinstance(finder, Door) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Door())
+def _add_finder() -> None:
+    if not any(isinstance(finder, PluginFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, PluginFinder())
 
 
 def _run_after(loader: "Loader", name: str) -> None:
-    """Let ``ADDITIONS[name]`` run when this loader has executed the module ``name``.
+    """Run ``ADDITIONS[name]`` once this loader has executed the module ``name``.
 
-    Only this loader object is touched, not its class, and only until then: ``module.__loader__`` stays what it was,
+    Only this loader object changes, not its class, and only until then. ``module.__loader__`` stays the same object,
     so importlib.resources, inspect and the like see nothing unusual.
     """
     execute = loader.exec_module
 
     def exec_module(module: "ModuleType") -> None:
         execute(module)
-        if module.__name__ == name:  # some tools share one loader between modules
+        # Some tools share one loader between modules.
+        if module.__name__ == name:
             vars(loader).pop("exec_module", None)
             _add_quietly(name, module)
 
@@ -104,8 +111,9 @@ def _run_after(loader: "Loader", name: str) -> None:
 def _add_quietly(name: str, module: "ModuleType") -> None:
     try:
         ADDITIONS[name](module)
-    except Exception as error:  # someone else's import is under way, and --model hf must work whatever befalls us
-        _say(f"lm_eval_aft: {_explain(error)}")
+    # An import of another package is running, and --model hf must work even if our part fails.
+    except Exception as error:
+        _print(f"lm_eval_aft: {_explain(error)}")
 
 
 def _add_model(module: "ModuleType") -> None:
@@ -117,21 +125,21 @@ def _add_model(module: "ModuleType") -> None:
 
 
 def _discovered_by_lm_eval(registry: "ModuleType") -> bool:
-    """Whether this lm-eval reads our entry point itself, now or later (its pull request 4013)."""
+    """Whether this lm-eval reads our entry point itself (its pull request 4013)."""
     from importlib.metadata import entry_points
 
-    # A checkout that was never installed has no entry point to be read.
+    # A checkout that was never installed has no entry point.
     return hasattr(registry, "load_plugins") and bool(entry_points(group="lm_eval.models", name=MODEL_NAME))
 
 
 def _add_tasks(module: "ModuleType") -> None:
     manager = module.TaskManager
     if not hasattr(manager.__init__, "searches_lm_eval_aft"):
-        manager.__init__ = _searching_also(tasks_path(), manager.__init__)
+        manager.__init__ = _with_our_folder(tasks_path(), manager.__init__)
 
 
-def _searching_also(ours: "Path", init: "Callable[..., None]") -> "Callable[..., None]":
-    """Wrap TaskManager's constructor: built-in tasks first, then ours, then the user's, where the last one wins."""
+def _with_our_folder(ours: "Path", init: "Callable[..., None]") -> "Callable[..., None]":
+    """Wrap TaskManager's constructor. It searches the built-in tasks, then ours, then the user's; the last one wins."""
     from functools import wraps
     from inspect import signature
 
@@ -143,28 +151,32 @@ def _searching_also(ours: "Path", init: "Callable[..., None]") -> "Callable[...,
     def __init__(self: "Any", *args: "Any", **kwargs: "Any") -> None:
         call = parameters.bind(self, *args, **kwargs)
         call.apply_defaults()
-        asked = call.arguments["include_path"]
+        include_path = call.arguments["include_path"]
         if call.arguments["include_defaults"]:
-            call.arguments["include_path"] = _put_first(ours, asked)
+            call.arguments["include_path"] = _put_first(ours, include_path)
         init(*call.args, **call.kwargs)
-        self.include_path = asked  # whoever reads it back gets what the user gave
+        # Readers of the attribute get what the user gave.
+        self.include_path = include_path
 
     vars(__init__)["searches_lm_eval_aft"] = True
     return __init__
 
 
-def _put_first(ours: "Path", asked: "Any") -> "list[Any]":
-    """Return the user's folders with ours before them, unless one of them is ours or lies above it."""
+def _put_first(ours: "Path", include_path: "Any") -> "list[Any]":
+    """Our folder, followed by the user's folders. Only the user's folders if one of them is ours or contains it."""
     from pathlib import Path
 
-    listed = list(asked) if isinstance(asked, (list, tuple)) else [asked] if asked else []
-    if any(ours.is_relative_to(Path(folder).resolve()) for folder in listed):
-        return listed
-    return [ours, *listed]
+    folders = list(include_path) if isinstance(include_path, (list, tuple)) else [include_path] if include_path else []
+    if any(ours.is_relative_to(Path(folder).resolve()) for folder in folders):
+        return folders
+    return [ours, *folders]
 
 
 def _catch_our_errors() -> None:
-    """Give plain ``lm_eval``, which catches nothing, our one sentence and exit code; other errors pass untouched."""
+    """Print an error of ours that ends the program as one sentence and use its exit code.
+
+    Plain ``lm_eval`` catches nothing. All other errors go to the hook that was there before.
+    """
     previous = sys.excepthook
     if hasattr(previous, "catches_lm_eval_aft"):
         return
@@ -175,8 +187,9 @@ def _catch_our_errors() -> None:
             previous(kind, error, trace)
             return
         print_error(error)
-        if not hasattr(sys, "ps1"):  # at the interactive prompt the session goes on
-            raise SystemExit(error.exit_code)  # CPython heeds it: a hook may end the program with its own code
+        # An interactive session continues. Otherwise CPython ends the program with the code of a hook's SystemExit.
+        if not hasattr(sys, "ps1"):
+            raise SystemExit(error.exit_code)
 
     vars(excepthook)["catches_lm_eval_aft"] = True
     sys.excepthook = excepthook
@@ -185,20 +198,20 @@ def _catch_our_errors() -> None:
 def _explain(error: Exception) -> str:
     if type(error).__module__ == "lm_eval_aft.core.errors":
         return str(error)
-    seen = f"{type(error).__name__}: {error}"
-    return f"this lm_eval is not one the plugin knows ({seen}): pip install 'lm-eval>=0.4.13,<0.5'"
+    cause = f"{type(error).__name__}: {error}"
+    return f"this lm_eval is not one the plugin knows ({cause}): pip install 'lm-eval>=0.4.13,<0.5'"
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     if sys.stderr is not None:
         print(sentence, file=sys.stderr)
 
 
 def tasks_path() -> "Path":
-    """Return the folder of our task YAML files: inside the package when installed, beside it in a checkout.
+    """The folder of our tasks: inside an installed package, or beside the package in a checkout.
 
     Raises:
-        ConfigError: Neither folder exists, so the installation is damaged.
+        ConfigError: If neither folder exists, so the installation is damaged.
     """
     from pathlib import Path
 

@@ -1,8 +1,6 @@
-"""``--model aft``: the adapter between lm-eval and the schedule.
+"""``--model aft``: the class that lm-eval instantiates.
 
-Decodes lm-eval's requests into questions, asks the schedule, writes traces, cuts answers at the task's stop strings,
-and reports what it cost. Knows nothing of how texts are generated. Instantiated by lm-eval.
-Over 200 lines because lm-eval's interface is that wide.
+It turns lm-eval's requests into dialogues, has ``inference.schedule`` answer them, writes traces, and reports the cost.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from lm_eval_aft import __version__
 from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
 from lm_eval_aft.core.chat import ChatContext, decode
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.engine import Engine, HostArgs, Scorer
+from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Question, Trace
-from lm_eval_aft.core.usage import Usage, total
+from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue
@@ -40,7 +38,7 @@ from lm_eval_aft.storage.traces import make_folder, write_traces
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """What all requests so far cost, and how many were of which kind."""
+    """The cost of all requests so far, and counts of some kinds of requests."""
 
     usage: Usage = field(default_factory=Usage)
     computed_usage: Usage = field(default_factory=Usage)
@@ -55,7 +53,8 @@ class _Totals:
 class AFTLM(LM):
     """Evaluates a checkpoint as a propose-and-aggregate model on any generate_until task."""
 
-    answers_turns = True  # tasks with a dialogue look for it: other models of lm-eval answer one turn only
+    # Tasks with dialogues check this. Other models of lm-eval answer one turn only.
+    answers_turns = True
 
     def __init__(
         self,
@@ -67,13 +66,13 @@ class AFTLM(LM):
         """Check all arguments, then load the engine.
 
         Args:
-            batch_size: lm-eval's; distinct prompts a batch may hold in the hf engine.
-            max_batch_size: lm-eval's.
-            device: lm-eval's.
-            **model_args: Ours (see ``AFTConfig``) and the engine's.
+            batch_size: From lm-eval. Number of distinct prompts in a batch of the hf engine.
+            max_batch_size: From lm-eval.
+            device: From lm-eval.
+            **model_args: The fields of ``AFTConfig``, and arguments of the engine.
 
         Raises:
-            AFTError: One sentence on what is wrong and what to do.
+            AFTError: If an argument is wrong, or something cannot be loaded.
         """
         config, engine_args = AFTConfig.split(model_args)
         engine_args, name = choose_checkpoint(config.engine, engine_args)
@@ -89,14 +88,14 @@ class AFTLM(LM):
 
     @classmethod
     def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
-        """A model around an engine that is loaded already, as a sweep needs one per point.
+        """Make a model from a loaded engine. A sweep makes one for each of its points.
 
         Args:
-            engine: Loaded engine.
-            config: k, layers and sampling of this model.
-            template: Its prompts.
-            store: Where generations are looked up and kept.
-            name: What the results file calls the model.
+            engine: A loaded engine.
+            config: The configuration of this model.
+            template: The prompts.
+            store: Holds finished generations.
+            name: The model's name in the results file.
         """
         model = cls.__new__(cls)
         model._assemble(engine, config, template, store, name)
@@ -114,7 +113,7 @@ class AFTLM(LM):
     ) -> None:
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
-        self.name = name  # what the results file calls the model
+        self.name = name
         self._totals = _Totals()
         self._selector, self._given_drafts = selector, given_drafts
 
@@ -128,12 +127,13 @@ class AFTLM(LM):
         """The part of ``usage`` that this run computed."""
         return self._totals.computed_usage
 
-    # ------------------------------------------------------------------ what lm-eval asks
+    # ------------------------------------------------------------------ the interface of lm-eval
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Answer each request with k drafts and ``layers`` aggregation passes."""
+        """Answer each request with k drafts and ``layers`` aggregation layers."""
         dialogues = read_dialogues(requests, self.config, self.engine.renderer)
-        distinct = list(dict.fromkeys(dialogues))  # lm-eval repeats requests to pad the processes of a parallel run
+        # lm-eval repeats requests as padding, so that all processes of a run have equally many.
+        distinct = list(dict.fromkeys(dialogues))
         questions = [dialogue.opening for dialogue in distinct]
         announce(questions, self.config, self.world_size)
         warn_elsewhere(self.name, {question.task for question in questions})
@@ -142,10 +142,10 @@ class AFTLM(LM):
         self._count(traces)
         return [dialogue.response for dialogue in dialogues]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Score continuations with the engine's own model, at once or after drafts (``mcq``)."""
-        asked = questions_with_choices(requests, self.config) if self.config.mcq == "drafts" else []
-        scores, traces = self._score_after_drafts(asked, quiet=disable_tqdm or self.rank != 0) if asked else ({}, [])
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
+        """Score continuations with the engine's own model, directly or after drafts (``mcq``)."""
+        questions = questions_with_choices(requests, self.config) if self.config.mcq == "drafts" else []
+        scores, traces = self._score_after_drafts(questions, quiet=disable_tqdm or self.rank != 0)
         rest = [position for position in range(len(requests)) if position not in scores]
         usage = Usage()
         if rest or not requests:
@@ -153,26 +153,26 @@ class AFTLM(LM):
             rendered = _rendered([requests[position] for position in rest], scorer)
             usage = plain_cost(rendered, scorer, self.engine.shape)
             scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
-        self._count(traces, usage, len(asked), len(rest))
+        self._count(traces, usage, len(questions), len(rest))
         return [scores[position] for position in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Score whole texts with the engine's own model; nothing is aggregated."""
+        """Score whole texts with the engine's own model. Nothing is aggregated."""
         scorer = self._scorer("loglikelihood_rolling", len(requests))
         answers = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         self._count([], plain=len(requests))
         return answers
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Keep the messages: they are rendered when the schedule knows what else belongs in the prompt."""
+        """Encode the messages. The schedule renders them once it knows the whole prompt."""
         return ChatContext.of(chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's template, for lm-eval's log; of several the one with the name that was asked for."""
-        found = (self.tokenizer.chat_template if self.tokenizer is not None else None) or ""
-        if isinstance(found, dict):
-            return str(found.get(chat_template if isinstance(chat_template, str) else "default", ""))
-        return str(found)
+        """The tokenizer's chat template, for lm-eval's log. ``chat_template`` names one of several templates."""
+        template = (self.tokenizer.chat_template if self.tokenizer is not None else None) or ""
+        if isinstance(template, dict):
+            return str(template.get(chat_template if isinstance(chat_template, str) else "default", ""))
+        return str(template)
 
     @property
     def tokenizer(self) -> Any:
@@ -181,7 +181,7 @@ class AFTLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Part of the name of lm-eval's request cache; other models' contexts must not be found there."""
+        """Part of the name of lm-eval's request cache, which must not serve the contexts of other models."""
         name = self.config.engine if self.tokenizer is None else self.tokenizer.name_or_path
         return "aft-" + str(name).replace("/", "__")
 
@@ -221,7 +221,7 @@ class AFTLM(LM):
         """Refuse lm-eval's response cache.
 
         Raises:
-            ConfigError: Always; only ``--use_cache`` calls this.
+            ConfigError: Always. Only ``--use_cache`` calls this.
         """
         raise ConfigError(
             "--use_cache does not work with --model aft: it keys on the prompt alone, so k=5 would be answered with "
@@ -229,14 +229,14 @@ class AFTLM(LM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval merges into the results file under ``config``."""
+        """The facts that lm-eval writes into the results file under ``config``."""
         shape = self.engine.shape
         ours = {
             "version": __version__,
             **self._settings(),
             "generations_per_question": self.config.generations,
-            "usage": _readable(self.usage, shape is not None),
-            "spent": _readable(self.computed_usage, shape is not None),
+            "usage": _usage_row(self.usage, shape),
+            "spent": _usage_row(self.computed_usage, shape),
             "bare_prompts_wrapped": self._totals.bare_prompts_wrapped,
             "scored_without_aggregation": self._totals.scored_without_aggregation,
             "scored_after_drafts": self._totals.scored_after_drafts,
@@ -248,17 +248,21 @@ class AFTLM(LM):
     # ------------------------------------------------------------------ helpers
 
     def _score_after_drafts(
-        self, asked: Sequence[ChoiceQuestion], quiet: bool
-    ) -> tuple[dict[int, tuple[float, bool]], list[Trace]]:
-        """Draft each question once and score its choices under the aggregation prompt; write the traces."""
+        self, choice_questions: Sequence[ChoiceQuestion], quiet: bool
+    ) -> tuple[dict[int, Score], list[Trace]]:
+        """Draft each question once, score its choices under the aggregation prompt, and write the traces."""
+        if not choice_questions:
+            return {}, []
         scorer = self._scorer("loglikelihood", 0)
-        questions = [quiz.question for quiz in asked]
+        questions = [choice_question.question for choice_question in choice_questions]
         announce(questions, self.config, self.world_size)
         with stoppable(self.store):
             traces = self._propose(questions, quiet, answer=False)
-            scores, done = score_questions(asked, traces, self.engine, scorer, self.template, self.config, quiet=quiet)
-        self._write_traces(done)
-        return scores, done
+            scores, traces = score_questions(
+                choice_questions, traces, self.engine, scorer, self.template, self.config, quiet=quiet
+            )
+        self._write_traces(traces)
+        return scores, traces
 
     def _propose(self, questions: Sequence[Question], quiet: bool, *, answer: bool = True) -> list[Trace]:
         return propose_and_aggregate(
@@ -284,14 +288,14 @@ class AFTLM(LM):
             traces = self._propose([question for _, question in pending], quiet)
             for (dialogue, _), trace in zip(pending, traces, strict=True):
                 dialogue.add(trace, self.engine.renderer)
-        done = [trace for dialogue in dialogues for trace in dialogue.traces]
-        self._write_traces(done)
-        return done
+        answered = [trace for dialogue in dialogues for trace in dialogue.traces]
+        self._write_traces(answered)
+        return answered
 
     def _count(
         self, traces: Sequence[Trace], scored: Usage | None = None, choice_questions: int = 0, plain: int = 0
     ) -> None:
-        """Add what was run to the totals. Rank 0 writes the results, so it gets the counts of all processes."""
+        """Add the cost of requests to the totals. Rank 0 writes the results, so it gets the counts of all processes."""
         counts = _Totals(
             usage=total([trace.usage for trace in traces]) + (scored or Usage()),
             computed_usage=total([trace.computed_usage for trace in traces]) + (scored or Usage()),
@@ -319,7 +323,7 @@ class AFTLM(LM):
 
 
 def _rendered(requests: Sequence[Instance], scorer: Scorer) -> list[Instance]:
-    """The requests with each chat context as the text that --model hf would score."""
+    """The requests, with each chat context as the text that ``--model hf`` would score."""
     rendered = []
     for request in requests:
         context, *others = request.args
@@ -330,6 +334,7 @@ def _rendered(requests: Sequence[Instance], scorer: Scorer) -> list[Instance]:
     return rendered
 
 
-def _readable(usage: Usage, counted: bool) -> dict[str, int | None]:
+def _usage_row(usage: Usage, shape: ModelShape | None) -> dict[str, int | None]:
+    """The usage for the results file. FLOPs are None if the model's shape is unknown."""
     row: dict[str, int | None] = {**asdict(usage), "shared_prompt_tokens": usage.shared_prompt_tokens}
-    return row if counted else {**row, "flops": None}
+    return row if shape else {**row, "flops": None}

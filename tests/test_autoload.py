@@ -1,7 +1,8 @@
-"""The door into lm-eval, each test in a Python of its own: what it changes is global to a process.
+"""The start-up hook: what it adds to lm-eval, and that it breaks nothing.
 
-Most use stand-ins for lm_eval, a few files in the shape of 0.4.13's or of a newer or broken one; the last tests use
-the lm_eval that is installed, through the start-up file that is installed.
+Each test runs a Python of its own, since the hook changes a whole process. Most tests use a stand-in for lm_eval: a few
+files in the shape of version 0.4.13, of a newer one or of a broken one. The last tests use the installed lm_eval and
+the installed start-up file.
 """
 
 import json
@@ -14,7 +15,7 @@ import pytest
 
 from helpers.paths import ROOT
 
-OPEN_DOOR = "from lm_eval_aft import _autoload; _autoload.install()\n"
+INSTALL = "from lm_eval_aft import _autoload; _autoload.install()\n"
 
 REGISTRY = """
 class Registry(dict):
@@ -38,8 +39,8 @@ class TaskManager:
         given = include_path if isinstance(include_path, (list, tuple)) else [include_path]
         self.searched = ["built-in"] * include_defaults + [str(path) for path in given if path]
 """
-# As merged in lm-eval's pull request 4013: names come from entry points, a name that is taken is left alone. This
-# one is stricter than the real one and raises, so that a second registration cannot pass unnoticed.
+# lm-eval's pull request 4013: names come from entry points, and a name that is taken stays. The real one ignores a
+# second registration; this one raises, so that a test notices it.
 DISCOVERY = """
 from importlib.metadata import entry_points
 
@@ -57,7 +58,7 @@ def get_model(name):
 
 
 class Sandbox:
-    """A folder with a stand-in lm_eval, and a Python which sees it and this checkout but no installed package."""
+    """A folder with a stand-in for lm_eval, and a Python that sees it and this checkout but no installed package."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,12 +76,12 @@ class Sandbox:
         return path
 
     def run(self, code: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run code without site-packages, the start-up file included: the code opens the door itself."""
+        """Run code without site-packages. There is no start-up file, so the code calls ``install`` itself."""
         path = f"import os, sys; sys.path[:0] = [{str(self.folder)!r}, {str(ROOT)!r}]\n"
         return python("-I", "-S", *options, "-c", path + code, **env)
 
     def show(self, code: str, **env: str) -> object:
-        """Run code and return what its name ``shown`` holds at the end."""
+        """Run code and return the value of its variable ``shown``."""
         done = self.run(f"{code}\nimport json; print(json.dumps(shown))", **env)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
@@ -98,41 +99,40 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 
 def test_starting_up_imports_our_two_files_and_nothing_else(sandbox: Sandbox) -> None:
-    new = sandbox.show(f"before = set(sys.modules)\n{OPEN_DOOR}\nshown = sorted(set(sys.modules) - before)")
+    new = sandbox.show(f"before = set(sys.modules)\n{INSTALL}\nshown = sorted(set(sys.modules) - before)")
     assert new == ["lm_eval_aft", "lm_eval_aft._autoload"]
 
 
-def test_the_model_joins_behind_the_built_in_table(sandbox: Sandbox) -> None:
-    shown = sandbox.show(f"{OPEN_DOOR}import lm_eval.models as m; shown = dict(m.model_registry)")
+def test_the_model_comes_after_the_built_in_table(sandbox: Sandbox) -> None:
+    shown = sandbox.show(f"{INSTALL}import lm_eval.models as m; shown = dict(m.model_registry)")
     assert shown == {"hf": "lm_eval.models.huggingface:HFLM", "aft": "lm_eval_aft.model:AFTLM"}
     assert list(shown) == ["hf", "aft"]
 
 
 def test_a_model_of_that_name_is_left_alone(sandbox: Sandbox) -> None:
     sandbox.write("lm_eval/models/__init__.py", MODELS + "\nmodel_registry.register('aft', target='other:LM')\n")
-    shown = sandbox.show(f"{OPEN_DOOR}import lm_eval.models as m; shown = m.model_registry['aft']")
+    shown = sandbox.show(f"{INSTALL}import lm_eval.models as m; shown = m.model_registry['aft']")
     assert shown == "other:LM"
 
 
-@pytest.mark.parametrize(("value", "doors"), [("0", 0), ("1", 1), ("", 1)])
-def test_the_switch(sandbox: Sandbox, value: str, doors: int) -> None:
-    code = OPEN_DOOR + "import lm_eval.models as m\nshown = [sum(type(f).__name__ == 'Door' for f in sys.meta_path), "
+@pytest.mark.parametrize(("value", "finders"), [("0", 0), ("1", 1), ("", 1)])
+def test_the_switch(sandbox: Sandbox, value: str, finders: int) -> None:
+    code = INSTALL + "import lm_eval.models as m\n"
+    code += "shown = [sum(type(f).__name__ == 'PluginFinder' for f in sys.meta_path), "
     code += "'aft' in m.model_registry, sys.excepthook is not sys.__excepthook__]"
-    assert sandbox.show(code, LM_EVAL_AFT_AUTOLOAD=value) == [doors, bool(doors), bool(doors)]
+    assert sandbox.show(code, LM_EVAL_AFT_AUTOLOAD=value) == [finders, bool(finders), bool(finders)]
 
 
-def test_the_door_opens_once(sandbox: Sandbox) -> None:
-    code = f"{OPEN_DOOR * 3}import lm_eval_aft; lm_eval_aft.register(); lm_eval_aft.register()\n"
+def test_the_finder_is_added_once(sandbox: Sandbox) -> None:
+    code = f"{INSTALL * 3}import lm_eval_aft; lm_eval_aft.register(); lm_eval_aft.register()\n"
     code += "import lm_eval.models as m, lm_eval.tasks as t\n"
-    code += "shown = [sum(type(f).__name__ == 'Door' for f in sys.meta_path), len(m.model_registry)]\n"
+    code += "shown = [sum(type(f).__name__ == 'PluginFinder' for f in sys.meta_path), len(m.model_registry)]\n"
     code += "lm_eval_aft.register(); shown.append(len(t.TaskManager().searched))"
     assert sandbox.show(code) == [1, 2, 2]
 
 
 class TestTaskManager:
-    CODE = (
-        OPEN_DOOR + "import lm_eval_aft\nfrom lm_eval.tasks import TaskManager\nours = str(lm_eval_aft.tasks_path())\n"
-    )
+    CODE = INSTALL + "import lm_eval_aft\nfrom lm_eval.tasks import TaskManager\nours = str(lm_eval_aft.tasks_path())\n"
 
     @pytest.mark.parametrize(
         ("arguments", "searched"),
@@ -177,7 +177,7 @@ class TestTaskManager:
         sandbox.write(
             "lm_eval/tasks/manager.py", "class TaskManager:\n    def __init__(self, paths=()): self.paths = paths"
         )
-        done = sandbox.run(f"{OPEN_DOOR}from lm_eval.tasks import TaskManager; print(TaskManager(['user']).paths)")
+        done = sandbox.run(f"{INSTALL}from lm_eval.tasks import TaskManager; print(TaskManager(['user']).paths)")
         assert done.stdout == "['user']\n"
         assert done.stderr.startswith("lm_eval_aft: this lm_eval is not one the plugin knows (TypeError: ")
         assert len(done.stderr.splitlines()) == 1
@@ -207,24 +207,24 @@ class TestNewerVersions:
         sandbox.write(
             "lm_eval/models/__init__.py", f"{MODELS}\nfrom lm_eval.api.registry import load_plugins\n{found_by}\n"
         )
-        code = f"{OPEN_DOOR}import lm_eval_aft; lm_eval_aft.register()\nfrom lm_eval.api import registry\n"
+        code = f"{INSTALL}import lm_eval_aft; lm_eval_aft.register()\nfrom lm_eval.api import registry\n"
         code += "shown = [registry.get_model('aft').value, sorted(registry.model_registry)]"
         assert sandbox.show(code) == ["lm_eval_aft.model:AFTLM", ["aft", "hf"]]
 
     def test_a_checkout_without_entry_points_registers_itself(self, sandbox: Sandbox) -> None:
         sandbox.write("lm_eval/api/registry.py", REGISTRY + DISCOVERY)
-        code = f"{OPEN_DOOR}import lm_eval.models\nfrom lm_eval.api import registry\nshown = registry.get_model('aft')"
+        code = f"{INSTALL}import lm_eval.models\nfrom lm_eval.api import registry\nshown = registry.get_model('aft')"
         assert sandbox.show(code) == "lm_eval_aft.model:AFTLM"
 
     def test_our_package_announces_no_tasks_of_its_own(self) -> None:
-        """The door adds the folder; an entry point for lm-eval's pull request 4015 would add it a second time."""
+        """The hook adds the folder. An entry point for lm-eval's pull request 4015 would add it a second time."""
         text = (ROOT / "pyproject.toml").read_text()
         assert '[project.entry-points."lm_eval.models"]' in text
         assert "lm_eval.tasks" not in text
 
 
 class TestOtherImports:
-    def test_what_python_knows_of_the_modules_is_as_without_the_door(self, sandbox: Sandbox) -> None:
+    def test_what_python_knows_of_the_modules_is_as_without_the_hook(self, sandbox: Sandbox) -> None:
         look = (
             "import importlib, importlib.resources, inspect\n"
             "import lm_eval.models as m, lm_eval.tasks.manager as t\n"
@@ -234,17 +234,15 @@ class TestOtherImports:
             "shown.append(importlib.resources.files('lm_eval.models').joinpath('__init__.py').read_text())\n"
             "shown.append(importlib.util.find_spec('lm_eval.models').origin)\n"
         )
-        assert sandbox.show(OPEN_DOOR + look) == sandbox.show(look)
+        assert sandbox.show(INSTALL + look) == sandbox.show(look)
 
     def test_it_answers_for_two_modules_only(self, sandbox: Sandbox) -> None:
-        code = OPEN_DOOR + "door = sys.meta_path[0]\n"
-        code += (
-            "shown = [door.find_spec(n) for n in ('json', 'lm_eval', 'lm_eval.tasks', 'lm_eval_aft.model', 'no_such')]"
-        )
+        code = INSTALL + "finder = sys.meta_path[0]\n"
+        code += "shown = [finder.find_spec(n) for n in ('json', 'lm_eval', 'lm_eval.tasks', 'lm_eval_aft.model', 'x')]"
         assert sandbox.show(code) == [None] * 5
 
     def test_two_finders_that_ask_each_other_come_to_an_end(self, sandbox: Sandbox) -> None:
-        code = OPEN_DOOR + (
+        code = INSTALL + (
             "class Other:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
             "        found = (f.find_spec(name, path, target) for f in sys.meta_path if f is not self)\n"
@@ -254,28 +252,28 @@ class TestOtherImports:
         )
         assert sandbox.show(code) is True
 
-    def test_a_door_taken_off_the_path_finds_nothing(self, sandbox: Sandbox) -> None:
-        code = OPEN_DOOR + "door = sys.meta_path.pop(0); shown = door.find_spec('lm_eval.models')"
+    def test_a_finder_taken_off_the_path_finds_nothing(self, sandbox: Sandbox) -> None:
+        code = INSTALL + "finder = sys.meta_path.pop(0); shown = finder.find_spec('lm_eval.models')"
         assert sandbox.show(code) is None
 
 
 class TestBrokenLmEval:
     def test_an_absent_one_is_an_ordinary_import_error(self, tmp_path: Path) -> None:
-        done = python("-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{OPEN_DOOR}import lm_eval.models")
+        done = python("-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{INSTALL}import lm_eval.models")
         assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'lm_eval'"
 
     @pytest.mark.parametrize("name", ["lm_eval/__init__.py", "lm_eval/models/__init__.py"])
     def test_a_damaged_one_breaks_only_itself(self, sandbox: Sandbox, name: str) -> None:
         sandbox.write(name, "raise RuntimeError('damaged')")
-        assert sandbox.show(f"{OPEN_DOOR}shown = 1") == 1
-        done = sandbox.run(f"{OPEN_DOOR}import lm_eval.models")
+        assert sandbox.show(f"{INSTALL}shown = 1") == 1
+        done = sandbox.run(f"{INSTALL}import lm_eval.models")
         assert done.stderr.splitlines()[-1] == "RuntimeError: damaged"
 
     @pytest.mark.parametrize("registry", ["", "model_registry = {'hf': 'here'}", "model_registry = None"])
     def test_an_unknown_registry_costs_one_sentence_and_nothing_else(self, sandbox: Sandbox, registry: str) -> None:
         sandbox.write("lm_eval/api/registry.py", registry)
         sandbox.write("lm_eval/models/__init__.py", "HERE = True")
-        done = sandbox.run(f"{OPEN_DOOR}import lm_eval.models; print(lm_eval.models.HERE)")
+        done = sandbox.run(f"{INSTALL}import lm_eval.models; print(lm_eval.models.HERE)")
         assert (done.returncode, done.stdout) == (0, "True\n")
         assert len(done.stderr.splitlines()) == 1
         assert "pip install 'lm-eval>=0.4.13,<0.5'" in done.stderr
@@ -283,7 +281,7 @@ class TestBrokenLmEval:
     def test_without_a_stderr_it_keeps_silent(self, sandbox: Sandbox) -> None:
         sandbox.write("lm_eval/api/registry.py", "")
         sandbox.write("lm_eval/models/__init__.py", "")
-        assert sandbox.run(f"{OPEN_DOOR}sys.stderr = None\nimport lm_eval.models").returncode == 0
+        assert sandbox.run(f"{INSTALL}sys.stderr = None\nimport lm_eval.models").returncode == 0
 
     def test_register_complains_of_one_that_cannot_be_imported(self, sandbox: Sandbox) -> None:
         sandbox.write("lm_eval/__init__.py", "raise ImportError('no numpy')")
@@ -316,14 +314,14 @@ class TestRegister:
     def test_a_missing_tasks_folder_is_named(self, sandbox: Sandbox) -> None:
         for name in ("__init__.py", "_autoload.py", "core/__init__.py", "core/errors.py"):
             sandbox.write(f"lm_eval_aft/{name}", (ROOT / "lm_eval_aft" / name).read_text())
-        done = sandbox.run(OPEN_DOOR + "import lm_eval.tasks as t; print(t.TaskManager().searched)")
+        done = sandbox.run(INSTALL + "import lm_eval.tasks as t; print(t.TaskManager().searched)")
         assert done.stdout == "['built-in']\n"
         assert done.stderr.startswith("lm_eval_aft: there is no folder of tasks in ")
         assert len(done.stderr.splitlines()) == 1
 
 
 class TestErrorsOfOurs:
-    RAISE = OPEN_DOOR + "import lm_eval.models\nfrom lm_eval_aft.core.errors import ConfigError\n"
+    RAISE = INSTALL + "import lm_eval.models\nfrom lm_eval_aft.core.errors import ConfigError\n"
 
     def test_end_a_plain_program_with_one_sentence_and_code_2(self, sandbox: Sandbox) -> None:
         done = sandbox.run(self.RAISE + "raise ConfigError('k=0: give 1 or more')")
@@ -344,7 +342,7 @@ class TestErrorsOfOurs:
         assert sandbox.run(f"{before}{self.RAISE}raise ConfigError('x')").returncode == 2
 
     def test_are_left_to_python_where_lm_eval_is_not_used(self, sandbox: Sandbox) -> None:
-        done = sandbox.run(f"{OPEN_DOOR}from lm_eval_aft.core.errors import ConfigError\nraise ConfigError('x')")
+        done = sandbox.run(f"{INSTALL}from lm_eval_aft.core.errors import ConfigError\nraise ConfigError('x')")
         assert done.returncode == 1
         assert done.stderr.startswith("Traceback")
 
@@ -356,7 +354,7 @@ class TestErrorsOfOurs:
 
 
 class TestModule:
-    """``python -m lm_eval_aft`` is lm-eval's command line behind register()."""
+    """``python -m lm_eval_aft`` registers and runs lm-eval's command line."""
 
     def run(self, sandbox: Sandbox, body: str) -> subprocess.CompletedProcess[str]:
         sandbox.write("lm_eval/__main__.py", f"import sys\ndef cli_evaluate():\n    {body}\n")
@@ -383,7 +381,7 @@ class TestModule:
 
 
 class TestInstalledLmEval:
-    """With the real lm_eval and the real start-up file of the environment the tests run in."""
+    """The lm_eval and the start-up file of the environment in which the tests run."""
 
     def test_knows_the_model_and_searches_our_folder_without_torch(self, tmp_path: Path) -> None:
         code = (
@@ -416,7 +414,7 @@ class TestInstalledLmEval:
 
 
 def test_starting_up_is_cheap() -> None:
-    """Loosely: benchmarks/startup.py with its 200 runs is what holds it to 2 ms."""
+    """A loose bound. benchmarks/startup.py with 200 runs measures the 2 ms that are promised."""
     done = python(str(ROOT / "benchmarks" / "startup.py"), "--runs", "15")
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)

@@ -232,7 +232,7 @@ class TestInstalls:
         environment.look()  # which compiles modules, and leaves __pycache__ folders for pip to find
         environment.pip("uninstall", "--yes", "lm_eval_aft")
         assert environment.files() == before
-        ask = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'Door'])"
+        ask = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'PluginFinder'])"
         assert environment.python("-c", ask) == "[]\n"
 
     @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])

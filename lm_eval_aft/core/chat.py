@@ -1,10 +1,8 @@
-"""Chats: in and out of lm-eval's context string, and from messages to a prompt.
+"""Chats: to and from lm-eval's context string, and from messages to a prompt.
 
-lm-eval hands a model one string per request. ``ChatContext`` is such a string, with the messages as JSON inside,
-so that they arrive intact; ``decode`` reads it back. A ``Renderer`` turns messages into a prompt and measures
-text; engines that hold a tokenizer use ``TokenizerRenderer``. Knows nothing of drafts. Called by ``model``,
-``prompts``, the engines and the trainers.
-Over 200 lines because reading and rendering a chat must agree.
+lm-eval gives a model one string per request. ``ChatContext`` is such a string: it holds the messages as JSON, and
+``decode`` reads them back. A ``Renderer`` turns messages into a prompt and measures texts in tokens. Engines with a
+tokenizer use ``TokenizerRenderer``.
 """
 
 from __future__ import annotations
@@ -23,32 +21,33 @@ from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Prompt
 
 _MARK = '{"aft_chat": '
-# What chat templates mark turns with, though some tokenizers know it as ordinary text: <|user|>, [INST], <<SYS>>, </s>.
+# Marks of turns in chat templates: <|user|>, [INST], <<SYS>>, </s>. To some tokenizers they are ordinary text.
 MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")
 THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
-OPENED = re.compile(r"\A(?!.*<think>).*?</think>\s*", re.DOTALL)  # some chat templates open the block in the prompt
+# Some chat templates open the think block in the prompt, so the text holds only its end.
+OPENED = re.compile(r"\A(?!.*<think>).*?</think>\s*", re.DOTALL)
 
 
 class ChatContext(str):
-    """The messages of a chat as JSON, in the shape of the string that lm-eval wants.
+    """The messages of a chat as a JSON string, which lm-eval takes for a rendered chat.
 
-    Everything is in the text itself, so it survives pickling, hashing and the sample logs.
+    The text itself holds everything, so the messages survive pickling, hashing and the sample logs.
     """
 
     __slots__ = ()
 
     @classmethod
     def of(cls, history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> ChatContext:
-        """Encode a history as ``LM.apply_chat_template`` gets it."""
+        """Encode the arguments of ``LM.apply_chat_template``."""
         rows = [{"role": turn["role"], "content": turn["content"]} for turn in history]
         return cls(json.dumps({"aft_chat": rows, "prefill": not add_generation_prompt}, ensure_ascii=False))
 
 
 def decode(context: str) -> Chat:
-    """Read the chat out of a context; a bare string becomes one user turn.
+    """Read the chat in a context. A bare string becomes one user message.
 
     Raises:
-        ChatError: If a task changed the encoded chat, or it ends with the assistant where an answer is due.
+        ChatError: If a task changed the encoded chat, or the chat ends with a complete assistant message.
     """
     if not context.startswith(_MARK):
         return Chat((Message("user", context),), wrapped=True)
@@ -81,21 +80,21 @@ class Renderer(Protocol):
         """Render a chat, ready for the next assistant turn."""
 
     def trim(self, text: str, tokens: int) -> str:
-        """The longest beginning of a text that has at most so many tokens."""
+        """The longest beginning of a text that has at most ``tokens`` tokens."""
 
     def count(self, text: str) -> int:
         """Length of a text in tokens."""
 
     def clean(self, text: str) -> str:
-        """A draft without control tokens and think blocks, fit to stand in another prompt."""
+        """A text without control tokens and think blocks, for use in another prompt."""
 
 
 class TokenizerRenderer:
     """Renders with a transformers tokenizer and its chat template.
 
-    A template without a system role gets the system text at the head of the first user turn. A tokenizer without
-    a template (base models) gets the contents joined by blank lines, so that a lone user turn is the bare text
-    that ``--model hf`` would see.
+    If the template has no system role, the system text goes to the head of the first user message. If the tokenizer
+    has no template (base models), the prompt is the contents joined by blank lines. A single user message is then the
+    bare text that ``--model hf`` would see.
     """
 
     def __init__(
@@ -109,8 +108,8 @@ class TokenizerRenderer:
 
         Args:
             tokenizer: A transformers tokenizer.
-            add_bos_token: As in lm-eval's HFLM; None leaves it to the tokenizer.
-            template_args: Further variables of the chat template, such as ``enable_thinking``.
+            add_bos_token: As in lm-eval's HFLM. None leaves it to the tokenizer.
+            template_args: More variables of the chat template, such as ``enable_thinking``.
         """
         self.tokenizer = tokenizer
         self._add_bos_token = add_bos_token
@@ -126,18 +125,20 @@ class TokenizerRenderer:
     def encode(self, chat: Chat) -> Prompt:
         """Render and tokenise as lm-eval's HFLM does: special tokens are added unless the text begins with BOS."""
         token_ids = tuple(self._encode_text(self.render(chat)))
-        if not token_ids:  # a model must read something: lm-eval's prefix token
+        # A model must read something. lm-eval has a prefix token for that.
+        if not token_ids:
             token_ids = (self._prefix_token,)
         digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
         return Prompt(chat, token_ids, len(token_ids), digest)
 
     def trim(self, text: str, tokens: int) -> str:
-        """See ``Renderer.trim``; decoding may merge pieces, so the cut is checked and lowered until it holds."""
+        """See ``Renderer.trim``. Decoding may merge pieces, so the cut is lowered until the text is short enough."""
         ids = self._plain(text)
         keep = tokens
         while keep > 0:
             head = str(self.tokenizer.decode(ids[:keep], skip_special_tokens=False))
-            head = head.rstrip("\ufffd")  # half of a multi-byte character
+            # The cut may go through a character of several bytes.
+            head = head.rstrip("\ufffd")
             if self.count(head) <= tokens:
                 return head
             keep -= 1
@@ -153,25 +154,25 @@ class TokenizerRenderer:
 
     @cached_property
     def has_system_role(self) -> bool:
-        """Whether the chat template takes a system message and shows it."""
+        """Whether the chat template accepts a system message and renders it."""
         mark = "system-role-probe"
         try:
-            shown = mark in self._apply([Message("system", mark), Message("user", "x")], False)
+            rendered = mark in self._apply([Message("system", mark), Message("user", "x")], False)
         except ChatError:
-            shown = False
-        if not shown:
+            rendered = False
+        if not rendered:
             log.warning("This chat template has no system role: system texts go to the head of the first user turn.")
-        return shown
+        return rendered
 
     @cached_property
     def turn_end_ids(self) -> frozenset[int]:
-        """The control token with which the chat template ends an assistant turn, if it has one."""
+        """The control token with which the chat template ends an assistant message, if there is one."""
         if not self.tokenizer.chat_template:
             return frozenset()
         mark = "turn-end-probe"
         history = [Message("user", "x"), Message("assistant", mark), Message("user", "x")]
         after = self._apply(history, False, generation_prompt=False).partition(mark)[2]
-        first = self._plain(after)[:1]  # without the BOS that many tokenizers put before any text
+        first = self._plain(after)[:1]
         return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
 
     def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
@@ -199,6 +200,7 @@ class TokenizerRenderer:
         return list(self.tokenizer.encode(text, **special))
 
     def _plain(self, text: str) -> list[int]:
+        """Token ids without BOS, which many tokenizers add."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     @property
@@ -212,7 +214,7 @@ class TokenizerRenderer:
         return tuple(sorted({*added, *self.tokenizer.all_special_tokens, *self._marks()}, key=len, reverse=True))
 
     def _marks(self) -> set[str]:
-        """What the chat template itself puts around turns, special token or not."""
+        """The marks that the chat template puts around messages, special tokens or not."""
         if not self.tokenizer.chat_template:
             return set()
         turns = (Message("system", "x"), Message("user", "x"), Message("assistant", "x"), Message("user", "x"))
@@ -220,7 +222,7 @@ class TokenizerRenderer:
 
 
 def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Put the system text at the head of the first user turn, for templates that have no system role."""
+    """Move the system text to the head of the first user message, for templates without a system role."""
     system = "\n\n".join(m.content for m in messages if m.role == "system" and m.content.strip())
     rest = [m for m in messages if m.role != "system"]
     first = next((i for i, m in enumerate(rest) if m.role == "user"), None)
@@ -233,9 +235,10 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def strip_control(text: str, control: Sequence[str]) -> str:
-    """Remove think blocks and control tokens; an open block goes to the end, one that the prompt opened from the start.
+    """Remove think blocks and control tokens.
 
-    Removing one token can put another together, so it goes on until nothing is found.
+    A block without an end reaches to the end of the text. If the prompt opened the block, it begins with the text.
+    Removing one token can form another one, so removal is repeated until nothing changes.
     """
     before, text = None, OPENED.sub("", text)
     while before != text:

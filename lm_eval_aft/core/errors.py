@@ -1,27 +1,26 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-Knows nothing of engines or lm-eval. Each message is one sentence that says what was given, what is allowed and
-what to do next; the command lines print it and exit with its ``exit_code`` (``_autoload`` for lm_eval, ``cli`` for
-aft).
+Each message is one sentence that says what was given, what is allowed and what to do next. Commands print the message
+and exit with ``exit_code``.
 
     AFTError
     ├── ConfigError        a model argument or an option is wrong
-    ├── ChatError          a context cannot be read as a chat, or has a shape we do not support
+    ├── ChatError          a context cannot be read as a chat, or cannot be answered
     ├── TemplateError      a prompt template cannot be loaded or rendered
     ├── PromptTooLong      a question does not fit the model's context, even without its drafts
     ├── EngineError        an engine cannot be loaded, or stopped working
     ├── StoreError         the draft store cannot be used
     ├── RecordError        traces, results or data files cannot be read or written
     ├── JudgeError         a judge cannot be reached, or judgements are missing
-    └── RunStopped         the user or the system ended a run; what it had finished is kept
+    └── RunStopped         the user or the system ended a run; finished generations are kept
 """
 
 
 class AFTError(Exception):
-    """Base of all errors below: its text is meant for the user, as it stands.
+    """Base of all errors below. Its text is a message to the user.
 
     Attributes:
-        exit_code: Of a command that ends with it.
+        exit_code: Exit code of a command that ends with this error.
     """
 
     exit_code = 2
@@ -32,7 +31,7 @@ class ConfigError(AFTError):
 
 
 class ChatError(AFTError):
-    """A context cannot be read as a chat, or ends in a way that cannot be answered."""
+    """A context cannot be read as a chat, or ends with a message that cannot be answered."""
 
 
 class TemplateError(AFTError):
@@ -40,15 +39,15 @@ class TemplateError(AFTError):
 
 
 class PromptTooLong(AFTError):
-    """The question and the tokens asked for do not fit the context, even with every draft cut to nothing."""
+    """A question and the tokens to generate do not fit the context, even with every draft cut to one token."""
 
 
 class EngineError(AFTError):
-    """An engine cannot be loaded, or stopped working while it ran."""
+    """An engine cannot be loaded, or stopped working."""
 
 
 class StoreError(AFTError):
-    """The draft store is foreign, newer, damaged, locked or cannot be written."""
+    """The draft store is another program's file, newer than this package, damaged, locked or cannot be written."""
 
 
 class RecordError(AFTError):
@@ -60,8 +59,14 @@ class JudgeError(AFTError):
 
 
 class RunStopped(AFTError):
-    """SIGINT or SIGTERM ended a run: the shell's exit code for that signal, and how to go on."""
+    """SIGINT or SIGTERM ended a run."""
 
     def __init__(self, message: str, exit_code: int) -> None:
+        """Make the error.
+
+        Args:
+            message: What is kept, and how to resume.
+            exit_code: The shell's exit code for that signal.
+        """
         super().__init__(message)
         self.exit_code = exit_code

@@ -1,9 +1,7 @@
-"""Prompts for drafting and aggregating: templates, and fitting drafts into the context.
+"""The prompts of drafts and aggregation layers: templates, and fitting drafts into the context.
 
-The one place where the prompt of a layer is made, for inference and for training data alike. A template has two
-blocks, ``draft`` and ``aggregate``; each renders to text that extends the system message. Knows nothing of engines
-or of lm-eval. Called by ``schedule``, ``model`` and the trainers.
-A little over 200 lines with the default template.
+Inference and training data get their prompts here. A template has two blocks, ``draft`` and ``aggregate``. Each renders
+to a text that extends the system message.
 """
 
 from __future__ import annotations
@@ -24,7 +22,8 @@ from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.errors import PromptTooLong, TemplateError
 from lm_eval_aft.core.records import Chat, Message, Prompt
 
-# ``tag`` is "draft", lengthened until no draft contains it as a bracket, so that a draft cannot close its own.
+# ``tag`` is "draft", lengthened until no draft contains it in brackets, so that no draft can end itself.
+# This text is part of the identity of the default template: do not change it.
 DEFAULT_TEMPLATE = """\
 {% block draft %}{% endblock %}
 {% block aggregate -%}
@@ -45,7 +44,12 @@ directly, follow every instruction about form and length in the user's message, 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A prompt that fits its budget, and how many tokens each draft lost for it."""
+    """A prompt that fits its budget.
+
+    Attributes:
+        prompt: The prompt.
+        cut_tokens: Tokens cut from each draft.
+    """
 
     prompt: Prompt
     cut_tokens: tuple[int, ...] = ()
@@ -54,7 +58,7 @@ class Fitted:
 class Template:
     """A draft block and an aggregate block, rendered in jinja2's sandbox.
 
-    Variables of both blocks: ``question`` (the last user message). Of ``aggregate`` also: ``drafts`` (list of
+    Both blocks have the variable ``question`` (the last user message). ``aggregate`` also has ``drafts`` (a list of
     texts) and ``tag`` (a word that no draft contains in brackets).
     """
 
@@ -62,11 +66,11 @@ class Template:
         """Compile a template.
 
         Args:
-            source: jinja2 text with the two blocks; white space inside a block counts.
-            name: How messages call it: a path, or "default".
+            source: jinja2 text with the two blocks. White space inside a block counts.
+            name: What messages call it: a path, or "default".
 
         Raises:
-            TemplateError: If it does not compile or lacks a block.
+            TemplateError: If the text does not compile or lacks a block.
         """
         self.source, self.name = source, name
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
@@ -80,27 +84,32 @@ class Template:
 
     @classmethod
     def load(cls, path: str | None) -> Template:
-        """Read a template file, or the default template for None."""
+        """Read a template file. None gives the default template.
+
+        Raises:
+            TemplateError: If the file cannot be read, or is not a template.
+        """
         if path is None:
             return cls(DEFAULT_TEMPLATE, "default")
         try:
             return cls(Path(path).read_text(encoding="utf-8"), path)
-        except (OSError, ValueError) as error:  # undecodable, or a NUL in the path
+        # ValueError: the file is not UTF-8, or the path holds a NUL.
+        except (OSError, ValueError) as error:
             raise TemplateError(
                 f"the template {path} cannot be read ({error}): give the path of a text file."
             ) from error
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the source: what a checkpoint remembers."""
+        """SHA-256 of the source, which a checkpoint carries."""
         return sha256(self.source.encode()).hexdigest()
 
     def draft_chat(self, chat: Chat) -> Chat:
-        """The chat a draft answers."""
+        """The chat for a draft."""
         return _with_system(chat, self._render("draft", chat))
 
     def aggregate_chat(self, chat: Chat, drafts: Sequence[str]) -> Chat:
-        """The chat an aggregator answers."""
+        """The chat for a text that reads drafts."""
         return _with_system(chat, self._render("aggregate", chat, drafts=list(drafts), tag=_tag(drafts)))
 
     def _render(self, block: str, chat: Chat, **variables: Any) -> str:
@@ -113,7 +122,7 @@ class Template:
 
 
 def _tag(drafts: Sequence[str]) -> str:
-    """A delimiter word that no draft can imitate; "draft" but for hostile or very odd texts."""
+    """A delimiter word that no draft contains: "draft" for nearly all drafts."""
     folded = [_folded(draft) for draft in drafts]
     tag = "draft"
     while any(re.search(rf"\[/?{tag}\d*\]", text) for text in folded):
@@ -122,13 +131,13 @@ def _tag(drafts: Sequence[str]) -> str:
 
 
 def _folded(text: str) -> str:
-    """The text as an eye reads it: compatible letters made one, and neither white space nor what cannot be seen."""
-    seen = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "CZ")
-    return "".join(seen)
+    """The text as a reader sees it: look-alike letters are one letter, and white space and invisible ones are gone."""
+    visible = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "CZ")
+    return "".join(visible)
 
 
 def _with_system(chat: Chat, addition: str) -> Chat:
-    """Extend the system message, or begin one; the user turns stay as they are."""
+    """Extend the system message, or add one. The user's messages stay as they are."""
     if not addition:
         return chat
     messages = list(chat.messages)
@@ -140,48 +149,48 @@ def _with_system(chat: Chat, addition: str) -> Chat:
 
 
 def draft_prompt(template: Template, renderer: Renderer, chat: Chat, budget: int, *, final: bool = False) -> Fitted:
-    """The prompt of a draft, or of the plain answer that ``layers=0`` gives; never cut.
+    """The prompt of a draft, or of the single answer if ``layers=0``. It is never cut.
 
     Args:
         template: Its draft block is used.
-        renderer: The engine's.
-        chat: What is asked.
-        budget: Tokens the prompt may have.
-        final: True for a plain answer, which continues the chat's prefill; a draft does not.
+        renderer: The engine's renderer.
+        chat: The chat to answer.
+        budget: Maximum tokens of the prompt.
+        final: True for the answer, which continues the chat's prefill. A draft does not.
 
     Raises:
-        PromptTooLong: If it has more tokens than the budget.
+        PromptTooLong: If the prompt has more tokens than the budget.
     """
-    asked = template.draft_chat(chat)
-    return _checked(renderer.encode(asked if final else replace(asked, prefill="")), (), budget)
+    drafted = template.draft_chat(chat)
+    return _checked(renderer.encode(drafted if final else replace(drafted, prefill="")), (), budget)
 
 
 def aggregate_prompt(
     template: Template, renderer: Renderer, chat: Chat, drafts: Sequence[str], budget: int, *, final: bool = False
 ) -> Fitted:
-    """The prompt of an aggregation pass, with its drafts cut evenly where they do not all fit.
+    """The prompt of an aggregation layer. If its drafts do not all fit, they are cut evenly.
 
-    Every draft may keep the same number of tokens, the largest that fits; shorter ones stay whole. The question
-    is never cut.
+    Every draft keeps at most the same number of tokens, the largest number that fits. The question is never cut.
 
     Args:
         template: Its aggregate block is used.
-        renderer: The engine's.
-        chat: What is asked.
-        drafts: Texts of the layer before; empty ones are left out of the prompt.
-        budget: Tokens the prompt may have.
+        renderer: The engine's renderer.
+        chat: The chat to answer.
+        drafts: Texts of the layer before. Empty ones are left out of the prompt. If all are empty, the prompt is that
+            of a draft.
+        budget: Maximum tokens of the prompt.
         final: True in the last layer, which continues the chat's prefill.
 
     Raises:
-        PromptTooLong: If it does not fit even with one token a draft.
+        PromptTooLong: If the prompt does not fit even with one token per draft.
     """
-    asked = chat if final else replace(chat, prefill="")
+    without_drafts = chat if final else replace(chat, prefill="")
     texts = [renderer.clean(draft).strip() for draft in drafts]
-    if not any(texts):  # nothing is left to aggregate: draft afresh
+    if not any(texts):
         return draft_prompt(template, renderer, chat, budget, final=final)
 
     def encode(kept: Sequence[str]) -> Prompt:
-        return renderer.encode(template.aggregate_chat(asked, [text for text in kept if text]))
+        return renderer.encode(template.aggregate_chat(without_drafts, [text for text in kept if text]))
 
     whole = encode(texts)
     if whole.prompt_tokens <= budget:
@@ -192,7 +201,8 @@ def aggregate_prompt(
         pairs = zip(texts, lengths, strict=True)
         return encode([text if length <= tokens else renderer.trim(text, tokens) for text, length in pairs])
 
-    low, high = 1, max(lengths, default=1)  # cut_to(high) is too long; find the largest that fits
+    # cut_to(high) is too long. Find the largest number that fits.
+    low, high = 1, max(lengths, default=1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if cut_to(middle).prompt_tokens <= budget else (low, middle)

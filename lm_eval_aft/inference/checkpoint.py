@@ -1,6 +1,6 @@
-"""aft_config.json: what a checkpoint says about how it was trained.
+"""aft_config.json: how a checkpoint was trained.
 
-Trainers write it beside the weights; ``model`` reads it, so that a checkpoint is evaluated with the prompts it knows.
+Trainers write the file beside the weights. Evaluation reads it and uses the prompts of the training.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class CheckpointConfig:
     """The contents of aft_config.json.
 
     Attributes:
-        template: Source text of the prompt template used in training.
-        template_sha256: Its digest.
-        k: Drafts per example in training; None where they varied.
-        base_model: What was trained further.
-        base_revision: Its revision, or "".
-        mask_policy: Which tokens the loss covered.
+        template: Source text of the prompt template of the training.
+        template_sha256: Digest of the template.
+        k: Drafts per example in training, or None if the number varied.
+        base_model: The checkpoint that the training started from.
+        base_revision: Revision of that checkpoint, or "".
+        mask_policy: Tokens that the loss covered.
         data_digest: SHA-256 of the training data.
     """
 
@@ -44,9 +44,9 @@ class CheckpointConfig:
     data_digest: str = ""
 
     def save(self, folder: str | Path) -> None:
-        """Write the file into a checkpoint folder."""
+        """Write the file into a checkpoint folder. Its presence means that the folder is complete."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        with atomic_write(Path(folder, FILE)) as partial:  # that it is there says that the folder is complete
+        with atomic_write(Path(folder, FILE)) as partial:
             partial.write_text(text, encoding="utf-8")
 
     @classmethod
@@ -54,7 +54,7 @@ class CheckpointConfig:
         """Read a file.
 
         Raises:
-            ConfigError: If it is not such a file, or its template does not have the digest it states.
+            ConfigError: If the file is not an aft_config.json, or states another digest than its template has.
         """
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ class CheckpointConfig:
             if not isinstance(config.template, str) or not isinstance(config.template_sha256, str):
                 raise TypeError("template and template_sha256 must be texts")
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): mend it, or remove it to use template=.") from error
+            raise ConfigError(f"{path} cannot be read ({error}): correct it, or remove it to use template=.") from error
         digest = Template(config.template, str(path)).digest
         if digest != config.template_sha256:
             raise ConfigError(
@@ -73,35 +73,37 @@ class CheckpointConfig:
 
 
 def choose_template(config: AFTConfig, engine_args: dict[str, Any]) -> Template:
-    """The template to use: the checkpoint's, else the one asked for, else ours.
+    """The template to use: the checkpoint's, or that of ``template=``, or the default template.
 
     Raises:
-        ConfigError: If the checkpoint names another than ``template=`` and ``template_override`` is not set.
+        ConfigError: If the checkpoint and ``template=`` differ and ``template_override`` is not set.
         TemplateError: If a template cannot be loaded.
     """
-    asked = Template.load(config.template)
-    path = None if config.engine == "api" else _find(engine_args)  # a server's model name is no checkpoint here
+    requested = Template.load(config.template)
+    # With engine=api the name of the model is a server's; it is not a checkpoint.
+    path = None if config.engine == "api" else _find(engine_args)
     if path is None:
-        return asked
+        return requested
     trained = Template(CheckpointConfig.load(path).template, str(path))
-    if config.template is None or trained.digest == asked.digest:
+    if config.template is None or trained.digest == requested.digest:
         return trained
     if not config.template_override:
         raise ConfigError(
-            f"template={config.template} ({asked.digest[:12]}) is not what the checkpoint was trained with "
+            f"template={config.template} ({requested.digest[:12]}) is not what the checkpoint was trained with "
             f"({trained.digest[:12]}, in {path}): leave template out, or add template_override=true."
         )
     log.warning("Using template=%s although the checkpoint was trained with another.", config.template)
-    return asked
+    return requested
 
 
 def _find(engine_args: dict[str, Any]) -> Path | None:
-    """aft_config.json of the adapter, else of the base; local folders, else the hub's cache or the hub."""
+    """aft_config.json of the adapter, or of the base model: in a local folder, the hub's cache or the hub."""
     within = str(engine_args.get("subfolder") or "")
     for key in ("peft", "lora_local_path", "pretrained"):
         name = engine_args.get(key)
         if isinstance(name, str):
-            name = os.path.expanduser(name) if key == "lora_local_path" else name  # as engine=vllm does
+            # engine=vllm expands this path, and no other.
+            name = os.path.expanduser(name) if key == "lora_local_path" else name
             name, file = locate(name), str(Path(within, FILE)) if key == "pretrained" else FILE
             path = Path(name, file) if Path(name).is_dir() else _from_hub(name, file, engine_args.get("revision"))
             if path is not None and path.is_file():
@@ -115,5 +117,6 @@ def _from_hub(name: str, file: str, revision: str | None) -> Path | None:
 
     try:
         return Path(hf_hub_download(name, file, revision=revision))
+    # There is no such file, or no hub. If the checkpoint itself is missing, the loader says so.
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
-        return None  # no such file or no hub: the loader will say so if the checkpoint itself is missing
+        return None
