@@ -1,8 +1,6 @@
-"""Reads what lm-eval writes: results_*.json, and the samples_*.jsonl beside it, of any model.
+"""Reads what lm-eval writes, of any model: results_*.json and the samples_*.jsonl beside it.
 
-Knows lm-eval's file layout and the part that ``model`` adds under ``config.aft``; knows nothing of traces, tests or
-tables, and imports neither torch nor lm_eval. ``votes``, ``plot``, ``compare`` and ``report`` call it. Groups are left
-out: lm-eval makes them from the tasks that are here. Over 200 lines: half of them say what a field means.
+lm-eval makes groups from the tasks, which are here themselves. So groups are left out.
 """
 
 from __future__ import annotations
@@ -20,10 +18,12 @@ from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
-QUESTIONS = ("question", "prompt", "instruction", "problem", "query", "input")  # fields of documents
+# Fields of documents that hold the question, the first one that a document has.
+QUESTION_FIELDS = ("question", "prompt", "instruction", "problem", "query", "input")
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
 SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
-MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", *SCORED)  # not chosen
+# Fields that report results rather than settings. They are ignored when the settings of two runs are compared.
+MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", *SCORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Score:
         task: Name of the task.
         metric: Name of the metric.
         filter: Name of lm-eval's filter, such as flexible-extract.
-        value: What lm-eval reports.
-        stderr: lm-eval's standard error; None where it gives none.
-        n: Questions.
-        higher_is_better: False where less is better.
-        ranked: False where neither is: lm-eval writes null for a length, say.
+        value: The number that lm-eval reports.
+        stderr: lm-eval's standard error, or None if it reports none.
+        n: Number of questions.
+        higher_is_better: False if less is better.
+        ranked: False if neither is better, as for a length. lm-eval then writes null for ``higher_is_better``.
     """
 
     task: str
@@ -53,17 +53,17 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How a task was put to a model: what must agree before two of its scores stand side by side.
+    """How a task was run. Two scores of a task can be compared only if these agree.
 
     Attributes:
-        version: Of the task.
-        shots: Examples in the prompt.
-        questions: That were asked.
-        prompt: "chat", "bare", or "wrapped" where --model aft made a user turn of a bare prompt.
-        system: SHA-256 of the system instruction; empty without one.
-        multiturn: Whether examples were turns of their own.
-        generation: The task's generation settings with those of --gen_kwargs.
-        judge: Model that judged within the run; empty where none did.
+        version: Version of the task.
+        shots: Number of examples in the prompt.
+        questions: Number of questions.
+        prompt: "chat", "bare", or "wrapped" if --model aft made a user message of a bare prompt.
+        system: SHA-256 of the system instruction, or "".
+        multiturn: Whether the examples were messages of their own.
+        generation: The task's generation settings, with those of --gen_kwargs.
+        judge: The model that judged within the run, or "".
     """
 
     version: str
@@ -83,13 +83,13 @@ class EvalRun:
     Attributes:
         path: The file.
         model: Checkpoint or name of the model.
-        settings: ``config.aft``; None where another model than ours was run.
-        scores: In the order of the file.
-        usage: Logical cost of all tasks together; None where another model was run.
+        settings: ``config.aft``, or None if the run is of another model than ours.
+        scores: The scores, in the order of the file.
+        usage: Logical cost of all tasks together, or None if the run is of another model.
         config: lm-eval's whole ``config``.
-        conditions: How each task was put.
-        host_version: Of lm-eval; empty where the file does not say.
-        system_instruction: lm-eval's; empty without one.
+        conditions: How each task was run.
+        host_version: Version of lm-eval, or "" if the file does not say.
+        system_instruction: lm-eval's system instruction, or "".
     """
 
     path: Path
@@ -104,40 +104,40 @@ class EvalRun:
 
     @property
     def k(self) -> int | None:
-        """Texts per layer; None where another model was run."""
+        """Texts per layer, or None if the run is of another model."""
         return int(self.settings["k"]) if self.settings else None
 
     @property
     def layers(self) -> int | None:
-        """Aggregation passes; None where another model was run."""
+        """Aggregation layers, or None if the run is of another model."""
         return int(self.settings["layers"]) if self.settings else None
 
     @property
     def answers(self) -> int | None:
-        """Questions answered in all tasks together, every turn and repeat counted; None where another model was run."""
+        """Number of answers in all tasks, every turn and repeat counted, or None if the run is of another model."""
         if self.settings is None or self.usage is None:
             return None
         return self.usage.generations // int(self.settings["generations_per_question"])
 
     @property
     def engine(self) -> str:
-        """Our engine, or the kind of model that lm-eval ran."""
+        """The engine, or lm-eval's kind of model if the run is of another model."""
         return str(self.settings.get("engine") or "unknown" if self.settings else self.config.get("model", "unknown"))
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks it has scores for."""
+        """The tasks that the run has scores for."""
         return tuple(dict.fromkeys(score.task for score in self.scores))
 
     def samples_file(self, task: str) -> Path:
-        """Where --log_samples of this run puts a task's samples."""
+        """The file in which --log_samples keeps a task's samples."""
         stamp = self.path.name.removeprefix(RESULTS).removesuffix(".json")
         return self.path.with_name(f"{SAMPLES}{task}_{stamp}.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """What pairs two runs' answers: never the prompt's hash, which depends on the model."""
+    """Identifies a question under a filter in any run. The prompt's hash is not used: it depends on the model."""
 
     task: str
     doc_id: int
@@ -150,15 +150,15 @@ class Sample:
     """One question under one filter.
 
     Attributes:
-        key: Which.
-        target: The gold answer as lm-eval logs it; of a multiple choice its text.
+        key: Identifies the question and the filter.
+        target: The gold answer as lm-eval logs it; for a multiple choice, the text of the choice.
         resps: The model's responses, before the filter.
-        filtered: The responses after it.
-        metrics: What each metric gave for this question.
-        category: The document's category; empty where it has none.
-        prompt: What the model was asked, examples included, as lm-eval logs it.
-        question: The document's own question, without the task's frame; empty where no field is known to hold it.
-        file: Where it was read.
+        filtered: The responses after the filter.
+        metrics: The value of each metric for this question.
+        category: The document's category, or "".
+        prompt: The prompt as lm-eval logs it, examples included.
+        question: The document's own question without the rest of the prompt, or "" if no known field holds it.
+        file: The file that the sample comes from.
     """
 
     key: SampleKey
@@ -172,10 +172,10 @@ class Sample:
     file: Path | None = None
 
     def score(self, metric: str) -> float:
-        """What the metric gave for this question, as a number.
+        """The value of a metric for this question, as a number.
 
         Raises:
-            RecordError: If the metric is not there, or gives something else than one number a question.
+            RecordError: If there is no such metric, or its value is not a number.
         """
         value = self.metrics.get(metric)
         if not isinstance(value, int | float):
@@ -188,16 +188,17 @@ class Sample:
 
 
 def read_runs(folder: str | Path) -> tuple[EvalRun, ...]:
-    """Every run below a folder (or the one results file given), in the order of their paths.
+    """The runs in a folder and its subfolders, in the order of their paths. A results file is one run.
 
-    Where one folder holds several files of equal settings, tasks and conditions, the same command was run again: the
-    newest wins, and stderr says which file is left out.
+    If a folder holds several files of equal settings, tasks and conditions, the same command was run again. Then the
+    newest file counts, and a warning names each file that is left out.
 
     Raises:
-        RecordError: If there is none, or one cannot be read.
+        RecordError: If there is no run, or a file cannot be read.
     """
     folder = Path(folder)
-    files = [folder] if folder.is_file() else sorted(folder.rglob(f"{RESULTS}*.json"))  # stamps sort by time
+    # The stamps in the names sort by time.
+    files = [folder] if folder.is_file() else sorted(folder.rglob(f"{RESULTS}*.json"))
     if not files:
         raise RecordError(f"there is no {RESULTS}*.json in {folder}: give the folder that --output_path named.")
     newest: dict[str, EvalRun] = {}
@@ -211,10 +212,10 @@ def read_runs(folder: str | Path) -> tuple[EvalRun, ...]:
 
 
 def read_run(path: str | Path) -> EvalRun:
-    """One run: a results file, or the newest one below a folder.
+    """One run: a results file, or the newest one in a folder and its subfolders.
 
     Raises:
-        RecordError: If there is none, or it cannot be read.
+        RecordError: If there is no run, or it cannot be read.
     """
     path = Path(path)
     files = [path] if path.is_file() else list(path.rglob(f"{RESULTS}*.json"))
@@ -224,10 +225,10 @@ def read_run(path: str | Path) -> EvalRun:
 
 
 def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
-    """The samples of one task, one for each question and filter, in the order of the file.
+    """The samples of one task: one for each question and filter, in the order of the file.
 
     Raises:
-        RecordError: If they were not logged, a line is damaged, or a question is there twice.
+        RecordError: If the samples were not logged, a line is damaged, or a question occurs twice.
     """
     file = run.samples_file(task)
     if not file.is_file():
@@ -242,12 +243,13 @@ def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
 
 
 def _identity(run: EvalRun) -> str:
-    """Equal for runs of which only the newest counts: one folder, one model, equal settings, tasks and conditions."""
-    chosen = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
-    asked = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
-    asked += [None if run.settings else run.config.get("model_args")]
-    put = {task: asdict(conditions) for task, conditions in run.conditions.items()}
-    return json.dumps([str(run.path.parent), run.model, chosen, asked, run.tasks, put], sort_keys=True, default=str)
+    """Equal for runs of one command: one folder, one model, equal settings, tasks and conditions."""
+    settings = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
+    config = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
+    config += [None if run.settings else run.config.get("model_args")]
+    conditions = {task: asdict(each) for task, each in run.conditions.items()}
+    parts = [str(run.path.parent), run.model, settings, config, run.tasks, conditions]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def _read_run(file: Path) -> EvalRun:
@@ -273,7 +275,7 @@ def _read_run(file: Path) -> EvalRun:
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError or TypeError where our own block of a results file is not as we write it."""
+    """Raise ValueError or TypeError if ``config.aft`` is not as this package writes it."""
     for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1)):
         if not isinstance(settings[name], int) or not least <= settings[name] < MAX_COUNT:
             raise ValueError(f"{name} is {settings[name]!r}")
@@ -284,24 +286,26 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 def _scores(data: dict[str, Any]) -> Iterator[Score]:
     for task, row in data["results"].items():
+        # Groups have no samples of their own.
         if task not in data["n-samples"]:
-            continue  # a group
+            continue
         n = int(data["n-samples"][task]["effective"])
         better = data.get("higher_is_better", {}).get(task, {})
         for name, value in row.items():
             metric, comma, filter_name = name.partition(",")
             if not comma or metric.endswith("_stderr") or metric == "bypass" or not isinstance(value, int | float):
                 continue
+            # lm-eval writes "N/A" if it has no standard error.
             stderr = row.get(f"{metric}_stderr,{filter_name}")
-            known = float(stderr) if isinstance(stderr, int | float) else None  # lm-eval writes "N/A" otherwise
+            stderr = float(stderr) if isinstance(stderr, int | float) else None
             direction = better.get(metric, True)
             yield Score(
-                task, metric, filter_name, float(value), known, n, direction is not False, direction is not None
+                task, metric, filter_name, float(value), stderr, n, direction is not False, direction is not None
             )
 
 
 def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
-    """By task; what an older or foreign file does not say is left empty."""
+    """The conditions of each task. A field that an older or foreign file lacks is left empty."""
     wrapped = (data["config"].get("aft") or {}).get("bare_prompts_wrapped")
     prompt = "wrapped" if wrapped else "chat" if data.get("chat_template") is not None else "bare"
     return {
@@ -325,18 +329,18 @@ def _task(data: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _usage(row: dict[str, Any]) -> Usage:
-    """The counts under ``config.aft.usage``; FLOPs are 0 where the model's shape is unknown."""
+    """The counts of ``config.aft.usage``. FLOPs are 0 if the model's shape is unknown."""
     counts = {f.name: int(row[f.name] or 0) for f in fields(Usage)}
     if not all(0 <= count < MAX_COUNT for count in counts.values()):
-        raise ValueError("a count of usage is below zero or beyond counting")
+        raise ValueError("a count of usage is below zero or too large")
     return Usage(**counts)
 
 
 def _target(row: Mapping[str, Any]) -> str:
-    """The gold answer; where lm-eval logs a choice by its number, the choice as it was asked."""
+    """The gold answer. If lm-eval logs the number of a choice, its text from the request."""
     arguments = row.get("arguments")
-    asked = arguments.get(f"gen_args_{row['target']}") if isinstance(arguments, dict) else None
-    choice = asked.get("arg_1") if isinstance(asked, dict) else None
+    request = arguments.get(f"gen_args_{row['target']}") if isinstance(arguments, dict) else None
+    choice = request.get("arg_1") if isinstance(request, dict) else None
     return choice.strip() if isinstance(choice, str) else str(row["target"])
 
 
@@ -345,7 +349,8 @@ def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
     resps = tuple(text for instance in row["resps"] for text in instance)
     metrics = {name: row[name] for name in row["metrics"]}
     for value in metrics.values():
-        isinstance(value, int) and float(value)  # an OverflowError here rather than in whoever adds them up
+        # A number that is too large for a float is an OverflowError here, where the message names the line.
+        isinstance(value, int) and float(value)
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     return Sample(
         key,
@@ -355,12 +360,12 @@ def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
         metrics,
         category=str(doc.get("category") or ""),
         prompt=_prompt(row.get("arguments")),
-        question=next((doc[name] for name in QUESTIONS if isinstance(doc.get(name), str)), ""),
+        question=next((doc[name] for name in QUESTION_FIELDS if isinstance(doc.get(name), str)), ""),
         file=file,
     )
 
 
 def _prompt(arguments: Any) -> str:
-    """Of the first request; empty where another version of lm-eval logged requests in another form."""
+    """The prompt of the first request, or "" if another version of lm-eval logged requests in another form."""
     first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
     return str(first.get("arg_0", "")) if isinstance(first, dict) else ""
