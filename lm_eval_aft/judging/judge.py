@@ -1,9 +1,8 @@
-"""The one client for models that judge: any OpenAI-compatible chat server.
+"""The client for LLM judges, which are any OpenAI-compatible chat servers.
 
-What is asked is looked up first; the rest is counted before a call leaves, asked so many at a time, tried again where
-that can help, and kept the moment it comes. Only a whole reply is kept: after a failure the same command asks for what
-is missing. The key comes from the environment variable OPENAI_API_KEY only. Knows nothing of benchmarks. Called by
-``mt_bench`` and ``alpaca``. Over 200 lines because what crosses the border is explained here.
+The client first reads the replies that its cache holds, and makes the other calls, several at a time. It retries a
+failed call if that can help, and keeps each whole reply as soon as it arrives. So after a failure the same command
+makes only the calls that are missing. The key comes from the environment variable OPENAI_API_KEY only.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from lm_eval_aft.core.errors import ConfigError, JudgeError
+from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.core.secrets import KEY_VARIABLE, refuse_secrets
 from lm_eval_aft.engines.api.client import Cancelled, ChatClient, Refused, Unreachable
@@ -26,23 +24,28 @@ from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
 from lm_eval_aft.judging.cache import JudgeCache
 
-CACHE_FILE = "judgements.sqlite"  # in the folder of the results
-CONCURRENCY, TIMEOUT_S, RETRIES = 8, 300.0, 8  # defaults of every judge, also of one that --metadata names
-BYTES_PER_TOKEN, TOKENS_PER_TURN = 4, 4  # English, about; only the estimate uses it
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0  # before a broken reply is asked for again
-THIS_CALL_ONLY = (400, 413, 422)
+# The cache's name in the folder of the results.
+CACHE_FILE = "judgements.sqlite"
+# Defaults of the commands and of a judge that --metadata names.
+CONCURRENCY, TIMEOUT_S, RETRIES = 8, 300.0, 8
+# For the estimate only: about right for English text.
+BYTES_PER_TOKEN, TOKENS_PER_TURN = 4, 4
+# Wait before the first retry of a call whose reply is broken, and the longest wait.
+FIRST_WAIT_S, MAX_WAIT_S = 1.0, 30.0
+# A refusal with one of these statuses can concern a single call.
+CALL_STATUSES = (400, 413, 422)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeCall:
-    """One question to the judge.
+    """One call to the judge.
 
     Attributes:
         messages: The judge prompt.
-        temperature: 0 is greedy.
-        max_tokens: Upper bound of the reply.
-        top_logprobs: How many likely first tokens to ask for; 0 asks for none.
-        attempt: 0, or the number of times that the same question was asked before and is to be asked afresh.
+        temperature: Temperature of the judge; 0 is greedy.
+        max_tokens: Upper bound of the tokens of the reply.
+        top_logprobs: Number of likely first tokens to request; 0 requests none.
+        attempt: From 0. Equal calls with different attempts have replies of their own.
     """
 
     messages: tuple[Message, ...]
@@ -54,14 +57,14 @@ class JudgeCall:
 
 @dataclass(frozen=True, slots=True)
 class JudgeReply:
-    """What the judge said.
+    """The judge's reply to one call.
 
     Attributes:
-        text: Its words; empty where it refused.
-        top_logprobs: Log-probability of each likely first token; None where the server gave none.
-        prompt_tokens: As the server counts them; 0 where it does not.
-        generated_tokens: Likewise.
-        refused: Why the server would not answer this very call (too long, filtered); such a reply is never kept.
+        text: The text; empty if the server refused the call.
+        top_logprobs: Log-probability of each likely first token; None if the server gives none.
+        prompt_tokens: Number of prompt tokens; 0 if the server does not count them.
+        generated_tokens: Number of generated tokens; 0 if the server does not count them.
+        refused: Why the server refused this call (too long, filtered); empty if it did not. A refusal is not cached.
     """
 
     text: str
@@ -73,39 +76,44 @@ class JudgeReply:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a list of calls will take, before the first is made.
+    """The expected cost of a list of calls, before the first is made.
 
     Attributes:
-        calls: All of them, equal ones counted once.
-        kept: Those that were answered before.
-        prompt_tokens: Of the rest, about.
-        most_generated_tokens: Of the rest, if every reply is as long as it may be.
+        calls: Number of calls; equal calls count once.
+        kept: Calls whose reply is cached.
+        prompt_tokens: Approximate prompt tokens of the other calls.
+        max_generated_tokens: Upper bound of the generated tokens of the other calls.
     """
 
     calls: int
     kept: int
     prompt_tokens: int
-    most_generated_tokens: int
+    max_generated_tokens: int
 
     @property
     def to_send(self) -> int:
-        """Calls that must be made."""
+        """Number of calls to make."""
         return self.calls - self.kept
 
     def sentence(self, price_in: float | None = None, price_out: float | None = None) -> str:
-        """The estimate in words; prices are per million tokens, and left out where either is unknown."""
+        """The estimate as a sentence.
+
+        Args:
+            price_in: Cost of a million prompt tokens. If either is None, the sentence leaves money out.
+            price_out: Cost of a million generated tokens.
+        """
         text = (
             f"{self.to_send} judge calls to make ({self.kept} of {self.calls} are kept from before): about "
-            f"{self.prompt_tokens:,} prompt tokens and at most {self.most_generated_tokens:,} generated tokens"
+            f"{self.prompt_tokens:,} prompt tokens and at most {self.max_generated_tokens:,} generated tokens"
         )
         if price_in is None or price_out is None:
             return text + "."
-        most = (self.prompt_tokens * price_in + self.most_generated_tokens * price_out) / 1e6
-        return f"{text}, at most about {most:,.2f} at the prices given."
+        money = (self.prompt_tokens * price_in + self.max_generated_tokens * price_out) / 1e6
+        return f"{text}, at most about {money:,.2f} by --price-in and --price-out."
 
 
-class Client(Protocol):
-    """What a judge asks: a chat server, or an engine in its place."""
+class JudgeClient(Protocol):
+    """Where calls are sent: a chat server, or an engine in its place."""
 
     base_url: str
 
@@ -117,11 +125,15 @@ class Client(Protocol):
         """See ``ChatClient.post``."""
 
     def disconnect(self) -> None:
-        """Close what the calling thread holds open."""
+        """Close the connection of the calling thread."""
 
 
 class Judge:
-    """Asks one judge; replies are kept by judge, revision, messages, parameters, prompt version and attempt."""
+    """Makes calls to one judge, and caches their replies.
+
+    The key of a reply is made of the judge's name and revision, the version of the judge prompts, the call, and the
+    extra fields.
+    """
 
     def __init__(
         self,
@@ -136,27 +148,27 @@ class Judge:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         quiet: bool = False,
-        client: Client | None = None,
+        client: JudgeClient | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check the address and open the cache; nothing is sent yet.
+        """Check the address and open the cache. Nothing is sent yet.
 
         Args:
             model: The server's name of the judge.
-            base_url: Up to and with the version, such as http://127.0.0.1:8000/v1.
-            cache: File in which replies are kept; None keeps them for the life of this object.
-            revision: Which weights the server runs, in the user's words.
+            base_url: Address with the version, such as http://127.0.0.1:8000/v1.
+            cache: The file that keeps the replies; None keeps them in memory.
+            revision: The weights that the server runs, in the user's words.
             prompt_version: Name or digest of the judge prompts.
-            concurrency: Calls under way at a time.
-            max_calls: More than so many are never made; None is no bound.
+            concurrency: Maximum calls under way at a time.
+            max_calls: Upper bound of the number of calls; None for no bound.
             timeout_s: Seconds to wait for one reply.
-            retries: How often to ask again where that can help.
-            quiet: No progress bar.
-            client: Asked in the place of a server; ``base_url`` is then not read.
-            extra_body: Further fields of every call; None takes a field of ours away. Part of what a reply is kept by.
+            retries: Number of further attempts of a failed call.
+            quiet: Whether to hide the progress bar.
+            client: Where calls are sent in place of ``base_url``.
+            extra_body: Further fields of every call. A field with the value None is left out of the call.
 
         Raises:
-            ConfigError: If the address or the key cannot be one, or ``extra_body`` holds what is not its to say.
+            ConfigError: If the address or the key is not valid, or ``extra_body`` holds a reserved field or a secret.
             JudgeError: If the cache cannot be opened.
         """
         self.model, self.revision, self.prompt_version = model, revision, prompt_version
@@ -167,18 +179,18 @@ class Judge:
         self.calls_made = 0
 
     def estimate(self, calls: Sequence[JudgeCall]) -> Estimate:
-        """Say what asking would take; nothing is sent."""
+        """The expected cost of calls. Nothing is sent."""
         distinct = {self.key(call): call for call in calls}
         kept = self.cache.get(distinct)
         rest = [call for key, call in distinct.items() if key not in kept]
         return Estimate(len(distinct), len(kept), sum(map(_prompt_tokens, rest)), sum(call.max_tokens for call in rest))
 
     def ask(self, calls: Sequence[JudgeCall]) -> Iterator[tuple[int, JudgeReply]]:
-        """Yield the position and the reply of each call as it ends, those kept from before first.
+        """Yield the position and the reply of each call as it ends. Cached replies come first.
 
         Raises:
-            JudgeError: If more calls would be needed than ``max_calls`` allows (then none is made), or the judge
-                cannot be asked; what had been answered by then is kept, and asking again goes on from there.
+            JudgeError: If ``max_calls`` does not allow all calls, and then none is made. Or if the judge fails, and
+                then the cache holds the replies that arrived.
         """
         positions: dict[str, list[int]] = {}
         for position, call in enumerate(calls):
@@ -186,14 +198,14 @@ class Judge:
         kept = self.cache.get(positions)
         missing = {key: calls[positions[key][0]] for key in positions if key not in kept}
         self._afford(len(missing), len(kept))
-        with tqdm(desc="judging", total=len(calls), disable=self.quiet, unit="call") as bar:
+        with Bar(desc="judging", total=len(calls), disable=self.quiet, unit="call") as bar:
             for key, reply in self._replies(kept, missing):
                 bar.update(len(positions[key]))
                 for position in positions[key]:
                     yield position, reply
 
     def key(self, call: JudgeCall) -> str:
-        """What decides a reply, as hexadecimal SHA-256."""
+        """The key of a call's reply: SHA-256 of all that determines the reply, in hexadecimal."""
         parts: list[Any] = ["v1", self.model, self.revision, self.prompt_version, asdict(call)]
         parts += [self.extra_body] if self.extra_body else []
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -224,7 +236,7 @@ class Judge:
             raise self._explain(failure, done, len(kept) + len(missing)) from failure
 
     def _run(self, missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply | Exception]]:
-        """Make the calls; after the first that fails no other is begun, but those under way are waited for."""
+        """Make calls, and yield each with its reply or the exception that it raised; see ``run_calls``."""
         outcomes = run_calls(
             missing.items(),
             self._reply_to,
@@ -237,28 +249,28 @@ class Judge:
             yield key, outcome
 
     def _reply_to(self, keyed_call: tuple[str, JudgeCall], stop: threading.Event) -> JudgeReply:
-        """Make one call, and keep its reply at once unless the server refused it."""
+        """Make one call, and cache its reply at once unless the server refused it."""
         key, call = keyed_call
-        reply = self._one(call, stop)
+        reply = self._whole_reply(call, stop)
         if not reply.refused:
             self.cache.put(key, json.dumps(asdict(reply)))
         return reply
 
-    def _one(self, call: JudgeCall, stop: threading.Event) -> JudgeReply:
-        """One whole reply; a broken one is asked for again."""
-        wait_s, broken = FIRST_WAIT_S, ""
+    def _whole_reply(self, call: JudgeCall, stop: threading.Event) -> JudgeReply:
+        """Make one call until its reply is whole, at most ``retries + 1`` times."""
+        reason = ""
         for attempt in range(self.retries + 1):
-            if attempt and stop.wait(min(wait_s * 2 ** (attempt - 1), LONGEST_WAIT_S)):
+            if attempt and stop.wait(min(FIRST_WAIT_S * 2 ** (attempt - 1), MAX_WAIT_S)):
                 raise Cancelled
             try:
                 return parse_reply(self.client.post("/chat/completions", self._body(call), stop))
             except BrokenReply as error:
-                broken = str(error)
+                reason = str(error)
             except Refused as error:
                 if error.status >= 300:
                     return _refused(error)
-                broken = error.message
-        raise Unreachable(f"{broken}, {self.retries + 1} times")
+                reason = error.message
+        raise Unreachable(f"{reason}, {self.retries + 1} times")
 
     def _body(self, call: JudgeCall) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -271,44 +283,46 @@ class Judge:
         return {name: value for name, value in (body | self.extra_body).items() if value is not None}
 
     def _explain(self, error: Exception, done: int, total: int) -> Exception:
-        """The sentence that the user reads; what is no fault of the server stays what it is."""
-        left = f"{done} of {total} judgements are done, {total - done} are left"
+        """The error that the user reads. An error that is not the server's is returned as it is."""
+        state = f"{done} of {total} judgements are done, {total - done} are left"
         kept = f"; those done are kept in {self.cache.path}" if self.cache.path and done else ""
-        then = f"{left}{kept}: start the same command again to go on."
+        then = f"{state}{kept}: start the same command again to judge the rest."
         where = f"the judge at {self.client.base_url}"
         if isinstance(error, Unreachable):
             return JudgeError(f"{where} stopped answering ({error}); {then}")
         if isinstance(error, Refused) and error.status in (401, 403):
-            state = f"refuses the key in {KEY_VARIABLE}" if self.client.has_key else f"wants a key: set {KEY_VARIABLE}"
-            return JudgeError(f"{where} {state} (HTTP {error.status}: {error.message}); {then}")
+            reason = f"refuses the key in {KEY_VARIABLE}" if self.client.has_key else f"wants a key: set {KEY_VARIABLE}"
+            return JudgeError(f"{where} {reason} (HTTP {error.status}: {error.message}); {then}")
         if isinstance(error, Refused):
             return JudgeError(f"{where} refuses model {self.model} (HTTP {error.status}: {error.message}); {then}")
         return error
 
 
 class BrokenReply(Exception):
-    """A reply that is no whole chat completion."""
+    """A reply that is not a whole chat completion."""
 
 
 def _checked_extra(extra_body: Mapping[str, Any]) -> dict[str, Any]:
-    """Further fields of a call, as they are."""
-    if clash := {"model", "messages", "stream", "n"} & set(extra_body):
-        raise ConfigError(f"the judge's extra body must not hold {', '.join(sorted(clash))}: that is said elsewhere.")
+    """Refuse extra fields that the client sets itself, and secrets."""
+    if reserved := {"model", "messages", "stream", "n"} & set(extra_body):
+        raise ConfigError(
+            f"the judge's extra body must not hold {', '.join(sorted(reserved))}, which the client sets itself."
+        )
     refuse_secrets(extra_body, "the judge's extra body")
     return dict(extra_body)
 
 
 def parse_reply(body: Mapping[str, Any]) -> JudgeReply:
-    """The reply in a server's answer.
+    """The reply in a chat completion.
 
     Raises:
-        BrokenReply: If it is not there, or was broken off.
+        BrokenReply: If ``body`` is of another kind, or the completion breaks off.
     """
     try:
         choice = body["choices"][0]
         text, end = choice["message"]["content"], choice["finish_reason"]
         if not isinstance(text, str | None):
-            raise TypeError("content is no text")
+            raise TypeError("content is not a text")
         usage = body.get("usage") or {}
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         top = _first_token(choice.get("logprobs"))
@@ -320,7 +334,7 @@ def parse_reply(body: Mapping[str, Any]) -> JudgeReply:
 
 
 def _first_token(logprobs: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """Token to log-probability at the first place; of two spellings of one token the likelier counts."""
+    """Log-probability of each likely first token. If the server lists a token twice, the larger value counts."""
     content = (logprobs or {}).get("content")
     if not content or not content[0].get("top_logprobs"):
         return None
@@ -329,14 +343,14 @@ def _first_token(logprobs: Mapping[str, Any] | None) -> dict[str, float] | None:
 
 
 def _refused(error: Refused) -> JudgeReply:
-    """A refusal that concerns this call only: too long for the judge, or filtered.
+    """The reply to a call that the server refuses because it is too long or filtered.
 
     Raises:
-        Refused: Any other, which every call would meet.
+        Refused: If the server would refuse every call.
     """
-    said = f"{error.code} {error.message}".lower()
-    own = any(word in said for word in ("context_length_exceeded", "content_filter", "content_policy", *LENGTH_WORDS))
-    if error.status not in THIS_CALL_ONLY or not own:
+    text = f"{error.code} {error.message}".lower()
+    words = ("context_length_exceeded", "content_filter", "content_policy", *LENGTH_WORDS)
+    if error.status not in CALL_STATUSES or not any(word in text for word in words):
         raise error
     return JudgeReply("", refused=f"HTTP {error.status}: {error.message}")
 

@@ -1,7 +1,6 @@
-"""A judge on this machine, without a server: the hf engine in the place of the HTTP client.
+"""A judge on this machine without a server: the hf engine in place of the HTTP client.
 
-Answers one call at a time, so it is for small judges and few calls; vllm serve is for many. Gives no log-probabilities.
-Knows engines; nothing of benchmarks. Called by ``mt_bench_cli``.
+It answers one call at a time and gives no log-probabilities. For large judges or many calls, run ``vllm serve``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from lm_eval_aft.engines.registry import load_engine
 
 
 class LocalClient:
-    """Answers chat completions with an engine, in the shape of a server's replies."""
+    """Answers chat completions with an engine, in the format of a server's replies."""
 
     base_url, has_key = "engine=hf", False
 
@@ -39,17 +38,18 @@ class LocalClient:
         """See ``ChatClient.post``.
 
         Raises:
-            Refused: If the prompt does not fit.
-            Stopped: If ``stop`` was set before it was this call's turn.
+            Refused: If the prompt does not fit the context.
+            Cancelled: If ``stop`` is set before the engine is free.
         """
         sampling = Sampling(float(body["temperature"]), 1.0, 0, int(body["max_tokens"]))
-        with self._lock:  # neither tokenizers nor models bear several threads
+        # Neither tokenizers nor models are thread-safe.
+        with self._lock:
             if stop.is_set():
                 raise Cancelled
             prompt = self.engine.renderer.encode(Chat(tuple(Message(**row) for row in body["messages"])))
             if prompt.prompt_tokens + sampling.max_tokens > self.engine.max_length:
-                asked = f"{prompt.prompt_tokens} prompt tokens and {sampling.max_tokens} to generate"
-                raise Refused(400, f"{asked} are beyond the context length of {self.engine.max_length}")
+                needed = f"{prompt.prompt_tokens} prompt tokens and {sampling.max_tokens} to generate"
+                raise Refused(400, f"{needed} are beyond the context length of {self.engine.max_length}")
             ((_, completion),) = self.engine.generate([Request(prompt, sampling, seed=0)])
         message = {"role": "assistant", "content": completion.text}
         counts = {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.generated_tokens}

@@ -1,4 +1,4 @@
-"""Made-up instructions with answers, annotations and difficulties: an eval set that needs no download, of any size."""
+"""A made-up eval set of any size: instructions with answers, annotations and difficulties."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from lm_eval_aft.judging.alpaca_eval import data as alpaca_data
 from lm_eval_aft.judging.alpaca_eval import package as alpaca_package
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 
-WHOLE, FEW = 805, 40  # most tests need no more than a few, and each is a call
+# Each row is a call to the judge, so most tests use few.
+WHOLE, FEW = 805, 40
 PAIR = re.compile(r'"instruction": """Task (\d+).*?"output": """(.*?)"""\n.*?"output": """(.*?)"""\n', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Files of a whole eval set."""
+    """The files of an eval set."""
 
     folder: Path
     outputs: Path
@@ -66,7 +67,7 @@ def write_difficulty(folder: Path, count: int) -> Path:
 
 
 def make_eval_set(folder: Path, patch: pytest.MonkeyPatch, rows: int) -> EvalSet:
-    """A made-up set in the place of AlpacaEval's."""
+    """Make a set and put it in place of AlpacaEval's."""
     references = outputs("base", rows)
     patch.setattr(alpaca_data, "EVAL_SET", alpaca_data.json_digest([row.instruction for row in references]))
     patch.setattr(alpaca_package, "INSTRUCTIONS", rows)
@@ -79,15 +80,15 @@ def make_eval_set(folder: Path, patch: pytest.MonkeyPatch, rows: int) -> EvalSet
     )
 
 
-def verdict(body: dict) -> tuple[float, bool]:
-    """The log-probability for the model "ours" that the fake judge has for this pair, and whether it stands first."""
+def model_logprob(body: dict) -> tuple[float, bool]:
+    """The fake judge's log-probability for the model "ours", and whether its answer comes first in the prompt."""
     row, first, _ = PAIR.search(body["messages"][-1]["content"]).groups()
     return -0.05 - 3 * random.Random(int(row)).random(), first.startswith("ours")
 
 
 def weighted_reply(body: dict) -> tuple[int, dict, dict]:
-    """A reply with the probabilities of m and M."""
-    ours, first = verdict(body)
+    """A reply with the log-probabilities of m and M."""
+    ours, first = model_logprob(body)
     theirs = math.log(1 - math.exp(ours))
     top = {"m": ours, "M": theirs} if first else {"M": ours, "m": theirs}
     return 200, chat_completion(max(top, key=top.get), "length", {**top, "The": -9.0}), {}

@@ -1,4 +1,4 @@
-"""A judge on 127.0.0.1 that says what a test tells it to, and fails in the ways it is told to."""
+"""A judge on 127.0.0.1 whose replies and failures each test sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def chat_completion(text: str | None, finish: str | None = "stop", top: dict[str
 
 
 class FakeJudge(FakeServer):
-    """``say`` turns the body of a call into the judge's words; ``trouble`` is asked first and may answer instead."""
+    """A judge whose reply to the body of a call is ``say``, unless ``trouble`` returns a reply."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class FakeJudge(FakeServer):
         self.trouble: Callable[[int, dict], Reply | None] = lambda number, body: None
         self.faults = lambda number, body: self.trouble(number, body) or (200, chat_completion(self.say(body)), {})
 
-    def asked(self) -> list[str]:
+    def prompts(self) -> list[str]:
         """The last message of each call, in the order of the calls."""
         return [call["messages"][-1]["content"] for call in self.calls]
 
 
 @contextmanager
 def quick_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJudge]:
-    """A judge with our key in the environment, asked again after milliseconds where it fails."""
+    """A judge with our key in the environment, and retries after milliseconds."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(api_client, "BACKOFF_S", 0.005)
     monkeypatch.setattr(api_client, "QUOTA_BACKOFF_S", 0.005)

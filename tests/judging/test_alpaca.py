@@ -1,4 +1,4 @@
-"""AlpacaEval's scores against the published ones, its files, and what is refused or qualified."""
+"""AlpacaEval: scores as published, files, and what is refused or qualified."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def eval_set(tmp_path, monkeypatch):
 
 
 class TestPublishedFigures:
-    """From real annotations; length control with a surrogate of df_gamed.csv, which the data's README explains."""
+    """From real annotations. Length control uses a surrogate of df_gamed.csv, which the data's README explains."""
 
     @pytest.mark.parametrize("model", ["claude-2.1", "alpaca-7b"])
     def test_scores_are_the_leaderboards(self, shared, model):
@@ -81,8 +81,8 @@ class TestPublishedFigures:
         assert any("fitted with df_gamed.surrogate.csv, which is not the published" in note for note in summary.notes)
 
     def test_the_two_difficulty_files_agree(self, shared):
-        found = find_difficulty(shared / "data/alpaca_eval/derived")
-        assert (found.file.name, found.published) == ("df_gamed.surrogate.csv", False)
+        difficulty = find_difficulty(shared / "data/alpaca_eval/derived")
+        assert (difficulty.file.name, difficulty.published) == ("df_gamed.surrogate.csv", False)
 
     def test_the_baseline_and_the_eval_set_are_known_by_their_text(self, shared):
         results = shared / "data/alpaca_eval/results"
@@ -292,19 +292,19 @@ class TestAnnotations:
         summary = score_annotations(file, NO_LC)
         if form == "csv":
             rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(result.output))}
-            shown = {name: float(row["value"]) for name, row in rows.items()}
+            values = {name: float(row["value"]) for name, row in rows.items()}
             remarks = rows["win_rate"]["remarks"]
         else:
             rows = {row["metric"]["text"]: row for row in json.loads(result.output)[0]["rows"]}
-            shown = {name: row["value"]["value"] for name, row in rows.items()}
+            values = {name: row["value"]["value"] for name, row in rows.items()}
             remarks = "; ".join(rows["win_rate"]["remarks"])
         metrics = summary.metrics()
-        assert shown == {name: metrics[name] for name in shown}
-        assert set(metrics) - set(shown) == {"standard_error"}
+        assert values == {name: metrics[name] for name in values}
+        assert set(metrics) - set(values) == {"standard_error"}
         assert all(note in remarks for note in summary.notes)
 
     def test_two_models_of_one_name(self, eval_set):
-        """alpaca_eval would take them for one model and give 50 without looking."""
+        """alpaca_eval would take them for one model and return 50."""
         rows = [replace(row, generator_1="ours") for row in annotations()]
         with pytest.raises(RecordError, match="both called ours: name the model with --name"):
             score_annotations(write(eval_set.folder / "annotations.json", rows), NO_LC)
@@ -316,7 +316,7 @@ class TestAnnotations:
         options = ["--annotations", str(file), "--difficulty", str(eval_set.difficulty), "--output"]
         result = CliRunner().invoke(alpaca_eval, [*options, str(eval_set.folder / "here")])
         assert result.exit_code == 0, result.output
-        assert {found.name for found in (eval_set.folder / "here").iterdir()} == {"scores.json", "leaderboard.csv"}
+        assert {file.name for file in (eval_set.folder / "here").iterdir()} == {"scores.json", "leaderboard.csv"}
         assert json.loads((eval_set.folder / "here/scores.json").read_text())["difficulty"] == "df_gamed.csv"
 
     def test_another_order_of_annotations_has_no_length_control(self, eval_set):
@@ -331,9 +331,9 @@ class TestRank:
         return find_place(AlpacaScores(win_rate, 1.0, 1, 1, 0, 2, 50.0, 10, lc, 1.0, 0), name, ROWS)
 
     def test_between_neighbours(self):
-        found = self.place(20.0)
-        assert (found.place, found.of, found.above, found.below) == (3, 4, "b", "c")
-        assert found.column == "length_controlled_winrate"
+        place = self.place(20.0)
+        assert (place.place, place.of, place.above, place.below) == (3, 4, "b", "c")
+        assert place.column == "length_controlled_winrate"
 
     def test_first_and_last(self):
         assert (self.place(95.0).place, self.place(95.0).above) == (1, "")

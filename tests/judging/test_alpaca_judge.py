@@ -1,4 +1,4 @@
-"""``aft judge alpaca_eval`` against a judge on 127.0.0.1 that answers, fails, dies and comes back."""
+"""``aft judge alpaca_eval`` with a judge on 127.0.0.1 that answers, fails, stops and returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from helpers.fake_alpaca import FEW, WHOLE, expected_win_rate, make_eval_set, outputs, verdict, weighted_reply, write
+from helpers.fake_alpaca import (
+    FEW,
+    WHOLE,
+    expected_win_rate,
+    make_eval_set,
+    model_logprob,
+    outputs,
+    weighted_reply,
+    write,
+)
 from helpers.fake_judge import KEY, chat_completion, quick_judge
 from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval
 from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
@@ -24,7 +33,7 @@ from lm_eval_aft.judging.judge import JudgeReply
 
 @pytest.fixture
 def rows() -> int:
-    """How many the made-up set has; a class may say otherwise."""
+    """How many rows the made-up set has. A class can override it."""
     return FEW
 
 
@@ -42,7 +51,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def judge(server, eval_set):
-    """Run the command on the made-up set; its output, or the error it raised."""
+    """Run the command on the made-up set. Returns its output, or raises its error."""
 
     def run(*options: str, outputs=eval_set.outputs) -> str:
         where = ["--judge-model", "m", "--judge-base-url", server.url, "--reference", str(eval_set.reference)]
@@ -71,12 +80,13 @@ class TestTheWholeSet:
         assert not (eval_set.folder / "alpaca_eval/scores.json").exists()
         server.calls.clear()
         server.trouble = lambda number, body: weighted_reply(body)
-        shown = judge()
+        output = judge()
         assert len(server.calls) == 505
-        assert "505 judge calls to make (300 of 805 are kept from before)" in shown
+        assert "505 judge calls to make (300 of 805 are kept from before)" in output
         assert scores(eval_set)["metrics"]["win_rate"] == pytest.approx(expected_win_rate(WHOLE), abs=1e-6)
-        firsts = Counter(verdict(call)[1] for call in server.calls)
-        assert min(firsts.values()) > 150  # which answer stands first varies
+        firsts = Counter(model_logprob(call)[1] for call in server.calls)
+        # the package shuffles which answer comes first
+        assert min(firsts.values()) > 150
         server.calls.clear()
         judge()
         assert server.calls == []
@@ -84,15 +94,16 @@ class TestTheWholeSet:
 
 class TestJudging:
     def test_all_weighted_by_probability(self, judge, server, eval_set):
-        shown = judge()
-        assert len(server.calls) == FEW  # the probe included
+        output = judge()
+        # this includes the calls that check the log-probabilities
+        assert len(server.calls) == FEW
         metrics = scores(eval_set)["metrics"]
         assert metrics["win_rate"] == pytest.approx(expected_win_rate(FEW), abs=1e-6)
         assert 0 < metrics["length_controlled_winrate"] < 100
         assert metrics["missing"] == 0
-        assert "40 judge calls to make (0 of 40 are kept from before)" in shown
-        assert "another judge (weighted_m, not weighted_alpaca_eval_gpt4_turbo)" in shown
-        assert "Place" not in shown
+        assert "40 judge calls to make (0 of 40 are kept from before)" in output
+        assert "another judge (weighted_m, not weighted_alpaca_eval_gpt4_turbo)" in output
+        assert "Place" not in output
 
     def test_annotations_are_in_the_sets_order_whoever_stood_first(self, judge, eval_set):
         judge()
@@ -114,22 +125,25 @@ class TestJudging:
         assert row.startswith("ours,")
 
     def test_the_same_judge_and_baseline_as_the_public_list_get_a_place_in_it(self, judge, server, eval_set):
-        shown = judge("--judge-model", "gpt-4-1106-preview")
-        assert re.search(r"Place \d+ of 224 by length_controlled_winrate on the public leaderboard", shown)
-        assert "not comparable" not in shown
+        output = judge("--judge-model", "gpt-4-1106-preview")
+        assert re.search(r"Place \d+ of 224 by length_controlled_winrate on the public leaderboard", output)
+        assert "not comparable" not in output
         assert scores(eval_set)["annotator"] == "weighted_alpaca_eval_gpt4_turbo"
 
     def test_another_number_of_likely_tokens_is_another_method(self, judge):
-        """A letter that is not among them counts as impossible: eight real pairs gave 58.9 with 5 and 61.0 with 20."""
-        shown = judge("--judge-model", "gpt-4-1106-preview", "--top-logprobs", "20")
-        assert "another judge (weighted_gpt-4-1106-preview_top20, not" in shown
+        """A letter that is not among the likely tokens counts as impossible.
+
+        Eight real pairs gave a win rate of 58.9 with 5 tokens and of 61.0 with 20.
+        """
+        output = judge("--judge-model", "gpt-4-1106-preview", "--top-logprobs", "20")
+        assert "another judge (weighted_gpt-4-1106-preview_top20, not" in output
 
     def test_another_baseline_of_the_same_name_gets_none(self, judge, eval_set):
         changed = outputs("base")
         changed[3] = replace(changed[3], output="base says otherwise")
         write(eval_set.reference, changed)
-        shown = judge("--judge-model", "gpt-4-1106-preview")
-        assert "not comparable with the public leaderboard: another baseline, whatever its name." in shown
+        output = judge("--judge-model", "gpt-4-1106-preview")
+        assert "not comparable with the public leaderboard: another baseline, whatever its name." in output
 
     def test_equal_answers_are_a_draw_and_no_call(self, judge, server, eval_set):
         changed = outputs("ours")
@@ -138,14 +152,15 @@ class TestJudging:
         judge()
         assert len(server.calls) == FEW - 1
         assert scores(eval_set)["metrics"]["n_draws"] == 1
-        assert "NaN" not in (eval_set.folder / "alpaca_eval/annotations.json").read_text()  # which is no JSON
+        # NaN is not JSON
+        assert "NaN" not in (eval_set.folder / "alpaca_eval/annotations.json").read_text()
 
     def test_the_key_is_nowhere(self, judge, server, eval_set):
-        shown = judge()
+        output = judge()
         assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
         texts = [file.read_bytes() for file in (eval_set.folder / "alpaca_eval").iterdir()]
         assert len(texts) >= 4
-        assert not any(KEY.encode() in text for text in [*texts, shown.encode()])
+        assert not any(KEY.encode() in text for text in [*texts, output.encode()])
 
 
 class TestTrouble:
@@ -172,7 +187,7 @@ class TestTrouble:
 class TestMissing:
     @pytest.fixture
     def three_bad(self, server):
-        """Unparsable: the likeliest tokens of three replies are none of m and M."""
+        """Three replies that cannot be read: neither m nor M is among their likeliest tokens."""
 
         def some(number: int, body: dict):
             bad = re.search(r"Task (7|17|27)\"", body["messages"][-1]["content"])
@@ -190,10 +205,10 @@ class TestMissing:
         assert [row["instruction"] for row in kept if row["preference"] is None] == ["Task 7", "Task 17", "Task 27"]
 
     def test_allowed_it_counts_the_rest_and_says_so(self, judge, three_bad, eval_set):
-        shown = judge("--allow-missing", "--judge-model", "gpt-4-1106-preview")
-        assert "37 of 40 comparisons" in shown
-        assert "3 comparisons have no usable judgement and count for nothing" in shown
-        assert "not comparable with the public leaderboard: 3 judgements are missing" in shown
+        output = judge("--allow-missing", "--judge-model", "gpt-4-1106-preview")
+        assert "37 of 40 comparisons" in output
+        assert "3 comparisons have no usable judgement and count for nothing" in output
+        assert "not comparable with the public leaderboard: 3 judgements are missing" in output
         assert scores(eval_set)["metrics"]["n_total"] == 37
 
     def test_a_call_refused_for_its_length_is_missing_and_asked_again(self, judge, server, eval_set):
@@ -224,16 +239,16 @@ class TestJudgesThatCannot:
 
     def test_the_letter_alone_scores_under_another_name(self, judge, server, eval_set):
         def letter(body: dict) -> str:
-            _, first = verdict(body)
+            _, first = model_logprob(body)
             return ("m", '"m".')[len(server.calls) % 2] if first else "**M**"
 
         server.trouble = lambda number, body: (200, chat_completion(letter(body)), {})
-        shown = judge("--regex", "--judge-model", "gpt-4-1106-preview")
+        output = judge("--regex", "--judge-model", "gpt-4-1106-preview")
         assert not {"logprobs", "top_logprobs"} & set(server.calls[0])
         metrics = scores(eval_set)["metrics"]
         assert metrics["regex_win_rate"] == 100
         assert "win_rate" not in metrics
-        assert "not comparable with the public leaderboard: another judge (regex_gpt-4-1106-preview" in shown
+        assert "not comparable with the public leaderboard: another judge (regex_gpt-4-1106-preview" in output
         head = (eval_set.folder / "alpaca_eval/leaderboard.csv").read_text().splitlines()[0].split(",")
         assert "regex_win_rate" in head
         assert "win_rate" not in head
@@ -249,7 +264,7 @@ class TestJudgesThatCannot:
 
 
 class TestBeforeAnyCall:
-    """What can be refused without a judge is refused without one."""
+    """What can be refused without a judge is refused before the first call."""
 
     @pytest.fixture(autouse=True)
     def _no_call(self, server):
@@ -296,15 +311,16 @@ class TestParts:
         assert scores(eval_set)["metrics"] == before
 
     def test_the_estimate_has_a_price_where_prices_are_given(self, judge):
-        assert "at the prices given" in judge("--price-in", "10", "--price-out", "30")
+        assert "by --price-in and --price-out" in judge("--price-in", "10", "--price-out", "30")
 
     def test_a_part_of_the_set_has_no_length_control_and_says_so(self, judge, server, eval_set):
         write(eval_set.outputs, outputs("ours", 8))
-        (eval_set.difficulty / "df_gamed.csv").unlink()  # nor is it looked for
-        shown = judge("--judge-model", "gpt-4-1106-preview")
+        # the file is not needed
+        (eval_set.difficulty / "df_gamed.csv").unlink()
+        output = judge("--judge-model", "gpt-4-1106-preview")
         assert len(server.calls) == 8
-        assert "8 of the 805 instructions: no length-controlled win rate" in shown
-        assert "not comparable with the public leaderboard: it is not the whole eval set" in shown
+        assert "8 of the 805 instructions: no length-controlled win rate" in output
+        assert "not comparable with the public leaderboard: it is not the whole eval set" in output
         assert "length_controlled_winrate" not in scores(eval_set)["metrics"]
 
     def test_an_answer_cannot_end_the_judges_turn(self):
@@ -316,7 +332,7 @@ class TestParts:
 
 
 def test_real_replies_become_the_published_preferences(shared):
-    """claude-2.1: GPT-4 Turbo's stored replies, put through prompts, shuffling and parser again."""
+    """GPT-4 Turbo's stored replies about claude-2.1 pass prompts, shuffling and parser again."""
     results = shared / "data/alpaca_eval/results"
     published = read_annotations(results / "claude-2.1/annotations.json")
     replies = {row.instruction: _reply(row.raw_completion) for row in published if row.raw_completion}
@@ -326,12 +342,9 @@ def test_real_replies_become_the_published_preferences(shared):
     assert pairs.whole
     assert is_baseline(pairs.references)
 
-    def ask(chats):
-        prompts = [chat[1].content for chat in chats]
-        found = [
-            re.search(r'"instruction": """(.*?)""",\n}\n\n## Model Out', prompt, re.DOTALL)[1] for prompt in prompts
-        ]
-        return [replies[instruction] for instruction in found]
+    def ask(prompts):
+        pattern = re.compile(r'"instruction": """(.*?)""",\n}\n\n## Model Out', re.DOTALL)
+        return [replies[pattern.search(user.content)[1]] for _, user in prompts]
 
     ours = annotate(pairs, weighted_method(), "again", ask)
     assert [row.output_2 for row in ours] == [row.output_2 for row in published]

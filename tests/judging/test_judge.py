@@ -1,4 +1,4 @@
-"""The judge client against a server on 127.0.0.1 that fails in every way it is told to."""
+"""The judge client against a server on 127.0.0.1 that fails as each test sets it up."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def judge(server, cache=None, **settings) -> Judge:
 
 
 def ask(server, questions, cache=None, **settings) -> list[str]:
-    with closing(judge(server, cache, **settings)) as asked:
-        replies = dict(asked.ask(questions))
+    with closing(judge(server, cache, **settings)) as client:
+        replies = dict(client.ask(questions))
     return [replies[number].text for number in range(len(questions))]
 
 
 class TestAsking:
     def test_what_is_sent_and_what_comes_back(self, server):
         server.trouble = lambda number, body: (200, chat_completion("m", top={"M": -2.0, "m": -0.5}), {})
-        with closing(judge(server)) as asked:
-            ((_, reply),) = asked.ask(calls(1, top_logprobs=5, temperature=1.0, max_tokens=1))
+        with closing(judge(server)) as client:
+            ((_, reply),) = client.ask(calls(1, top_logprobs=5, temperature=1.0, max_tokens=1))
         assert server.calls == [
             {
                 "model": "m",
@@ -74,10 +74,10 @@ class TestAsking:
             assert "sk-1" not in str(refused.value)
 
     def test_logprobs_are_asked_for_only_where_wanted_and_may_be_missing(self, server):
-        with closing(judge(server)) as asked:
-            ((_, plain),) = asked.ask(calls(1))
+        with closing(judge(server)) as client:
+            ((_, plain),) = client.ask(calls(1))
             assert not {"logprobs", "top_logprobs"} & set(server.calls[0])
-            ((_, without),) = asked.ask(calls(1, top_logprobs=5))
+            ((_, without),) = client.ask(calls(1, top_logprobs=5))
         assert plain.top_logprobs is None
         assert without.top_logprobs is None
 
@@ -96,8 +96,8 @@ class TestAsking:
         server.trouble = lambda number, body: (
             gate.wait(10) and None if body["messages"][-1]["content"] == "answer 0" else None
         )
-        with closing(judge(server, file)) as asked:
-            steps = asked.ask(calls(3))
+        with closing(judge(server, file)) as client:
+            steps = client.ask(calls(3))
             assert sorted(next(steps)[0] for _ in range(2)) == [1, 2]
             with closing(sqlite3.connect(file)) as other:
                 assert other.execute("SELECT count(*) FROM judgements").fetchone() == (2,)
@@ -179,7 +179,8 @@ class TestFaults:
         ):
             ask(server, calls(1, attempt=1), tmp_path / "c")
         server.trouble = lambda number, body: None
-        assert ask(server, calls(1, attempt=1), tmp_path / "c") == ["Fine. [[7]]"]  # nothing broken was kept
+        # no broken reply was kept
+        assert ask(server, calls(1, attempt=1), tmp_path / "c") == ["Fine. [[7]]"]
 
     def test_time_outs(self, server):
         slow = threading.Event()
@@ -197,7 +198,8 @@ class TestFaults:
             stopped.value
         )
         seen = len(server.calls)
-        assert seen <= 300 + 8 * 2  # the calls under way end; no other is begun
+        # calls under way end, and no other call begins
+        assert seen <= 300 + 8 * 2
         server.trouble = lambda number, body: None
         assert ask(server, calls(805), tmp_path / "c") == ["Fine. [[7]]"] * 805
         assert len(server.calls) == seen + 505
@@ -214,18 +216,18 @@ class TestFaults:
     def test_a_call_too_long_for_the_judge_is_refused_alone_and_asked_again_next_time(self, server, tmp_path):
         long = {"error": {"message": "maximum context length is 8192", "code": "context_length_exceeded"}}
         server.trouble = lambda number, body: (400, long, {}) if body["messages"][-1]["content"] == "answer 1" else None
-        with closing(judge(server, tmp_path / "c")) as asked:
-            replies = dict(asked.ask(calls(3)))
+        with closing(judge(server, tmp_path / "c")) as client:
+            replies = dict(client.ask(calls(3)))
             assert [replies[n].text for n in range(3)] == ["Fine. [[7]]", "", "Fine. [[7]]"]
             assert replies[1].refused == "HTTP 400: maximum context length is 8192"
-            assert asked.estimate(calls(3)).to_send == 1
+            assert client.estimate(calls(3)).to_send == 1
 
     def test_no_interrupt_loses_what_was_paid_for(self, server, tmp_path):
-        with closing(judge(server, tmp_path / "c", concurrency=1)) as asked:
-            steps = asked.ask(calls(20))
+        with closing(judge(server, tmp_path / "c", concurrency=1)) as client:
+            steps = client.ask(calls(20))
             next(steps)
             steps.close()
-            done = asked.estimate(calls(20)).kept
+            done = client.estimate(calls(20)).kept
         assert done >= 1
         assert len(server.calls) < 20
 
@@ -233,28 +235,30 @@ class TestFaults:
 class TestCost:
     def test_the_estimate_comes_before_any_call(self, server, tmp_path):
         ask(server, calls(2), tmp_path / "c")
-        with closing(judge(server, tmp_path / "c")) as asked:
-            estimate = asked.estimate([*calls(5), *calls(5)])
-        assert (estimate.calls, estimate.kept, estimate.to_send, estimate.most_generated_tokens) == (5, 2, 3, 3 * 64)
-        assert estimate.prompt_tokens == 3 * (1 + 4 + 2 + 4)  # a token for about four bytes, four for each turn
+        with closing(judge(server, tmp_path / "c")) as client:
+            estimate = client.estimate([*calls(5), *calls(5)])
+        assert (estimate.calls, estimate.kept, estimate.to_send, estimate.max_generated_tokens) == (5, 2, 3, 3 * 64)
+        # one token for four bytes, and four tokens for each turn
+        assert estimate.prompt_tokens == 3 * (1 + 4 + 2 + 4)
         assert len(server.calls) == 2
 
     def test_the_estimate_in_words(self):
         estimate = Estimate(160, 10, 2_000_000, 1_000_000)
         assert "150 judge calls to make (10 of 160 are kept from before)" in estimate.sentence()
-        assert estimate.sentence(3.0, 15.0).endswith("at most about 21.00 at the prices given.")
-        assert "prices" not in estimate.sentence(3.0, None)
+        assert estimate.sentence(3.0, 15.0).endswith("at most about 21.00 by --price-in and --price-out.")
+        assert "--price" not in estimate.sentence(3.0, None)
 
     def test_more_calls_than_allowed_are_refused_before_one_is_made(self, server, tmp_path):
         with pytest.raises(JudgeError, match=r"--max-judge-calls=4 does not suffice: 5 more are needed"):
             ask(server, calls(5), tmp_path / "c", max_calls=4)
         assert server.calls == []
         ask(server, calls(4), tmp_path / "c", max_calls=4)
-        ask(server, calls(5), tmp_path / "c", max_calls=1)  # four are kept
-        with closing(judge(server, max_calls=6)) as asked:
-            list(asked.ask(calls(4)))
+        # the replies to four calls are kept
+        ask(server, calls(5), tmp_path / "c", max_calls=1)
+        with closing(judge(server, max_calls=6)) as client:
+            list(client.ask(calls(4)))
             with pytest.raises(JudgeError, match="4 were made and 3 more are needed"):
-                list(asked.ask(calls(3, attempt=1)))
+                list(client.ask(calls(3, attempt=1)))
 
 
 class TestKey:

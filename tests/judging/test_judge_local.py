@@ -1,4 +1,4 @@
-"""A judge without a server: the hf engine in the place of the HTTP client."""
+"""A judge without a server: the hf engine in place of the HTTP client."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_it_answers_as_a_server_would_and_keeps_what_it_said(tiny_engine, tmp_pa
 
     calls = [call(f"Rate {n}.") for n in range(4)]
     prompts = [tiny_engine.renderer.encode(Chat(one.messages)) for one in calls]
-    asked = [Request(prompt, Sampling(0.0, 1.0, 0, 8), 0) for prompt in prompts]
-    expected = {n: (c.text, c.prompt_tokens, c.generated_tokens) for n, c in tiny_engine.generate(asked)}
+    requests = [Request(prompt, Sampling(0.0, 1.0, 0, 8), 0) for prompt in prompts]
+    expected = {n: (c.text, c.prompt_tokens, c.generated_tokens) for n, c in tiny_engine.generate(requests)}
     with closing(Judge("t", "", client=LocalClient(tiny_engine), cache=tmp_path / "c", quiet=True)) as judge:
         got = {n: (r.text, r.prompt_tokens, r.generated_tokens) for n, r in judge.ask(calls)}
         assert got == expected
@@ -49,12 +49,13 @@ def test_a_server_or_an_engine_not_both_and_not_neither(tiny, tmp_path, capfd, b
 
 
 def test_the_command_judges_with_a_checkpoint(tiny, tmp_path, capfd):
-    asked = [MTBenchQuestion(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
-    file = write_answers(tmp_path, "m", asked, [MTBenchAnswer(d.question_id, ("x", "y")) for d in asked])
+    questions = [MTBenchQuestion(81 + 10 * n, category, (f"a{n}", "b")) for n, category in enumerate(CATEGORIES[:2])]
+    file = write_answers(tmp_path, "m", questions, [MTBenchAnswer(q.question_id, ("x", "y")) for q in questions])
     arguments = [str(file), "--judge-model", tiny, "--judge-engine", "hf", "--max-tokens", "12", "--allow-missing"]
-    with pytest.raises(SystemExit) as stopped:  # a model of random weights rates nothing
+    # a model with random weights writes no rating
+    with pytest.raises(SystemExit) as stopped:
         cli.main(["judge", "mt_bench", *arguments])
-    said = capfd.readouterr().err
+    errors = capfd.readouterr().err
     assert stopped.value.code == 2
-    assert "4 judge calls to make" in said
-    assert "4 of 4 judgements of m hold no rating" in said
+    assert "4 judge calls to make" in errors
+    assert "4 of 4 judgements of m hold no rating" in errors

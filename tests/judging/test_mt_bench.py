@@ -1,4 +1,4 @@
-"""MT-Bench: files, prompts, ratings, scores, and judging against a fake judge that fails in every way."""
+"""MT-Bench: files, prompts, ratings, scores, and judging by a fake judge that fails in every way."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ def server(monkeypatch):
         yield fake
 
 
-def material(folder: Path, per_category: int = 1) -> AnswerSet:
-    """Questions of every category, with answers that say whose they are."""
-    asked = [
+def make_answers(folder: Path, per_category: int = 1) -> AnswerSet:
+    """Questions of every category, with answers that name their question."""
+    questions = [
         MTBenchQuestion(
             81 + 10 * c + n, category, (f"first of {category} {n}", f"second of {category} {n}"), ("42", "")
         )
         for c, category in enumerate(CATEGORIES)
         for n in range(per_category)
     ]
-    answers = [MTBenchAnswer(d.question_id, (f"A1 of {d.question_id}", f"A2 of {d.question_id}")) for d in asked]
-    return AnswerSet("tiny-k2-l1", tuple(asked), tuple(answers), folder)
+    answers = [MTBenchAnswer(d.question_id, (f"A1 of {d.question_id}", f"A2 of {d.question_id}")) for d in questions]
+    return AnswerSet("tiny-k2-l1", tuple(questions), tuple(answers), folder)
 
 
-def judged(server, given: AnswerSet, plan: RatingOptions | None = None, said: list[str] | None = None, **settings):
-    options = {"timeout_s": 10, "retries": 2, "quiet": True, **settings}
-    prompts = prompt_set(None, None, given.questions)
-    with closing(Judge("m", server.url, cache=given.folder / "c.sqlite", **options)) as judge:
-        return judge_answers(given, prompts, judge, plan or RatingOptions(), (said if said is not None else []).append)
+def judged(server, answer_set: AnswerSet, options: RatingOptions | None = None, notify=lambda text: None, **settings):
+    settings = {"timeout_s": 10, "retries": 2, "quiet": True, **settings}
+    prompts = prompt_set(None, None, answer_set.questions)
+    with closing(Judge("m", server.url, cache=answer_set.folder / "c.sqlite", **settings)) as judge:
+        return judge_answers(answer_set, prompts, judge, options or RatingOptions(), notify)
 
 
 def run_cli(capfd, *arguments: str) -> tuple[int, str, str]:
@@ -86,7 +86,8 @@ class TestRating:
             ("Good. Rating: [[7]]", 7.0),
             ("[[8.5]]", 8.5),
             ("[[3]] and later [[9]]", 3.0),
-            ("as [1] says, [[6]]", 6.0),  # the double bracket wins wherever it stands
+            # the double bracket counts, also after a single one
+            ("as [1] says, [[6]]", 6.0),
             ("Rating: [4]", 4.0),
             ("[[10]]", 10.0),
             ("[[0]]", None),
@@ -104,8 +105,8 @@ class TestRating:
 
 class TestPublished:
     def test_scores_of_published_judgements(self, published):
-        found = read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl")
-        scores = {s.model: s for s in (score_judgements(rows, {}) for rows in found)}
+        groups = read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl")
+        scores = {s.model: s for s in (score_judgements(group, {}) for group in groups)}
         sonnet, opus = scores["claude-3-5-sonnet-20240620"], scores["claude-3-opus-20240229"]
         assert (*sonnet.turns, sonnet.mean) == (9.2375, 9.175, 9.20625)
         assert (*opus.turns, opus.mean) == (9.04375, 8.30625, 8.675)
@@ -118,17 +119,19 @@ class TestPublished:
             assert [parse_rating(row.text) for row in rows] == [row.score for row in rows]
 
     def test_our_prompts_of_fastchats_templates_are_fastchats(self, published):
-        dialogues = read_question_file(published / "question.jsonl")
+        questions = read_question_file(published / "question.jsonl")
         references = read_references(published / "reference_answer" / "gpt-4.jsonl")
-        prompts = prompt_set(published / "judge_prompts.jsonl", references, dialogues)
+        prompts = prompt_set(published / "judge_prompts.jsonl", references, questions)
         assert prompts.name == FASTCHAT_PROMPTS
         compared = 0
         for rows in read_judgements(published / "model_judgment" / "gpt-4_single.claude-3.jsonl"):
             _, answers = read_answers(published / "model_answer" / f"{rows[0].model}.jsonl")
-            by_id = {answer.question_id: answer for answer in answers}
-            asked = {d.question_id: d for d in dialogues}
+            answer_by_id = {answer.question_id: answer for answer in answers}
+            question_by_id = {q.question_id: q for q in questions}
             for row in rows:
-                template, messages = prompts.prompt(asked[row.question_id], by_id[row.question_id], row.turn)
+                template, messages = prompts.prompt(
+                    question_by_id[row.question_id], answer_by_id[row.question_id], row.turn
+                )
                 assert (template, messages[-1].content) == (row.template, row.prompt)
                 compared += 1
         assert compared == 320
@@ -162,36 +165,39 @@ class TestPublished:
 class TestFiles:
     def test_answers_are_written_as_fastchat_writes_them(self, published, tmp_path):
         theirs = json.loads((published / "model_answer" / "gpt-4.jsonl").read_text().splitlines()[0])
-        given = material(tmp_path)
-        first = parse_response(given.questions[0], json.dumps({"turns": ["<think>why</think> said ", "é\u2028x"]}))
-        assert first == MTBenchAnswer(81, ("said", "é\u2028x"))  # a judge reads what a user would
-        answers = (first, *given.answers[1:])
-        file = write_answers(tmp_path, "org/m", given.questions, answers)
+        answer_set = make_answers(tmp_path)
+        # a judge reads what a user would read
+        response = json.dumps({"turns": ["<think>why</think> said ", "é\u2028x"]})
+        first = parse_response(answer_set.questions[0], response)
+        assert first == MTBenchAnswer(81, ("said", "é\u2028x"))
+        answers = (first, *answer_set.answers[1:])
+        file = write_answers(tmp_path, "org/m", answer_set.questions, answers)
         rows = [json.loads(line) for line in file.read_text().split("\n") if line]
         assert rows[0].keys() == theirs.keys()
         assert rows[0]["choices"][0].keys() == theirs["choices"][0].keys()
         assert len({row["answer_id"] for row in rows}) == len(rows)
-        assert find_answers(file, None) == AnswerSet("org/m", given.questions, answers, tmp_path)
+        assert find_answers(file, None) == AnswerSet("org/m", answer_set.questions, answers, tmp_path)
 
     @pytest.mark.parametrize("name", ["gpt-4", "gpt-3.5-turbo", "vicuna-13b-v1.3", "claude-3-opus-20240229"])
     def test_published_answers_are_read(self, published, name):
-        found = find_answers(published / "model_answer" / f"{name}.jsonl", None)
-        assert len(found.answers) == 80
-        assert [d.question_id for d in found.questions] == [a.question_id for a in found.answers]
+        answer_set = find_answers(published / "model_answer" / f"{name}.jsonl", None)
+        assert len(answer_set.answers) == 80
+        numbers = [question.question_id for question in answer_set.questions]
+        assert numbers == [answer.question_id for answer in answer_set.answers]
 
     def test_rows_of_the_hub_get_fastchats_numbers(self):
         row = {"prompt": ["a", "b"], "prompt_id": 43_000_000, "category": "math", "reference": ["1", ""]}
         assert parse_question(row, 30) == MTBenchQuestion(111, "math", ("a", "b"), ("1", ""))
 
     def test_foreign_and_broken_files_are_named(self, tmp_path, published):
-        given = material(tmp_path)
-        file = write_answers(tmp_path, "m", given.questions, given.answers)
+        answer_set = make_answers(tmp_path)
+        file = write_answers(tmp_path, "m", answer_set.questions, answer_set.answers)
         lines = file.read_text().splitlines()
         bad = tmp_path / "bad.jsonl"
         for text, message in [
             ("\n".join([*lines, lines[0]]), r"answers a question more than once: \[81\]"),
             ("\n".join(lines).replace('"m"', '"n"', 1), "answers of 2 models"),
-            (lines[0].replace("81", "999"), r"not among the 8 asked: \[999\]"),
+            (lines[0].replace("81", "999"), r"not among the 8 known ones: \[999\]"),
             (lines[0].replace(', "A2 of 81"', ""), "has 1 answers to the 2 turns of question 81"),
             ("{}", "not a model_answer file"),
             ("half a li", "line 1 is not JSON"),
@@ -209,53 +215,54 @@ class TestFiles:
             read_judgements(published / "question.jsonl")
 
     def test_answers_without_their_questions_where_there_is_no_hub(self, tmp_path):
-        given = material(tmp_path)
-        file = write_answers(tmp_path, "m", given.questions, given.answers).rename(tmp_path / "alone.jsonl")
+        answer_set = make_answers(tmp_path)
+        file = write_answers(tmp_path, "m", answer_set.questions, answer_set.answers).rename(tmp_path / "alone.jsonl")
         (tmp_path / "question.jsonl").rename(tmp_path / "q.jsonl")
         with pytest.raises(RecordError, match=r"cannot be had from the hub: give .* --questions FILE"):
             find_answers(file, None)
-        assert find_answers(file, tmp_path / "q.jsonl").answers == given.answers
+        assert find_answers(file, tmp_path / "q.jsonl").answers == answer_set.answers
 
     def test_what_is_kept_in_a_record_folder_is_no_trace(self, tmp_path):
-        given = material(tmp_path / "mt_bench")
-        write_answers(given.folder, "m", given.questions, given.answers)
+        answer_set = make_answers(tmp_path / "mt_bench")
+        write_answers(answer_set.folder, "m", answer_set.questions, answer_set.answers)
         with pytest.raises(RecordError, match="there are no traces"):
             list(read_traces(tmp_path))
 
 
 class TestPrompts:
     def test_references_only_for_three_categories_and_only_where_there_is_one(self, tmp_path):
-        given = material(tmp_path)
-        prompts = prompt_set(None, None, given.questions)
+        answer_set = make_answers(tmp_path)
+        prompts = prompt_set(None, None, answer_set.questions)
         assert prompts.name == OWN_PROMPTS
-        for asked, answer in zip(given.questions, given.answers, strict=True):
-            shown = [prompts.prompt(asked, answer, turn)[1][-1].content for turn in (1, 2)]
-            assert ("42" in shown[0]) == (asked.category in CATEGORIES_WITH_REFERENCE)
-            assert "42" not in shown[1]  # the second turn has none
-            assert all(text in shown[0] for text in (asked.turns[0], answer.turns[0]))
-            assert answer.turns[1] not in shown[0]
-            assert all(text in shown[1] for text in (*asked.turns, *answer.turns))
+        for question, answer in zip(answer_set.questions, answer_set.answers, strict=True):
+            first, second = (prompts.prompt(question, answer, turn)[1][-1].content for turn in (1, 2))
+            assert ("42" in first) == (question.category in CATEGORIES_WITH_REFERENCE)
+            # the second turn has no reference
+            assert "42" not in second
+            assert all(text in first for text in (question.turns[0], answer.turns[0]))
+            assert answer.turns[1] not in first
+            assert all(text in second for text in (*question.turns, *answer.turns))
 
     def test_braces_in_an_answer_are_left_alone(self, tmp_path):
-        given = material(tmp_path)
-        odd = replace(given.answers[0], turns=("{question} {0} }{ {answer_2.x}", "b"))
-        _, messages = prompt_set(None, None, given.questions).prompt(given.questions[0], odd, 1)
+        answer_set = make_answers(tmp_path)
+        odd = replace(answer_set.answers[0], turns=("{question} {0} }{ {answer_2.x}", "b"))
+        _, messages = prompt_set(None, None, answer_set.questions).prompt(answer_set.questions[0], odd, 1)
         assert odd.turns[0] in messages[-1].content
 
     def test_only_fastchats_own_files_get_its_name(self, published, tmp_path):
-        dialogues = read_question_file(published / "question.jsonl")
+        questions = read_question_file(published / "question.jsonl")
         references = read_references(published / "reference_answer" / "gpt-4.jsonl")
         file = tmp_path / "judge_prompts.jsonl"
         file.write_text((published / "judge_prompts.jsonl").read_text().replace("Be as objective", "Be objective"))
-        assert prompt_set(file, references, dialogues).name.startswith("judge_prompts-")
+        assert prompt_set(file, references, questions).name.startswith("judge_prompts-")
         fewer = {**references, 101: ("other", "words")}
-        assert prompt_set(published / "judge_prompts.jsonl", fewer, dialogues).name != FASTCHAT_PROMPTS
-        assert prompt_set(None, references, dialogues).name.startswith("aft-v1-ref-")
+        assert prompt_set(published / "judge_prompts.jsonl", fewer, questions).name != FASTCHAT_PROMPTS
+        assert prompt_set(None, references, questions).name.startswith("aft-v1-ref-")
 
     def test_fastchats_prompts_need_its_references(self, published):
-        dialogues = read_question_file(published / "question.jsonl")
+        questions = read_question_file(published / "question.jsonl")
         with pytest.raises(ConfigError, match=r"30 have none \(\[101, 102, 103\]\): give .* --references FILE"):
-            prompt_set(published / "judge_prompts.jsonl", None, dialogues)
+            prompt_set(published / "judge_prompts.jsonl", None, questions)
 
     def test_files_that_are_none(self, tmp_path):
         file = tmp_path / "p.jsonl"
@@ -286,7 +293,7 @@ class TestJudging:
             return f"Hm. [[{values[category] - ('second' in text)}]]"
 
         server.say = say
-        scores = judged(server, material(tmp_path, per_category=2))
+        scores = judged(server, make_answers(tmp_path, per_category=2))
         assert scores.categories == {name: value - 0.5 for name, value in values.items()}
         assert scores.turns == (5.5, 4.5)
         assert scores.mean == 5.0
@@ -305,25 +312,26 @@ class TestJudging:
         assert "16 of 80 questions, 32 ratings, 0 judgements missing" in scores.describe()
 
     def test_a_judgement_without_rating_is_asked_once_more_then_left_out_and_counted(self, server, tmp_path):
-        given = material(tmp_path)
-        stubborn, asked = "A1 of 91", []
+        answer_set = make_answers(tmp_path)
+        unrated, prompts = "A1 of 91", []
 
         def say(body):
             text = body["messages"][-1]["content"]
-            asked.append(text)
-            if stubborn in text and "A2" not in text:
+            prompts.append(text)
+            if unrated in text and "A2" not in text:
                 return "I would rather not say."
-            return "I cannot decide." if "A1 of 81" in text and asked.count(text) == 1 else "[[6]]"
+            return "I cannot decide." if "A1 of 81" in text and prompts.count(text) == 1 else "[[6]]"
 
         server.say = say
-        said: list[str] = []
+        notices: list[str] = []
         with pytest.raises(JudgeError, match=r"1 of 16 judgements of tiny-k2-l1 hold no rating \(question 91 turn 1\)"):
-            judged(server, given, said=said)
+            judged(server, answer_set, notify=notices.append)
         assert len(server.calls) == 16 + 3
         assert [call["temperature"] for call in server.calls] == [0.0] * 16 + [0.7] * 3
-        assert any("3 judgements hold no rating: they are requested once more" in line for line in said)
-        scores = judged(server, given, RatingOptions(allow_missing=True))
-        assert len(server.calls) == 19  # what the judge said is kept, its refusal to rate too
+        assert any("3 judgements hold no rating: they are requested once more" in line for line in notices)
+        scores = judged(server, answer_set, RatingOptions(allow_missing=True))
+        # replies without a rating are kept too
+        assert len(server.calls) == 19
         assert (scores.mean, scores.missing, scores.ratings) == (6.0, 1, 15)
         assert "1 judgements missing and left out" in scores.describe()
         kept = (tmp_path / "model_judgment" / "m_aft-v1.tiny-k2-l1.jsonl").read_text()
@@ -333,28 +341,29 @@ class TestJudging:
     def test_nothing_but_missing_is_no_score_even_if_allowed(self, server, tmp_path):
         server.say = lambda body: "no"
         with pytest.raises(JudgeError, match=r"16 of 16 .* and others"):
-            judged(server, material(tmp_path), RatingOptions(allow_missing=True))
+            judged(server, make_answers(tmp_path), RatingOptions(allow_missing=True))
 
     def test_a_call_too_long_for_the_judge_is_missing_not_bad(self, server, tmp_path):
         long = {"error": {"message": "maximum context length is 10", "code": None}}
         server.trouble = lambda n, body: (400, long, {}) if "A1 of 81" in str(body) else None
-        scores = judged(server, material(tmp_path), RatingOptions(allow_missing=True))
+        scores = judged(server, make_answers(tmp_path), RatingOptions(allow_missing=True))
         assert (scores.missing, scores.mean) == (2, 7.0)
-        assert len(server.calls) == 16  # not asked once more: it would be as long
+        # the call is not made once more, since it would be as long
+        assert len(server.calls) == 16
 
     def test_one_that_dies_part_way_is_asked_only_for_the_rest(self, server, tmp_path):
-        given = material(tmp_path, per_category=3)
+        answer_set = make_answers(tmp_path, per_category=3)
         server.trouble = lambda number, body: (503, "gone", {}) if number >= 20 else None
         with pytest.raises(JudgeError, match="20 of 48 judgements are done, 28 are left"):
-            judged(server, given)
+            judged(server, answer_set)
         seen = len(server.calls)
         server.trouble = lambda number, body: None
-        assert judged(server, given).ratings == 48
+        assert judged(server, answer_set).ratings == 48
         assert len(server.calls) == seen + 28
 
     def test_repeats_have_a_spread_and_share_what_was_judged(self, server, tmp_path):
-        given = material(tmp_path)
-        judged(server, given)
+        answer_set = make_answers(tmp_path)
+        judged(server, answer_set)
         count: dict[str, int] = {}
 
         def say(body):
@@ -363,7 +372,7 @@ class TestJudging:
             return f"[[{7 + count[text]}]]"
 
         server.say = say
-        scores = judged(server, given, RatingOptions(repeats=3), concurrency=1)
+        scores = judged(server, answer_set, RatingOptions(repeats=3), concurrency=1)
         assert len(server.calls) == 16 * 3
         assert (scores.mean, scores.repeats, scores.ratings, scores.questions) == (8.0, 3, 48, 8)
         assert scores.spread == 1.0
@@ -371,12 +380,14 @@ class TestJudging:
         assert "over 3 repeats" in scores.describe()
 
     def test_the_estimate_comes_first_and_the_bound_is_kept(self, server, tmp_path):
-        said: list[str] = []
+        notices: list[str] = []
         with pytest.raises(JudgeError, match="--max-judge-calls=15 does not suffice"):
-            judged(server, material(tmp_path), RatingOptions(price_in=1.0, price_out=2.0), said, max_calls=15)
+            judged(
+                server, make_answers(tmp_path), RatingOptions(price_in=1.0, price_out=2.0), notices.append, max_calls=15
+            )
         assert server.calls == []
-        assert "16 judge calls to make" in said[0]
-        assert "at the prices given" in said[0]
+        assert "16 judge calls to make" in notices[0]
+        assert "by --price-in and --price-out" in notices[0]
 
 
 class TestStandardError:
@@ -411,15 +422,16 @@ class TestCommand:
         assert re.search(r"gpt-4 a,b\) +m +fastchat +mean +7\.000", out)
         code, _, _ = run_cli(capfd, home / "model_answer" / "gpt-4.jsonl", *arguments)
         assert code == 0
-        assert len(server.calls) == 320  # other words, other judgements
+        # other judge prompts need judgements of their own
+        assert len(server.calls) == 320
         assert len(list(home.glob("scores_*.json"))) == 2
         code, _, err = run_cli(capfd, home, *arguments)
         assert code == 2
         assert "several: give one of" in err
 
     def test_the_key_is_nowhere(self, server, tmp_path, capfd, caplog):
-        given = material(tmp_path)
-        file = write_answers(tmp_path, "m", given.questions, given.answers)
+        answer_set = make_answers(tmp_path)
+        file = write_answers(tmp_path, "m", answer_set.questions, answer_set.answers)
         arguments = [file, "--judge-model", "m", "--judge-base-url", server.url, "--retries", "0"]
         server.trouble = lambda n, body: (401, {"error": {"message": f"bad {KEY}"}}, {}) if n > 3 else None
         code, out, err = run_cli(capfd, *arguments)

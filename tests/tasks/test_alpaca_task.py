@@ -1,4 +1,4 @@
-"""aft_alpaca_eval inside lm-eval: answers on disk, judged once where a judge is named, never under --predict_only."""
+"""aft_alpaca_eval inside lm-eval: answers on disk, judged once if a judge is named, never under --predict_only."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def run(eval_set, quick_lm_eval):
     answers = {row.instruction: row.output for row in outputs("ours")}
 
     class Answers(LM):
-        asked = 0
+        generations = 0
 
         def generate_until(self, requests, disable_tqdm=False):
-            self.asked += len(requests)
+            self.generations += len(requests)
             return [f" {answers[request.args[0]]}\n" for request in requests]
 
         def loglikelihood(self, requests, disable_tqdm=False):
@@ -61,7 +61,7 @@ def run(eval_set, quick_lm_eval):
         )
         files = {"data_files": {"eval": str(eval_set.reference)}}
         spec = {"task": "aft_alpaca_eval", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
-        group = {"group": "offline_suite", "task": [spec]}  # as ../shared/tools/offline_suite.py writes it
+        group = {"group": "offline_suite", "task": [spec]}
         return simple_evaluate(lm or Answers(), tasks=[group], task_manager=manager, bootstrap_iters=0, **options)
 
     evaluate.model = Answers
@@ -70,7 +70,7 @@ def run(eval_set, quick_lm_eval):
 
 @pytest.fixture
 def named(server, eval_set):
-    """The judge as --metadata names it."""
+    """--metadata that names a judge."""
     return {
         "judge_model": "m",
         "judge_base_url": server.url,
@@ -91,12 +91,12 @@ def metrics(results) -> dict:
 
 def test_without_a_judge_answers_are_written_and_it_is_said_how_to_judge_them(run, tmp_path, caplog, server):
     with caplog.at_level(logging.INFO, "lm_eval.aft"):
-        found = metrics(run({"record": str(tmp_path / "rec")}))
+        scores = metrics(run({"record": str(tmp_path / "rec")}))
     file = tmp_path / "rec/model_outputs.json"
     assert f"Judge later with: aft judge alpaca_eval {file} --judge-model" in caplog.text
     assert json.loads(file.read_text()) == [asdict(row) for row in outputs("ours")]
-    assert found["avg_length"] == sum(len(row.output) for row in outputs("ours")) / FEW
-    assert not any("win" in name for name in found)
+    assert scores["avg_length"] == sum(len(row.output) for row in outputs("ours")) / FEW
+    assert not any("win" in name for name in scores)
 
 
 def test_without_record_it_is_said_too(run, caplog, server):
@@ -110,44 +110,47 @@ def test_without_record_it_is_said_too(run, caplog, server):
 
 def test_a_judge_named_by_the_run_scores_in_lm_evals_table(run, named, server, tmp_path):
     results = run(named)
-    found = metrics(results)
-    assert found["win_rate"] == pytest.approx(expected_win_rate(FEW), abs=1e-6)
-    assert 0 < found["length_controlled_winrate"] < 100
-    assert found["standard_error"] > 0
-    assert found["judge_missing"] == 0
-    assert len(server.calls) == FEW  # once for all metrics
+    scores = metrics(results)
+    assert scores["win_rate"] == pytest.approx(expected_win_rate(FEW), abs=1e-6)
+    assert 0 < scores["length_controlled_winrate"] < 100
+    assert scores["standard_error"] > 0
+    assert scores["judge_missing"] == 0
+    # one judging serves all metrics
+    assert len(server.calls) == FEW
     (samples,) = results["samples"].values()
-    assert {row["win_rate"] for row in samples} == {None}  # a length there would be paired as if it were a score
+    # a length here would be compared as if it were a score
+    assert {row["win_rate"] for row in samples} == {None}
     assert {row["length_controlled_winrate"] for row in samples} == {""}
-    assert next(iter(found)) == "length_controlled_winrate"  # the first is what reports show
+    # reports show the first metric
+    assert next(iter(scores)) == "length_controlled_winrate"
     assert samples[0]["avg_length"] == len(outputs("ours")[0].output)
     assert {file.name for file in (tmp_path / "rec/alpaca_eval").iterdir()} >= {
         "annotations.json",
         "leaderboard.csv",
         "scores.json",
     }
-    assert metrics(run(named)) == found
+    assert metrics(run(named)) == scores
     assert len(server.calls) == FEW
 
 
 def test_a_part_of_the_set_needs_no_difficulty_and_has_no_length_control(run, named, server, eval_set):
     (eval_set.difficulty / "df_gamed.csv").unlink()
-    found = metrics(run(named, limit=8))
-    assert found["length_controlled_winrate"] == "N/A"
-    assert isinstance(found["win_rate"], float)
+    scores = metrics(run(named, limit=8))
+    assert scores["length_controlled_winrate"] == "N/A"
+    assert isinstance(scores["win_rate"], float)
     assert len(server.calls) == 8
 
 
 def test_a_judge_that_fails_costs_the_scores_but_not_the_answers(run, named, server, tmp_path, caplog):
     server.trouble = lambda number, body: (200, chat_completion("m"), {})
-    found = metrics(run(named))
+    scores = metrics(run(named))
     assert "aft_alpaca_eval has no scores: the replies of m hold no log-probabilities" in caplog.text
     assert (
         f"judge the rest with: aft judge alpaca_eval {tmp_path / 'rec'} --judge-model m --judge-base-url {server.url}"
         in caplog.text
     )
-    assert found["win_rate"] == found["length_controlled_winrate"] == "N/A"
-    assert isinstance(found["avg_length"], float)
+    assert scores["win_rate"] == scores["length_controlled_winrate"] == "N/A"
+    assert isinstance(scores["avg_length"], float)
     assert len(read_outputs(find_outputs(tmp_path / "rec"))) == FEW
     assert len(server.calls) == 1
 
@@ -171,9 +174,9 @@ def test_the_command_that_goes_on_judges_as_the_run_would_have(run, named, serve
 
 def test_the_letter_judge_has_metrics_of_its_own(run, named, server):
     server.trouble = lambda number, body: (200, chat_completion("m"), {})
-    found = metrics(run({**named, "alpaca_regex": "true"}))
-    assert "regex_win_rate" in found
-    assert "win_rate" not in found
+    scores = metrics(run({**named, "alpaca_regex": "true"}))
+    assert "regex_win_rate" in scores
+    assert "win_rate" not in scores
 
 
 def test_predict_only_writes_the_answers_and_calls_no_judge(run, named, server, tmp_path):
@@ -201,7 +204,7 @@ def test_what_the_judge_lacks_is_found_before_anything_is_generated(run, named, 
     model = run.model()
     with pytest.raises(error, match=message):
         run({**named, **change}, lm=model)
-    assert model.asked == 0
+    assert model.generations == 0
 
 
 SCRIPT = """
@@ -209,7 +212,8 @@ import json, sys
 import lm_eval, lm_eval.evaluator, lm_eval_aft
 from lm_eval.tasks import TaskManager
 
-lm_eval.evaluator.add_env_info = lambda storage: None  # takes seconds and says nothing this test asks
+# it takes seconds, and this test does not need it
+lm_eval.evaluator.add_env_info = lambda storage: None
 lm_eval_aft.register()
 metadata = json.loads(sys.argv[1])
 files = dict(data_files=dict(eval=metadata["alpaca_reference"]))
@@ -238,7 +242,7 @@ def test_two_processes_judge_once_and_write_in_order(named, server, tiny, tmp_pa
 
 
 def test_a_run_judged_by_its_samples_is_judged_alike(run, named, server, tmp_path, eval_set):
-    """--output_path with --log_samples and no record=, as a run of any model leaves it."""
+    """A run of any model has --output_path with --log_samples, and no record=."""
     from click.testing import CliRunner
     from lm_eval.loggers import EvaluationTracker
 

@@ -1,4 +1,4 @@
-"""aft_mt_bench inside lm-eval: turns, temperatures, files, in-run scores, and who is refused."""
+"""aft_mt_bench inside lm-eval: turns, temperatures, files, scores of a judge in the run, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(monkeypatch):
 
 
 def suite(tmp_path: Path, hub: bool = False) -> Path:
-    """A group that points our task at a small local file, as the offline suite does; in the hub's columns with hub."""
+    """A group that gives our task a small local file, with the hub's column names if ``hub``."""
     rows = []
     for number, category in enumerate(CATEGORIES):
         turns = [f"first of {category}", f"second of {category}"]
@@ -102,11 +102,11 @@ def test_without_a_judge_answers_are_kept_and_the_command_is_said(tmp_path, capl
     assert set(table(results)) >= {"words_per_turn"}
     assert not [name for name in table(results) if "aft-v1" in name]
     assert f"aft judge mt_bench {shlex.quote(str(tmp_path / 'my r'))} --judge-model NAME" in caplog.text
-    found = find_answers(tmp_path / "my r", None)
-    assert (found.model, found.folder) == ("tiny-k2-l1", tmp_path / "my r" / "mt_bench")
-    assert [d.question_id for d in found.questions] == [81 + (1 if hub else 10) * n for n in range(8)]
+    answer_set = find_answers(tmp_path / "my r", None)
+    assert (answer_set.model, answer_set.folder) == ("tiny-k2-l1", tmp_path / "my r" / "mt_bench")
+    assert [d.question_id for d in answer_set.questions] == [81 + (1 if hub else 10) * n for n in range(8)]
     by_doc = {(t.question.doc_id, t.question.turn): t.answer for t in read_traces(tmp_path / "my r")}
-    assert [a.turns for a in found.answers] == [(by_doc[n, 0], by_doc[n, 1]) for n in range(8)]
+    assert [a.turns for a in answer_set.answers] == [(by_doc[n, 0], by_doc[n, 1]) for n in range(8)]
 
 
 def test_scores_in_lm_evals_table(server, tmp_path):
@@ -116,12 +116,14 @@ def test_scores_in_lm_evals_table(server, tmp_path):
     assert (scores["aft-v1_score"], scores["aft-v1_turn_1"], scores["aft-v1_turn_2"]) == (7.0, 6.0, 8.0)
     assert {scores[f"aft-v1_{category}"] for category in CATEGORIES} == {7.0}
     assert scores["judge_missing"] == 0
-    assert len(server.calls) == 16  # one judge for all metrics
+    # one judging serves all metrics
+    assert len(server.calls) == 16
     assert results["higher_is_better"][MT_BENCH_TASK]["aft-v1_score"]
     json.dumps(results["samples"], default=str)
     assert [sample["words_per_turn"] for sample in results["samples"][MT_BENCH_TASK]] == [12.0] * 8
     assert evaluate(model(tmp_path / "r"), tmp_path, judge_of(server))["results"] == results["results"]
-    assert len(server.calls) == 16  # judgements are kept beside the answers
+    # the judgements are kept beside the answers
+    assert len(server.calls) == 16
 
 
 def test_metadata_settings(server, tmp_path):
@@ -144,7 +146,8 @@ def test_a_judge_that_fails_costs_the_scores_not_the_run(server, tmp_path, caplo
     assert KEY not in caplog.text
     done = len(server.calls)
     server.trouble = lambda number, body: None
-    with pytest.raises(SystemExit) as ended:  # the command that was said asks for the rest
+    # the logged command judges the rest
+    with pytest.raises(SystemExit) as ended:
         cli.main(shlex.split(line.partition("judge the rest with: aft ")[2]))
     assert ended.value.code in (0, None)
     assert 32 - 6 <= len(server.calls) - done <= 32 - 5
@@ -205,7 +208,7 @@ def test_limits_and_chosen_samples(server, tmp_path):
     results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server), samples={MT_BENCH_TASK: [0, 3]})
     assert [d.category for d in find_answers(tmp_path / "r", None).questions] == ["writing", "math"]
     assert (table(results)["aft-v1_score"], table(results)["aft-v1_stem"]) == (7.0, "N/A")
-    assert "42" in "".join(server.asked())
+    assert "42" in "".join(server.prompts())
 
 
 PROCESSES = """
@@ -236,6 +239,7 @@ def test_several_processes_judge_once(server, tiny, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("TABLE ")]
     assert json.loads(line[6:])["aft-v1_score,none"] == 7.0
-    assert len(server.calls) == 10  # five dialogues of two turns, each judged by one process
+    # five dialogues of two turns, all judged by one process
+    assert len(server.calls) == 10
     assert [d.question_id for d in find_answers(tmp_path / "r", None).questions] == [81, 91, 101, 111, 121]
     assert KEY not in done.stdout + done.stderr

@@ -234,7 +234,7 @@ def _of_file(file: Path, questions: Path | None) -> AnswerSet:
     by_id = {question.question_id: question for question in known}
     unknown = [answer.question_id for answer in answers if answer.question_id not in by_id]
     if unknown:
-        raise RecordError(f"{file} answers questions that are not among the {len(by_id)} asked: {unknown[:5]}.")
+        raise RecordError(f"{file} answers questions that are not among the {len(by_id)} known ones: {unknown[:5]}.")
     return _checked(AnswerSet(model, tuple(by_id[a.question_id] for a in answers), answers, home), str(file))
 
 
