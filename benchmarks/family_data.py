@@ -37,11 +37,10 @@ from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, Way
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
-from trainers.family.checkpoints import training_settings
 from trainers.family.documents import ANSWER_TOKENS
 from trainers.family.rows import rows_of
-from trainers.family.settings import FamilyConfig
-from trainers.generation.generator import open_writer
+from trainers.family.settings import FamilyConfig, training_settings
+from trainers.generation.generator import GeneratorOptions
 from trainers.generation.selection import keep_matched, verify_all
 from trainers.generation.targets import write_targets
 from trainers.inspection.overlap import overlap_of
@@ -118,8 +117,9 @@ def taught(family: Path, work: Path, teacher: str, repair: bool = False) -> Rows
     """The family's rows with the targets of a teacher. With ``repair`` the verifier's choice replaces a wrong one."""
     rows = read_jsonl(family / "train.jsonl")
     arguments = f"pretrained={family / teacher},dtype=float32,temperature=0,max_gen_toks={ANSWER_TOKENS}"
-    writer = open_writer(f"{arguments},template={family / 'template.j2'}", work / teacher, "cpu", "64")
-    jobs = write_targets(rows, writer, is_right, "keep", 0, lambda row: "")
+    arguments += f",template={family / 'template.j2'}"
+    options = GeneratorOptions(arguments, work / f"{teacher}.sqlite", "cpu", "64")
+    jobs = write_targets(rows, options.open(), is_right, "keep", 0, lambda row: "")
     return [
         row | {"target": row["target"] if repair and not job.right else job.target or row["target"]}
         for row, job in zip(rows, jobs, strict=True)

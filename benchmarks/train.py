@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
     from lm_eval_aft.core.prompts import Template
     from trainers.fitting.examples import Encoder
     from trainers.fitting.model import load_tokenizer
-    from trainers.rows.row import load_rows
+    from trainers.rows.row import read_training_rows
     from trainers.rows.samples import make_samples
     from trainers.settings import TrainConfig
 
@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         config = TrainConfig(model=args.model, data=args.data, output=f"{folder}/run", k=(args.k,), plain_share=0.0)
         config = replace(config, batch_size=args.batch, max_steps=args.steps, bf16=args.bf16, log_every=1000)
         encoder = Encoder(load_tokenizer(config), Template.load(None), config.max_length)
-        samples = make_samples(load_rows(config.data), "aft", config)
+        samples = make_samples(read_training_rows(config.data), "aft", config)
         # Each example is used exactly once, so both train on the same ones in whatever order they choose.
         examples = encoder.encode_all(samples).examples[: args.steps * args.batch]
         trainer = (_ours if args.system == "ours" else _trl)(config, encoder, examples)

@@ -1,4 +1,4 @@
-"""Turns queries into aggregation data, and data into checkpoints. Imports ``lm_eval_aft``, never the other way round.
+"""Commands that turn queries into training data, and data into checkpoints. Imports ``lm_eval_aft``, never the reverse.
 
-``train`` (``aft train``) is the file to read first.
+Read ``train`` first.
 """

@@ -1,7 +1,4 @@
-"""Every setting of ``aft train``: its type, default, check and meaning; read from YAML or TOML and ``--set``.
-
-Knows nothing of data or models. Called by ``train``.
-"""
+"""The settings of ``aft train``: type, default, check and meaning of each, read from YAML or TOML and ``--set``."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ from lm_eval_aft.core.settings import nearest, parsers, setting
 Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo"]
 KINDS: dict[Kind, str] = {
     "sft": "query -> sft_target (else target): the baseline",
-    "aft": "query + drafts -> target, and a share of plain examples",
+    "aft": "query + drafts -> target, and a share of examples without drafts",
     "aft-no-drafts": "query -> target: what the targets teach without the drafts",
     "aft-pseudo": "query + drafts -> sft_target: targets that were not made from the drafts",
 }
-# What a started run keeps: its optimizer state, its order of batches or its weights were made with these.
+# A started run keeps these settings: its weights, optimizer state or order of batches depend on them.
 FROZEN_ON_RESUME = (
     *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
     *("batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "epochs", "max_steps"),
@@ -35,7 +32,7 @@ FROZEN_ON_RESUME = (
 
 
 def _counts(name: str, value: Any) -> tuple[int, ...]:
-    """One whole number or a list of them, which a command line may give as 1,3,5."""
+    """One whole number, or a list of them; a command line may give 1,3,5."""
     items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     counts = tuple(integer(1)(name, item) for item in items)
     if not counts:
@@ -44,62 +41,61 @@ def _counts(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
-    """One name or a list of them, which a command line may give as q_proj,v_proj."""
+    """One name, or a list of them; a command line may give q_proj,v_proj."""
     return strings(name, [part.strip() for part in value.split(",")] if isinstance(value, str) else value)
 
 
 def _path(name: str, value: Any) -> str:
     """A text that may begin with ~, the user's home."""
-    return os.path.expanduser(text(name, value))  # which leaves a ~ of nobody, where Path would raise
+    # Path.expanduser raises an error for an unknown user, and this function does not.
+    return os.path.expanduser(text(name, value))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The settings of one training run."""
 
-    model: str = setting("", _path, "folder or hub name of the model to train further")
-    data: str = setting("", _path, "JSONL: query, drafts, target, sft_target")
-    output: str = setting("", _path, "folder of the run: checkpoints, log and card")
-    revision: str | None = setting(None, text, "revision of a hub model")
-    validation: str | None = setting(None, _path, "JSONL like data; the checkpoint with its lowest loss is kept")
-    template: str | None = setting(None, _path, "file with the two prompt blocks; default: the model's, else ours")
-    k: tuple[int, ...] = setting((), _counts, "drafts an example, or several k drawn evenly; default: all of a row's")
-    sets_per_query: int = setting(1, integer(1), "examples with drafts a row, each with its own draw and order")
-    plain_share: float = setting(0.2, real(0, 0.95), "share of plain examples (aft, aft-pseudo)")
-    max_length: int = setting(2048, integer(8), "tokens of an example; drafts are cut to fit, targets never")
-    lora_rank: int = setting(8, integer(0), "0 trains all weights")
-    lora_alpha: float = setting(16.0, real(0, above=True), "LoRA's scale times its rank")
-    lora_dropout: float = setting(0.0, real(0, 0.9), "")
-    lora_targets: tuple[str, ...] = setting(("all-linear",), _names, "names of the layers that get an adapter")
-    learning_rate: float = setting(
-        2e-4, real(0, above=True), "the highest; 2e-5 suits lora_rank: 0 on pretrained models"
-    )
-    schedule: str = setting("cosine", choice("cosine", "linear", "constant"), "of the learning rate")
-    warmup: float = setting(0.03, real(0, 1), "share of the steps; less than one step is none")
-    weight_decay: float = setting(0.0, real(0), "")
-    epochs: float = setting(1.0, real(0, above=True), "passes over the examples")
-    max_steps: int | None = setting(None, or_none(integer(1)), "optimizer steps; beats epochs")
-    batch_size: int = setting(8, integer(1), "examples a device and step")
-    accumulate: int = setting(1, integer(1), "batches an optimizer step")
-    bf16: bool = setting(False, flag, "compute in bfloat16; under LoRA the frozen weights are bfloat16 too")
-    save_dtype: str | None = setting(None, choice("float32", "bfloat16", "float16"), "of full weights that are written")
-    gradient_checkpointing: bool = setting(False, flag, "less memory, about a third slower")
-    device: str = setting("auto", choice("auto", "cpu"), "auto takes a GPU where there is one")
-    seed: int = setting(0, integer(0, 2**32), "of draws, order and new weights")
-    log_every: int = setting(10, integer(1), "steps")
+    model: str = setting("", _path, "Folder or hub name of the model to train further.")
+    data: str = setting("", _path, "JSONL file of rows: query, drafts, target, sft_target.")
+    output: str = setting("", _path, "Folder of the run: checkpoints, log and card.")
+    revision: str | None = setting(None, text, "Revision of a hub model.")
+    validation: str | None = setting(None, _path, "JSONL file like data; the checkpoint with its lowest loss is kept.")
+    template: str | None = setting(None, _path, "File of the prompt template; default: the model's, else ours.")
+    k: tuple[int, ...] = setting((), _counts, "Drafts an example, or several k drawn evenly; default: all of a row's.")
+    sets_per_query: int = setting(1, integer(1), "Examples with drafts a row; each has its own draw and order.")
+    plain_share: float = setting(0.2, real(0, 0.95), "Share of examples without drafts (aft and aft-pseudo).")
+    max_length: int = setting(2048, integer(8), "Most tokens of an example; drafts are cut to fit, targets never.")
+    lora_rank: int = setting(8, integer(0), "Rank of the LoRA adapter; 0 trains all weights.")
+    lora_alpha: float = setting(16.0, real(0, above=True), "Scale of the adapter, times its rank.")
+    lora_dropout: float = setting(0.0, real(0, 0.9), "Dropout of the adapter.")
+    lora_targets: tuple[str, ...] = setting(("all-linear",), _names, "Names of the layers that get an adapter.")
+    learning_rate: float = setting(2e-4, real(0, above=True), "Highest learning rate; 2e-5 suits lora_rank: 0.")
+    schedule: str = setting("cosine", choice("cosine", "linear", "constant"), "Schedule of the learning rate.")
+    warmup: float = setting(0.03, real(0, 1), "Share of the steps that warm up; less than one step is none.")
+    weight_decay: float = setting(0.0, real(0), "Weight decay of AdamW.")
+    epochs: float = setting(1.0, real(0, above=True), "How often each example is trained on.")
+    max_steps: int | None = setting(None, or_none(integer(1)), "Number of optimizer steps; replaces epochs.")
+    batch_size: int = setting(8, integer(1), "Examples a device and step.")
+    accumulate: int = setting(1, integer(1), "Batches an optimizer step.")
+    bf16: bool = setting(False, flag, "Compute in bfloat16; under LoRA the frozen weights are bfloat16 too.")
+    save_dtype: str | None = setting(None, choice("float32", "bfloat16", "float16"), "Type of full weights on disk.")
+    gradient_checkpointing: bool = setting(False, flag, "Use less memory; training is about a third slower.")
+    device: str = setting("auto", choice("auto", "cpu"), "Device; auto takes a GPU if there is one.")
+    seed: int = setting(0, integer(0, 2**32), "Seed of draws, order and new weights.")
+    log_every: int = setting(10, integer(1), "Steps between two lines of the log.")
     save_every: int | None = setting(
-        None, or_none(integer(1)), "steps from a checkpoint (and validation) to the next; default: an epoch"
+        None, or_none(integer(1)), "Steps between two checkpoints, each with validation; default: an epoch."
     )
-    keep: int = setting(1, integer(1), "newest checkpoints kept for a resume; the best one stays too")
-    patience: int | None = setting(None, or_none(integer(1)), "validations without a lower loss before it stops")
+    keep: int = setting(1, integer(1), "Number of newest checkpoints to keep for a resume; the best one stays too.")
+    patience: int | None = setting(None, or_none(integer(1)), "Validations without a lower loss before the run stops.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in the run's folder."""
+        """The settings by name, as run.json holds them."""
         return asdict(self)
 
     @property
     def k_max(self) -> int:
-        """The largest k asked for; 0 where each row's own number of drafts counts."""
+        """The largest k; 0 if each row shows all its drafts."""
         return max(self.k, default=0)
 
 
@@ -107,8 +103,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a settings file and apply ``key=value`` overrides.
 
     Args:
-        path: YAML, or TOML where the name ends in .toml.
-        overrides: Values are read as YAML, so ``k=[1,3,5]`` is a list.
+        path: YAML, or TOML if the name ends in .toml.
+        overrides: Their values are YAML, so ``k=[1,3,5]`` is a list.
 
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not allowed.
@@ -123,16 +119,17 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
-        is_text = read is not None and known.get(name.strip()) in (text, _path)  # a folder may be called 2024
+        # A folder may be called 2024.
+        is_text = read is not None and known.get(name.strip()) in (text, _path)
         settings[name.strip()] = value.strip() if is_text and not isinstance(read, str) else read
     return make_config(settings, path)
 
 
 def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
-    """Check settings and fill in the defaults; a value of None means the default.
+    """Check settings and fill in the defaults. A value of None means the default.
 
     Raises:
-        ConfigError: On the first key that is unknown, missing or has a value that is not allowed.
+        ConfigError: If a key is unknown or missing, or its value is not allowed.
     """
     known = parsers(TrainConfig)
     for name in settings:
@@ -161,5 +158,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def markdown_table() -> str:
-    """The settings as a table: the one in docs/training.md is this one."""
+    """The settings as the table of docs/training.md."""
     return settings_table(TrainConfig, "setting")

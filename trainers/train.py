@@ -1,13 +1,10 @@
-"""``aft train``: from rows to a checkpoint that knows how it was made.
-
-Puts the parts together: settings, rows, samples, examples, the loop. Imports torch only when a run starts.
-"""
+"""``aft train``: from rows to a checkpoint that records how it was trained. torch is imported when a run starts."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from math import inf
 
@@ -18,7 +15,7 @@ from trainers.fitting.examples import Encoded, Encoder
 from trainers.fitting.resume import open_run
 from trainers.fitting.run import TrainingRun
 from trainers.inspection.overlap import Overlap, measure, warnings
-from trainers.rows.row import Row, load_rows
+from trainers.rows.row import TrainingRow, read_training_rows
 from trainers.rows.samples import Sample, make_samples, pseudo_samples
 from trainers.settings import KINDS, Kind, TrainConfig, load_config
 
@@ -28,22 +25,40 @@ MASK_POLICY = "the target and the token that ends the turn"
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.option("--config", "path", required=True, metavar="FILE", help="Settings in YAML or TOML (docs/training.md).")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting that beats the file's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting that replaces the file's.")
 @click.option("--merge", is_flag=True, help="Also write adapter and base as one checkpoint, for vLLM.")
 def train(kind: Kind, path: str, overrides: tuple[str, ...], merge: bool) -> None:
     """Train a checkpoint: sft, aft, aft-no-drafts or aft-pseudo.
 
-    The same data file serves all four: rows of query, drafts, target and sft_target. A run that was interrupted goes
-    on when the same command is given again. Many GPUs: accelerate launch -m trainers.train KIND --config FILE.
+    One data file serves all four: rows of query, drafts, target and sft_target. Give the same command again to resume
+    an interrupted run. For many GPUs: accelerate launch -m trainers.train KIND --config FILE.
     """
     run_training(kind, load_config(path, overrides), merge=merge)
 
 
-def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> None:
-    """Train one checkpoint into ``config.output``.
+def print_once(line: str) -> None:
+    """Print a line, in the first process only."""
+    if _first_process():
+        click.echo(line)
+        sys.stdout.flush()
+
+
+def run_training(
+    kind: Kind, config: TrainConfig, *, merge: bool = False, say: Callable[[str], None] = print_once
+) -> TrainingRun:
+    """Train one checkpoint into ``config.output``, or resume its training.
+
+    Args:
+        kind: One of ``KINDS``.
+        config: The settings.
+        merge: Also write adapter and base as one checkpoint into the folder ``merged``.
+        say: Prints a line.
+
+    Returns:
+        The finished run, with the settings that were in force.
 
     Raises:
-        AFTError: One sentence on what is wrong with settings, data, template or model.
+        AFTError: If settings, data, template or model are wrong.
     """
     run = open_run(kind, config)
     for note in run.notes:
@@ -51,91 +66,94 @@ def run_training(kind: Kind, config: TrainConfig, *, merge: bool = False) -> Non
     if run.finished:
         say(f"the run in {run.folder} is finished: nothing is left to train.")
     if merge or not run.finished:
-        _train(run, merge)
+        _train(run, merge, say)
+    return replace(run, finished=True)
 
 
-def _train(run: TrainingRun, merge: bool) -> None:
+def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
     if _first_process():
         run.make_folder()
     config = run.config
-    rows = load_rows(config.data)
-    held_out = load_rows(config.validation) if config.validation else []
-    from trainers.fitting import loop
-    from trainers.fitting import model as models
+    rows = read_training_rows(config.data)
+    validation_rows = read_training_rows(config.validation) if config.validation else []
+    from trainers.fitting import loop, model
 
-    tokenizer = models.load_tokenizer(config)
+    tokenizer = model.load_tokenizer(config)
     encoder = Encoder(tokenizer, run.template, config.max_length)
     samples = make_samples(rows, run.kind, config)
-    shown = {len(sample.drafts) for sample in samples if sample.drafts}
-    run = replace(run, most_drafts=max(shown, default=0))
+    draft_counts = {len(sample.drafts) for sample in samples if sample.drafts}
+    run = replace(run, most_drafts=max(draft_counts, default=0))
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
-    facts = describe(rows, samples, encoded, overlap)
+    facts = data_facts(rows, samples, encoded, overlap)
     validation = Encoded([], 0, 0)
-    if held_out:
-        validation = encoder.encode_all(make_samples(held_out, run.kind, config), "validation examples")
-        facts += [f"validation: {len(held_out)} rows, {len(validation.examples)} examples; {too_long(validation)}"]
-    aft = checkpoint_config(run, shown)
+    if validation_rows:
+        validation_samples = make_samples(validation_rows, run.kind, config)
+        validation = encoder.encode_all(validation_samples, "validation examples")
+        sizes = f"{len(validation_rows)} rows, {len(validation.examples)} examples"
+        facts.append(f"validation: {sizes}; {_length_facts(validation)}")
+    aft = checkpoint_config(run, draft_counts)
     if not run.finished:
-        for line in [*facts, *complaints(run.kind, rows, samples, overlap, config), *unseen(encoded)]:
+        for line in [*facts, *_target_warnings(run.kind, rows, samples, overlap, config), *_hidden_drafts(encoded)]:
             say(line)
         loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
         say(f"saved in {run.folder}")
     if merge and _first_process():
         if config.lora_rank:
-            say(f"merged in {models.merge(run, encoder.end_id, aft, facts)}")
+            say(f"merged in {model.merge(run, encoder.end_id, aft, facts)}")
         else:
             say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
 
 
-def describe(rows: list[Row], samples: list[Sample], encoded: Encoded, overlap: Overlap) -> list[str]:
-    """What is trained on, for the terminal and the card."""
-    plain = sum(not sample.drafts for sample in samples)
+def data_facts(rows: list[TrainingRow], samples: list[Sample], encoded: Encoded, overlap: Overlap) -> list[str]:
+    """Facts about the training data, for terminal and card."""
+    single = sum(not sample.drafts for sample in samples)
     lengths = [len(example.token_ids) for example in encoded.examples]
     learnt = sum(lengths) - sum(example.prompt_tokens for example in encoded.examples)
     facts = [
-        f"{len(rows)} rows, {len(samples)} examples: {len(samples) - plain} with drafts, {plain} plain",
+        f"{len(rows)} rows, {len(samples)} examples: {len(samples) - single} with drafts, {single} without",
         f"{sum(lengths):,} tokens, {learnt:,} of them learnt; an example has {sum(lengths) / len(lengths):.0f}, the "
         f"longest {max(lengths)}",
-        too_long(encoded),
+        _length_facts(encoded),
     ]
     return facts + (overlap.lines() if overlap.samples else [])
 
 
-def too_long(encoded: Encoded) -> str:
-    """What the limit took."""
+def _length_facts(encoded: Encoded) -> str:
     return f"over max_length: {encoded.too_long} examples left out, drafts cut in {encoded.cut}"
 
 
-def complaints(kind: Kind, rows: list[Row], samples: list[Sample], overlap: Overlap, config: TrainConfig) -> list[str]:
-    """Warnings about the targets, as sentences."""
+def _target_warnings(
+    kind: Kind, rows: list[TrainingRow], samples: list[Sample], overlap: Overlap, config: TrainConfig
+) -> list[str]:
     if kind != "aft":
         return []
     same = all(row.sft_target == row.target for row in rows)
-    found = warnings(overlap, samples, pseudo_samples(rows, config), same)
-    fewer = sum(len(row.drafts) > min(config.k, default=inf) and not row.sources for row in rows)
-    if fewer:
-        found.append(
-            f"k={','.join(map(str, config.k))} does not show all drafts of {fewer} rows, and no sources say which ones "
-            "their targets were made from: leave k out, and make sets of each size with aft data aggregate --k."
+    messages = warnings(overlap, samples, pseudo_samples(rows, config), same)
+    partly_shown = sum(len(row.drafts) > min(config.k, default=inf) and not row.sources for row in rows)
+    if partly_shown:
+        messages.append(
+            f"k={','.join(map(str, config.k))} does not show all drafts of {partly_shown} rows, and no sources say "
+            "which ones their targets were made from: leave k out, and make sets of each size with aft data aggregate "
+            "--k."
         )
-    return [f"warning: {text}" for text in found]
+    return [f"warning: {text}" for text in messages]
 
 
-def unseen(encoded: Encoded) -> list[str]:
-    """A warning where the prompt leaves drafts out, as it would at inference."""
-    if not encoded.vanished:
+def _hidden_drafts(encoded: Encoded) -> list[str]:
+    """A warning if prompts do not show some drafts, which holds at inference too."""
+    if not encoded.hidden:
         return []
-    return [f"warning: {encoded.vanished} drafts are not shown: without control tokens and thoughts they are empty."]
+    return [f"warning: {encoded.hidden} drafts are not shown: without control tokens and thoughts they are empty."]
 
 
-def checkpoint_config(run: TrainingRun, shown: Collection[int]) -> CheckpointConfig:
-    """What the checkpoint will say about itself; ``shown``: the numbers of drafts that its examples have."""
+def checkpoint_config(run: TrainingRun, draft_counts: Collection[int]) -> CheckpointConfig:
+    """Contents of aft_config.json; ``draft_counts`` are the numbers of drafts that examples show."""
     config = run.config
     return CheckpointConfig(
         template=run.template.source,
         template_sha256=run.template.digest,
-        k=max(shown) if len(set(shown)) == 1 else None,
+        k=max(draft_counts) if len(set(draft_counts)) == 1 else None,
         base_model=config.model,
         base_revision=config.revision or "",
         mask_policy=MASK_POLICY,
@@ -143,18 +161,12 @@ def checkpoint_config(run: TrainingRun, shown: Collection[int]) -> CheckpointCon
     )
 
 
-def say(line: str) -> None:
-    """Print a line, in the first process only."""
-    if _first_process():
-        click.echo(line)
-        sys.stdout.flush()
-
-
 def _first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-if __name__ == "__main__":  # for accelerate launch -m trainers.train
+# accelerate launch -m trainers.train runs this module.
+if __name__ == "__main__":
     from lm_eval_aft import _autoload
     from lm_eval_aft.core.errors import AFTError
 

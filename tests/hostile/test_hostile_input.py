@@ -14,7 +14,7 @@ from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
 from lm_eval_aft.judging.mt_bench.data import read_answers
 from lm_eval_aft.storage.traces import read_traces
-from trainers.rows.row import load_rows
+from trainers.rows.row import read_training_rows
 from trainers.settings import load_config
 
 
@@ -72,7 +72,7 @@ def test_a_set_value_that_is_not_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "read", [read_answers, read_outputs, read_annotations, CheckpointConfig.load, load_rows, load_config]
+    "read", [read_answers, read_outputs, read_annotations, CheckpointConfig.load, read_training_rows, load_config]
 )
 @pytest.mark.parametrize("content", ["[" * 100_000, "2001-99-99", "[3]", '"x"'])
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content: str) -> None:

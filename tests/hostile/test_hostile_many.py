@@ -38,7 +38,7 @@ from lm_eval_aft.judging.mt_bench.data import read_answers, read_question_file
 from lm_eval_aft.judging.mt_bench.replies import parse_rating, read_judgements
 from lm_eval_aft.storage.draft_store import SQLiteStore
 from lm_eval_aft.storage.traces import read_traces, write_traces
-from trainers.rows.row import load_rows
+from trainers.rows.row import read_training_rows
 from trainers.settings import load_config
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "30"))
@@ -143,7 +143,7 @@ READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "alpaca outputs": (OUTPUT, "o.json", read_outputs),
     "alpaca annotations": (ANNOTATION, "n.json", read_annotations),
     "checkpoint config": (CARD, "aft_config.json", CheckpointConfig.load),
-    "training rows": (ROW, "r.jsonl", load_rows),
+    "training rows": (ROW, "r.jsonl", read_training_rows),
     "training config": ({"model": "m", "data": "d", "output": "o", "k": 3}, "c.yaml", lambda f: load_config(str(f))),
 }
 

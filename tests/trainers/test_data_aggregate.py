@@ -139,7 +139,7 @@ def test_wrong_targets_are_dropped_kept_or_repaired(tmp_path, teacher):
     said, rows = aggregate(tmp_path, "drop")
     assert [row["target"] for row in rows] == ["I get 2."]
     assert "3 rows, 0 with fewer than 4 drafts; 3 draft sets\n" in said
-    assert "3 targets asked for, 1 kept; did not fit 0, cut or empty 1, wrong 1, too short 0; of those" in said
+    assert "3 targets requested, 1 kept; did not fit 0, cut or empty 1, wrong 1, too short 0; of those" in said
     assert "targets that copy a draft: 100.0%" in said
     assert "[draft 4]" in teacher[0].prompt.chat.messages[0].content  # the prompt of inference
     said, rows = aggregate(tmp_path, "keep")
@@ -194,7 +194,7 @@ def test_drafts_that_fill_the_context_make_room_for_a_repair(tmp_path, monkeypat
 def test_targets_far_shorter_than_their_drafts_are_left_out_and_counted(tmp_path, teacher):
     said, rows = aggregate(tmp_path, "repair", "--retries", 1, "--shortest", 1.5)
     assert [row["target"] for row in rows] == ["So it must be 0."]  # five words; the drafts have three
-    assert "3 targets asked for, 1 kept; did not fit 0, cut or empty 1, wrong 0, too short 1; of those" in said
+    assert "3 targets requested, 1 kept; did not fit 0, cut or empty 1, wrong 0, too short 1; of those" in said
     assert "repaired 1, wrong 0" in said
 
 
@@ -233,7 +233,7 @@ def test_aggregate_counts_every_row_and_set(tmp_path, teacher):
     )
     assert "4 rows, 1 with fewer than 3 drafts; 3 draft sets\nleft out for --mixed: " in said
     sets = int(said.partition("left out for --mixed: ")[2].split()[0])
-    asked = int(said.partition(" targets asked for")[0].split()[-1])
+    asked = int(said.partition(" targets requested")[0].split()[-1])
     assert (sets + asked, sets >= 1) == (3, True)
 
 

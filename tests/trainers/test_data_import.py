@@ -9,7 +9,7 @@ import pytest
 from helpers.data_rows import aft_data, write
 from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.core.jsonl import read_jsonl
-from trainers.rows.row import Row
+from trainers.rows.row import TrainingRow
 
 
 def test_import_finds_the_usual_names_and_takes_others(tmp_path):
@@ -41,7 +41,7 @@ def test_import_reads_a_real_set_with_several_responses(tmp_path, shared):
     assert rows[0]["query"].endswith("Answer from the passages above: When does bloom by troye sivan come out?")
     assert original[0]["preference"] == [0, 1, 2, 1, 0, 2]  # 1=2, 1>3, 1<4, 2>3, 2=4, 3<4
     assert rows[0]["scores"] == [1.5, 2.0, 0.0, 2.5]
-    assert all(Row.of(row, "x").drafts for row in rows)
+    assert all(TrainingRow.of(row, "x").drafts for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from helpers.tiny_models import save_tiny, tiny_tokenizer
 from helpers.training_rows import ask
 from lm_eval_aft.core.errors import ConfigError
 from trainers.data import data
-from trainers.inspection.overlap import measure, nearest, warnings, with_strange_drafts
+from trainers.inspection.overlap import measure, nearest, warnings, with_foreign_drafts
 from trainers.rows.samples import Sample
 
 
@@ -140,7 +140,7 @@ def test_without_sft_targets_those_that_share_no_more_than_chance_are_warned_abo
     said = warnings(measure(ignoring), ignoring, [], False)
     assert "no more (0.00) than with the drafts of other queries (0.00): they seem to ignore" in said[0]
     assert warnings(measure(reading), reading, [], False) == []
-    assert with_strange_drafts(reading[:2]) == []
-    strange = with_strange_drafts(reading)
+    assert with_foreign_drafts(reading[:2]) == []
+    strange = with_foreign_drafts(reading)
     assert [sample.target for sample in strange] == [sample.target for sample in reading]
     assert all(new.drafts not in (old.drafts, ()) for new, old in zip(strange, reading, strict=True))

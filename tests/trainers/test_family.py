@@ -20,12 +20,12 @@ from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem
 from lm_eval_aft.core.errors import ConfigError
 from trainers.family import __main__ as commands
-from trainers.family import checkpoints, pretrain
+from trainers.family import pretrain
 from trainers.family import rows as family_rows
 from trainers.family.documents import ANSWER_TOKENS, QUESTION_TOKENS, document, make_tokenizer
 from trainers.family.pretrain import answer_losses, make_model, stages_of, train_base, write_curve
 from trainers.family.rows import rows_of
-from trainers.family.settings import FamilyConfig, Stage
+from trainers.family.settings import FamilyConfig, Stage, training_settings
 from trainers.settings import make_config
 
 FILES = {"data": "train.jsonl", "output": "out"}
@@ -126,7 +126,7 @@ class TestDevice:
         with pytest.raises(KeyboardInterrupt):
             family_rows.sample_drafts(SMALL, tmp_path, [])
         assert hosts[0].device == "cuda:0"
-        assert make_config(checkpoints.training_settings(SMALL, tmp_path, "aft", 0) | FILES, "here").device == "auto"
+        assert make_config(training_settings(SMALL, tmp_path, "aft", 0) | FILES, "here").device == "auto"
 
     @pytest.mark.gpu
     def test_the_whole_recipe_runs_on_a_gpu(self, made: Path):
@@ -259,7 +259,7 @@ class TestRecipe:
         CliRunner().invoke(commands.main, ["ship", given], catch_exceptions=False, standalone_mode=False)
         for name in bundled.NAMES:
             shipped = tmp_path / name
-            assert {file.name for file in shipped.iterdir()} == set(checkpoints.SHIPPED)
+            assert {file.name for file in shipped.iterdir()} == set(commands.SHIPPED)
             texts = [file.read_text() for file in shipped.iterdir() if file.suffix in (".json", ".md")]
             assert not any(str(made.parent) in text for text in texts)
         assert json.loads((tmp_path / "aft" / "aft_config.json").read_text())["base_model"] == "bundled:base"

@@ -12,7 +12,7 @@ from helpers.training_rows import CONFIG, row
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.jsonl import read_jsonl
 from trainers.inspection.overlap import measure
-from trainers.rows.row import Row, load_rows
+from trainers.rows.row import TrainingRow, read_training_rows
 from trainers.rows.samples import make_samples, pseudo_samples
 from trainers.settings import TrainConfig
 
@@ -24,9 +24,9 @@ def test_rows_say_which_line_is_wrong(tmp_path: Path):
         read_jsonl(path)
     path.write_text("\n")
     with pytest.raises(RecordError, match="has no rows"):
-        load_rows(path)
+        read_training_rows(path)
     with pytest.raises(RecordError, match="cannot be read"):
-        load_rows(tmp_path / "absent.jsonl")
+        read_training_rows(tmp_path / "absent.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_drafts_without_text_are_left_out_and_sources_follow():
 def test_the_rows_of_a_file_keep_their_order(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"query": str(n), "drafts": ["a"], "target": "b"}) + "\n" for n in range(3)))
-    assert [(r.chat.messages[0].content, r.where) for r in load_rows(path)] == [
+    assert [(r.chat.messages[0].content, r.where) for r in read_training_rows(path)] == [
         (str(n), f"{path} row {n + 1}") for n in range(3)
     ]
 
@@ -117,7 +117,7 @@ def test_rows_that_a_kind_cannot_use_are_refused(kind, changes, said):
 
 def test_a_lone_number_as_sft_target_is_no_level_to_beat():
     rows = [
-        Row.of(
+        TrainingRow.of(
             {
                 "query": f"{n} + 1?",
                 "drafts": [f"{n} + 1 = {n + 1}"],

@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_best_weights(settings, tmp_path,
     assert launch(settings, environment | {"DIES": "2"}).returncode != 0
     assert not Path(str(settings["output"]), "model.safetensors").exists()
     said = train(settings, environment)
-    assert "goes on after checkpoint 2" in said
+    assert "resumes after checkpoint 2" in said
     assert "kept: step 2, validation loss" in said  # learning these answers makes the others dearer
     one = of_one(settings, tmp_path)
     assert_close(weights(settings["output"]), weights(one))
@@ -163,5 +163,5 @@ def test_a_checkpoint_of_another_dtype_is_loaded_whole_where_stage_3_would_shard
 def test_where_deepspeed_would_keep_the_weights_to_itself_no_step_is_made(settings):
     done = launch(settings, ZERO3)
     assert done.returncode != 0
-    assert "tell it stage3_gather_16bit_weights_on_model_save" in done.stderr
+    assert "set stage3_gather_16bit_weights_on_model_save" in done.stderr
     assert not Path(str(settings["output"]), "log.jsonl").exists()

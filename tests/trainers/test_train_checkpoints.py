@@ -18,7 +18,7 @@ from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
 from trainers.fitting import loop
 from trainers.fitting.callbacks import RunLog
-from trainers.fitting.card import write_card
+from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.train import run_training, train
 
 
@@ -29,7 +29,7 @@ def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
     )
     result = CliRunner().invoke(train, ["aft", "--config", str(tmp_path / "c.yaml"), "--merge", "--set", "epochs=2"])
     assert result.exit_code == 0, result.output
-    assert "8 rows, 10 examples: 8 with drafts, 2 plain" in result.output
+    assert "8 rows, 10 examples: 8 with drafts, 2 without" in result.output
     assert "position of the draft nearest to the target" in result.output
     run = Path(config.output)
     aft = CheckpointConfig.load(run / FILE)
@@ -113,7 +113,7 @@ def test_a_full_disk_while_merging_is_one_sentence(config, monkeypatch):
 
     run_training("sft", replace(config, max_steps=1))
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.fitting.model.write_card", full)
+        patch.setattr("trainers.fitting.model.write_checkpoint_card", full)
         with pytest.raises(EngineError, match="the disk is full"):
             run_training("sft", replace(config, max_steps=1), merge=True)
     run_training("sft", replace(config, max_steps=1), merge=True)
@@ -148,19 +148,19 @@ def test_the_last_whole_checkpoint_is_there_until_the_next_one_is(config, monkey
     def full(folder, *rest):
         if folder.name == "checkpoint-4":
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_card(folder, *rest)
+        write_checkpoint_card(folder, *rest)
 
     quiet = replace(config, log_every=100, keep=1)
     with monkeypatch.context() as patch:
         if how == "broken weights":
             patch.setattr(RunLog, "on_step_end", broken)
         else:
-            patch.setattr("trainers.fitting.callbacks.write_card", full)
+            patch.setattr("trainers.fitting.callbacks.write_checkpoint_card", full)
         with pytest.raises(EngineError, match="became no numbers by step 4" if "weights" in how else "disk is full"):
             run_training("sft", quiet)
     capsys.readouterr()
     run_training("sft", quiet)
-    assert "goes on after checkpoint 2" in capsys.readouterr().out
+    assert "resumes after checkpoint 2" in capsys.readouterr().out
     assert {path.name for path in Path(config.output, "checkpoints").iterdir()} == {"checkpoint-4"}
 
 

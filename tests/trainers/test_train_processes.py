@@ -80,7 +80,7 @@ def test_two_processes_go_on_in_the_second_pass_as_if_they_had_not_stopped(confi
     assert in_two_processes(config, tmp_path, STOPPED, STOP="7").returncode != 0
     assert not Path(config.output, "adapter_model.safetensors").exists()
     done = in_two_processes(config, tmp_path, STOPPED, STOP="0")
-    assert "goes on after checkpoint 6" in done.stdout  # four steps a pass
+    assert "resumes after checkpoint 6" in done.stdout  # four steps a pass
     ours, theirs = weights(config.output), weights(whole.output)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
@@ -95,5 +95,5 @@ def test_of_several_gpus_without_a_launcher_one_is_used(config, monkeypatch, cap
 
     monkeypatch.setattr(loop, "arguments", seeing_two)
     run_training("sft", config)
-    assert "2 GPUs are in sight and one is used: accelerate launch" in capsys.readouterr().out
+    assert "2 GPUs are visible and one is used: accelerate launch" in capsys.readouterr().out
     assert json.loads(Path(config.output, "run.json").read_text())["finished"]

@@ -25,7 +25,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, m
     half.mkdir()
     capsys.readouterr()
     run_training("aft", config)
-    assert "goes on after checkpoint 6" in capsys.readouterr().out
+    assert "resumes after checkpoint 6" in capsys.readouterr().out
     assert same(weights(config.output), weights(tmp_path / "whole"))
     whole = [(row["step"], row["tokens"]) for row in log_of(replace(config, output=str(tmp_path / "whole")))]
     assert [(row["step"], row["tokens"]) for row in log_of(config)] == whole  # the count of tokens goes on too
@@ -70,7 +70,7 @@ def test_a_run_without_k_can_be_opened_again(config, monkeypatch, capsys):
     free = replace(config, k=())
     run_until(monkeypatch, free, 3)
     run_training("aft", free)
-    assert "goes on after checkpoint 2" in capsys.readouterr().out
+    assert "resumes after checkpoint 2" in capsys.readouterr().out
     run_training("aft", free)
     assert "is finished: nothing is left to train" in capsys.readouterr().out
     run_training("aft", free, merge=True)

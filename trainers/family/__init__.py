@@ -6,6 +6,6 @@
     python -m trainers.family ship     OUT     base, sft and aft into the package
 
 ``make checkpoints`` runs the four commands. They use a GPU if there is one; ``CUDA_VISIBLE_DEVICES=`` hides it. The
-modules in the order of the recipe are ``settings``, ``documents``, ``pretrain``, ``rows`` and ``checkpoints``.
+modules in the order of the recipe are ``settings``, ``documents``, ``pretrain``, ``rows`` and ``__main__``.
 docs/experiments.md describes earlier recipes and why they failed.
 """

@@ -1,21 +1,26 @@
-"""The commands of ``python -m trainers.family``."""
+"""The commands of ``python -m trainers.family``, the four trainings on the base, and the copies that ship."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
-from lm_eval_aft.core.errors import AFTError
-from lm_eval_aft.core.files import write_text
-from trainers.family import checkpoints, pretrain
+from lm_eval_aft import bundled
+from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.core.files import atomic_write, write_text
+from trainers.family import pretrain
 from trainers.family import rows as family_rows
-from trainers.family.settings import FamilyConfig
-from trainers.settings import KINDS, Kind
+from trainers.family.settings import FamilyConfig, training_settings
+from trainers.settings import KINDS, Kind, make_config
 
+SHIPPED = (
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("chat_template.jinja", "aft_config.json", "README.md"),
+)
 FOLDER = click.argument("out", type=click.Path(path_type=Path))
 
 
@@ -58,7 +63,7 @@ def rows(out: Path, seed: int) -> None:
 @seed_option("Seed of the trainings.")
 def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
     """Train sft, aft, aft-no-drafts and aft-pseudo on the base."""
-    checkpoints.train_all(FamilyConfig(), out, kinds or tuple(KINDS), seed)
+    train_all(FamilyConfig(), out, kinds or tuple(KINDS), seed)
 
 
 @main.command()
@@ -66,7 +71,37 @@ def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
 @seed_option("Seed of the trainings.")
 def ship(out: Path, seed: int) -> None:
     """Copy base, SFT and AFT into the package, without the names of local folders."""
-    checkpoints.ship(out, seed)
+    sources = {name: out / ("base" if name == "base" else f"{name}-{seed}") for name in bundled.NAMES}
+    for path in (source / file for source in sources.values() for file in SHIPPED):
+        if not path.is_file():
+            raise ConfigError(f"{path} is not there: run trainers.family base, rows and train on {out} first.")
+    for name, source in sources.items():
+        target = bundled.FOLDER / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in SHIPPED:
+            content = (source / file).read_bytes()
+            if file.endswith((".json", ".md")):
+                # The trainings may have had an absolute path and this command a relative one.
+                for folder in (out.resolve(), out):
+                    content = content.replace(f"{folder}/base".encode(), b"bundled:base")
+                    content = content.replace(f"{folder}/".encode(), b"")
+            # A run that reads the old file keeps a whole one.
+            with atomic_write(target / file) as partial:
+                partial.write_bytes(content)
+
+
+def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int) -> None:
+    """Train each kind on the base, as ``aft train`` does."""
+    from trainers.train import run_training
+
+    for kind in kinds:
+        suffix = "_sft" if kind == "sft" else ""
+        settings = training_settings(config, out, kind, seed) | {
+            "data": str(out / f"train{suffix}.jsonl"),
+            "validation": str(out / f"validation{suffix}.jsonl"),
+            "output": str(out / f"{kind}-{seed}"),
+        }
+        run_training(kind, make_config(settings, "trainers.family"))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,18 @@ from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.family.documents import ANSWER_TOKENS, PROMPT_TEMPLATE, QUESTION_TOKENS, document, make_tokenizer
 from trainers.family.settings import FamilyConfig, Stage, recorded
 
+BASE_CARD = """# Base of the bundled family
+
+Trained from scratch on `aft_arith` by `make checkpoints`; it can do nothing else. Greedy: share of new problems \
+solved. In-context copying: loss, in nats a token, on an answer that is in the document already, and how often the \
+model copies it word for word.
+
+| stage | step | loss | greedy | in-context copying | word for word |
+|---|---|---|---|---|---|
+{rows}
+    {settings}
+"""
+
 
 def make_model(config: FamilyConfig, tokenizer: Any) -> Any:
     """A Llama with random weights."""
@@ -100,25 +112,10 @@ def base_card(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> str:
     """README.md of the base."""
     rows = [
         f"| {row['steps']} at {row['rate']} | {row['step']} | {row['loss']} | {row['greedy']:.3f} | {row['look_up']} "
-        f"| {row['word_for_word']:.3f} |"
+        f"| {row['word_for_word']:.3f} |\n"
         for row in curve
     ]
-    return "\n".join(
-        [
-            "# Base of the bundled family",
-            "",
-            "Trained from scratch on `aft_arith` by `make checkpoints`; it can do nothing else. Greedy: share of new "
-            "problems solved. In-context copying: loss, in nats a token, on an answer that is in the document "
-            "already, and how often the model copies it word for word.",
-            "",
-            "| stage | step | loss | greedy | in-context copying | word for word |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            "    " + json.dumps(recorded(config)),
-            "",
-        ]
-    )
+    return BASE_CARD.format(rows="".join(rows), settings=json.dumps(recorded(config)))
 
 
 def stages_of(config: FamilyConfig, curve: Sequence[Mapping[str, Any]]) -> Iterator[Stage]:

@@ -1,7 +1,4 @@
-"""Examples as batches: padded on the right, grouped by length, cut to the part whose loss counts.
-
-Knows nothing of prompts. Called by ``loop``.
-"""
+"""Batches of examples: padded on the right, grouped by length, with logits only where the loss needs them."""
 
 from __future__ import annotations
 
@@ -13,16 +10,17 @@ import torch
 
 from trainers.fitting.examples import MASK, Example
 
-GROUP = 50  # batches that are sorted by length together
+# Batches that are sorted by length together.
+GROUP = 50
 
 
 def trims_logits(model: Any) -> bool:
-    """Whether a model can leave out the logits of a prompt."""
+    """Whether a model can skip the logits of a prompt."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def target_nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed loss of each example, (batch,), from logits (batch, kept, vocab) and labels (batch, kept)."""
+    """Summed loss in nats of each example, (batch,), from logits (batch, kept, vocab) and labels (batch, kept)."""
     loss = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=MASK, reduction="none"
     )
@@ -30,18 +28,18 @@ def target_nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class Collator:
-    """Makes a batch of examples.
+    """Makes batches of examples.
 
-    Padding is on the right and the models are causal, so no real token ever sees a pad and no attention mask is
-    needed: that keeps the fast paths of attention open (tested against the masked loss). The model computes logits
-    only from the last prompt token before the first target on: drafts are long, targets short.
+    Padding is on the right and the models are causal, so no token attends to a pad and no attention mask is needed.
+    Without a mask, attention can use its fast kernels; a test compares the loss with the masked one. Drafts are long
+    and targets short, so the model computes logits only from the token before the first target.
     """
 
     def __init__(self, pad_id: int, trims_logits: bool) -> None:
         """Make a collator.
 
         Args:
-            pad_id: Any token: pads are neither attended to nor learnt.
+            pad_id: Any token id; pads are neither attended to nor learnt.
             trims_logits: Whether the model takes ``logits_to_keep``.
         """
         self.pad_id, self.trims_logits = pad_id, trims_logits
@@ -63,8 +61,8 @@ class Collator:
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """A random order in which neighbours have similar lengths.
 
-    transformers' own goes from long to short within each group, so that examples with five drafts and plain ones would
-    be trained in turns; here the batches of a group are shuffled.
+    The sampler of transformers goes from long to short within each group, so examples with five drafts and those
+    without would alternate. This one shuffles the batches of a group.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
@@ -72,8 +70,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
         Args:
             lengths: Tokens of each example.
-            batch: Examples a device computes at once.
-            seed: Of the order; each epoch has another.
+            batch: Examples a device and step.
+            seed: Seed of the order. Each epoch has another order.
         """
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
 
@@ -81,7 +79,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each pass, after a resume too: by Trainer and by ``RunLog``."""
+        """Choose the order of an epoch. Trainer and ``RunLog`` set it before each epoch, also after a resume."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -92,7 +90,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
             group = sorted(order[start : start + GROUP * self.batch], key=lambda i: -self.lengths[i])
             batches += [group[i : i + self.batch] for i in range(0, len(group), self.batch)]
         full = [batch for batch in batches if len(batch) == self.batch]
-        rest = [i for batch in batches if len(batch) < self.batch for i in batch]  # at the end, to keep others whole
+        # Incomplete batches come last, so that they do not shift the others.
+        rest = [i for batch in batches if len(batch) < self.batch for i in batch]
         for position in torch.randperm(len(full), generator=generator).tolist():
             yield from full[position]
         yield from rest

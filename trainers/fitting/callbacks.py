@@ -1,7 +1,4 @@
-"""What a training run says while it runs: the terminal, log.jsonl, and the card of each checkpoint.
-
-Called by Trainer through ``loop``.
-"""
+"""Callbacks of Trainer: the log, the cards of checkpoints, the search for broken weights, and early stopping."""
 
 from __future__ import annotations
 
@@ -15,25 +12,32 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from trainers.fitting.card import write_card
+from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.run import TrainingRun
 
 Say = Callable[[str], None]
 
 
 class RunLog(TrainerCallback):
-    """Writes the log and the card of each checkpoint, and stops on a loss or weights that are no numbers."""
+    """Writes the log and the cards of checkpoints, and stops a run whose loss is not finite."""
 
     def __init__(self, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
-        """Keep what a checkpoint must say."""
+        """Keep what cards and log need.
+
+        Args:
+            run: The run.
+            aft: Contents of aft_config.json.
+            facts: Facts about the data.
+            say: Prints a line.
+        """
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Let the settings of this run count: Trainer would go on with the rhythm that the checkpoint remembers."""
+        """Use the intervals of the present settings. Trainer would keep those of the checkpoint."""
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         self.tokens_before = state.num_input_tokens_seen
-        find_best(state, self.run)
+        locate_best(state, self.run)
 
     def on_epoch_begin(
         self,
@@ -43,13 +47,13 @@ class RunLog(TrainerCallback):
         train_dataloader: Any = None,
         **_: Any,
     ) -> None:
-        """Tell the order of examples which pass it is: of several processes that go on in one, Trainer does not."""
+        """Set the sampler's epoch. Trainer does not when a run of several processes resumes in one process."""
         train_dataloader.set_epoch(int((state.epoch or 0) + 1e-6))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Write one line, on the terminal and in log.jsonl."""
+        """Write one line to log.jsonl and print it."""
         keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
         row = {key: float(logs[key]) for key in keys if key in logs}
         for key in ("loss", "eval_loss", "grad_norm"):
@@ -65,41 +69,42 @@ class RunLog(TrainerCallback):
         self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
 
     def is_sound(self, model: Any) -> bool:
-        """Whether all weights that are trained are numbers; no checkpoint of others is written."""
+        """Whether all trained weights are finite. A checkpoint of others is never written."""
         trained = [weights for weights in model.parameters() if weights.requires_grad]
-        shares = [getattr(weights, "ds_tensor", weights) for weights in trained]  # of DeepSpeed's stage 3, else all
+        # Stage 3 of DeepSpeed keeps a process's share of the weights in an attribute.
+        shares = [getattr(weights, "ds_tensor", weights) for weights in trained]
         return all(bool(share.isfinite().all()) for share in shares)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark a checkpoint as whole, after all processes wrote their parts, and only then remove older ones."""
+        """Mark a checkpoint as whole after all processes wrote their parts, and then remove older ones."""
         if args.world_size > 1:
             args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
             folder = self.run.checkpoint(state.global_step)
-            write_card(folder, self.run, self.aft, self.facts)
+            write_checkpoint_card(folder, self.run, self.aft, self.facts)
             self.run.remove_checkpoints(self.run.config.keep, state.best_model_checkpoint)
 
     def broken(self, what: str, step: int) -> EngineError:
-        """The error that ends a run whose loss or weights are no numbers."""
+        """The error that ends a run whose loss or weights are not finite."""
         return EngineError(
             f"{what} by step {step}: give another output with a lower learning_rate, or with data without broken rows; "
             f"whole checkpoints in {self.run.folder} are from before."
         )
 
 
-def find_best(state: TrainerState, run: TrainingRun) -> None:
-    """Let the best checkpoint be where the run is now: its folder may have moved, or be called from elsewhere."""
+def locate_best(state: TrainerState, run: TrainingRun) -> None:
+    """Correct the path of the best checkpoint: the run's folder may have moved since it was saved."""
     folder = run.checkpoint(state.best_global_step or 0)
     if folder.is_dir():
         state.best_model_checkpoint = str(folder)
 
 
 class Patience(EarlyStoppingCallback):
-    """Early stopping that goes on counting after a resume, where Trainer's would begin again."""
+    """Early stopping that keeps its count when a run resumes. Trainer's own starts again from zero."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take the count that the checkpoint remembers."""
-        kept = state.stateful_callbacks.setdefault("Patience", self.state())  # patience may be new to this run
+        """Take the count of the checkpoint; a run that had no patience before starts from zero."""
+        kept = state.stateful_callbacks.setdefault("Patience", self.state())
         self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
         control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience
 

@@ -1,7 +1,7 @@
-"""From samples to token ids: the prompt as inference makes it, then the target and the end of the turn.
+"""Training examples: the token ids of a prompt, its target and the end of the turn.
 
-Prompts come from ``lm_eval_aft.core.prompts`` with the renderer that the engines use, so training and inference see the
-same token ids.
+Prompts come from ``lm_eval_aft.core.prompts`` and the renderer of the engines, so training and inference have the same
+token ids.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong, TemplateError
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
-from trainers.rows.row import naming
+from trainers.rows.row import template_errors_name
 from trainers.rows.samples import Sample
 
-MASK = -100  # what the loss of every transformers model leaves out
-# For tokenizers without a chat template; each turn ends with the tokenizer's end token.
+# The label that the loss of every transformers model leaves out.
+MASK = -100
+# For tokenizers without a chat template; each answer ends with the tokenizer's end token.
 PLAIN_CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] != 'system' %}{{ '### ' + m['role'] | capitalize + '\\n' }}{% endif %}"
     "{{ m['content'] }}"
@@ -30,43 +31,43 @@ PLAIN_CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of prompt and target; only the target is learnt."""
+    """Token ids of prompt and target. Only the target is learnt."""
 
     token_ids: tuple[int, ...]
     prompt_tokens: int
 
     @property
     def labels(self) -> list[int]:
-        """The ids to be learnt, and ``MASK`` for the prompt."""
+        """``MASK`` for each token of the prompt, and the ids of the target."""
         return [MASK] * self.prompt_tokens + list(self.token_ids[self.prompt_tokens :])
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The examples of a data file, and what had to be left out of it.
+    """The examples of a data file.
 
     Attributes:
-        examples: Those that fit.
-        too_long: How many did not.
-        cut: Examples whose drafts were cut.
-        vanished: Drafts of which nothing is left without control tokens and thoughts; prompts do not show them.
+        examples: Examples that fit.
+        too_long: Number of samples that did not fit.
+        cut: Number of examples whose drafts were cut.
+        hidden: Number of drafts that consist of control tokens and thoughts, so that prompts do not show them.
     """
 
     examples: list[Example]
     too_long: int
     cut: int
-    vanished: int = 0
+    hidden: int = 0
 
 
 class Encoder:
     """Turns samples into examples with one tokenizer and one prompt template."""
 
     def __init__(self, tokenizer: Any, template: Template, max_length: int) -> None:
-        """Wrap a tokenizer; one without a chat template gets ours.
+        """Wrap a tokenizer. One without a chat template gets ``PLAIN_CHAT_TEMPLATE``.
 
         Raises:
             ConfigError: If no token ends an answer.
-            TemplateError: If a template does not show what it is given.
+            TemplateError: If a template does not show the question and the drafts.
         """
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
@@ -83,14 +84,14 @@ class Encoder:
         self._lead = self._find_lead()
 
     def encode(self, sample: Sample) -> tuple[Example, bool]:
-        """The example of a sample, and whether drafts had to be cut for it.
+        """The example of a sample, and whether its drafts were cut.
 
         Raises:
-            PromptTooLong: If it does not fit ``max_length`` although its drafts are cut to a token each.
+            PromptTooLong: If it does not fit ``max_length`` with drafts of one token each.
             ConfigError: If the target has no tokens, or holds control tokens.
             ChatError: If the chat template refuses the query.
         """
-        with naming(sample.where):
+        with template_errors_name(sample.where):
             return self._encode(sample)
 
     def _encode(self, sample: Sample) -> tuple[Example, bool]:
@@ -104,7 +105,7 @@ class Encoder:
         return Example((*prompt, *target), len(prompt)), any(fitted.cut_tokens)
 
     def target_ids(self, sample: Sample) -> tuple[int, ...]:
-        """The target in tokens, the end of the turn included."""
+        """The token ids of the target and of the end of the turn."""
         ids = self.renderer.tokenizer.encode(self._lead + sample.target.strip(), add_special_tokens=False)
         if not ids:
             raise ConfigError(f"the target of {sample.where} has no tokens: every token would be masked.")
@@ -113,16 +114,16 @@ class Encoder:
         return (*ids, self.end_id)
 
     def encode_all(self, samples: Iterable[Sample], name: str = "examples") -> Encoded:
-        """The examples of all samples; those that do not fit are counted.
+        """The examples of all samples that fit, and counts of the others.
 
         Args:
-            samples: What is to be learnt, or judged.
-            name: What a message calls them.
+            samples: The samples.
+            name: Word for them in a message.
 
         Raises:
             ConfigError: If none fits.
         """
-        examples, too_long, cut, vanished = [], 0, 0, 0
+        examples, too_long, cut, hidden = [], 0, 0, 0
         for sample in samples:
             try:
                 example, was_cut = self.encode(sample)
@@ -131,27 +132,27 @@ class Encoder:
                 continue
             examples.append(example)
             cut += was_cut
-            vanished += sum(not self.renderer.clean(draft).strip() for draft in sample.drafts)
+            hidden += sum(not self.renderer.clean(draft).strip() for draft in sample.drafts)
         if not examples:
             raise ConfigError(
                 f"none of the {too_long} {name} fits max_length={self.max_length}: raise max_length or shorten the "
                 "data."
             )
-        return Encoded(examples, too_long, cut, vanished)
+        return Encoded(examples, too_long, cut, hidden)
 
     def _check_templates(self) -> None:
-        """A template that drops the question or the drafts would train something else without a word."""
+        """Refuse templates that drop the question or the drafts: the training would silently differ."""
         chat, drafts = Chat((Message("user", "question-probe"),)), ["first-probe", "second-probe"]
         shown = self.renderer.render(self.template.aggregate_chat(chat, drafts))
         missing = [probe for probe in ("question-probe", *drafts) if probe not in shown]
         if missing:
             raise TemplateError(
                 f"the prompt made with the template {self.template.name} and the tokenizer's chat template does not "
-                f"show the {'user message' if missing[0] == 'question-probe' else 'drafts'}: mend the template."
+                f"show the {'user message' if missing[0] == 'question-probe' else 'drafts'}: correct the template."
             )
 
     def _find_lead(self) -> str:
-        """The white space that the chat template puts before an answer, as in "[/INST] answer"."""
+        """The white space that the chat template writes before an answer, as in "[/INST] answer"."""
         chat, mark = Chat((Message("user", "x"),)), "turn-lead-probe"
         whole = self.renderer.render(Chat(chat.messages, prefill=mark))
         before = self.renderer.render(chat)
@@ -160,5 +161,6 @@ class Encoder:
             return ""
         encode = self.renderer.tokenizer.encode
         prompt, joint = (list(self.renderer.encode(c).token_ids or ()) for c in (chat, Chat(chat.messages, mark)))
-        doubled = joint == prompt + list(encode(mark, add_special_tokens=False))  # it adds the space by itself
-        return "" if doubled else lead
+        # Some tokenizers add the space to the text by themselves.
+        adds_space = joint == prompt + list(encode(mark, add_special_tokens=False))
+        return "" if adds_space else lead

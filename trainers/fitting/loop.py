@@ -1,7 +1,4 @@
-"""One training run: transformers.Trainer around a model and its examples, from the first step to the saved checkpoint.
-
-Knows nothing of what the examples mean. Called by ``train``; imports torch, so only when a run starts.
-"""
+"""The training loop: transformers.Trainer from the first step to the saved checkpoint."""
 
 from __future__ import annotations
 
@@ -27,11 +24,11 @@ from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.batching import Collator, trims_logits
-from trainers.fitting.callbacks import Patience, RunLog, Say, find_best
-from trainers.fitting.card import write_card
+from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
+from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.examples import Encoder, Example
 from trainers.fitting.model import beyond_positions, end_texts, load_model
-from trainers.fitting.run import TrainingRun, disk_guard, trim_log
+from trainers.fitting.run import TrainingRun, disk_guard, step_of, trim_log
 from trainers.fitting.trainer import AFTTrainer
 from trainers.settings import TrainConfig
 
@@ -45,16 +42,27 @@ def fit(
     facts: Sequence[str],
     say: Say,
 ) -> None:
-    """Train, or go on training, and save the result.
+    """Train, or resume training, and save the result.
+
+    Args:
+        run: The run.
+        encoder: Its tokenizer and template.
+        examples: Training examples.
+        validation: Validation examples, or none.
+        aft: Contents of aft_config.json.
+        facts: Facts about the data, for cards.
+        say: Prints a line.
 
     Raises:
-        EngineError: If the model cannot be loaded, the loss is no number, or a checkpoint cannot be written.
+        EngineError: If the model cannot be loaded, the loss is not finite, or a checkpoint cannot be written.
         ConfigError: If DeepSpeed would not write the weights of a finished run.
     """
     config, tokenizer = run.config, encoder.renderer.tokenizer
-    args = arguments(config, len(validation) > 0)  # first: FSDP and DeepSpeed shard a model while it is loaded
-    if args.n_gpu > 1:  # Trainer would split batches of n_gpu times the size over them
-        say(f"{args.n_gpu} GPUs are in sight and one is used: accelerate launch -m trainers.train uses all.")
+    # The arguments come first, since FSDP and DeepSpeed shard a model while it loads.
+    args = arguments(config, len(validation) > 0)
+    # Trainer would multiply the batch size by the number of GPUs.
+    if args.n_gpu > 1:
+        say(f"{args.n_gpu} GPUs are visible and one is used: accelerate launch -m trainers.train uses all.")
         args._n_gpu = 1
     model = load_model(config)
     end_texts(model, encoder.end_id)
@@ -74,7 +82,7 @@ def fit(
     )
     if not config.lora_rank and _keeps_shards(trainer):
         raise ConfigError(
-            "DeepSpeed's stage 3 would keep the weights in shards: tell it stage3_gather_16bit_weights_on_model_save "
+            "DeepSpeed's stage 3 would keep the weights in shards: set stage3_gather_16bit_weights_on_model_save "
             "(accelerate launch --zero3_save_16bit_model true)."
         )
     trainer.remove_callback(PrinterCallback)
@@ -82,14 +90,14 @@ def fit(
     if config.patience:
         trainer.add_callback(Patience(config.patience))
     if trainer.is_world_process_zero():
-        trim_log(run.log, int(run.resume_from.name.rpartition("-")[2]) if run.resume_from else -1)
+        trim_log(run.log, step_of(run.resume_from) if run.resume_from else -1)
         run.write_state(finished=False)
     with disk_guard(run):
         if not _is_trained(trainer, run):
             trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     best = _best(trainer)
     if best and trainer.is_world_process_zero():
-        step = best.rpartition("-")[2]
+        step = step_of(Path(best))
         say(f"kept: step {step}, validation loss {trainer.state.best_metric:.4f}, the lowest")
         facts = [*facts, f"kept: step {step} of {trainer.state.global_step}, by validation loss"]
     with disk_guard(run):
@@ -97,9 +105,9 @@ def fit(
 
 
 def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:
-    """Whether nothing but saving was left to do: then weights are loaded, as Trainer would make one step more.
+    """Whether only saving was left to do. If so, load the weights, since Trainer would train one more step.
 
-    Not of shards, which FSDP and DeepSpeed load into what ``train`` has wrapped.
+    Sharded runs are never taken as trained: FSDP and DeepSpeed load shards only into models that ``train`` has wrapped.
     """
     if not run.resume_from or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False
@@ -107,7 +115,7 @@ def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:
     kept = state.stateful_callbacks.get("Patience", {}).get("attributes", {"early_stopping_patience_counter": 0})
     if state.global_step < state.max_steps and kept["early_stopping_patience_counter"] < (run.config.patience or inf):
         return False
-    find_best(state, run)
+    locate_best(state, run)
     trainer.state = state
     if _best(trainer):
         trainer._load_best_model()
@@ -117,7 +125,7 @@ def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:
 
 
 def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
-    """Our settings in Trainer's words."""
+    """The settings as arguments of Trainer."""
     when = "steps" if config.save_every else "epoch"
     return TrainingArguments(
         output_dir=str(Path(config.output, "checkpoints")),
@@ -128,20 +136,24 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
-        warmup_steps=config.warmup if config.warmup < 1 else 0.999,  # below 1 it is a share of the steps
+        # A number below 1 is a share of the steps.
+        warmup_steps=config.warmup if config.warmup < 1 else 0.999,
         weight_decay=config.weight_decay,
         optim="adamw_torch_fused",
         bf16=config.bf16,
         use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
         seed=config.seed,
         logging_steps=config.log_every,
-        include_num_input_tokens_seen="non_padding",  # of all processes; goes on after a resume
-        logging_nan_inf_filter=False,  # it would hide what RunLog looks for
+        # Tokens of all processes; the count continues after a resume.
+        include_num_input_tokens_seen="non_padding",
+        # The filter would hide what RunLog searches for.
+        logging_nan_inf_filter=False,
         eval_strategy=when if validated else "no",
         eval_steps=config.save_every,
         save_strategy=when,
         save_steps=config.save_every or 500,
-        save_total_limit=None,  # RunLog removes old ones, when the new one is whole
+        # RunLog removes old checkpoints after the new one is whole.
+        save_total_limit=None,
         load_best_model_at_end=validated,
         metric_for_best_model="eval_loss" if validated else None,
         greater_is_better=False if validated else None,
@@ -156,7 +168,7 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """Gradient checkpointing under the name that this transformers has for it."""
+    """Gradient checkpointing, under the name that the installed transformers has for it."""
     names = {f.name for f in fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
@@ -173,28 +185,32 @@ def _keeps_shards(trainer: Trainer) -> bool:
 
 
 def _best(trainer: Trainer) -> str | None:
-    """The checkpoint whose weights are kept, if validation chose: a run that goes on without it remembers one too."""
+    """The checkpoint that validation chose. Without validation there is none, even if the state remembers one."""
     return trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
 
 
 def _save(trainer: Trainer, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str]) -> None:
-    if trainer.is_fsdp_enabled:  # of shards nothing would be written here, without a word
+    # With shards, save_model would silently write nothing.
+    if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(run.folder))
     if not trainer.is_world_process_zero():
         return
-    unset_hf_deepspeed_config()  # what is loaded from now on is whole: the processes that had shards of it are leaving
+    # From here on models load whole, since the processes with the other shards are ending.
+    unset_hf_deepspeed_config()
     if not list(run.folder.glob("*model*.safetensors")):
         raise EngineError(
-            f"no weights were written to {run.folder}, they are in its checkpoints alone, as shards: let them be "
+            f"no weights were written to {run.folder}, they are only in its checkpoints, as shards: let them be "
             "gathered when a model is saved, and give the same command."
         )
     if not run.config.lora_rank and run.config.save_dtype:
         model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=getattr(torch, run.config.save_dtype))
         model.save_pretrained(run.folder)
-    (run.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-    write_card(run.folder, run, aft, facts)
+    # A pickle can run code, and run.json says the same.
+    (run.folder / "training_args.bin").unlink(missing_ok=True)
+    write_checkpoint_card(run.folder, run, aft, facts)
     run.write_state(finished=True)
     best = _best(trainer)
-    if best and run.config.keep == 1:  # nothing is left to go on with
+    # A finished run needs no checkpoint to resume from.
+    if best and run.config.keep == 1:
         run.remove_checkpoints(0, best)

@@ -1,7 +1,4 @@
-"""The model of a training run: loaded, given its adapter, told where texts end, and merged.
-
-Called by ``train`` and ``loop``.
-"""
+"""The model of a training run: loading, adapters, the end of texts, and merging."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from trainers.fitting.card import write_card
+from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.run import TrainingRun, disk_guard
 from trainers.settings import TrainConfig
 
@@ -34,9 +31,9 @@ def load_tokenizer(config: TrainConfig) -> Any:
     return _load(AutoTokenizer, config)
 
 
-def _refuse_adapter(config: TrainConfig, found: bool) -> None:
-    """A new adapter would take the place of what it has learnt."""
-    if found:
+def _refuse_adapter(config: TrainConfig, is_adapter: bool) -> None:
+    """Refuse an adapter as the model to train: a new adapter would replace what it has learnt."""
+    if is_adapter:
         raise ConfigError(
             f"model={config.model} is an adapter: merge it first (aft train --merge, or peft), and give the folder of "
             "the whole checkpoint."
@@ -58,11 +55,17 @@ def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
 
 
 def load_model(config: TrainConfig) -> Any:
-    """The model with what is to be trained: an adapter, or all weights (then in float32)."""
+    """Load the model, with an adapter to train or with all weights in float32.
+
+    Raises:
+        EngineError: If it cannot be loaded.
+        ConfigError: If it is an adapter, or ``lora_targets`` do not fit it.
+    """
     set_seed(config.seed)
     dtype = torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
     model = _load(AutoModelForCausalLM, config, dtype=dtype, use_safetensors=True)
-    _refuse_adapter(config, getattr(model, "_hf_peft_config_loaded", False))  # of the hub
+    # An adapter on the hub shows only after loading.
+    _refuse_adapter(config, getattr(model, "_hf_peft_config_loaded", False))
     if not config.lora_rank:
         return model
     _check_targets(model, config)
@@ -75,7 +78,8 @@ def load_model(config: TrainConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        with warnings.catch_warnings():  # peft asks transformers 5.23 for a name that is about to go
+        # peft uses a name that transformers 5.23 deprecates.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return get_peft_model(model, adapter)
     except ValueError as error:
@@ -83,13 +87,13 @@ def load_model(config: TrainConfig) -> Any:
 
 
 def _check_targets(model: Any, config: TrainConfig) -> None:
-    """Each name must be one of the model's, which peft asks of one alone; tied weights cannot be merged."""
+    """Check each name of ``lora_targets``: peft is content if one fits, and tied weights cannot be merged."""
     tied = (model.get_input_embeddings(), model.get_output_embeddings()) if model.config.tie_word_embeddings else ()
     for target in config.lora_targets if config.lora_targets != ("all-linear",) else ():
-        found = [each for name, each in model.named_modules() if f".{name}".endswith(f".{target}")]
-        if not found:
+        layers = [layer for name, layer in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if not layers:
             raise ConfigError(f"lora_targets={target} does not fit the model: it has no layer of that name.")
-        if any(each is part for each in found for part in tied):
+        if any(layer is part for layer in layers for part in tied):
             raise ConfigError(
                 f"lora_targets={target} does not fit the model: its embedding and its output are one tensor, so that "
                 "merging would change both; leave it out."
@@ -97,7 +101,7 @@ def _check_targets(model: Any, config: TrainConfig) -> None:
 
 
 def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
-    """A warning where examples are longer than the model has positions."""
+    """A warning if examples are longer than the model has positions."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longer = sum(length > positions for length in lengths) if positions else 0
     if not longer:
@@ -109,18 +113,19 @@ def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
 
 
 def end_texts(model: Any, end_id: int) -> None:
-    """Let generation end where training ended its targets, whoever runs the checkpoint."""
+    """Add the token that ends targets to the model's generation settings, so that every engine stops there."""
     known = model.generation_config.eos_token_id
     ids = {end_id, *(known if isinstance(known, list) else [] if known is None else [known])}
     model.generation_config.eos_token_id = sorted(ids) if len(ids) > 1 else end_id
     try:
         model.generation_config.validate(strict=True)
-    except ValueError:  # sampling settings in a configuration that does not sample cannot be saved
+    except ValueError:
+        # Sampling settings cannot be saved without do_sample.
         model.generation_config.do_sample = True
 
 
 def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:
-    """Write base and adapter as one checkpoint, in the base's dtype unless ``save_dtype`` says another."""
+    """Write base and adapter as one checkpoint, in ``save_dtype`` or the base's dtype. Returns its folder."""
     folder = run.folder / "merged"
     base = _load(AutoModelForCausalLM, run.config, dtype="auto", use_safetensors=True)
     dtype = getattr(torch, run.config.save_dtype) if run.config.save_dtype else base.dtype
@@ -131,5 +136,5 @@ def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[
     with disk_guard(run):
         merged.to(dtype).save_pretrained(folder)
         AutoTokenizer.from_pretrained(run.folder).save_pretrained(folder)
-        write_card(folder, run, aft, facts, merged=True)
+        write_checkpoint_card(folder, run, aft, facts, merged=True)
     return folder

@@ -1,7 +1,4 @@
-"""Whether a training run begins, goes on or is refused, and which settings count.
-
-Called by ``train`` and ``family``.
-"""
+"""Whether a training run starts, resumes or is refused, and which settings are in force."""
 
 from __future__ import annotations
 
@@ -16,32 +13,34 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import file_digest
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import choose_template
-from trainers.fitting.run import TrainingRun, newest_checkpoint, place
+from trainers.fitting.run import TrainingRun, absolute, newest_checkpoint
 from trainers.settings import FROZEN_ON_RESUME, Kind, TrainConfig, make_config
 
 
 def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
-    """Begin a run, or find where one was interrupted.
+    """Start a run, or find where an interrupted one resumes.
 
     Raises:
-        ConfigError: If the folder holds something else, another kind of training, a run on other data or with another
-            template or validation file, or an unfinished one of another number of processes.
+        ConfigError: If the folder holds something else, another kind of training, a run with other data, template or
+            validation file, or an unfinished one of another number of processes.
         TemplateError: If the template cannot be loaded.
     """
     digest = _digest("data", config.data)
-    held_out = _digest("validation", config.validation) if config.validation else None
+    validation_digest = _digest("validation", config.validation) if config.validation else None
     folder, processes = Path(config.output), int(os.environ.get("WORLD_SIZE", "1"))
     if not (folder / "run.json").is_file():
         if folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
             raise ConfigError(f"output={folder} exists and is not the folder of a training run: give another.")
-        return TrainingRun(kind, config, digest, template_of(config), processes, held_out)
+        return TrainingRun(kind, config, digest, template_of(config), processes, validation_digest)
     state, before = _read_state(folder / "run.json")
     kept = replace(config, **{name: getattr(before, name) for name in FROZEN_ON_RESUME})
-    kept = replace(kept, model=_same_place(before.model, config.model))
-    if state["template_digest"] is None:  # a run of version 0.1.0: nothing else says which it was
+    kept = replace(kept, model=_same_model(before.model, config.model))
+    # A run of version 0.1.0 has no digest, so nothing else identifies its template.
+    if state["template_digest"] is None:
         kept = replace(kept, template=before.template)
-    held_out = held_out or state["validation_digest"]  # taken out, it is still what the best so far was measured on
-    run = TrainingRun(kind, kept, digest, template_of(kept), processes, held_out, finished=state["finished"])
+    # The best checkpoint was chosen with this file, even if the setting is gone now.
+    validation_digest = validation_digest or state["validation_digest"]
+    run = TrainingRun(kind, kept, digest, template_of(kept), processes, validation_digest, finished=state["finished"])
     _refuse_another(run, state)
     return _resume(run, config, before)
 
@@ -53,33 +52,33 @@ def _digest(name: str, path: str) -> str:
         raise ConfigError(f"{name}={path} cannot be read ({error}): give a JSONL file.") from error
 
 
-def _same_place(before: str, asked: str) -> str:
-    """The name asked for, where it is the folder of before or that one is gone; else the one of before."""
-    moved = Path(before).is_absolute() and not Path(before).is_dir() and Path(asked).is_dir()
-    return asked if moved or place(asked) == place(before) else before
+def _same_model(before: str, requested: str) -> str:
+    """The requested name if it is the model of before, or that folder has moved; else the name of before."""
+    moved = Path(before).is_absolute() and not Path(before).is_dir() and Path(requested).is_dir()
+    return requested if moved or absolute(requested) == absolute(before) else before
 
 
 def template_of(config: TrainConfig) -> Template:
-    """The template that the settings name, else the one that the model was trained with, else ours."""
-    asked = AFTConfig(template=config.template, template_override=True)
-    return choose_template(asked, {"pretrained": config.model, "revision": config.revision})
+    """The template that the settings name, else the one that the model was trained with, else the default."""
+    override = AFTConfig(template=config.template, template_override=True)
+    return choose_template(override, {"pretrained": config.model, "revision": config.revision})
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
-    """What run.json says, and its settings: those without a value are left to their defaults."""
+    """Contents of run.json, and its settings."""
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if lacking := {"kind", "finished", "data_digest", "config"} - state.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-        given = {name: value for name, value in state["config"].items() if value not in (None, [])}
+        if missing := {"kind", "finished", "data_digest", "config"} - state.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        settings = {name: value for name, value in state["config"].items() if value not in (None, [])}
         unknown = {"template_digest": None, "processes": None, "validation_digest": None}
-        return {**unknown, **state}, make_config(given, str(path))
+        return {**unknown, **state}, make_config(settings, str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give another output.") from error
 
 
 def _refuse_another(run: TrainingRun, state: dict[str, Any]) -> None:
-    """A run goes on as it was started; one of before the template and the processes were written down is trusted."""
+    """Refuse to resume a run that was started otherwise. What an old run.json does not say is trusted."""
     for name, before, now in (
         ("kind", state["kind"], run.kind),
         ("data", state["data_digest"], run.data_digest),
@@ -98,15 +97,15 @@ def _refuse_another(run: TrainingRun, state: dict[str, Any]) -> None:
         )
 
 
-def _resume(run: TrainingRun, asked: TrainConfig, before: TrainConfig) -> TrainingRun:
-    """Say which settings of the started run win over those asked for, and where it goes on unless it is finished."""
-    old, new, kept = (each.to_dict() | {"model": place(each.model)} for each in (before, asked, run.config))
+def _resume(run: TrainingRun, requested: TrainConfig, before: TrainConfig) -> TrainingRun:
+    """Note which settings are kept or changed, and find the checkpoint of an unfinished run."""
+    old, new, kept = (each.to_dict() | {"model": absolute(each.model)} for each in (before, requested, run.config))
     changed = [name for name in new if name != "output" and new[name] != old[name]]
-    won = [name for name in changed if kept[name] == old[name]]
-    notes = [f"{name} stays {old[name]}: the run was started with it, {new[name]} does not count." for name in won]
+    frozen = [name for name in changed if kept[name] == old[name]]
+    notes = [f"{name} stays {old[name]}: the run was started with it, {new[name]} does not count." for name in frozen]
     if run.finished:
         return replace(run, notes=tuple(notes))
-    notes += [f"{name} is now {new[name]} (was {old[name]})." for name in changed if name not in won]
+    notes += [f"{name} is now {new[name]} (was {old[name]})." for name in changed if name not in frozen]
     newest = newest_checkpoint(run.folder)
-    where = f"goes on after {newest.name.replace('-', ' ')}" if newest else "starts again: no checkpoint was written"
+    where = f"resumes after {newest.name.replace('-', ' ')}" if newest else "starts again: no checkpoint was written"
     return replace(run, resume_from=newest, notes=(*notes, f"the run in {run.folder} {where}."))

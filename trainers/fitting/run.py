@@ -1,12 +1,10 @@
-"""The folder of a training run: what it holds, and how it is kept whole.
+"""The folder of a training run: its files, and the rules that keep them whole.
 
-    run.json          kind, settings, digests of data and template, number of processes, state
-    log.jsonl         loss and learning rate by step
-    checkpoints/      Trainer's own, to go on from; whole ones hold aft_config.json, which is written last
-    aft_config.json   what lm_eval_aft reads; beside it the adapter or the weights, the tokenizer and README.md
-    merged/           the full checkpoint that --merge writes
-
-Knows nothing of models. Called by ``resume``, ``loop`` and what writes into it.
+run.json          kind, settings, digests of data and template, number of processes, state
+log.jsonl         loss and learning rate by step
+checkpoints/      Trainer's own, to resume from; aft_config.json is written last and marks a whole one
+aft_config.json   what lm_eval_aft reads; beside it the adapter or the weights, the tokenizer and README.md
+merged/           the full checkpoint that --merge writes
 """
 
 from __future__ import annotations
@@ -27,24 +25,25 @@ from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import FILE
 from trainers.settings import Kind, TrainConfig
 
+# The errors of torch and safetensors on a full disk have no errno.
 FULL_DISK = ("No space left", "os error 28", "PytorchStreamWriter failed")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """A run that is about to start or to go on.
+    """A training run.
 
     Attributes:
-        kind: Which of the four trainings.
-        config: The settings that count, after those of a started run have won where they must.
+        kind: One of the four kinds of training.
+        config: Settings in force. A resumed run keeps those of its start if they are in ``FROZEN_ON_RESUME``.
         data_digest: SHA-256 of the data file.
-        template: What makes its prompts.
-        processes: How many train together.
-        validation_digest: SHA-256 of the validation file; None where there has been none.
-        resume_from: Checkpoint to go on from, or None.
-        finished: Nothing is left to train.
-        most_drafts: That an example shows; known once they are drawn.
-        notes: What was decided, in sentences.
+        template: Prompt template.
+        processes: Number of processes that train together.
+        validation_digest: SHA-256 of the validation file; None if the run never had one.
+        resume_from: Checkpoint to resume from, or None.
+        finished: Whether nothing is left to train.
+        most_drafts: Most drafts of an example; 0 until they are drawn.
+        notes: Decisions about the run, in sentences.
     """
 
     kind: Kind
@@ -60,7 +59,7 @@ class TrainingRun:
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """Folder of the run."""
         return Path(self.config.output)
 
     @property
@@ -69,11 +68,11 @@ class TrainingRun:
         return self.folder / "log.jsonl"
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, or would."""
+        """Folder of the checkpoint of a step, whether it exists or not."""
         return self.folder / "checkpoints" / f"checkpoint-{step}"
 
     def make_folder(self) -> None:
-        """Make the folder, and find out now whether it can be written.
+        """Make the folder, and check that it can be written.
 
         Raises:
             ConfigError: If it cannot.
@@ -86,9 +85,9 @@ class TrainingRun:
             raise ConfigError(f"output={self.folder} cannot be written ({error}): give another folder.") from error
 
     def remove_checkpoints(self, newest: int, best: str | None) -> None:
-        """Remove all checkpoints but so many of the newest, and the best."""
-        found = sorted(self.folder.glob("checkpoints/checkpoint-*"), key=_step, reverse=True)
-        for path in found[newest:]:
+        """Remove all checkpoints except the ``newest`` last ones and the best."""
+        checkpoints = sorted(self.folder.glob("checkpoints/checkpoint-*"), key=step_of, reverse=True)
+        for path in checkpoints[newest:]:
             if path.name != Path(best or "").name:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -102,14 +101,14 @@ class TrainingRun:
             "template_digest": self.template.digest,
             "processes": self.processes,
             "version": __version__,
-            "config": self.config.to_dict() | {"model": place(self.config.model)},
+            "config": self.config.to_dict() | {"model": absolute(self.config.model)},
         }
         write_jsonl(self.folder / "run.json", [state])
 
 
 @contextmanager
 def disk_guard(run: TrainingRun) -> Iterator[None]:
-    """Turn a full disk into a sentence: what was saved before is whole, and the run goes on from there.
+    """Turn a full disk into one sentence. Earlier checkpoints stay whole, and the run can resume from them.
 
     Raises:
         EngineError: If a file could not be written for want of space.
@@ -118,36 +117,37 @@ def disk_guard(run: TrainingRun) -> Iterator[None]:
         yield
     except Exception as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(sign in str(error) for sign in FULL_DISK):  # torch and safetensors have no errno
+        if not full and not any(sign in str(error) for sign in FULL_DISK):
             raise
         raise EngineError(
             f"the disk is full: a checkpoint could not be written to {run.folder} ({error}); free some space and give "
-            "the same command, it goes on from the last whole checkpoint."
+            "the same command, it resumes from the last whole checkpoint."
         ) from error
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; halves of one are removed."""
+    """The newest whole checkpoint of a run. Others are removed."""
     whole: list[Path] = []
     for path in folder.glob("checkpoints/checkpoint-*"):
         if (path / FILE).is_file():
             whole.append(path)
         else:
             shutil.rmtree(path, ignore_errors=True)
-    return max(whole, key=_step, default=None)
+    return max(whole, key=step_of, default=None)
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def trim_log(path: Path, step: int) -> None:
-    """Remove the lines after a step: a run that goes on writes them again."""
+    """Remove the lines after a step: a resumed run writes them again."""
     if path.is_file():
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         write_jsonl(path, [row for row in rows if row["step"] <= step])
 
 
-def place(model: str) -> str:
-    """Where a model is, for whoever starts the command from another folder; the name of one that is no folder here."""
+def absolute(model: str) -> str:
+    """Absolute path of a local model, so that a run resumes from any working directory. Hub names stay as they are."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model

@@ -1,1 +1,1 @@
-"""Training examples made by models: drafts, selection, targets and verifiers."""
+"""Training data made by models: drafts, their selection, targets and verifiers."""

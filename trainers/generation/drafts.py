@@ -1,91 +1,117 @@
-"""On-policy drafts: n samples a query, from the model that will aggregate or any other.
-
-Knows nothing of files. Called by ``aft data drafts``.
-"""
+"""On-policy drafts: n samples a query, from the model that will aggregate them or from any other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
+from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.prompts import draft_prompt
 from lm_eval_aft.core.records import Chat, Message, Request
-from trainers.generation.generator import TextGenerator
-from trainers.rows.row import ALIGNED, naming, query_chat, visible
+from trainers.generation.generator import DRAFT_SAMPLING, GeneratorOptions, TextGenerator
+from trainers.rows.result import DataResult
+from trainers.rows.row import ALIGNED_KEYS, DataRow, keep_drafts, query_chat, read_rows, template_errors_name, visible
 
 
-def keep_drafts(row: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """A row with some of its drafts, in the order given, and what is known of them."""
-    lists = {name: [row[name][i] for i in kept] for name in ALIGNED if row.get(name)}
-    if row.get("sources"):
-        lists["sources"] = [list(kept).index(source) for source in row["sources"] if source in kept]
-    return {**row, **lists}
+def sample_drafts(
+    source: Path,
+    model: GeneratorOptions,
+    *,
+    count: int = 8,
+    demonstrations: Path | None = None,
+    ask: str | None = None,
+    whole: bool = False,
+) -> DataResult:
+    """Sample drafts for each query, with ``DRAFT_SAMPLING`` unless the model's arguments say otherwise.
 
-
-def demonstrations(rows: Sequence[Mapping[str, Any]], ask: str | None) -> tuple[Message, ...]:
-    """Solved examples as turns before the query.
+    A row's ``ends`` hold the finish reason of each draft. A query that does not fit gets no drafts.
 
     Args:
-        rows: With ``query`` and ``target`` (or ``response``).
-        ask: How a query is put, with {query} in it; None leaves it as it is.
+        source: Rows with queries.
+        model: The model that writes.
+        count: Drafts a query.
+        demonstrations: JSONL of query and target: solved examples before each query.
+        ask: Text of the user turn, with {query} in it; None is the query alone.
+        whole: Leave out drafts that are empty or cut at the token limit.
+
+    Raises:
+        ConfigError: If a row or an option is wrong.
+        PromptTooLong: If no query fits beside the tokens to generate.
+        ChatError: If the model's chat template refuses a query.
     """
+    rows = read_rows(source)
+    shots = _demonstrations(read_jsonl(demonstrations, strict=True) if demonstrations else [], ask)
+    if ask and "{query}" not in ask:
+        raise ConfigError(f"--ask {ask!r} must hold {{query}}.")
+    generator = model.open(DRAFT_SAMPLING)
+    drafted = _sample(rows, generator, count, shots, ask)
+    cut = sum(end == "length" for row in drafted for end in row["ends"])
+    empty = sum(not draft for row in drafted for draft in row["drafts"])
+    too_long = sum(not row["drafts"] for row in drafted)
+    drafted = [_whole_only(row) for row in drafted] if whole else drafted
+    facts = [
+        f"{count} drafts for each of {len(rows) - too_long} queries; cut at the token limit {cut}, empty {empty}, "
+        f"queries that did not fit {too_long}"
+    ]
+    if without := sum(not row["drafts"] for row in drafted) - too_long:
+        facts.append(f"warning: {without} of {len(drafted)} queries have no whole draft: raise max_gen_toks")
+    settings = {"n": count, "ask": ask, "whole": whole, "writer": generator.facts()}
+    return DataResult(drafted, facts, settings, [source, *([demonstrations] if demonstrations else [])])
+
+
+def _demonstrations(rows: Sequence[DataRow], ask: str | None) -> tuple[Message, ...]:
+    """Solved examples as turns."""
     turns: list[Message] = []
     for number, row in enumerate(rows, 1):
         answer = row.get("target") or row.get("response")
         if not isinstance(answer, str):
             raise ConfigError(f"demonstration {number} has no target: give rows with query and target.")
-        turns += [*_asked(query_chat(row, f"demonstration {number}"), ask).messages, Message("assistant", answer)]
+        chat = _phrased(query_chat(row, f"demonstration {number}"), ask)
+        turns += [*chat.messages, Message("assistant", answer)]
     return tuple(turns)
 
 
-def _asked(chat: Chat, ask: str | None) -> Chat:
+def _phrased(chat: Chat, ask: str | None) -> Chat:
     if ask is None:
         return chat
     last = chat.messages[-1]
     return replace(chat, messages=(*chat.messages[:-1], Message(last.role, ask.replace("{query}", last.content))))
 
 
-def sample_drafts(
-    rows: Sequence[Mapping[str, Any]], writer: TextGenerator, n: int, shots: Sequence[Message], ask: str | None
+def _sample(
+    rows: Sequence[DataRow], generator: TextGenerator, count: int, shots: Sequence[Message], ask: str | None
 ) -> list[dict[str, Any]]:
-    """The rows with n drafts each, or none where the query does not fit; ``ends`` says how each ended.
-
-    Raises:
-        PromptTooLong: If no query fits beside the tokens to generate.
-        ChatError: If the model's chat template refuses a query.
-    """
     requests: list[Request] = []
     counts, too_long = [], None
     for number, row in enumerate(rows, 1):
-        chat = _asked(query_chat(row, f"row {number}"), ask)
-        head = [message for message in chat.messages[:1] if message.role == "system"]
-        chat = Chat((*head, *shots, *chat.messages[len(head) :]))
-        own: list[Request] = []
+        chat = _phrased(query_chat(row, f"row {number}"), ask)
+        system = [message for message in chat.messages[:1] if message.role == "system"]
+        chat = Chat((*system, *shots, *chat.messages[len(system) :]))
+        row_requests: list[Request] = []
         try:
-            with naming(f"row {number}"):
-                prompt = draft_prompt(writer.template, writer.engine.renderer, chat, writer.budget).prompt
-            own = [writer.request(prompt, chat, 0, index) for index in range(n)]
+            with template_errors_name(f"row {number}"):
+                prompt = draft_prompt(generator.template, generator.engine.renderer, chat, generator.budget).prompt
+            row_requests = [generator.request(prompt, chat, 0, index) for index in range(count)]
         except PromptTooLong as error:
             too_long = error
-        requests += own
-        counts.append(len(own))
+        requests += row_requests
+        counts.append(len(row_requests))
     if too_long and not requests:
         raise too_long
-    written = iter(writer.write(requests, "drafts"))
-    made = []
-    for row, count in zip(rows, counts, strict=True):
-        texts = list(islice(written, count))
-        rest = {name: value for name, value in row.items() if name not in (*ALIGNED, "sources")}
-        made.append({**rest, "drafts": [c.text.strip() for c in texts], "ends": [c.finish_reason for c in texts]})
-    return made
+    completions = iter(generator.write(requests, "drafts"))
+    drafted = []
+    for row, row_count in zip(rows, counts, strict=True):
+        texts = list(islice(completions, row_count))
+        rest = {name: value for name, value in row.items() if name not in (*ALIGNED_KEYS, "sources")}
+        drafted.append({**rest, "drafts": [c.text.strip() for c in texts], "ends": [c.finish_reason for c in texts]})
+    return drafted
 
 
-def whole_only(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without drafts that are empty or were cut."""
-    return [
-        keep_drafts(row, [i for i, end in enumerate(row["ends"]) if end == "stop" and visible(row["drafts"][i])])
-        for row in rows
-    ]
+def _whole_only(row: DataRow) -> dict[str, Any]:
+    """A row without the drafts that are empty or cut."""
+    kept = [i for i, end in enumerate(row["ends"]) if end == "stop" and visible(row["drafts"][i])]
+    return keep_drafts(row, kept)

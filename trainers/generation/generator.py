@@ -1,7 +1,6 @@
-"""The model that writes data: an engine, its prompts and a store, opened from the arguments of ``--model aft``.
+"""The model that writes data: an engine, its prompts and a draft store, opened from the arguments of ``--model aft``.
 
-Every text it writes is kept the moment it ends, so a command that was killed goes on where it was. Knows nothing of
-rows. Called by the data commands.
+The store keeps every text when it is finished, so a killed command resumes where it was.
 """
 
 from __future__ import annotations
@@ -23,12 +22,26 @@ from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.schedule import generation_seed
 from lm_eval_aft.storage.draft_store import Store, open_store
 
-DRAFTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}  # how the paper sampled on-policy drafts
+# The paper sampled on-policy drafts with these settings.
+DRAFT_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
+# Arguments of ``--model aft`` for layers, answers and scoring. Those that begin with "final_" belong to them too.
+UNUSED_ARGUMENTS = {
+    *("k", "layers", "strategy", "probe", "drafts_from", "record", "reward_model", "vote_regex", "mcq", "mcq_orders"),
+    "think_end_token",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TextGenerator:
-    """An engine with what it needs to write texts that are kept."""
+    """An engine with what it needs to write texts and keep them.
+
+    Attributes:
+        engine: The engine.
+        template: Template of its prompts.
+        config: Sampling settings.
+        store: Keeps each finished text.
+        name: Name of the model, for cards.
+    """
 
     engine: Engine
     template: Template
@@ -38,62 +51,70 @@ class TextGenerator:
 
     @property
     def sampling(self) -> Sampling:
-        """How texts are drawn."""
+        """Sampling settings of every text."""
         return samplings(self.config, {})[0]
 
     @property
     def budget(self) -> int:
-        """Tokens that a prompt may have."""
+        """Most tokens of a prompt."""
         return self.engine.max_length - self.sampling.max_tokens
 
     def request(self, prompt: Prompt, chat: Chat, layer: int, index: int, repeat: int = 0) -> Request:
-        """A request whose seed is the schedule's for this place: data drafts are the drafts of inference."""
+        """A request with the seed of an evaluation, so data drafts equal the drafts of inference."""
         question = Question(chat, self.sampling, self.sampling, repeat=repeat)
         return Request(prompt, self.sampling, generation_seed(self.config, question, layer, index))
 
     def write(self, requests: Sequence[Request], name: str) -> list[Completion]:
-        """The completions of all requests, in their order."""
-        done: dict[int, Completion] = {}
+        """The completions of all requests, in their order; ``name`` labels the progress bar."""
+        completions: dict[int, Completion] = {}
         steps = generate_or_reuse(requests, self.engine, self.store)
         for position, completion, _ in show_progress(steps, name, len(requests), quiet=False):
-            done[position] = completion
-        return [done[position] for position in range(len(requests))]
+            completions[position] = completion
+        return [completions[position] for position in range(len(requests))]
 
     def facts(self) -> dict[str, Any]:
-        """What the card of the output says about the model."""
+        """Model and settings, for cards."""
         settings = {name: value for name, value in self.config.to_dict().items() if value is not None}
-        settings = {name: value for name, value in settings.items() if not _has_no_meaning(name) and name != "cache"}
+        settings = {name: value for name, value in settings.items() if not _is_unused(name) and name != "cache"}
         return {"model": self.name, "fingerprint": self.engine.fingerprint, **settings}
 
 
-def _has_no_meaning(name: str) -> bool:
-    """Whether an argument of ``--model aft`` is of the schedule, the answer or the scoring, which are not used here."""
-    schedule = {"k", "layers", "strategy", "probe", "drafts_from", "record", "reward_model", "vote_regex"}
-    return name in schedule | {"mcq", "mcq_orders", "think_end_token"} or name.startswith("final_")
+@dataclass(frozen=True, slots=True)
+class GeneratorOptions:
+    """How to open a generator; an engine loads only when ``open`` is called.
 
-
-def open_writer(
-    model_args: str, out: Path, device: str, batch_size: str, defaults: Mapping[str, Any] | None = None
-) -> TextGenerator:
-    """Load an engine.
-
-    Args:
-        model_args: As for ``--model aft``, without those of the schedule (k, layers, final_..., record and so on).
-        out: File that is being made; the store lies beside it unless ``cache=`` names one.
+    Attributes:
+        model_args: As for ``lm_eval --model aft``, without ``UNUSED_ARGUMENTS``.
+        store: File of the draft store, unless ``model_args`` has ``cache=``. None keeps nothing.
         device: As for lm_eval.
         batch_size: As for lm_eval.
-        defaults: Arguments that hold unless ``model_args`` says otherwise.
-
-    Raises:
-        AFTError: If an argument is wrong or the engine cannot be loaded.
     """
-    given = key_values("--model_args", model_args)
-    for name in given:
-        if _has_no_meaning(name):
-            raise ConfigError(f"--model_args {name}={given[name]} has no meaning here: leave it out.")
-    config, engine_args = AFTConfig.split({**(defaults or {}), **given})
-    name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
-    template = choose_template(config, engine_args)
-    store = open_store(config.cache, f"{out}.sqlite")
-    engine = load_engine(config.engine, engine_args, HostArgs(batch_size, None, device))
-    return TextGenerator(engine, template, replace(config, layers=1), store, name)
+
+    model_args: str
+    store: Path | None = None
+    device: str = "cuda:0"
+    batch_size: str = "auto"
+
+    def open(self, defaults: Mapping[str, Any] | None = None) -> TextGenerator:
+        """Load the engine and open the store.
+
+        Args:
+            defaults: Arguments that ``model_args`` may replace.
+
+        Raises:
+            AFTError: If an argument is wrong or the engine cannot be loaded.
+        """
+        arguments = key_values("--model_args", self.model_args)
+        for name in arguments:
+            if _is_unused(name):
+                raise ConfigError(f"--model_args {name}={arguments[name]} has no meaning here: leave it out.")
+        config, engine_args = AFTConfig.split({**(defaults or {}), **arguments})
+        name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
+        template = choose_template(config, engine_args)
+        store = open_store(config.cache, self.store)
+        engine = load_engine(config.engine, engine_args, HostArgs(self.batch_size, None, self.device))
+        return TextGenerator(engine, template, replace(config, layers=1), store, name)
+
+
+def _is_unused(name: str) -> bool:
+    return name in UNUSED_ARGUMENTS or name.startswith("final_")

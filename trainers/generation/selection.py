@@ -1,27 +1,95 @@
-"""Which drafts of a row are kept: the best by a score, a matched mean, or only rows that have enough.
+"""Selection of drafts: the k best by score, those with a matched mean score, or rows that have enough.
 
-Scores come from a reward model (``lm_eval_aft.inference.reward_model``), a verifier, or the row itself.
+Scores come from a reward model, a verifier or the rows themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from math import comb
+from math import comb, inf
+from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.inference.reward_model import RewardModel
-from trainers.generation.drafts import keep_drafts
-from trainers.generation.verifiers import Verifier
-from trainers.rows.row import query_chat, visible
+from lm_eval_aft.storage.draft_store import open_store
+from trainers.generation.verifiers import Verifier, load_verifier
+from trainers.rows.result import DataResult
+from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, visible
 
-MOST_SETS = 5000  # sets of k drafts that are compared for a matched mean
+# Sets of k drafts that are compared to match a mean score.
+MOST_SETS = 5000
 
 
-def reward_all(rows: Sequence[Mapping[str, Any]], model: RewardModel) -> list[dict[str, Any]]:
+def select_drafts(
+    source: Path,
+    *,
+    k: int | None = None,
+    at_least: int | None = None,
+    reward_model: str | None = None,
+    match: Path | None = None,
+    verifier: str | None = None,
+    gold: str = "gold",
+    store: Path | None = None,
+    device: str = "cuda:0",
+    batch_size: int = 8,
+) -> DataResult:
+    """Score the drafts of each row, and keep the best.
+
+    Args:
+        source: Rows with drafts.
+        k: Drafts to keep; rows with fewer are left out. None keeps all.
+        at_least: Leave out rows with fewer drafts than this.
+        reward_model: Checkpoint that scores drafts.
+        match: Scored rows; the kept drafts of a query have the mean score that is nearest to its mean there.
+        verifier: See ``load_verifier``.
+        gold: Key of a row with the right answer.
+        store: File that keeps the scores of the reward model.
+        device: Device of the reward model.
+        batch_size: Drafts that the reward model scores together.
+
+    Raises:
+        AFTError: If an option, a row or a model is wrong, or no row is left.
+    """
+    if match and not k:
+        raise ConfigError("--match needs --k: how many drafts are kept a row.")
+    every: Sequence[DataRow] = read_drafted_rows(source)
+    rows = with_enough_drafts(every, at_least) if at_least else every
+    if reward_model:
+        rows = reward_all(rows, RewardModel(reward_model, open_store(None, store), device, batch_size))
+    if verifier:
+        rows = verify_all(rows, load_verifier(verifier, gold))
+    others = read_drafted_rows(match) if match else []
+    unscored = sum(not (row.get("scores") or row.get("right")) for row in rows if len(row["drafts"]) > (k or inf))
+    if k:
+        # With a verifier alone, scores that the file already had must not outrank correctness.
+        right_first = bool(verifier) and not reward_model
+        rows = keep_matched(rows, others, k) if match else keep_best(rows, k, right_first=right_first)
+    if not rows:
+        raise ConfigError(f"no row of {source} has {max(k or 0, at_least or 0)} drafts with text: ask for fewer.")
+    matched = _with_queries_of(rows, others)
+    facts = [f"{len(rows)} of {len(every)} rows kept", *_means(rows, "the file"), *_means(matched, "--match")]
+    if unscored:
+        facts.append(f"warning: {unscored} rows have neither scores nor right: their first {k} drafts were kept")
+    settings = {"k": k, "at_least": at_least, "reward_model": reward_model, "verifier": verifier, "gold": gold}
+    return DataResult(rows, facts, settings, [source, *([match] if match else [])])
+
+
+def _means(rows: Sequence[DataRow], name: str) -> list[str]:
+    """Mean scores as facts. Each query has the same weight, as in ``keep_matched``."""
+    facts = []
+    for key, what in (("scores", "score"), ("right", "share of right drafts")):
+        means = [fmean(map(float, row[key])) for row in rows if row.get(key)]
+        if means:
+            facts.append(f"mean {what} in {name}: {fmean(means):.3f}")
+    return facts
+
+
+def reward_all(rows: Sequence[DataRow], model: RewardModel) -> list[dict[str, Any]]:
     """The rows with ``scores``, one a draft.
 
     Raises:
@@ -33,54 +101,53 @@ def reward_all(rows: Sequence[Mapping[str, Any]], model: RewardModel) -> list[di
         for chat, row in zip(chats, rows, strict=True)
     ]
     scores = model.score(dialogues)
-    return [{**row, "scores": own} for row, own in zip(rows, scores, strict=True)]
+    return [{**row, "scores": row_scores} for row, row_scores in zip(rows, scores, strict=True)]
 
 
-def verify_all(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> list[dict[str, Any]]:
-    """The rows with ``right``, one flag a draft: whether what a prompt shows of it is."""
+def verify_all(rows: Sequence[DataRow], verifier: Verifier) -> list[dict[str, Any]]:
+    """The rows with ``right``: for each draft, whether its visible part is right."""
     return [{**row, "right": [bool(verifier(visible(draft), row)) for draft in row["drafts"]]} for row in rows]
 
 
-def keep_long(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
-    """The rows that have so many drafts with text, as they are."""
+def with_enough_drafts(rows: Sequence[DataRow], least: int) -> list[dict[str, Any]]:
+    """The rows that have at least ``least`` drafts with text, unchanged."""
     return [dict(row) for row in rows if sum(bool(visible(draft)) for draft in row["drafts"]) >= least]
 
 
-def keep_best(rows: Sequence[Mapping[str, Any]], k: int, *, right_first: bool = False) -> list[dict[str, Any]]:
-    """The k best drafts of each row by score (else by being right), in their old order; shorter rows are left out.
+def keep_best(rows: Sequence[DataRow], k: int, *, right_first: bool = False) -> list[dict[str, Any]]:
+    """Keep the k best drafts of each row, in their old order.
 
     Args:
-        rows: With ``scores`` or ``right``.
-        k: Drafts kept.
+        rows: With ``scores`` or ``right``; without both, the first drafts are the best.
+        k: Drafts to keep. Rows with fewer are left out.
         right_first: Right drafts come before wrong ones, whatever their scores.
     """
-    made = []
+    kept = []
     for row in rows:
         values = row.get("scores") or row.get("right") or [0.0] * len(row["drafts"])
         usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
         first = row["right"] if right_first else [True] * len(values)
         best = sorted(usable, key=lambda i: (not first[i], -values[i]))[:k]
         if len(best) == k:
-            made.append(keep_drafts(row, sorted(best)))
-    return made
+            kept.append(keep_drafts(row, sorted(best)))
+    return kept
 
 
-def keep_matched(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], k: int) -> list[dict[str, Any]]:
-    """For each query that another file has too, the k drafts whose mean score is nearest to the other file's there.
+def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> list[dict[str, Any]]:
+    """For each query that both files have, keep the k drafts whose mean score is nearest to the other file's.
 
-    Of more than MOST_SETS sets so many are drawn, from a generator that depends on the row alone.
+    If there are more than ``MOST_SETS`` sets of k drafts, that many are drawn. The draw depends on the row alone.
 
     Raises:
         ConfigError: If either file has rows without scores, or they share no query.
     """
-    there: dict[str, list[float]] = {}
-    for number, row in enumerate(other, 1):
+    scores_there: dict[str, list[float]] = {}
+    for number, row in enumerate(others, 1):
         if row["drafts"]:
-            there.setdefault(query_chat(row, "the other file").identity, []).extend(
-                _scores(row, f"row {number} of the other file")
-            )
-    goals = {identity: _mean(scores) for identity, scores in there.items()}
-    made = []
+            known = scores_there.setdefault(query_chat(row, "the other file").identity, [])
+            known.extend(_scores(row, f"row {number} of the other file"))
+    goals = {identity: _mean(scores) for identity, scores in scores_there.items()}
+    kept = []
     for number, row in enumerate(rows, 1):
         identity = query_chat(row, "a row").identity
         goal = goals.get(identity)
@@ -95,19 +162,19 @@ def keep_matched(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str,
             else (sorted(random.sample(usable, k)) for _ in range(MOST_SETS))
         )
         nearest = min(sets, key=lambda chosen: abs(_mean([scores[i] for i in chosen]) - goal))
-        made.append(keep_drafts(row, nearest))
-    if not made:
+        kept.append(keep_drafts(row, nearest))
+    if not kept:
         raise ConfigError("the two files share no query with enough drafts: they must ask the same.")
-    return made
+    return kept
 
 
-def shared(rows: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows whose query is one of those kept."""
-    asked = {query_chat(row, "a row").identity for row in kept}
-    return [row for row in rows if query_chat(row, "a row").identity in asked]
+def _with_queries_of(rows: Sequence[DataRow], others: Sequence[DataRow]) -> list[DataRow]:
+    """Those of ``others`` whose query is in ``rows``."""
+    queries = {query_chat(row, "a row").identity for row in rows}
+    return [row for row in others if query_chat(row, "a row").identity in queries]
 
 
-def _scores(row: Mapping[str, Any], where: str) -> list[float]:
+def _scores(row: DataRow, where: str) -> list[float]:
     if not row.get("scores"):
         raise ConfigError(f"{where} has no scores: run aft data select --reward_model MODEL on both files first.")
     return list(row["scores"])

@@ -1,44 +1,142 @@
-"""Targets: a teacher reads the query and a set of drafts through the prompt of inference and writes the answer.
+"""Targets: a teacher reads the query and a set of drafts through the prompt of inference, and writes the answer.
 
-A target so made depends on its drafts; a verifier may judge it, and a wrong one is kept, left out, tried again or
-repaired. Knows nothing of files. Called by ``aft data aggregate``.
+A target depends on its drafts. A verifier can check it; a wrong one is kept, dropped, drawn again or repaired.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import comb
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.prompts import aggregate_prompt
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt
-from trainers.generation.drafts import keep_drafts
-from trainers.generation.generator import TextGenerator
-from trainers.generation.verifiers import Verifier
-from trainers.rows.row import naming, query_chat, visible
+from trainers.generation.generator import GeneratorOptions, TextGenerator
+from trainers.generation.selection import verify_all, with_enough_drafts
+from trainers.generation.verifiers import Verifier, load_verifier, right_answer
+from trainers.rows.result import DataResult
+from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, template_errors_name, visible
 
 REPAIR = (
     "That answer is wrong. The right result is:\n\n{gold}\n\nWrite the complete answer again so that it arrives there "
     "by sound steps. Answer as if for the first time, without a word about this correction."
 )
-REJECTION_REASONS = ("did not fit", "cut or empty", "wrong", "too short")  # why a target is not kept
-TARGET_FIELDS = ("sources", "target_right", "repaired")  # what a row says of its target
 ECHO = "Write the complete answer again"
+REJECTION_REASONS = ("did not fit", "cut or empty", "wrong", "too short")
+# Keys of a row that describe its target. They do not hold for a new one.
+TARGET_FIELDS = ("sources", "target_right", "repaired")
+
+
+def aggregate(
+    source: Path,
+    model: GeneratorOptions,
+    *,
+    ks: Sequence[int] = (5,),
+    sets: int = 1,
+    mixed: float | None = None,
+    wrong: str = "drop",
+    retries: int = 2,
+    shortest: float = 0.0,
+    seed: int = 0,
+    verifier: str | None = None,
+    gold: str = "gold",
+) -> DataResult:
+    """Let a teacher write targets from queries and sets of drafts.
+
+    Args:
+        source: Rows with drafts.
+        model: The teacher.
+        ks: Drafts a set; each k makes its own sets.
+        sets: Draft sets a query and k.
+        mixed: Least share of sets with right and wrong drafts.
+        wrong: Treatment of wrong targets: keep, drop, retry or repair.
+        retries: Most attempts of retry or repair.
+        shortest: Leave out targets with fewer words than this share of their drafts' mean.
+        seed: Seed of the draft sets.
+        verifier: See ``load_verifier``.
+        gold: Key of a row with the right answer.
+
+    Raises:
+        AFTError: If an option, a row or a model is wrong, or no target can be used.
+    """
+    if verifier is None and (mixed or wrong in ("retry", "repair")):
+        raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
+    verify = load_verifier(verifier, gold) if verifier else None
+    every = read_drafted_rows(source)
+    drawn = [row for k in ks for row in draft_sets(every, k, sets, seed)]
+    if not drawn:
+        raise ConfigError(f"no row of {source} has {min(ks)} drafts with text: lower --k.")
+    rows = verify_all(drawn, verify) if verify else drawn
+    rows = balance_mixed(rows, mixed, seed) if mixed else rows
+    generator = model.open()
+    jobs = write_targets(rows, generator, verify, wrong, retries, lambda row: right_answer(verifier, row, gold))
+    outcomes = Counter(outcome(job, wrong, shortest) for job in jobs)
+    finished = finished_rows(jobs, wrong, shortest)
+    usable = len(finished)
+    if not (any(map(is_mixed, finished)) if mixed else finished):
+        raise _nothing_usable(outcomes, mixed)
+    # A rejected target takes its set along, so the shares are balanced again.
+    finished = balance_mixed(finished, mixed, seed) if mixed else finished
+    few = len(every) - len(with_enough_drafts(every, max(ks)))
+    facts = [f"{len(every)} rows, {few} with fewer than {max(ks)} drafts; {len(drawn)} draft sets"]
+    left_out = f"left out for --mixed: {len(drawn) - len(rows)} sets, {usable - len(finished)} targets"
+    facts += [left_out] if mixed else []
+    settings = {"k": list(ks), "sets": sets, "mixed": mixed, "wrong": wrong, "retries": retries, "shortest": shortest}
+    settings |= {"seed": seed, "verifier": verifier, "writer": generator.facts()}
+    return DataResult(finished, [*facts, *_target_facts(outcomes, finished)], settings, [source])
+
+
+def _nothing_usable(outcomes: Mapping[str, int], mixed: float | None) -> ConfigError:
+    subject = "set of mixed correctness has a target that" if mixed else "target"
+    return ConfigError(
+        f"no {subject} could be used ({_rejected(outcomes)}): allow more tokens (max_gen_toks), take another teacher "
+        "or verifier, retry or keep wrong ones (--wrong), or lower --shortest."
+    )
+
+
+def _rejected(outcomes: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {outcomes.get(reason, 0)}" for reason in REJECTION_REASONS)
+
+
+def _target_facts(outcomes: Mapping[str, int], finished: Sequence[DataRow]) -> list[str]:
+    repaired = sum(bool(row.get("repaired")) for row in finished)
+    wrong = sum(row.get("target_right") is False for row in finished)
+    facts = [
+        f"{sum(outcomes.values())} targets requested, {outcomes['kept']} kept; {_rejected(outcomes)}; of those written "
+        f"repaired {repaired}, wrong {wrong}"
+    ]
+    if all(row.get("right") for row in finished):
+        share = sum(map(is_mixed, finished)) / len(finished)
+        facts.append(f"right and wrong drafts in {share:.1%} of the kept sets")
+    return facts
 
 
 @dataclass(slots=True)
 class TargetJob:
-    """One draft set on its way to a target."""
+    """A draft set for which the teacher writes a target.
+
+    Attributes:
+        row: The row with its set of drafts.
+        chat: The query.
+        prompt: Prompt of the next attempt; None if it does not fit.
+        first_prompt: Chat of the first prompt, with cleaned and fitted drafts.
+        target: Text of the last attempt.
+        right: Grade by the verifier; None without one.
+        repaired: The last attempt was a repair.
+        ended: The last attempt was not cut at the token limit.
+    """
 
     row: dict[str, Any]
     chat: Chat
     prompt: Prompt | None
-    asked: Chat | None = None  # what the first prompt shows: drafts cleaned and fitted
+    first_prompt: Chat | None = None
     target: str = ""
     right: bool | None = None
     repaired: bool = False
@@ -46,18 +144,18 @@ class TargetJob:
 
     @property
     def repeat(self) -> int:
-        """What makes the seeds of the draft sets of one query differ."""
+        """Number that gives each draft set of a query its own seeds."""
         return int.from_bytes(sha256(json.dumps(self.row["drafts"]).encode()).digest()[:4])
 
     @property
     def usable(self) -> bool:
-        """It has a whole text that nobody has found wrong."""
+        """Whether the target is a whole text that is not known to be wrong."""
         return bool(self.target) and self.ended and self.right is not False
 
 
-def draft_sets(rows: Sequence[Mapping[str, Any]], k: int, sets: int, seed: int) -> list[dict[str, Any]]:
-    """Up to ``sets`` different draws of k drafts a row, each in a free order; rows with fewer drafts give none."""
-    made = []
+def draft_sets(rows: Sequence[DataRow], k: int, sets: int, seed: int) -> list[dict[str, Any]]:
+    """Up to ``sets`` different draws of k drafts a row, each in a random order; rows with fewer drafts give none."""
+    drawn = []
     for row in rows:
         usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
         random = Random(f"{seed}/{k}/{row['query']}")
@@ -66,17 +164,17 @@ def draft_sets(rows: Sequence[Mapping[str, Any]], k: int, sets: int, seed: int) 
             chosen = random.sample(usable, k)
             if frozenset(chosen) not in seen:
                 seen.add(frozenset(chosen))
-                made.append(keep_drafts(row, chosen))
-    return made
+                drawn.append(keep_drafts(row, chosen))
+    return drawn
 
 
-def is_mixed(row: Mapping[str, Any]) -> bool:
+def is_mixed(row: DataRow) -> bool:
     """Whether a row has right and wrong drafts."""
     return any(row["right"]) and not all(row["right"])
 
 
 def balance_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
-    """Leave out sets whose drafts are all right or all wrong until the others have at least their share.
+    """Leave out sets whose drafts are all right or all wrong until mixed sets have at least this share.
 
     Raises:
         ConfigError: If no set is mixed.
@@ -86,115 +184,113 @@ def balance_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> li
         raise ConfigError(
             "--mixed: in every set the drafts are all right or all wrong: sample more drafts, or larger k."
         )
-    room = int(sum(mixed) * (1 - share) / share + 1e-9)  # 4 * (1 - 0.8) / 0.8 is 0.9999999999999998
-    others = [number for number, either in enumerate(mixed) if not either]
+    # 4 * (1 - 0.8) / 0.8 is 0.9999999999999998.
+    room = int(sum(mixed) * (1 - share) / share + 1e-9)
+    others = [number for number, row_mixed in enumerate(mixed) if not row_mixed]
     kept = set(Random(f"{seed}/mixed").sample(others, min(room, len(others))))
     return [row for number, row in enumerate(rows) if mixed[number] or number in kept]
 
 
 def write_targets(
     rows: Sequence[dict[str, Any]],
-    writer: TextGenerator,
+    generator: TextGenerator,
     verifier: Verifier | None,
     wrong: str,
     retries: int,
-    right_answer: Callable[[Mapping[str, Any]], str],
+    answer_of: Callable[[DataRow], str],
 ) -> list[TargetJob]:
     """Let the teacher write a target for each row.
 
     Args:
-        rows: With the drafts the teacher reads.
-        writer: The teacher.
-        verifier: Judges targets, or None.
-        wrong: What becomes of a wrong one: keep, drop, retry or repair.
-        retries: How often at most.
-        right_answer: What a row's answer should be, for repair.
+        rows: With the drafts that the teacher reads.
+        generator: The teacher.
+        verifier: Checks targets, or None.
+        wrong: Treatment of wrong targets: keep, drop, retry or repair.
+        retries: Most attempts of retry or repair.
+        answer_of: The right answer of a row, for a repair.
 
     Returns:
-        All work, usable or not, in the order of the rows.
+        A job for each row, usable or not.
     """
-    works = [_begin(row, number, writer) for number, row in enumerate(rows, 1)]
-    _round([work for work in works if work.prompt], writer, verifier, 0)
+    jobs = [_first_job(row, number, generator) for number, row in enumerate(rows, 1)]
+    _attempt([job for job in jobs if job.prompt], generator, verifier, 0)
     for attempt in range(1, retries + 1 if wrong in ("retry", "repair") else 1):
-        again = [work for work in works if work.prompt and not work.usable]
-        if not again:
+        failed = [job for job in jobs if job.prompt and not job.usable]
+        if not failed:
             break
         if wrong == "repair":
-            for work in again:
-                work.prompt, work.repaired = _repair_prompt(work, writer, right_answer(work.row)), True
-        _round([work for work in again if work.prompt], writer, verifier, attempt)
-    return works
+            for job in failed:
+                job.prompt, job.repaired = _repair_prompt(job, generator, answer_of(job.row)), True
+        _attempt([job for job in failed if job.prompt], generator, verifier, attempt)
+    return jobs
 
 
-def _begin(row: dict[str, Any], number: int, writer: TextGenerator) -> TargetJob:
-    chat, template, renderer = query_chat(row, f"row {number}"), writer.template, writer.engine.renderer
+def _first_job(row: dict[str, Any], number: int, generator: TextGenerator) -> TargetJob:
+    chat, renderer = query_chat(row, f"row {number}"), generator.engine.renderer
     try:
-        with naming(f"row {number}"):
-            fitted = aggregate_prompt(template, renderer, chat, row["drafts"], writer.budget, final=True)
+        with template_errors_name(f"row {number}"):
+            fitted = aggregate_prompt(generator.template, renderer, chat, row["drafts"], generator.budget, final=True)
     except PromptTooLong:
         return TargetJob(row, chat, None)
     return TargetJob(row, chat, fitted.prompt, fitted.prompt.chat)
 
 
-def _round(works: Sequence[TargetJob], writer: TextGenerator, verifier: Verifier | None, attempt: int) -> None:
-    requests = [writer.request(work.prompt, work.chat, 1, attempt, work.repeat) for work in works if work.prompt]
+def _attempt(jobs: Sequence[TargetJob], generator: TextGenerator, verifier: Verifier | None, attempt: int) -> None:
+    requests = [generator.request(job.prompt, job.chat, 1, attempt, job.repeat) for job in jobs if job.prompt]
     name = f"targets, attempt {attempt + 1}" if attempt else "targets"
-    for work, completion in zip(works, writer.write(requests, name), strict=True):
-        _take(work, completion, writer, verifier)
+    for job, completion in zip(jobs, generator.write(requests, name), strict=True):
+        _record(job, completion, generator, verifier)
 
 
-def _take(work: TargetJob, completion: Completion, writer: TextGenerator, verifier: Verifier | None) -> None:
-    work.target = writer.engine.renderer.clean(completion.text).strip()
-    work.ended = completion.finish_reason == "stop"
-    work.right = bool(verifier(work.target, work.row)) if verifier else None
-    if work.repaired and ECHO in work.target:  # small teachers quote the request instead of following it
-        work.right = False
+def _record(job: TargetJob, completion: Completion, generator: TextGenerator, verifier: Verifier | None) -> None:
+    job.target = generator.engine.renderer.clean(completion.text).strip()
+    job.ended = completion.finish_reason == "stop"
+    job.right = bool(verifier(job.target, job.row)) if verifier else None
+    # Small teachers quote the request instead of following it.
+    if job.repaired and ECHO in job.target:
+        job.right = False
 
 
-def _repair_prompt(work: TargetJob, writer: TextGenerator, right_answer: str) -> Prompt | None:
-    """The first prompt, the wrong answer, and what is right; the drafts make room, None where that is not enough."""
-    renderer, asked = writer.engine.renderer, work.asked or work.chat
-    turns = (Message("assistant", work.target or "..."), Message("user", REPAIR.format(gold=right_answer)))
+def _repair_prompt(job: TargetJob, generator: TextGenerator, answer: str) -> Prompt | None:
+    """The first prompt, the wrong answer and the right result. Drafts are cut to fit; None if that is not enough."""
+    renderer, first = generator.engine.renderer, job.first_prompt or job.chat
+    turns = (Message("assistant", job.target or "..."), Message("user", REPAIR.format(gold=answer)))
 
     def with_turns(chat: Chat) -> Prompt:
         return renderer.encode(replace(chat, messages=(*chat.messages, *turns)))
 
-    prompt = with_turns(asked)
-    if prompt.prompt_tokens > writer.budget:
-        room = writer.budget - (prompt.prompt_tokens - renderer.encode(asked).prompt_tokens)
+    prompt = with_turns(first)
+    if prompt.prompt_tokens > generator.budget:
+        room = generator.budget - (prompt.prompt_tokens - renderer.encode(first).prompt_tokens)
         try:
-            fitted = aggregate_prompt(writer.template, renderer, work.chat, work.row["drafts"], room, final=True)
+            fitted = aggregate_prompt(generator.template, renderer, job.chat, job.row["drafts"], room, final=True)
         except PromptTooLong:
             return None
         prompt = with_turns(fitted.prompt.chat)
-    return prompt if prompt.prompt_tokens <= writer.budget else None
+    return prompt if prompt.prompt_tokens <= generator.budget else None
 
 
-def is_terse(work: TargetJob, shortest: float) -> bool:
-    """Whether a target has fewer words than this share of its drafts' mean: told the result, a teacher may state it."""
-    words = [len(visible(draft).split()) for draft in work.row["drafts"]]
-    return len(work.target.split()) < shortest * sum(words) / len(words)
+def _is_terse(job: TargetJob, shortest: float) -> bool:
+    """Whether a target is too short: a teacher that knows the result may state it without reasons."""
+    words = [len(visible(draft).split()) for draft in job.row["drafts"]]
+    return len(job.target.split()) < shortest * sum(words) / len(words)
 
 
-def outcome(work: TargetJob, wrong: str, shortest: float) -> str:
-    """What became of it: ``kept``, or the one of ``REJECTION_REASONS`` that says why not."""
-    if not (work.target and work.ended):
-        return "cut or empty" if work.prompt else "did not fit"
-    if work.right is False and wrong != "keep":
+def outcome(job: TargetJob, wrong: str, shortest: float) -> str:
+    """``kept``, or the one of ``REJECTION_REASONS`` that holds for a target."""
+    if not (job.target and job.ended):
+        return "cut or empty" if job.prompt else "did not fit"
+    if job.right is False and wrong != "keep":
         return "wrong"
-    return "too short" if is_terse(work, shortest) else "kept"
+    return "too short" if _is_terse(job, shortest) else "kept"
 
 
-def finished_rows(works: Sequence[TargetJob], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
-    """The rows with targets that are to be kept (see ``outcome``).
-
-    Their ``sources`` and what was said of its correctness go: they are of the target before, this one was made from all
-    drafts.
-    """
-    made = []
-    for work in works:
-        if outcome(work, wrong, shortest) == "kept":
-            judged = {} if work.right is None else {"target_right": work.right, "repaired": work.repaired}
-            rest = {name: value for name, value in work.row.items() if name not in TARGET_FIELDS}
-            made.append({**rest, "target": work.target, **judged})
-    return made
+def finished_rows(jobs: Sequence[TargetJob], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:
+    """The rows of the targets that are kept (see ``outcome``), without ``TARGET_FIELDS`` of an earlier target."""
+    finished = []
+    for job in jobs:
+        if outcome(job, wrong, shortest) == "kept":
+            grade = {} if job.right is None else {"target_right": job.right, "repaired": job.repaired}
+            rest = {name: value for name, value in job.row.items() if name not in TARGET_FIELDS}
+            finished.append({**rest, "target": job.target, **grade})
+    return finished

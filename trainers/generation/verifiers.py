@@ -1,20 +1,20 @@
-"""Verifiers: is a text right, given the row it answers?
+"""Verifiers: functions that say whether a text is right, given the row that it answers.
 
-``exact:REGEX`` takes the last match in a text and in the row's gold field and compares the two, as numbers where both
-are; ``exact:`` alone takes the last number. ``module:function`` calls function(text, row). Called by the data commands.
+``exact:REGEX`` compares the last match in the text with the last match in the row's gold field, as numbers if both are
+numbers. ``exact:`` alone takes the last number. ``module:function`` calls ``function(text, row)``.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
+from trainers.rows.row import DataRow
 
-Verifier = Callable[[str, Mapping[str, Any]], bool]
+Verifier = Callable[[str, DataRow], bool]
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+"
 
 
@@ -23,10 +23,10 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
 
     Args:
         spec: ``exact:``, ``exact:REGEX`` or ``module:function``.
-        gold: Key of a row that holds the right answer; used by ``exact``.
+        gold: Key of a row that holds the right answer; only ``exact`` uses it.
 
     Raises:
-        ConfigError: If it cannot be loaded or called, or the expression does not compile.
+        ConfigError: If the function cannot be loaded or called, or the expression does not compile.
     """
     module, separator, name = spec.partition(":")
     if not separator:
@@ -34,10 +34,12 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
     if module == "exact":
         return _exact(name or NUMBER, gold)
     try:
+        # A console script does not search the current folder by itself.
         if "" not in sys.path:
-            sys.path.insert(0, "")  # a console script does not look in the current folder
+            sys.path.insert(0, "")
         function: Verifier = getattr(import_module(module), name)
-    except Exception as error:  # whatever the user's module raises
+    # The user's module may raise anything.
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"--verifier {spec} cannot be loaded ({reason}): give exact:REGEX or module:function."
@@ -53,14 +55,14 @@ def _exact(expression: str, gold: str) -> Verifier:
     except re.error as error:
         raise ConfigError(f"--verifier exact:{expression} is no regular expression ({error}).") from error
 
-    def verify(text: str, row: Mapping[str, Any]) -> bool:
+    def verify(text: str, row: DataRow) -> bool:
         answer, wanted = last_match(pattern, text), _gold(row, gold)
         return answer is not None and same(answer, last_match(pattern, wanted) or wanted)
 
     return verify
 
 
-def _gold(row: Mapping[str, Any], key: str) -> str:
+def _gold(row: DataRow, key: str) -> str:
     if row.get(key) is None:
         raise ConfigError(
             f"a row has no {key!r} to compare with: name its key with --gold (query: {row['query']!r:.60})."
@@ -68,8 +70,8 @@ def _gold(row: Mapping[str, Any], key: str) -> str:
     return str(row[key])
 
 
-def right_answer(spec: str | None, row: Mapping[str, Any], gold: str) -> str:
-    """What a teacher is told when it is to repair: the result alone where ``exact`` can tell it from the solution.
+def right_answer(spec: str | None, row: DataRow, gold: str) -> str:
+    """The right answer that a teacher gets for a repair: the result alone if ``exact`` finds it in the solution.
 
     Raises:
         ConfigError: If the row has none.
@@ -80,13 +82,15 @@ def right_answer(spec: str | None, row: Mapping[str, Any], gold: str) -> str:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:
-    """The first group of the last match that took part in it, else the whole of it; None where nothing matches."""
-    found = list(pattern.finditer(text))
-    return next((group for group in found[-1].groups() if group is not None), found[-1].group()) if found else None
+    """The last match in a text: its first group that matched, or the whole match if none did; None without a match."""
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return None
+    return next((group for group in matches[-1].groups() if group is not None), matches[-1].group())
 
 
 def same(one: str, other: str) -> bool:
-    """Equal as numbers, else as words."""
+    """Whether two answers are equal as numbers, or else as words."""
     try:
         return float(one.replace(",", "")) == float(other.replace(",", ""))
     except ValueError:

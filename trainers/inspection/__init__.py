@@ -1,1 +1,1 @@
-"""What training examples hold: statistics, overlap with test sets and perplexity."""
+"""What training data holds: statistics, overlap of targets with drafts and test sets, and perplexity."""

@@ -1,49 +1,87 @@
-"""What a data file holds, in figures: lengths, duplicates, diversity, quality, targets beside drafts, contamination.
+"""Statistics of a data file: lengths, duplicates, diversity, correctness, targets and contamination.
 
-Lengths are in words: no tokenizer is needed. Called by ``aft data stats``.
+Lengths are in words, so no tokenizer is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.core.jsonl import read_jsonl
+from trainers.generation.selection import verify_all
+from trainers.generation.verifiers import load_verifier
 from trainers.inspection.overlap import WORD, measure, ngrams, warnings
-from trainers.rows.row import Row, query_chat
+from trainers.rows.row import DataRow, TrainingRow, query_chat, read_rows
 from trainers.rows.samples import Sample, comparable_length
 
-MOST_DRAFTS = 8  # of a row that are compared in pairs
+# Drafts of a row that are compared in pairs.
+MOST_DRAFTS = 8
 
 
-def describe_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The figures of a file, a line each."""
+def describe(
+    source: Path,
+    *,
+    against: Path | None = None,
+    field: str = "question",
+    words: int = 13,
+    verifier: str | None = None,
+    gold: str = "gold",
+) -> list[str]:
+    """The statistics of a data file, as lines.
+
+    Args:
+        source: Rows.
+        against: Evaluation set (JSONL) to search for in queries and targets.
+        field: Key of its questions.
+        words: Words in a row that count as contamination.
+        verifier: Grades the drafts first; see ``load_verifier``.
+        gold: Key of a row with the right answer.
+
+    Raises:
+        AFTError: If a file, a row or an option is wrong.
+    """
+    rows = read_rows(source)
+    if verifier:
+        rows = verify_all([{**row, "drafts": row.get("drafts") or []} for row in rows], load_verifier(verifier, gold))
+    lines = _counts(rows) + _correctness(rows) + _targets(rows)
+    if against:
+        questions = [row.get(field) for row in read_jsonl(against, strict=True)]
+        texts = [question for question in questions if isinstance(question, str)]
+        if len(texts) < len(questions):
+            raise ConfigError(f"{against} has rows without a text {field!r}: name the key with --field.")
+        lines.append(_contamination(rows, texts, words))
+    return [*lines, f"sha256                {file_digest(source)}"]
+
+
+def _counts(rows: Sequence[DataRow]) -> list[str]:
     drafts = [list(row.get("drafts") or []) for row in rows]
     every = [draft for row in drafts for draft in row]
-    asked = [query_chat(row, f"row {number}").identity for number, row in enumerate(rows, 1)]
+    queries = {query_chat(row, f"row {number}").identity for number, row in enumerate(rows, 1)}
     lines = [
-        f"rows                  {len(rows):,}, {len(rows) - len(set(asked)):,} with a query that came before",
+        f"rows                  {len(rows):,}, {len(rows) - len(queries):,} with a query that came before",
         f"drafts                {len(every):,}: {_spread([len(row) for row in drafts])} a row",
         f"words a query         {_spread([len(_question(row).split()) for row in rows])}",
     ]
-    if every:
-        equal = sum(len(row) - len({draft.strip() for draft in row}) for row in drafts)
-        lines += [
-            f"words a draft         {_spread([len(draft.split()) for draft in every])}",
-            f"empty drafts          {sum(not draft.strip() for draft in every):,}",
-            f"cut drafts            {sum(_cut(row) for row in rows if row.get('drafts')):,}",
-            f"equal drafts          {equal:,} repeat another of their row ({equal / len(every):.1%})",
-            f"diversity             {_diversity(drafts):.2f} (1 - Jaccard of word n-grams, mean over pairs)",
-        ]
-    return lines + _quality(rows) + _targets(rows)
+    if not every:
+        return lines
+    equal = sum(len(row) - len({draft.strip() for draft in row}) for row in drafts)
+    cut = sum(list(row.get("ends") or ()).count("length") for row in rows if row.get("drafts"))
+    return [
+        *lines,
+        f"words a draft         {_spread([len(draft.split()) for draft in every])}",
+        f"empty drafts          {sum(not draft.strip() for draft in every):,}",
+        f"cut drafts            {cut:,}",
+        f"equal drafts          {equal:,} repeat another of their row ({equal / len(every):.1%})",
+        f"diversity             {_diversity(drafts):.2f} (1 - Jaccard of word n-grams, mean over pairs)",
+    ]
 
 
-def _cut(row: Mapping[str, Any]) -> int:
-    return list(row.get("ends") or ()).count("length")
-
-
-def _question(row: Mapping[str, Any]) -> str:
+def _question(row: DataRow) -> str:
     return query_chat(row, "a row").messages[-1].content
 
 
@@ -59,7 +97,7 @@ def _diversity(drafts: Iterable[Sequence[str]]) -> float:
     return mean(pairs) if pairs else 0.0
 
 
-def _quality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _correctness(rows: Sequence[DataRow]) -> list[str]:
     lines = []
     rows = [row for row in rows if row.get("drafts")]
     scored = [mean(row["scores"]) for row in rows if row.get("scores")]
@@ -76,38 +114,32 @@ def _quality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _targets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _targets(rows: Sequence[DataRow]) -> list[str]:
     done = [row for row in rows if row.get("target")]
-    lines = (
-        [f"targets               {len(done):,}: {_spread([len(row['target'].split()) for row in done])} words"]
-        if done
-        else []
-    )
-    judged = [row["target_right"] for row in done if "target_right" in row]
-    if judged:
-        lines.append(f"right targets         {mean(float(bool(right)) for right in judged):.1%}")
-    with_drafts = [Row.of(row, "a row") for row in done if row.get("drafts")]
-    if not with_drafts:
+    spread = _spread([len(row["target"].split()) for row in done]) if done else ""
+    lines = [f"targets               {len(done):,}: {spread} words"] if done else []
+    grades = [row["target_right"] for row in done if "target_right" in row]
+    if grades:
+        lines.append(f"right targets         {mean(float(bool(right)) for right in grades):.1%}")
+    drafted = [TrainingRow.of(row, "a row") for row in done if row.get("drafts")]
+    if not drafted:
         return lines
-    samples = [Sample(row.chat, row.drafts, row.target, "") for row in with_drafts]
+    samples = [Sample(row.chat, row.drafts, row.target, "") for row in drafted]
     pseudo = [
         Sample(row.chat, row.drafts, row.sft_target, "")
-        for row in with_drafts
+        for row in drafted
         if row.sft_target != row.target and comparable_length(row.sft_target, row.target)
     ]
-    found, same = measure(samples), all(row.sft_target == row.target for row in with_drafts)
+    overlap, same = measure(samples), all(row.sft_target == row.target for row in drafted)
     if pseudo:
         lines.append(f"overlap of sft_target {measure(pseudo).overlap:.2f} with its nearest draft (not made from them)")
-    return [*lines, *found.lines(), *(f"warning: {text}" for text in warnings(found, samples, pseudo, same))]
+    return [*lines, *overlap.lines(), *(f"warning: {text}" for text in warnings(overlap, samples, pseudo, same))]
 
 
-def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words: int) -> list[str]:
-    """How many queries (any of their messages) and targets of either kind share a run of words with an evaluation set.
+def _contamination(rows: Sequence[DataRow], texts: Sequence[str], words: int) -> str:
+    """How many queries and targets share a run of words with an evaluation question.
 
-    Args:
-        rows: Training data.
-        texts: Questions of the evaluation set.
-        words: Length of the run; a shorter question counts where a text holds all of it.
+    All messages of a query count, and both kinds of targets. A question with fewer words counts if all of it occurs.
     """
     seen = {gram for text in texts for gram in _runs(text, words)}
     sizes = {len(gram) for gram in seen}
@@ -115,15 +147,15 @@ def contamination(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], words
     def shares(text: str) -> bool:
         return any(seen & ngrams(text.lower(), size, size) for size in sizes)
 
-    asked = [[message.content for message in query_chat(row, "a row").messages] for row in rows]
-    learnt = [[str(row.get(name) or "") for name in ("target", "sft_target")] for row in rows]
-    queries = [n for n, parts in enumerate(asked, 1) if any(map(shares, parts))]
-    targets = [n for n, parts in enumerate(learnt, 1) if any(map(shares, parts))]
+    queries_of = [[message.content for message in query_chat(row, "a row").messages] for row in rows]
+    targets_of = [[str(row.get(name) or "") for name in ("target", "sft_target")] for row in rows]
+    queries = [number for number, parts in enumerate(queries_of, 1) if any(map(shares, parts))]
+    targets = sum(any(map(shares, parts)) for parts in targets_of)
     first = f" (first: row {queries[0]})" if queries else ""
-    return [
-        f"contamination         {len(queries)} of {len(rows)} queries{first} and {len(targets)} targets share {words} "
+    return (
+        f"contamination         {len(queries)} of {len(rows)} queries{first} and {targets} targets share {words} "
         f"words in a row with one of {len(texts)} evaluation questions, or hold a shorter one"
-    ]
+    )
 
 
 def _runs(text: str, words: int) -> frozenset[tuple[str, ...]]:

@@ -1,23 +1,24 @@
-"""How much a text repeats another, in words, and what that says about targets and their drafts.
+"""The overlap of targets with their drafts, in word n-grams, and warnings about targets.
 
-Which position the nearest draft has (free shuffling makes it even: any rule about position is learnt), how many targets
-copy a draft word for word, and whether targets look at their drafts at all. Called by ``train`` and the data commands.
+It shows three things. The position of the nearest draft should be even, since a model learns any rule about positions.
+A target that copies a draft word for word teaches copying. A target that ignores its drafts teaches nothing about them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lm_eval_aft.core.records import Chat
-from trainers.rows.row import query_chat, visible
+from trainers.rows.row import DataRow, query_chat, visible
 from trainers.rows.samples import Sample
 
 WORD = re.compile(r"\w+|[^\w\s]")
-LONGEST = 3  # words of the n-grams that are compared, with all shorter ones
-COPIES_ALLOWED = 0.2  # a first trial with nothing but copies as targets learnt to copy, nearly at random
+# Words of the longest n-grams that are compared; all shorter ones are too.
+LONGEST = 3
+# In a first trial all targets were copies, and the model learnt to copy nearly at random.
+COPIES_ALLOWED = 0.2
 
 
 def ngrams(text: str, longest: int = LONGEST, shortest: int = 1) -> frozenset[tuple[str, ...]]:
@@ -28,7 +29,7 @@ def ngrams(text: str, longest: int = LONGEST, shortest: int = 1) -> frozenset[tu
 
 
 def nearest(target: str, drafts: Sequence[str]) -> tuple[float, tuple[int, ...]]:
-    """The highest overlap of a target with a draft (share of its n-grams), and the positions of drafts that have it."""
+    """The largest share of a target's n-grams that one draft holds, and the positions of the drafts that hold it."""
     grams = ngrams(visible(target))
     shares = [len(grams & ngrams(visible(draft))) / max(1, len(grams)) for draft in drafts]
     best = max(shares, default=0.0)
@@ -37,14 +38,14 @@ def nearest(target: str, drafts: Sequence[str]) -> tuple[float, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Targets beside their drafts.
+    """The overlap of targets with their drafts.
 
     Attributes:
-        positions: By k, how often the nearest draft stood at each position; ties are shared out, but where all drafts
-            are equally near nothing is counted.
-        samples: Samples with drafts.
-        copies: Of these, targets that are a draft word for word.
-        overlap: Mean share of a target's n-grams in its nearest draft.
+        positions: By k, how often the nearest draft had each position. Ties are divided; if all drafts are equally
+            near, the sample is not counted.
+        samples: Number of samples with drafts.
+        copies: Samples whose target is one of its drafts, word for word.
+        overlap: Mean share of a target's n-grams that its nearest draft holds.
     """
 
     positions: dict[int, tuple[float, ...]]
@@ -58,7 +59,7 @@ class Overlap:
         return self.copies / max(1, self.samples)
 
     def lines(self) -> list[str]:
-        """The table, for the terminal and the card."""
+        """The figures as lines, for the terminal and cards."""
         rows = [f"position of the draft nearest to the target ({self.samples} examples with drafts):"]
         for k, counts in sorted((k, counts) for k, counts in self.positions.items() if k > 1):
             rows.append(f"  k={k}: {' '.join(f'{count:.1f}' for count in counts)}   even: {sum(counts) / k:.1f} each")
@@ -82,56 +83,54 @@ def measure(samples: Iterable[Sample]) -> Overlap:
     return Overlap({k: tuple(counts) for k, counts in positions.items()}, count, copies, overlap / max(1, count))
 
 
-def overlap_of(rows: Sequence[Mapping[str, Any]]) -> Overlap:
-    """How the targets of rows relate to their drafts."""
-    chats = [query_chat(row, "a row") for row in rows]
-    return measure(Sample(c, tuple(r["drafts"]), r["target"], "") for c, r in zip(chats, rows, strict=True))
+def overlap_of(rows: Sequence[DataRow]) -> Overlap:
+    """The overlap of the targets of rows with their drafts."""
+    return measure(Sample(query_chat(row, "a row"), tuple(row["drafts"]), row["target"], "") for row in rows)
 
 
-def with_strange_drafts(samples: Iterable[Sample]) -> list[Sample]:
-    """The samples with drafts of the next query in place of their own: what chance shares; none for one query."""
+def with_foreign_drafts(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples with the drafts of the next query, to measure overlap by chance; none if there is one query only."""
     by_query: dict[Chat, list[Sample]] = {}
     for sample in samples:
         if sample.drafts:
             by_query.setdefault(sample.chat, []).append(sample)
-    own = list(by_query.values())
-    if len(own) < 2:
+    groups = list(by_query.values())
+    if len(groups) < 2:
         return []
     return [
-        replace(sample, drafts=strange[number % len(strange)].drafts)
-        for group, strange in zip(own, own[1:] + own[:1], strict=True)
+        replace(sample, drafts=foreign[number % len(foreign)].drafts)
+        for group, foreign in zip(groups, groups[1:] + groups[:1], strict=True)
         for number, sample in enumerate(group)
     ]
 
 
 def warnings(targets: Overlap, samples: Sequence[Sample], pseudo: Sequence[Sample], same: bool) -> list[str]:
-    """What is wrong with targets, in sentences.
+    """Warnings about targets, as sentences.
 
     Args:
-        targets: Of the samples.
-        samples: What is to be trained on.
-        pseudo: The same draws with targets that were not made from them; where there are none, the drafts of other
-            queries take their place.
+        targets: Overlap of the samples.
+        samples: Samples of the training.
+        pseudo: The same draws with sft_targets. If there are none, drafts of other queries give the level.
         same: Whether every target is its row's sft_target.
     """
-    found = []
+    messages = []
     if targets.samples and targets.copy_rate > COPIES_ALLOWED:
-        found.append(
-            f"{targets.copy_rate:.0%} of the targets are a draft word for word, which teaches copying: write them "
-            "afresh (aft data aggregate)."
+        messages.append(
+            f"{targets.copy_rate:.0%} of the targets are a draft word for word, which teaches copying: write new ones "
+            "(aft data aggregate)."
         )
-    others = pseudo or with_strange_drafts(samples)
+    others = pseudo or with_foreign_drafts(samples)
     draws = {(sample.chat, sample.drafts) for sample in pseudo}
-    beside = measure(s for s in samples if (s.chat, s.drafts) in draws).overlap if pseudo else targets.overlap
-    than = "sft_target, which was not made from them" if pseudo else "with the drafts of other queries"
-    if targets.samples and others and beside <= (level := measure(others).overlap):
-        found.append(
-            f"the targets overlap with their drafts no more ({beside:.2f}) than {than} ({level:.2f}): they "
+    overlap = measure(s for s in samples if (s.chat, s.drafts) in draws).overlap if pseudo else targets.overlap
+    level_of = "sft_target, which was not made from them" if pseudo else "with the drafts of other queries"
+    if targets.samples and others and overlap <= (level := measure(others).overlap):
+        messages.append(
+            f"the targets overlap with their drafts no more ({overlap:.2f}) than {level_of} ({level:.2f}): they "
             "seem to ignore the drafts (aft data aggregate writes others)."
         )
     if targets.samples and same:
-        found.append(
+        messages.append(
             "every target is its row's sft_target, so that aft and aft-pseudo learn the same: write targets from the "
             "drafts (aft data aggregate)."
         )
-    return found
+    return messages

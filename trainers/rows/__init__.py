@@ -1,1 +1,1 @@
-"""What a training example is, and the files that hold them."""
+"""What a row of training data is, what a training example is made of, and the files that hold rows."""

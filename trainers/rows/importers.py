@@ -1,8 +1,10 @@
-"""Sets that others have made, as rows of ours: query, drafts, and what else they hold.
+"""Data sets in other layouts, turned into rows.
 
-Layouts: ``generic`` (keys found by their usual names, or named by the user), ``ultrafeedback`` (instruction and
-completions, each with a response and a score) and ``qa_feedback`` (a question with passages, four predictions and
-pairwise preferences). Called by ``aft data import``.
+The layouts are:
+
+- ``generic``: keys with usual names, or names that you give;
+- ``ultrafeedback``: an instruction, and completions that each have a response and a score;
+- ``qa_feedback``: a question with passages, four predictions and their preferences in pairs (FineGrainedRLHF).
 """
 
 from __future__ import annotations
@@ -14,19 +16,38 @@ from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.jsonl import check_characters, read_jsonl, refuse_stream
-from trainers.rows.row import check_row
+from trainers.rows.result import DataResult
+from trainers.rows.row import DataRow, check_row
 
 QUERY_NAMES = ("query", "question", "prompt", "instruction", "messages")
 DRAFT_NAMES = ("drafts", "responses", "completions", "answers")
-PAIRS = ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4))  # order of the preferences in qa_feedback
+# Predictions that each preference of qa_feedback compares, in the order of the file.
+PAIRS = ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4))
 
 
-def read_objects(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, or of a file that is one JSON list.
+def import_rows(source: Path, layout: str = "auto", names: Mapping[str, str] | None = None) -> DataResult:
+    """Turn a data set with queries, and perhaps several responses each, into rows.
+
+    Args:
+        source: A JSONL file, or a file that is one JSON list.
+        layout: A key of ``LAYOUTS``, or "auto" to recognise it by the first row.
+        names: Keys of rows, and the names that the file has for them (``generic`` only).
 
     Raises:
-        ConfigError: If it is neither, or has no rows.
+        ConfigError: If the layout is unknown, a row does not have it, or the row that it makes is wrong.
+        RecordError: If the file cannot be read.
     """
+    if layout != "auto" and layout not in LAYOUTS:
+        raise ConfigError(f"--layout {layout} is unknown: use auto, {', '.join(LAYOUTS)}.")
+    objects = _read_objects(source)
+    chosen = _recognise(objects[0]) if layout == "auto" else layout
+    rows = [_convert(row, chosen, names or {}, f"row {number} of {source}") for number, row in enumerate(objects, 1)]
+    drafts = sum(len(row.get("drafts", [])) for row in rows)
+    settings = {"layout": layout, "fields": dict(names or {})}
+    return DataResult(rows, [f"{len(rows)} rows with {drafts} drafts"], settings, [source])
+
+
+def _read_objects(path: Path) -> list[dict[str, Any]]:
     refuse_stream(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -42,34 +63,19 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def convert(rows: list[dict[str, Any]], layout: str, names: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
-    """Turn rows of a layout into ours.
-
-    Args:
-        rows: As read.
-        layout: A key of ``LAYOUTS``, or "auto".
-        names: Of our keys, those that the file calls otherwise (generic only).
-        path: For messages.
-
-    Raises:
-        ConfigError: If a row does not have the layout, or does not make a row of ours.
-    """
-    layout = _recognise(rows[0]) if layout == "auto" else layout
-    made = []
-    for number, row in enumerate(rows, 1):
-        try:
-            new = LAYOUTS[layout](row, names)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise ConfigError(
-                f"row {number} of {path} does not have the layout {layout} ({type(error).__name__}: {error}): give "
-                f"--layout {' or '.join(LAYOUTS)}, or name its keys with --field ours=theirs."
-            ) from error
-        check_row(new, f"row {number} of {path}")
-        made.append(new)
-    return made
+def _convert(row: DataRow, layout: str, names: Mapping[str, str], where: str) -> dict[str, Any]:
+    try:
+        converted = LAYOUTS[layout](row, names)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{where} does not have the layout {layout} ({type(error).__name__}: {error}): give "
+            f"--layout {' or '.join(LAYOUTS)}, or name its keys with --field ours=theirs."
+        ) from error
+    check_row(converted, where)
+    return converted
 
 
-def _recognise(row: Mapping[str, Any]) -> str:
+def _recognise(row: DataRow) -> str:
     if "prediction 1" in row:
         return "qa_feedback"
     completions = row.get("completions")
@@ -78,33 +84,32 @@ def _recognise(row: Mapping[str, Any]) -> str:
     return "generic"
 
 
-def _generic(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    taken = dict(names)
+def _generic(row: DataRow, names: Mapping[str, str]) -> dict[str, Any]:
+    theirs_of = dict(names)
     for ours, usual in (("query", QUERY_NAMES), ("drafts", DRAFT_NAMES)):
-        if ours not in taken:
-            theirs = next((name for name in usual if name in row), None)
-            if theirs:
-                taken[ours] = theirs
-    if "query" not in taken:
+        present = [name for name in usual if name in row]
+        if ours not in theirs_of and present:
+            theirs_of[ours] = present[0]
+    if "query" not in theirs_of:
         raise KeyError("query")
-    new = {ours: row[theirs] for ours, theirs in taken.items()}
-    rest = {name: value for name, value in row.items() if name not in taken.values() and name not in new}
-    return {**new, **rest}
+    converted = {ours: row[theirs] for ours, theirs in theirs_of.items()}
+    rest = {name: value for name, value in row.items() if name not in theirs_of.values() and name not in converted}
+    return {**converted, **rest}
 
 
-def _ultrafeedback(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _ultrafeedback(row: DataRow, names: Mapping[str, str]) -> dict[str, Any]:
     completions = row["completions"]
     scores = [completion.get("overall_score", completion.get("fine-grained_score")) for completion in completions]
-    new: dict[str, Any] = {
+    converted: dict[str, Any] = {
         "query": row["instruction"],
         "drafts": [completion["response"] for completion in completions],
         "models": [completion.get("model") for completion in completions],
         "source": row.get("source"),
     }
-    return new if None in scores else {**new, "scores": [float(score) for score in scores]}
+    return converted if None in scores else {**converted, "scores": [float(score) for score in scores]}
 
 
-def _qa_feedback(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _qa_feedback(row: DataRow, names: Mapping[str, str]) -> dict[str, Any]:
     passages = "\n\n".join("\n".join([passage[0], "".join(passage[1:])]) for passage in row["passages"])
     wins = dict.fromkeys(range(1, 5), 0.0)
     for (first, second), better in zip(PAIRS, row["preference"], strict=True):
@@ -118,7 +123,7 @@ def _qa_feedback(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     }
 
 
-LAYOUTS: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], dict[str, Any]]] = {
+LAYOUTS: dict[str, Callable[[DataRow, Mapping[str, str]], dict[str, Any]]] = {
     "generic": _generic,
     "ultrafeedback": _ultrafeedback,
     "qa_feedback": _qa_feedback,

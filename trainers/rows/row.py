@@ -1,12 +1,12 @@
-"""Rows of training data: what one must be, checked with a sentence that names it.
+"""Rows of training data, and the checks that a row must pass.
 
-A row is a JSON object with ``query`` (a text, or a list of messages), ``drafts`` (texts), ``target`` and perhaps
-``sft_target``; other keys pass through untouched. Knows nothing of tokens. Called by ``train`` and the data commands.
+A row is a JSON object with ``query`` (a text or a list of messages), ``drafts`` (texts), ``target`` and ``sft_target``.
+Only the query is always required. Other keys are kept as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -20,34 +20,39 @@ from lm_eval_aft.core.errors import ChatError, ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Chat, Message
 
+# One object of a data file, with all its keys.
+DataRow = Mapping[str, Any]
+
 
 def _finite(value: Any) -> bool:
     try:
         return isinstance(value, (int, float)) and isfinite(value)
-    except OverflowError:  # a whole number too large for a float
+    except OverflowError:
+        # The whole number is too large for a float.
         return False
 
 
-ABOUT_DRAFTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # lists with one entry a draft, and what it must be
+# Lists with one entry a draft: what an entry is called in messages, and its check.
+DRAFT_LISTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ends": ("text", lambda value: isinstance(value, str)),
     "scores": ("finite number", _finite),
     "right": ("true or false", lambda value: value in (0, 1)),
     "models": ("entry", lambda value: True),
 }
-ALIGNED = ("drafts", *ABOUT_DRAFTS)
+ALIGNED_KEYS = ("drafts", *DRAFT_LISTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of training data.
+class TrainingRow:
+    """One checked row, with what training needs of it.
 
     Attributes:
         chat: The query.
-        drafts: Responses to it; those without text are left out.
-        target: What aggregation should write; "" where the row has none.
-        sft_target: What a plain answer should be; "" where the row has none.
-        sources: Drafts the target was made from, as positions in ``drafts``; every draw holds them.
-        where: File and line, for messages.
+        drafts: Responses to the query; those without text are left out.
+        target: Text that aggregation should write; "" if the row has none.
+        sft_target: Text that a model should write without drafts; "" if the row has none.
+        sources: Positions in ``drafts`` of the drafts that the target was made from. Every draw holds them.
+        where: File and row number, for messages.
     """
 
     chat: Chat
@@ -58,21 +63,21 @@ class Row:
     where: str
 
     @property
-    def plain_target(self) -> str:
-        """What a plain answer should be: sft_target, else the target."""
+    def single_answer_target(self) -> str:
+        """Text that a model should write without drafts: sft_target, else the target."""
         return self.sft_target or self.target
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], where: str) -> Row:
+    def of(cls, row: DataRow, where: str) -> TrainingRow:
         """Check one object of a data file.
 
         Raises:
-            ConfigError: If a key is missing or of another type.
+            ConfigError: If a key is missing or has another type.
         """
         drafts = row.get("drafts") or []
         if not isinstance(drafts, list) or not all(isinstance(draft, str) for draft in drafts):
             raise ConfigError(
-                f"drafts of {where} must be a list of texts: mend the row, or import it with --field drafts=KEY."
+                f"drafts of {where} must be a list of texts: correct the row, or import it with --field drafts=KEY."
             )
         texts = {name: _text(row, name, where) for name in ("target", "sft_target")}
         full = [number for number, draft in enumerate(drafts) if draft.strip()]
@@ -91,56 +96,68 @@ class Row:
 
 
 def visible(draft: str) -> str:
-    """What a prompt shows of a draft: it has no thoughts (and no control tokens, which only a tokenizer knows)."""
+    """The part of a draft that a prompt shows: no thoughts.
+
+    A prompt leaves out control tokens too, but only a tokenizer knows them.
+    """
     return strip_control(draft, ()).strip()
 
 
-def check_row(row: Mapping[str, Any], where: str) -> None:
-    """What the data commands ask of a row: what ``Row.of`` asks, and one entry a draft in lists about drafts.
+def keep_drafts(row: DataRow, kept: Sequence[int]) -> dict[str, Any]:
+    """A row with some of its drafts, in the order of ``kept``. Lists about drafts and sources follow."""
+    lists = {name: [row[name][i] for i in kept] for name in ALIGNED_KEYS if row.get(name)}
+    if row.get("sources"):
+        lists["sources"] = [list(kept).index(source) for source in row["sources"] if source in kept]
+    return {**row, **lists}
+
+
+def check_row(row: DataRow, where: str) -> None:
+    """Check a row for the data commands: as for training, and each list about drafts has one entry a draft.
 
     Raises:
-        ConfigError: If a key is missing or of another type, or a list of another length.
+        ConfigError: If a key is missing or has another type, or a list has another length.
     """
-    Row.of(row, where)
+    TrainingRow.of(row, where)
     drafts = row.get("drafts")
-    for name, (what, fits) in ABOUT_DRAFTS.items():
-        if drafts is None or row.get(name) in (None, []):  # without drafts it is a key of others
+    for name, (entry, fits) in DRAFT_LISTS.items():
+        # In a row without drafts the key has another meaning.
+        if drafts is None or row.get(name) in (None, []):
             continue
         values = row[name]
         if not isinstance(values, list) or len(values) != len(drafts) or not all(map(fits, values)):
             raise ConfigError(
-                f"{name} of {where} must be a list with one {what} for each of its {len(drafts)} drafts: mend it, or "
-                "remove it."
+                f"{name} of {where} must be a list with one {entry} for each of its {len(drafts)} drafts: correct it, "
+                "or remove it."
             )
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Name the row that a model's chat template refuses.
+def template_errors_name(where: str) -> Iterator[None]:
+    """Name the row in the error if the model's chat template refuses it.
 
     Raises:
-        ChatError: If it refuses one.
+        ChatError: If the template refuses the row.
     """
     try:
         yield
     except (JinjaError, ChatError) as error:
         raise ChatError(
-            f"{where} is refused by the model's chat template ({error}): mend its messages, or leave it out."
+            f"{where} is refused by the model's chat template ({error}): correct its messages, or leave it out."
         ) from error
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+def _text(row: DataRow, name: str, where: str) -> str:
     value = row.get(name)
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{name} of {where} is {value!r}: it must be a text.")
     return (value or "").strip()
 
 
-def query_chat(row: Mapping[str, Any], where: str) -> Chat:
+def query_chat(row: DataRow, where: str) -> Chat:
     """The query of a row as a chat.
 
     Raises:
-        ConfigError: If it is missing, empty, or does not end with the user.
+        ConfigError: If it is missing or empty, or does not end with the user.
     """
     query = row.get("query")
     if isinstance(query, str) and query.strip():
@@ -158,22 +175,38 @@ def query_chat(row: Mapping[str, Any], where: str) -> Chat:
     return Chat(messages)
 
 
-def load_rows(path: str | Path) -> list[Row]:
-    """Read and check the rows of a data file.
+def read_training_rows(path: str | Path) -> list[TrainingRow]:
+    """Read and check the rows of a data file, for training.
 
     Raises:
-        ConfigError: If the file cannot be read, or a row is wrong.
+        ConfigError: If a row is wrong.
+        RecordError: If the file cannot be read.
     """
-    return [Row.of(row, f"{path} row {number}") for number, row in enumerate(read_jsonl(path, strict=True), 1)]
+    return [TrainingRow.of(row, f"{path} row {number}") for number, row in enumerate(read_jsonl(path, strict=True), 1)]
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Read the rows of a data file with all their keys, and check them.
+    """Read and check the rows of a data file, with all their keys.
 
     Raises:
-        ConfigError: If the file cannot be read, or a row is wrong.
+        ConfigError: If a row is wrong.
+        RecordError: If the file cannot be read.
     """
     rows = read_jsonl(path, strict=True)
     for number, row in enumerate(rows, 1):
         check_row(row, f"{path} row {number}")
+    return rows
+
+
+def read_drafted_rows(path: Path) -> list[dict[str, Any]]:
+    """Read and check rows that must all have a list of drafts.
+
+    Raises:
+        ConfigError: If a row is wrong or has no list of drafts.
+        RecordError: If the file cannot be read.
+    """
+    rows = read_rows(path)
+    for number, row in enumerate(rows, 1):
+        if row.get("drafts") is None:
+            raise ConfigError(f"row {number} of {path} has no list of drafts: run aft data drafts or import first.")
     return rows

@@ -1,8 +1,7 @@
-"""From rows to samples: which drafts, in which order, and which text is to be learnt.
+"""Samples: the drafts, their order and the target text that one training example shows.
 
-The four kinds of training differ here and nowhere else. Every draw comes from a generator of its own, seeded with
-the run's seed, the row and the number of the draw, so neither the order of rows nor another setting moves it. Knows
-nothing of tokens. Called by ``train`` and by ``aft data ppl``.
+The four kinds of training differ in this module only. Each draw has its own generator, seeded with the run's seed, the
+row and the number of the draw. So a draw does not depend on other rows, their order or other settings.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from random import Random
 
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Chat
-from trainers.rows.row import Row
+from trainers.rows.row import TrainingRow
 from trainers.settings import Kind, TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one example is made of; without drafts it is a plain answer."""
+    """The parts of one training example; without drafts it trains a single answer."""
 
     chat: Chat
     drafts: tuple[str, ...]
@@ -27,39 +26,45 @@ class Sample:
     where: str
 
 
-def make_samples(rows: Sequence[Row], kind: Kind, config: TrainConfig) -> list[Sample]:
+def make_samples(rows: Sequence[TrainingRow], kind: Kind, config: TrainConfig) -> list[Sample]:
     """The samples of a kind of training.
 
     Raises:
         ConfigError: If a row lacks what the kind needs.
     """
     if kind == "sft":
-        return [_plain(row, row.plain_target, "sft_target nor target") for row in rows]
+        return [_single_answer(row, row.single_answer_target, "sft_target nor target") for row in rows]
     if kind == "aft-no-drafts":
-        return [_plain(row, row.target, "target") for row in rows]
+        return [_single_answer(row, row.target, "target") for row in rows]
     _check_drafts(rows, config)
     samples = [_aggregate(row, number, kind, config) for row in rows for number in range(config.sets_per_query)]
-    return samples + _plain_part(rows, len(samples), config)
+    return samples + _single_answers(rows, len(samples), config)
 
 
 def comparable_length(other: str, target: str) -> bool:
-    """Whether another target can be compared: of a lone number or label any draft may hold all."""
+    """Whether ``other`` has at least half as many words as ``target``.
+
+    Any draft may hold a lone number or label, so the overlap with a shorter text means nothing.
+    """
     return len(other.split()) * 2 >= len(target.split())
 
 
-def pseudo_samples(rows: Sequence[Row], config: TrainConfig) -> list[Sample]:
-    """The draws of ``aft`` with sft_target in the target's place, where it is another as long: the level to beat."""
+def pseudo_samples(rows: Sequence[TrainingRow], config: TrainConfig) -> list[Sample]:
+    """The draws of ``aft`` with sft_target as their target, where it differs from the target and is comparable.
+
+    Targets should overlap with their drafts more than these do.
+    """
     rows = [row for row in rows if row.sft_target != row.target and comparable_length(row.sft_target, row.target)]
     return [_aggregate(row, number, "aft-pseudo", config) for row in rows for number in range(config.sets_per_query)]
 
 
-def _plain(row: Row, target: str, needed: str) -> Sample:
+def _single_answer(row: TrainingRow, target: str, needed: str) -> Sample:
     if not target:
         raise ConfigError(f"{row.where} has no {needed}: every row needs the text that is to be learnt.")
     return Sample(row.chat, (), target, row.where)
 
 
-def _aggregate(row: Row, number: int, kind: Kind, config: TrainConfig) -> Sample:
+def _aggregate(row: TrainingRow, number: int, kind: Kind, config: TrainConfig) -> Sample:
     target, name = (row.sft_target, "sft_target") if kind == "aft-pseudo" else (row.target, "target")
     if not target:
         raise ConfigError(f"{row.where} has no {name}: aft train {kind} learns it from the drafts of every row.")
@@ -68,8 +73,8 @@ def _aggregate(row: Row, number: int, kind: Kind, config: TrainConfig) -> Sample
     return Sample(row.chat, draw_drafts(row, k, random), target, row.where)
 
 
-def draw_drafts(row: Row, k: int, random: Random) -> tuple[str, ...]:
-    """A draw of k drafts of a row in any order, its sources among them wherever they fall."""
+def draw_drafts(row: TrainingRow, k: int, random: Random) -> tuple[str, ...]:
+    """Draw k drafts of a row in a random order, with as many of its sources as k allows."""
     sources = random.sample(row.sources, min(k, len(row.sources)))
     others = [number for number in range(len(row.drafts)) if number not in row.sources]
     chosen = [*sources, *random.sample(others, k - len(sources))]
@@ -77,7 +82,7 @@ def draw_drafts(row: Row, k: int, random: Random) -> tuple[str, ...]:
     return tuple(row.drafts[number] for number in chosen)
 
 
-def _check_drafts(rows: Sequence[Row], config: TrainConfig) -> None:
+def _check_drafts(rows: Sequence[TrainingRow], config: TrainConfig) -> None:
     needed = config.k_max or 1
     short = [row for row in rows if len(row.drafts) < needed]
     if short:
@@ -87,9 +92,10 @@ def _check_drafts(rows: Sequence[Row], config: TrainConfig) -> None:
         )
 
 
-def _plain_part(rows: Sequence[Row], aggregated: int, config: TrainConfig) -> list[Sample]:
-    """So many plain samples that they have their share of all, spread evenly over the rows."""
+def _single_answers(rows: Sequence[TrainingRow], aggregated: int, config: TrainConfig) -> list[Sample]:
+    """As many samples without drafts as ``plain_share`` requires, spread evenly over the rows."""
     count = round(aggregated * config.plain_share / (1 - config.plain_share))
     order = list(rows)
     Random(f"{config.seed}/plain").shuffle(order)
-    return [_plain(order[i % len(order)], order[i % len(order)].plain_target, "target") for i in range(count)]
+    chosen = [order[i % len(order)] for i in range(count)]
+    return [_single_answer(row, row.single_answer_target, "target") for row in chosen]

@@ -1,7 +1,4 @@
-"""The card of a checkpoint: README.md and aft_config.json, with settings, data and loss by step.
-
-Called by ``runlog`` for each checkpoint, and by ``loop`` and ``models`` for what is kept.
-"""
+"""The card of a checkpoint: README.md with settings, data and loss by step, and aft_config.json."""
 
 from __future__ import annotations
 
@@ -10,14 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm_eval_aft import __version__
+from lm_eval_aft.core.files import write_text
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.run import TrainingRun
 
 
-def write_card(
+def write_checkpoint_card(
     folder: Path, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], *, merged: bool = False
 ) -> None:
-    """Write aft_config.json and README.md into a checkpoint; a merged one needs no base."""
+    """Write README.md and aft_config.json into a checkpoint.
+
+    Args:
+        folder: Folder of the checkpoint.
+        run: Its run.
+        aft: Contents of aft_config.json.
+        facts: Facts about the data.
+        merged: Whether the checkpoint holds all weights, so that it needs no base.
+    """
     settings = [f"| `{name}` | {value} |" for name, value in run.config.to_dict().items() if value not in (None, ())]
     lines = [
         f"# {aft.base_model}, trained with `aft train {run.kind}`",
@@ -32,7 +38,7 @@ def write_card(
         "",
         "## Loss",
         "",
-        *curve(run.log),
+        *_curve(run.log),
         "",
         "## Settings",
         "",
@@ -40,7 +46,7 @@ def write_card(
         "|---|---|",
         *settings,
     ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "README.md", "\n".join(lines) + "\n")
     aft.save(folder)
 
 
@@ -48,28 +54,22 @@ def _evaluation(run: TrainingRun, aft: CheckpointConfig, merged: bool) -> list[s
     k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
     weights = "pretrained=HERE"
     if run.config.lora_rank and not merged:
-        # lm-eval takes the tokenizer from the base, which may lack the chat template
+        # lm-eval takes the tokenizer from the base, which may lack the chat template.
         weights = f"pretrained={aft.base_model},peft=HERE,tokenizer=HERE"
         weights += f",revision={aft.base_revision}" if aft.base_revision else ""
     command = f"    lm_eval --model aft --model_args {weights},k={k},layers={layers} --apply_chat_template --tasks ..."
     return ["The prompts of training are used by", "", command, ""]
 
 
-def curve(log: Path, points: int = 20) -> list[str]:
-    """Loss by step from the log, thinned out evenly, as a table."""
+def _curve(log: Path, points: int = 20) -> list[str]:
+    """Loss by step as a table: some training losses at even distances, and every validation loss."""
     text = log.read_text(encoding="utf-8") if log.is_file() else ""
     rows = [json.loads(line) for line in text.splitlines()]
     losses = [row for row in rows if "loss" in row]
     shown = losses[:: max(1, len(losses) // points)] + losses[-1:]
-    steps: dict[int, dict[str, float]] = {}
+    steps: dict[int, dict[str, str]] = {}
     for row in [*shown, *(row for row in rows if "eval_loss" in row)]:
-        steps.setdefault(row["step"], {}).update({key: row[key] for key in ("loss", "eval_loss") if key in row})
-    body = [
-        f"| {step} | {_number(row.get('loss'))} | {_number(row.get('eval_loss'))} |"
-        for step, row in sorted(steps.items())
-    ]
+        losses_there = {key: f"{row[key]:.4f}" for key in ("loss", "eval_loss") if key in row}
+        steps.setdefault(row["step"], {}).update(losses_there)
+    body = [f"| {step} | {row.get('loss', '')} | {row.get('eval_loss', '')} |" for step, row in sorted(steps.items())]
     return ["| step | training loss | validation loss |", "|---|---|---|", *body]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
