@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.settings import nearest
+
+if TYPE_CHECKING:
+    from lm_eval_aft.engines.api.engine import APIEngine
+    from lm_eval_aft.engines.hf.engine import HFEngine
+    from lm_eval_aft.engines.scripted import ScriptedEngine
+    from lm_eval_aft.engines.vllm.engine import VLLMEngine
+
+    # mypy checks here that each engine implements the protocol.
+    _ENGINE_TYPES: tuple[type[Engine], ...] = (HFEngine, VLLMEngine, APIEngine, ScriptedEngine)
 
 ENGINES = {
     "hf": "lm_eval_aft.engines.hf.engine:HFEngine",
