@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from common import parser, write
 
-from lm_eval_aft.analysis.conditions import primary
+from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.pairing import pair_scores
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.analysis.stats import mcnemar_exact
@@ -77,7 +77,7 @@ def differences(work: Path, seeds: list[int], baseline: str, other: str) -> Pair
     rows, accuracies, p_values, tokens = [], [], [], []
     for seed in seeds:
         one, two = entries(work, (baseline.format(seed), other.format(seed)))
-        score = primary(two.run, two.run.tasks[0])
+        score = primary_score(two.run, two.run.tasks[0])
         pairs = pair_scores(one, two, score.task, score.metric, score.filter)
         by_question = sorted(zip(pairs.documents, pairs.baseline, pairs.other, strict=True), key=lambda row: row[0])
         rows.append([after - before for _, before, after in by_question])
@@ -152,7 +152,7 @@ def main() -> None:
     options.add_argument("--markdown", action="store_true", help="Print a Markdown table instead of JSON.")
     args = options.parse_args()
     greedy = [entries(args.work, (GREEDY.format(seed),))[0] for seed in args.seeds]
-    accuracy = [primary(entry.run, entry.run.tasks[0]).value for entry in greedy]
+    accuracy = [primary_score(entry.run, entry.run.tasks[0]).value for entry in greedy]
     tokens = float(np.mean([entry.costs[entry.run.tasks[0]].generated_tokens for entry in greedy]))
     first = {"system": "SFT, greedy", "each_seed": accuracy, "mean": float(np.mean(accuracy))}
     rows: list[dict[str, Any]] = [first | {"generated_tokens": tokens}]

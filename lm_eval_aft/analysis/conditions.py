@@ -1,7 +1,6 @@
-"""Which runs may stand side by side: the reasons why two runs of one task are not the same test.
+"""Which runs may be compared: how each put a task, the score that stands for a task, and a label for each run.
 
-Looks at how a task was put (``results.Conditions``), and which score stands for it, never at its value. Called by
-``report``, ``compare`` and ``plot``.
+These functions look at settings and conditions, never at the value of a score.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ from typing import Any
 
 from lm_eval_aft.storage.results import Conditions, EvalRun, Score
 
+# The generation settings in which two runs of a task must agree.
 SAMPLING = ("temperature", "top_p", "top_k", "do_sample", "max_gen_toks", "until")
-RIGHT_OR_WRONG = ("exact_match", "exact", "acc")  # metrics
+# Metrics that are 0 or 1 for each question.
+RIGHT_OR_WRONG = ("exact_match", "exact", "acc")
 PROMPTS = {
     "chat": "a chat prompt",
     "bare": "a bare prompt",
@@ -23,7 +24,7 @@ PROMPTS = {
 
 
 def differences(usual: Conditions, other: Conditions) -> tuple[str, ...]:
-    """Why ``other`` is another test than ``usual``, a phrase each; empty where they agree."""
+    """The reasons why ``other`` is another test than ``usual``, a phrase each; empty if they agree."""
     return tuple(_differences(usual, other))
 
 
@@ -43,9 +44,9 @@ def _differences(usual: Conditions, other: Conditions) -> Iterator[str]:
     if other.judge != usual.judge:
         yield f"judged by {other.judge or 'nobody'} instead of {usual.judge or 'nobody'}"
     for name in SAMPLING:
-        ours, theirs = other.generation.get(name), usual.generation.get(name)
-        if ours != theirs:
-            yield f"{name} {ours!r} instead of {theirs!r}"
+        value, usual_value = other.generation.get(name), usual.generation.get(name)
+        if value != usual_value:
+            yield f"{name} {value!r} instead of {usual_value!r}"
 
 
 def _shots(conditions: Conditions) -> str:
@@ -53,17 +54,20 @@ def _shots(conditions: Conditions) -> str:
 
 
 def usual_conditions(runs: Sequence[EvalRun], task: str) -> Conditions:
-    """How most of the runs put a task; of equally many, the first. At least one of them has it."""
-    found = [run.conditions[task] for run in runs if task in run.conditions]
-    counts = Counter(map(repr, found))
-    return max(found, key=lambda each: counts[repr(each)])
+    """How most of the runs put a task. At least one of the runs must have it.
+
+    If several conditions are equally common, the first counts.
+    """
+    conditions = [run.conditions[task] for run in runs if task in run.conditions]
+    counts = Counter(map(repr, conditions))
+    return max(conditions, key=lambda each: counts[repr(each)])
 
 
-def primary(run: EvalRun, task: str) -> Score:
-    """The score that stands for a task: the first one under a flexible filter, else the first that can be better.
+def primary_score(run: EvalRun, task: str) -> Score:
+    """The score that stands for a task. The run must have at least one score of it.
 
-    A strict filter measures the form of an answer too, and a length is neither better nor worse; at least one score of
-    the task must be there.
+    It is the first score under a flexible filter, since a strict filter also measures the form of an answer. Without a
+    flexible filter it is the first score that can be better or worse, as a length cannot.
     """
     scores = [score for score in run.scores if score.task == task]
     ranked = [score for score in scores if score.ranked] or scores
@@ -71,15 +75,19 @@ def primary(run: EvalRun, task: str) -> Score:
 
 
 def votable(score: Score) -> bool:
-    """Whether a vote over drafts may stand beside a score: right or wrong, whatever the form of the answer."""
+    """Whether a majority vote can be compared with a score: it is right or wrong, whatever the form of the answer."""
     return score.metric in RIGHT_OR_WRONG and not score.filter.startswith("strict")
 
 
 def labels(runs: Sequence[EvalRun]) -> tuple[str, ...]:
-    """A short name for each run, all different: model, (k, layers), and where that is not enough what differs."""
+    """A short label for each run, all different.
+
+    A label has the model and how it was run, such as (k, layers). Runs of one label also get the settings in which they
+    differ, or a number if they differ in none.
+    """
     names = [_label(run) for run in runs]
     settings = [
-        _distinctive(run, [r for r, n in zip(runs, names, strict=True) if n == name])
+        _distinctive(run, [other for other, label in zip(runs, names, strict=True) if label == name])
         for run, name in zip(runs, names, strict=True)
     ]
     longer = [f"{name} {extra}".rstrip() for name, extra in zip(names, settings, strict=True)]
@@ -91,35 +99,38 @@ def _label(run: EvalRun) -> str:
     name = Path(run.model).name or run.model
     if not run.settings:
         return f"{name}, --model {run.config.get('model', '?')}"
-    place = _place(run.settings.get("strategy", "aggregate"), run.k, run.layers)
+    system = _system(str(run.settings.get("strategy", "aggregate")), run.k, run.layers)
     if run.settings.get("scored_after_drafts"):
-        return f"{name} scored after {place}"
-    if run.settings.get("scored_without_aggregation") and not run.answers:  # nothing was written
+        return f"{name} scored after {system}"
+    if run.settings.get("scored_without_aggregation") and not run.answers:
         return f"{name} scored at once"
-    return f"{name} {place}"
+    return f"{name} {system}"
 
 
-def _place(strategy: str, k: int | None, layers: int | None) -> str:
-    """Where a run stands among those of its model: (k, layers), and by name what does not aggregate."""
-    passes = f" after {layers - 1}" if layers and layers > 1 else ""
+def _system(strategy: str, k: int | None, layers: int | None) -> str:
+    """How a run made its answers: (k, layers), with the name of a strategy that does not aggregate."""
+    # A single answer has k = 1, whatever k was set.
+    size = f"({k if layers else 1}, {layers})"
+    hidden = f" after {layers - 1}" if layers and layers > 1 else ""
     names = {
-        "majority": f"majority of {k}{passes}",
-        "best_of_n": f"best of {k}{passes}",
+        "aggregate": size,
+        "majority": f"majority of {k}{hidden}",
+        "best_of_n": f"best of {k}{hidden}",
         "beam": f"beam of {k}",
         "refine": f"refined {layers} times",
     }
-    return names.get(strategy, f"({k if layers else 1}, {layers})")  # a plain answer, whatever k was left at
+    return names.get(strategy, f"{strategy} {size}")
 
 
-def _distinctive(run: EvalRun, alike: Sequence[EvalRun]) -> str:
-    """The settings in which a run differs from others of its name, as name=value."""
-    chosen = [_chosen(each) for each in alike]
-    mine = _chosen(run)
-    names = [name for name in mine if any(other.get(name) != mine[name] for other in chosen)]
-    return " ".join(f"{name}={mine[name]}" for name in names)
+def _distinctive(run: EvalRun, namesakes: Sequence[EvalRun]) -> str:
+    """The settings in which a run differs from others of its label, as name=value."""
+    settings, others = _telling_settings(run), [_telling_settings(each) for each in namesakes]
+    names = [name for name in settings if any(other.get(name) != settings[name] for other in others)]
+    return " ".join(f"{name}={settings[name]}" for name in names)
 
 
-def _chosen(run: EvalRun) -> dict[str, Any]:
+def _telling_settings(run: EvalRun) -> dict[str, Any]:
+    """The settings that may be part of a label."""
     settings: Mapping[str, Any] = run.settings or {}
     names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
     template = settings.get("template") or {}

@@ -1,8 +1,6 @@
-"""``aft plot``: score against k, layers and cost, with intervals, and the drafts' majority vote beside it.
+"""Score against k, layers and cost: the points and intervals of each figure, and the drafts' majority vote beside them.
 
-Gathers the points of every run below a folder into one figure a task, metric and filter; ``figure`` draws it. Knows
-nothing of engines and imports neither torch nor lm_eval. Called by ``cli``; ``report_page`` calls
-``curves``. Over 200 lines, as the command and what it leaves out stand here too.
+Each task, metric and filter has a figure of its own. It holds all runs that differ in k and layers alone.
 """
 
 from __future__ import annotations
@@ -26,20 +24,21 @@ from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
 from lm_eval_aft.storage.results import MEASURED, EvalRun, Score
 
-VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)  # within one figure
+# The settings in which runs of one figure may differ.
+VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """One run in one figure.
 
     Attributes:
         k: Texts per layer.
-        layers: Aggregation passes.
+        layers: Aggregation layers.
         score: With its interval.
-        generated_tokens: An answer of the task, or the mean over all tasks of a run without traces; None where it is
+        generated_tokens: For an answer of the task, or the mean over all tasks of a run without traces; None if it is
             not known.
-        flops: Likewise.
+        flops: For an answer, in the same way.
     """
 
     k: int
@@ -49,21 +48,21 @@ class Point:
     flops: float | None
 
     def cost(self, kind: Cost) -> float | None:
-        """Tokens generated or FLOPs, a question."""
+        """Generated tokens or FLOPs of an answer; None if they are not known."""
         return self.generated_tokens if kind == "tokens" else self.flops
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """All that one figure shows.
+    """The content of one figure.
 
     Attributes:
         name: Stem of its file.
-        title: Over the figure.
+        title: Its title.
         measure: Metric and filter.
         higher_is_better: Of the metric.
         points: By layers, then k.
-        voted: Majority vote of 1 to k drafts; empty where it cannot be had.
+        voted: Majority vote of 1 to k drafts; empty if there is none.
         extraction: How answers were found for the vote.
     """
 
@@ -71,7 +70,7 @@ class Curves:
     title: str
     measure: str
     higher_is_better: bool
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     voted: tuple[VotePoint, ...] = ()
     extraction: str = ""
 
@@ -83,80 +82,88 @@ class Curves:
 def curves(entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
     """One figure for each task, metric, filter, and group of runs that differ in k and layers alone.
 
-    Where the same settings were put in several ways (another limit, other shots) none of their figures has a vote:
-    traces do not say which of them they are of.
+    Runs of equal settings may have been evaluated under several conditions, such as another limit or other shots. Each
+    condition then has a figure without a vote, since traces do not say to which condition they belong.
 
     Args:
-        entries: Runs with their cost; those of other models are left out.
-        votes: Of their traces; the one with the most drafts is shown.
-        level: Of the intervals.
+        entries: Runs; those of other models are left out.
+        votes: Votes over the drafts of these runs. The one with the most drafts is shown.
+        level: Confidence of the intervals, in (0, 1).
 
     Raises:
-        RecordError: None of the runs is ours, or the samples of one are damaged.
+        RecordError: None of the runs is ours, or the samples of a run are damaged.
     """
-    ours = drawable(finished(entries))
-    if not ours:
-        raise RecordError(f"{_where(entries)}: no run aggregates or answers plainly: aft plot --frontier takes any.")
-    families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in ours))
-    figures: dict[tuple[str, str, str, int], list[tuple[RunEntry, Score]]] = {}
-    for entry in ours:
+    runs = drawable_runs(finished_runs(entries))
+    if not runs:
+        raise RecordError(f"{_paths(entries)}: no run aggregates or gives a single answer: add --frontier for others.")
+    families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in runs))
+    groups: dict[tuple[str, str, str, int], list[tuple[RunEntry, Score]]] = {}
+    for entry in runs:
         number = families.index(_family(entry.run.settings or {}))
         for score in entry.run.scores:
-            figures.setdefault((score.task, score.metric, score.filter, number), []).append((entry, score))
-    made = []
-    for (*_, number), rows in figures.items():
-        ways = _ways(rows)
-        for place, (way, alike) in enumerate(ways.items(), 1):
+            groups.setdefault((score.task, score.metric, score.filter, number), []).append((entry, score))
+    figures = []
+    for (*_, number), scores in groups.items():
+        conditions = _by_conditions(scores)
+        for place, (reasons, alike) in enumerate(conditions.items(), 1):
             figure = _curves(alike, number if len(families) > 1 else None, level)
-            if len(ways) > 1:
-                figure = replace(figure, name=f"{figure.name}_{place}", title=", ".join([figure.title, *way]))
+            if len(conditions) > 1:
+                figure = replace(figure, name=f"{figure.name}_{place}", title=", ".join([figure.title, *reasons]))
             else:
                 figure = _with_votes(figure, votes, families[number], alike[0][1])
-            made.append(figure)
-    return tuple(made)
+            figures.append(figure)
+    return tuple(figures)
 
 
-def _ways(rows: Sequence[tuple[RunEntry, Score]]) -> dict[tuple[str, ...], list[tuple[RunEntry, Score]]]:
-    """Scores of one task by how it was put: what differs from how most runs put it."""
-    runs, task = [entry.run for entry, _ in rows], rows[0][1].task
+def _by_conditions(scores: Sequence[tuple[RunEntry, Score]]) -> dict[tuple[str, ...], list[tuple[RunEntry, Score]]]:
+    """Scores of one task by how their conditions differ from those of most runs."""
+    runs, task = [entry.run for entry, _ in scores], scores[0][1].task
     usual = usual_conditions(runs, task)
-    ways: dict[tuple[str, ...], list[tuple[RunEntry, Score]]] = {}
-    for run, row in zip(runs, rows, strict=True):
-        ways.setdefault(differences(usual, run.conditions[task]), []).append(row)
-    return ways
+    groups: dict[tuple[str, ...], list[tuple[RunEntry, Score]]] = {}
+    for run, score in zip(runs, scores, strict=True):
+        groups.setdefault(differences(usual, run.conditions[task]), []).append(score)
+    return groups
 
 
-def drawable(entries: Sequence[RunEntry]) -> list[RunEntry]:
-    """Runs of ours that answered something, plainly or by aggregation."""
-    ours = [entry for entry in entries if entry.run.settings is not None and entry.run.answers]
-    return [entry for entry in ours if (entry.run.settings or {}).get("strategy", "aggregate") == "aggregate"]
+def drawable_runs(entries: Sequence[RunEntry]) -> list[RunEntry]:
+    """The runs of ours that answered something, by a single answer or by aggregation."""
+    return [entry for entry in _answering(entries) if _strategy(entry) == "aggregate"]
 
 
-def _where(entries: Sequence[RunEntry]) -> str:
-    return ", ".join(dict.fromkeys(str(entry.run.path) for entry in entries)) or "the folders given"
-
-
-def finished(entries: Sequence[RunEntry]) -> list[RunEntry]:
-    """Runs of ours that answered something.
+def finished_runs(entries: Sequence[RunEntry]) -> list[RunEntry]:
+    """The runs of ours that answered something.
 
     Raises:
         RecordError: There are none.
     """
-    ours = [entry for entry in entries if entry.run.settings is not None and entry.run.answers]
-    if not ours:
-        raise RecordError(f"{_where(entries)}: no finished run of --model aft; aft sweep makes a folder of them.")
-    return ours
+    runs = _answering(entries)
+    if not runs:
+        raise RecordError(f"{_paths(entries)}: no finished run of --model aft; aft sweep makes a folder of them.")
+    return runs
+
+
+def _answering(entries: Sequence[RunEntry]) -> list[RunEntry]:
+    return [entry for entry in entries if entry.run.settings is not None and entry.run.answers]
+
+
+def _strategy(entry: RunEntry) -> Any:
+    return (entry.run.settings or {}).get("strategy", "aggregate")
+
+
+def _paths(entries: Sequence[RunEntry]) -> str:
+    return ", ".join(dict.fromkeys(str(entry.run.path) for entry in entries)) or "the folders given"
 
 
 def _family(settings: Mapping[str, Any]) -> str:
-    """What runs in one figure have in common."""
+    """The settings that all runs of one figure share."""
     return json.dumps({name: value for name, value in settings.items() if name not in VARIED}, sort_keys=True)
 
 
-def _curves(rows: Sequence[tuple[RunEntry, Score]], number: int | None, level: float) -> Curves:
-    run, score = rows[0][0].run, rows[0][1]
+def _curves(scores: Sequence[tuple[RunEntry, Score]], number: int | None, level: float) -> Curves:
+    run, score = scores[0][0].run, scores[0][1]
     filtered = "" if score.filter == "none" else f", {score.filter}"
-    points = {(p.layers, p.k): p for p in (_point(*row, level) for row in rows)}  # of equal ones the later folder's
+    # Of two runs with the same k and layers, the later folder's counts.
+    points = {(point.layers, point.k): point for point in (_point(*each, level) for each in scores)}
     parts = [score.task, score.metric, score.filter, *([] if number is None else [str(number + 1)])]
     return Curves(
         name=re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join(parts)),
@@ -171,26 +178,32 @@ def _seed(run: EvalRun, number: int | None) -> str:
     return "" if number is None or not run.settings else f", seed {run.settings.get('seed')} (settings {number + 1})"
 
 
-def _point(entry: RunEntry, score: Score, level: float) -> Point:
+def _point(entry: RunEntry, score: Score, level: float) -> CurvePoint:
     run = entry.run
     if run.k is None or run.layers is None:
         raise RecordError(f"{run.path} does not say how many texts it wrote: a figure needs runs of --model aft.")
-    tokens, flops = (entry.cost_per_answer(score.task, kind) for kind in ("tokens", "flops"))
-    return Point(run.k, run.layers, score_interval(entry, score, level), tokens, flops)
+    tokens, flops = entry.cost_per_answer(score.task, "tokens"), entry.cost_per_answer(score.task, "flops")
+    return CurvePoint(run.k, run.layers, score_interval(entry, score, level), tokens, flops)
 
 
 def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Score) -> Curves:
-    """The figure with the vote of the most drafts, if any and if it may stand beside the score."""
-    fitting = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
-    drafted = [each for each in fitting if each.layers > 0]
+    """The figure with the vote of the most drafts, if there is one that can be compared with the score."""
+    of_family = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
+    drafted = [each for each in of_family if each.layers > 0]
     if not drafted or not votable(score):
         return figure
-    most = max(drafted, key=lambda each: (each.k, each.aggregate.n))
-    return replace(figure, voted=most.points, extraction=most.extraction)
+    widest = max(drafted, key=lambda each: (each.k, each.aggregate.n))
+    return replace(figure, voted=widest.points, extraction=widest.extraction)
 
 
 def votes_of(entries: Sequence[RunEntry], traces: Iterable[Trace], regex: str | None = None) -> tuple[Votes, ...]:
-    """The votes of the traces, or none and a warning that says why."""
+    """The votes over the drafts of traces. If they cannot be counted, there are none, and a warning says why.
+
+    Args:
+        entries: Runs whose logged samples hold the gold answers.
+        traces: Of any runs. Traces of tasks whose answers cannot be found are left out.
+        regex: Finds answers instead of the tasks' own extraction.
+    """
     try:
         countable = (trace for trace in traces if regex or has_extraction(trace.question.task))
         return count_votes(countable, entries, regex)

@@ -1,9 +1,7 @@
-"""What aggregation did to each question, from traces: selected, fixed, broken or copied; ``aft diagnose``.
+"""What aggregation did to each question: selected, fixed, broken or copied.
 
-A score says that a run is good or bad, these numbers say why: an aggregator that copies a draft at random scores like
-a mean draft, and one that selects scores above the vote. Answers are found by ``answers`` and judged by ``verdicts``;
-``diagnose_tables`` shows the result. Knows nothing of engines; imports neither torch nor lm_eval. ``report`` calls it.
-Over 200 lines because each field's formula stands at its name.
+A score says whether a run is good. These numbers say why. An aggregator that copies a draft at random scores like a
+mean draft, and one that selects among the drafts scores above the vote.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from lm_eval_aft.analysis.grading import GradedTrace, grade
@@ -25,20 +24,20 @@ from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """The texts of one layer. The last layer has one text a question: there all accuracies are the answer's.
+    """The texts of one layer. The last layer has one text a question, so all its accuracies are the answer's.
 
     Attributes:
         layer: 0 for the drafts.
         texts: Texts in it, over all questions.
-        mean: Mean accuracy of its texts; for a layer above 0 this is what stopping there would score, an aggregate
-            after that many layers. None where nothing is judged.
+        mean: Mean accuracy of its texts. For a layer above 0 this is the score of a run that ends at this layer. None
+            if no question has a gold answer.
         majority: Accuracy of the majority vote over its answers, ties drawn by lot.
-        oracle: Share of questions that at least one of its texts answers rightly.
-        distinct_answers: Different answers a question, those without one left out.
+        oracle: Share of questions that at least one of its texts answers correctly.
+        distinct_answers: Different answers a question; texts without an answer do not count.
         distinct_texts: Different texts a question, white space normalised.
-        generated_tokens: A text.
+        generated_tokens: Mean generated tokens of a text.
         silent: Texts without an answer.
-        duplicates: Texts equal to an earlier one of their layer, empty ones left out.
+        duplicates: Texts equal to an earlier text of their layer; empty texts do not count.
         empty: Texts of nothing but white space.
         cut: Texts that ended at the token limit.
     """
@@ -59,20 +58,20 @@ class LayerStats:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the texts of one layer follow from an earlier layer's: copied, or chosen, or neither.
+    """How the texts of one layer follow from the texts of an earlier layer: copied, selected, or neither.
 
     Attributes:
-        layer: The layer that read.
-        read: The layer that was read; 0 for the drafts, which the answer of several layers saw indirectly.
+        layer: The later layer.
+        read: The earlier layer; 0 for the drafts. The answer of several layers has the drafts in its prompt indirectly.
         texts: Texts of ``layer``.
-        copies: Those equal to a text of ``read``, white space normalised.
-        copies_by_position: The same by the position copied; a copy of several equal texts is shared out evenly.
-        nearest_overlap: Mean over texts of the highest share of their word 3-grams found in one text read.
-        mean_overlap: The same with a text read at random; both None where the texts were not read directly.
-        disputed: Questions whose texts in ``read`` are partly right and partly wrong.
-        selected: Accuracy of ``layer`` on these.
-        random: Mean accuracy of the texts read, on these: what choosing at random scores.
-        majority: Accuracy of their majority vote, on these.
+        copies: Texts of ``layer`` that are equal to a text of ``read``, white space normalised.
+        copies_by_position: Copies by the position in ``read``. A copy of n equal texts counts 1/n for each.
+        nearest_overlap: Mean over the texts of the highest share of their word 3-grams that one text of ``read`` has.
+        mean_overlap: The same for a random text of ``read``. Both are None if ``read`` is not the layer before.
+        disputed: Questions on which the texts of ``read`` disagree in correctness.
+        selected: Accuracy of ``layer`` on the disputed questions.
+        random: Mean accuracy of ``read`` on the disputed questions, which is the score of a random choice.
+        majority: Accuracy of the majority vote of ``read`` on the disputed questions.
     """
 
     layer: int
@@ -89,20 +88,20 @@ class Reading:
 
     @property
     def copy_rate(self) -> float:
-        """Copies by texts."""
+        """Share of the texts that are copies."""
         return self.copies / self.texts
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The answer beside another way to answer.
+    """The answer compared with another way to answer.
 
     Attributes:
-        beside: "majority vote", "first draft" or "mean draft".
-        fixed: Questions with a right answer that the other way gets wrong: for the vote those it is sure to get
-            wrong, for the mean draft the sum of right * (1 - share of right drafts).
-        broken: Questions with a wrong answer that the other way gets right, counted likewise.
-        tied: Questions whose vote is drawn by lot between a right and a wrong answer: in neither count.
+        beside: The other way: "majority vote", "first draft" or "mean draft".
+        fixed: Questions that the answer gets right and the other way wrong. The vote counts if it is wrong for certain.
+            For the mean draft it is the sum of right * (1 - share of right drafts).
+        broken: Questions that the answer gets wrong and the other way right, counted in the same way.
+        tied: Questions whose vote is drawn by lot between a right and a wrong answer. They are in neither count.
     """
 
     beside: Literal["majority vote", "first draft", "mean draft"]
@@ -113,13 +112,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class VoteShare:
-    """Questions with the same number of right drafts; below half, a right answer is a minority's rescue.
+    """Questions with the same number of right drafts.
 
     Attributes:
         right_drafts: How many of the k drafts are right.
-        questions: How many such questions there are.
-        answer: Share of them that the answer gets right.
-        majority: Share that the vote gets right.
+        questions: Number of such questions.
+        answer: Share of these questions that the answer gets right.
+        majority: Share of these questions that the vote gets right.
     """
 
     right_drafts: int
@@ -136,16 +135,16 @@ class Diagnostics:
         task: Name of the task.
         model: What was run, from the traces' settings.
         k: Drafts a question.
-        layers: Aggregation passes that wrote texts.
-        scored: True where one more pass scored choices: the texts here are what it read, and none is the answer.
+        layers: Aggregation layers that wrote texts.
+        scored: Whether one more layer scored choices. The texts here stood in its prompt, and none is the answer.
         settings: The traces' settings, as JSON.
-        extraction: How answers were found; empty where the task has no answers to find.
-        questions: Traces, repeats and turns counted each.
-        judged: Those with a gold answer: what every accuracy and count of right and wrong refers to.
+        extraction: How answers were found; empty if the task has no answers to find.
+        questions: Traces; each repeat and each turn counts.
+        judged: Traces with a gold answer, to which every accuracy and every count of right and wrong refers.
         by_layer: From the drafts to the answer.
-        readings: Each layer after the one before; for layers above 1, also the answer after the drafts.
-        changes: Against the vote, the first and the mean draft; empty where nothing is judged.
-        vote_shares: By number of right drafts, from 0 to k; only those that occur.
+        readings: Each layer with the layer before; for more than one layer, also the answer with the drafts.
+        changes: Against the vote, the first and the mean draft; empty without gold answers.
+        vote_shares: By number of right drafts, from 0 to k; numbers that do not occur are left out.
     """
 
     task: str
@@ -164,86 +163,88 @@ class Diagnostics:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosed:
-    """A run's numbers, and the verdicts they were counted from, in the traces' order."""
+class Diagnosis:
+    """A run's numbers on one task, and the graded traces from which they were counted, in the traces' order."""
 
     diagnostics: Diagnostics
-    verdicts: tuple[GradedTrace, ...]
+    traces: tuple[GradedTrace, ...]
 
 
 def diagnose_traces(
     traces: Iterable[Trace], entries: Sequence[RunEntry], regex: str | None = None, level: float = 0.95
-) -> tuple[Diagnosed, ...]:
-    """Judge traces, one result for each task and settings among them.
+) -> tuple[Diagnosis, ...]:
+    """Grade traces and count, one result for each task and setting among them.
 
-    Tasks whose answers cannot be found are diagnosed too, without accuracies: copies, diversity and lengths need none.
+    Tasks whose answers cannot be found have no accuracies, but copies, diversity and lengths.
 
     Args:
         traces: Of any runs; read once, one at a time.
-        entries: Their logged samples hold the gold answers; paired on task and hash of the document.
-        regex: Instead of the tasks' own extraction.
-        level: Of the intervals.
+        entries: Runs whose logged samples hold the gold answers, paired on task and hash of the document.
+        regex: Finds answers instead of the tasks' own extraction.
+        level: Confidence of the intervals, in (0, 1).
+
+    Raises:
+        ConfigError: The regex is not valid.
+        RecordError: A file is damaged.
     """
     groups = by_run(traces, lambda trace: grade(trace, find_extraction(trace.question.task, regex)))
-    found = [verdict for group in groups.values() for verdict in group.values()]
-    wanted = {(each.task, each.doc_hash) for each in found if find_extraction(each.task, regex)}
-    gold = gold_answers(entries, wanted, regex)
-    judged = (
-        (settings, tuple(_against(each, gold.get((each.task, each.doc_hash)), regex) for each in group.values()))
-        for (settings, *_), group in groups.items()
-    )
-    return tuple(Diagnosed(_diagnostics(verdicts, settings, regex, level), verdicts) for settings, verdicts in judged)
-
-
-def _against(verdict: GradedTrace, gold: str | None, regex: str | None) -> GradedTrace:
-    return verdict.against(gold, find_extraction(verdict.task, regex))
+    ungraded = [trace for group in groups.values() for trace in group.values()]
+    documents = {(trace.task, trace.doc_hash) for trace in ungraded if find_extraction(trace.task, regex)}
+    gold = gold_answers(entries, documents, regex)
+    diagnoses = []
+    for (settings, task, _), group in groups.items():
+        extraction = find_extraction(task, regex)
+        graded = [trace.with_gold(gold.get((task, trace.doc_hash)), extraction) for trace in group.values()]
+        diagnoses.append(Diagnosis(_diagnostics(graded, settings, extraction, level), tuple(graded)))
+    return tuple(diagnoses)
 
 
 def find_extraction(task: str, regex: str | None = None) -> Extraction | None:
-    """A task's extraction, or one by regex; None where the task has none."""
+    """A task's extraction, or one by regex; None if the task has none."""
     return choose_extraction(task, regex) if regex is not None or has_extraction(task) else None
 
 
-def _diagnostics(verdicts: Sequence[GradedTrace], settings: str, regex: str | None, level: float) -> Diagnostics:
-    chosen, task = json.loads(settings), verdicts[0].task
-    extraction = find_extraction(task, regex)
-    judged = [verdict for verdict in verdicts if verdict.gold is not None]
-    layers = max(text.layer for text in verdicts[0].texts)
-    _check_depth(verdicts, layers)
-    scored = layers < int(chosen.get("layers", layers))
+def _diagnostics(
+    traces: Sequence[GradedTrace], settings: str, extraction: Extraction | None, level: float
+) -> Diagnostics:
+    values = json.loads(settings)
+    with_gold = [trace for trace in traces if trace.gold is not None]
+    layers = max(text.layer for text in traces[0].texts)
+    _check_depth(traces, layers)
+    scored = layers < int(values.get("layers", layers))
     steps = [(layer, layer - 1) for layer in range(1, layers + 1)] + ([(layers, 0)] if layers > 1 else [])
     return Diagnostics(
-        task=task,
-        model=str(chosen.get("model", "")),
-        k=len(verdicts[0].layer(0)),
+        task=traces[0].task,
+        model=str(values.get("model", "")),
+        k=len(traces[0].layer(0)),
         layers=layers,
         scored=scored,
         settings=settings,
         extraction=extraction.name if extraction else "",
-        questions=len(verdicts),
-        judged=len(judged),
-        by_layer=tuple(_layer(verdicts, layer, extraction is not None, level) for layer in range(layers + 1)),
-        readings=tuple(_reading(verdicts, *step, level) for step in steps),
-        changes=_changes(judged) if judged and layers and not scored else (),
-        vote_shares=() if scored else _vote_shares(judged),
+        questions=len(traces),
+        judged=len(with_gold),
+        by_layer=tuple(_layer(traces, layer, extraction is not None, level) for layer in range(layers + 1)),
+        readings=tuple(_reading(traces, *step, level) for step in steps),
+        changes=_changes(with_gold) if with_gold and layers and not scored else (),
+        vote_shares=() if scored else _vote_shares(with_gold),
     )
 
 
-def _check_depth(verdicts: Sequence[GradedTrace], layers: int) -> None:
-    for verdict in verdicts:
-        found = max(text.layer for text in verdict.texts)
-        if found != layers:
+def _check_depth(traces: Sequence[GradedTrace], layers: int) -> None:
+    for trace in traces:
+        deepest = max(text.layer for text in trace.texts)
+        if deepest != layers:
             raise RecordError(
-                f"the trace of {verdict.task}, doc_id {verdict.doc_id}, has texts up to layer {found} and that of "
-                f"doc_id {verdicts[0].doc_id} up to {layers}: one of their files is damaged; the same lm_eval command "
+                f"the trace of {trace.task}, doc_id {trace.doc_id}, has texts up to layer {deepest} and that of "
+                f"doc_id {traces[0].doc_id} up to {layers}: one of their files is damaged; the same lm_eval command "
                 "writes it again from the store."
             )
 
 
-def _layer(verdicts: Sequence[GradedTrace], layer: int, has_answers: bool, level: float) -> LayerStats:
-    groups = [verdict.layer(layer) for verdict in verdicts]
+def _layer(traces: Sequence[GradedTrace], layer: int, has_answers: bool, level: float) -> LayerStats:
+    groups = [trace.layer(layer) for trace in traces]
     texts = [text for group in groups for text in group]
-    mean, majority, oracle = _accuracies([v for v in verdicts if v.gold is not None], layer, level)
+    mean, majority, oracle = _accuracies([trace for trace in traces if trace.gold is not None], layer, level)
     answers = [{text.answer for text in group} - {None} for group in groups]
     written = [[text.identity for text in group if not text.empty] for group in groups]
     return LayerStats(
@@ -252,9 +253,9 @@ def _layer(verdicts: Sequence[GradedTrace], layer: int, has_answers: bool, level
         mean=mean,
         majority=majority,
         oracle=oracle,
-        distinct_answers=_mean([len(each) for each in answers]) if has_answers else None,
-        distinct_texts=_mean([len({text.identity for text in group}) for group in groups]),
-        generated_tokens=_mean([text.tokens for text in texts]),
+        distinct_answers=fmean(map(len, answers)) if has_answers else None,
+        distinct_texts=fmean(len({text.identity for text in group}) for group in groups),
+        generated_tokens=fmean(text.tokens for text in texts),
         silent=sum(text.answer is None for text in texts) if has_answers else None,
         duplicates=sum(len(each) - len(set(each)) for each in written),
         empty=sum(text.empty for text in texts),
@@ -262,35 +263,36 @@ def _layer(verdicts: Sequence[GradedTrace], layer: int, has_answers: bool, level
     )
 
 
-def _accuracies(verdicts: Sequence[GradedTrace], layer: int, level: float) -> tuple[Interval | None, ...]:
-    """Mean, majority and oracle of a layer's texts; all None without a question."""
-    if not verdicts:
+def _accuracies(traces: Sequence[GradedTrace], layer: int, level: float) -> tuple[Interval | None, ...]:
+    """Mean, majority and oracle of a layer's texts; all None without a trace."""
+    if not traces:
         return None, None, None
-    rows = []
-    for verdict in verdicts:
-        answers = [text.answer for text in verdict.layer(layer)]
-        rights = {str(text.answer) for text in verdict.layer(layer) if text.right}
-        rows.append(score_drafts(answers, rights, len(answers)))
-    docs = [verdict.doc_id for verdict in verdicts]
-    return tuple(accuracy_interval(docs, column, level) for column in zip(*rows, strict=True))
+    scores = []
+    for trace in traces:
+        answers = [text.answer for text in trace.layer(layer)]
+        rights = {str(text.answer) for text in trace.layer(layer) if text.right}
+        scores.append(score_drafts(answers, rights, len(answers)))
+    documents = [trace.doc_id for trace in traces]
+    return tuple(accuracy_interval(documents, column, level) for column in zip(*scores, strict=True))
 
 
-def _reading(verdicts: Sequence[GradedTrace], layer: int, read: int, level: float) -> Reading:
-    texts = [(verdict, text) for verdict in verdicts for text in verdict.layer(layer)]
-    copied = [copies for verdict, text in texts if (copies := verdict.copies(text, read))]
+def _reading(traces: Sequence[GradedTrace], layer: int, read: int, level: float) -> Reading:
+    texts = [(trace, text) for trace in traces for text in trace.layer(layer)]
+    copied = [positions for trace, text in texts if (positions := trace.copies(text, read))]
     overlaps = [text.overlaps for _, text in texts if not text.empty] if layer == read + 1 else []
-    disputed = [verdict for verdict in verdicts if 0 < _share_right(verdict, read) < 1]
+    disputed = [trace for trace in traces if 0 < _share_right(trace, read) < 1]
     random, majority, _ = _accuracies(disputed, read, level)
     selected, _, _ = _accuracies(disputed, layer, level)
-    shares = [sum(1 / len(copies) for copies in copied if spot in copies) for spot in range(_width(verdicts, read))]
+    width = max(len(trace.layer(read)) for trace in traces)
+    by_position = [sum(1 / len(each) for each in copied if position in each) for position in range(width)]
     return Reading(
         layer=layer,
         read=read,
         texts=len(texts),
         copies=len(copied),
-        copies_by_position=tuple(shares),
-        nearest_overlap=_mean([max(each) for each in overlaps]) if overlaps else None,
-        mean_overlap=_mean([_mean(each) for each in overlaps]) if overlaps else None,
+        copies_by_position=tuple(by_position),
+        nearest_overlap=fmean(map(max, overlaps)) if overlaps else None,
+        mean_overlap=fmean(map(fmean, overlaps)) if overlaps else None,
         disputed=len(disputed),
         selected=selected,
         random=random,
@@ -298,44 +300,42 @@ def _reading(verdicts: Sequence[GradedTrace], layer: int, read: int, level: floa
     )
 
 
-def _width(verdicts: Sequence[GradedTrace], layer: int) -> int:
-    return max(len(verdict.layer(layer)) for verdict in verdicts)
+def _share_right(trace: GradedTrace, layer: int = 0) -> float:
+    """Share of a layer's texts that are right; 0 without a gold answer."""
+    return fmean(text.right is True for text in trace.layer(layer))
 
 
-def _share_right(verdict: GradedTrace, layer: int = 0) -> float:
-    """Share of a layer's texts that are right; 0 where nobody judged them."""
-    return _mean([text.right is True for text in verdict.layer(layer)])
-
-
-def _changes(judged: Sequence[GradedTrace]) -> tuple[Change, ...]:
-    first = [verdict.texts[0].right for verdict in judged]
-    right = [verdict.right is True for verdict in judged]
-    shares = [_share_right(verdict) for verdict in judged]
-    tied = sum(0 < verdict.vote < 1 for verdict in judged if verdict.vote is not None)
+def _changes(traces: Sequence[GradedTrace]) -> tuple[Change, ...]:
+    """The answer beside the vote, the first and the mean draft, for traces with a gold answer."""
+    right = [trace.right is True for trace in traces]
+    first = [trace.texts[0].right is True for trace in traces]
+    shares = [_share_right(trace) for trace in traces]
+    tied = sum(0 < trace.vote < 1 for trace in traces if trace.vote is not None)
     return (
-        Change("majority vote", sum(v.fixed for v in judged), sum(v.broken for v in judged), tied),
+        Change("majority vote", sum(trace.fixed for trace in traces), sum(trace.broken for trace in traces), tied),
         Change(
             "first draft",
-            sum(now and not then for now, then in zip(right, first, strict=True)),
-            sum(bool(then) and not now for now, then in zip(right, first, strict=True)),
+            sum(answer and not draft for answer, draft in zip(right, first, strict=True)),
+            sum(draft and not answer for answer, draft in zip(right, first, strict=True)),
         ),
         Change(
             "mean draft",
-            sum(1 - share for now, share in zip(right, shares, strict=True) if now),
-            sum(share for now, share in zip(right, shares, strict=True) if not now),
+            sum(1 - share for answer, share in zip(right, shares, strict=True) if answer),
+            sum(share for answer, share in zip(right, shares, strict=True) if not answer),
         ),
     )
 
 
-def _vote_shares(judged: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
+def _vote_shares(traces: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
     groups: dict[int, list[GradedTrace]] = {}
-    for verdict in judged:
-        groups.setdefault(sum(text.right is True for text in verdict.layer(0)), []).append(verdict)
+    for trace in traces:
+        groups.setdefault(sum(text.right is True for text in trace.layer(0)), []).append(trace)
     return tuple(
-        VoteShare(count, len(group), _mean([v.right is True for v in group]), _mean([v.vote or 0.0 for v in group]))
+        VoteShare(
+            right_drafts=count,
+            questions=len(group),
+            answer=fmean(trace.right is True for trace in group),
+            majority=fmean(trace.vote or 0.0 for trace in group),
+        )
         for count, group in sorted(groups.items())
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(sum(values) / len(values))

@@ -1,8 +1,7 @@
-"""The best score at each budget: every stored point of one or several models, and where one model overtakes another.
+"""The best score at each budget, over all runs of one or several models, and where one model overtakes another.
 
-A point is a run (any strategy), or the majority vote of the first n of its drafts where traces are there. The
-frontier of a model is its best score at a cost or less; a crossing is the budget from which another model is ahead.
-Knows nothing of engines. Called by ``plot``; ``figure`` draws it.
+A point is a run of any strategy, or the majority vote of the first n drafts of a run with traces. The frontier of a
+model is its best score at a cost or less. A crossing is the budget from which another model is ahead.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_eval_aft.analysis.conditions import primary
+from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval
@@ -22,13 +21,13 @@ from lm_eval_aft.storage.results import Score
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """One way to answer, with what it costs.
+class FrontierPoint:
+    """One way to answer, with its cost.
 
     Attributes:
-        model: Whose frontier it counts for: the last part of its folder or hub name, all of it where two share that.
-        label: Model and setting, as in reports.
-        cost: Tokens generated or FLOPs, a question.
+        model: The model whose frontier it counts for, by a name that no other model has.
+        label: Model and settings, as in reports.
+        cost: Generated tokens or FLOPs, a question.
         score: With its interval.
     """
 
@@ -40,24 +39,30 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """From a budget on another model's best is ahead; ``before`` is None where nothing costs less."""
+    """The budget from which another model is ahead.
+
+    Attributes:
+        cost: The budget.
+        before: The best point at a lower budget; None if no point costs less.
+        after: The best point at this budget.
+    """
 
     cost: float
-    before: Spot | None
-    after: Spot
+    before: FrontierPoint | None
+    after: FrontierPoint
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """All points of one task, and what is best at each budget.
+    """All points of one task, and the best of them at each budget.
 
     Attributes:
         task: Name of the task.
         measure: Metric and filter.
-        kind: What a budget is counted in.
+        kind: What a budget counts.
         higher_is_better: Of the metric.
-        spots: By cost.
-        best: For each model, its spots that no cheaper one of it equals, by cost.
+        points: By cost.
+        best: For each model its points that are better than all its cheaper points, by cost.
         crossings: Where the lead changes from one model to another, by cost.
     """
 
@@ -65,40 +70,42 @@ class Frontier:
     measure: str
     kind: Cost
     higher_is_better: bool
-    spots: tuple[Spot, ...]
-    best: dict[str, tuple[Spot, ...]]
+    points: tuple[FrontierPoint, ...]
+    best: dict[str, tuple[FrontierPoint, ...]]
     crossings: tuple[Crossing, ...]
 
 
 def frontiers(
     scored: Sequence[tuple[RunEntry, dict[str, Interval]]], votes: Sequence[Votes], kind: Cost
 ) -> list[Frontier]:
-    """One frontier a task.
+    """One frontier for each task.
 
     Args:
-        scored: Runs, and the interval of each task's primary score.
-        votes: Of their traces; those of runs that aggregate count as points of their model.
-        kind: FLOPs can be compared between models, tokens between settings of one.
+        scored: Runs, each with the interval of its primary score of each task.
+        votes: Votes over the drafts of these runs, which count as points of their model.
+        kind: FLOPs can be compared between models, tokens between settings of one model.
 
     Raises:
         RecordError: A run does not know such a cost.
     """
     tasks = dict.fromkeys(task for _, intervals in scored for task in intervals)
-    made = []
+    found = []
     for task in tasks:
-        rows = [(entry, found[task]) for entry, found in scored if task in found]
+        rows = [(entry, intervals[task]) for entry, intervals in scored if task in intervals]
         names = _names([entry.run.model for entry, _ in rows])
-        spots = [Spot(names[entry.run.model], entry.label, _cost(entry, task, kind), score) for entry, score in rows]
-        spots += [spot for model, name in names.items() for spot in _voted(task, model, name, votes, kind)]
-        score = primary(rows[0][0].run, task)
-        made.append(_frontier(task, _measure(score), kind, score.higher_is_better, spots))
-    return made
+        points = [
+            FrontierPoint(names[entry.run.model], entry.label, _cost(entry, task, kind), score) for entry, score in rows
+        ]
+        points += [point for model, name in names.items() for point in _vote_points(task, model, name, votes, kind)]
+        score = primary_score(rows[0][0].run, task)
+        found.append(_frontier(task, _measure(score), kind, score.higher_is_better, points))
+    return found
 
 
-def _frontier(task: str, measure: str, kind: Cost, higher: bool, spots: Sequence[Spot]) -> Frontier:
-    ordered = tuple(sorted(spots, key=lambda spot: (spot.cost, -_worth(spot, higher))))
-    models = dict.fromkeys(spot.model for spot in ordered)
-    best = {model: tuple(rising([s for s in ordered if s.model == model], higher)) for model in models}
+def _frontier(task: str, measure: str, kind: Cost, higher: bool, points: Sequence[FrontierPoint]) -> Frontier:
+    ordered = tuple(sorted(points, key=lambda point: (point.cost, -_merit(point, higher))))
+    models = dict.fromkeys(point.model for point in ordered)
+    best = {model: tuple(rising([p for p in ordered if p.model == model], higher)) for model in models}
     lead = list(rising(ordered, higher))
     crossings = tuple(
         Crossing(after.cost, before, after)
@@ -108,17 +115,22 @@ def _frontier(task: str, measure: str, kind: Cost, higher: bool, spots: Sequence
     return Frontier(task, measure, kind, higher, ordered, best, crossings)
 
 
-def rising(spots: Sequence[Spot], higher: bool) -> Iterator[Spot]:
-    """Of spots by cost, those better than all cheaper ones."""
+def rising(points: Sequence[FrontierPoint], higher: bool) -> Iterator[FrontierPoint]:
+    """The points that are better than all cheaper ones.
+
+    Args:
+        points: By cost.
+        higher: Whether a higher score is better.
+    """
     best = float("-inf")
-    for spot in spots:
-        if _worth(spot, higher) > best:
-            best = _worth(spot, higher)
-            yield spot
+    for point in points:
+        if _merit(point, higher) > best:
+            best = _merit(point, higher)
+            yield point
 
 
-def _worth(spot: Spot, higher: bool) -> float:
-    return spot.score.estimate if higher else -spot.score.estimate
+def _merit(point: FrontierPoint, higher: bool) -> float:
+    return point.score.estimate if higher else -point.score.estimate
 
 
 def _measure(score: Score) -> str:
@@ -126,7 +138,7 @@ def _measure(score: Score) -> str:
 
 
 def _names(models: Sequence[str]) -> dict[str, str]:
-    """What each model is called: the last part of its folder or hub name, all of it where two share that."""
+    """A name for each model: the last part of its folder or hub name, or all of it if two models share that part."""
     last = {model: Path(model).name or model for model in models}
     return {model: name if list(last.values()).count(name) == 1 else model for model, name in last.items()}
 
@@ -140,13 +152,16 @@ def _cost(entry: RunEntry, task: str, kind: Cost) -> float:
     return cost
 
 
-def _voted(task: str, model: str, name: str, votes: Sequence[Votes], kind: Cost) -> Iterator[Spot]:
-    """The majority votes of 2 to k drafts of a model, from its run with the most questions, then drafts."""
-    fitting = [each for each in votes if each.task == task and json.loads(each.settings)["model"] == model]
-    if not fitting:
+def _vote_points(task: str, model: str, name: str, votes: Sequence[Votes], kind: Cost) -> Iterator[FrontierPoint]:
+    """The majority votes of 2 to k drafts of a model.
+
+    They come from the run with the most questions, and of equal runs from the one with the most drafts.
+    """
+    of_model = [each for each in votes if each.task == task and json.loads(each.settings)["model"] == model]
+    if not of_model:
         return
-    most = max(fitting, key=lambda each: (each.aggregate.n, each.k))
-    for point in most.points[1:]:
+    largest = max(of_model, key=lambda each: (each.aggregate.n, each.k))
+    for point in largest.points[1:]:
         cost = point.generated_tokens if kind == "tokens" else point.flops
         if cost:
-            yield Spot(name, f"{name} vote of {point.n}", cost, point.majority)
+            yield FrontierPoint(name, f"{name} vote of {point.n}", cost, point.majority)

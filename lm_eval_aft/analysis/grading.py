@@ -1,6 +1,6 @@
-"""How each text of a trace is judged: its answer, whether it is right, and what it repeats of the texts it was shown.
+"""Grading of a trace: the answer in each text, whether it is right, and what the text repeats of the layer before.
 
-One trace in, one frozen ``GradedTrace`` out, so that a run of any size is graded without keeping its texts.
+A ``GradedTrace`` keeps no texts, so that a run of any size can be graded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.extraction import Extraction
 
-GRAM = 3  # words in a row: shared ones mean shared wording, not only a shared subject
+# Words in a row. Shared 3-grams mean shared wording, not only a shared subject.
+GRAM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,14 @@ class GradedText:
     Attributes:
         layer: 0 for the drafts.
         index: Position in the layer, from 0.
-        answer: The answer found in it, or None.
-        right: Whether that is the gold answer; None where there is no gold answer.
-        tokens: Tokens generated.
-        empty: Nothing but white space was written.
-        cut: It ended at the token limit.
+        answer: The answer found in it; None if there is none.
+        right: Whether that is the gold answer; None if there is no gold answer.
+        tokens: Generated tokens.
+        empty: Whether it holds nothing but white space.
+        cut: Whether it ended at the token limit.
         identity: Equal for texts of this trace that are equal once white space is normalised.
-        overlaps: For each text of the layer before, the share of this one's word 3-grams that occur in it:
-            |A n B| / |A| as multisets; single words where the text has fewer than three. Empty for drafts.
+        overlaps: For each text of the layer before, the share of this text's word 3-grams that occur in it, counted as
+            multisets: |A n B| / |A|. A text of fewer than three words is compared by single words. Empty for drafts.
     """
 
     layer: int
@@ -47,7 +48,7 @@ class GradedText:
 
 @dataclass(frozen=True, slots=True)
 class GradedTrace:
-    """One question: what its drafts and its answer are worth.
+    """The grades of one question's drafts, layers and answer.
 
     Attributes:
         task: Name of the task.
@@ -55,12 +56,12 @@ class GradedTrace:
         doc_hash: lm-eval's hash of the document.
         repeat: Which of the task's repeats.
         turn: Which turn of a dialogue.
-        gold: The gold answer; None where there is none, and then nothing below is known.
-        texts: Everything generated, the answer last.
-        vote: Chance that the drafts' majority vote is right, ties drawn by lot; None without gold.
-        right: Whether the answer is.
-        fixed: The answer is right and the vote wrong, whatever the lot (``vote`` = 0).
-        broken: The answer is wrong and the vote right, whatever the lot (``vote`` = 1).
+        gold: The gold answer. If it is None, then ``vote`` and ``right`` are None too.
+        texts: All texts, the answer last.
+        vote: Chance that the drafts' majority vote is right, ties drawn by lot.
+        right: Whether the answer is right.
+        fixed: The answer is right and the vote is wrong for certain (``vote`` = 0).
+        broken: The answer is wrong and the vote is right for certain (``vote`` = 1).
     """
 
     task: str
@@ -75,8 +76,13 @@ class GradedTrace:
     fixed: bool = False
     broken: bool = False
 
-    def against(self, gold: str | None, extraction: Extraction | None) -> GradedTrace:
-        """The same texts judged by this gold answer, as the extraction that found their answers says."""
+    def with_gold(self, gold: str | None, extraction: Extraction | None) -> GradedTrace:
+        """The same trace, graded by a gold answer.
+
+        Args:
+            gold: The gold answer, as ``extraction`` normalises answers; None leaves the trace as it is.
+            extraction: The extraction that found the answers; None leaves the trace as it is.
+        """
         if gold is None or extraction is None:
             return self
         rights = extraction.rights((text.answer for text in self.texts), gold)
@@ -90,22 +96,29 @@ class GradedTrace:
         return tuple(text for text in self.texts if text.layer == number)
 
     def copies(self, text: GradedText, read: int) -> tuple[int, ...]:
-        """Positions in layer ``read`` of the texts that this one repeats word for word; an empty text repeats none."""
+        """Positions in layer ``read`` of the texts that a text repeats word for word; none for an empty text."""
         return () if text.empty else tuple(t.index for t in self.layer(read) if t.identity == text.identity)
 
 
 def grade(trace: Trace, extraction: Extraction | None, gold: str | None = None) -> GradedTrace:
-    """Judge every text of a trace; its last one is the answer.
+    """Grade every text of a trace. The last text is the answer.
 
     Args:
-        trace: What was generated.
-        extraction: Finds an answer in a text; None where the task has no such thing (an essay).
-        gold: The gold answer, as ``extraction`` normalises answers; ``GradedTrace.against`` can add it later.
+        trace: The trace.
+        extraction: Finds the answer in a text; None if the task has no answers to find, as essays have none.
+        gold: The gold answer; ``GradedTrace.with_gold`` can add it later.
     """
-    asked = trace.question
-    texts = _texts(trace, extraction)
-    found = GradedTrace(asked.task, asked.doc_id, asked.doc_hash, asked.repeat, asked.turn, None, texts)
-    return found.against(gold, extraction)
+    question = trace.question
+    graded = GradedTrace(
+        task=question.task,
+        doc_id=question.doc_id,
+        doc_hash=question.doc_hash,
+        repeat=question.repeat,
+        turn=question.turn,
+        gold=None,
+        texts=_texts(trace, extraction),
+    )
+    return graded.with_gold(gold, extraction)
 
 
 def _vote(drafts: tuple[GradedText, ...], rights: Set[str]) -> float:
@@ -114,14 +127,13 @@ def _vote(drafts: tuple[GradedText, ...], rights: Set[str]) -> float:
 
 
 def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...]:
-    drafts = trace.drafts
-    words = [draft.completion.text.split() for draft in drafts]
+    words = [draft.completion.text.split() for draft in trace.drafts]
     grams = [_grams(each) for each in words]
-    found: dict[tuple[str, ...], int] = {}
+    identities: dict[tuple[str, ...], int] = {}
     texts = []
-    for number, draft in enumerate(drafts):
+    for number, draft in enumerate(trace.drafts):
         answer = extraction.answer(answer_in(trace.question, draft.completion.text)) if extraction else None
-        shown = [grams[i] for i, other in enumerate(drafts) if other.layer == draft.layer - 1]
+        before = [grams[i] for i, other in enumerate(trace.drafts) if other.layer == draft.layer - 1]
         texts.append(
             GradedText(
                 layer=draft.layer,
@@ -131,8 +143,8 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
                 tokens=draft.completion.generated_tokens,
                 empty=draft.empty,
                 cut=draft.cut,
-                identity=found.setdefault(tuple(words[number]), number),
-                overlaps=tuple(_overlap(grams[number], other) for other in shown),
+                identity=identities.setdefault(tuple(words[number]), number),
+                overlaps=tuple(_overlap(grams[number], other) for other in before),
             )
         )
     return tuple(texts)

@@ -1,7 +1,7 @@
-"""Two runs' scores on the same questions, side by side: what every paired test starts from.
+"""The scores of two runs on the same questions, side by side, for paired tests.
 
-Pairs lm-eval's logged samples on document id, document hash and filter; never on the prompt, which depends on the
-model. Knows nothing of tests. Called by ``compare`` and ``equal_cost``.
+lm-eval's logged samples are paired on document id, document hash and filter. The prompt is no part of it, since it
+depends on the model.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.storage.results import EvalRun, Sample
 
-SHOWN_IDS = 8  # in a message
-Document = tuple[int, str]  # doc_id, doc_hash
-POOLED = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")  # log-likelihoods are logged
-LABELS = ("mcc", "f1")  # a list of these is gold and predicted
+# Number of ids that a message names.
+SHOWN_IDS = 8
+# doc_id, doc_hash
+Document = tuple[int, str]
+# Metrics whose samples hold log-likelihoods.
+POOLED = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+# Metrics whose samples may hold the gold and the predicted label.
+OF_LABELS = ("mcc", "f1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,11 @@ class PairedScores:
         task: Name of the task.
         metric: Name of the metric.
         filter: lm-eval's filter.
-        documents: The question of each pair; a question whose metric is a list has a pair for each of its parts.
-        categories: The category of each pair; empty strings where the documents have none.
-        baseline: Scores, one a pair.
-        other: The other run's.
-        left_out: Questions that only one of the runs answered, where that was allowed.
+        documents: The question of each pair. If the metric of a question is a list, each of its parts is a pair.
+        categories: The category of each pair; empty strings if the documents have none.
+        baseline: The baseline's score in each pair.
+        other: The other run's score in each pair.
+        left_out: Questions that only one of the runs answered.
     """
 
     task: str
@@ -51,27 +55,27 @@ class PairedScores:
 
     @property
     def questions(self) -> PairedScores:
-        """One pair a question: the means of its parts."""
-        places: dict[Document, list[int]] = {}
-        for place, document in enumerate(self.documents):
-            places.setdefault(document, []).append(place)
+        """One pair for each question: the means of its parts."""
+        pairs: dict[Document, list[int]] = {}
+        for number, document in enumerate(self.documents):
+            pairs.setdefault(document, []).append(number)
         return replace(
             self,
-            documents=tuple(places),
-            categories=tuple(self.categories[parts[0]] for parts in places.values()),
-            baseline=tuple(fmean(self.baseline[part] for part in parts) for parts in places.values()),
-            other=tuple(fmean(self.other[part] for part in parts) for parts in places.values()),
+            documents=tuple(pairs),
+            categories=tuple(self.categories[parts[0]] for parts in pairs.values()),
+            baseline=tuple(fmean(self.baseline[part] for part in parts) for parts in pairs.values()),
+            other=tuple(fmean(self.other[part] for part in parts) for parts in pairs.values()),
         )
 
-    def of(self, category: str) -> PairedScores:
+    def in_category(self, category: str) -> PairedScores:
         """The pairs of one category."""
-        kept = [place for place, name in enumerate(self.categories) if name == category]
+        pairs = [number for number, name in enumerate(self.categories) if name == category]
         return replace(
             self,
-            documents=tuple(self.documents[place] for place in kept),
-            categories=(category,) * len(kept),
-            baseline=tuple(self.baseline[place] for place in kept),
-            other=tuple(self.other[place] for place in kept),
+            documents=tuple(self.documents[pair] for pair in pairs),
+            categories=(category,) * len(pairs),
+            baseline=tuple(self.baseline[pair] for pair in pairs),
+            other=tuple(self.other[pair] for pair in pairs),
         )
 
 
@@ -82,17 +86,17 @@ def pair_scores(
 
     Args:
         baseline: One run.
-        other: Another.
-        task: Which both have.
-        metric: A number, or a list of equally many numbers, a question.
+        other: Another run.
+        task: A task of both runs.
+        metric: A metric whose samples are a number, or lists of equally many numbers.
         filter_name: lm-eval's filter.
-        common: Compare the questions that both answered, where they are not the same ones.
+        common: Compare the questions that both runs answered, if the runs answered different ones.
 
     Raises:
-        RecordError: The runs answered other questions (their ids are named), samples were not logged, or the metric
-            is not a number.
+        RecordError: The runs answered different questions (the message names their ids), samples were not logged, or
+            the metric is not a number.
     """
-    first, second = (samples_of(entry, task, filter_name) for entry in (baseline, other))
+    first, second = (samples_by_document(entry, task, filter_name) for entry in (baseline, other))
     shared = [document for document in first if document in second]
     left_out = len(first.keys() ^ second.keys())
     if (left_out and not common) or not shared:
@@ -115,11 +119,11 @@ def pair_scores(
     )
 
 
-def samples_of(entry: RunEntry, task: str, filter_name: str) -> Mapping[Document, Sample]:
-    """A run's samples of a task under one filter, by document.
+def samples_by_document(entry: RunEntry, task: str, filter_name: str) -> Mapping[Document, Sample]:
+    """A run's samples of a task under one filter.
 
     Raises:
-        RecordError: They were not logged, or are damaged.
+        RecordError: The samples were not logged, or the file is damaged.
     """
     samples = entry.samples(task)
     return {(each.key.doc_id, each.key.doc_hash): each for each in samples if each.key.filter == filter_name}
@@ -127,7 +131,7 @@ def samples_of(entry: RunEntry, task: str, filter_name: str) -> Mapping[Document
 
 def _numbers(sample: Sample, metric: str) -> list[float]:
     value = sample.metrics.get(metric)
-    if metric in POOLED or (metric in LABELS and isinstance(value, list)):
+    if metric in POOLED or (metric in OF_LABELS and isinstance(value, list)):
         raise RecordError(
             f"{metric} of {sample.key.task} is no mean over questions: lm-eval logs what it is computed from, so "
             "it cannot be compared question by question; give another --metric, or --task for others."
@@ -140,17 +144,18 @@ def _numbers(sample: Sample, metric: str) -> list[float]:
 def _mismatch(
     baseline: EvalRun, other: EvalRun, task: str, first: Sequence[Document], second: Sequence[Document], shared: int
 ) -> str:
+    """The message about two runs that answered different questions."""
     lines = [
         _only(run, sorted(set(mine) - set(theirs)))
         for run, mine, theirs in ((baseline, first, second), (other, second, first))
         if set(mine) - set(theirs)
     ]
-    texts = {doc_id for doc_id, _ in set(first) - set(second)} & {doc_id for doc_id, _ in set(second) - set(first)}
-    changed = f"; {len(texts)} of these ids stand for another text in each run, so the data differ" if texts else ""
-    cure = f"or give --common to compare the {shared} that both answered" if shared else "they share none"
+    changed = {doc_id for doc_id, _ in set(first) - set(second)} & {doc_id for doc_id, _ in set(second) - set(first)}
+    data = f"; {len(changed)} of these ids stand for another text in each run, so the data differ" if changed else ""
+    common = f"or give --common to compare the {shared} that both answered" if shared else "they share none"
     return (
-        f"the runs did not answer the same questions of {task}: {'; '.join(lines)}{changed}: run both with the same "
-        f"data and --limit, {cure}."
+        f"the runs did not answer the same questions of {task}: {'; '.join(lines)}{data}: run both with the same "
+        f"data and --limit, {common}."
     )
 
 

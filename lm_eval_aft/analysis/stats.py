@@ -324,31 +324,15 @@ def proportion_interval(
         level: Confidence in (0, 1).
         method: ``auto``, ``wilson`` or ``clopper-pearson``.
     """
-    z = _critical(level)
+    from scipy.stats import binomtest
+
+    _critical(level)
     if n < 1 or not 0 <= successes <= n:
         raise ConfigError(f"A share needs n >= 1 and successes from 0 to n; given were {successes!r} of {n!r}.")
     if method == "auto":
         method = "wilson" if min(successes, n - successes) >= RARE else "clopper-pearson"
-    low, high = _wilson(successes, n, z) if method == "wilson" else _clopper_pearson(successes, n, level)
-    return Interval(successes / n, low, high, level, method, n)
-
-
-def _wilson(right: int, n: int, z: float) -> tuple[float, float]:
-    """Ends of Wilson's score interval; exactly 0 or 1 where every answer is wrong or right."""
-    share, scale = right / n, 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / scale
-    half = z * sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / scale
-    return (middle - half if right else 0.0), (middle + half if right < n else 1.0)
-
-
-def _clopper_pearson(right: int, n: int, level: float) -> tuple[float, float]:
-    """Ends of the exact interval: the accuracies at which so many, or so few, right answers have chance alpha/2."""
-    from scipy.stats import beta
-
-    tail = (1 - level) / 2
-    low = float(beta.ppf(tail, right, n - right + 1)) if right else 0.0
-    high = float(beta.ppf(1 - tail, right + 1, n - right)) if right < n else 1.0
-    return low, high
+    interval = binomtest(successes, n).proportion_ci(level, method="wilson" if method == "wilson" else "exact")
+    return Interval(successes / n, float(interval.low), float(interval.high), level, method, n)
 
 
 def _student(scores: FloatArray, level: float) -> Interval:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from lm_eval_aft.analysis.comparison import Comparison, compare_entries, compare_judged
-from lm_eval_aft.analysis.judgements import is_judged
+from lm_eval_aft.analysis.comparison import Comparison, compare_entries, compare_judgements
+from lm_eval_aft.analysis.judgements import is_judgement_file
 from lm_eval_aft.analysis.report.tables import Form, to_json
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -72,8 +72,8 @@ def compare(
     from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, comparison_tables
     from lm_eval_aft.analysis.report.tables import render
 
-    if is_judged(baseline):
-        _show_judged(compare_judged(baseline, others, common, level), form, fail_on_regression)
+    if is_judgement_file(baseline):
+        _show_judged(compare_judgements(baseline, others, common, level), form, fail_on_regression)
         return
     if not others:
         raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")

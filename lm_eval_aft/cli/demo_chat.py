@@ -35,7 +35,7 @@ def main() -> int:
     plain = evaluate({**engine_args, "k": 1, "layers": 0})
     aggregated = evaluate({**engine_args, "k": 3, "layers": 1, "record": str(OUT / "traces")})
     show(next(iter(read_traces(OUT / "traces"))))
-    summarise([("plain answer (k=1, layers=0)", plain), ("3 drafts, 1 layer (k=3, layers=1)", aggregated)])
+    summarise([("single answer (k=1, layers=0)", plain), ("3 drafts, 1 layer (k=3, layers=1)", aggregated)])
     return 0
 
 

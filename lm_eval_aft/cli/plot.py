@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.analysis.conditions import primary
+from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.curves import curves, finished, votes_of
+from lm_eval_aft.analysis.curves import curves, finished_runs, votes_of
 from lm_eval_aft.analysis.frontier import Frontier, frontiers
 from lm_eval_aft.analysis.losses import read_losses
 from lm_eval_aft.analysis.report.figures import draw, draw_frontier, draw_losses
@@ -55,7 +55,7 @@ def plot(
     drafted = (trace for source in ([traces] if traces else out) for trace in read_traces(source))
     votes = votes_of(entries, drafted, regex)
     if frontier:
-        _plot_frontiers(_frontiers(finished(entries), votes, cost), form or "text", folder)
+        _plot_frontiers(_frontiers(finished_runs(entries), votes, cost), form or "text", folder)
     else:
         _plot_curves(entries, votes, cost, folder)
 
@@ -96,7 +96,7 @@ def _is_probe(settings: Mapping[str, Any]) -> bool:
 
 def _scored(entries: Sequence[RunEntry]) -> list[tuple[RunEntry, dict[str, Interval]]]:
     """The interval of each run's primary scores. A message names those that are neither better nor worse."""
-    scores = [(entry, {task: primary(entry.run, task) for task in entry.run.tasks}) for entry in entries]
+    scores = [(entry, {task: primary_score(entry.run, task) for task in entry.run.tasks}) for entry in entries]
     unranked = [f"{entry.label} on {task}" for entry, found in scores for task in found if not found[task].ranked]
     if unranked:
         message = f"{', '.join(unranked)}: no score is better or worse yet, so no point: judge the answers first."

@@ -122,7 +122,7 @@ def _folder(out: Path, point: Point) -> Path:
 
 
 def _name(point: Point) -> str:
-    return f"k={point[0]} layers={point[1]}" if point[1] else "layers=0 (a plain answer)"
+    return f"k={point[0]} layers={point[1]}" if point[1] else "layers=0 (a single answer)"
 
 
 def _digest(model_args: dict[str, Any], options: Options) -> str:

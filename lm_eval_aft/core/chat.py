@@ -14,8 +14,6 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
 
-from jinja2.exceptions import TemplateError as JinjaError
-
 from lm_eval_aft.core.errors import ChatError
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Prompt
@@ -176,6 +174,9 @@ class TokenizerRenderer:
         return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
 
     def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
+        # Commands that only read chats start faster without jinja2.
+        from jinja2.exceptions import TemplateError
+
         rows = [message.to_dict() for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
@@ -185,7 +186,7 @@ class TokenizerRenderer:
                 continue_final_message=prefill,
                 **self._template_args,
             )
-        except JinjaError as error:
+        except TemplateError as error:
             roles = ", ".join(m.role for m in messages)
             raise ChatError(f"the tokenizer's chat template refuses a chat of {roles} turns: {error}") from error
         return str(text)

@@ -206,7 +206,7 @@ def test_questions_without_gold_count_for_copies_alone(tmp_path: Path):
     (found,) = diagnose_traces(traces, read_entries([tmp_path]))
     numbers = found.diagnostics
     assert (numbers.questions, numbers.judged, numbers.readings[0].copies, numbers.readings[0].disputed) == (2, 1, 2, 1)
-    assert [verdict.right for verdict in found.verdicts] == [False, None]
+    assert [verdict.right for verdict in found.traces] == [False, None]
 
 
 def test_runs_are_told_apart_and_equal_questions_count_once(tmp_path: Path):

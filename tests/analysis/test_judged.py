@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lm_eval_aft.analysis.comparison import compare_judged
+from lm_eval_aft.analysis.comparison import compare_judgements
 from lm_eval_aft.analysis.stats import paired_permutation
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -28,7 +28,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 def test_ratings_are_paired_by_question_and_turn_and_questions_drawn_whole(tmp_path: Path):
     first = [judgement(n, "a", 5, turn) for n in range(6) for turn in (1, 2)]
     second = [judgement(n, "b", 7 + n % 2, turn) for n in reversed(range(6)) for turn in (1, 2)]
-    (row,) = compare_judged(write(tmp_path / "a.jsonl", first), [write(tmp_path / "b.jsonl", second)])
+    (row,) = compare_judgements(write(tmp_path / "a.jsonl", first), [write(tmp_path / "b.jsonl", second)])
     assert (row.baseline, row.other, row.n) == ("a", "b", 12)
     assert row.difference.estimate == pytest.approx(2.5)
     groups = [n for n in range(6) for _ in (1, 2)]
@@ -39,21 +39,21 @@ def test_ratings_are_paired_by_question_and_turn_and_questions_drawn_whole(tmp_p
 def test_repeats_count_once_and_missing_ratings_are_named(tmp_path: Path):
     rows = [judgement(1, "a", 4), {**judgement(1, "a", 6), "repeat": 1}, judgement(2, "a", -1), judgement(2, "a", 3, 2)]
     rows += [judgement(1, "b", 5), judgement(2, "b", 3, 2)]
-    (row,) = compare_judged(write(tmp_path / "a.jsonl", rows), [])
+    (row,) = compare_judgements(write(tmp_path / "a.jsonl", rows), [])
     assert (row.n, row.counts.ties) == (2, 2)
-    assert "verdicts without a score: 1 of the baseline, 0 of this one" in row.notes
+    assert "judgements without a score: 1 of the baseline, 0 of this one" in row.notes
 
 
 def test_another_judge_or_other_questions_are_refused(tmp_path: Path):
     a = write(tmp_path / "a.jsonl", [judgement(1, "a", 5)])
     with pytest.raises(RecordError, match=r"judge gpt-4, prompts \S+ against judge me"):
-        compare_judged(a, [write(tmp_path / "b.jsonl", [judgement(1, "b", 5, judge="me")])])
+        compare_judgements(a, [write(tmp_path / "b.jsonl", [judgement(1, "b", 5, judge="me")])])
     with pytest.raises(RecordError, match="2 differ: 1, 2"):
-        compare_judged(a, [write(tmp_path / "c.jsonl", [judgement(2, "b", 5)])], common=True)
-    with pytest.raises(ConfigError, match="verdicts on a alone"):
-        compare_judged(a, [a])
+        compare_judgements(a, [write(tmp_path / "c.jsonl", [judgement(2, "b", 5)])], common=True)
+    with pytest.raises(ConfigError, match="judgements on a alone"):
+        compare_judgements(a, [a])
     with pytest.raises(RecordError, match=r"d\.jsonl"):
-        compare_judged(a, [write(tmp_path / "d.jsonl", [{"question_id": 1}])])
+        compare_judgements(a, [write(tmp_path / "d.jsonl", [{"question_id": 1}])])
 
 
 def test_published_judgements_and_annotations(shared: Path):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from helpers.made_runs import two_tasks
 from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.curves import curves, votes_of
-from lm_eval_aft.analysis.frontier import Frontier, Spot, frontiers, rising
+from lm_eval_aft.analysis.frontier import Frontier, FrontierPoint, frontiers, rising
 from lm_eval_aft.analysis.losses import LossCurve, read_losses
 from lm_eval_aft.analysis.report.frontier_tables import frontier_table
 from lm_eval_aft.analysis.runs import read_entries
@@ -216,7 +216,7 @@ def test_a_run_of_several_tasks_is_priced_by_the_task_as_its_votes_are(tmp_path:
     tokens = {figure.title[0]: figure.points[0].generated_tokens for figure in curves(entries)}
     assert tokens == {"t": 200, "u": 150}
     scored = [(entries[0], {task: mean_interval([0.0, 1.0]) for task in "tu"})]
-    assert [found.spots[0].cost for found in frontiers(scored, (), "tokens")] == [200, 150]
+    assert [found.points[0].cost for found in frontiers(scored, (), "tokens")] == [200, 150]
 
 
 def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
@@ -280,13 +280,13 @@ def notes(frontier: Frontier) -> str:
 
 
 class TestFrontier:
-    def spot(self, model: str, cost: float, score: float) -> Spot:
-        return Spot(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
+    def point(self, model: str, cost: float, score: float) -> FrontierPoint:
+        return FrontierPoint(model, f"{model} at {cost:g}", cost, mean_interval([score, score]))
 
     def test_what_costs_more_and_scores_less_is_not_on_it(self):
-        spots = [self.spot("a", cost, score) for cost, score in ((1, 0.3), (2, 0.2), (3, 0.5), (4, 0.5), (5, 0.6))]
-        assert [spot.cost for spot in rising(spots, higher=True)] == [1, 3, 5]
-        assert [spot.cost for spot in rising(spots, higher=False)] == [1, 2]
+        points = [self.point("a", cost, score) for cost, score in ((1, 0.3), (2, 0.2), (3, 0.5), (4, 0.5), (5, 0.6))]
+        assert [point.cost for point in rising(points, higher=True)] == [1, 3, 5]
+        assert [point.cost for point in rising(points, higher=False)] == [1, 2]
 
     def two_models(self, out: Path) -> Path:
         """The small one aggregates; the large one answers plainly, at four times the price of a token."""
@@ -304,12 +304,12 @@ class TestFrontier:
         entries = read_entries([self.two_models(tmp_path)])
         scored = [(each, {"gsm8k": score_interval(each, each.run.scores[0])}) for each in entries]
         (found,) = frontiers(scored, (), "flops")
-        assert [spot.label for spot in found.spots] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
+        assert [point.label for point in found.points] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
         assert [(c.before.model if c.before else None, c.after.model) for c in found.crossings] == [
             (None, "small"),
             ("small", "large"),
         ]
-        assert f"From {found.spots[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in notes(found)
+        assert f"From {found.points[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in notes(found)
         (small,) = frontiers([row for row in scored if "small" in row[0].run.model], (), "flops")
         assert "is ahead" not in notes(small)
         worse = [
@@ -322,7 +322,7 @@ class TestFrontier:
             run(tmp_path / name, 3, layers, model=f"{name}/final", fingerprint=name)
         scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
         (found,) = frontiers(scored, (), "flops")
-        assert {name: [spot.label for spot in best] for name, best in found.best.items()} == {
+        assert {name: [point.label for point in best] for name, best in found.best.items()} == {
             "a/final": ["final (3, 1)"],
             "b/final": ["final (3, 2)"],
         }
@@ -419,7 +419,8 @@ class TestLosses:
     )
     def test_a_damaged_line_is_named(self, tmp_path: Path, line: str):
         folder = self.log(tmp_path / "aft", self.line(1, 2.0), line)
-        with pytest.raises(RecordError, match=r"log.jsonl line 2 is damaged: remove the line, or train again."):
+        reason = r"(not JSON .*|not a JSON object: write one|damaged: remove the line, or train again)"
+        with pytest.raises(RecordError, match=rf"log\.jsonl line 2 is {reason}"):
             read_losses([folder])
 
     def test_a_folder_without_a_log_and_a_log_without_a_loss(self, tmp_path: Path):

@@ -132,7 +132,7 @@ def test_two_runs_that_draw_otherwise_are_two(tmp_path: Path):
     log(tmp_path / "hf", {0: "#### 7"})
     assert sorted(votes.aggregate.estimate for votes in count(tmp_path)) == [0.0, 1.0]
     diagnosed = diagnose_traces(read_traces(tmp_path / "traces"), read_entries([tmp_path]))
-    assert [len(each.verdicts) for each in diagnosed] == [1, 1]
+    assert [len(each.traces) for each in diagnosed] == [1, 1]
 
 
 @pytest.fixture

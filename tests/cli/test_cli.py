@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from lm_eval_aft import __version__, cli
-from lm_eval_aft.cli import lazy
 from lm_eval_aft.cli.lazy import Command
 from lm_eval_aft.core.errors import ConfigError
 
@@ -37,7 +36,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
         EntryPoint("echo", "somewhere.else:echo", cli.COMMAND_GROUP),
     ]
     monkeypatch.setattr(cli.aft, "table", table)
-    monkeypatch.setattr(lazy, "entry_points", lambda *, group: joined if group == cli.COMMAND_GROUP else [])
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda *, group: joined if group == cli.COMMAND_GROUP else []
+    )
     return table
 
 

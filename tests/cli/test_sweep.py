@@ -143,7 +143,7 @@ def test_a_point_that_an_earlier_version_finished_is_skipped(tmp_path: Path):
     run(tmp_path, *one)
     point = tmp_path / "out" / "k1_l0" / "point.json"
     point.write_text(json.dumps({**json.loads(point.read_text()), "rows": []}))
-    assert "layers=0 (a plain answer): done before, skipped" in run(tmp_path, *one).output
+    assert "layers=0 (a single answer): done before, skipped" in run(tmp_path, *one).output
 
 
 def test_every_point_is_a_point_of_the_figure(done):

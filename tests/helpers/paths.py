@@ -1,4 +1,4 @@
-"""The folders of the checkout and of the benchmark data beside it."""
+"""Folders that tests read."""
 
 from __future__ import annotations
 

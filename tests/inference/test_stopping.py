@@ -1,4 +1,4 @@
-"""A signal ends a run in order, wherever it arrives."""
+"""Signals end a run in order, wherever they arrive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLING = Sampling(0.7, 0.95, 0, 64)
 
 
 class Deleted:
-    """Sends a signal to its process while it is deleted. Python drops the handler's exception there."""
+    """Sends a signal to its process while it is deleted, where Python drops what the handler raises."""
 
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -41,8 +41,7 @@ def test_a_signal_whose_exception_is_lost_still_ends_the_run(tmp_path):
     with pytest.raises(RunStopped, match="stopped by SIGINT; 3 finished generations"), stoppable(store):
         propose_and_aggregate(asked, Engine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True)
     assert store.info().generations == 3
-    # The signal does not end the next run.
-    with stoppable(store):
+    with stoppable(store):  # the next run is not ended by it
         traces = propose_and_aggregate(
             asked, ScriptedEngine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
 from lm_eval_aft.analysis.conditions import votable
-from lm_eval_aft.analysis.equal_cost import EqualCostBaseline, Pool, equal_cost_baselines, pool_of
+from lm_eval_aft.analysis.equal_cost import DraftPool, EqualCostBaseline, draft_pool, equal_cost_baselines
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
     NONE,
@@ -198,11 +198,11 @@ def equal_cost_table(
     return Table("At the same generated tokens", columns, tuple(rows), notes)
 
 
-def _pools(voters: Sequence[RunEntry], task: str, regex: str | None) -> list[Pool]:
+def _pools(voters: Sequence[RunEntry], task: str, regex: str | None) -> list[DraftPool]:
     """For each model, the drafts of its run with the largest k that has traces; one draft is no vote."""
-    largest: dict[str, Pool] = {}
+    largest: dict[str, DraftPool] = {}
     for entry in voters:
-        pool = pool_of(entry, task, regex)
+        pool = draft_pool(entry, task, regex)
         if pool is None or pool.size < 2:
             continue
         model = str((entry.run.settings or {}).get("fingerprint"))

@@ -12,7 +12,7 @@ from lm_eval_aft.core.files import atomic_write, writing
 
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.cost import Cost
-    from lm_eval_aft.analysis.curves import Curves, Point
+    from lm_eval_aft.analysis.curves import CurvePoint, Curves
     from lm_eval_aft.analysis.frontier import Frontier
     from lm_eval_aft.analysis.losses import LossCurve
     from lm_eval_aft.analysis.stats import Interval
@@ -58,18 +58,18 @@ def draw_frontier(frontier: Frontier, path: Path) -> Path:
     figure = _figure(width=8)
     panel = figure.subplots()
     for (model, best), colour in zip(frontier.best.items(), _colours(len(frontier.best)), strict=True):
-        spots = [spot for spot in frontier.spots if spot.model == model]
-        costs = [spot.cost for spot in spots]
-        _line(panel, costs, [spot.score for spot in spots], colour, model, linestyle="none")
-        heights = [spot.score.estimate for spot in best]
-        ends = [*(spot.cost for spot in best), frontier.spots[-1].cost]
+        points = [point for point in frontier.points if point.model == model]
+        costs = [point.cost for point in points]
+        _line(panel, costs, [point.score for point in points], colour, model, linestyle="none")
+        heights = [point.score.estimate for point in best]
+        ends = [*(point.cost for point in best), frontier.points[-1].cost]
         panel.step(ends, [*heights, heights[-1]], where="post", color=colour)
     for crossing in frontier.crossings[1:]:
         panel.axvline(crossing.cost, color=SINGLE_COLOUR, linestyle=":")
     _log_axis(panel)
     panel.set_xlabel(f"{AXES[frontier.kind]} (log scale)")
     panel.set_ylabel(_y_label(frontier))
-    _percent_axis(panel, [spot.score for spot in frontier.spots])
+    _percent_axis(panel, [point.score for point in frontier.points])
     _plain_frame(panel)
     panel.legend(fontsize=8, frameon=False)
     figure.suptitle(f"{frontier.task}: the best at each budget; 95% intervals", fontsize=11, parse_math=False)
@@ -170,13 +170,13 @@ def _vote_line(panel: Any, xs: Sequence[float], curves: Curves) -> None:
     _line(panel, xs, scores, VOTE_COLOUR, "majority vote", marker="s", markersize=4, linestyle="--", elinewidth=0.6)
 
 
-def _by_layers(curves: Curves) -> dict[int, list[Point]]:
+def _by_layers(curves: Curves) -> dict[int, list[CurvePoint]]:
     """The points with aggregation layers, by their number."""
     depths = sorted({point.layers for point in curves.points if point.layers > 0})
     return {depth: [point for point in curves.points if point.layers == depth] for depth in depths}
 
 
-def _single_answer(curves: Curves) -> list[Point]:
+def _single_answer(curves: Curves) -> list[CurvePoint]:
     """The point with layers=0, of which k does not matter; empty if there is none."""
     return [point for point in curves.points if point.layers == 0][:1]
 

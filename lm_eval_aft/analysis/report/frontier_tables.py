@@ -26,7 +26,7 @@ def frontier_table(frontier: Frontier) -> Table:
         Row((Cell(point.model), number_cell(point.cost, ".4g"), interval_cell(point.score, unit), Cell(point.label)))
         for point in points
     )
-    title = f"{frontier.task}, {frontier.measure}: the best of {len(frontier.spots)} points at each budget"
+    title = f"{frontier.task}, {frontier.measure}: the best of {len(frontier.points)} points at each budget"
     return Table(title, columns, rows, tuple(_notes(frontier, unit)))
 
 

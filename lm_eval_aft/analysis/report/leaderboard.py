@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lm_eval_aft.analysis.conditions import differences, primary, usual_conditions
+from lm_eval_aft.analysis.conditions import differences, primary_score, usual_conditions
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
     NONE,
@@ -65,7 +65,7 @@ def _measures(runs: Sequence[EvalRun], every: bool) -> list[Measure]:
     measures: dict[Measure, None] = {}
     for run in runs:
         for task in run.tasks:
-            scores = [score for score in run.scores if score.task == task] if every else [primary(run, task)]
+            scores = [score for score in run.scores if score.task == task] if every else [primary_score(run, task)]
             measures |= dict.fromkeys((score.task, score.metric, score.filter) for score in scores)
     return list(measures)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lm_eval_aft import __version__
 from lm_eval_aft.analysis.comparison import Comparison, compare_entries
-from lm_eval_aft.analysis.conditions import primary
-from lm_eval_aft.analysis.curves import curves, drawable, votes_of
+from lm_eval_aft.analysis.conditions import primary_score
+from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
 from lm_eval_aft.analysis.report.comparison_tables import comparison_unit
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Chart, Effect, PageData
@@ -113,10 +113,10 @@ def _effect(comparison: Comparison) -> Effect:
 
 def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
     """Charts of each task's main score, if runs of ours differ in k or layers."""
-    if not drawable(entries):
+    if not drawable_runs(entries):
         return
     votes = [vote for entry in entries if entry.trace_folder for vote in votes_of(entries, entry.traces())]
-    measures = {_measure(primary(entry.run, task)) for entry in entries for task in entry.run.tasks}
+    measures = {_measure(primary_score(entry.run, task)) for entry in entries for task in entry.run.tasks}
     for each in curves(entries, votes):
         if len(each.points) > 1 and each.measure in measures:
             yield from charts(each)

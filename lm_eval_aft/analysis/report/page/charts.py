@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.curves import Curves, Point
+from lm_eval_aft.analysis.curves import CurvePoint, Curves
 from lm_eval_aft.analysis.report.page.data import Chart, ChartPoint, Curve
 from lm_eval_aft.analysis.report.tables import Unit, unit_of
 from lm_eval_aft.analysis.stats import Interval
@@ -60,15 +60,15 @@ def _cost_lines(curves: Curves, kind: Cost, unit: Unit) -> Iterator[Curve]:
         yield Curve("majority vote", tuple(votes), dashed=True)
 
 
-def _coordinate(point: Point, name: Literal["k", "layers"]) -> int:
+def _coordinate(point: CurvePoint, name: Literal["k", "layers"]) -> int:
     return point.k if name == "k" else point.layers
 
 
-def _aggregated(curves: Curves) -> Sequence[Point]:
+def _aggregated(curves: Curves) -> Sequence[CurvePoint]:
     return [point for point in curves.points if point.layers]
 
 
-def _single_answer(curves: Curves) -> Sequence[Point]:
+def _single_answer(curves: Curves) -> Sequence[CurvePoint]:
     """The point with layers=0, of which k does not matter; empty if there is none."""
     return [point for point in curves.points if point.layers == 0][:1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lm_eval_aft.analysis.conditions import primary
+from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import GradedTrace
 from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel, diagnostics_panel
@@ -33,7 +33,7 @@ def run_samples(
     logged = _logged(entry)
     traces = by_question(entry.traces(), lambda trace: trace)
     diagnosed = diagnose_traces(traces.values(), [entry, *others])
-    grades = {(grade.task, grade.doc_id, grade.repeat, grade.turn): grade for d in diagnosed for grade in d.verdicts}
+    grades = {(grade.task, grade.doc_id, grade.repeat, grade.turn): grade for d in diagnosed for grade in d.traces}
     traced = [_from_trace(entry.label, trace, grades[key], logged) for key, trace in traces.items()]
     tasks = {sample.task for sample in traced}
     untraced = [_from_log(entry.label, *each) for (task, *_), each in logged.items() if task not in tasks]
@@ -47,7 +47,7 @@ def _logged(entry: RunEntry) -> Logged:
     logged = {}
     for task in entry.run.tasks:
         if entry.logged(task):
-            score = primary(entry.run, task)
+            score = primary_score(entry.run, task)
             for sample in entry.samples(task):
                 if sample.key.filter == score.filter:
                     logged[task, sample.key.doc_id, sample.key.doc_hash] = (sample, score)

@@ -1,0 +1,28 @@
+"""Labels of runs: how each made its answers, by the name of its strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lm_eval_aft.analysis.conditions import labels
+from lm_eval_aft.storage.results import EvalRun
+
+
+@pytest.mark.parametrize(
+    ("strategy", "k", "layers", "label"),
+    [
+        ("aggregate", 5, 2, "m (5, 2)"),
+        ("aggregate", 5, 0, "m (1, 0)"),  # a single answer, whatever k was set
+        ("majority", 5, 1, "m majority of 5"),
+        ("majority", 5, 2, "m majority of 5 after 1"),
+        ("best_of_n", 5, 1, "m best of 5"),
+        ("beam", 4, 0, "m beam of 4"),
+        ("refine", 1, 3, "m refined 3 times"),
+        ("debate", 5, 2, "m debate (5, 2)"),  # a strategy that this version does not know is no aggregate
+    ],
+)
+def test_a_label_says_how_a_run_made_its_answers(strategy: str, k: int, layers: int, label: str):
+    settings = {"strategy": strategy, "k": k, "layers": layers}
+    assert labels([EvalRun(Path("results_1.json"), "some/m", settings, (), None)]) == (label,)
