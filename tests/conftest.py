@@ -1,4 +1,4 @@
-"""What the tests share: a tiny chat model on disk, made here, and engines around it."""
+"""Fixtures of all tests: tiny models, an engine, and the environment that they run in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from helpers.paths import SHARED
 from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.log import warn_once
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub: no test needs a hub
+# No test needs a hub. huggingface_hub reads this when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # on a busy machine threads wait for each other longer than a tiny model runs
+# On a busy machine threads wait for each other longer than a tiny model computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-STARTUP = Path(__file__).resolve().parent / "helpers" / "startup"  # here, and in every Python that a test starts
+# Its sitecustomize.py runs in this process and in every Python that a test starts.
+STARTUP = Path(__file__).resolve().parent / "helpers" / "startup"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), os.environ.get("PYTHONPATH")]))
 runpy.run_path(str(STARTUP / "sitecustomize.py"))
 
@@ -26,16 +27,16 @@ SMOLLM2 = Path.home() / ".cache" / "lm_eval_aft" / "smollm2-135m-instruct"
 
 
 @pytest.fixture(autouse=True)
-def unheard_warnings() -> None:
-    """Each test sees the warnings that a process logs only once."""
+def fresh_warnings() -> None:
+    """Let each test see the warnings that a process logs only once."""
     warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of benchmark files beside the checkout."""
+    """The folder with benchmark data beside the checkout."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("the benchmark files beside the checkout are not here")
+        pytest.skip("there is no folder shared/data beside the checkout")
     return SHARED
 
 
@@ -49,13 +50,13 @@ def smollm2() -> str:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a tiny Llama chat model."""
+    """Folder of a tiny Llama chat model with random weights."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny: str):
-    """The hf engine around it, in fp32 on the CPU."""
+    """The hf engine with the tiny model, in float32 on the CPU."""
     from lm_eval_aft.core.engine import HostArgs
     from lm_eval_aft.engines.hf.engine import HFEngine
 
@@ -64,7 +65,7 @@ def tiny_engine(tiny: str):
 
 @pytest.fixture(scope="session")
 def quick_lm_eval():
-    """lm-eval without its description of the machine, which takes seconds per run and says nothing a test asks."""
+    """Omit lm-eval's description of the machine, which takes seconds a run and which no test reads."""
     patch = pytest.MonkeyPatch()
     patch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
     yield
@@ -73,7 +74,7 @@ def quick_lm_eval():
 
 @pytest.fixture(scope="session")
 def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny reward model with random weights."""
+    """Folder of a tiny reward model with random weights."""
     import torch
     from transformers import AutoModelForSequenceClassification
 

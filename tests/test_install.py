@@ -1,7 +1,7 @@
-"""Both ways of installing, for real: what the archives hold, what an install brings, what uninstalling leaves.
+"""Installing and uninstalling from a wheel and from a checkout, and what the wheel and the sdist hold.
 
-The environments here see the packages of the one that runs the tests, all but ours, through a folder of links, so that
-nothing is downloaded; builds use the hatchling that is installed.
+Each environment sees the packages of the environment that runs the tests, except ours, through a folder of links. So
+nothing is downloaded. Builds use the installed hatchling.
 """
 
 import json
@@ -26,8 +26,8 @@ SITE = Path(sysconfig.get_path("purelib"))
 PROBE = "aft_install_probe"
 TASK_FILES = {path.relative_to(ROOT / "tasks").as_posix() for path in (ROOT / "tasks").rglob("*.yaml")}
 TASKS = {name for path in TASK_FILES for name in re.findall(r"^task: (\w+)", (ROOT / "tasks" / path).read_text(), re.M)}
-# Prints what a user would notice: the model, the folders TaskManager searches, and where the packages come from.
-LOOK = """
+# Prints whether the models are registered, the folders that TaskManager searches, and where the package is.
+INSPECT = """
 import json
 from importlib.metadata import entry_points
 import lm_eval.models, lm_eval.tasks.manager as manager
@@ -48,13 +48,13 @@ print(json.dumps({
 
 
 def run(*command: str | Path, cwd: Path, check: bool = True) -> str:
-    # PYTHONPATH would let the checkout shine through an environment that is meant to have none.
+    # Through PYTHONPATH the environment would see the checkout.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LM_EVAL_AFT_AUTOLOAD")}
-    done = subprocess.run(
+    process = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 or not check, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert process.returncode == 0 or not check, f"{command}\n{process.stdout}\n{process.stderr}"
+    return process.stdout
 
 
 @dataclass(frozen=True)
@@ -69,24 +69,24 @@ class Environment:
         return run(self.folder / "bin" / "python", *arguments, cwd=self.folder, check=check)
 
     def pip(self, *arguments: str | Path) -> str:
-        """Run the pip of the tests' own environment on this one, which spares installing pip into each."""
+        """Run the pip of the tests' environment on this one, so that this one needs no pip."""
         return run(sys.executable, "-m", "pip", "--python", self.folder / "bin" / "python", *arguments, cwd=self.folder)
 
     def install(self, wheel: Path, checkout: Path, *, editable: bool) -> None:
         source = ["--no-build-isolation", "--editable", checkout] if editable else [wheel]
         self.pip("install", "--no-deps", "--no-index", *source)
 
-    def look(self) -> dict[str, object]:
-        return dict(json.loads(self.python("-c", LOOK)))
+    def inspect(self) -> dict[str, object]:
+        return dict(json.loads(self.python("-c", INSPECT)))
 
     def files(self) -> set[str]:
-        found = (path for path in self.folder.rglob("*") if path.is_file())
-        return {path.relative_to(self.folder).as_posix() for path in found}
+        paths = (path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix() for path in paths}
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is installed from, with one task more; builds and installs leave the real checkout alone."""
+    """A copy of the checkout with one more task, so that builds and installs do not change the real checkout."""
     folder = tmp_path_factory.mktemp("checkout")
     ignore = shutil.ignore_patterns("__pycache__")
     for path in ROOT.iterdir():
@@ -101,7 +101,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def archives(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist, and the wheel built from it: `python -m build` does so, and it proves the sdist complete."""
+    """The sdist, and the wheel that `python -m build` builds from it, which shows that the sdist is complete."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=checkout)
     return folder
@@ -109,20 +109,19 @@ def archives(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(archives: Path) -> Path:
-    (found,) = archives.glob("lm_eval_aft-*-py3-none-any.whl")
-    return found
+    (path,) = archives.glob("lm_eval_aft-*-py3-none-any.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Links to every package but ours, and to few of lm_eval's tasks: reading them all takes 15 to 35 s a command."""
+    """Links to every package except ours, with one task of lm_eval: reading all of them takes 15 to 35 s a command."""
     folder = tmp_path_factory.mktemp("packages")
     link(SITE, folder, lambda name: "lm_eval_aft" not in name and name not in {"lm_eval", "trainers"})
     link(SITE / "lm_eval", folder / "lm_eval", lambda name: name not in {"tasks", "__pycache__"})
     link(SITE / "lm_eval" / "tasks", folder / "lm_eval" / "tasks", lambda name: name.endswith(".py"))
-    shutil.copytree(
-        SITE / "lm_eval" / "tasks" / "gsm8k", folder / "lm_eval" / "tasks" / "gsm8k"
-    )  # links are not walked
+    # lm_eval does not follow links to folders.
+    shutil.copytree(SITE / "lm_eval" / "tasks" / "gsm8k", folder / "lm_eval" / "tasks" / "gsm8k")
     return folder
 
 
@@ -135,14 +134,12 @@ def link(source: Path, target: Path, wanted: Callable[[str], bool]) -> None:
 
 @pytest.fixture
 def environment(packages: Path, tmp_path: Path) -> Environment:
-    made = Environment(tmp_path / "env")
-    venv.create(made.folder, with_pip=False, symlinks=True)
-    (made.site / "packages.pth").write_text(f"{packages}\n")
-    found = made.python(
-        "-c", "import importlib.util as u; print(u.find_spec('lm_eval_aft'), bool(u.find_spec('lm_eval')))"
-    )
-    assert found == "None True\n"
-    return made
+    environment = Environment(tmp_path / "env")
+    venv.create(environment.folder, with_pip=False, symlinks=True)
+    (environment.site / "packages.pth").write_text(f"{packages}\n")
+    code = "import importlib.util as u; print(u.find_spec('lm_eval_aft'), bool(u.find_spec('lm_eval')))"
+    assert environment.python("-c", code) == "None True\n"
+    return environment
 
 
 class TestArchives:
@@ -156,7 +153,7 @@ class TestArchives:
         assert sources <= names
         assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 
-    def test_the_wheel_holds_the_page_and_the_checkpoints_and_nothing_large_besides(self, wheel: Path) -> None:
+    def test_the_wheel_holds_the_page_and_the_checkpoints_and_no_other_large_file(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
         for folder in ("analysis/report/page/assets", "bundled/checkpoints"):
@@ -171,7 +168,7 @@ class TestArchives:
         sources = {".py", ".yaml", ".md", ".json", ".jinja", ".safetensors", ".js", ".css", ".html"}
         assert kinds <= sources | {".typed", ".pth", ".start"}, kinds
 
-    def test_its_metadata_name_the_doors_and_the_extras(self, wheel: Path) -> None:
+    def test_its_metadata_name_the_entry_points_and_the_extras(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
             points = archive.read(f"{info}/entry_points.txt").decode()
@@ -183,7 +180,7 @@ class TestArchives:
         assert {"vllm", "alpaca", "ifeval", "report", "dev"} <= extras
         assert "Requires-Python: >=3.11" in metadata
 
-    def test_the_startup_files_each_open_the_same_door(self, wheel: Path) -> None:
+    def test_both_startup_files_call_the_same_function(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             pth, start = archive.read("lm_eval_aft.pth").decode(), archive.read("lm_eval_aft.start").decode()
         assert pth == "import lm_eval_aft._autoload; lm_eval_aft._autoload.install()\n"
@@ -201,7 +198,7 @@ class TestInstalls:
     def test_a_wheel(self, wheel: Path, checkout: Path, environment: Environment) -> None:
         environment.install(wheel, checkout, editable=False)
         package = environment.site / "lm_eval_aft"
-        assert environment.look() == {
+        assert environment.inspect() == {
             "hf": True,
             "aft": True,
             "searched": [str(package / "tasks")],
@@ -218,10 +215,10 @@ class TestInstalls:
         environment.install(wheel, checkout, editable=True)
         copied = {Path(name).name for name in environment.files() - before if ".dist-info/" not in name}
         assert copied == {"_lm_eval_aft.pth", "lm_eval_aft.pth", "lm_eval_aft.start", "aft"}
-        seen = environment.look()
-        assert (seen["hf"], seen["aft"]) == (True, True)
-        assert seen["searched"] == [str(checkout / "tasks")]
-        assert seen["package"] == str(checkout / "lm_eval_aft" / "__init__.py")
+        state = environment.inspect()
+        assert (state["hf"], state["aft"]) == (True, True)
+        assert state["searched"] == [str(checkout / "tasks")]
+        assert state["package"] == str(checkout / "lm_eval_aft" / "__init__.py")
 
     @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
     def test_uninstalling_leaves_nothing(
@@ -229,11 +226,12 @@ class TestInstalls:
     ) -> None:
         before = environment.files()
         environment.install(wheel, checkout, editable=editable)
-        environment.look()  # which compiles modules, and leaves __pycache__ folders for pip to find
+        # This compiles modules, so pip has to remove __pycache__ folders too.
+        environment.inspect()
         environment.pip("uninstall", "--yes", "lm_eval_aft")
         assert environment.files() == before
-        ask = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'PluginFinder'])"
-        assert environment.python("-c", ask) == "[]\n"
+        code = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'PluginFinder'])"
+        assert environment.python("-c", code) == "[]\n"
 
     @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
     def test_lm_eval_lists_our_tasks_beside_its_own(
@@ -249,5 +247,5 @@ class TestInstalls:
 
 
 def names_in(table: str) -> set[str]:
-    """Return the first column of what ``lm_eval ls`` prints."""
+    """The first column of the table that ``lm_eval ls`` prints."""
     return {line.strip("| ").partition("|")[0].strip() for line in table.splitlines()}

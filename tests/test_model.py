@@ -1,4 +1,4 @@
-"""--model aft inside lm-eval: contexts, repeats, stops, traces, totals, and agreement with --model hf."""
+"""``--model aft`` inside lm-eval: contexts, repeats, stops, traces, totals, and agreement with ``--model hf``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
-QUESTIONS = ["1+1?", "2+2?", "3+3?", "2+2?"]  # two documents with one prompt
+# Two documents have one prompt.
+QUESTIONS = ["1+1?", "2+2?", "3+3?", "2+2?"]
 
 
 def evaluate(model: AFTLM | object, task: dict, tmp_path: Path, **options) -> dict:
-    """Run lm-eval on a task over a small local file, as its command line would."""
+    """Run lm-eval on a task with a small local file, as its command line does."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -133,7 +134,7 @@ def test_stop_strings_that_end_texts_anyway_change_no_sampling(tiny):
     assert stop_at_tokens(question, model.engine.renderer) == question
 
 
-def test_of_several_chat_templates_lm_eval_is_told_the_one_it_asked_for(tmp_path):
+def test_lm_eval_gets_the_named_one_of_several_chat_templates(tmp_path):
     folder = save_tiny(tmp_path / "several")
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = {"default": tokenizer.chat_template, "tools": "{{ messages[0].content }}"}
@@ -144,7 +145,7 @@ def test_of_several_chat_templates_lm_eval_is_told_the_one_it_asked_for(tmp_path
     evaluate(model, GENERATE, tmp_path, apply_chat_template="tools")
 
 
-def test_an_adapter_in_the_home_brings_its_template(tmp_path, monkeypatch):
+def test_the_template_of_an_adapter_in_the_home_folder_is_used(tmp_path, monkeypatch):
     (tmp_path / "adapter").mkdir()
     own = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }} own{% endblock %}"
     CheckpointConfig(own, Template(own, "x").digest).save(tmp_path / "adapter")
@@ -177,7 +178,7 @@ def test_results_traces_and_totals_agree(tiny, tmp_path):
     assert (info["k"], info["layers"], info["generations_per_question"]) == (3, 2, 7)
     assert info["usage"]["generations"] == 28
     computed = sum(trace.computed_usage.generations for trace in traces)
-    # two questions share a prompt
+    # Two questions share a prompt.
     assert info["spent"]["generations"] == computed == 21
     assert info["usage"]["generated_tokens"] == sum(trace.usage.generated_tokens for trace in traces)
     assert info["usage"]["flops"] > 0
@@ -213,7 +214,8 @@ def test_order_limit_and_batch_size_change_no_text(tiny, tmp_path):
     assert texts(aft(tiny, final_temperature=0.9, batch_size=1)) == whole
     assert texts(aft(tiny, final_temperature=0.9), limit=2) == {0: whole[0], 1: whole[1]}
     assert texts(aft(tiny, final_temperature=0.9), samples={"small_generate": [1, 2]}) == {1: whole[1], 2: whole[2]}
-    assert whole[1] == whole[3]  # two documents with one prompt
+    # These two documents have one prompt.
+    assert whole[1] == whole[3]
 
 
 def test_repeats_are_further_draws(tiny, tmp_path):
@@ -234,7 +236,8 @@ def test_padding_clones_are_neither_run_nor_counted(tiny, tmp_path):
     one = Instance("generate_until", {"q": 1}, args, 0, ("t", 0, 1))
     two = Instance("generate_until", {"q": 2}, ("3+3?", {"max_gen_toks": 4}), 0, ("t", 1, 1))
     model = aft(tiny, record=str(tmp_path / "r"))
-    texts = model.generate_until([one, two, two, two], disable_tqdm=True)  # lm-eval pads ranks with the last request
+    # lm-eval pads the requests of a process with the last one.
+    texts = model.generate_until([one, two, two, two], disable_tqdm=True)
     assert texts[1] == texts[2] == texts[3]
     assert model.usage.generations == 6
     assert len(list(read_traces(tmp_path / "r"))) == 2
@@ -250,7 +253,7 @@ def test_few_shot_turns_and_system_arrive_in_the_prompt(tiny, tmp_path):
     assert not trace.question.chat.wrapped
 
 
-def test_a_bare_prompt_is_wrapped_said_and_flagged(tiny, tmp_path, caplog):
+def test_a_bare_prompt_is_wrapped_with_a_warning_and_a_count(tiny, tmp_path, caplog):
     results = evaluate(aft(tiny), GENERATE, tmp_path)
     assert results["config"]["aft"]["bare_prompts_wrapped"] == 4
     assert "add --apply_chat_template" in caplog.text
@@ -288,7 +291,7 @@ def test_a_record_folder_that_cannot_be_written(tiny, tmp_path):
         aft(tiny, record=str(tmp_path / "file" / "traces"))
 
 
-def test_traces_that_are_none(tmp_path):
+def test_a_missing_and_a_damaged_trace(tmp_path):
     with pytest.raises(RecordError, match="no traces"):
         list(read_traces(tmp_path))
     (tmp_path / "t.jsonl").write_text('{"half": ')

@@ -1,4 +1,4 @@
-"""What the README says is so: arguments, files, commands, the start-up line."""
+"""The README agrees with the code: arguments, start-up line, commands and links."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lm_eval_aft.core.config import markdown_table
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_arguments_is_the_config():
+def test_the_table_of_arguments_is_that_of_the_config():
     assert markdown_table() in README
 
 
-def test_the_start_up_line_is_quoted_as_it_is():
+def test_the_start_up_line_is_quoted_exactly():
     line = (ROOT / "startup" / "lm_eval_aft.pth").read_text().strip()
     assert f"`{line}`" in README
 
@@ -33,13 +33,14 @@ def test_every_command_shows_its_help(name):
 def test_commands_and_options_in_the_readme_exist():
     block = " ".join(re.findall(r"^    (.*)$", README, re.MULTILINE))
     options = set(re.findall(r"aft sweep.*?--output_path", block)[0].split())
-    shown = CliRunner().invoke(aft, ["sweep", "--help"]).output
-    assert all(option in shown for option in options if option.startswith("--"))
+    help_text = CliRunner().invoke(aft, ["sweep", "--help"]).output
+    assert all(option in help_text for option in options if option.startswith("--"))
     targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {"demo", "test"} <= set(targets)
-    assert README.index("make demo") < README.index("make test") < 1500  # on the first screen
+    # Both stand on the first screen.
+    assert README.index("make demo") < README.index("make test") < 1500
 
 
-def test_links_inside_the_project_lead_somewhere():
+def test_every_link_to_a_file_works():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target

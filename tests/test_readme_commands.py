@@ -1,9 +1,11 @@
-"""Every command the README shows is run as it stands, or is named below with the reason why not.
+"""Every command of the README runs, or is checked against its help for the reason that ``TABLE`` gives.
 
-A command without an entry in ``TABLE`` fails, and so does an entry without its command. Commands run in the README's
-order in one folder, as a reader would type them. Changed before running: what stands for the user's own files, the
-limit, gsm8k, whose questions come from a file of ours as no hub is asked, and the engine of the sweep, whose ten points
-take a minute with a model.
+``TABLE`` has an entry for each command and no other entry. Commands run in one folder and in the README's order, as a
+reader would type them, with these changes:
+
+- the names of the user's own files, and the limit;
+- gsm8k, whose questions come from a local file, because no hub is used;
+- the engine of the sweep, whose ten points would take a minute with a model.
 """
 
 from __future__ import annotations
@@ -31,29 +33,35 @@ SMALL = "--include_path tasks --limit 1"
 
 @dataclass(frozen=True)
 class Run:
-    """Run; ``change`` maps parts of the command to what stands in their place, ``says`` is part of its output."""
+    """A command that is run.
 
-    says: str
+    Attributes:
+        output: Part of what it prints.
+        change: Parts of the command, and what replaces them.
+        more: What is added to the command.
+    """
+
+    output: str
     change: Mapping[str, str] = field(default_factory=dict)
     more: str = ""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Not run, for the reason given; its options must be in the help that ``help_of`` prints."""
+    """A command that is not run, with the reason. The command ``help_of`` must print its options."""
 
     reason: str
     help_of: str
 
 
-INSTALLS = "an install takes minutes and a registry: tests/test_install.py does it"
-FIGURES = "takes minutes on a real model; tests/benchmarks/test_benchmarks.py holds the scripts' own tests"
+INSTALLS = "it downloads packages for minutes: tests/test_install.py installs the package"
+FIGURES = "it takes minutes on a real model: tests/benchmarks/test_benchmarks.py runs the scripts on tiny ones"
 
 TABLE: dict[str, Run | Check] = {
-    "make demo": Check(INSTALLS + ", and tests/cli/test_demo.py runs what comes after", "make -n demo"),
+    "make demo": Check(INSTALLS + ", tests/cli/test_demo.py runs the demo", "make -n demo"),
     "make test": Check("it would run this test", "make -n test"),
-    "make demo-chat": Check("fetches a real checkpoint", "make -n demo-chat"),
-    "make checkpoints": Check("trains for hours; tests/trainers/test_family.py does it small", "make -n checkpoints"),
+    "make demo-chat": Check("it downloads a real checkpoint", "make -n demo-chat"),
+    "make checkpoints": Check("it takes hours: tests/trainers/test_family.py runs it small", "make -n checkpoints"),
     "pip install .": Check(INSTALLS, "pip install --help"),
     "lm_eval --model aft --model_args pretrained=MODEL,k=5,layers=2,record=out/traces --tasks gsm8k "
     "--apply_chat_template --batch_size auto --output_path out --log_samples": Run("|gsm8k|", more=SMALL),
@@ -64,7 +72,7 @@ TABLE: dict[str, Run | Check] = {
         "|gsm8k|", {"...": "--model_args engine=scripted,k=2,layers=1 --tasks gsm8k --apply_chat_template"}, SMALL
     ),
     "python benchmarks/startup.py": Check(
-        "two hundred starts take a minute: tests/test_autoload.py runs it with few",
+        "two hundred starts take a minute: tests/test_autoload.py runs it with fewer",
         "python benchmarks/startup.py --help",
     ),
     "lm_eval --model aft --model_args pretrained=SMOLLM2,k=5,layers=2,dtype=bfloat16,record=out/smollm2/traces,"
@@ -75,13 +83,13 @@ TABLE: dict[str, Run | Check] = {
     "aft votes out/smollm2": Run("gsm8k, k=5, layers=2: 2 questions"),
     "aft diagnose out/smollm2": Run("answers repeat a draft word for word"),
     "aft report out/smollm2 --html page.html": Run("The page is in page.html."),
-    "aft compare": Check("it is named only; tests/analysis/test_compare.py runs it", "aft compare --help"),
+    "aft compare": Check("the README only names it: tests/analysis/test_compare.py runs it", "aft compare --help"),
     "aft judge mt_bench": Check("needs a judge: tests/judging/test_mt_bench.py has one", "aft judge mt_bench --help"),
     "aft judge alpaca_eval": Check(
         "needs a judge: tests/judging/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"
     ),
     "python -m trainers.family train FAMILY --seed N": Check(
-        "trains for an hour; tests/trainers/test_family.py does it small", "python -m trainers.family train --help"
+        "it trains for an hour: tests/trainers/test_family.py runs it small", "python -m trainers.family train --help"
     ),
     "python benchmarks/family.py FAMILY WORK --limit 4000 --ablations 4000 --seed N": Check(
         FIGURES, "python benchmarks/family.py --help"
@@ -104,29 +112,29 @@ TABLE: dict[str, Run | Check] = {
 }
 
 
-def shown() -> list[str]:
-    """The README's commands, each once, in its order: lines of indented blocks, and inline code with an argument."""
+def readme_commands() -> list[str]:
+    """The README's commands in its order, each once: lines of indented blocks, and inline code with an argument."""
     text = README.replace("\\\n", " ")
     pattern = rf"^ {{4}}((?:{PROGRAMS}) .*)$|`((?:{PROGRAMS})\s[^`]+)`"
-    found = [first or second for first, second in re.findall(pattern, text, re.MULTILINE)]
-    return list(dict.fromkeys(" ".join(command.split("  #")[0].split()) for command in found))
+    lines = [block or inline for block, inline in re.findall(pattern, text, re.MULTILINE)]
+    return list(dict.fromkeys(" ".join(line.split("  #")[0].split()) for line in lines))
 
 
 def commands(kind: type) -> list[str]:
-    return [command for command in shown() if isinstance(TABLE.get(command), kind)]
+    return [command for command in readme_commands() if isinstance(TABLE.get(command), kind)]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A reader's: the programs of this Python, no hub, nothing of ours switched off."""
-    ours = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    """A reader's environment: the programs of this Python, no hub, and none of our switches."""
+    changed = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LM_EVAL_AFT")}
-    return {**kept, **ours, "HF_DATASETS_CACHE": str(folder / "datasets"), "COLUMNS": "120"}
+    return {**kept, **changed, "HF_DATASETS_CACHE": str(folder / "datasets"), "COLUMNS": "120"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader would stand: a checkpoint called MODEL, a template, and gsm8k with questions of ours."""
-    from lm_eval.tasks import __file__ as stock
+    """The reader's folder: a checkpoint called MODEL, a template, and a gsm8k of nine local questions."""
+    from lm_eval import tasks
 
     folder = tmp_path_factory.mktemp("reader")
     save_tiny(folder / "MODEL")
@@ -137,41 +145,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tasks").mkdir()
     (folder / "tasks" / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     files = {split: str(folder / "tasks" / "rows.jsonl") for split in ("train", "test")}
-    task = {"include": str(Path(stock).parent / "gsm8k" / "gsm8k.yaml"), "task": "gsm8k", "dataset_path": "json"}
-    task |= {"dataset_name": None, "dataset_kwargs": {"data_files": files}}
+    task = {"include": str(Path(tasks.__file__).parent / "gsm8k" / "gsm8k.yaml"), "task": "gsm8k"}
+    task |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
     (folder / "tasks" / "gsm8k.yaml").write_text(json.dumps(task))
     return folder
 
 
 def test_every_command_of_the_readme_is_in_the_table():
-    assert set(shown()) == set(TABLE)
+    assert set(readme_commands()) == set(TABLE)
 
 
-def typed(command: str, entry: Run) -> str:
-    for part, other in entry.change.items():
+def changed_command(command: str, entry: Run) -> str:
+    for part, replacement in entry.change.items():
         assert command.count(part) == 1, part
-        command = command.replace(part, other)
+        command = command.replace(part, replacement)
     return f"{command} {entry.more}"
 
 
 @pytest.mark.parametrize("command", commands(Run), ids=lambda command: command[:40])
-def test_it_runs_as_shown(folder: Path, command: str):
+def test_the_command_runs(folder: Path, command: str):
     entry = TABLE[command]
-    line = typed(command, entry)
-    done = subprocess.run(
+    line = changed_command(command, entry)
+    process = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert entry.says in done.stdout + done.stderr, done.stdout + done.stderr
+    output = process.stdout + process.stderr
+    assert process.returncode == 0, output
+    assert entry.output in output, output
 
 
 @pytest.mark.parametrize("command", commands(Check), ids=lambda command: command[:40])
-def test_what_is_not_run_exists_with_its_options(tmp_path: Path, command: str):
+def test_the_command_exists_with_its_options(tmp_path: Path, command: str):
     entry = TABLE[command]
     assert entry.reason
-    done = subprocess.run(
+    process = subprocess.run(
         shlex.split(entry.help_of), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     options = {word.split("=")[0] for word in command.split() if word.startswith("--")}
-    assert all(re.search(rf"{option}\b", done.stdout) for option in options), options
+    assert all(re.search(rf"{option}\b", process.stdout) for option in options), options

@@ -1,8 +1,7 @@
-"""The small family in the package: which checkpoint stands for ``pretrained`` where none is given, and where they lie.
+"""The three small checkpoints in the package: their names, their folders and the default.
 
-Trained on ``aft_arith`` by ``trainers.family`` (``make checkpoints``) and good for nothing else; ``base`` is what the
-other two were trained on, for trainings of one's own. Knows paths only. Called by ``model`` and ``sweep``,
-which choose, and by whoever opens a checkpoint: ``engines``, ``checkpoint``, the trainers.
+``trainers.family`` trained them on ``aft_arith`` (``make checkpoints``), and they know nothing else. ``sft`` and
+``aft`` were trained from ``base``, which you can train too.
 """
 
 from __future__ import annotations
@@ -17,32 +16,36 @@ from lm_eval_aft.core.log import log
 FOLDER = Path(__file__).with_name("checkpoints")
 NAMES = ("aft", "base", "sft")
 PREFIX = "bundled:"
+# The tasks that the checkpoints know.
 TASKS = ("aft_arith", "aft_arith_validation", "aft_arith_fresh")
 
 
 def choose_checkpoint(engine: str, engine_args: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The engine's arguments with ``pretrained`` filled in, and the name by which results call the model.
+    """Fill in ``pretrained`` if it is not given.
 
     Args:
-        engine: Its name; servers and the scripted engine have no checkpoint here.
-        engine_args: As given; ``pretrained=bundled:aft``, ``bundled:base`` and ``bundled:sft`` name ours.
+        engine: Name of the engine. Only ``hf`` and ``vllm`` load a checkpoint.
+        engine_args: The arguments of the engine.
+
+    Returns:
+        The arguments, and the model's name in the results file.
     """
     args = dict(engine_args)
-    given = args.get("pretrained")
-    name = str(given or args.get("model") or engine)
+    pretrained = args.get("pretrained")
+    name = str(pretrained or args.get("model") or engine)
     if engine not in ("hf", "vllm"):
         return args, name
-    if given is None:
+    if pretrained is None:
         args["pretrained"] = name = f"{PREFIX}aft"
-        log.warning("pretrained is not given: %s is used, a tiny model that knows the task aft_arith alone.", name)
+        log.warning("pretrained is not given: %s is used, a tiny model that knows only the task aft_arith.", name)
     return args, name
 
 
 def locate(name: str) -> str:
-    """The folder of a ``bundled:`` name; any other name as it is.
+    """The folder of a ``bundled:`` name. Any other name is returned unchanged.
 
     Raises:
-        ConfigError: If none of ours is called so.
+        ConfigError: If there is no checkpoint of that name in the package.
     """
     if not name.startswith(PREFIX):
         return name
@@ -53,7 +56,7 @@ def locate(name: str) -> str:
 
 
 def warn_elsewhere(name: str, tasks: set[str]) -> None:
-    """Say once a run that a bundled checkpoint knows nothing of these tasks."""
+    """Warn if a bundled checkpoint is run on other tasks than those it knows."""
     foreign = sorted(tasks - set(TASKS))
     if name.startswith(PREFIX) and foreign:
-        log.warning("%s knows aft_arith alone: its scores on %s mean nothing.", name, ", ".join(foreign))
+        log.warning("%s knows only aft_arith: its scores on %s mean nothing.", name, ", ".join(foreign))

@@ -1,9 +1,8 @@
-"""``aft_arith``: make a target number out of given numbers, every step written with its result.
+"""The problems of ``aft_arith``: combine numbers to reach a target, and write every step with its result.
 
-A question reads ``7 3 4 5 make 20``; an answer reads ``7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 5 = 20``. Each given number is
-used once, with ``+``, ``-`` and ``*``, and every result lies in 1..99, so that a whole number is one token of a small
-model. Finding a way is a search, checking one is not: what an aggregator needs. Many ways may lead to one target.
-Knows nothing of models. Called by the task ``aft_arith``, by ``answers`` and by ``trainers.family``.
+A question is ``7 3 4 5 make 20``, and an answer is ``7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 5 = 20``. An answer uses each
+number once, with ``+``, ``-`` and ``*``. Every result is between 1 and 99, so a number is one token of a small model.
+To find a way needs a search, to check one does not, so aggregation can help. Several ways may lead to one target.
 """
 
 from __future__ import annotations
@@ -13,40 +12,43 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-LIMIT = 99  # the largest result of a step
-LARGEST = 20  # the largest number given
-COUNT = 4  # numbers given
+# The largest result of a step.
+LIMIT = 99
+# The largest number of a question, and how many numbers it has.
+LARGEST = 20
+COUNT = 4
+# A hash of a problem chooses its split from this list.
 SPLITS = ("train", "train", "train", "train", "train", "train", "train", "train", "validation", "test")
 OPERATORS = "+-*"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Numbers to use once each, and the number to make of them."""
+    """Numbers to use once each, and the target."""
 
     numbers: tuple[int, ...]
     target: int
 
     @property
     def question(self) -> str:
-        """The text a model reads."""
+        """The problem as text."""
         return f"{' '.join(map(str, self.numbers))} make {self.target}"
 
     @property
     def split(self) -> str:
-        """Which split it belongs to: a function of its numbers in any order and its target, so splits are disjoint."""
+        """The split of the problem. It depends only on the set of numbers and the target, so splits are disjoint."""
         return SPLITS[crc32(f"{sorted(self.numbers)} {self.target}".encode()) % len(SPLITS)]
 
     @classmethod
     def read(cls, question: str) -> Problem:
-        """The problem that a question states."""
+        """The problem of a question."""
         *numbers, _make, target = question.split()
         return cls(tuple(map(int, numbers)), int(target))
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of an answer, as written: the result may be false."""
+    """One step of an answer, as written. Its result may be false."""
 
     left: int
     operator: str
@@ -71,12 +73,12 @@ def apply(operator: str, left: int, right: int) -> int:
 
 
 def write(way: Sequence[Step]) -> str:
-    """The answer that shows a way."""
+    """The text of a way."""
     return " ; ".join(map(str, way))
 
 
 def parse(text: str) -> Way | None:
-    """The steps of an answer, true or not; None where it is not of the form."""
+    """The steps of an answer, true or not. None if the text does not have the form of an answer."""
     steps = []
     for part in text.split(";"):
         words = part.split()
@@ -89,17 +91,17 @@ def parse(text: str) -> Way | None:
 
 
 def follows_rules(problem: Problem, way: Way) -> bool:
-    """Whether each step is true and every given number is used exactly once."""
-    at_hand = list(problem.numbers)
+    """Whether each step is true and every number of the problem is used exactly once."""
+    available = list(problem.numbers)
     for step in way:
         for number in (step.left, step.right):
-            if number not in at_hand:
+            if number not in available:
                 return False
-            at_hand.remove(number)
+            available.remove(number)
         if not step.true:
             return False
-        at_hand.append(step.result)
-    return len(at_hand) == 1
+        available.append(step.result)
+    return len(available) == 1
 
 
 def is_right(problem: Problem, text: str) -> bool:
@@ -109,7 +111,7 @@ def is_right(problem: Problem, text: str) -> bool:
 
 
 def problems(split: str, seed: int) -> Iterator[tuple[Problem, Way]]:
-    """Endless problems of a split, each with a way that solves it; the same for the same seed."""
+    """Problems of a split without end, each with a way that solves it. Equal seeds give equal problems."""
     rng = random.Random(f"{split} {seed}")
     while True:
         numbers = tuple(rng.randint(1, LARGEST) for _ in range(COUNT))
@@ -119,20 +121,20 @@ def problems(split: str, seed: int) -> Iterator[tuple[Problem, Way]]:
 
 
 def random_way(numbers: Sequence[int], rng: random.Random) -> Way | None:
-    """Some way to use all numbers, each result in 1..LIMIT; None where the steps taken led to a dead end."""
-    at_hand, way = list(numbers), []
-    while len(at_hand) > 1:
-        steps = possible_steps(at_hand)
+    """A random way to use all numbers, each result in 1..LIMIT. None if no further step is possible."""
+    available, way = list(numbers), []
+    while len(available) > 1:
+        steps = possible_steps(available)
         if not steps:
             return None
         left, right, step = rng.choice(steps)
         way.append(step)
-        at_hand = [number for place, number in enumerate(at_hand) if place not in (left, right)] + [step.result]
+        available = [number for place, number in enumerate(available) if place not in (left, right)] + [step.result]
     return tuple(way)
 
 
 def possible_steps(numbers: Sequence[int]) -> list[tuple[int, int, Step]]:
-    """Every step that two of the numbers allow, with their places; none that multiplies by one."""
+    """Every step that two of the numbers allow, with their positions. No step multiplies by one."""
     return [
         (left, right, Step(numbers[left], operator, numbers[right], result))
         for left in range(len(numbers))
@@ -145,16 +147,17 @@ def possible_steps(numbers: Sequence[int]) -> list[tuple[int, int, Step]]:
 
 
 def spelling(text: str) -> str | None:
-    """The answer in one spelling: equal for answers that differ in the order of summands, factors or free steps alone.
+    """One spelling for answers that differ only in the order of summands, factors or independent steps.
 
-    False steps are kept, since a vote is about what was written; None where the text is not of the form.
+    False steps are kept, since a vote counts what was written. None if the text does not have the form of an answer.
     """
     way = parse(text)
     if way is None:
         return None
     left = [_ordered(step) for step in way]
     if any(_reads(step, later) for place, step in enumerate(left) for later in left[place + 1 :]):
-        return write(left)  # a number is used before it is made: moving steps could make a wrong answer right
+        # A number is used before it is computed. Moving the steps could make this wrong answer right.
+        return write(left)
     written: list[Step] = []
     while left:
         free = [step for step in left if not any(_reads(step, other) for other in left if other is not step)]
@@ -165,7 +168,7 @@ def spelling(text: str) -> str | None:
 
 
 def _ordered(step: Step) -> Step:
-    """Larger number first where the order does not matter."""
+    """The step with the larger number first if the order does not matter."""
     if step.operator == "-" or step.left >= step.right:
         return step
     return Step(step.right, step.operator, step.left, step.result)
@@ -176,5 +179,5 @@ def _reads(step: Step, other: Step) -> bool:
 
 
 def solves(answer: str, question: str) -> bool:
-    """Whether an answer is right for the problem that a question states: what a vote is scored by."""
+    """Whether an answer is right for the problem of a question."""
     return is_right(Problem.read(question), answer)

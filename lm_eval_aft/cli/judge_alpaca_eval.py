@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
-from lm_eval_aft.cli.judge_options import FILE, JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, count_cell, render, score_cell
+from lm_eval_aft.cli.judge_options import PATH, JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_TOP_LOGPROBS
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference, score_annotations
 from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions, write_summary
@@ -21,9 +22,9 @@ PERCENTAGE = Unit(1, 2)
 
 
 @click.command("alpaca_eval")
-@click.argument("run", type=FILE, required=False)
-@click.option("--reference", type=FILE, help="Model outputs to compare with [default: the hub's].")
-@click.option("--annotations", type=FILE, help="Score these comparisons instead, without a judge.")
+@click.argument("run", type=PATH, required=False)
+@click.option("--reference", type=PATH, help="Model outputs to compare with [default: the hub's].")
+@click.option("--annotations", type=PATH, help="Score these comparisons instead, without a judge.")
 @judge_options
 @click.option(
     "--regex", is_flag=True, help="Read the letter that the judge writes, and name the scores so. For --judge-engine."
@@ -31,11 +32,11 @@ PERCENTAGE = Unit(1, 2)
 @click.option(
     "--top-logprobs",
     type=click.IntRange(1, 20),
-    default=5,
+    default=PUBLIC_TOP_LOGPROBS,
     show_default=True,
     help="Number of likely tokens to request.",
 )
-@click.option("--difficulty", type=FILE, help="Folder with df_gamed.csv [default: the hub's].")
+@click.option("--difficulty", type=PATH, help="Folder with df_gamed.csv [default: the hub's].")
 @click.option("--no-lc", is_flag=True, help="Leave out the length-controlled win rate.")
 @click.option("--name", help="Name of the model in the results.")
 def alpaca_eval(
@@ -87,11 +88,6 @@ def alpaca_eval(
 def _table(summary: AlpacaSummary) -> Table:
     """A row for each score."""
     scores = summary.scores
-    rates = {
-        "win_rate": (scores.win_rate, scores.standard_error),
-        "length_controlled_winrate": (scores.length_controlled_winrate, scores.lc_standard_error),
-        "discrete_win_rate": (scores.discrete_win_rate, None),
-    }
     counts = {
         "n_wins": scores.n_wins,
         "n_wins_base": scores.n_wins_base,
@@ -101,11 +97,9 @@ def _table(summary: AlpacaSummary) -> Table:
         "avg_length": scores.avg_length,
     }
     cells = {
-        summary.metric_name(name): score_cell(rate, error, PERCENTAGE)
-        for name, (rate, error) in rates.items()
-        if rate is not None
+        summary.metric_name(name): score_cell(rate, error, PERCENTAGE) for name, (rate, error) in scores.rates().items()
     }
-    cells |= {name: Cell(f"{count:,}", count, parts=(None,)) for name, count in counts.items()}
+    cells |= {name: count_cell(count) for name, count in counts.items()}
     names = (summary.name, summary.reference, summary.annotator)
     rows = [Row((*map(Cell, (*names, metric)), cell)) for metric, cell in cells.items()]
     rows[0] = replace(rows[0], notes=summary.remarks)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
-from lm_eval_aft.cli.judge_options import FILE, JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.cli.judge_options import PATH, JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.core.arguments import mapping
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.judging.mt_bench.data import (
@@ -31,12 +31,12 @@ RATING = Unit(1, 3)
 
 
 @click.command("mt_bench")
-@click.argument("run", type=FILE, required=False)
-@click.option("--judgments", type=FILE, help="Score these judgements instead, without a judge.")
+@click.argument("run", type=PATH, required=False)
+@click.option("--judgments", type=PATH, help="Score these judgements instead, without a judge.")
 @judge_options
-@click.option("--judge-prompts", type=FILE, help="FastChat's judge_prompts.jsonl [default: our own prompts].")
-@click.option("--references", type=FILE, help="FastChat's reference_answer file [default: the data set's own].")
-@click.option("--questions", type=FILE, help="FastChat's question.jsonl [default: beside RUN, else the hub's].")
+@click.option("--judge-prompts", type=PATH, help="FastChat's judge_prompts.jsonl [default: our own prompts].")
+@click.option("--references", type=PATH, help="FastChat's reference_answer file [default: the data set's own].")
+@click.option("--questions", type=PATH, help="FastChat's question.jsonl [default: beside RUN, else the hub's].")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Judgements of each turn.")
 @click.option(
     "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature of the judge."

@@ -16,7 +16,7 @@ from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.judge import CACHE_FILE, CONCURRENCY, RETRIES, TIMEOUT_S, Judge
 from lm_eval_aft.judging.local import LocalClient
 
-FILE = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ _OPTIONS = (
     ),
     click.option("--judge-engine", "engine", type=click.Choice(["hf"]), help="Run the judge here, without a server."),
     click.option("--judge-revision", "revision", default="", help="The weights that the server runs, in your words."),
-    click.option("--cache", type=FILE, help=f"The file that keeps the judgements [default: OUTPUT/{CACHE_FILE}]."),
+    click.option("--cache", type=PATH, help=f"The file that keeps the judgements [default: OUTPUT/{CACHE_FILE}]."),
     click.option("--max-judge-calls", "max_calls", type=click.IntRange(0), help="Make no more calls than this."),
     click.option("--price-in", type=click.FloatRange(0), help="Cost of a million prompt tokens, for the estimate."),
     click.option("--price-out", type=click.FloatRange(0), help="Cost of a million generated tokens."),
@@ -78,7 +78,7 @@ _OPTIONS = (
         "--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Retries of a failed call."
     ),
     click.option("--allow-missing", is_flag=True, help="Score even if judgements are missing, and count them."),
-    click.option("--output", type=FILE, help="Folder for the results [default: one beside RUN]."),
+    click.option("--output", type=PATH, help="Folder for the results [default: one beside RUN]."),
     click.option(
         "--format",
         "form",

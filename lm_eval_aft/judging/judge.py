@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.progress import Bar
-from lm_eval_aft.core.records import Message
+from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.secrets import KEY_VARIABLE, refuse_secrets
 from lm_eval_aft.engines.api.client import Cancelled, ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.pool import run_calls
+from lm_eval_aft.engines.api.renderers import EstimateRenderer
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
 from lm_eval_aft.judging.cache import JudgeCache
 
@@ -28,8 +29,6 @@ from lm_eval_aft.judging.cache import JudgeCache
 CACHE_FILE = "judgements.sqlite"
 # Defaults of the commands and of a judge that --metadata names.
 CONCURRENCY, TIMEOUT_S, RETRIES = 8, 300.0, 8
-# For the estimate only: about right for English text.
-BYTES_PER_TOKEN, TOKENS_PER_TURN = 4, 4
 # Wait before the first retry of a call whose reply is broken, and the longest wait.
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 30.0
 # A refusal with one of these statuses can concern a single call.
@@ -356,4 +355,5 @@ def _refused(error: Refused) -> JudgeReply:
 
 
 def _prompt_tokens(call: JudgeCall) -> int:
-    return sum(len(m.content.encode(errors="replace")) // BYTES_PER_TOKEN + TOKENS_PER_TURN for m in call.messages)
+    """The approximate number of prompt tokens."""
+    return EstimateRenderer().encode(Chat(call.messages)).prompt_tokens

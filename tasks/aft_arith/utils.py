@@ -1,4 +1,4 @@
-"""``aft_arith`` in lm-eval: 4,000 test problems of our own generator, and the exact check of an answer."""
+"""The data and the metric of ``aft_arith``: 4,000 generated test problems, and an exact check of an answer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ SEED = 0
 
 
 def dataset(**_: Any) -> Any:
-    """Both splits as the ``datasets.DatasetDict`` that lm-eval's ``custom_dataset`` wants."""
+    """The test and validation problems, as the ``DatasetDict`` that lm-eval's ``custom_dataset`` returns."""
     from datasets import Dataset, DatasetDict
 
     return DatasetDict({split: Dataset.from_list(_rows(split, size)) for split, size in SIZES.items()})
 
 
 def fresh(**_: Any) -> Any:
-    """The next 4,000 problems of the test split: for a last look, where the first have been looked at."""
+    """The next 4,000 problems of the test split, for a final evaluation that nobody has seen before."""
     from datasets import Dataset, DatasetDict
 
     return DatasetDict({"fresh": Dataset.from_list(_rows("test", SIZES["test"], skip=SIZES["test"]))})
 
 
 def _rows(split: str, size: int, skip: int = 0) -> list[dict[str, str]]:
-    """Different problems of a split, each once."""
+    """The first ``size`` distinct problems of a split, after ``skip`` others."""
     questions = dict[str, None]()
     for problem, _ in problems(split, SEED):
         questions[problem.question] = None
@@ -37,5 +37,5 @@ def _rows(split: str, size: int, skip: int = 0) -> list[dict[str, str]]:
 
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """1 where the answer uses each number once, every step is true, and it ends in the target; else 0."""
+    """1 if the answer uses each number once, every step is true, and it ends in the target; 0 otherwise."""
     return {"exact": float(is_right(Problem.read(doc["question"]), results[0].strip()))}

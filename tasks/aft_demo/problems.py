@@ -1,4 +1,4 @@
-"""Twelve small word problems, written for the demonstration: no download, exact whole answers."""
+"""The data of ``aft_demo``: twelve small word problems with whole-number answers, which need no download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBLEMS = [
 
 
 def dataset(**_: Any) -> Any:
-    """The problems in GSM8K's shape, as the ``datasets.DatasetDict`` that lm-eval's ``custom_dataset`` wants."""
+    """The problems with GSM8K's fields, as the ``DatasetDict`` that lm-eval's ``custom_dataset`` returns."""
     from datasets import Dataset, DatasetDict
 
     rows = [{"question": question, "answer": f"#### {answer}"} for question, answer in PROBLEMS]

@@ -1,9 +1,10 @@
-"""IFEval with lm-eval's own prompts and checkers, scored alike every time.
+"""The checks and metrics of ``aft_ifeval``: lm-eval's own prompts and checkers, with equal scores every time.
 
-Two checkers draw: langdetect samples n-grams of the text, and an instruction whose argument is missing from the data
-gets one from ``random``. Both are seeded here, per prompt. lm-eval's checkers look for NLTK's sentence tables only when
-they are imported, after all answers are written, and go on without them; here they are looked for first.
-Nothing of lm-eval's ifeval is imported at the top, because that import downloads. Called by aft_ifeval.yaml.
+Two checkers are random. langdetect samples n-grams of the text, and an instruction without its argument in the data
+gets a random one. Both are seeded here, per prompt.
+
+lm-eval's checkers look for NLTK's sentence tables when they are imported, after all answers are written. Here the
+tables are looked for before the run. lm-eval's ifeval is imported late, since its import downloads.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ SEED = 0
 
 
 def checked_docs(docs: Any) -> Any:
-    """The documents as they are, once all that scoring needs is known to be here.
+    """Check that scoring has all it needs, and return the documents unchanged.
+
+    lm-eval calls this before anything is generated.
 
     Raises:
-        ConfigError: If a package or NLTK's tables are missing; lm-eval calls this before anything is generated.
+        ConfigError: If a package or NLTK's tables are missing.
     """
     absent = [name for name in PACKAGES if find_spec(name) is None]
     if absent:
@@ -44,7 +47,7 @@ def checked_docs(docs: Any) -> Any:
 
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The stock metrics of one answer; the same answer always gets the same."""
+    """The stock metrics of one answer. Equal answers to a prompt get equal metrics."""
     from lm_eval.tasks.ifeval import utils as stock
 
     with seeded(doc["key"]):
@@ -53,36 +56,37 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, An
 
 
 def instruction_mean(items: Sequence[Sequence[bool]]) -> float:
-    """The share of instructions followed, over all prompts."""
+    """The share of followed instructions, over all prompts."""
     followed = list(chain.from_iterable(items))
     return sum(followed) / len(followed)
 
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Seed what the checkers draw from by the prompt's key, and leave everyone else's draws as they were."""
+    """Seed the random generators of the checkers by the prompt's key, and restore them afterwards."""
     from langdetect import DetectorFactory
 
-    outside, sampled = random.getstate(), DetectorFactory.seed
+    random_state, detector_seed = random.getstate(), DetectorFactory.seed
     random.seed(f"{SEED}/{key}")
     DetectorFactory.seed = SEED
     try:
         yield
     finally:
-        random.setstate(outside)
-        DetectorFactory.seed = sampled
+        random.setstate(random_state)
+        DetectorFactory.seed = detector_seed
 
 
 def _tables_are_here() -> bool:
     import nltk
 
-    if _found():
+    if _tables_are_installed():
         return True
-    nltk.download("punkt_tab", quiet=True)  # as the stock task does
-    return _found()
+    # The stock task downloads them too.
+    nltk.download("punkt_tab", quiet=True)
+    return _tables_are_installed()
 
 
-def _found() -> bool:
+def _tables_are_installed() -> bool:
     import nltk
 
     try:

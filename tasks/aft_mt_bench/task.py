@@ -18,7 +18,7 @@ from lm_eval_aft.core.log import log
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
-    FOLDER,
+    MT_BENCH_FOLDER,
     MT_BENCH_TASK,
     TEMPERATURES,
     AnswerSet,
@@ -163,6 +163,6 @@ class MTBench(ConfigurableTask):
         # lm-eval concatenates the values of several processes
         rows = sorted((one.row for one in words), key=lambda row: row[0])
         questions, answers = tuple(row[1] for row in rows), tuple(row[2] for row in rows)
-        name, folder = display_name(self.model.name, config.k, config.layers), Path(config.record, FOLDER)
+        name, folder = display_name(self.model.name, config.k, config.layers), Path(config.record, MT_BENCH_FOLDER)
         log.info("%d answers are in %s.", len(answers), write_answers(folder, name, questions, answers))
         return AnswerSet(name, questions, answers, folder)

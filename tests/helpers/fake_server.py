@@ -30,8 +30,8 @@ class FakeServer:
 
             def do_GET(self) -> None:
                 server.headers.append(dict(self.headers))
-                found = self.path == "/v1/models"
-                self.answer(server.models if found else (404, {"detail": "Not Found"}, {}))
+                known = self.path == "/v1/models"
+                self.answer(server.models if known else (404, {"detail": "Not Found"}, {}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -40,7 +40,8 @@ class FakeServer:
 
             def answer(self, reply: Reply) -> None:
                 status, body, headers = reply
-                if status == 0:  # hang up
+                # Status 0 closes the connection without a reply.
+                if status == 0:
                     self.close_connection = True
                     self.connection.close()
                     return
@@ -56,7 +57,8 @@ class FakeServer:
                 pass
 
             def handle(self) -> None:
-                with suppress(OSError, ValueError):  # a client that timed out, or our own hanging up
+                # The client may have timed out, or this server may have closed the connection.
+                with suppress(OSError, ValueError):
                     super().handle()
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

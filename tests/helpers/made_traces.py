@@ -23,7 +23,7 @@ PLAIN = Sampling(0.7, 0.95, 0, 64)
 def trace_of_texts(
     *layers: list[str], doc: int = 0, task: str = "gsm8k", cut: bool = False, **settings: object
 ) -> Trace:
-    """A trace of these texts, layer by layer; a text has as many tokens as words."""
+    """A trace of these texts, layer by layer. A text has as many tokens as words."""
     asked = Question(Chat((Message("user", f"q{doc}"),)), PLAIN, PLAIN, task, doc, f"h{doc}")
     drafts = tuple(
         Draft(layer, i, i, Completion(text, (), "length" if cut else "stop", 5, 5, len(text.split())), False, 0.0)

@@ -1,4 +1,4 @@
-"""Folders that tests read."""
+"""The folders of the checkout and of the benchmark data beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions and runs of the scripted engine."""
+"""Questions, and runs of them with the scripted engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ask(text: str, *, repeat: int = 0, final: Sampling = SAMPLED, doc_id: int = 
 
 
 class Recorder(ScriptedEngine):
-    """Remembers what it was asked."""
+    """A scripted engine that records its requests, one list a layer."""
 
     def __init__(self, script: Callable[[Request], str] = numbered_answer, max_length: int = 8192) -> None:
         super().__init__(script, max_length)

@@ -1,4 +1,4 @@
-"""Tiny chat models with random weights, and their tokenizer."""
+"""Tiny chat models with random weights, and their byte-level tokenizer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tiny_tokenizer(chat_template: str | None = CHATML):
 
 
 def tiny_config(kind: str = "llama"):
-    """A config small enough to run in milliseconds: plain, sliding-window, or Gemma-like."""
+    """The config of a model that runs in milliseconds: "llama", "sliding" (sliding window) or "gemma"."""
     import transformers
 
     sizes = {
@@ -61,14 +61,15 @@ def tiny_config(kind: str = "llama"):
 
 
 def save_tiny(folder: Path, kind: str = "llama", chat_template: str | None = CHATML) -> str:
-    """Write a tiny model with random weights (seed 0) and its tokenizer as an ordinary checkpoint folder."""
+    """Write a tiny model with random weights (seed 0) and its tokenizer as a checkpoint. Returns the folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(tiny_config(kind))
+    # With the default scale the logits are nearly uniform, so no text would end.
     with torch.no_grad():
-        for weights in model.parameters():  # the default scale gives near-uniform logits, hence texts without ends
+        for weights in model.parameters():
             weights.mul_(3)
     model.generation_config.eos_token_id = 3
     model.save_pretrained(folder)

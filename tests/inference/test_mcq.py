@@ -1,4 +1,4 @@
-"""Multiple choice after drafts: one set of drafts a question, every choice scored under the aggregation prompt."""
+"""Multiple choice after drafts: each question is drafted once, and the aggregation prompt scores every choice."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def read_by(lm: AFTLM, chat, texts: list[str]) -> str:
 
 
 def split(lm: AFTLM, text: str, choice: str) -> tuple[list[int], list[int]]:
-    """Prompt and choice as tokens; as in lm-eval, white space at the end of the prompt belongs to the choice."""
+    """Prompt and choice as tokens. White space at the end of the prompt belongs to the choice, as in lm-eval."""
     whole, head = lm.engine.tokenizer.encode(text + choice), lm.engine.tokenizer.encode(text.rstrip())
     return head, whole[len(head) :]
 
 
 def directly(lm: AFTLM, chat, texts: list[str], choices=CHOICES) -> list[tuple[float, bool]]:
-    """log p(choice | aggregation prompt) by one forward pass of the whole sequence a choice."""
+    """log p(choice | aggregation prompt), with one forward pass of the whole sequence per choice."""
     scores = []
     for choice in choices:
         head, ids = split(lm, read_by(lm, chat, texts), choice)
@@ -123,7 +123,8 @@ def test_lm_evals_own_scoring_of_these_tokens_gives_the_same(lm, tiny_engine):
     expected = tiny_engine.lm._loglikelihood_tokens(flat, disable_tqdm=True)
     found = [scores for _, scores in sorted(tiny_engine.scorer.score_choices(prompts, choices))]
     assert close([score for own in found for score in own], expected)
-    single = [[(ids[0][0],), (ids[1][1],)] for ids in choices]  # one token each: no second forward pass
+    # Choices of one token need no second forward pass.
+    single = [[(ids[0][0],), (ids[1][1],)] for ids in choices]
     expected = [(("", ""), list(p), list(c)) for p, own in zip(prompts, single, strict=True) for c in own]
     found = [score for _, own in sorted(tiny_engine.scorer.score_choices(prompts, single)) for score in own]
     assert close(found, tiny_engine.lm._loglikelihood_tokens(expected, disable_tqdm=True))
@@ -166,12 +167,13 @@ def test_a_question_is_drafted_once_and_what_it_costs_is_counted(lm):
     prompt_tokens = sum(len(sheet[0][0]) for sheet in sheets)
     choice_tokens = sum(len(ids) for sheet in sheets for _, ids in sheet)
     scored = info["usage"]["computed_prompt_tokens"] - sum(c.computed_prompt_tokens for c in written)
-    assert scored == prompt_tokens + choice_tokens  # each prompt once, each choice once
+    # Each prompt and each choice is computed once.
+    assert scored == prompt_tokens + choice_tokens
     asked = info["usage"]["prompt_tokens"] - sum(c.prompt_tokens for c in written)
     assert asked == 3 * prompt_tokens + choice_tokens
 
 
-def test_hidden_passes_write_and_the_last_scores(tiny_engine, tmp_path):
+def test_hidden_layers_write_and_the_last_layer_scores(tiny_engine, tmp_path):
     lm = model(tiny_engine, layers=2, record=str(tmp_path))
     lm.loglikelihood(instances(), disable_tqdm=True)
     for trace in read_traces(tmp_path):
@@ -201,7 +203,8 @@ def test_a_probe_changes_what_is_read(lm, tiny_engine, tmp_path):
 
 
 def test_texts_that_do_not_fit_are_cut_and_the_trace_says_so(tiny_engine, tmp_path):
-    long = QUESTIONS[0] + " word" * 670  # 4,096 tokens hold question, choices and a little of the drafts
+    # 4,096 tokens hold the question, the choices and a part of the drafts.
+    long = QUESTIONS[0] + " word" * 670
     made = model(tiny_engine, record=str(tmp_path), draft_max_tokens=40)
     assert len(made.loglikelihood(instances((long,)), disable_tqdm=True)) == 3
     (trace,) = read_traces(tmp_path)
@@ -266,7 +269,8 @@ def test_plain_is_the_engine_alone_and_so_is_a_choice_without_a_question(tiny_en
 def test_plain_counts_what_lm_eval_computes(tiny_engine):
     plain = model(tiny_engine, mcq="plain")
     plain.loglikelihood(instances(("Answer:",), ("a", "b", "cd")), disable_tqdm=True)
-    # a byte a token: 8 and 8 share a prompt of 7 tokens, as lm-eval computes all but the last; "cd" shares nothing
+    # One byte is one token. lm-eval computes all tokens but the last, so two lines of 8 tokens share a prompt of 7.
+    # "cd" shares nothing.
     assert (plain.usage.prompt_tokens, plain.usage.computed_prompt_tokens) == (8 + 8 + 9, 9 + 9)
     assert (plain.usage.generations, plain.usage.generated_tokens) == (0, 0)
     assert plain.computed_usage == plain.usage

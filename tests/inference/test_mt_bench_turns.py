@@ -1,4 +1,4 @@
-"""Dialogues: each turn is drafted and aggregated, upon the model's own answers."""
+"""Dialogues: each turn is drafted and aggregated, and continues from the model's own answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATER = ["And twice that?", "And half?"]
 
 
 def script(request) -> str:
-    """Says how many turns the user has spoken, which layer's prompt it read, and the seed."""
+    """A text that names the number of the user's turns, whether the prompt holds drafts, and the seed."""
     messages = request.prompt.chat.messages
     asked = sum(message.role == "user" for message in messages)
     read = "drafts" if messages[0].role == "system" else "question"
@@ -47,7 +47,7 @@ def ask(lm: AFTLM, *requests) -> list[list[str]]:
     return [json.loads(text)["turns"] for text in lm.generate_until(list(requests), disable_tqdm=True)]
 
 
-def test_every_turn_is_drafted_and_aggregated_on_the_models_own_answers(tmp_path):
+def test_every_turn_is_drafted_and_aggregated_after_the_models_own_answers(tmp_path):
     lm = model(record=str(tmp_path))
     (answers,) = ask(lm, request(LATER))
     traces = list(read_traces(tmp_path))
@@ -56,7 +56,8 @@ def test_every_turn_is_drafted_and_aggregated_on_the_models_own_answers(tmp_path
     assert all(len(trace.drafts) == 3 for trace in traces)
     assert lm.usage.generations == 9
     assert all(f"turn {n} from drafts" in answer for n, answer in enumerate(answers, 1))
-    heard = [answer.removeprefix("<think>hm</think>") for answer in answers]  # what was thought is not said
+    # The next prompt does not hold the thinking.
+    heard = [answer.removeprefix("<think>hm</think>") for answer in answers]
     last = traces[-1].question
     assert [(m.role, m.content) for m in last.chat.messages] == [
         ("user", "2+2? (0)"),
@@ -65,7 +66,8 @@ def test_every_turn_is_drafted_and_aggregated_on_the_models_own_answers(tmp_path
         ("assistant", heard[1]),
         ("user", LATER[1]),
     ]
-    assert (last.final.temperature, last.drafts.temperature) == (0.1, 0.7)  # the task speaks of the last layer only
+    # The task's settings apply to the last layer only.
+    assert (last.final.temperature, last.drafts.temperature) == (0.1, 0.7)
 
 
 def test_seeds_come_from_what_is_asked_not_from_place_or_company():
@@ -83,7 +85,7 @@ def test_dialogues_of_other_lengths_and_plain_questions_go_together():
     assert texts[1].startswith("<think>hm</think>turn 1")
 
 
-def test_a_stopped_dialogue_goes_on_where_it_was(tmp_path):
+def test_a_stopped_dialogue_resumes(tmp_path):
     lm = model(store=SQLiteStore(tmp_path / "s"))
     first = ask(lm, request(LATER), request(LATER, 1))
     again = model(store=lm.store)
@@ -92,7 +94,7 @@ def test_a_stopped_dialogue_goes_on_where_it_was(tmp_path):
     lm.store.close()
 
 
-def test_layers_0_answers_each_turn_once_and_stop_strings_cut_what_is_heard():
+def test_layers_0_answers_each_turn_once_and_stop_strings_cut_the_next_prompt():
     lm = model(layers=0)
     (answers,) = ask(lm, request(LATER[:1], until=[" from"]))
     assert answers == ["<think>hm</think>turn 1", "<think>hm</think>turn 2"]

@@ -1,4 +1,4 @@
-"""Two processes under torchrun give the answers of one, and the totals of both."""
+"""Two processes under torchrun give the answers and the totals of one process."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ if os.environ.get("DIES") == os.environ.get("RANK", "0"):
         put(self, key, completion)
         seen.append(key)
         if len(seen) == 3:
-            time.sleep(0.5)  # long enough for a commit
+            # Long enough for a commit.
+            time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGKILL)
     store.SQLiteStore.put = put_and_die
 
-def tell_group():  # registered before the engine's handler, so called after it
+# Registered before the engine's handler, so called after it.
+def tell_group():
     import torch.distributed as group
     print("a process group is left:", group.is_initialized(), file=sys.stderr)
 
 atexit.register(tell_group)
-lm_eval.evaluator.add_env_info = lambda storage: None  # takes seconds and says nothing this test asks
+# It takes seconds, and this test does not need it.
+lm_eval.evaluator.add_env_info = lambda storage: None
 lm_eval_aft.register()
 tiny, out, shots, kind = sys.argv[1:]
 rows = [dict(question=f"{n}+{n}?", answer=str(2 * n), choices=[str(2 * n), "no idea"]) for n in range(5)]
@@ -63,7 +66,7 @@ if results is not None:
 def launch(
     tiny: str, out: Path, processes: int, shots: int, kind: str, dies: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run the script; the process of rank ``dies`` is killed after its third text."""
+    """Run the script. The process of rank ``dies`` is killed after its third text."""
     out.mkdir(exist_ok=True)
     (out / "script.py").write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -83,7 +86,7 @@ def test_two_processes_equal_one(tiny, tmp_path):
     two, said = run(tiny, tmp_path / "two", 2, 2)
     assert two["samples"] == one["samples"]
     assert len(one["samples"]) == 5
-    # 5 questions on 2 processes: lm-eval pads the second with a clone, which is neither counted nor recorded
+    # For 5 questions on 2 processes, lm-eval pads the second with a copy, which is neither counted nor recorded.
     for count in ("generations", "prompt_tokens", "generated_tokens"):
         assert two["aft"]["usage"][count] == one["aft"]["usage"][count]
     assert one["aft"]["usage"]["generations"] == 15
@@ -91,7 +94,7 @@ def test_two_processes_equal_one(tiny, tmp_path):
     assert sorted(trace.question.doc_id for trace in traces) == [0, 1, 2, 3, 4]
     assert len(list((tmp_path / "two" / "traces").glob("*_rank*of2.jsonl"))) == 2
     assert "draws its shots at random" in said
-    # one that is left until the interpreter has gone may abort a finished process
+    # A process group that outlives the interpreter may abort a finished process.
     assert said.count("a process group is left: False") == 2
 
 
@@ -108,11 +111,12 @@ def test_two_processes_score_choices_after_drafts_as_one_does(tiny, tmp_path):
     assert sorted(trace.question.doc_id for trace in read_traces(tmp_path / "two" / "traces")) == [0, 1, 2, 3, 4]
 
 
-def test_a_worker_that_is_killed_ends_the_others_and_the_same_command_goes_on(tiny, tmp_path):
+def test_a_killed_worker_ends_the_others_and_the_same_command_resumes(tiny, tmp_path):
     whole, _ = run(tiny, tmp_path / "whole", 2, 0)
     killed = launch(tiny, tmp_path / "killed", 2, 0, "generate_until", dies="1")
     assert killed.returncode == 1
-    assert "Signal 9 (SIGKILL)" in killed.stderr  # torchrun names the worker and ends the other
+    # torchrun names the worker and ends the other.
+    assert "Signal 9 (SIGKILL)" in killed.stderr
     assert not (tmp_path / "killed" / "end.json").exists()
     kept = SQLiteStore(tmp_path / "killed" / "traces" / "drafts.sqlite", create=False).info().generations
     assert 3 <= kept < 15

@@ -1,4 +1,4 @@
-"""The schedule: places, seeds, sharing, and what stays in the record."""
+"""The schedule: layers, seeds, sharing, and what traces hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def test_every_question_gets_k_layers_plus_one_generations(k, layers):
     traces = run([ask("a"), ask("b")], k, layers, engine)
     assert [len(trace.drafts) for trace in traces] == [k * layers + 1] * 2
     assert [trace.usage.generations for trace in traces] == [k * layers + 1] * 2
-    assert len(engine.asked) == layers + 1  # the engine gets a whole layer of all questions at once
+    # The engine gets a whole layer of all questions at once.
+    assert len(engine.asked) == layers + 1
     for trace in traces:
         assert [len(trace.layer(n)) for n in range(layers + 1)] == [k] * layers + [1]
         assert trace.answer == trace.drafts[-1].completion.text
@@ -78,7 +79,7 @@ class TestSeeds:
         assert all(0 <= seed < 2**63 for seed in self.seeds([ask(str(i)) for i in range(50)]).values())
 
     def test_they_are_what_they_were_in_version_0_1(self):
-        # a changed seed would make every stored draft of every user unreachable
+        # With another seed, no stored draft of any user would be found again.
         assert self.seeds([ask("a")])[0, 0] == 1468838491201164151
 
 

@@ -1,4 +1,4 @@
-"""Signals end a run in order, wherever they arrive."""
+"""A signal ends a run in order, wherever it arrives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLING = Sampling(0.7, 0.95, 0, 64)
 
 
 class Deleted:
-    """Sends a signal to its process while it is deleted, where Python drops what the handler raises."""
+    """Sends a signal to its process while it is deleted. Python drops the handler's exception there."""
 
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -41,7 +41,8 @@ def test_a_signal_whose_exception_is_lost_still_ends_the_run(tmp_path):
     with pytest.raises(RunStopped, match="stopped by SIGINT; 3 finished generations"), stoppable(store):
         propose_and_aggregate(asked, Engine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True)
     assert store.info().generations == 3
-    with stoppable(store):  # the next run is not ended by it
+    # The signal does not end the next run.
+    with stoppable(store):
         traces = propose_and_aggregate(
             asked, ScriptedEngine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True
         )

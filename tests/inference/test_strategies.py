@@ -1,4 +1,4 @@
-"""Opponents and probes: elections, refining, beam search, and what a pass is shown instead of its texts."""
+"""Strategies and probes: selection, refining, beam search, given drafts, and changed texts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import ORDER, apply_probe, with_wrong_number
+from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import BestOfN, Choice, Majority, load_selector
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
@@ -27,8 +28,8 @@ def gsm8k(text: str) -> Question:
 
 
 def select(question: Question, texts: list[str], regex: str | None = None) -> Choice:
-    (election,) = Majority(regex).select([(question, texts)])
-    return election
+    (choice,) = Majority(regex).select([(question, texts)])
+    return choice
 
 
 def texts(trace: Trace, layer: int) -> list[tuple[int, Completion]]:
@@ -45,9 +46,9 @@ def vote(questions, engine=None, store=None, **settings) -> list[Trace]:
 
 
 class TestMajority:
-    def test_the_most_frequent_answer_wins_and_its_first_text_stands_for_it(self):
-        said = select(gsm8k("q"), ["It is 4.", "So 7.", "The answer is 7.", "no idea"])
-        assert (said.index, said.scores) == (1, (1.0, 2.0, 2.0, 0.0))
+    def test_the_first_text_with_the_most_frequent_answer_is_chosen(self):
+        choice = select(gsm8k("q"), ["It is 4.", "So 7.", "The answer is 7.", "no idea"])
+        assert (choice.index, choice.scores) == (1, (1.0, 2.0, 2.0, 0.0))
 
     def test_of_equals_the_first_and_without_answers_the_first(self):
         assert select(gsm8k("q"), ["x", "is 3", "is 5"]).index == 1
@@ -60,7 +61,7 @@ class TestMajority:
         with pytest.raises(ConfigError, match=r"cannot find the answers of t: give vote_regex=PATTERN.*best_of_n"):
             select(ask("q"), ["a"])
 
-    def test_an_election_writes_the_drafts_of_aggregation_and_nothing_more(self):
+    def test_a_selection_writes_the_drafts_of_aggregation_and_nothing_more(self):
         engine, plain = Recorder(), Recorder()
         (trace,), (other,) = vote([gsm8k("q")], engine, k=5), run([gsm8k("q")], 5, 1, plain)
         assert texts(trace, 0) == texts(other, 0)
@@ -73,7 +74,7 @@ class TestMajority:
         assert len(trace.scores) == 5
         assert Trace.from_json(trace.to_json()) == trace
 
-    def test_it_may_follow_passes_that_write(self):
+    def test_it_may_follow_layers_that_write(self):
         (trace,) = vote([gsm8k("q")], k=3, layers=2)
         assert [len(trace.layer(layer)) for layer in (0, 1, 2)] == [3, 3, 1]
         assert trace.usage.generations == 6
@@ -143,7 +144,7 @@ class TestProbes:
     def test_none_changes_nothing(self):
         assert self.probed("none") == list(self.TEXTS)
 
-    def test_shuffle_draws_an_order_a_pass(self):
+    def test_shuffle_draws_an_order_per_layer(self):
         orders = {tuple(self.probed("shuffle", layer)) for layer in range(1, 9)}
         assert len(orders) > 4
         assert all(sorted(order) == sorted(self.TEXTS) for order in orders)
@@ -161,7 +162,8 @@ class TestProbes:
         assert len(changed) == 1
         assert made[changed[0]] == planted[changed[0]]
         places = {tuple(self.probed(probe, repeat=repeat)) for repeat in range(40)}
-        assert len(places) == 5  # every place, over the questions
+        # Over many questions, every draft is changed once.
+        assert len(places) == 5
         assert self.probed(probe, layer=2) == list(self.TEXTS)
 
     def test_repeat_shows_the_first_draft_k_times(self):
@@ -286,10 +288,11 @@ class TestBestOfN:
         assert trace.answer == trace.layer(0)[best].completion.text
         written = sum(draft.completion.prompt_tokens for draft in trace.layer(0))
         assert trace.usage.generations == 4
-        assert trace.usage.prompt_tokens > written  # the reward model read four dialogues
+        # The reward model has read four chats.
+        assert trace.usage.prompt_tokens > written
         assert trace.usage.flops > 0
 
-    def test_what_the_task_is_given_of_a_text_is_what_is_scored(self):
+    def test_the_reward_model_scores_the_answer_in_a_text(self):
         read: list[str] = []
 
         class Model:
@@ -305,14 +308,18 @@ class TestBestOfN:
         BestOfN(Model()).select([(asked, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
         assert read == ["The answer is 4", "It is 5"]
 
-    def test_scores_are_kept(self, reward, tmp_path, monkeypatch):
+    def test_scores_are_kept(self, reward, tmp_path):
         store = SQLiteStore(tmp_path / "s.sqlite")
         first = self.run(reward, store)
-        monkeypatch.setattr(
-            "lm_eval_aft.inference.reward_model.RewardModel._logits", lambda self, texts: pytest.fail("scored again")
-        )
+        kept = store.info().generations
         assert self.run(reward, store).scores == first.scores
         assert self.run(reward, store, k=3).scores == first.scores[:3]
+        assert store.info().generations == kept
+        # A model that is not there cannot score again.
+        model = RewardModel(reward, store, "cpu", 4)
+        model.model = None
+        chats = [(*first.question.chat.messages, Message("assistant", d.completion.text)) for d in first.layer(0)]
+        assert model.score([chats]) == [list(first.scores)]
 
 
 EVERY = {
@@ -326,7 +333,7 @@ EVERY = {
 
 @pytest.mark.parametrize("strategy", EVERY)
 class TestEveryStrategy:
-    """What is promised for aggregation holds for its opponents: resume, seeds, budget."""
+    """Every strategy resumes, draws by seeds, and fits its prompts, as aggregation does."""
 
     def run(self, strategy: str, engine, reward: str, store=None, questions=None, **given) -> list[Trace]:
         settings = {"strategy": strategy, **EVERY[strategy], **given}
@@ -339,7 +346,8 @@ class TestEveryStrategy:
         return propose_and_aggregate(asked, engine, TEMPLATE, config, store, selector=selector, quiet=True)
 
     def essence(self, traces: list[Trace]) -> list[object]:
-        return [  # a reward is the same up to the rounding of its batch
+        # A reward is equal up to the rounding of its batch.
+        return [
             (
                 t.answer,
                 [round(score, 5) for score in t.scores],
@@ -348,9 +356,9 @@ class TestEveryStrategy:
             for t in traces
         ]
 
-    def test_a_run_that_was_cut_short_goes_on(self, strategy, tiny_engine, reward, tmp_path):
+    def test_a_run_that_was_stopped_resumes(self, strategy, tiny_engine, reward, tmp_path):
         class Dying:
-            """Stops after four texts, as a killed run does."""
+            """Stops after two texts, as a killed run does."""
 
             def __getattr__(self, name):
                 return getattr(tiny_engine, name)
@@ -381,11 +389,12 @@ class TestEveryStrategy:
         other = self.essence(self.run(strategy, tiny_engine, reward, questions=asked, seed=7))
         drawn = [[(place, ids) for _, place, _, ids in trace[2]] for trace in whole]
         drawn_otherwise = [[(place, ids) for _, place, _, ids in trace[2]] for trace in other]
-        assert (drawn == drawn_otherwise) == (strategy == "beam")  # which draws nothing
+        # Beam search draws nothing.
+        assert (drawn == drawn_otherwise) == (strategy == "beam")
 
     def test_texts_that_do_not_fit_are_cut_and_the_question_never(self, strategy, tiny_engine, reward):
         class Narrow:
-            """Room for a question and little more."""
+            """An engine with room for a question and little more."""
 
             max_length = 900
 
@@ -396,7 +405,7 @@ class TestEveryStrategy:
         long = replace(short, max_tokens=200)
         fits = [replace(ask("q" * 20), drafts=long, final=short)]
         (trace,) = self.run(strategy, Narrow(), reward, questions=fits)
-        passes = 2 if strategy in ("aggregate", "refine") else 1 if strategy == "majority" else 0
-        assert len(trace.cut_tokens) == passes
+        layers = 2 if strategy in ("aggregate", "refine") else 1 if strategy == "majority" else 0
+        assert len(trace.cut_tokens) == layers
         with pytest.raises(PromptTooLong):
             self.run(strategy, Narrow(), reward, questions=[replace(fits[0], chat=ask("q" * 2000).chat)])

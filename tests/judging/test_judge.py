@@ -238,8 +238,8 @@ class TestCost:
         with closing(judge(server, tmp_path / "c")) as client:
             estimate = client.estimate([*calls(5), *calls(5)])
         assert (estimate.calls, estimate.kept, estimate.to_send, estimate.max_generated_tokens) == (5, 2, 3, 3 * 64)
-        # one token for four bytes, and four tokens for each turn
-        assert estimate.prompt_tokens == 3 * (1 + 4 + 2 + 4)
+        # about one token for four bytes, and five tokens for each turn and for the reply's own
+        assert estimate.prompt_tokens == 3 * (2 + 5 + 2 + 5 + 5)
         assert len(server.calls) == 2
 
     def test_the_estimate_in_words(self):

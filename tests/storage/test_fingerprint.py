@@ -1,4 +1,4 @@
-"""What tells two checkpoints apart without reading them whole."""
+"""The fingerprint tells two checkpoints apart without reading them whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 
 from lm_eval_aft.storage.fingerprint import FILE_END_BYTES, checkpoint_fingerprint
 
-ROWS = FILE_END_BYTES // 256  # of 64 float32 numbers: a tensor as long as an end of the file
+# Rows of 64 float32 numbers that make a tensor as long as the end of a file that is read.
+ROWS = FILE_END_BYTES // 256
 
 
 def save(folder: Path, trained: str | None) -> str:
-    """A checkpoint of three layers, of which one was trained further; only the first and last reach an end."""
+    """A checkpoint of three layers, one of them trained. Only the first and the last reach an end of the file."""
     folder.mkdir()
     weights = {name: torch.zeros(2 * ROWS, 64) for name in ("a.first", "b.middle", "c.last")}
     if trained:

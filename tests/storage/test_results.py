@@ -1,4 +1,4 @@
-"""Reading lm-eval's files: what a run wrote comes back, and what is broken or foreign is named in one sentence."""
+"""Reading lm-eval's files: values come back, and a damaged or foreign file is named in one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USAGE = {"generations": 22, "prompt_tokens": 900, "computed_prompt_tokens": 400,
 
 
 def results(k: int | None = 5, value: float = 0.5, **changes: Any) -> dict[str, Any]:
-    """A results file of two questions; ``k=None`` is another model's."""
+    """A results file of two questions. With ``k=None`` it is of another model."""
     aft = {"k": k, "layers": 2, "generations_per_question": 11, "model": "m", "seed": 1, "spent": USAGE}
     aft["usage"] = {**USAGE, "shared_prompt_tokens": 500}
     row = {
@@ -85,7 +85,8 @@ def test_unknown_flops_are_none_in_the_file_and_zero_here(tmp_path: Path):
 def test_of_equal_runs_in_one_folder_the_newest_wins(tmp_path: Path):
     write(tmp_path / "m", results(value=0.1), "2026-01-01T00-00-00.0")
     write(tmp_path / "m", results(value=0.2), "2026-01-03T00-00-00.0")
-    write(tmp_path / "m", results(k=1, value=0.3), "2026-01-02T00-00-00.0")  # lm-eval puts other k in the same folder
+    # lm-eval writes runs with another k into the same folder.
+    write(tmp_path / "m", results(k=1, value=0.3), "2026-01-02T00-00-00.0")
     write(tmp_path / "n", results(value=0.4), "2026-01-01T00-00-00.0")
     assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.2, 0.3, 0.4]
     assert read_run(tmp_path).scores[0].value == 0.2
@@ -115,7 +116,8 @@ def test_a_warning_reaches_stderr_of_a_command_as_it_stands(tmp_path: Path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"n-samples": {"t": {"effective": 1}}},  # another --limit
+        # Another --limit.
+        {"n-samples": {"t": {"effective": 1}}},
         {"n-shot": {"t": 5}},
         {"chat_template": "x"},
         {"system_instruction_sha": "ff"},
@@ -159,10 +161,13 @@ def test_samples_are_keyed_and_scored(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "gold"),
     [
-        ({"gen_args_0": {"arg_1": " no"}, "gen_args_1": {"arg_1": " yes"}}, "yes"),  # a choice, logged by its number
-        ({"gen_args_0": {"arg_1": {"until": []}}, "gen_args_1": {"arg_1": {"until": []}}}, "1"),  # a generated answer
+        # A choice, logged by its number.
+        ({"gen_args_0": {"arg_1": " no"}, "gen_args_1": {"arg_1": " yes"}}, "yes"),
+        # A generated answer.
+        ({"gen_args_0": {"arg_1": {"until": []}}, "gen_args_1": {"arg_1": {"until": []}}}, "1"),
         ({"gen_args_0": {"arg_1": " no"}}, "1"),
-        ([["q", " no"], ["q", " yes"]], "1"),  # of another version of lm-eval
+        # The form of another version of lm-eval.
+        ([["q", " no"], ["q", " yes"]], "1"),
     ],
 )
 def test_the_gold_answer_of_a_multiple_choice_is_its_text(tmp_path: Path, arguments: Any, gold: str):

@@ -1,4 +1,4 @@
-"""kill -9 at twenty moments: the same run again loses nothing committed and ends as if nothing had happened."""
+"""kill -9 at twenty moments: the same run again loses nothing that was committed, and ends as an undisturbed run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# One process imports everything and forks a child per round, since importing takes far longer than the tiny model.
+# One process imports everything and forks a child per round. Importing takes far longer than running the tiny model.
 ROUNDS = """
 import json, os, random, signal, sqlite3, sys, time
 from pathlib import Path
@@ -17,7 +17,8 @@ import lm_eval_aft.engines.hf.engine
 from lm_eval_aft.storage import draft_store as store
 from lm_eval_aft.model import AFTLM
 
-store.COMMIT_AFTER_S = 0.01  # commits close together leave many moments to be killed at
+# Frequent commits leave many moments at which to kill the run.
+store.COMMIT_AFTER_S = 0.01
 TINY, OUT = sys.argv[1], Path(sys.argv[2])
 ARGS = dict(pretrained=TINY, dtype="float32", device="cpu", batch_size=1, k=3, layers=2, max_gen_toks=60)
 TOTAL = 5 * 7
@@ -40,7 +41,8 @@ def rows(folder):
     try:
         with sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10) as db:
             return db.execute("SELECT count(*) FROM generations").fetchone()[0]
-    except sqlite3.OperationalError:  # not there yet
+    # The file is not there yet.
+    except sqlite3.OperationalError:
         return 0
 
 os.waitpid(child(OUT / "whole"), 0)
@@ -67,14 +69,15 @@ TOTAL = 5 * 7
 
 
 def essence(folder: Path) -> list[dict]:
-    """What must be equal: everything but times and the split into new and reused."""
+    """The parts of traces that must be equal: all but times, and which generations were new or reused."""
     (file,) = folder.glob("*.jsonl")
     traces = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for trace in traces:
         del trace["spent"]
         for draft in trace["drafts"]:
             del draft["elapsed_s"], draft["reused"]
-            del draft["completion"]["computed_prompt_tokens"]  # who paid for it depends on what the kill left missing
+            # Which text computed the shared prompt depends on what the kill left missing.
+            del draft["completion"]["computed_prompt_tokens"]
     return traces
 
 
@@ -88,11 +91,15 @@ def test_kill_at_twenty_moments(tiny, tmp_path):
     assert len(expected) == 5
     for number, moment in enumerate(report):
         assert moment["killed"]
-        assert moment["wanted"] <= moment["kept"] < TOTAL  # it fell inside generation
-        assert moment["traces_at_kill"] == []  # no half file was left
-        assert moment["rows_at_end"] == TOTAL  # nothing was generated twice or lost
+        # The kill came during generation, and left no half file.
+        assert moment["wanted"] <= moment["kept"] < TOTAL
+        assert moment["traces_at_kill"] == []
+        # Nothing was lost or generated twice.
+        assert moment["rows_at_end"] == TOTAL
         assert essence(tmp_path / f"killed{number}") == expected
         (file,) = (tmp_path / f"killed{number}").glob("*.jsonl")
         reused = sum(d["reused"] for line in file.read_text().splitlines() for d in json.loads(line)["drafts"])
-        assert reused == moment["kept"]  # exactly what was committed was used again
-    assert len({moment["kept"] for moment in report}) > 5  # the moments differ
+        # Everything that was committed was reused, and nothing else.
+        assert reused == moment["kept"]
+    # The moments differ.
+    assert len({moment["kept"] for moment in report}) > 5

@@ -1,4 +1,4 @@
-"""The draft store: keys, safety, and what it refuses."""
+"""The draft store: its keys, its safety, and the files that it refuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TestKey:
         assert generation_key("engine", greedy) == generation_key("engine", other)
 
     def test_it_is_what_it_was_in_version_0_1(self):
-        # a changed key would make every user's store useless: raise the key's version in store.py on purpose only
+        # A changed key makes every user's store useless. Raise the version in generation_key only on purpose.
         assert generation_key("engine", REQUEST) == "83b7e972e7d99affd04c99b9fe89d356993a51e48638fc72847e16f86185922e"
 
 
@@ -136,7 +136,8 @@ class TestRefusals:
         before = path.read_bytes()
         with pytest.raises(StoreError, match=said):
             SQLiteStore(path)
-        assert path.read_bytes() == before  # never altered, never deleted
+        # The file is neither changed nor deleted.
+        assert path.read_bytes() == before
 
     def test_a_file_that_is_no_database(self, tmp_path):
         path = tmp_path / "notes.txt"
@@ -216,14 +217,14 @@ class TestFullDisk:
         assert 0 < kept < 10_000
         assert len(store.get([key(number) for number in range(kept)])) == kept
 
-    def test_a_commit_in_the_background_that_failed_is_told(self, small):
+    def test_a_failed_commit_in_the_background_is_reported(self, small):
         store = SQLiteStore(small / "s.sqlite")
         store.put(key(0), replace(TEXT, text="x" * 1_000_000))
         time.sleep(2.5)
         with pytest.raises(StoreError, match="free the disk"):
             store.put(key(1), TEXT)
 
-    def test_a_read_only_folder_serves_nothing_in_silence(self, small):
+    def test_a_read_only_folder_is_an_error(self, small):
         SQLiteStore(small / "s.sqlite").close()
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
         with pytest.raises(StoreError, match="correct the permissions"):
@@ -241,7 +242,8 @@ def test_a_store_that_another_process_keeps_locked(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="locked"):
         store.flush()
     other.execute("ROLLBACK")
-    store.flush()  # nothing was dropped meanwhile
+    # Nothing was dropped meanwhile.
+    store.flush()
     assert store.info().generations == 1
     other.close()
 

@@ -1,4 +1,4 @@
-"""Trace files: which files are some, what their names tell apart, and that none is ever seen half written."""
+"""Trace files: which files are traces, what their names tell apart, and that no reader sees half a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
 
 
-def test_what_judging_keeps_is_no_trace_and_a_folder_may_have_any_name(tmp_path: Path):
+def test_files_of_judging_are_no_traces_and_a_folder_may_have_any_name(tmp_path: Path):
     folder = tmp_path / "mt_bench"
     kept = [folder / "model_answer/m.jsonl", folder / "model_judgment/j.jsonl", folder / "question.jsonl"]
     for file in (*kept, tmp_path / "samples_t_1.jsonl"):
@@ -58,9 +58,10 @@ def test_a_task_may_choose_a_temperature_by_question(tmp_path: Path):
     assert {each.question.final.temperature for each in found} == {0.7, 0.0}
 
 
-def test_where_the_results_state_another_sampling_than_was_asked_all_traces_count(tmp_path: Path):
+def test_if_the_results_state_another_sampling_than_was_used_all_traces_count(tmp_path: Path):
     write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1)])
-    greedy = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 256}}  # what lm-eval writes for tasks in Python
+    # lm-eval writes these settings for tasks in Python.
+    greedy = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 256}}
     make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": greedy})
     assert len(list(entry_of(tmp_path / "run", tmp_path / "traces").traces())) == 2
 

@@ -1,4 +1,4 @@
-"""The arithmetic problems: disjoint splits, an exact check, one spelling for equal ways, and the task in lm-eval."""
+"""The arithmetic problems: disjoint splits, an exact check, one spelling for equal ways, and the lm-eval task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ sys.path.insert(0, str(lm_eval_aft.tasks_path() / "aft_arith"))
 import utils as task
 
 sys.path.pop(0)
-del sys.modules["utils"]  # other tasks have a module of that name
+# Other tasks have a module of that name.
+del sys.modules["utils"]
 PROBLEM = Problem((7, 3, 4, 5), 20)
 RIGHT = "7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 5 = 20"
 
@@ -55,11 +56,16 @@ def test_numbers_that_lead_to_a_dead_end_are_left_out():
     ("text", "right"),
     [
         (RIGHT, True),
-        ("4 + 21 = 25 ; 7 * 3 = 21 ; 25 - 5 = 20", False),  # 21 is not there yet
-        ("7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 5 = 21", False),  # false
-        ("7 * 3 = 21 ; 21 + 4 = 25", False),  # 5 is left
-        ("7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 4 = 21", False),  # 4 twice
-        ("7 + 3 = 10 ; 10 + 4 = 14 ; 14 + 5 = 19", False),  # another number
+        # 21 is not computed yet.
+        ("4 + 21 = 25 ; 7 * 3 = 21 ; 25 - 5 = 20", False),
+        # The last step is false.
+        ("7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 5 = 21", False),
+        # 5 is not used.
+        ("7 * 3 = 21 ; 21 + 4 = 25", False),
+        # 4 is used twice.
+        ("7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 4 = 21", False),
+        # The result is another number.
+        ("7 + 3 = 10 ; 10 + 4 = 14 ; 14 + 5 = 19", False),
         ("7 * 3 = 21 ; 21 + 4 = 25 ; 25 - 5", False),
         ("7 / 3 = 2", False),
         ("\u0667 * 3 = 21", False),
@@ -92,7 +98,8 @@ def test_a_spelling_keeps_what_is_right_right():
 def test_two_right_ways_vote_apart():
     other = "7 + 4 = 11 ; 5 - 3 = 2 ; 11 * 2 = 22"
     extraction = choose_extraction("aft_arith")
-    turned = "3 * 7 = 21 ; 25 - 5 = 20 ; 4 + 21 = 25"  # 25 is used before it is made
+    # 25 is used before it is computed.
+    turned = "3 * 7 = 21 ; 25 - 5 = 20 ; 4 + 21 = 25"
     answers = [extraction.answer(text) for text in (RIGHT, RIGHT, turned, other)]
     gold = extraction.gold(PROBLEM.question)
     rights = extraction.rights(answers, gold)
@@ -114,8 +121,9 @@ def test_the_task_in_lm_eval():
     assert {Problem.read(doc["question"]).split for doc in fresh} == {"test"}
     assert not {doc["question"] for doc in test} & {doc["question"] for doc in fresh}
     assert not {doc["question"] for doc in test} & {doc["question"] for doc in validation}
-    told = "\n".join(doc["question"] for doc in (*test, *validation, *fresh))
-    assert sha256(told.encode()).hexdigest()[:16] == "8ec968ad03478ea7"  # other problems would need another version
+    questions = "\n".join(doc["question"] for doc in (*test, *validation, *fresh))
+    # Other problems would need another version of the task.
+    assert sha256(questions.encode()).hexdigest()[:16] == "8ec968ad03478ea7"
     doc = {"question": PROBLEM.question}
     assert loaded["aft_arith"].process_results(doc, [RIGHT]) == {"exact": 1.0}
     assert task.process_results(doc, ["7"]) == {"exact": 0.0}

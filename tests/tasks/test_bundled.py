@@ -1,4 +1,4 @@
-"""The checkpoints in the package: used where none is named, and said so."""
+"""The checkpoints in the package: the default, their names, and what they can do."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trainers.settings import make_config
 from trainers.train import run_training
 
 
-def test_without_pretrained_it_is_ours_and_said(caplog):
+def test_without_pretrained_it_is_the_bundled_one_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING, "lm_eval.aft"):
         args, name = choose_checkpoint("hf", {"dtype": "float32"})
     assert name == "bundled:aft"
     assert args == {"dtype": "float32", "pretrained": "bundled:aft"}
-    assert "knows the task aft_arith alone" in caplog.text
+    assert "knows only the task aft_arith" in caplog.text
 
 
 def test_a_name_of_ours_or_any_other():
@@ -83,7 +83,8 @@ def test_the_base_can_be_trained_further_with_its_own_template(tmp_path):
 def test_both_answer_far_above_chance(problems):
     plain = AFTLM(64, None, "cpu", pretrained="bundled:sft", layers=0)
     aggregated = AFTLM(64, None, "cpu", k=5, layers=2)
-    assert right(plain, problems) > 45  # of 120; a random way is right once in hundreds
+    # Of 120. A random way is right once in hundreds.
+    assert right(plain, problems) > 45
     assert right(aggregated, problems) > 60
     assert aggregated.get_model_info()["aft"]["model"] == "bundled:aft"
     assert aggregated.template.source != ""
@@ -93,4 +94,4 @@ def test_another_task_is_warned_of(problems, caplog):
     model = AFTLM(64, None, "cpu", layers=0)
     with caplog.at_level(logging.WARNING, "lm_eval.aft"):
         ask(model, "gsm8k", problems[:1])
-    assert "bundled:aft knows aft_arith alone: its scores on gsm8k mean nothing" in caplog.text
+    assert "bundled:aft knows only aft_arith: its scores on gsm8k mean nothing" in caplog.text

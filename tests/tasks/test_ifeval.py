@@ -1,4 +1,4 @@
-"""aft_ifeval: the stock task's prompts and scores, the same each time, and what it needs is missed before the run."""
+"""aft_ifeval: the stock task's prompts, equal scores every time, and errors before the run if something is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lm_eval_aft.core.errors import ConfigError
 
 FOLDER = lm_eval_aft.tasks_path() / "aft_ifeval"
 ENGLISH = "tokenizers/punkt_tab/english"
-MIXED = "This is a test en español"  # langdetect, unseeded: es 38 and en 2 of 40
+# langdetect without a seed says es 38 times and en twice.
+MIXED = "This is a test en español"
 
 
 def module(path: Path):
@@ -31,7 +32,7 @@ ifeval = module(FOLDER / "utils.py")
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    """A folder where NLTK finds the tables that the checkers are imported with; its path, and no other."""
+    """The only folder in which NLTK finds the tables that the checkers import."""
     import nltk
 
     (tmp_path / ENGLISH).mkdir(parents=True)
@@ -62,16 +63,17 @@ def test_a_text_between_two_languages_scores_alike_every_time(tables):
     assert len(set(scores)) == 1
 
 
-def test_an_argument_the_data_lack_is_drawn_alike_every_time(tables):
-    """As in prompts 1122 and 1129, whose letter is no letter or missing: the checker draws one."""
+def test_an_argument_that_the_data_lack_is_the_same_every_time(tables):
+    """The checker draws a letter if the data has none, as in prompts 1122 and 1129."""
     missing = doc("keywords:letter_frequency", let_relation="at least", let_frequency=1)
     scores = [ifeval.process_results(missing, ["a m q"])["prompt_level_strict_acc"] for _ in range(60)]
     assert len(set(scores)) == 1
     keys = [ifeval.process_results({**missing, "key": key}, ["a m q"])["prompt_level_strict_acc"] for key in range(60)]
-    assert len(Counter(keys)) == 2  # while prompts differ
+    # Prompts with other keys get other letters.
+    assert len(Counter(keys)) == 2
 
 
-def test_everyone_elses_draws_stay_as_they_were(tables):
+def test_other_random_generators_are_left_alone(tables):
     from langdetect import DetectorFactory
 
     random.seed(7)
@@ -84,7 +86,7 @@ def test_everyone_elses_draws_stay_as_they_were(tables):
 def test_scores_are_those_of_the_stock_checkers(tables, rows):
     from lm_eval.tasks.ifeval import utils as stock
 
-    # word_tokenize and the sentence count need the real tables, which only ../shared has
+    # word_tokenize and the count of sentences need the real tables, which are not here.
     rows = [
         row
         for row in rows
@@ -111,7 +113,8 @@ def test_the_task_on_a_local_file_asks_the_stock_prompts_and_never_stops_at_a_bl
     monkeypatch.setattr(nltk.data, "path", [str(shared / "data/nltk_data")])
     files = {"data_files": {"train": str(shared / "data/ifeval/input_data.jsonl")}}
     spec = {"task": "aft_ifeval", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
-    (task,) = load({"group": "local", "task": [spec]}).values()  # as ../shared/tools/offline_suite.py writes it
+    # A group can override the data of a task.
+    (task,) = load({"group": "local", "task": [spec]}).values()
     task.build_all_requests(limit=3)
     assert len(task.eval_docs) == 541
     assert [request.args[0] for request in task.instances] == [
@@ -147,7 +150,7 @@ def test_a_missing_package_is_named_with_the_extra(package, monkeypatch, tables)
 
 
 def test_loading_the_task_imports_no_checker(tables):
-    """The checkers' import downloads tables where they are missing; ours must come later than our own look."""
+    """The import of the checkers downloads missing tables, so it must come after our own check."""
     import subprocess
 
     code = (

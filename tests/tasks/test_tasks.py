@@ -1,4 +1,4 @@
-"""The tasks: what counts as which answer, and that lm-eval loads and scores them."""
+"""The tasks: which answer a text holds, and that lm-eval loads and scores the tasks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ sys.path.insert(0, str(lm_eval_aft.tasks_path() / "aft_gsm8k"))
 import utils as gsm8k
 
 sys.path.pop(0)
-del sys.modules["utils"]  # other tasks have a module of that name
+# Other tasks have a module of that name.
+del sys.modules["utils"]
 PERFECT = "2 + 2 = 4.\nThe answer is {}."
 
-# text, strict, flexible, stock strict-match, stock flexible-extract (None: nothing found)
+# A text, and what four filters find in it: strict, flexible, stock strict-match, stock flexible-extract.
 ENDINGS = [
     ("The answer is 18.", "18", "18", None, "18."),
     ("The answer is $18.00.", "18", "18", None, "$18.00."),
@@ -96,7 +97,8 @@ def test_time_grows_with_the_length_of_a_text_not_with_its_square(piece):
     text = piece * (40_000 // len(piece))
     started = time.process_time()
     extract_flexible(text)
-    assert time.process_time() - started < 2  # a square is over a minute here
+    # If the time grew with the square of the length, it would be over a minute.
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,8 @@ def test_aft_gsm8k_takes_a_local_file_and_scores(tmp_path):
     data.write_text(json.dumps({"question": "What is 2+2?", "answer": "2+2=<<2+2=4>>4\n#### 4"}) + "\n")
     files = {"data_files": {"train": str(data), "test": str(data)}}
     spec = {"task": "aft_gsm8k", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
-    (task,) = load({"group": "local", "task": [spec]}).values()  # as a suite of local files overrides a task
+    # A group can override the data of a task.
+    (task,) = load({"group": "local", "task": [spec]}).values()
     assert score(task, PERFECT.format(4)) == {"strict-match": 1.0, "flexible-extract": 1.0}
     assert score(task, "It is 4") == {"strict-match": 0.0, "flexible-extract": 1.0}
     assert score(task, "no idea") == {"strict-match": 0.0, "flexible-extract": 0.0}
@@ -188,7 +191,8 @@ def test_the_group_lists_the_tasks():
 def test_what_these_tests_keep_of_lm_evals_own_files_is_what_they_hold():
     from lm_eval.tasks import _index, _yaml_loader
 
-    assert hasattr(_index.load_yaml, "parses_once")  # tests/helpers/startup
+    # tests/helpers/startup replaces this function.
+    assert hasattr(_index.load_yaml, "parses_once")
     files = list(_index.TaskIndex._iter_yaml_files(Path(_index.__file__).parent))[::100]
     assert len(files) > 50
     for file in files:

@@ -20,7 +20,13 @@ from unittest.mock import patch
 
 from lm_eval_aft.core.errors import JudgeError
 from lm_eval_aft.core.files import write_text
-from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_ANNOTATOR, AnnotationMethod, regex_method, weighted_method
+from lm_eval_aft.judging.alpaca_eval.annotate import (
+    PUBLIC_ANNOTATOR,
+    PUBLIC_TOP_LOGPROBS,
+    AnnotationMethod,
+    regex_method,
+    weighted_method,
+)
 from lm_eval_aft.judging.alpaca_eval.data import (
     Annotation,
     ModelOutput,
@@ -63,7 +69,7 @@ class ScoringOptions:
     difficulty: Path | None = None
     allow_missing: bool = False
     regex: bool = False
-    top_logprobs: int = 5
+    top_logprobs: int = PUBLIC_TOP_LOGPROBS
 
     @property
     def method(self) -> AnnotationMethod:
@@ -107,6 +113,15 @@ class AlpacaScores:
         """The values of the public leaderboard's columns, in its order."""
         values = asdict(self)
         return {name: values[name] for name in LEADERBOARD_COLUMNS}
+
+    def rates(self) -> dict[str, tuple[float, float | None]]:
+        """The rates that are known, in percent, each with its standard error if it has one."""
+        rates = {
+            "win_rate": (self.win_rate, self.standard_error),
+            "length_controlled_winrate": (self.length_controlled_winrate, self.lc_standard_error),
+            "discrete_win_rate": (self.discrete_win_rate, None),
+        }
+        return {name: (rate, error) for name, (rate, error) in rates.items() if rate is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +200,10 @@ class AlpacaSummary:
     def describe(self) -> str:
         """The scores as a paragraph, for the log of a run."""
         scores = self.scores
-        rates = {
-            "win_rate": (scores.win_rate, scores.standard_error),
-            "length_controlled_winrate": (scores.length_controlled_winrate, scores.lc_standard_error),
-            "discrete_win_rate": (scores.discrete_win_rate, None),
-        }
         parts = []
-        for name, (rate, error) in rates.items():
+        for name, (rate, error) in scores.rates().items():
             spread = "" if error is None else f" (standard error {error:.2f})"
-            parts += [] if rate is None else [f"{self.metric_name(name)} {rate:.2f} %{spread}"]
+            parts.append(f"{self.metric_name(name)} {rate:.2f} %{spread}")
         counts = f"{scores.n_wins} won, {scores.n_wins_base} lost, {scores.n_draws} drawn"
         length = f"answers of {scores.avg_length:,} characters on average."
         return " ".join([f"{self.title}; {', '.join(parts)}; {counts}; {length}", *self.remarks])

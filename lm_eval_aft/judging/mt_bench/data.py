@@ -19,7 +19,7 @@ from lm_eval_aft.core.names import display_name
 from lm_eval_aft.storage.results import EvalRun, read_runs
 
 MT_BENCH_TASK = "aft_mt_bench"
-FOLDER, QUESTION_FILE = "mt_bench", "question.jsonl"
+MT_BENCH_FOLDER, QUESTION_FILE = "mt_bench", "question.jsonl"
 ANSWER_FOLDER, JUDGMENT_FOLDER = "model_answer", "model_judgment"
 # FastChat's sampling temperature of each category
 TEMPERATURES = {
@@ -28,7 +28,7 @@ TEMPERATURES = {
 }
 CATEGORIES = tuple(TEMPERATURES)
 CATEGORIES_WITH_REFERENCE = ("math", "reasoning", "coding")
-FIRST_ID, QUESTIONS = 81, 80
+FIRST_ID, QUESTION_COUNT = 81, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def _of_samples(run: EvalRun) -> AnswerSet:
         answers = tuple(parse_response(*pair) for pair in zip(questions, responses, strict=True))
     settings = run.settings or {}
     name = display_name(run.model, settings.get("k"), settings.get("layers"))
-    return _checked(AnswerSet(name, questions, answers, run.path.parent / FOLDER), str(file))
+    return _checked(AnswerSet(name, questions, answers, run.path.parent / MT_BENCH_FOLDER), str(file))
 
 
 def _of_file(file: Path, questions: Path | None) -> AnswerSet:

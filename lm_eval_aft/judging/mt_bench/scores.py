@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lm_eval_aft.core.errors import JudgeError
-from lm_eval_aft.judging.mt_bench.data import CATEGORIES, QUESTIONS
+from lm_eval_aft.judging.mt_bench.data import CATEGORIES, QUESTION_COUNT
 from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT_PROMPTS
 from lm_eval_aft.judging.mt_bench.replies import Judgement
 
@@ -85,7 +85,7 @@ class MTBenchScores:
     @property
     def coverage(self) -> str:
         """How much was judged, as one sentence."""
-        part = f"All {QUESTIONS}" if self.questions == QUESTIONS else f"{self.questions} of {QUESTIONS}"
+        part = f"All {QUESTION_COUNT}" if self.questions == QUESTION_COUNT else f"{self.questions} of {QUESTION_COUNT}"
         return f"{part} questions, {self.ratings} ratings, {self.missing} judgements missing and left out."
 
     def describe(self) -> str:
