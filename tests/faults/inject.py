@@ -1,9 +1,9 @@
-"""Ends real runs in every way a machine can, starts each again, and says what was kept, what was said and how it ended.
+"""Injects faults into runs, repeats each run, and reports what was kept, the message and the exit code.
 
-Each round is a whole run of AFTLM in a process of its own (a fork of this one, since importing takes far longer than
-the tiny model), with a real signal or a real limit of the operating system, at a moment drawn from a fixed seed while
-generation is under way. The same run again must end as one that nothing befell: same texts, token ids, seeds and
-counts, nothing finished lost.
+Each round is a whole run of AFTLM in a process of its own. It is a fork of this process, because importing takes far
+longer than the tiny model. The fault is a signal or a limit of the operating system, at a random moment (from a fixed
+seed) while the run generates. The repeated run must give the result of an undisturbed one: the same texts, token ids,
+seeds and counts, with no finished generation lost.
 
 Usage: python tests/faults/inject.py TINY_MODEL WORK_FOLDER [--share 1.0] [--json FILE]
 """
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -31,7 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from transformers.models.llama import modeling_llama  # noqa: F401  before the forks: they all need it
+
+# These are imported before the forks, because every run needs them.
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 import lm_eval_aft.engines.api.engine
 import lm_eval_aft.engines.hf.engine  # noqa: F401
@@ -43,28 +46,32 @@ from lm_eval_aft.storage import sqlite, traces
 QUESTIONS, K, LAYERS = 5, 3, 2
 TOTAL = QUESTIONS * (K * LAYERS + 1)
 SEED = 20250121
-HANGS_S = 30
+# A run that takes longer than this is ended.
+TIMEOUT_S = 30
+# Exit code of a run that was ended after TIMEOUT_S.
 HUNG = 98
-CRASH = 99  # exit code of a run that ended with something else than an error of ours
-store.COMMIT_AFTER_S = 0.01  # commits close together leave many moments to end a run at
+# Exit code of a run that ended with another exception than AFTError.
+CRASH = 99
+# Frequent commits give many moments at which a run can be ended.
+store.COMMIT_AFTER_S = 0.01
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One round.
+    """The result of one round.
 
     Attributes:
-        fault: Its name.
-        exit_code: Of the run it befell; -9 where the system ended it.
-        said: What that run printed last.
-        kept: Generations in the store when it had ended.
-        new: Generations the second run had to make.
-        whole: Whether the second run ended as an undisturbed one: texts, ids, seeds, counts.
+        fault: Name of the fault.
+        exit_code: Exit code of the disturbed run; negative if a signal ended it.
+        message: Error message of the disturbed run.
+        kept: Generations in the store after the disturbed run.
+        new: Generations that the second run computed.
+        whole: Whether the second run has the result of an undisturbed one: texts, token ids, seeds, counts.
     """
 
     fault: str
     exit_code: int
-    said: str
+    message: str
     kept: int
     new: int
     whole: bool
@@ -72,7 +79,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind of fault: its name, how often it is injected in a full run, and one round of it."""
+    """A kind of fault.
+
+    Attributes:
+        name: Its name.
+        rounds: How often a full test injects it.
+        inject: Runs once with the fault. Returns the exit code.
+    """
 
     name: str
     rounds: int
@@ -80,14 +93,14 @@ class Fault:
 
 
 class Bench:
-    """Starts runs and looks at what they left."""
+    """Starts runs and reads what they have written."""
 
     def __init__(self, model: str, work: Path) -> None:
         self.model, self.work = model, work
         self.expected: dict[str, Any] = {}
 
     def run(self, folder: Path, loaded: Callable[[], None] = lambda: None, **changes: Any) -> None:
-        """The run itself, in this process; ``loaded`` is called when the model is."""
+        """Run in this process; ``loaded`` is called after the model is loaded."""
         arguments = {"pretrained": self.model, "dtype": "float32", "device": "cpu", "batch_size": 1, **changes}
         arguments = {name: value for name, value in arguments.items() if value is not None}
         questions = [f"Question number {n}?" for n in range(QUESTIONS)]
@@ -97,11 +110,12 @@ class Bench:
         model.generate_until(requests, disable_tqdm=True)
 
     def start(self, folder: Path, prepare: Callable[[], None] = lambda: None, **changes: Any) -> int:
-        """The run in a child; returns its process id."""
-        said = os.open(folder.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # open before any limit
+        """Run in a child process, after ``prepare``. Returns its process id."""
+        # The file is opened before a limit or a right is taken away.
+        message = os.open(folder.with_suffix(".message"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         pid = os.fork()
         if pid:
-            os.close(said)
+            os.close(message)
             return pid
         code = CRASH
         try:
@@ -110,15 +124,15 @@ class Bench:
             code = 0
         except AFTError as error:
             code = error.exit_code
-            os.write(said, f"error: {error}".encode())
+            os.write(message, f"error: {error}".encode())
         except BaseException as error:
-            os.write(said, f"{type(error).__name__}: {error}".encode())
+            os.write(message, f"{type(error).__name__}: {error}".encode())
         finally:
             os._exit(code)
 
     def wait(self, pid: int) -> int:
-        """Exit code, negative where a signal ended it; a run that hangs is ended, and counts as a crash."""
-        deadline = time.monotonic() + HANGS_S
+        """Wait for a run. Returns its exit code, negative if a signal ended it, or ``HUNG``."""
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -128,9 +142,9 @@ class Bench:
         os.waitpid(pid, 0)
         return HUNG
 
-    def reach(self, pid: int, folder: Path, wanted: int) -> int | None:
-        """Wait until the store holds this many; the exit code if the run ended before."""
-        while self.rows(folder) < wanted:
+    def reach(self, pid: int, folder: Path, generations: int) -> int | None:
+        """Wait until the store holds this many generations. Returns the exit code if the run ends before."""
+        while self.rows(folder) < generations:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return os.waitstatus_to_exitcode(status)
@@ -138,15 +152,16 @@ class Bench:
         return None
 
     def rows(self, folder: Path) -> int:
-        """Committed generations."""
+        """The number of committed generations."""
         try:
             with sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10) as db:
                 return int(db.execute("SELECT count(*) FROM generations").fetchone()[0])
-        except sqlite3.Error:  # not there yet, or being made
+        # The store may not exist yet, or be under construction.
+        except sqlite3.Error:
             return 0
 
-    def essence(self, folder: Path) -> list[dict[str, Any]]:
-        """What must be equal: everything but times, and who paid for what."""
+    def results(self, folder: Path) -> list[dict[str, Any]]:
+        """The traces without times and without what each run computed itself, which may differ."""
         files = list(folder.glob("*.jsonl"))
         if len(files) != 1:
             return []
@@ -161,29 +176,25 @@ class Bench:
         return rows
 
     def round(self, fault: Fault, number: int, draw: random.Random) -> Outcome:
-        """One injected fault and the same run again."""
+        """Inject a fault into a run and repeat the run."""
         folder = self.work / f"{fault.name.replace(' ', '-').replace(',', '')}-{number}"
         code = fault.inject(self, folder, draw)
-        kept, last = self.rows(folder), folder.with_suffix(".said").read_text()
-        changes = SERVED if fault.name == "server gone" else {}
-        with served() if changes else contextlib.nullcontext({}) as where:
-            again = self.wait(self.start(folder, **where))
-        kind = "server" if changes else "hf"
-        whole = again == 0 and self.essence(folder) == self.expected[kind]
-        return Outcome(fault.name, code, last, kept, self.rows(folder) - kept, whole)
-
-
-# ---------------------------------------------------------------- the faults
+        kept, message = self.rows(folder), folder.with_suffix(".message").read_text()
+        kind = "server" if fault.name == "server gone" else "hf"
+        with served() if kind == "server" else contextlib.nullcontext({}) as engine_args:
+            repeated = self.wait(self.start(folder, **engine_args))
+        whole = repeated == 0 and self.results(folder) == self.expected[kind]
+        return Outcome(fault.name, code, message, kept, self.rows(folder) - kept, whole)
 
 
 def by_signal(number: signal.Signals) -> Callable[[Bench, Path, random.Random], int]:
-    """A signal while the store holds a number of generations drawn at random."""
+    """A fault that sends a signal when the store holds a random number of generations."""
 
     def inject(bench: Bench, folder: Path, draw: random.Random) -> int:
         pid = bench.start(folder)
-        ended = bench.reach(pid, folder, draw.randint(1, TOTAL - 5))
-        if ended is not None:
-            raise RuntimeError(f"the run ended with {ended} before the signal")
+        code = bench.reach(pid, folder, draw.randint(1, TOTAL - 5))
+        if code is not None:
+            raise RuntimeError(f"the run ended with {code} before the signal")
         os.kill(pid, number)
         return bench.wait(pid)
 
@@ -191,7 +202,7 @@ def by_signal(number: signal.Signals) -> Callable[[Bench, Path, random.Random], 
 
 
 def full_disk(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """No file may grow beyond some kilobytes: the kernel refuses the write, as on a full disk."""
+    """Limit the size of files to some kilobytes. The kernel then refuses to write, as on a full disk."""
     limit = draw.randint(40, 90) * 1024
 
     def prepare() -> None:
@@ -202,33 +213,35 @@ def full_disk(bench: Bench, folder: Path, draw: random.Random) -> int:
 
 
 def out_of_memory(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """The address space may not grow any more once the model is loaded and some texts are generated."""
+    """Limit the address space after the model is loaded to little more than is in use."""
     spare = draw.randint(0, 8) << 14
 
-    def no_more() -> None:
+    def limit() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))
 
-    return bench.wait(bench.start(folder, loaded=no_more))
+    return bench.wait(bench.start(folder, loaded=limit))
 
 
 def read_only(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """The output belongs to somebody else."""
+    """Run as a user who may not write to the output folder."""
     folder.mkdir(mode=0o755)
 
     def prepare() -> None:
+        # Root may write anywhere, the user nobody may not.
         os.setgid(65534)
-        os.setuid(65534)  # root may write anywhere; nobody may not
+        os.setuid(65534)
 
-    with tempfile.TemporaryDirectory() as readable:  # test folders are closed to nobody, who has to read the model
+    # The user nobody cannot read the folders of the tests, so the model is copied.
+    with tempfile.TemporaryDirectory() as readable:
         shutil.copytree(bench.model, Path(readable, "model"))
-        for place in (Path(readable), Path(readable, "model")):
-            place.chmod(0o755)
+        for path in (Path(readable), Path(readable, "model")):
+            path.chmod(0o755)
         return bench.wait(bench.start(folder, prepare, pretrained=str(Path(readable, "model"))))
 
 
 def locked(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """Another process holds the store for longer than a run waits."""
+    """Lock the store from another process for longer than a run waits."""
     pid = bench.start(folder, lambda: setattr(sqlite, "BUSY_S", 0.2))
     bench.reach(pid, folder, 1)
     with contextlib.closing(sqlite3.connect(folder / "drafts.sqlite", timeout=10, isolation_level=None)) as db:
@@ -239,7 +252,7 @@ def locked(bench: Bench, folder: Path, draw: random.Random) -> int:
 
 
 def half_written(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """A trace file cut at a random byte, as another program's copy of it may be."""
+    """Cut a trace file at a random byte, as an incomplete copy may be."""
     bench.wait(bench.start(folder))
     (file,) = folder.glob("*.jsonl")
     whole = file.read_bytes()
@@ -247,30 +260,30 @@ def half_written(bench: Bench, folder: Path, draw: random.Random) -> int:
     try:
         list(traces.read_traces(folder))
     except AFTError as error:
-        folder.with_suffix(".said").write_text(f"error: {error}")
+        folder.with_suffix(".message").write_text(f"error: {error}")
         return error.exit_code
     return 0
 
 
 def two_runs(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """The same command twice at once, in one folder."""
+    """Run the same command twice at once in one folder."""
     pids = [bench.start(folder), bench.start(folder)]
     time.sleep(draw.random() / 50)
     return max(bench.wait(pid) for pid in pids)
 
 
 def server_gone(bench: Bench, folder: Path, draw: random.Random) -> int:
-    """The server stops answering after some replies."""
-    with served(replies=draw.randint(2, TOTAL - 5)) as where:
-        return bench.wait(bench.start(folder, **where))
-
-
-SERVED = {"engine": "api"}
+    """Use a server that stops answering after some replies."""
+    with served(replies=draw.randint(2, TOTAL - 5)) as engine_args:
+        return bench.wait(bench.start(folder, **engine_args))
 
 
 @contextlib.contextmanager
 def served(replies: int = 10**9) -> Iterator[dict[str, Any]]:
-    """A chat server on 127.0.0.1 whose text is a function of the prompt and seed; it hangs up after ``replies``."""
+    """Run a chat server on 127.0.0.1 that closes connections after ``replies``. Yields the model arguments for it.
+
+    Its texts are a function of prompt and seed.
+    """
     left, lock = [replies], threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -308,13 +321,12 @@ def served(replies: int = 10**9) -> Iterator[dict[str, Any]]:
     thread.start()
     url = f"http://127.0.0.1:{http.server_port}/v1"
     try:
-        yield {**SERVED, "base_url": url, "model": "m", "concurrency": 2, "max_retries": 0} | NO_CHECKPOINT
+        server = {"engine": "api", "base_url": url, "model": "m", "concurrency": 2, "max_retries": 0}
+        yield {**server, "pretrained": None, "dtype": None}
     finally:
         http.shutdown()
         http.server_close()
 
-
-NO_CHECKPOINT: dict[str, Any] = {"pretrained": None, "dtype": None}
 
 FAULTS = (
     Fault("kill -9", 50, by_signal(signal.SIGKILL)),
@@ -331,15 +343,15 @@ FAULTS = (
 
 
 def run_all(model: str, work: Path, share: float = 1.0) -> list[Outcome]:
-    """Every fault, ``share`` of its rounds (at least one)."""
+    """Inject every fault in ``share`` of its rounds, at least once."""
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(model, work)
     bench.wait(bench.start(work / "whole"))
-    bench.expected["hf"] = bench.essence(work / "whole")
-    with served() as where:
-        bench.wait(bench.start(work / "whole-server", **where))
-    bench.expected["server"] = bench.essence(work / "whole-server")
-    if not all(len(rows) == QUESTIONS for rows in bench.expected.values()):
+    bench.expected["hf"] = bench.results(work / "whole")
+    with served() as engine_args:
+        bench.wait(bench.start(work / "whole-server", **engine_args))
+    bench.expected["server"] = bench.results(work / "whole-server")
+    if not all(len(traces) == QUESTIONS for traces in bench.expected.values()):
         raise RuntimeError("an undisturbed run failed")
     draw = random.Random(SEED)
     return [
@@ -352,36 +364,34 @@ def as_markdown(outcomes: list[Outcome]) -> str:
     head = "| fault | rounds | exit code | kept of " + str(TOTAL) + " | whole after the same command | what it says |"
     lines = [head, "|" + "---|" * 6]
     for fault in FAULTS:
-        rows = [each for each in outcomes if each.fault == fault.name]
-        codes = ", ".join(str(code) for code in sorted({row.exit_code for row in rows}))
-        kept = sorted(row.kept for row in rows)
-        said = Counter(_general(row.said) for row in rows if row.said)
-        sentence = said.most_common(1)[0][0] if said else "nothing"
-        whole = f"{sum(row.whole for row in rows)} of {len(rows)}"
-        lines.append(f"| {fault.name} | {len(rows)} | {codes} | {kept[0]} to {kept[-1]} | {whole} | {sentence} |")
+        rounds = [outcome for outcome in outcomes if outcome.fault == fault.name]
+        codes = ", ".join(str(code) for code in sorted({outcome.exit_code for outcome in rounds}))
+        kept = sorted(outcome.kept for outcome in rounds)
+        messages = Counter(_without_details(outcome.message) for outcome in rounds if outcome.message)
+        message = messages.most_common(1)[0][0] if messages else "nothing"
+        whole = f"{sum(outcome.whole for outcome in rounds)} of {len(rounds)}"
+        lines.append(f"| {fault.name} | {len(rounds)} | {codes} | {kept[0]} to {kept[-1]} | {whole} | {message} |")
     return "\n".join(lines)
 
 
-def _general(said: str) -> str:
-    """A message without the paths and numbers of one round."""
-    import re
-
-    return re.sub(r"\d[\d,]*", "N", re.sub(r"(?:file://)?/[\w./:-]+", "PATH", said)).replace("|", "/")
+def _without_details(message: str) -> str:
+    """A message with N for each number and PATH for each path."""
+    return re.sub(r"\d[\d,]*", "N", re.sub(r"(?:file://)?/[\w./:-]+", "PATH", message)).replace("|", "/")
 
 
 def main() -> None:
-    """Run and print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--json", type=Path)
+    """Inject the faults and print the table. The exit code is 1 if a repeated run was not whole."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="Folder of a tiny model.")
+    parser.add_argument("work", type=Path, help="Folder for the runs.")
+    parser.add_argument("--share", type=float, default=1.0, help="Share of the rounds that are run (default 1).")
+    parser.add_argument("--json", type=Path, help="JSON file that the outcomes are written to.")
     args = parser.parse_args()
     outcomes = run_all(args.model, args.work, args.share)
     if args.json:
-        args.json.write_text(json.dumps([asdict(each) for each in outcomes]))
+        args.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
     print(as_markdown(outcomes))
-    sys.exit(0 if all(each.whole for each in outcomes) else 1)
+    sys.exit(0 if all(outcome.whole for outcome in outcomes) else 1)
 
 
 if __name__ == "__main__":
