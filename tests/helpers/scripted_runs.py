@@ -17,7 +17,7 @@ SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 1.0, 0, 64)
 TEMPLATE = Template.load(None)
 
 
-def ask(text: str, *, repeat: int = 0, final: Sampling = SAMPLED, doc_id: int = 0) -> Question:
+def make_question(text: str, *, repeat: int = 0, final: Sampling = SAMPLED, doc_id: int = 0) -> Question:
     return Question(Chat((Message("user", text),)), SAMPLED, final, "t", doc_id, "h", repeat)
 
 
@@ -26,10 +26,10 @@ class Recorder(ScriptedEngine):
 
     def __init__(self, script: Callable[[Request], str] = numbered_answer, max_length: int = 8192) -> None:
         super().__init__(script, max_length)
-        self.asked: list[list[Request]] = []
+        self.layers: list[list[Request]] = []
 
     def generate(self, requests):
-        self.asked.append(list(requests))
+        self.layers.append(list(requests))
         return super().generate(requests)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.scripted_runs import ask, run
+from helpers.scripted_runs import make_question, run
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, RecordError, TemplateError
 from lm_eval_aft.core.prompts import Template
@@ -86,7 +86,7 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, read, content
     ("layer", "message"), [(2**63, "layer 9223372036854775808"), (-1, "layer -1"), (None, "layer None")]
 )
 def test_an_impossible_layer_is_refused_before_anything_counts_up_to_it(tmp_path: Path, layer, message: str) -> None:
-    (trace,) = run([ask("q")], 2, 1)
+    (trace,) = run([make_question("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["drafts"][0]["layer"] = layer
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
@@ -97,7 +97,7 @@ def test_an_impossible_layer_is_refused_before_anything_counts_up_to_it(tmp_path
 @pytest.mark.parametrize("part", ["usage", "settings"])
 @pytest.mark.parametrize("value", [[1], {}, -1, 10**400, float("nan"), "../../x"])
 def test_a_trace_whose_counts_are_no_counts(tmp_path: Path, part: str, value: object) -> None:
-    (trace,) = run([ask("q")], 2, 1)
+    (trace,) = run([make_question("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["settings"] |= {"k": 2, "layers": 1}
     row[part]["generated_tokens" if part == "usage" else "layers"] = value
@@ -116,7 +116,7 @@ def test_a_trace_whose_counts_are_no_counts(tmp_path: Path, part: str, value: ob
     ],
 )
 def test_a_trace_with_a_part_missing(tmp_path: Path, change, message: str) -> None:
-    (trace,) = run([ask("q")], 2, 1)
+    (trace,) = run([make_question("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["settings"] |= {"k": 2, "layers": 1}
     change(row)
@@ -127,7 +127,7 @@ def test_a_trace_with_a_part_missing(tmp_path: Path, change, message: str) -> No
 
 @pytest.mark.parametrize("name", ["task", "doc_id", "doc_hash", "repeat", "turn"])
 def test_a_trace_of_a_question_with_a_damaged_name(tmp_path: Path, name: str) -> None:
-    (trace,) = run([ask("q")], 2, 1)
+    (trace,) = run([make_question("q")], 2, 1)
     row = json.loads(trace.to_json())
     row["question"][name] = ["x"]
     (tmp_path / "t.jsonl").write_text(json.dumps(row))

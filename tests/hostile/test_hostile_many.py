@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.made_runs import STAMP, make_run
-from helpers.scripted_runs import ask, run
+from helpers.scripted_runs import make_question, run
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.chat import ChatContext, decode
 from lm_eval_aft.core.config import AFTConfig, names, samplings
@@ -117,7 +117,7 @@ def damaged_bytes(draw: Any, valid: bytes) -> bytes:
 
 
 def trace_row() -> dict[str, Any]:
-    (trace,) = run([ask("how many?")], 2, 1)
+    (trace,) = run([make_question("how many?")], 2, 1)
     row: dict[str, Any] = json.loads(trace.to_json())
     return row | {"settings": {"k": 2, "layers": 1, "model": "m"}}
 
@@ -184,7 +184,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
     make_run(root / "good", [1.0, 0.0, 1.0, 0.0])
     results = make_run(root / "bad", [1.0, 1.0, 0.0, 0.0], k=2, layers=1)
-    traces = run([ask(f"q{number}", doc_id=number) for number in range(4)], 2, 1)
+    traces = run([make_question(f"q{number}", doc_id=number) for number in range(4)], 2, 1)
     traces = [replace(t, question=replace(t.question, doc_hash=f"h{t.question.doc_id}")) for t in traces]
     (file,) = write_traces(str(root / "bad" / "traces"), {"k": 2, "layers": 1, "model": "m"}, traces)
     return {"root": root, "results": results, "samples": root / "bad" / f"samples_t_{STAMP}.jsonl", "traces": file}
@@ -354,7 +354,7 @@ def test_a_store_with_bytes_flipped_never_gives_a_wrong_text(store: bytes, tmp_p
 @given(text=st.text(max_size=200))
 def test_trace_files_of_any_task_stay_in_their_folder(text: str, tmp_path: Path) -> None:
     folder = tmp_path / "in"
-    (trace,) = run([ask("q")], 1, 0)
+    (trace,) = run([make_question("q")], 1, 0)
     named = replace(trace, question=replace(trace.question, task=text * 3))
     (file,) = write_traces(str(folder), {"k": 1, "layers": 0}, [named])
     assert file.resolve().parent == folder.resolve()

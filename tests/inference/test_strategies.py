@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.scripted_runs import SAMPLED, TEMPLATE, Recorder, ask, run
+from helpers.scripted_runs import SAMPLED, TEMPLATE, Recorder, make_question, run
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
@@ -55,17 +55,17 @@ class TestMajority:
         assert select(gsm8k("q"), ["x", "y"]) == Choice(0, (0.0, 0.0))
 
     def test_a_regex_finds_answers_of_any_task(self):
-        assert select(ask("q"), ["<a>", "<b> <a>", "<b> <b>", "<b>"], r"<(\w)>").index == 0
+        assert select(make_question("q"), ["<a>", "<b> <a>", "<b> <b>", "<b>"], r"<(\w)>").index == 0
 
     def test_a_task_without_answers_is_refused(self):
         with pytest.raises(ConfigError, match=r"cannot find the answers of t: give vote_regex=PATTERN.*best_of_n"):
-            select(ask("q"), ["a"])
+            select(make_question("q"), ["a"])
 
     def test_a_selection_writes_the_drafts_of_aggregation_and_nothing_more(self):
         engine, plain = Recorder(), Recorder()
         (trace,), (other,) = vote([gsm8k("q")], engine, k=5), run([gsm8k("q")], 5, 1, plain)
         assert texts(trace, 0) == texts(other, 0)
-        assert engine.asked == plain.asked[:1]
+        assert engine.layers == plain.layers[:1]
         assert trace.usage.generations == 5
         assert trace.usage.generated_tokens == sum(draft.completion.generated_tokens for draft in trace.layer(0))
         (answer,) = trace.layer(1)
@@ -83,7 +83,7 @@ class TestMajority:
         store, engine = SQLiteStore(tmp_path / "s.sqlite"), Recorder()
         run([gsm8k("q")], 5, 2, store=store)
         (trace,) = vote([gsm8k("q")], engine, store, k=5)
-        assert engine.asked == [[]]
+        assert engine.layers == [[]]
         assert trace.computed_usage == Usage()
 
 
@@ -129,8 +129,8 @@ class TestSettings:
 def test_refine_is_aggregation_of_one_text():
     engine = Recorder()
     config = AFTConfig.split({"strategy": "refine", "layers": 3})[0]
-    (trace,) = propose_and_aggregate([ask("q")], engine, TEMPLATE, config, NoStore(), quiet=True)
-    (other,) = run([ask("q")], 1, 3)
+    (trace,) = propose_and_aggregate([make_question("q")], engine, TEMPLATE, config, NoStore(), quiet=True)
+    (other,) = run([make_question("q")], 1, 3)
     assert [texts(trace, layer) for layer in range(4)] == [texts(other, layer) for layer in range(4)]
     assert trace.usage.generations == 4
 
@@ -139,7 +139,7 @@ class TestProbes:
     TEXTS = ("one 1", "two 2", "three 3", "four 4", "five 5")
 
     def probed(self, probe: str, layer: int = 1, seed: int = 1234, repeat: int = 0) -> list[str]:
-        return apply_probe(self.TEXTS, AFTConfig(probe=probe, seed=seed), ask("q", repeat=repeat), layer)
+        return apply_probe(self.TEXTS, AFTConfig(probe=probe, seed=seed), make_question("q", repeat=repeat), layer)
 
     def test_none_changes_nothing(self):
         assert self.probed("none") == list(self.TEXTS)
@@ -185,7 +185,7 @@ class TestProbes:
         assert with_wrong_number(text) == other
 
     def test_a_probe_leaves_the_drafts_as_they_are(self):
-        plain, probed = run([ask("q")], 3, 2), run([ask("q")], 3, 2, probe="empty")
+        plain, probed = run([make_question("q")], 3, 2), run([make_question("q")], 3, 2, probe="empty")
         assert texts(plain[0], 0) == texts(probed[0], 0)
         assert texts(plain[0], 1) != texts(probed[0], 1)
 
@@ -196,38 +196,38 @@ class TestGivenDrafts:
         return str(folder)
 
     def test_the_drafts_of_another_run_are_aggregated(self, tmp_path):
-        (source,) = run([ask("q")], 3, 1, temperature=1.5, seed=9)
+        (source,) = run([make_question("q")], 3, 1, temperature=1.5, seed=9)
         given = GivenDrafts.read(self.write(tmp_path, [source]))
         engine, config = Recorder(), AFTConfig(k=2, layers=1)
         (trace,) = propose_and_aggregate(
-            [ask("q")], engine, TEMPLATE, config, NoStore(), given_drafts=given, quiet=True
+            [make_question("q")], engine, TEMPLATE, config, NoStore(), given_drafts=given, quiet=True
         )
         assert [d.completion for d in trace.layer(0)] == [d.completion for d in source.layer(0)[:2]]
         assert [d.reused for d in trace.layer(0)] == [True, True]
         assert trace.usage.generations == 3
         assert trace.computed_usage.generations == 1
-        assert len(engine.asked) == 1
+        assert len(engine.layers) == 1
         assert given.source["model"] == "other"
 
     def test_a_question_it_has_not_asked_and_too_few_drafts(self, tmp_path):
-        given = GivenDrafts.read(self.write(tmp_path, run([ask("q")], 3, 1)))
-        for question, k in ((ask("other"), 3), (ask("q"), 4)):
+        given = GivenDrafts.read(self.write(tmp_path, run([make_question("q")], 3, 1)))
+        for question, k in ((make_question("other"), 3), (make_question("q"), 4)):
             with pytest.raises(RecordError, match=rf"drafts of document 0 of t and k={k} are needed"):
                 given.of(question, k)
 
     @pytest.mark.parametrize("changes", [{"model": "another"}, {"draft_max_tokens": 9}, {"template": {"sha256": "f"}}])
     def test_several_runs_in_one_folder_are_refused(self, tmp_path, changes):
-        self.write(tmp_path, run([ask("q")], 3, 1))
-        self.write(tmp_path, run([ask("q")], 3, 1), **changes)
+        self.write(tmp_path, run([make_question("q")], 3, 1))
+        self.write(tmp_path, run([make_question("q")], 3, 1), **changes)
         with pytest.raises(RecordError, match="holds the traces of several runs"):
             GivenDrafts.read(str(tmp_path))
 
     def test_drafts_are_read_without_their_thinking_whatever_ends_it(self):
-        thinking = replace(ask("q"), think_end="[/THINK]")
+        thinking = replace(make_question("q"), think_end="[/THINK]")
         assert apply_probe(["hm 3[/THINK]\n4", "5"], AFTConfig(), thinking, 1) == ["4", "5"]
 
     def test_two_bounds_of_one_task_are_two_runs_and_those_of_two_tasks_are_not(self, tmp_path):
-        first, second = ask("q"), ask("r")
+        first, second = make_question("q"), make_question("r")
         longer = replace(second, drafts=replace(second.drafts, max_tokens=99))
         self.write(tmp_path / "one", run([first, replace(longer, task="u")], 3, 1))
         assert len(GivenDrafts.read(str(tmp_path / "one")).of(first, 3)) == 3
@@ -265,7 +265,7 @@ class TestBeam:
 
     def test_a_run(self, tiny_engine):
         config = AFTConfig.split({"strategy": "beam", "k": 3})[0]
-        question = replace(ask("q"), final=replace(SAMPLED, max_tokens=5))
+        question = replace(make_question("q"), final=replace(SAMPLED, max_tokens=5))
         (trace,) = propose_and_aggregate([question], tiny_engine, TEMPLATE, config, NoStore(), quiet=True)
         shape, (draft,) = tiny_engine.shape, trace.drafts
         steps, prompt = len(draft.completion.token_ids), draft.completion.prompt_tokens
@@ -279,7 +279,9 @@ class TestBestOfN:
         given = {"strategy": "best_of_n", "reward_model": reward, "k": k}
         config = AFTConfig.split(given)[0]
         selector = load_selector(config, store, HOST)
-        (trace,) = propose_and_aggregate([ask("q")], Recorder(), TEMPLATE, config, store, selector=selector, quiet=True)
+        (trace,) = propose_and_aggregate(
+            [make_question("q")], Recorder(), TEMPLATE, config, store, selector=selector, quiet=True
+        )
         return trace
 
     def test_the_best_text_by_the_reward_model_and_what_reading_cost(self, reward):
@@ -303,7 +305,7 @@ class TestBestOfN:
             def cost(self, texts):
                 return Usage()
 
-        asked = replace(ask("2+2?"), until=("\n\n",), think_end="</think>")
+        asked = replace(make_question("2+2?"), until=("\n\n",), think_end="</think>")
         asked = replace(asked, chat=replace(asked.chat, prefill="The answer is"))
         BestOfN(Model()).select([(asked, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
         assert read == ["The answer is 4", "It is 5"]
@@ -341,7 +343,7 @@ class TestEveryStrategy:
             settings["reward_model"] = reward
         config, store = AFTConfig.split(settings)[0], store or NoStore()
         short = replace(SAMPLED, max_tokens=8)
-        asked = questions or [replace(ask(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
+        asked = questions or [replace(make_question(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
         selector = load_selector(config, store, HOST)
         return propose_and_aggregate(asked, engine, TEMPLATE, config, store, selector=selector, quiet=True)
 
@@ -382,7 +384,7 @@ class TestEveryStrategy:
 
     def test_seeds_decide_and_neither_order_nor_company_does(self, strategy, tiny_engine, reward):
         short = replace(SAMPLED, max_tokens=8)
-        asked = [replace(ask(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
+        asked = [replace(make_question(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
         whole = self.essence(self.run(strategy, tiny_engine, reward, questions=asked))
         assert self.essence(self.run(strategy, tiny_engine, reward, questions=asked[::-1])) == whole[::-1]
         assert self.essence(self.run(strategy, tiny_engine, reward, questions=asked[1:2])) == whole[1:2]
@@ -403,9 +405,9 @@ class TestEveryStrategy:
 
         short = replace(SAMPLED, max_tokens=8)
         long = replace(short, max_tokens=200)
-        fits = [replace(ask("q" * 20), drafts=long, final=short)]
+        fits = [replace(make_question("q" * 20), drafts=long, final=short)]
         (trace,) = self.run(strategy, Narrow(), reward, questions=fits)
         layers = 2 if strategy in ("aggregate", "refine") else 1 if strategy == "majority" else 0
         assert len(trace.cut_tokens) == layers
         with pytest.raises(PromptTooLong):
-            self.run(strategy, Narrow(), reward, questions=[replace(fits[0], chat=ask("q" * 2000).chat)])
+            self.run(strategy, Narrow(), reward, questions=[replace(fits[0], chat=make_question("q" * 2000).chat)])
