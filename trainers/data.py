@@ -19,7 +19,8 @@ from trainers.rows.result import DataResult
 
 FILE = click.Path(path_type=Path)
 SOURCE, OUT = click.argument("source", type=FILE), click.argument("out", type=FILE)
-POSITIVE = click.IntRange(1)
+POSITIVE, RATIO, SHARE = click.IntRange(1), click.FloatRange(0), click.FloatRange(0, 1, min_open=True)
+WRONG = click.Choice(["keep", "drop", "retry", "repair"])
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -96,22 +97,10 @@ def select(source: Path, out: Path, **options: Any) -> None:
 @OUT
 @click.option("--k", "ks", multiple=True, default=(5,), type=POSITIVE, help="Drafts a set.")
 @click.option("--sets", default=1, type=POSITIVE, help="Draft sets a query and k.")
-@click.option(
-    "--mixed", type=click.FloatRange(0, 1, min_open=True), help="Least share of sets with right and wrong drafts."
-)
-@click.option(
-    "--wrong",
-    default="drop",
-    type=click.Choice(["keep", "drop", "retry", "repair"]),
-    help="Treatment of wrong targets.",
-)
+@click.option("--mixed", type=SHARE, help="Least share of sets with right and wrong drafts.")
+@click.option("--wrong", default="drop", type=WRONG, help="Treatment of wrong targets.")
 @click.option("--retries", default=2, type=POSITIVE, help="Most attempts of retry and repair.")
-@click.option(
-    "--shortest",
-    default=0.0,
-    type=click.FloatRange(0),
-    help="Leave out targets with fewer words than this share of their drafts' mean.",
-)
+@click.option("--shortest", default=0.0, type=RATIO, help="Least words of a target, as a share of its drafts' mean.")
 @click.option("--seed", default=0, help="Seed of the draft sets.")
 @verifier_options
 @model_options

@@ -13,7 +13,6 @@ import yaml
 
 from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, strings, text
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.settings import markdown_table as settings_table
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
 Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo"]
@@ -93,11 +92,6 @@ class TrainConfig:
         """The settings by name, as run.json holds them."""
         return asdict(self)
 
-    @property
-    def k_max(self) -> int:
-        """The largest k; 0 if each row shows all its drafts."""
-        return max(self.k, default=0)
-
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a settings file and apply ``key=value`` overrides.
@@ -155,8 +149,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"the settings {path} are not a list of key: value lines: see docs/training.md.")
     return settings
-
-
-def markdown_table() -> str:
-    """The settings as the table of docs/training.md."""
-    return settings_table(TrainConfig, "setting")

@@ -94,8 +94,10 @@ def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
         facts.append(f"validation: {sizes}; {_length_facts(validation)}")
     aft = checkpoint_config(run, draft_counts)
     if not run.finished:
-        for line in [*facts, *_target_warnings(run.kind, rows, samples, overlap, config), *_hidden_drafts(encoded)]:
+        for line in [*facts, *_target_warnings(run.kind, rows, samples, overlap, config)]:
             say(line)
+        if encoded.hidden:
+            say(f"warning: {encoded.hidden} drafts are not shown: without control tokens and thoughts they are empty.")
         loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
         say(f"saved in {run.folder}")
     if merge and _first_process():
@@ -140,13 +142,6 @@ def _target_warnings(
     return [f"warning: {text}" for text in messages]
 
 
-def _hidden_drafts(encoded: Encoded) -> list[str]:
-    """A warning if prompts do not show some drafts, which holds at inference too."""
-    if not encoded.hidden:
-        return []
-    return [f"warning: {encoded.hidden} drafts are not shown: without control tokens and thoughts they are empty."]
-
-
 def checkpoint_config(run: TrainingRun, draft_counts: Collection[int]) -> CheckpointConfig:
     """Contents of aft_config.json; ``draft_counts`` are the numbers of drafts that examples show."""
     config = run.config
@@ -167,11 +162,6 @@ def _first_process() -> bool:
 
 # accelerate launch -m trainers.train runs this module.
 if __name__ == "__main__":
-    from lm_eval_aft import _autoload
-    from lm_eval_aft.core.errors import AFTError
+    from lm_eval_aft.cli import run
 
-    try:
-        train(prog_name="aft train")
-    except AFTError as failure:
-        _autoload.print_error(failure)
-        sys.exit(failure.exit_code)
+    run(train, "aft train")

@@ -46,9 +46,14 @@ def aft() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``aft``. An error of ours becomes one sentence on stderr and the error's exit code."""
+    """Run ``aft``."""
+    run(aft, "aft", arguments)
+
+
+def run(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command. An error of ours becomes one sentence on stderr and the error's exit code."""
     try:
-        aft.main(args=arguments, prog_name="aft")
+        command.main(args=arguments, prog_name=prog_name)
     except AFTError as error:
         _autoload.print_error(error)
         sys.exit(error.exit_code)

@@ -10,7 +10,8 @@ import pytest
 from helpers.paths import ROOT
 from helpers.training_runs import settings_of
 from lm_eval_aft.core.errors import ConfigError
-from trainers.settings import load_config, make_config, markdown_table
+from lm_eval_aft.core.settings import markdown_table
+from trainers.settings import TrainConfig, load_config, make_config
 
 
 def test_settings_come_from_yaml_toml_and_set(tmp_path: Path):
@@ -47,7 +48,7 @@ def test_a_settings_file_that_is_none_is_refused(tmp_path: Path):
 
 def test_the_table_of_settings_in_the_docs_is_the_config():
     docs = ROOT / "docs" / "training.md"
-    assert markdown_table() in docs.read_text(encoding="utf-8")
+    assert markdown_table(TrainConfig, "setting") in docs.read_text(encoding="utf-8")
 
 
 def test_a_home_in_the_settings_is_expanded(config, tmp_path, monkeypatch):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from lm_eval_aft import bundled
-from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.cli import run
+from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, write_text
 from trainers.family import pretrain
 from trainers.family import rows as family_rows
 from trainers.family.settings import FamilyConfig, training_settings
 from trainers.settings import KINDS, Kind, make_config
+from trainers.train import run_training
 
 SHIPPED = (
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -57,13 +58,18 @@ def rows(out: Path, seed: int) -> None:
 
 @main.command()
 @FOLDER
-@click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="Train this kind only; repeatable."
-)
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="Train this kind only.")
 @seed_option("Seed of the trainings.")
 def train(out: Path, kinds: tuple[Kind, ...], seed: int) -> None:
     """Train sft, aft, aft-no-drafts and aft-pseudo on the base."""
-    train_all(FamilyConfig(), out, kinds or tuple(KINDS), seed)
+    for kind in kinds or tuple(KINDS):
+        suffix = "_sft" if kind == "sft" else ""
+        settings = training_settings(FamilyConfig(), out, kind, seed) | {
+            "data": str(out / f"train{suffix}.jsonl"),
+            "validation": str(out / f"validation{suffix}.jsonl"),
+            "output": str(out / f"{kind}-{seed}"),
+        }
+        run_training(kind, make_config(settings, "trainers.family"))
 
 
 @main.command()
@@ -90,25 +96,5 @@ def ship(out: Path, seed: int) -> None:
                 partial.write_bytes(content)
 
 
-def train_all(config: FamilyConfig, out: Path, kinds: Sequence[Kind], seed: int) -> None:
-    """Train each kind on the base, as ``aft train`` does."""
-    from trainers.train import run_training
-
-    for kind in kinds:
-        suffix = "_sft" if kind == "sft" else ""
-        settings = training_settings(config, out, kind, seed) | {
-            "data": str(out / f"train{suffix}.jsonl"),
-            "validation": str(out / f"validation{suffix}.jsonl"),
-            "output": str(out / f"{kind}-{seed}"),
-        }
-        run_training(kind, make_config(settings, "trainers.family"))
-
-
 if __name__ == "__main__":
-    from lm_eval_aft import _autoload
-
-    try:
-        main()
-    except AFTError as failure:
-        _autoload.print_error(failure)
-        sys.exit(failure.exit_code)
+    run(main, "python -m trainers.family")

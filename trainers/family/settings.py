@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,7 @@ class FamilyConfig:
 
 def recorded(settings: Stage | FamilyConfig) -> dict[str, Any]:
     """Settings as curves and cards hold them."""
-
-    def with_recorded_keys(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        return {RECORDED_KEYS.get(name, name): value for name, value in items}
-
-    return asdict(settings, dict_factory=with_recorded_keys)
+    return asdict(settings, dict_factory=lambda items: {RECORDED_KEYS.get(name, name): value for name, value in items})
 
 
 def training_settings(config: FamilyConfig, out: Path, kind: Kind, seed: int) -> dict[str, Any]:

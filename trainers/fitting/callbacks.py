@@ -22,14 +22,7 @@ class RunLog(TrainerCallback):
     """Writes the log and the cards of checkpoints, and stops a run whose loss is not finite."""
 
     def __init__(self, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
-        """Keep what cards and log need.
-
-        Args:
-            run: The run.
-            aft: Contents of aft_config.json.
-            facts: Facts about the data.
-            say: Prints a line.
-        """
+        """Keep what cards and log need; ``say`` prints a line."""
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
 
@@ -39,20 +32,11 @@ class RunLog(TrainerCallback):
         self.tokens_before = state.num_input_tokens_seen
         locate_best(state, self.run)
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         """Set the sampler's epoch. Trainer does not when a run of several processes resumes in one process."""
         train_dataloader.set_epoch(int((state.epoch or 0) + 1e-6))
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         """Write one line to log.jsonl and print it."""
         keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
         row = {key: float(logs[key]) for key in keys if key in logs}

@@ -15,15 +15,7 @@ from trainers.fitting.run import TrainingRun
 def write_checkpoint_card(
     folder: Path, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], *, merged: bool = False
 ) -> None:
-    """Write README.md and aft_config.json into a checkpoint.
-
-    Args:
-        folder: Folder of the checkpoint.
-        run: Its run.
-        aft: Contents of aft_config.json.
-        facts: Facts about the data.
-        merged: Whether the checkpoint holds all weights, so that it needs no base.
-    """
+    """Write README.md and aft_config.json into a checkpoint. A merged one needs no base."""
     settings = [f"| `{name}` | {value} |" for name, value in run.config.to_dict().items() if value not in (None, ())]
     lines = [
         f"# {aft.base_model}, trained with `aft train {run.kind}`",

@@ -75,9 +75,7 @@ class Encoder:
         self.template, self.max_length = template, max_length
         ends = sorted(self.renderer.turn_end_ids) or [tokenizer.eos_token_id]
         if ends[0] is None:
-            raise ConfigError(
-                f"the tokenizer {tokenizer.name_or_path} has no end token: set its eos_token, or an answer never ends."
-            )
+            raise ConfigError(f"the tokenizer {tokenizer.name_or_path} has no end token: set its eos_token.")
         self.end_id = int(ends[0])
         self._special = frozenset(tokenizer.all_special_ids)
         self._check_templates()
@@ -91,16 +89,13 @@ class Encoder:
             ConfigError: If the target has no tokens, or holds control tokens.
             ChatError: If the chat template refuses the query.
         """
-        with template_errors_name(sample.where):
-            return self._encode(sample)
-
-    def _encode(self, sample: Sample) -> tuple[Example, bool]:
         target = self.target_ids(sample)
         budget = self.max_length - len(target)
-        if sample.drafts:
-            fitted = aggregate_prompt(self.template, self.renderer, sample.chat, sample.drafts, budget, final=True)
-        else:
-            fitted = draft_prompt(self.template, self.renderer, sample.chat, budget, final=True)
+        with template_errors_name(sample.where):
+            if sample.drafts:
+                fitted = aggregate_prompt(self.template, self.renderer, sample.chat, sample.drafts, budget, final=True)
+            else:
+                fitted = draft_prompt(self.template, self.renderer, sample.chat, budget, final=True)
         prompt = fitted.prompt.token_ids or ()
         return Example((*prompt, *target), len(prompt)), any(fitted.cut_tokens)
 
@@ -134,10 +129,7 @@ class Encoder:
             cut += was_cut
             hidden += sum(not self.renderer.clean(draft).strip() for draft in sample.drafts)
         if not examples:
-            raise ConfigError(
-                f"none of the {too_long} {name} fits max_length={self.max_length}: raise max_length or shorten the "
-                "data."
-            )
+            raise ConfigError(f"none of the {too_long} {name} fits max_length={self.max_length}: raise max_length.")
         return Encoded(examples, too_long, cut, hidden)
 
     def _check_templates(self) -> None:

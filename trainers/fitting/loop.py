@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
+    EvalPrediction,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -23,13 +24,12 @@ from transformers.integrations import unset_hf_deepspeed_config
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from trainers.fitting.batching import Collator, trims_logits
+from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nats, trims_logits
 from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
-from trainers.fitting.examples import Encoder, Example
+from trainers.fitting.examples import MASK, Encoder, Example
 from trainers.fitting.model import beyond_positions, end_texts, load_model
 from trainers.fitting.run import TrainingRun, disk_guard, step_of, trim_log
-from trainers.fitting.trainer import AFTTrainer
 from trainers.settings import TrainConfig
 
 
@@ -43,15 +43,6 @@ def fit(
     say: Say,
 ) -> None:
     """Train, or resume training, and save the result.
-
-    Args:
-        run: The run.
-        encoder: Its tokenizer and template.
-        examples: Training examples.
-        validation: Validation examples, or none.
-        aft: Contents of aft_config.json.
-        facts: Facts about the data, for cards.
-        say: Prints a line.
 
     Raises:
         EngineError: If the model cannot be loaded, the loss is not finite, or a checkpoint cannot be written.
@@ -214,3 +205,46 @@ def _save(trainer: Trainer, run: TrainingRun, aft: CheckpointConfig, facts: Sequ
     # A finished run needs no checkpoint to resume from.
     if best and run.config.keep == 1:
         run.remove_checkpoints(0, best)
+
+
+class AFTTrainer(Trainer):
+    """Trainer with batches by length, a validation loss per token, and no checkpoints of broken weights."""
+
+    def __init__(self, run_log: RunLog, **settings: Any) -> None:
+        super().__init__(callbacks=[run_log], compute_metrics=_validation_loss, **settings)
+        self.run_log = run_log
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        lengths = [len(example.token_ids) for example in self.train_dataset]
+        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's schedule. A warm-up of less than a step would be a whole step at a rate of 0, so it is left out."""
+        if self.args.warmup_steps * num_training_steps < 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
+        # One process sees its own share of the weights only.
+        if self.accelerator.reduce(broken):
+            raise self.run_log.broken("weights became no numbers", self.state.global_step)
+        # Trainer checks whether the folder of the best checkpoint exists, and processes must agree on it. With shards
+        # one process may see the folder before another does.
+        Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """Nats and target tokens of each example, (batch,) both. Trainer would average the means of batches."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")  # (batch, kept)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            nats = target_nats(model(**inputs).logits, labels)
+        return None, nats, (labels[:, 1:] != MASK).sum(dim=1)
+
+
+def _validation_loss(sums: EvalPrediction) -> dict[str, float]:
+    """Mean nats a target token. It does not depend on batch size and number of processes."""
+    return {"loss": float(sums.predictions.sum(dtype="float64") / sums.label_ids.sum())}

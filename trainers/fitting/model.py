@@ -69,12 +69,11 @@ def load_model(config: TrainConfig) -> Any:
     if not config.lora_rank:
         return model
     _check_targets(model, config)
-    targets: Any = config.lora_targets if config.lora_targets != ("all-linear",) else "all-linear"
     adapter = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules="all-linear" if config.lora_targets == ("all-linear",) else list(config.lora_targets),
         task_type="CAUSAL_LM",
     )
     try:
@@ -106,10 +105,8 @@ def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
     longer = sum(length > positions for length in lengths) if positions else 0
     if not longer:
         return None
-    return (
-        f"warning: {longer} examples are longer than the {positions} positions that the model knows: lower max_length "
-        f"to {positions}."
-    )
+    limit = f"the {positions} positions that the model knows: lower max_length to {positions}."
+    return f"warning: {longer} examples are longer than {limit}"
 
 
 def end_texts(model: Any, end_id: int) -> None:

@@ -86,10 +86,8 @@ def _refuse_another(run: TrainingRun, state: dict[str, Any]) -> None:
         ("template", state["template_digest"], run.template.digest),
     ):
         if before is not None and now is not None and before != now:
-            raise ConfigError(
-                f"the run in {run.folder} was started with {name} {before[:12]}, now it is {now[:12]}: give another "
-                "output."
-            )
+            change = f"{name} {before[:12]}, now it is {now[:12]}"
+            raise ConfigError(f"the run in {run.folder} was started with {change}: give another output.")
     if not run.finished and state["processes"] not in (None, run.processes):
         raise ConfigError(
             f"the run in {run.folder} was started with WORLD_SIZE={state['processes']}, now it is {run.processes}: "

@@ -28,15 +28,8 @@ def sample_drafts(
 ) -> DataResult:
     """Sample drafts for each query, with ``DRAFT_SAMPLING`` unless the model's arguments say otherwise.
 
-    A row's ``ends`` hold the finish reason of each draft. A query that does not fit gets no drafts.
-
-    Args:
-        source: Rows with queries.
-        model: The model that writes.
-        count: Drafts a query.
-        demonstrations: JSONL of query and target: solved examples before each query.
-        ask: Text of the user turn, with {query} in it; None is the query alone.
-        whole: Leave out drafts that are empty or cut at the token limit.
+    A row's ``ends`` hold the finish reason of each draft. A query that does not fit gets no drafts. The options are
+    those of ``aft data drafts``.
 
     Raises:
         ConfigError: If a row or an option is wrong.

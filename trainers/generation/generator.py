@@ -33,15 +33,7 @@ UNUSED_ARGUMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class TextGenerator:
-    """An engine with what it needs to write texts and keep them.
-
-    Attributes:
-        engine: The engine.
-        template: Template of its prompts.
-        config: Sampling settings.
-        store: Keeps each finished text.
-        name: Name of the model, for cards.
-    """
+    """An engine with what it needs to write texts and keep them. ``name`` is the model's name on cards."""
 
     engine: Engine
     template: Template

@@ -38,19 +38,9 @@ def select_drafts(
     device: str = "cuda:0",
     batch_size: int = 8,
 ) -> DataResult:
-    """Score the drafts of each row, and keep the best.
+    """Score the drafts of each row, and keep the best. The options are those of ``aft data select``.
 
-    Args:
-        source: Rows with drafts.
-        k: Drafts to keep; rows with fewer are left out. None keeps all.
-        at_least: Leave out rows with fewer drafts than this.
-        reward_model: Checkpoint that scores drafts.
-        match: Scored rows; the kept drafts of a query have the mean score that is nearest to its mean there.
-        verifier: See ``load_verifier``.
-        gold: Key of a row with the right answer.
-        store: File that keeps the scores of the reward model.
-        device: Device of the reward model.
-        batch_size: Drafts that the reward model scores together.
+    ``store`` is the file that keeps the scores of the reward model.
 
     Raises:
         AFTError: If an option, a row or a model is wrong, or no row is left.
@@ -71,7 +61,8 @@ def select_drafts(
         rows = keep_matched(rows, others, k) if match else keep_best(rows, k, right_first=right_first)
     if not rows:
         raise ConfigError(f"no row of {source} has {max(k or 0, at_least or 0)} drafts with text: ask for fewer.")
-    matched = _with_queries_of(rows, others)
+    queries = {query_chat(row, "a row").identity for row in rows}
+    matched = [row for row in others if query_chat(row, "a row").identity in queries]
     facts = [f"{len(rows)} of {len(every)} rows kept", *_means(rows, "the file"), *_means(matched, "--match")]
     if unscored:
         facts.append(f"warning: {unscored} rows have neither scores nor right: their first {k} drafts were kept")
@@ -146,7 +137,7 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
         if row["drafts"]:
             known = scores_there.setdefault(query_chat(row, "the other file").identity, [])
             known.extend(_scores(row, f"row {number} of the other file"))
-    goals = {identity: _mean(scores) for identity, scores in scores_there.items()}
+    goals = {identity: sum(scores) / len(scores) for identity, scores in scores_there.items()}
     kept = []
     for number, row in enumerate(rows, 1):
         identity = query_chat(row, "a row").identity
@@ -156,29 +147,16 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
             continue
         scores = _scores(row, f"row {number}")
         random = Random(f"{identity}/{row['drafts']}")
-        sets = (
-            combinations(usable, k)
-            if comb(len(usable), k) <= MOST_SETS
-            else (sorted(random.sample(usable, k)) for _ in range(MOST_SETS))
-        )
-        nearest = min(sets, key=lambda chosen: abs(_mean([scores[i] for i in chosen]) - goal))
+        few = comb(len(usable), k) <= MOST_SETS
+        sets = combinations(usable, k) if few else (sorted(random.sample(usable, k)) for _ in range(MOST_SETS))
+        nearest = min(sets, key=lambda chosen: abs(sum(scores[i] for i in chosen) / k - goal))
         kept.append(keep_drafts(row, nearest))
     if not kept:
         raise ConfigError("the two files share no query with enough drafts: they must ask the same.")
     return kept
 
 
-def _with_queries_of(rows: Sequence[DataRow], others: Sequence[DataRow]) -> list[DataRow]:
-    """Those of ``others`` whose query is in ``rows``."""
-    queries = {query_chat(row, "a row").identity for row in rows}
-    return [row for row in others if query_chat(row, "a row").identity in queries]
-
-
 def _scores(row: DataRow, where: str) -> list[float]:
     if not row.get("scores"):
         raise ConfigError(f"{where} has no scores: run aft data select --reward_model MODEL on both files first.")
     return list(row["scores"])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))

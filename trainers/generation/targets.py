@@ -17,7 +17,7 @@ from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.prompts import aggregate_prompt
-from lm_eval_aft.core.records import Chat, Completion, Message, Prompt
+from lm_eval_aft.core.records import Chat, Message, Prompt
 from trainers.generation.generator import GeneratorOptions, TextGenerator
 from trainers.generation.selection import verify_all, with_enough_drafts
 from trainers.generation.verifiers import Verifier, load_verifier, right_answer
@@ -48,20 +48,7 @@ def aggregate(
     verifier: str | None = None,
     gold: str = "gold",
 ) -> DataResult:
-    """Let a teacher write targets from queries and sets of drafts.
-
-    Args:
-        source: Rows with drafts.
-        model: The teacher.
-        ks: Drafts a set; each k makes its own sets.
-        sets: Draft sets a query and k.
-        mixed: Least share of sets with right and wrong drafts.
-        wrong: Treatment of wrong targets: keep, drop, retry or repair.
-        retries: Most attempts of retry or repair.
-        shortest: Leave out targets with fewer words than this share of their drafts' mean.
-        seed: Seed of the draft sets.
-        verifier: See ``load_verifier``.
-        gold: Key of a row with the right answer.
+    """Let a teacher write targets from queries and sets of drafts. The options are those of ``aft data aggregate``.
 
     Raises:
         AFTError: If an option, a row or a model is wrong, or no target can be used.
@@ -181,9 +168,7 @@ def balance_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> li
     """
     mixed = [is_mixed(row) for row in rows]
     if not any(mixed):
-        raise ConfigError(
-            "--mixed: in every set the drafts are all right or all wrong: sample more drafts, or larger k."
-        )
+        raise ConfigError("--mixed: in every set the drafts are all right or all wrong: sample more drafts or raise k.")
     # 4 * (1 - 0.8) / 0.8 is 0.9999999999999998.
     room = int(sum(mixed) * (1 - share) / share + 1e-9)
     others = [number for number, row_mixed in enumerate(mixed) if not row_mixed]
@@ -239,16 +224,12 @@ def _attempt(jobs: Sequence[TargetJob], generator: TextGenerator, verifier: Veri
     requests = [generator.request(job.prompt, job.chat, 1, attempt, job.repeat) for job in jobs if job.prompt]
     name = f"targets, attempt {attempt + 1}" if attempt else "targets"
     for job, completion in zip(jobs, generator.write(requests, name), strict=True):
-        _record(job, completion, generator, verifier)
-
-
-def _record(job: TargetJob, completion: Completion, generator: TextGenerator, verifier: Verifier | None) -> None:
-    job.target = generator.engine.renderer.clean(completion.text).strip()
-    job.ended = completion.finish_reason == "stop"
-    job.right = bool(verifier(job.target, job.row)) if verifier else None
-    # Small teachers quote the request instead of following it.
-    if job.repaired and ECHO in job.target:
-        job.right = False
+        job.target = generator.engine.renderer.clean(completion.text).strip()
+        job.ended = completion.finish_reason == "stop"
+        job.right = bool(verifier(job.target, job.row)) if verifier else None
+        # Small teachers quote the request instead of following it.
+        if job.repaired and ECHO in job.target:
+            job.right = False
 
 
 def _repair_prompt(job: TargetJob, generator: TextGenerator, answer: str) -> Prompt | None:
@@ -270,19 +251,15 @@ def _repair_prompt(job: TargetJob, generator: TextGenerator, answer: str) -> Pro
     return prompt if prompt.prompt_tokens <= generator.budget else None
 
 
-def _is_terse(job: TargetJob, shortest: float) -> bool:
-    """Whether a target is too short: a teacher that knows the result may state it without reasons."""
-    words = [len(visible(draft).split()) for draft in job.row["drafts"]]
-    return len(job.target.split()) < shortest * sum(words) / len(words)
-
-
 def outcome(job: TargetJob, wrong: str, shortest: float) -> str:
     """``kept``, or the one of ``REJECTION_REASONS`` that holds for a target."""
     if not (job.target and job.ended):
         return "cut or empty" if job.prompt else "did not fit"
     if job.right is False and wrong != "keep":
         return "wrong"
-    return "too short" if _is_terse(job, shortest) else "kept"
+    # A teacher that knows the right result may state it without reasons.
+    words = [len(visible(draft).split()) for draft in job.row["drafts"]]
+    return "too short" if len(job.target.split()) < shortest * sum(words) / len(words) else "kept"
 
 
 def finished_rows(jobs: Sequence[TargetJob], wrong: str, shortest: float = 0.0) -> list[dict[str, Any]]:

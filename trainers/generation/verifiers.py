@@ -15,6 +15,7 @@ from lm_eval_aft.core.errors import ConfigError
 from trainers.rows.row import DataRow
 
 Verifier = Callable[[str, DataRow], bool]
+FORMS = "give exact:REGEX or module:function"
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+"
 
 
@@ -30,7 +31,7 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
     """
     module, separator, name = spec.partition(":")
     if not separator:
-        raise ConfigError(f"--verifier {spec} is not allowed: give exact:REGEX or module:function.")
+        raise ConfigError(f"--verifier {spec} is not allowed: {FORMS}.")
     if module == "exact":
         return _exact(name or NUMBER, gold)
     try:
@@ -40,12 +41,9 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
         function: Verifier = getattr(import_module(module), name)
     # The user's module may raise anything.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"--verifier {spec} cannot be loaded ({reason}): give exact:REGEX or module:function."
-        ) from error
+        raise ConfigError(f"--verifier {spec} cannot be loaded ({type(error).__name__}: {error}): {FORMS}.") from error
     if not callable(function):
-        raise ConfigError(f"--verifier {spec} is no function: give exact:REGEX or module:function.")
+        raise ConfigError(f"--verifier {spec} is no function: {FORMS}.")
     return function
 
 

@@ -32,15 +32,7 @@ def describe(
     verifier: str | None = None,
     gold: str = "gold",
 ) -> list[str]:
-    """The statistics of a data file, as lines.
-
-    Args:
-        source: Rows.
-        against: Evaluation set (JSONL) to search for in queries and targets.
-        field: Key of its questions.
-        words: Words in a row that count as contamination.
-        verifier: Grades the drafts first; see ``load_verifier``.
-        gold: Key of a row with the right answer.
+    """The statistics of a data file, as lines. The options are those of ``aft data stats``.
 
     Raises:
         AFTError: If a file, a row or an option is wrong.
@@ -61,11 +53,12 @@ def describe(
 def _counts(rows: Sequence[DataRow]) -> list[str]:
     drafts = [list(row.get("drafts") or []) for row in rows]
     every = [draft for row in drafts for draft in row]
-    queries = {query_chat(row, f"row {number}").identity for number, row in enumerate(rows, 1)}
+    chats = [query_chat(row, f"row {number}") for number, row in enumerate(rows, 1)]
+    queries, questions = {chat.identity for chat in chats}, [chat.messages[-1].content for chat in chats]
     lines = [
         f"rows                  {len(rows):,}, {len(rows) - len(queries):,} with a query that came before",
         f"drafts                {len(every):,}: {_spread([len(row) for row in drafts])} a row",
-        f"words a query         {_spread([len(_question(row).split()) for row in rows])}",
+        f"words a query         {_spread([len(question.split()) for question in questions])}",
     ]
     if not every:
         return lines
@@ -79,10 +72,6 @@ def _counts(rows: Sequence[DataRow]) -> list[str]:
         f"equal drafts          {equal:,} repeat another of their row ({equal / len(every):.1%})",
         f"diversity             {_diversity(drafts):.2f} (1 - Jaccard of word n-grams, mean over pairs)",
     ]
-
-
-def _question(row: DataRow) -> str:
-    return query_chat(row, "a row").messages[-1].content
 
 
 def _spread(values: Sequence[int]) -> str:
@@ -107,10 +96,8 @@ def _correctness(rows: Sequence[DataRow]) -> list[str]:
     if right:
         share = mean(mean(map(float, row)) for row in right)
         mixed = mean(float(0 < sum(row) < len(row)) for row in right)
-        any_right = mean(float(any(row)) for row in right)
-        lines.append(
-            f"right drafts          {share:.1%}; rows with one {any_right:.1%}, of mixed correctness {mixed:.1%}"
-        )
+        some = mean(float(any(row)) for row in right)
+        lines.append(f"right drafts          {share:.1%}; rows with one {some:.1%}, of mixed correctness {mixed:.1%}")
     return lines
 
 

@@ -30,14 +30,7 @@ from trainers.settings import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """Perplexity per token of targets in one setting.
-
-    Attributes:
-        setting: What is predicted, given what.
-        examples: Number of targets.
-        tokens: Tokens of the targets.
-        nats: Sum of their losses.
-    """
+    """Perplexity of targets in one setting: how many targets, their tokens, and the sum of their losses in nats."""
 
     setting: str
     examples: int
@@ -77,16 +70,7 @@ def target_perplexity(
     device: str = "cuda:0",
     batch_size: str = "auto",
 ) -> PerplexityResult:
-    """Measure the perplexity of the targets of a data file.
-
-    Args:
-        source: Rows with drafts and targets.
-        model_args: As for ``lm_eval --model aft``; the engine must be hf.
-        ks: Drafts a row, drawn evenly from these; () is all drafts of a row.
-        limit: Rows; None is all.
-        seed: Seed of the draws.
-        device: As for lm_eval.
-        batch_size: As for lm_eval; "auto" is 4.
+    """Measure the perplexity of the targets of a data file. The options are those of ``aft data ppl``.
 
     Raises:
         AFTError: If a row or an argument is wrong, or no row fits the model.

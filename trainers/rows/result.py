@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft import __version__
-from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.files import atomic_write, file_digest
+from lm_eval_aft.core.files import file_digest, write_text
 from lm_eval_aft.core.jsonl import write_jsonl
 from trainers.rows.row import DataRow
 
@@ -38,8 +37,7 @@ class DataResult:
             SHA-256 of the rows' file.
 
         Raises:
-            RecordError: If the rows cannot be written.
-            ConfigError: If the card cannot be written.
+            RecordError: If a file cannot be written.
         """
         # The output may replace a source, so its digest is taken first.
         inputs = {str(source): file_digest(source) for source in self.sources}
@@ -52,11 +50,5 @@ class DataResult:
             "facts": list(self.facts),
             "sha256": file_digest(out),
         }
-        try:
-            with atomic_write(Path(f"{out}.card.json")) as partial:
-                partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"{out} is written, its card {out}.card.json cannot be ({error}): make room for it."
-            ) from error
+        write_text(Path(f"{out}.card.json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         return str(card["sha256"])

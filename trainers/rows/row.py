@@ -76,9 +76,7 @@ class TrainingRow:
         """
         drafts = row.get("drafts") or []
         if not isinstance(drafts, list) or not all(isinstance(draft, str) for draft in drafts):
-            raise ConfigError(
-                f"drafts of {where} must be a list of texts: correct the row, or import it with --field drafts=KEY."
-            )
+            raise ConfigError(f"drafts of {where} must be a list of texts: correct it, or import it anew.")
         texts = {name: _text(row, name, where) for name in ("target", "sft_target")}
         full = [number for number, draft in enumerate(drafts) if draft.strip()]
         sources = row.get("sources") or []
@@ -179,8 +177,7 @@ def read_training_rows(path: str | Path) -> list[TrainingRow]:
     """Read and check the rows of a data file, for training.
 
     Raises:
-        ConfigError: If a row is wrong.
-        RecordError: If the file cannot be read.
+        AFTError: If the file cannot be read or a row is wrong.
     """
     return [TrainingRow.of(row, f"{path} row {number}") for number, row in enumerate(read_jsonl(path, strict=True), 1)]
 
@@ -189,8 +186,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Read and check the rows of a data file, with all their keys.
 
     Raises:
-        ConfigError: If a row is wrong.
-        RecordError: If the file cannot be read.
+        AFTError: If the file cannot be read or a row is wrong.
     """
     rows = read_jsonl(path, strict=True)
     for number, row in enumerate(rows, 1):
@@ -202,8 +198,7 @@ def read_drafted_rows(path: Path) -> list[dict[str, Any]]:
     """Read and check rows that must all have a list of drafts.
 
     Raises:
-        ConfigError: If a row is wrong or has no list of drafts.
-        RecordError: If the file cannot be read.
+        AFTError: If the file cannot be read, or a row is wrong or has no list of drafts.
     """
     rows = read_rows(path)
     for number, row in enumerate(rows, 1):

@@ -83,7 +83,7 @@ def draw_drafts(row: TrainingRow, k: int, random: Random) -> tuple[str, ...]:
 
 
 def _check_drafts(rows: Sequence[TrainingRow], config: TrainConfig) -> None:
-    needed = config.k_max or 1
+    needed = max(config.k, default=1)
     short = [row for row in rows if len(row.drafts) < needed]
     if short:
         raise ConfigError(
