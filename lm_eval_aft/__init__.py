@@ -6,7 +6,8 @@ Every start of Python imports this file (see ``_autoload``), so its top level mu
 
 from lm_eval_aft._autoload import register, tasks_path
 
-TYPE_CHECKING = False  # mypy treats this name as typing's own; importing typing would slow every start
+# mypy treats this name as typing's own. Importing typing would slow every start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lm_eval_aft.core.errors import AFTError
     from lm_eval_aft.model import AFTLM

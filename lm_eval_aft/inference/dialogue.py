@@ -12,7 +12,8 @@ from dataclasses import replace
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.records import Chat, Message, Question, Trace
 
-TURNS = "turns"  # the generation setting that lists the user's later turns, and the key of the answers
+# The generation setting that lists the user's later turns, and the key of the answers in the response.
+TURNS = "turns"
 
 
 def after_thinking(question: Question, text: str) -> str:

@@ -17,7 +17,7 @@ JUDGE_CACHE = FileKind(
     name="cache of judgements",
     option="--cache",
     error=JudgeError,
-    application_id=0x61667432,  # "aft2"
+    application_id=int.from_bytes(b"aft2"),
     version=0,
     table="CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL, digest BLOB NOT NULL)",
 )

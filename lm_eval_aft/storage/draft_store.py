@@ -32,7 +32,7 @@ DRAFT_STORE = FileKind(
     name="draft store",
     option="cache=",
     error=StoreError,
-    application_id=0x61667431,  # "aft1"
+    application_id=int.from_bytes(b"aft1"),
     version=1,
     table="CREATE TABLE IF NOT EXISTS generations (key BLOB PRIMARY KEY, text TEXT NOT NULL, token_ids BLOB NOT NULL, "
     "finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT NULL, generated_tokens "

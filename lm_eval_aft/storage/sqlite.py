@@ -15,7 +15,8 @@ from pathlib import Path
 
 from lm_eval_aft.core.errors import AFTError
 
-BUSY_S = 60.0  # how long a statement waits for the lock of another process
+# How long a statement waits for the lock of another process.
+BUSY_S = 60.0
 RETRY_AFTER_S = 0.02
 
 

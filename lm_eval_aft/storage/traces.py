@@ -22,7 +22,8 @@ from lm_eval_aft.core.jsonl import iterate_jsonl
 from lm_eval_aft.core.records import Draft, Question, Trace
 from lm_eval_aft.core.usage import MAX_COUNT
 
-MAX_TASK_LENGTH = 100  # characters of a task's name in a file name; the digest behind it tells tasks apart
+# Characters of a task's name in a file name. The digest behind the name tells tasks apart.
+MAX_TASK_LENGTH = 100
 
 
 def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace], suffix: str = "") -> list[Path]:

@@ -40,13 +40,13 @@ def instances(contexts=QUESTIONS, choices=CHOICES) -> list[Instance]:
     ]
 
 
-def model(engine, store=None, **given) -> AFTLM:
-    settings = {"mcq": "drafts", "k": 3, "layers": 1, "draft_max_tokens": 6, **given}
+def model(engine, store=None, **changes) -> AFTLM:
+    settings = {"mcq": "drafts", "k": 3, "layers": 1, "draft_max_tokens": 6, **changes}
     return AFTLM.around(engine, AFTConfig.split(settings)[0], TEMPLATE, store or NoStore(), "tiny")
 
 
-def close(found, expected) -> bool:
-    pairs = zip(found, expected, strict=True)
+def close(scores, expected) -> bool:
+    pairs = zip(scores, expected, strict=True)
     return all(math.isclose(a, b, abs_tol=1e-4) and x == y for (a, x), (b, y) in pairs)
 
 
@@ -81,25 +81,25 @@ def drafts(trace) -> list[str]:
 @pytest.fixture(scope="module")
 def lm(tiny_engine, tmp_path_factory) -> AFTLM:
     folder = tmp_path_factory.mktemp("mcq")
-    made = model(tiny_engine, record=str(folder))
-    made.found = made.loglikelihood(instances(), disable_tqdm=True)
-    made.traces = list(read_traces(folder))
-    made.asked = [trace.question.chat for trace in made.traces]
-    return made
+    lm = model(tiny_engine, record=str(folder))
+    lm.scores = lm.loglikelihood(instances(), disable_tqdm=True)
+    lm.traces = list(read_traces(folder))
+    lm.chats = [trace.question.chat for trace in lm.traces]
+    return lm
 
 
 def test_scores_are_log_probabilities_under_the_aggregation_prompt(lm):
     for number, trace in enumerate(lm.traces):
-        found = lm.found[3 * number : 3 * number + 3]
-        assert close(found, directly(lm, trace.question.chat, drafts(trace)))
-        assert trace.scores == tuple(value for value, _ in found)
+        scores = lm.scores[3 * number : 3 * number + 3]
+        assert close(scores, directly(lm, trace.question.chat, drafts(trace)))
+        assert trace.scores == tuple(value for value, _ in scores)
         assert trace.answer == CHOICES[trace.scores.index(max(trace.scores))]
         assert trace.cut_tokens == ((0, 0, 0),)
 
 
 def test_scores_are_those_of_model_hf_on_the_rendered_prompt(lm, tiny_engine):
     prompts = [read_by(lm, trace.question.chat, drafts(trace)) for trace in lm.traces]
-    assert close(lm.found, tiny_engine.scorer.loglikelihood(instances(prompts), disable_tqdm=True))
+    assert close(lm.scores, tiny_engine.scorer.loglikelihood(instances(prompts), disable_tqdm=True))
 
 
 @pytest.mark.parametrize("kind", ["llama", "sliding", "gemma"])
@@ -107,32 +107,32 @@ def test_base_models_and_other_caches(kind, tmp_path):
     engine = HFEngine.load(
         {"pretrained": save_tiny(tmp_path / kind, kind, None), "dtype": "float32"}, HostArgs("auto", None, "cpu")
     )
-    made = model(engine, record=str(tmp_path / "traces"))
+    lm = model(engine, record=str(tmp_path / "traces"))
     contexts, choices = ("The dog barks and ", "Question: what is 2 + 2?\nAnswer: "), ("runs", "eats", "4", "")
-    found = made.loglikelihood(instances(contexts, choices), disable_tqdm=True)
+    scores = lm.loglikelihood(instances(contexts, choices), disable_tqdm=True)
     for number, trace in enumerate(read_traces(tmp_path / "traces")):
         assert trace.question.chat.wrapped
-        expected = directly(made, trace.question.chat, drafts(trace), choices)
-        assert close(found[4 * number : 4 * number + 4], expected)
+        expected = directly(lm, trace.question.chat, drafts(trace), choices)
+        assert close(scores[4 * number : 4 * number + 4], expected)
 
 
 def test_lm_evals_own_scoring_of_these_tokens_gives_the_same(lm, tiny_engine):
-    prompts = [tiny_engine.renderer.encode(chat).token_ids for chat in lm.asked]
+    prompts = [tiny_engine.renderer.encode(chat).token_ids for chat in lm.chats]
     choices = [[tuple(tiny_engine.tokenizer.encode(c, add_special_tokens=False)) for c in CHOICES]] * 2
     flat = [(("", ""), list(p), list(c)) for p, own in zip(prompts, choices, strict=True) for c in own]
     expected = tiny_engine.lm._loglikelihood_tokens(flat, disable_tqdm=True)
-    found = [scores for _, scores in sorted(tiny_engine.scorer.score_choices(prompts, choices))]
-    assert close([score for own in found for score in own], expected)
+    scores = [scores for _, scores in sorted(tiny_engine.scorer.score_choices(prompts, choices))]
+    assert close([score for own in scores for score in own], expected)
     # Choices of one token need no second forward pass.
     single = [[(ids[0][0],), (ids[1][1],)] for ids in choices]
     expected = [(("", ""), list(p), list(c)) for p, own in zip(prompts, single, strict=True) for c in own]
-    found = [score for _, own in sorted(tiny_engine.scorer.score_choices(prompts, single)) for score in own]
-    assert close(found, tiny_engine.lm._loglikelihood_tokens(expected, disable_tqdm=True))
+    scores = [score for _, own in sorted(tiny_engine.scorer.score_choices(prompts, single)) for score in own]
+    assert close(scores, tiny_engine.lm._loglikelihood_tokens(expected, disable_tqdm=True))
 
 
 def test_a_batch_that_holds_one_prompt_gives_the_same(lm, tiny_engine, monkeypatch):
     monkeypatch.setattr(tiny_engine.limits, "tokens", 4)
-    assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.found)
+    assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.scores)
 
 
 def test_out_of_memory_halves_the_batch_of_choices_and_one_that_does_not_fit_is_an_error(
@@ -147,7 +147,7 @@ def test_out_of_memory_halves_the_batch_of_choices_and_one_that_does_not_fit_is_
 
     monkeypatch.setattr(tiny_engine.model, "forward", limited)
     monkeypatch.setattr(tiny_engine.limits, "tokens", 40_000)
-    assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.found)
+    assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.scores)
     assert "Out of memory" in caplog.text
     monkeypatch.setattr(tiny_engine.model, "forward", lambda **_: limited(input_ids=[0] * 4))
     with pytest.raises(EngineError, match="with 3 choices does not fit the memory"):
@@ -169,8 +169,8 @@ def test_a_question_is_drafted_once_and_what_it_costs_is_counted(lm):
     scored = info["usage"]["computed_prompt_tokens"] - sum(c.computed_prompt_tokens for c in written)
     # Each prompt and each choice is computed once.
     assert scored == prompt_tokens + choice_tokens
-    asked = info["usage"]["prompt_tokens"] - sum(c.prompt_tokens for c in written)
-    assert asked == 3 * prompt_tokens + choice_tokens
+    read = info["usage"]["prompt_tokens"] - sum(c.prompt_tokens for c in written)
+    assert read == 3 * prompt_tokens + choice_tokens
 
 
 def test_hidden_layers_write_and_the_last_layer_scores(tiny_engine, tmp_path):
@@ -182,49 +182,49 @@ def test_hidden_layers_write_and_the_last_layer_scores(tiny_engine, tmp_path):
 
 def test_orders_are_averaged(tiny_engine, tmp_path):
     lm = model(tiny_engine, mcq_orders=3, record=str(tmp_path))
-    found = lm.loglikelihood(instances(QUESTIONS[:1]), disable_tqdm=True)
+    scores = lm.loglikelihood(instances(QUESTIONS[:1]), disable_tqdm=True)
     (trace,) = read_traces(tmp_path)
     read = orders(trace, lm.config)
     assert read[0] == drafts(trace)
     assert [sorted(each) for each in read] == [sorted(drafts(trace))] * 3
     each = [directly(lm, trace.question.chat, texts) for texts in read]
     expected = [(sum(v for v, _ in column) / 3, all(g for _, g in column)) for column in zip(*each, strict=True)]
-    assert close(found, expected)
+    assert close(scores, expected)
 
 
 def test_a_probe_changes_what_is_read(lm, tiny_engine, tmp_path):
     probed = model(tiny_engine, probe="instruction", record=str(tmp_path))
-    found = probed.loglikelihood(instances(QUESTIONS[:1]), disable_tqdm=True)
+    scores = probed.loglikelihood(instances(QUESTIONS[:1]), disable_tqdm=True)
     (trace,) = read_traces(tmp_path)
     assert drafts(trace) == drafts(lm.traces[0])
     (read,) = orders(trace, probed.config)
     assert sum("pineapple" in text for text in read) == 1
-    assert close(found, directly(lm, trace.question.chat, read))
+    assert close(scores, directly(lm, trace.question.chat, read))
 
 
 def test_texts_that_do_not_fit_are_cut_and_the_trace_says_so(tiny_engine, tmp_path):
     # 4,096 tokens hold the question, the choices and a part of the drafts.
     long = QUESTIONS[0] + " word" * 670
-    made = model(tiny_engine, record=str(tmp_path), draft_max_tokens=40)
-    assert len(made.loglikelihood(instances((long,)), disable_tqdm=True)) == 3
+    lm = model(tiny_engine, record=str(tmp_path), draft_max_tokens=40)
+    assert len(lm.loglikelihood(instances((long,)), disable_tqdm=True)) == 3
     (trace,) = read_traces(tmp_path)
     assert sum(trace.cut_tokens[-1]) > 0
 
 
 def test_padding_of_several_processes_is_scored_but_not_counted(lm, tiny_engine):
     padded = model(tiny_engine)
-    asked = instances()
-    found = padded.loglikelihood([*asked, asked[-1], asked[-1]], disable_tqdm=True)
-    assert close(found, [*lm.found, lm.found[-1], lm.found[-1]])
+    requests = instances()
+    scores = padded.loglikelihood([*requests, requests[-1], requests[-1]], disable_tqdm=True)
+    assert close(scores, [*lm.scores, lm.scores[-1], lm.scores[-1]])
     assert padded.usage == lm.usage
 
 
 def test_documents_that_ask_the_same_of_other_choices_are_two(tiny_engine, tmp_path):
-    made = model(tiny_engine, record=str(tmp_path))
+    lm = model(tiny_engine, record=str(tmp_path))
     first = instances(("Which?",), ("a", "b"))
     second = [replace(request, metadata=("t", 9, 1), doc_id=9) for request in instances(("Which?",), ("c", "d"))]
-    made.loglikelihood([*first, *second], disable_tqdm=True)
-    assert made.get_model_info()["aft"]["scored_after_drafts"] == 2
+    lm.loglikelihood([*first, *second], disable_tqdm=True)
+    assert lm.get_model_info()["aft"]["scored_after_drafts"] == 2
     one, two = read_traces(tmp_path)
     assert drafts(one) == drafts(two)
     assert [len(trace.scores) for trace in (one, two)] == [2, 2]
@@ -286,20 +286,20 @@ def test_an_engine_without_shared_scoring_is_asked_choice_by_choice(tiny_engine,
             return getattr(tiny_engine, name)
 
     other = model(Plain())
-    assert close(other.loglikelihood(instances(), disable_tqdm=True), lm.found)
+    assert close(other.loglikelihood(instances(), disable_tqdm=True), lm.scores)
     assert other.usage.computed_prompt_tokens > lm.usage.computed_prompt_tokens
     assert other.usage.prompt_tokens == lm.usage.prompt_tokens
 
 
 def test_what_cannot_be(tiny_engine):
-    for given, said in (
+    for changes, message in (
         ({"layers": 0}, "layers=0 must be 1 or more, or use mcq=plain"),
         ({"strategy": "majority"}, "strategy=aggregate, not for strategy=majority"),
         ({"mcq": "plain", "mcq_orders": 2}, "mcq_orders is for mcq=drafts"),
         ({"mcq": "both"}, "mcq must be one of plain, drafts"),
     ):
-        with pytest.raises(ConfigError, match=said):
-            model(tiny_engine, **given)
+        with pytest.raises(ConfigError, match=message):
+            model(tiny_engine, **changes)
     with pytest.raises(EngineError, match="engine=hf cannot answer loglikelihood requests"):
         model(ScriptedEngine()).loglikelihood(instances(), disable_tqdm=True)
     with pytest.raises(PromptTooLong):
@@ -307,31 +307,31 @@ def test_what_cannot_be(tiny_engine):
 
 
 def test_diagnostics_speak_of_the_texts_that_were_read(lm, tiny_engine, tmp_path):
-    (found,) = diagnose_traces(lm.traces, [], regex="(.)$")
-    assert (found.diagnostics.scored, found.diagnostics.layers) == (True, 0)
-    shown = panel_text(diagnostics_panel(found.diagnostics))
-    assert "k=3, layers=1" in shown
-    assert "scored choices" in shown
-    assert "drafts" in shown
-    assert "\n answer" not in shown
+    (run,) = diagnose_traces(lm.traces, [], regex="(.)$")
+    assert (run.diagnostics.scored, run.diagnostics.layers) == (True, 0)
+    panel = panel_text(diagnostics_panel(run.diagnostics))
+    assert "k=3, layers=1" in panel
+    assert "scored choices" in panel
+    assert "drafts" in panel
+    assert "\n answer" not in panel
     deeper = model(tiny_engine, layers=2, record=str(tmp_path))
     deeper.loglikelihood(instances(), disable_tqdm=True)
-    (found,) = diagnose_traces(read_traces(tmp_path), [])
-    shown = panel_text(diagnostics_panel(found.diagnostics))
-    assert "layer 1 from the drafts" in shown
-    assert "of the answers" not in shown
+    (run,) = diagnose_traces(read_traces(tmp_path), [])
+    panel = panel_text(diagnostics_panel(run.diagnostics))
+    assert "layer 1 from the drafts" in panel
+    assert "of the answers" not in panel
 
 
-def test_runs_are_told_apart_and_cost_what_was_read(tmp_path):
+def test_kinds_of_scoring_have_labels_and_costs_of_their_own(tmp_path):
     scores = [1.0, 0.0] * 20
-    told = ({"scored_without_aggregation": 160}, {"scored_after_drafts": 40}, {"scored_after_drafts": 40})
+    counts = ({"scored_without_aggregation": 160}, {"scored_after_drafts": 40}, {"scored_after_drafts": 40})
     files = []
-    for number, (said, texts) in enumerate(zip(told, (0, 120, 120), strict=True)):
+    for number, (scored, texts) in enumerate(zip(counts, (0, 120, 120), strict=True)):
         file = make_run(tmp_path / str(number), scores, k=3, layers=1, tokens=0 if not texts else 90)
         data = json.loads(file.read_text())
         aft = data["config"]["aft"]
         aft["usage"]["generations"] = texts
-        aft |= {**said, "generations_per_question": 3, "mcq_orders": 1 + number}
+        aft |= {**scored, "generations_per_question": 3, "mcq_orders": 1 + number}
         file.write_text(json.dumps(data))
         files.append(file)
     entries = read_entries(files)

@@ -20,9 +20,9 @@ LATER = ["And twice that?", "And half?"]
 def script(request) -> str:
     """A text that names the number of the user's turns, whether the prompt holds drafts, and the seed."""
     messages = request.prompt.chat.messages
-    asked = sum(message.role == "user" for message in messages)
+    turns = sum(message.role == "user" for message in messages)
     read = "drafts" if messages[0].role == "system" else "question"
-    return f"<think>hm</think>turn {asked} from {read} {request.seed % 1000}"
+    return f"<think>hm</think>turn {turns} from {read} {request.seed % 1000}"
 
 
 def model(k: int = 2, layers: int = 1, store=None, **settings) -> AFTLM:

@@ -83,7 +83,7 @@ def run(tiny: str, out: Path, processes: int, shots: int, kind: str = "generate_
 
 def test_two_processes_equal_one(tiny, tmp_path):
     one, _ = run(tiny, tmp_path / "one", 1, 2)
-    two, said = run(tiny, tmp_path / "two", 2, 2)
+    two, log = run(tiny, tmp_path / "two", 2, 2)
     assert two["samples"] == one["samples"]
     assert len(one["samples"]) == 5
     # For 5 questions on 2 processes, lm-eval pads the second with a copy, which is neither counted nor recorded.
@@ -93,9 +93,9 @@ def test_two_processes_equal_one(tiny, tmp_path):
     traces = list(read_traces(tmp_path / "two" / "traces"))
     assert sorted(trace.question.doc_id for trace in traces) == [0, 1, 2, 3, 4]
     assert len(list((tmp_path / "two" / "traces").glob("*_rank*of2.jsonl"))) == 2
-    assert "draws its shots at random" in said
+    assert "draws its shots at random" in log
     # A process group that outlives the interpreter may abort a finished process.
-    assert said.count("a process group is left: False") == 2
+    assert log.count("a process group is left: False") == 2
 
 
 def test_two_processes_score_choices_after_drafts_as_one_does(tiny, tmp_path):

@@ -37,13 +37,13 @@ def test_a_signal_whose_exception_is_lost_still_ends_the_run(tmp_path):
                     Deleted()
                 yield step
 
-    asked = [Question(Chat((Message("user", f"{n}?"),)), SAMPLING, SAMPLING, "t", n, "h", 0) for n in range(4)]
+    questions = [Question(Chat((Message("user", f"{n}?"),)), SAMPLING, SAMPLING, "t", n, "h", 0) for n in range(4)]
     with pytest.raises(RunStopped, match="stopped by SIGINT; 3 finished generations"), stoppable(store):
-        propose_and_aggregate(asked, Engine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True)
+        propose_and_aggregate(questions, Engine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True)
     assert store.info().generations == 3
     # The signal does not end the next run.
     with stoppable(store):
         traces = propose_and_aggregate(
-            asked, ScriptedEngine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True
+            questions, ScriptedEngine(), Template.load(None), AFTConfig(k=3, layers=1), store, quiet=True
         )
     assert len(traces) == 4

@@ -89,7 +89,7 @@ class TestMajority:
 
 class TestSettings:
     @pytest.mark.parametrize(
-        ("given", "said"),
+        ("settings", "message"),
         [
             ({"strategy": "vote"}, "strategy must be one of aggregate, refine, majority, best_of_n, beam"),
             ({"strategy": "refine", "k": 5}, "k=5 contradicts strategy=refine"),
@@ -103,12 +103,12 @@ class TestSettings:
             ({"probe": "poison"}, "probe must be one of none, shuffle, wrong, empty, instruction, repeat"),
         ],
     )
-    def test_contradictions_are_refused(self, given, said):
-        with pytest.raises(ConfigError, match=said):
-            AFTConfig.split(given)
+    def test_contradictions_are_refused(self, settings, message):
+        with pytest.raises(ConfigError, match=message):
+            AFTConfig.split(settings)
 
     @pytest.mark.parametrize(
-        ("given", "generations"),
+        ("settings", "generations"),
         [
             ({}, 11),
             ({"strategy": "refine", "layers": 3}, 4),
@@ -117,8 +117,8 @@ class TestSettings:
             ({"strategy": "beam", "k": 4}, 1),
         ],
     )
-    def test_generations(self, given, generations):
-        assert AFTConfig.split(given)[0].generations == generations
+    def test_generations(self, settings, generations):
+        assert AFTConfig.split(settings)[0].generations == generations
 
     def test_a_bad_regex_is_refused_before_anything_is_loaded(self):
         config = AFTConfig.split({"strategy": "majority", "vote_regex": "("})[0]
@@ -157,10 +157,10 @@ class TestProbes:
             "empty": [""] * 5,
             "instruction": [text + ORDER for text in self.TEXTS],
         }[probe]
-        made = self.probed(probe)
-        changed = [i for i in range(5) if made[i] != self.TEXTS[i]]
+        read = self.probed(probe)
+        changed = [i for i in range(5) if read[i] != self.TEXTS[i]]
         assert len(changed) == 1
-        assert made[changed[0]] == planted[changed[0]]
+        assert read[changed[0]] == planted[changed[0]]
         places = {tuple(self.probed(probe, repeat=repeat)) for repeat in range(40)}
         # Over many questions, every draft is changed once.
         assert len(places) == 5
@@ -197,23 +197,23 @@ class TestGivenDrafts:
 
     def test_the_drafts_of_another_run_are_aggregated(self, tmp_path):
         (source,) = run([make_question("q")], 3, 1, temperature=1.5, seed=9)
-        given = GivenDrafts.read(self.write(tmp_path, [source]))
+        given_drafts = GivenDrafts.read(self.write(tmp_path, [source]))
         engine, config = Recorder(), AFTConfig(k=2, layers=1)
         (trace,) = propose_and_aggregate(
-            [make_question("q")], engine, TEMPLATE, config, NoStore(), given_drafts=given, quiet=True
+            [make_question("q")], engine, TEMPLATE, config, NoStore(), given_drafts=given_drafts, quiet=True
         )
         assert [d.completion for d in trace.layer(0)] == [d.completion for d in source.layer(0)[:2]]
         assert [d.reused for d in trace.layer(0)] == [True, True]
         assert trace.usage.generations == 3
         assert trace.computed_usage.generations == 1
         assert len(engine.layers) == 1
-        assert given.source["model"] == "other"
+        assert given_drafts.source["model"] == "other"
 
     def test_a_question_it_has_not_asked_and_too_few_drafts(self, tmp_path):
-        given = GivenDrafts.read(self.write(tmp_path, run([make_question("q")], 3, 1)))
+        given_drafts = GivenDrafts.read(self.write(tmp_path, run([make_question("q")], 3, 1)))
         for question, k in ((make_question("other"), 3), (make_question("q"), 4)):
             with pytest.raises(RecordError, match=rf"drafts of document 0 of t and k={k} are needed"):
-                given.of(question, k)
+                given_drafts.of(question, k)
 
     @pytest.mark.parametrize("changes", [{"model": "another"}, {"draft_max_tokens": 9}, {"template": {"sha256": "f"}}])
     def test_several_runs_in_one_folder_are_refused(self, tmp_path, changes):
@@ -250,13 +250,13 @@ class TestBeam:
         import torch
 
         requests = self.requests(tiny_engine, 3)
-        found = dict(tiny_engine.generate(requests))
+        completions = dict(tiny_engine.generate(requests))
         for number, request in enumerate(requests):
             ids = torch.tensor([request.prompt.token_ids])
             row = tiny_engine.model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=6)[0, ids.shape[1] :]
             end = [*row.tolist()].index(tiny_engine.tokenizer.eos_token_id) + 1 if 3 in row.tolist() else None
-            assert found[number].token_ids == tuple(row.tolist()[:end])
-            assert found[number].generated_tokens == 3 * len(found[number].token_ids)
+            assert completions[number].token_ids == tuple(row.tolist()[:end])
+            assert completions[number].generated_tokens == 3 * len(completions[number].token_ids)
 
     def test_a_beam_has_a_key_of_its_own_and_greedy_keeps_its_old_one(self, tiny_engine):
         keys = [generation_key("f", self.requests(tiny_engine, beams)[0]) for beams in (1, 2, 3)]
@@ -276,8 +276,8 @@ class TestBeam:
 
 class TestBestOfN:
     def run(self, reward, store, k=4) -> Trace:
-        given = {"strategy": "best_of_n", "reward_model": reward, "k": k}
-        config = AFTConfig.split(given)[0]
+        settings = {"strategy": "best_of_n", "reward_model": reward, "k": k}
+        config = AFTConfig.split(settings)[0]
         selector = load_selector(config, store, HOST)
         (trace,) = propose_and_aggregate(
             [make_question("q")], Recorder(), TEMPLATE, config, store, selector=selector, quiet=True
@@ -305,9 +305,9 @@ class TestBestOfN:
             def cost(self, texts):
                 return Usage()
 
-        asked = replace(make_question("2+2?"), until=("\n\n",), think_end="</think>")
-        asked = replace(asked, chat=replace(asked.chat, prefill="The answer is"))
-        BestOfN(Model()).select([(asked, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
+        question = replace(make_question("2+2?"), until=("\n\n",), think_end="</think>")
+        question = replace(question, chat=replace(question.chat, prefill="The answer is"))
+        BestOfN(Model()).select([(question, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
         assert read == ["The answer is 4", "It is 5"]
 
     def test_scores_are_kept(self, reward, tmp_path):
@@ -337,15 +337,17 @@ EVERY = {
 class TestEveryStrategy:
     """Every strategy resumes, draws by seeds, and fits its prompts, as aggregation does."""
 
-    def run(self, strategy: str, engine, reward: str, store=None, questions=None, **given) -> list[Trace]:
-        settings = {"strategy": strategy, **EVERY[strategy], **given}
+    def run(self, strategy: str, engine, reward: str, store=None, questions=None, **changes) -> list[Trace]:
+        settings = {"strategy": strategy, **EVERY[strategy], **changes}
         if strategy == "best_of_n":
             settings["reward_model"] = reward
         config, store = AFTConfig.split(settings)[0], store or NoStore()
         short = replace(SAMPLED, max_tokens=8)
-        asked = questions or [replace(make_question(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
+        questions = questions or [
+            replace(make_question(text), drafts=short, final=short) for text in ("a?", "b?", "c?")
+        ]
         selector = load_selector(config, store, HOST)
-        return propose_and_aggregate(asked, engine, TEMPLATE, config, store, selector=selector, quiet=True)
+        return propose_and_aggregate(questions, engine, TEMPLATE, config, store, selector=selector, quiet=True)
 
     def essence(self, traces: list[Trace]) -> list[object]:
         # A reward is equal up to the rounding of its batch.
@@ -384,11 +386,11 @@ class TestEveryStrategy:
 
     def test_seeds_decide_and_neither_order_nor_company_does(self, strategy, tiny_engine, reward):
         short = replace(SAMPLED, max_tokens=8)
-        asked = [replace(make_question(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
-        whole = self.essence(self.run(strategy, tiny_engine, reward, questions=asked))
-        assert self.essence(self.run(strategy, tiny_engine, reward, questions=asked[::-1])) == whole[::-1]
-        assert self.essence(self.run(strategy, tiny_engine, reward, questions=asked[1:2])) == whole[1:2]
-        other = self.essence(self.run(strategy, tiny_engine, reward, questions=asked, seed=7))
+        questions = [replace(make_question(text), drafts=short, final=short) for text in ("a?", "b?", "c?")]
+        whole = self.essence(self.run(strategy, tiny_engine, reward, questions=questions))
+        assert self.essence(self.run(strategy, tiny_engine, reward, questions=questions[::-1])) == whole[::-1]
+        assert self.essence(self.run(strategy, tiny_engine, reward, questions=questions[1:2])) == whole[1:2]
+        other = self.essence(self.run(strategy, tiny_engine, reward, questions=questions, seed=7))
         drawn = [[(place, ids) for _, place, _, ids in trace[2]] for trace in whole]
         drawn_otherwise = [[(place, ids) for _, place, _, ids in trace[2]] for trace in other]
         # Beam search draws nothing.

@@ -26,21 +26,21 @@ def save(folder: Path, trained: str | None) -> str:
 
 def test_one_layer_that_was_trained_further_is_noticed(tmp_path):
     layers = (None, "a.first", "b.middle", "c.last")
-    made = [save(tmp_path / str(number), trained) for number, trained in enumerate(layers)]
-    assert len(set(made)) == len(layers)
-    assert save(tmp_path / "again", None) == made[0]
+    fingerprints = [save(tmp_path / str(number), trained) for number, trained in enumerate(layers)]
+    assert len(set(fingerprints)) == len(layers)
+    assert save(tmp_path / "again", None) == fingerprints[0]
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "pytorch_model.bin"])
 def test_the_middle_of_other_files_is_looked_at_too(tmp_path, name):
     content = bytearray(8 * FILE_END_BYTES)
-    made = []
+    fingerprints = []
     for folder, value in (("one", 0), ("two", 1)):
         content[2 * FILE_END_BYTES : 6 * FILE_END_BYTES] = bytes([value]) * 4 * FILE_END_BYTES
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(content)
-        made.append(checkpoint_fingerprint(str(tmp_path / folder), None, None))
-    assert made[0] != made[1]
+        fingerprints.append(checkpoint_fingerprint(str(tmp_path / folder), None, None))
+    assert fingerprints[0] != fingerprints[1]
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", b"\x02\0\0\0\0\0\0\0[]"])

@@ -132,9 +132,9 @@ def test_processes_that_open_a_new_store_at_the_same_moment(tmp_path):
 
 
 class TestRefusals:
-    def refused(self, path: Path, said: str) -> None:
+    def refused(self, path: Path, message: str) -> None:
         before = path.read_bytes()
-        with pytest.raises(StoreError, match=said):
+        with pytest.raises(StoreError, match=message):
             SQLiteStore(path)
         # The file is neither changed nor deleted.
         assert path.read_bytes() == before

@@ -54,8 +54,8 @@ def test_each_run_finds_the_traces_of_its_own_gen_kwargs(tmp_path: Path):
 def test_a_task_may_choose_a_temperature_by_question(tmp_path: Path):
     write_traces(str(tmp_path / "traces"), SETTINGS, [trace(0), trace(1, temperature=0.0)])
     make_run(tmp_path / "run", [1, 0], k=1, layers=0, configs={"t": {"generation_kwargs": {"max_gen_toks": 64}}})
-    found = list(entry_of(tmp_path / "run", tmp_path / "traces").traces())
-    assert {each.question.final.temperature for each in found} == {0.7, 0.0}
+    traces = list(entry_of(tmp_path / "run", tmp_path / "traces").traces())
+    assert {each.question.final.temperature for each in traces} == {0.7, 0.0}
 
 
 def test_if_the_results_state_another_sampling_than_was_used_all_traces_count(tmp_path: Path):

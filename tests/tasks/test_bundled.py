@@ -75,9 +75,9 @@ def test_the_base_can_be_trained_further_with_its_own_template(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", rows)
     settings = {"model": "bundled:base", "data": str(tmp_path / "rows.jsonl"), "output": str(tmp_path / "sft")}
     run_training("sft", make_config({**settings, "lora_rank": 0, "max_steps": 1, "device": "cpu"}, "here"))
-    made = CheckpointConfig.load(tmp_path / "sft" / FILE)
-    assert made.base_model == "bundled:base"
-    assert made.template == CheckpointConfig.load(bundled.FOLDER / "base" / FILE).template != DEFAULT_TEMPLATE
+    config = CheckpointConfig.load(tmp_path / "sft" / FILE)
+    assert config.base_model == "bundled:base"
+    assert config.template == CheckpointConfig.load(bundled.FOLDER / "base" / FILE).template != DEFAULT_TEMPLATE
 
 
 def test_both_answer_far_above_chance(problems):

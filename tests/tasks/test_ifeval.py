@@ -128,17 +128,17 @@ def test_the_task_on_a_local_file_asks_the_stock_prompts_and_never_stops_at_a_bl
 def test_missing_tables_are_named_before_anything_is_generated(tmp_path, monkeypatch):
     import nltk
 
-    asked = []
+    downloads = []
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    monkeypatch.setattr(nltk, "download", lambda name, quiet: asked.append(name))
+    monkeypatch.setattr(nltk, "download", lambda name, quiet: downloads.append(name))
     with pytest.raises(
         ConfigError, match=r"without NLTK's punkt_tab.*python -m nltk.downloader punkt_tab, or set NLTK_D"
     ):
         ifeval.checked_docs([])
-    assert asked == ["punkt_tab"]
+    assert downloads == ["punkt_tab"]
     (tmp_path / ENGLISH).mkdir(parents=True)
     assert ifeval.checked_docs([1]) == [1]
-    assert asked == ["punkt_tab"]
+    assert downloads == ["punkt_tab"]
 
 
 @pytest.mark.parametrize("package", ["langdetect", "immutabledict", "nltk"])

@@ -72,10 +72,10 @@ def stock():
     patterns = {f["name"]: f["filter"][0] for f in yaml.safe_load(text)["filter_list"]}
 
     def apply(name: str, answer: str) -> str | None:
-        found = re.findall(patterns[name]["regex_pattern"], answer)
-        if not found:
+        matches = re.findall(patterns[name]["regex_pattern"], answer)
+        if not matches:
             return None
-        match = found[patterns[name].get("group_select", 0)]
+        match = matches[patterns[name].get("group_select", 0)]
         return match if isinstance(match, str) else next(part for part in match if part)
 
     return apply
