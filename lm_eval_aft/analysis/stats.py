@@ -1,19 +1,17 @@
-"""Every interval and test that a reported score rests on, for two runs that answered the same questions.
+"""Every interval and test of a reported score, for one run or for two runs that answered the same questions.
 
-Takes plain sequences of scores, one a question, and gives frozen results; knows nothing of tasks, files, traces or
-how a score came to be. ``compare``, ``report``, ``plot`` and the sweep call it. A difference is always other minus
-baseline, in the metric's own unit, so positive means that the other run is better where more is better. What is
-drawn at random is drawn from ``seed`` alone: the same call gives the same digits. numpy and scipy load on first use.
+The functions take plain sequences of scores, one for each question, and return frozen results. A difference is always
+other minus baseline, in the metric's own unit. So it is positive if the other run is better and more is better. All
+random numbers come from ``seed``, so that the same call returns the same digits. numpy and scipy are imported on first
+use.
 
-Which one to use:
-    one run     0/1 or graded       ``mean_interval``; ``proportion_interval`` where only counts are known
+Which function to use:
+    one run     0/1 or graded       ``mean_interval``; ``proportion_interval`` if only counts are known
     two runs    0/1                 ``mcnemar_exact`` (test), ``paired_difference_interval`` (interval)
                 graded or judged    ``paired_permutation`` (test), ``paired_bootstrap`` (interval)
-                repeats, seeds      the last two with ``groups``: answers to one question are not independent
+                repeats, seeds      the last two with ``groups``, since answers to one question are not independent
     many tasks                      ``holm`` over their p-values
     before a run                    ``minimum_detectable_effect``, ``minimum_detectable_effect_graded``
-
-Over 200 lines because every formula stands here with its source, once.
 """
 
 from __future__ import annotations
@@ -33,24 +31,27 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float64]
     Scores = Sequence[float] | NDArray[Any]
 
-Method = Literal["auto", "wilson", "clopper-pearson", "t", "bca"]
+IntervalMethod = Literal["auto", "wilson", "clopper-pearson", "t", "bca"]
 
-EXACT_PAIRS = 14  # 2^14 sign patterns take a millisecond; beyond that they are sampled
-CHUNK_CELLS = 1 << 20  # resampled scores in memory at once: 8 MiB an array
-RARE = 16  # least count of the rarer outcome at which Wilson's interval stands: see mean_interval
+# Up to this many pairs all sign patterns are counted. 2^14 patterns take a millisecond.
+EXACT_PAIRS = 14
+# Resampled scores in memory at once: 8 MiB an array.
+CHUNK_CELLS = 1 << 20
+# Least count of the rarer outcome for Wilson's interval; see ``mean_interval``.
+RARE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and the range the data leave open.
+    """An estimate and its confidence interval.
 
     Attributes:
         estimate: The mean, or the mean difference.
-        low: Lower end; ``-inf`` where one observation says nothing about spread.
-        high: Upper end, or ``inf``.
+        low: Lower end; ``-inf`` if there is one observation, which says nothing about spread.
+        high: Upper end; ``inf`` in the same case.
         level: Confidence in (0, 1).
-        method: How the ends were found: wilson, clopper-pearson, t, bca, percentile, tango or none.
-        n: Scores, or pairs of scores, used.
+        method: How the ends were computed: wilson, clopper-pearson, t, bca, percentile, tango or none.
+        n: Number of scores, or of pairs of scores.
     """
 
     estimate: float
@@ -63,13 +64,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """How often two runs were right on the same questions, and how surprising the difference is.
+    """How often two runs were right on the same questions, and the test of their difference.
 
     Attributes:
-        both_right: Questions that both answered rightly.
-        only_baseline: Right in the baseline alone: what the other run lost.
-        only_other: Right in the other run alone: what it gained.
-        both_wrong: Questions that neither answered rightly.
+        both_right: Questions that both runs answered correctly.
+        only_baseline: Questions that the baseline alone answered correctly.
+        only_other: Questions that the other run alone answered correctly.
+        both_wrong: Questions that neither run answered correctly.
         p_value: Two-sided and exact.
     """
 
@@ -81,12 +82,12 @@ class McNemar:
 
     @property
     def n(self) -> int:
-        """Pairs in all."""
+        """Number of pairs."""
         return self.both_right + self.discordant + self.both_wrong
 
     @property
     def discordant(self) -> int:
-        """Pairs in which the runs differ: the only ones the test looks at."""
+        """Pairs in which the runs differ. The test depends on these alone."""
         return self.only_baseline + self.only_other
 
     @property
@@ -102,8 +103,8 @@ class Permutation:
     Attributes:
         difference: Mean of other minus baseline.
         p_value: Two-sided.
-        patterns: Sign patterns looked at.
-        exact: True when those were all there are.
+        patterns: Number of sign patterns that were counted.
+        exact: Whether these were all sign patterns.
     """
 
     difference: float
@@ -114,7 +115,7 @@ class Permutation:
 
 @dataclass(frozen=True, slots=True)
 class WinTieLoss:
-    """On how many questions the other run scored above, level with and below the baseline."""
+    """The number of questions on which the other run scored above, level with and below the baseline."""
 
     wins: int
     ties: int
@@ -122,7 +123,7 @@ class WinTieLoss:
 
 
 def win_tie_loss(baseline: Scores, other: Scores) -> WinTieLoss:
-    """Count the questions on which ``other`` is better, equal and worse; higher scores are better."""
+    """Count the questions on which ``other`` is better, equal and worse. Higher scores are better."""
     a, b = _pair(baseline, other)
     return WinTieLoss(int((b > a).sum()), int((b == a).sum()), int((b < a).sum()))
 
@@ -130,14 +131,16 @@ def win_tie_loss(baseline: Scores, other: Scores) -> WinTieLoss:
 def mcnemar_exact(baseline: Scores, other: Scores) -> McNemar:
     """Exact McNemar test of two 0/1 runs over the same questions.
 
-    Were both runs equally good, each discordant pair would fall to either side with chance 1/2, so that the smaller
-    count follows Binomial(discordant, 1/2); p is the mass of the outcomes no likelier than the one seen (McNemar
-    1947, Psychometrika 12:153; the exact form of Fagerland, Lydersen and Laake 2013, BMC Med Res Methodol 13:91).
+    If both runs are equally good, each discordant pair falls to either side with chance 1/2. The smaller count then
+    follows Binomial(discordant, 1/2), and p is the mass of all outcomes that are not likelier than the observed one.
     Without a discordant pair p is 1.
 
+    Sources: McNemar 1947, Psychometrika 12:153. The exact form: Fagerland, Lydersen and Laake 2013, BMC Med Res
+    Methodol 13:91.
+
     Args:
-        baseline: 0 or 1 per question, shape (n,).
-        other: The other run's, in the same order.
+        baseline: 0 or 1 for each question, shape (n,).
+        other: The other run's scores, in the same order.
     """
     from scipy.stats import binomtest
 
@@ -155,19 +158,21 @@ def paired_permutation(
     resamples: int = 20_000,
     groups: Sequence[Hashable] | None = None,
 ) -> Permutation:
-    """Test a mean difference by flipping the signs of the differences (Fisher 1935, The Design of Experiments, 21).
+    """Test a mean difference by flipping the signs of the differences.
 
-    If the runs were exchangeable, every difference could as well have had the other sign: p is the share of sign
-    patterns whose absolute mean is at least the one seen. All patterns are counted where at most 14 differences are
-    not zero (on 0/1 scores this is McNemar's exact p); otherwise ``resamples`` are drawn and p = (hits + 1) /
-    (resamples + 1), which keeps the test valid and never says 0 (Phipson and Smyth 2010, SAGMB 9:39).
+    If the runs are exchangeable, every difference is equally likely to have the other sign. So p is the share of sign
+    patterns whose absolute mean is at least the observed one. If at most 14 differences are not zero, all patterns are
+    counted; on 0/1 scores this is McNemar's exact p. Otherwise ``resamples`` patterns are drawn and
+    p = (hits + 1) / (resamples + 1), which keeps the test valid and is never 0.
+
+    Sources: Fisher 1935, The Design of Experiments, 21. The sampled p: Phipson and Smyth 2010, SAGMB 9:39.
 
     Args:
         baseline: Scores, shape (n,).
-        other: The other run's, in the same order.
-        seed: Of the drawn patterns.
-        resamples: How many are drawn.
-        groups: A label per pair; pairs of one label keep their signs relative to each other.
+        other: The other run's scores, in the same order.
+        seed: Seed of the drawn patterns.
+        resamples: Number of patterns to draw.
+        groups: A label for each pair. Pairs of one label keep their signs relative to each other.
     """
     import numpy as np
 
@@ -175,7 +180,7 @@ def paired_permutation(
     a, b = _pair(baseline, other)
     sums, _ = _by_group(b - a, groups)
     flips = sums[sums != 0]  # (m,)
-    # Equal sums reached in another order differ in the last bits, and must still count as equal.
+    # Equal sums that were added in another order differ in the last bits and must count as equal.
     bound = abs(flips.sum()) - 1e-9 * np.abs(flips).sum()
     difference = float((b - a).mean())
     if flips.size <= EXACT_PAIRS:
@@ -187,7 +192,7 @@ def paired_permutation(
 
 
 def _sampled_hits(flips: FloatArray, bound: float, rng: np.random.Generator, resamples: int) -> int:
-    """How many of ``resamples`` random sign patterns reach ``bound`` in absolute sum."""
+    """The number of ``resamples`` random sign patterns whose absolute sum reaches ``bound``."""
     import numpy as np
 
     hits, rows = 0, max(1, CHUNK_CELLS // flips.size)
@@ -208,21 +213,23 @@ def paired_bootstrap(
     level: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> Interval:
-    """Bootstrap interval of the mean difference: BCa, or percentile where BCa is undefined.
+    """Bootstrap interval of the mean difference: BCa, or percentile if BCa is undefined.
 
-    Pairs are drawn with replacement and kept together. BCa moves the two percentiles for bias (the share of
-    resampled means below the estimate, ties halved) and for skewness (acceleration from the jackknife): Efron 1987,
-    JASA 82:171. It is undefined when all differences are equal, or every resampled mean lies on one side; then the
-    plain percentiles are given, a single point in the first case. One pair or one group gives (-inf, inf).
+    Pairs are drawn with replacement and kept together. BCa moves the two percentiles for bias and for skewness. The
+    bias comes from the share of resampled means below the estimate, ties halved, and the skewness from the jackknife.
+    BCa is undefined if all differences are equal, or if every resampled mean lies on one side of the estimate. The
+    interval is then that of the percentiles, a single point in the first case. One pair or one group gives (-inf, inf).
+
+    Sources: Efron 1987, JASA 82:171. Groups: Field and Welsh 2007, JRSS B 69:369.
 
     Args:
         baseline: Scores, shape (n,).
-        other: The other run's, in the same order.
-        seed: Of the resampling.
-        resamples: How many are drawn.
+        other: The other run's scores, in the same order.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
         level: Confidence in (0, 1).
-        groups: A label per pair, such as the question's id when one question was asked of several training seeds:
-            whole groups are drawn (Field and Welsh 2007, JRSS B 69:369), so that repeats add no false certainty.
+        groups: A label for each pair, such as the question's id if several training seeds answered each question. Whole
+            groups are drawn, so that repeats of a question do not narrow the interval.
     """
     a, b = _pair(baseline, other)
     return _bootstrap(b - a, seed, resamples, level, groups)
@@ -231,7 +238,7 @@ def paired_bootstrap(
 def _bootstrap(
     values: FloatArray, seed: int, resamples: int, level: float, groups: Sequence[Hashable] | None
 ) -> Interval:
-    """BCa or percentile interval of the mean of ``values`` (n,), drawn by groups."""
+    """BCa or percentile interval of the mean of ``values``, shape (n,), resampled by groups."""
     import numpy as np
 
     _check_draws(seed, resamples)
@@ -248,7 +255,7 @@ def _bootstrap(
 
 
 def _resampled_means(sums: FloatArray, sizes: FloatArray, rng: np.random.Generator, resamples: int) -> FloatArray:
-    """Means of ``resamples`` draws of whole groups, (resamples,): a drawn sum over a drawn size."""
+    """Means of ``resamples`` draws of whole groups, shape (resamples,): the drawn sums divided by the drawn sizes."""
     import numpy as np
 
     means, rows = np.empty(resamples), max(1, CHUNK_CELLS // sums.size)
@@ -259,13 +266,15 @@ def _resampled_means(sums: FloatArray, sizes: FloatArray, rng: np.random.Generat
 
 
 def _bca_shares(means: FloatArray, sums: FloatArray, sizes: FloatArray, z: float) -> tuple[float, float] | None:
-    """The two quantiles BCa reads from the resampled means, or None where they do not exist."""
+    """The two quantiles of the resampled means that BCa takes; None if they do not exist."""
     import numpy as np
 
     normal, estimate = NormalDist(), sums.sum() / sizes.sum()
-    margin = 1e-12 * float(np.abs(means).max())  # resampled means that equal the estimate but for rounding
+    # Resampled means within this margin equal the estimate but for rounding.
+    margin = 1e-12 * float(np.abs(means).max())
     below = float((means < estimate - margin).mean() + (means <= estimate + margin).mean()) / 2
-    pulls = (sums - estimate * sizes) / (sizes.sum() - sizes)  # what leaving a group out takes from the mean
+    # How much the mean falls if a group is left out.
+    pulls = (sums - estimate * sizes) / (sizes.sum() - sizes)
     spread = float((pulls**2).sum())
     if not 0 < below < 1 or spread <= margin**2:
         return None
@@ -278,28 +287,32 @@ def _bca_shares(means: FloatArray, sums: FloatArray, sizes: FloatArray, z: float
 
 
 def mean_interval(
-    values: Scores, level: float = 0.95, *, method: Method = "auto", seed: int = 0, resamples: int = 20_000
+    values: Scores, level: float = 0.95, *, method: IntervalMethod = "auto", seed: int = 0, resamples: int = 20_000
 ) -> Interval:
     """Interval of a mean score.
 
-    ``auto`` takes for 0/1 scores Wilson's score interval, (p + z²/2n ± z√(p(1-p)/n + z²/4n²)) / (1 + z²/n) (Wilson
-    1927, JASA 22:209), but the exact one of Clopper and Pearson (1934, Biometrika 26:404) where right or wrong
-    answers number fewer than 16: there Wilson's coverage falls to 84% (Brown, Cai and DasGupta 2001, Stat Sci
-    16:101). Summed exactly, that covers 93.4% or more at any n and accuracy, and 93.4 to 96.7% for n >= 100 and
-    accuracies of 10 to 90%.
-    For graded scores it takes Student's t, mean ± t·sd/√n: 94 to 95% on judge-like scores from n = 30, but 92% at
-    n = 100 where nine answers in ten have the top score; ``bca`` (see ``paired_bootstrap``) then covers 95%. Equal
-    graded scores give a single point, and one of them (-inf, inf).
+    For 0/1 scores ``auto`` takes Wilson's score interval, (p + z²/2n ± z√(p(1-p)/n + z²/4n²)) / (1 + z²/n). If fewer
+    than 16 answers are right, or fewer than 16 wrong, it takes the exact interval of Clopper and Pearson. Wilson's
+    coverage falls to 84% there. The coverage of ``auto``, summed exactly, is at least 93.4% at any n and accuracy. For
+    n >= 100 and accuracies of 10 to 90% it is 93.4 to 96.7%.
+
+    For graded scores ``auto`` takes Student's t, mean ± t·sd/√n. It covers 94 to 95% on judge-like scores from n = 30,
+    but 92% at n = 100 if nine answers in ten have the top score. ``bca`` (see ``paired_bootstrap``) then covers 95%.
+    Equal graded scores give a single point, and one score gives (-inf, inf).
+
+    Sources: Wilson 1927, JASA 22:209. Clopper and Pearson 1934, Biometrika 26:404. Wilson's coverage: Brown, Cai and
+    DasGupta 2001, Stat Sci 16:101.
 
     Args:
         values: Scores, shape (n,).
         level: Confidence in (0, 1).
         method: ``auto``, ``wilson`` or ``clopper-pearson`` (0/1 only), ``t`` or ``bca`` (any scores).
-        seed: Of ``bca`` alone.
-        resamples: Of ``bca`` alone.
+        seed: Seed of ``bca``.
+        resamples: Number of resamples of ``bca``.
     """
     scores = _scores(values, "values")
-    _critical(level)  # refuses what is no level, whatever the method
+    # Refuses a wrong level whatever the method.
+    _critical(level)
     if method == "auto" and ((scores == 0) | (scores == 1)).all():
         return proportion_interval(int(scores.sum()), scores.size, level)
     if method == "auto":
@@ -316,11 +329,11 @@ def mean_interval(
 def proportion_interval(
     successes: int, n: int, level: float = 0.95, *, method: Literal["auto", "wilson", "clopper-pearson"] = "auto"
 ) -> Interval:
-    """Interval of a share of right answers that is known by its counts alone; ``auto`` as in ``mean_interval``.
+    """Interval of a share of right answers of which only the counts are known. ``auto`` is as in ``mean_interval``.
 
     Args:
-        successes: Right answers.
-        n: Answers.
+        successes: Number of right answers.
+        n: Number of answers.
         level: Confidence in (0, 1).
         method: ``auto``, ``wilson`` or ``clopper-pearson``.
     """
@@ -336,7 +349,7 @@ def proportion_interval(
 
 
 def _student(scores: FloatArray, level: float) -> Interval:
-    """Student's t interval; unbounded for one score."""
+    """Student's t interval. It is unbounded for one score."""
     from scipy.stats import t
 
     estimate, n = float(scores.mean()), scores.size
@@ -347,18 +360,22 @@ def _student(scores: FloatArray, level: float) -> Interval:
 
 
 def paired_difference_interval(baseline: Scores, other: Scores, level: float = 0.95) -> Interval:
-    """Score interval of the difference of two accuracies over the same questions (Tango 1998, Stat Med 17:891).
+    """Score interval of the difference of two accuracies over the same questions.
 
-    Holds every difference Δ at which |g - l - nΔ| <= z√(n(2q + Δ(1-Δ))), with g pairs gained, l lost, and q the
-    likeliest chance of a loss given Δ: q = (√(B² - 4AC) - B) / 2A, A = 2n, B = (2n - g + l)Δ - g - l,
-    C = -lΔ(1-Δ). Summed exactly it covers 92.9% or more at any n where up to half of the pairs differ (up to 96.3%
-    for n >= 100 and five or more expected to differ), less where nearly all differ and nearly all one way.
-    It inverts the asymptotic test, so it can leave out 0 where the exact McNemar p is a little above 1 - level.
-    Without a discordant pair it is ±z²/(n + z²): 0 is not certain, and for n = 1 nearly nothing is.
+    The interval has every difference Δ at which |g - l - nΔ| <= z√(n(2q + Δ(1-Δ))). Here g pairs are gained, l pairs
+    are lost, and q is the likeliest chance of a loss given Δ: q = (√(B² - 4AC) - B) / 2A, with A = 2n,
+    B = (2n - g + l)Δ - g - l, and C = -lΔ(1-Δ).
+
+    The coverage, summed exactly, is at least 92.9% at any n if up to half of the pairs differ. It is at most 96.3% for
+    n >= 100 if five pairs or more are expected to differ. It is lower if nearly all pairs differ in one direction. The
+    interval inverts the asymptotic test, so it can leave out 0 if the exact McNemar p is a little above 1 - level.
+    Without a discordant pair the interval is ±z²/(n + z²).
+
+    Source: Tango 1998, Stat Med 17:891.
 
     Args:
-        baseline: 0 or 1 per question, shape (n,).
-        other: The other run's, in the same order.
+        baseline: 0 or 1 for each question, shape (n,).
+        other: The other run's scores, in the same order.
         level: Confidence in (0, 1).
     """
     a, b = _pair(baseline, other, binary=True)
@@ -368,9 +385,9 @@ def paired_difference_interval(baseline: Scores, other: Scores, level: float = 0
 
 
 def _tango_low(gained: int, lost: int, n: int, z: float) -> float:
-    """Lower end of Tango's interval by bisection; the upper end is its mirror image.
+    """Lower end of Tango's interval by bisection. The upper end is its mirror image.
 
-    Bisection, because at the estimate itself numerator and variance can vanish together, where a root finder stops.
+    A root finder stops at the estimate, where numerator and variance can vanish together. Bisection does not.
     """
     low, high = -1.0, (gained - lost) / n
     while high - low > 1e-13:
@@ -386,10 +403,13 @@ def _tango_low(gained: int, lost: int, n: int, z: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for their number by Holm's step-down rule (1979, Scand J Stat 6:65), order kept.
+    """Adjust p-values for their number by Holm's step-down rule. The order stays the same.
 
-    The i-th smallest of m, counted from 0, becomes the largest of (m - j)·p_j over j <= i, at most 1. Rejecting all
-    that fall to alpha or below errs anywhere with chance alpha at most, however the tests depend on each other.
+    The i-th smallest of m p-values, counted from 0, becomes the largest of (m - j)·p_j over j <= i, at most 1. If all
+    tests with an adjusted p of at most alpha are rejected, the chance of any false rejection is at most alpha. This
+    holds however the tests depend on each other.
+
+    Source: Holm 1979, Scand J Stat 6:65.
     """
     p = _scores(p_values, "p_values").tolist()
     if not all(0 <= value <= 1 for value in p):
@@ -404,12 +424,14 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def minimum_detectable_effect(n: int, discordant_rate: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """Smallest difference of accuracies that the exact McNemar test of n pairs finds with the given power.
 
-    Of n pairs Binomial(n, ψ) are discordant, and of those a share (1 + δ/ψ)/2 falls to the better run; δ is raised
-    until the chance of p <= alpha reaches ``power`` (exact unconditional power: Duffy 1984, Biometrics 40:1005).
-    ``inf`` where even δ = ψ, every discordant pair going one way, is found too seldom.
+    The number of discordant pairs follows Binomial(n, ψ), and a share (1 + δ/ψ)/2 of them falls to the better run. The
+    result is the least δ at which the chance of p <= alpha reaches ``power``. It is ``inf`` if even δ = ψ, at which
+    every discordant pair falls to one run, is found too seldom.
+
+    Source of the exact unconditional power: Duffy 1984, Biometrics 40:1005.
 
     Args:
-        n: Questions.
+        n: Number of questions.
         discordant_rate: ψ, the share of questions on which the runs differ, in [0, 1].
         alpha: Two-sided level of the test.
         power: Chance of finding the effect, between alpha and 1.
@@ -423,7 +445,8 @@ def minimum_detectable_effect(n: int, discordant_rate: float, alpha: float = 0.0
         raise ConfigError(f"discordant_rate is a share of questions between 0 and 1; given was {discordant_rate!r}.")
     discordant = np.arange(n + 1)
     weights = binom.pmf(discordant, n, discordant_rate)  # (n + 1,)
-    needed = binom.isf(alpha / 2, discordant, 0.5) + 1  # fewest on one side for p <= alpha; m + 1 where none do
+    # The fewest pairs on one side for p <= alpha, out of m discordant pairs; m + 1 if no number is enough.
+    needed = binom.isf(alpha / 2, discordant, 0.5) + 1  # (n + 1,)
 
     def lacking(one_way: float) -> float:
         share = (1 + one_way) / 2
@@ -436,11 +459,13 @@ def minimum_detectable_effect(n: int, discordant_rate: float, alpha: float = 0.0
 def minimum_detectable_effect_graded(n: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """Smallest mean difference of graded scores that a paired test of n questions finds with the given power.
 
-    (t(1 - alpha/2) + t(power))·sd/√n with n - 1 degrees of freedom (Cohen 1988, Statistical Power Analysis, ch. 2);
-    the sign-flip test has nearly the power of the t test. ``inf`` for n = 1.
+    It is (t(1 - alpha/2) + t(power))·sd/√n with n - 1 degrees of freedom, and ``inf`` for n = 1. This is the power of
+    the t test; the sign-flip test has nearly the same.
+
+    Source: Cohen 1988, Statistical Power Analysis, ch. 2.
 
     Args:
-        n: Questions.
+        n: Number of questions.
         sd: Standard deviation of the differences, in the metric's unit.
         alpha: Two-sided level of the test.
         power: Chance of finding the effect, between alpha and 1.
@@ -454,7 +479,10 @@ def minimum_detectable_effect_graded(n: int, sd: float, alpha: float = 0.05, pow
 
 
 def _by_group(values: FloatArray, groups: Sequence[Hashable] | None) -> tuple[FloatArray, FloatArray]:
-    """Sum and size of every group, (g,) each, in order of first appearance; each value its own without labels."""
+    """Sum and size of every group, shape (g,) each, in order of first appearance.
+
+    Without labels each value is a group of its own.
+    """
     import numpy as np
 
     if groups is None:
@@ -468,7 +496,7 @@ def _by_group(values: FloatArray, groups: Sequence[Hashable] | None) -> tuple[Fl
 
 
 def _pair(baseline: Scores, other: Scores, *, binary: bool = False) -> tuple[FloatArray, FloatArray]:
-    """Both runs' scores, checked and of one length."""
+    """The scores of both runs, checked and of one length."""
     a, b = _scores(baseline, "baseline"), _scores(other, "other")
     if a.size != b.size:
         raise ConfigError(f"baseline has {a.size} scores and other {b.size}; give one pair a question, in one order.")
@@ -476,12 +504,17 @@ def _pair(baseline: Scores, other: Scores, *, binary: bool = False) -> tuple[Flo
 
 
 def _scores(values: Scores, name: str) -> FloatArray:
-    """``values`` as a (n,) float array, refused unless it is one row of finite numbers."""
+    """``values`` as a float array of shape (n,).
+
+    Raises:
+        ConfigError: ``values`` is not one row of finite numbers.
+    """
     import numpy as np
 
     try:
         array = np.asarray(values)
-    except ValueError as error:  # ragged rows
+    except ValueError as error:
+        # The rows have different lengths.
         raise ConfigError(f"{name} must be one row of numbers, one a question.") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "biuf"):
         raise ConfigError(f"{name} must be one row of numbers, one a question; given was {array.dtype}{array.shape}.")
@@ -493,7 +526,11 @@ def _scores(values: Scores, name: str) -> FloatArray:
 
 
 def _binary(scores: FloatArray, name: str) -> FloatArray:
-    """``scores``, refused unless all are 0 or 1."""
+    """``scores``, if all are 0 or 1.
+
+    Raises:
+        ConfigError: A score is neither.
+    """
     odd = scores[(scores != 0) & (scores != 1)]
     if odd.size:
         raise ConfigError(
@@ -504,19 +541,23 @@ def _binary(scores: FloatArray, name: str) -> FloatArray:
 
 
 def _critical(level: float) -> float:
-    """The normal quantile z of a two-sided interval."""
+    """The normal quantile z of a two-sided interval.
+
+    Raises:
+        ConfigError: ``level`` is not between 0 and 1.
+    """
     if not 0 < level < 1:
         raise ConfigError(f"level is a confidence between 0 and 1, such as 0.95; given was {level!r}.")
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _check_draws(seed: int, resamples: int) -> None:
-    """Refuse a seed numpy would refuse, and fewer than one resample."""
+    """Refuse a seed that numpy would refuse, and fewer than one resample."""
     if seed < 0 or resamples < 1:
         raise ConfigError(f"seed must be 0 or more and resamples 1 or more; given were {seed!r} and {resamples!r}.")
 
 
 def _check_power(n: int, alpha: float, power: float) -> None:
-    """Refuse questions or chances for which there is no detectable effect to speak of."""
+    """Refuse a number of questions, a level or a power for which no detectable effect is defined."""
     if n < 1 or not 0 < alpha < power < 1:
         raise ConfigError(f"Power needs n >= 1 and 0 < alpha < power < 1; given were {n!r}, {alpha!r} and {power!r}.")

@@ -18,15 +18,15 @@ COMMAND_GROUP = "lm_eval_aft.commands"
 
 COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cli.cache:cache", "Look into a draft store."),
-    "compare": Command("lm_eval_aft.cli.compare:compare", "Is a run better than a baseline: tests, intervals, cost."),
+    "compare": Command("lm_eval_aft.cli.compare:compare", "Compare runs with a baseline: tests, intervals, cost."),
     "diagnose": Command(
         "lm_eval_aft.cli.diagnose:diagnose", "Say what aggregation did: selected, fixed, broken, copied."
     ),
-    "judge": Command("lm_eval_aft.cli.judge:judge", "Have a run's answers judged: MT-Bench, AlpacaEval."),
+    "judge": Command("lm_eval_aft.cli.judge:judge", "Have a model judge a run's answers: MT-Bench, AlpacaEval."),
     "plot": Command("lm_eval_aft.cli.plot:plot", "Draw score against k, layers and cost from a folder of runs."),
     "report": Command(
         "lm_eval_aft.cli.report:report",
-        "A leaderboard of runs with cost; --html: a page of all drafts.",
+        "Show runs as a leaderboard with cost, or as a page of all drafts.",
     ),
     "sweep": Command("lm_eval_aft.cli.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
     "template": Command("lm_eval_aft.cli.template:template", "Look at a prompt template."),

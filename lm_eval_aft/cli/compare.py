@@ -1,7 +1,4 @@
-"""``aft compare BASELINE OTHER...``: paired tests, intervals and cost of runs against a baseline.
-
-All formulas are in ``stats``, the comparisons in ``compare``, their sentences and tables in ``compare_tables``.
-"""
+"""``aft compare BASELINE OTHER...``: paired tests, intervals and cost of runs against a baseline."""
 
 from __future__ import annotations
 
@@ -10,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from lm_eval_aft.analysis.comparison import Comparison, compare_entries, compare_judgements
+from lm_eval_aft.analysis.comparison import compare_entries, compare_judgements
 from lm_eval_aft.analysis.judgements import is_judgement_file
-from lm_eval_aft.analysis.report.tables import Form, to_json
+from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, comparison_tables, paired_table
+from lm_eval_aft.analysis.report.tables import Form, Table, render, to_json
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import read_runs
@@ -42,11 +40,11 @@ def _no_other(folder: Path) -> ConfigError:
 @click.command()
 @click.argument("baseline", type=click.Path(path_type=Path))
 @click.argument("others", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--task", "tasks", multiple=True, help="Compare this task alone; can be given again.")
-@click.option("--metric", help="NAME or NAME,FILTER instead of each task's first (or flexible) one.")
-@click.option("--common", is_flag=True, help="Compare the questions both answered, where they are not the same ones.")
+@click.option("--task", "tasks", multiple=True, help="Compare this task alone; can be given several times.")
+@click.option("--metric", help="NAME or NAME,FILTER instead of each task's first score, or its flexible one.")
+@click.option("--common", is_flag=True, help="Compare the questions that both answered, if they are not the same ones.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below the runs.")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if not below the runs.")
 @click.option("--drafts", type=click.Path(path_type=Path), multiple=True, help="Further runs whose drafts vote.")
 @click.option("--regex", help="How votes find answers; see aft votes.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
@@ -66,40 +64,35 @@ def compare(
 ) -> None:
     """Compare runs with BASELINE question by question: test, interval, cost, and votes at equal cost.
 
-    BASELINE is one run; of OTHERS every run below them is compared. Samples must have been logged (--log_samples).
+    BASELINE is one run. Every run below OTHERS is compared with it. Samples must have been logged (--log_samples).
     Judged models are compared by their files: FastChat's model_judgment/*.jsonl, or alpaca_eval's annotations.json.
     """
-    from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, comparison_tables
-    from lm_eval_aft.analysis.report.tables import render
-
     if is_judgement_file(baseline):
-        _show_judged(compare_judgements(baseline, others, common, level), form, fail_on_regression)
-        return
-    if not others:
-        raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
-    base, rest = read_sides(baseline, [*others, *drafts], traces)
-    asked = {run.path.resolve() for folder in others for run in read_runs(folder)}
-    entries = [entry for entry in rest if entry.run.path.resolve() in asked]
-    if not entries:
-        raise _no_other(others[0])
-    found = compare_entries(base, entries, tasks, metric, common, level)
-    if form == "json":
-        click.echo(to_json(found))
+        comparisons = compare_judgements(baseline, others, common, level)
+        tables: Sequence[Table] = [paired_table(comparisons[0].baseline, comparisons)]
     else:
-        tables = comparison_tables(base, entries, found, [base, *rest], regex, level)
-        click.echo("\n\n".join([*comparison_sentences(found), render(tables, form)]))
-    if fail_on_regression and any(row.worse for row in found if not row.category):
+        if not others:
+            raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
+        base, rest = read_sides(baseline, [*others, *drafts], traces)
+        compared = _below(rest, others)
+        comparisons = compare_entries(base, compared, tasks, metric, common, level)
+        tables = [] if form == "json" else comparison_tables(base, compared, comparisons, [base, *rest], regex, level)
+    if form == "json":
+        click.echo(to_json(comparisons))
+    else:
+        click.echo("\n\n".join([*comparison_sentences(comparisons), render(tables, form)]))
+    if fail_on_regression and any(comparison.worse for comparison in comparisons if not comparison.category):
         raise SystemExit(1)
 
 
-def _show_judged(found: Sequence[Comparison], form: Form, fail_on_regression: bool) -> None:
-    from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, paired_table
-    from lm_eval_aft.analysis.report.tables import render
+def _below(entries: Sequence[RunEntry], folders: Sequence[Path]) -> list[RunEntry]:
+    """The runs below these folders.
 
-    if form == "json":
-        click.echo(to_json(found))
-    else:
-        table = paired_table(found[0].baseline, found)
-        click.echo("\n\n".join([*comparison_sentences(found), render([table], form)]))
-    if fail_on_regression and any(row.worse for row in found):
-        raise SystemExit(1)
+    Raises:
+        ConfigError: There are none.
+    """
+    paths = {run.path.resolve() for folder in folders for run in read_runs(folder)}
+    below = [entry for entry in entries if entry.run.path.resolve() in paths]
+    if not below:
+        raise _no_other(folders[0])
+    return below

@@ -1,7 +1,8 @@
-"""``make demo``: the bundled checkpoints, AFT against its SFT baseline, by the commands that a user would type.
+"""``make demo``: compare the bundled AFT checkpoint with its SFT baseline, by the commands that a user types.
 
-Two lm-eval runs on the task ``aft_arith``, one question with its drafts, layers and answer, then ``aft compare``:
-scores, cost and a paired test. Needs no download. The commands are printed; everything stays in ``out/demo``.
+The demonstration runs lm-eval twice on the task ``aft_arith`` and prints one question with its drafts, layers and
+answer. ``aft compare`` then prints scores, cost and a paired test. Nothing is downloaded, and all files are in
+``out/demo``.
 """
 
 from __future__ import annotations
@@ -16,44 +17,36 @@ from lm_eval_aft.bundled.arith import Problem, is_right
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.traces import read_traces
 
-OUT = Path("out", "demo")
-QUESTIONS = 400
-COMMON = ("--limit", QUESTIONS, "--apply_chat_template", "--batch_size", "auto", "--device", "cpu", "--log_samples")
+_OUT = Path("out", "demo")
+_QUESTIONS = 400
+_OPTIONS = ("--limit", _QUESTIONS, "--apply_chat_template", "--batch_size", "auto", "--device", "cpu", "--log_samples")
+INTRODUCTION = """\
+Problems: make the target out of four numbers, each used once. A tiny model that was trained to answer (SFT)
+against the same model trained to aggregate drafts (AFT), on problems neither has seen.
+"""
 RUNS = {"sft": "pretrained=bundled:sft,layers=0", "aft": "pretrained=bundled:aft,k=5,layers=2"}
 
 
 def main() -> int:
-    """Run the demonstration; 0 when it went through."""
+    """Run the demonstration. Returns 0; a command that fails ends it earlier."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
-    print(
-        "Problems: make the target out of four numbers, each used once. A tiny model that was trained to answer (SFT)"
-    )
-    print("against the same model trained to aggregate drafts (AFT), on problems neither has seen.\n")
+    print(INTRODUCTION)
     for name, model_args in RUNS.items():
-        shutil.rmtree(OUT / name, ignore_errors=True)  # an older version's demonstration is another run
-        arguments = f"{model_args},record={OUT / name / 'traces'}"
-        run(
-            "lm_eval",
-            "--model",
-            "aft",
-            "--model_args",
-            arguments,
-            "--tasks",
-            "aft_arith",
-            *COMMON,
-            "--output_path",
-            OUT / name,
-        )
-    show(choose(list(read_traces(OUT / "aft" / "traces"))))
+        # The run of an older version would be compared as another run.
+        shutil.rmtree(_OUT / name, ignore_errors=True)
+        arguments = f"{model_args},record={_OUT / name / 'traces'}"
+        options = ("--model_args", arguments, "--tasks", "aft_arith", *_OPTIONS, "--output_path", _OUT / name)
+        run("lm_eval", "--model", "aft", *options)
+    show_question(choose(list(read_traces(_OUT / "aft" / "traces"))))
     print()
-    run("aft", "compare", OUT / "sft", OUT / "aft")
-    run("aft", "report", OUT / "sft", OUT / "aft", "--html", OUT / "report.html")
+    run("aft", "compare", _OUT / "sft", _OUT / "aft")
+    run("aft", "report", _OUT / "sft", _OUT / "aft", "--html", _OUT / "report.html")
     return 0
 
 
 def run(program: str, *words: object) -> None:
-    """Print a command and run it; one that fails ends the demonstration with its exit code."""
+    """Print a command and run it. If it fails, the demonstration ends with its exit code."""
     command = [program, *map(str, words)]
     print(f"$ {' '.join(command)}", flush=True)
     done = subprocess.run([str(Path(sys.executable).with_name(program)), *command[1:]], check=False)
@@ -62,7 +55,7 @@ def run(program: str, *words: object) -> None:
 
 
 def choose(traces: list[Trace]) -> Trace:
-    """A question whose drafts disagree and whose answer is right, if there is one."""
+    """The trace of a disputed question with a right answer; the first trace if there is none."""
     for trace in traces:
         problem = Problem.read(trace.question.chat.messages[-1].content)
         right = sum(is_right(problem, draft.completion.text) for draft in trace.layer(0))
@@ -71,8 +64,8 @@ def choose(traces: list[Trace]) -> Trace:
     return traces[0]
 
 
-def show(trace: Trace) -> None:
-    """Print what happened to one question."""
+def show_question(trace: Trace) -> None:
+    """Print one question with its drafts, layers and answer."""
     question = trace.question.chat.messages[-1].content
     problem = Problem.read(question)
     print(f"\nOne of the questions: {question}\n")
@@ -80,8 +73,8 @@ def show(trace: Trace) -> None:
         last = draft is trace.drafts[-1]
         name = "answer" if last else f"layer {draft.layer}, text {draft.index + 1}" if draft.layer else "draft"
         number = "" if last or draft.layer else f" {draft.index + 1}"
-        verdict = "right" if is_right(problem, draft.completion.text) else "wrong"
-        print(f"  {name + number:<16} {draft.completion.text:<48} {verdict}")
+        grade = "right" if is_right(problem, draft.completion.text) else "wrong"
+        print(f"  {name + number:<16} {draft.completion.text:<48} {grade}")
 
 
 if __name__ == "__main__":

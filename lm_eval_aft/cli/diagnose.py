@@ -16,16 +16,16 @@ from lm_eval_aft.storage.traces import read_traces
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below OUT.")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below OUT.")
 @click.option("--task", help="Diagnose this task alone.")
-@click.option("--regex", help="Instead of the task's own extraction: the last match (its first group) is the answer.")
+@click.option("--regex", help="Find answers by this regex: its last match, or that match's first group.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
 def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None, level: float, form: str) -> None:
-    """Say what aggregation did: selected, fixed, broken or copied, and what it did to diversity and length.
+    """Say what aggregation did: what it selected, fixed, broke or copied, and how it changed diversity and length.
 
-    OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found are shown
-    without accuracies; --regex finds them.
+    OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found have no
+    accuracies; --regex finds the answers.
     """
     chosen = (trace for trace in read_traces(traces or out) if task in (None, trace.question.task))
     diagnosed = [each.diagnostics for each in diagnose_traces(chosen, read_entries([out]), regex, level)]

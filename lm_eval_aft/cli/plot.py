@@ -31,9 +31,9 @@ from lm_eval_aft.storage.traces import read_traces
 @click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; the first OUT by default.")
 @click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Cost to draw; FLOPs if every run knows them.")
 @click.option("--regex", help="How the majority vote finds answers; see aft votes.")
-@click.option("--frontier", is_flag=True, help="Instead: the best of all points at each budget, model against model.")
+@click.option("--frontier", is_flag=True, help="Draw and print the best score of each model at each budget.")
 @click.option("--format", "form", type=click.Choice(FORMS), help="Form of the table that --frontier prints.")
-@click.option("--training", is_flag=True, help="Instead: the loss curves of the training runs below OUT.")
+@click.option("--training", is_flag=True, help="Draw the loss curves of the training runs below OUT.")
 def plot(
     out: tuple[Path, ...],
     traces: Path | None,

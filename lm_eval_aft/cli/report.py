@@ -1,4 +1,4 @@
-"""``aft report``: a leaderboard of runs with cost, as a table, a model card or a page."""
+"""``aft report``: a leaderboard of runs with cost, as a table, a block for a model card, or a page."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lm_eval_aft.core.errors import ConfigError
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--traces", type=click.Path(path_type=Path), help="Where record= put the traces, if not below RUNS.")
-@click.option("--every", is_flag=True, help="All metrics and filters instead of one a task.")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below RUNS.")
+@click.option("--every", is_flag=True, help="Show all metrics and filters, not one for each task.")
 @click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
-@click.option("--baseline", type=click.Path(path_type=Path), help="One of RUNS to compare the others with in --html.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the page there: tables, curves and all samples.")
-@click.option("--model-card", "card", is_flag=True, help="A Markdown block with table, settings and commands.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="One of RUNS, with which --html compares the others.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page of tables, curves and all samples there.")
+@click.option("--model-card", "card", is_flag=True, help="Print Markdown with table, settings and commands.")
 def report(
     runs: tuple[Path, ...],
     traces: Path | None,
@@ -29,9 +29,10 @@ def report(
     html: Path | None,
     card: bool,
 ) -> None:
-    """Show the runs below RUNS, folders that --output_path named, as one table of scores and cost.
+    """Show the runs below RUNS as one table of scores and cost.
 
-    Runs of any lm-eval model stand in it; rows that were another test than most are marked with the reason.
+    RUNS are folders that --output_path named, with runs of any lm-eval model. Rows that were another test than most are
+    marked with the reason.
     """
     if baseline and not html:
         raise ConfigError("--baseline is for --html; on the terminal, aft compare BASELINE OTHER does it.")

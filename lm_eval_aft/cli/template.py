@@ -1,7 +1,4 @@
-"""``aft template``: look at a prompt template before a model sees it.
-
-Called by ``cli``; everything it knows of templates is in ``prompts``.
-"""
+"""``aft template``: look at a prompt template before a run uses it."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ DRAFTS = ("3 * 8 = 24.\nThe answer is 24.", "Six legs each, so 18.")
 
 @click.group()
 def template() -> None:
-    """Look at a prompt template (template= of --model aft)."""
+    """Look at a prompt template, as template= of --model aft takes it."""
 
 
 @template.command()
 @click.argument("file", type=click.Path(), required=False)
 def check(file: str | None) -> None:
-    """Compile FILE (without one: the default template), print its sha256 and both prompts for an example."""
+    """Compile FILE or the default template, and print its sha256 and both prompts for an example."""
     loaded = Template.load(file)
     click.echo(f"{loaded.name}: sha256 {loaded.digest}")
     for name, chat in (("draft", loaded.draft_chat(EXAMPLE)), ("aggregate", loaded.aggregate_chat(EXAMPLE, DRAFTS))):

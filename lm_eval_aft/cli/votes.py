@@ -25,7 +25,7 @@ from lm_eval_aft.storage.traces import read_traces
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
 def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, level: float, form: Form) -> None:
-    """Score the drafts themselves: mean draft, majority vote and oracle of n drafts, beside their aggregate.
+    """Score the drafts themselves: the mean draft, the majority vote and the oracle of n drafts.
 
     OUT is the --output_path of runs with record= and --log_samples. Each score is the exact mean over all choices of n
     drafts.

@@ -19,7 +19,7 @@ def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monke
     monkeypatch.setattr(demo, "run", lambda program, *words: seen.append((f"{program} {words[0]}", old.exists())))
     monkeypatch.setattr(demo, "read_traces", lambda folder: [None])
     monkeypatch.setattr(demo, "choose", lambda traces: traces[0])
-    monkeypatch.setattr(demo, "show", lambda trace: None)
+    monkeypatch.setattr(demo, "show_question", lambda trace: None)
     assert demo.main() == 0
     assert seen == [
         ("lm_eval --model", False),
