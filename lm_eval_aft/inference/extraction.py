@@ -87,8 +87,8 @@ _NUMBER = (
     r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+(?!\d|\.\d))?"
 )
 NUMBER = re.compile(_NUMBER)
-# Mark-up between "answer is" or "=" and the number. It holds no "=": from each "=" of a long line of them the search
-# would run to the end, and its time would grow with the square of the length.
+# Mark-up between "answer is" or "=" and the number. It holds no "=". Otherwise the search would run from each "=" of a
+# long line of them to its end, and its time would grow with the square of the length.
 _MARKUP = r"[\s:$*_`~\u20ac\u00a3({\[]|\\(?:boxed|text|mathbf|\(|\[|\$)"
 STATED = re.compile(rf"answer\s+is(?:=|{_MARKUP})*+({_NUMBER})", re.IGNORECASE)
 RESULT = re.compile(rf"=(?:{_MARKUP})*+({_NUMBER})")
