@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from typing import TypeVar
 from lm_eval_aft.analysis.conditions import labels
 from lm_eval_aft.analysis.cost import Cost, QuestionKey, TaskCost, task_costs, trace_cost
 from lm_eval_aft.core.config import AFTConfig, samplings
+from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples
@@ -193,6 +195,25 @@ def find_traces(run: EvalRun, folder: Path | None, roots: Sequence[Path] = ()) -
     near = [run.path.parent, *(above / "traces" for above in run.path.parents[1:2])]
     candidates = [folder, Path(str(record)) if record else None, *near, *roots]
     return next((each for each in candidates if each is not None and trace_files(each)), None)
+
+
+def stored_traces(path: Path, entries: Sequence[RunEntry], folder: Path | None = None) -> Iterator[Trace]:
+    """The traces that belong to a path which a command was given.
+
+    Args:
+        path: A folder, whose traces are all read; or a results file, or the DIR/FILE.json that --output_path named,
+            of which each run's own traces are read.
+        entries: The runs at the path.
+        folder: A folder of traces to read instead.
+
+    Raises:
+        RecordError: If there are no traces, or a file cannot be read.
+    """
+    if folder or path.is_dir():
+        return read_traces(folder or path)
+    if not any(entry.trace_folder for entry in entries):
+        raise RecordError(f"there are no traces of {path}: give the folder that record= named.")
+    return chain.from_iterable(entry.traces() for entry in entries)
 
 
 def by_question(traces: Iterable[Trace], reduce: Callable[[Trace], Kept]) -> dict[QuestionKey, Kept]:

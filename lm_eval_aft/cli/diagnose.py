@@ -9,9 +9,8 @@ import click
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
 from lm_eval_aft.analysis.report.tables import to_json
-from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.runs import read_entries, stored_traces
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.storage.traces import read_traces
 
 
 @click.command()
@@ -27,8 +26,9 @@ def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None
     OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found have no
     accuracies; --regex finds the answers.
     """
-    chosen = (trace for trace in read_traces(traces or out) if task in (None, trace.question.task))
-    diagnosed = [each.diagnostics for each in diagnose_traces(chosen, read_entries([out]), regex, level)]
+    entries = read_entries([out])
+    chosen = (trace for trace in stored_traces(out, entries, traces) if task in (None, trace.question.task))
+    diagnosed = [each.diagnostics for each in diagnose_traces(chosen, entries, regex, level)]
     if not diagnosed:
         raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
     if form == "json":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from lm_eval_aft.analysis.losses import read_losses
 from lm_eval_aft.analysis.report.figures import draw, draw_frontier, draw_losses
 from lm_eval_aft.analysis.report.frontier_tables import frontier_table
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
-from lm_eval_aft.analysis.runs import RunEntry, read_entries
+from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
 from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
 from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.traces import read_traces
 
 
@@ -47,17 +49,23 @@ def plot(
     """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
     if form and not frontier:
         raise ConfigError(f"--format {form} is for the table that --frontier prints: add --frontier.")
-    folder = png or out[0]
+    folder = png or (out[0].parent if out[0].suffix == ".json" else out[0])
     if training:
         _plot_losses(out, folder)
         return
     entries = read_entries(out, traces)
-    drafted = (trace for source in ([traces] if traces else out) for trace in read_traces(source))
-    votes = votes_of(entries, drafted, regex)
+    votes = votes_of(entries, _drafted(out, traces), regex)
     if frontier:
         _plot_frontiers(_frontiers(finished_runs(entries), votes, cost), form or "text", folder)
     else:
         _plot_curves(entries, votes, cost, folder)
+
+
+def _drafted(out: Sequence[Path], traces: Path | None) -> Iterator[Trace]:
+    """The traces of all runs: those in ``traces`` if it is given, else those of each path."""
+    if traces:
+        return read_traces(traces)
+    return chain.from_iterable(stored_traces(path, [] if path.is_dir() else read_entries([path])) for path in out)
 
 
 def _plot_curves(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:

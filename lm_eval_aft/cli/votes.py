@@ -9,12 +9,11 @@ import click
 
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.analysis.report.vote_tables import vote_table
-from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.runs import read_entries, stored_traces
 from lm_eval_aft.analysis.votes import count_votes
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
-from lm_eval_aft.storage.traces import read_traces
 
 
 @click.command()
@@ -30,7 +29,8 @@ def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, l
     OUT is the --output_path of runs with record= and --log_samples. Each score is the exact mean over all choices of n
     drafts.
     """
-    counted = count_votes(_countable(read_traces(traces or out), task, regex), read_entries([out]), regex, level)
+    entries = read_entries([out])
+    counted = count_votes(_countable(stored_traces(out, entries, traces), task, regex), entries, regex, level)
     if not counted:
         which = f"no traces of --task {task}" if task else "no traces of tasks"
         raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")

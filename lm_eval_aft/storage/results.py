@@ -1,4 +1,7 @@
-"""Reads what lm-eval writes, of any model: results_*.json and the samples_*.jsonl beside it.
+"""Reads what lm-eval writes, of any model: results files and the samples_*.jsonl beside them.
+
+If --output_path names a folder, lm-eval writes results_<stamp>.json. If it names DIR/FILE.json, lm-eval writes
+DIR/FILE_<stamp>.json. So a results file is recognised by its content, and the stamp is the end of its name.
 
 lm-eval makes groups from the tasks, which are here themselves. So groups are left out.
 """
@@ -6,6 +9,7 @@ lm-eval makes groups from the tasks, which are here themselves. So groups are le
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +22,10 @@ from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
+# The time at the end of a results file's name, as lm-eval writes it. Stamps sort by time.
+_STAMP = re.compile(r"(?P<before>.*_|)(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)", re.DOTALL)
+# The parts of a results file by which it is recognised.
+_PARTS = ("results", "config", "n-samples")
 # Fields of documents that hold the question, the first one that a document has.
 QUESTION_FIELDS = ("question", "prompt", "instruction", "problem", "query", "input")
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
@@ -131,8 +139,7 @@ class EvalRun:
 
     def samples_file(self, task: str) -> Path:
         """The file in which --log_samples keeps a task's samples."""
-        stamp = self.path.name.removeprefix(RESULTS).removesuffix(".json")
-        return self.path.with_name(f"{SAMPLES}{task}_{stamp}.jsonl")
+        return samples_beside(self.path, task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,22 +194,76 @@ class Sample:
         return float(value)
 
 
-def read_runs(folder: str | Path) -> tuple[EvalRun, ...]:
-    """The runs in a folder and its subfolders, in the order of their paths. A results file is one run.
+def results_files(path: str | Path) -> list[Path]:
+    """The results files at a path, by folder, name and time; empty if there are none.
+
+    Args:
+        path: A folder, which is searched with its subfolders; a results file; or the DIR/FILE.json that --output_path
+            named, beside which lm-eval wrote FILE_<stamp>.json.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = [file for file in path.rglob("*.json") if is_results_file(file)]
+    elif path.suffix == ".json" and path.parent.is_dir():
+        files = [file for file in path.parent.glob("*.json") if _split_name(file)[0] == f"{path.stem}_"]
+    else:
+        files = []
+    return sorted(files, key=lambda file: (file.parent.parts, _split_name(file)))
+
+
+def is_results_file(path: Path) -> bool:
+    """Whether a file is a results file of lm-eval.
+
+    A file that is named as one counts even if it is damaged, so that its reader names it.
+    """
+    if not path.is_file() or path.suffix != ".json":
+        return False
+    if path.name.startswith(RESULTS):
+        return True
+    try:
+        # Most JSON files in a folder of runs are others, and some are large. lm-eval writes the results first.
+        with path.open("rb") as file:
+            beginning = file.read(64)
+        if beginning.strip() and not re.match(rb'\s*{\s*"(results|config)"', beginning):
+            return False
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return _STAMP.fullmatch(path.stem) is not None
+    return isinstance(data, dict) and all(isinstance(data.get(part), dict) for part in _PARTS)
+
+
+def _split_name(path: Path) -> tuple[str, str]:
+    """A results file's name as what stands before its stamp, and the stamp."""
+    match = _STAMP.fullmatch(path.stem)
+    if match is None:
+        name = path.stem.removeprefix(RESULTS)
+        return path.stem.removesuffix(name), name
+    return match["before"], match["stamp"]
+
+
+def _found_files(path: str | Path) -> list[Path]:
+    files = results_files(path)
+    if not files:
+        raise RecordError(f"there is no {RESULTS}*.json in {path}: give the folder that --output_path named.")
+    return files
+
+
+def read_runs(path: str | Path) -> tuple[EvalRun, ...]:
+    """The runs at a path, in the order of ``results_files``. A results file is one run.
 
     If a folder holds several files of equal settings, tasks and conditions, the same command was run again. Then the
     newest file counts, and a warning names each file that is left out.
 
+    Args:
+        path: See ``results_files``.
+
     Raises:
         RecordError: If there is no run, or a file cannot be read.
     """
-    folder = Path(folder)
-    # The stamps in the names sort by time.
-    files = [folder] if folder.is_file() else sorted(folder.rglob(f"{RESULTS}*.json"))
-    if not files:
-        raise RecordError(f"there is no {RESULTS}*.json in {folder}: give the folder that --output_path named.")
     newest: dict[str, EvalRun] = {}
-    for run in map(_read_run, files):
+    for run in map(_read_run, _found_files(path)):
         older = newest.get(_identity(run))
         if older is not None:
             # A command may read a folder more than once.
@@ -212,16 +273,33 @@ def read_runs(folder: str | Path) -> tuple[EvalRun, ...]:
 
 
 def read_run(path: str | Path) -> EvalRun:
-    """One run: a results file, or the newest one in a folder and its subfolders.
+    """The newest run at a path.
+
+    Args:
+        path: See ``results_files``.
 
     Raises:
         RecordError: If there is no run, or it cannot be read.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else list(path.rglob(f"{RESULTS}*.json"))
-    if not files:
-        raise RecordError(f"there is no {RESULTS}*.json in {path}: give the folder that --output_path named.")
-    return _read_run(max(files, key=lambda file: file.name))
+    return _read_run(max(_found_files(path), key=lambda file: (_split_name(file)[1], file.name)))
+
+
+def run_of_samples(samples: Path, task: str) -> EvalRun | None:
+    """The run whose samples of a task a file holds; None if its results file is not beside it.
+
+    Raises:
+        RecordError: If the results file cannot be read.
+    """
+    beside = results_files(samples.parent)
+    return next((_read_run(file) for file in beside if samples_beside(file, task) == samples), None)
+
+
+def samples_beside(results: Path, task: str) -> Path:
+    """The file in which --log_samples keeps a task's samples, beside the results file."""
+    _, stamp = _split_name(results)
+    # lm-eval cannot write the samples of a task whose name holds a slash.
+    name = task.replace("/", "_").replace("\0", "_")
+    return results.with_name(f"{SAMPLES}{name}_{stamp}.jsonl")
 
 
 def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
@@ -243,12 +321,14 @@ def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
 
 
 def _identity(run: EvalRun) -> str:
-    """Equal for runs of one command: one folder, one model, equal settings, tasks and conditions."""
+    """Equal for runs of one command: one place, one model, equal settings, tasks and conditions."""
     settings = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
     config = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
     config += [None if run.settings else run.config.get("model_args")]
     conditions = {task: asdict(each) for task, each in run.conditions.items()}
-    parts = [str(run.path.parent), run.model, settings, config, run.tasks, conditions]
+    # Two names in one folder are two commands, as two folders are.
+    place = str(run.path.parent / _split_name(run.path)[0])
+    parts = [place, run.model, settings, config, run.tasks, conditions]
     return json.dumps(parts, sort_keys=True, default=str)
 
 

@@ -237,3 +237,51 @@ def test_a_question_that_is_there_twice_is_refused(tmp_path: Path):
 def test_importing_loads_nothing_heavy():
     code = "import sys, lm_eval_aft.storage.results; print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def save_as_lm_eval(output_path: Path, data: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Save results and samples of t with lm-eval's own writer, to a folder or to DIR/FILE.json."""
+    from lm_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(output_path))
+    tracker.general_config_tracker.model_name_sanitized = "m"
+    tracker.save_results_aggregated(results=dict(data), samples=None)
+    logged = [{"arguments": [("q", {})], **row} for row in rows]
+    tracker.save_results_samples(task_name="t", samples=logged)
+
+
+@pytest.mark.parametrize("name", ["out", "out/llama.json", "out/results.json", "out/a_b.c.json"])
+def test_runs_are_found_wherever_output_path_puts_them(tmp_path: Path, name: str):
+    save_as_lm_eval(tmp_path / name, results(), [sample(0), sample(1, 0.0)])
+    # These are no results.
+    (tmp_path / "out" / "other_2026-01-02T03-04-05.000006.json").write_text('{"results": 3}')
+    (tmp_path / "out" / "config.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "out", tmp_path / name):
+        for run in (read_run(path), *read_runs(path)):
+            assert [row.score("acc") for row in read_samples(run, "t")] == [1.0, 0.0]
+
+
+def test_files_of_two_names_in_one_folder_are_two_runs(tmp_path: Path):
+    for name, value in (("a", 0.1), ("b", 0.2), ("a", 0.3)):
+        save_as_lm_eval(tmp_path / f"{name}.json", results(value=value), [sample(0, value)])
+    assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.3, 0.2]
+    (run,) = read_runs(tmp_path / "b.json")
+    assert (run.scores[0].value, read_samples(run, "t")[0].score("acc")) == (0.2, 0.2)
+    # The newest has the latest stamp, whatever its name begins with.
+    assert read_run(tmp_path).scores[0].value == 0.3
+
+
+def test_a_file_without_a_stamp_is_found_by_its_content(tmp_path: Path):
+    write(tmp_path, results()).rename(tmp_path / "renamed.json")
+    assert [run.path.name for run in read_runs(tmp_path)] == ["renamed.json"]
+
+
+def test_a_damaged_file_with_a_stamp_is_named(tmp_path: Path):
+    (tmp_path / f"llama_{STAMP}.json").write_text('{"results": {')
+    with pytest.raises(RecordError, match=rf"llama_{STAMP}\.json is not a results file"):
+        read_runs(tmp_path)
+
+
+def test_a_task_of_any_name_has_no_samples_elsewhere(tmp_path: Path):
+    run = read_run(write(tmp_path, results()))
+    assert run.samples_file("../../x").parent == tmp_path

@@ -15,7 +15,7 @@ from lm_eval_aft.core.files import write_text
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
-from lm_eval_aft.storage.results import RESULTS, SAMPLES, read_run
+from lm_eval_aft.storage.results import SAMPLES, is_results_file, results_files, run_of_samples, samples_beside
 
 ALPACA_TASK = "aft_alpaca_eval"
 OUTPUT_FILE = "model_outputs.json"
@@ -28,11 +28,9 @@ def find_outputs(path: str | Path) -> Path:
         RecordError: If there is no such file, or several folders hold one.
     """
     path = Path(path)
-    if path.is_file():
+    if path.is_file() and not is_results_file(path):
         return path
-    for pattern in (OUTPUT_FILE, f"{SAMPLES}{ALPACA_TASK}_*.jsonl"):
-        # the stamps in the names of samples files sort by time
-        files = sorted(path.rglob(pattern), key=lambda file: (file.name, file))
+    for files in (sorted(path.rglob(OUTPUT_FILE)), _samples_files(path)):
         if len({file.parent for file in files}) > 1:
             raise RecordError(
                 f"{path} holds answers of several runs: name the one to judge, such as {files[-1].parent}."
@@ -43,6 +41,15 @@ def find_outputs(path: str | Path) -> Path:
         f"there are no answers to judge in {path}: give a {OUTPUT_FILE}, the folder that record= named, or the one "
         f"that --output_path named in a run of {ALPACA_TASK} with --log_samples."
     )
+
+
+def _samples_files(path: Path) -> list[Path]:
+    """The samples files of a run, the newest last: the stamps in their names sort by time."""
+    if path.is_dir():
+        files = list(path.rglob(f"{SAMPLES}{ALPACA_TASK}_*.jsonl"))
+    else:
+        files = [samples_beside(results, ALPACA_TASK) for results in results_files(path)]
+    return sorted((file for file in files if file.is_file()), key=lambda file: (file.name, file))
 
 
 def read_outputs(file: Path, name: str | None = None) -> tuple[ModelOutput, ...]:
@@ -121,11 +128,8 @@ def _read_rows(file: Path) -> list[Any]:
 
 def _model_of(samples: Path) -> str:
     """The name of the model whose samples these are, from the results file beside them."""
-    results = samples.with_name(samples.name.replace(f"{SAMPLES}{ALPACA_TASK}_", RESULTS).removesuffix("l"))
-    if not results.is_file():
-        return samples.parent.name
-    run = read_run(results)
-    return display_name(run.model, run.k, run.layers)
+    run = run_of_samples(samples, ALPACA_TASK)
+    return samples.parent.name if run is None else display_name(run.model, run.k, run.layers)
 
 
 def _output(row: Mapping[str, Any], name: str | None) -> ModelOutput:

@@ -16,7 +16,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import file_name, reading
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from lm_eval_aft.core.names import display_name
-from lm_eval_aft.storage.results import EvalRun, read_runs
+from lm_eval_aft.storage.results import EvalRun, is_results_file, read_runs, results_files
 
 MT_BENCH_TASK = "aft_mt_bench"
 MT_BENCH_FOLDER, QUESTION_FILE = "mt_bench", "question.jsonl"
@@ -183,7 +183,7 @@ def find_answers(run: Path, questions: Path | None) -> AnswerSet:
     Raises:
         RecordError: If there are no answers, answers of several runs, or answers that do not match the questions.
     """
-    if run.is_file():
+    if run.is_file() and not is_results_file(run):
         return _of_file(run, questions)
     logged = [r for r in _runs(run) if MT_BENCH_TASK in r.tasks and r.samples_file(MT_BENCH_TASK).is_file()]
     if len(logged) > 1:
@@ -243,10 +243,10 @@ def _runs(folder: Path) -> tuple[EvalRun, ...]:
     try:
         return read_runs(folder)
     except RecordError:
+        if results_files(folder):
+            raise
         if not folder.is_dir():
             raise RecordError(f"there is no {folder}: give a run's folder or a model_answer file.") from None
-        if any(folder.rglob("results_*.json")):
-            raise
         return ()
 
 
