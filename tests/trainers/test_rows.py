@@ -90,7 +90,7 @@ def test_draws_do_not_depend_on_the_other_rows_and_every_k_comes():
 
 
 def test_the_order_of_drafts_is_free_and_the_sources_are_always_drawn():
-    rows = [row(number, sources=[4], target=f"draft {number} e, mended") for number in range(600)]
+    rows = [row(number, sources=[4], target=f"draft {number} e, corrected") for number in range(600)]
     samples = make_samples(rows, "aft", replace(CONFIG, k=(3,), plain_share=0.0))
     assert all(any(draft.endswith(" e") for draft in sample.drafts) for sample in samples)
     table = measure(samples).positions[3]
