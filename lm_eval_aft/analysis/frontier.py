@@ -89,7 +89,7 @@ def frontiers(
         RecordError: A run does not know such a cost.
     """
     tasks = dict.fromkeys(task for _, intervals in scored for task in intervals)
-    found = []
+    results = []
     for task in tasks:
         rows = [(entry, intervals[task]) for entry, intervals in scored if task in intervals]
         names = _names([entry.run.model for entry, _ in rows])
@@ -98,8 +98,8 @@ def frontiers(
         ]
         points += [point for model, name in names.items() for point in _vote_points(task, model, name, votes, kind)]
         score = primary_score(rows[0][0].run, task)
-        found.append(_frontier(task, _measure(score), kind, score.higher_is_better, points))
-    return found
+        results.append(_frontier(task, _measure(score), kind, score.higher_is_better, points))
+    return results
 
 
 def _frontier(task: str, measure: str, kind: Cost, higher: bool, points: Sequence[FrontierPoint]) -> Frontier:

@@ -39,11 +39,11 @@ def read_losses(folders: Sequence[Path]) -> list[LossCurve]:
     """
     logs: dict[Path, Path] = {}
     for folder in folders:
-        found = sorted(folder.rglob(LOG))
-        if not found:
+        below = sorted(folder.rglob(LOG))
+        if not below:
             run = "one that had more steps than log_every" if (folder / "run.json").is_file() else "aft train"
             raise RecordError(f"{folder} has no {LOG}: give the output folder of {run}.")
-        logs |= {log.resolve(): log for log in found}
+        logs |= {log.resolve(): log for log in below}
     names = [log.parent.name for log in logs]
     return [
         _read(log, name if names.count(name) == 1 else str(log.parent))

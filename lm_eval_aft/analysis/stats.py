@@ -450,8 +450,8 @@ def minimum_detectable_effect(n: int, discordant_rate: float, alpha: float = 0.0
 
     def lacking(one_way: float) -> float:
         share = (1 + one_way) / 2
-        found = binom.sf(needed - 1, discordant, share) + binom.cdf(discordant - needed, discordant, share)
-        return power - float(weights @ found)
+        chances = binom.sf(needed - 1, discordant, share) + binom.cdf(discordant - needed, discordant, share)
+        return power - float(weights @ chances)
 
     return discordant_rate * float(brentq(lacking, 0.0, 1.0)) if lacking(1.0) <= 0 else inf
 

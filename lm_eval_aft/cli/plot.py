@@ -78,10 +78,10 @@ def _plot_losses(out: Sequence[Path], folder: Path) -> None:
     click.echo(draw_losses(read_losses(out), folder / "training.png"))
 
 
-def _plot_frontiers(found: Sequence[Frontier], form: Form, folder: Path) -> None:
+def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None:
     """Print the frontier of each task, and draw it. CSV and JSON stand alone on stdout."""
-    click.echo(render([frontier_table(each) for each in found], form))
-    for each in found:
+    click.echo(render([frontier_table(each) for each in drawn], form))
+    for each in drawn:
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
         click.echo(draw_frontier(each, folder / f"{name}.png"), err=form in ("csv", "json"))
 
@@ -105,10 +105,10 @@ def _is_probe(settings: Mapping[str, Any]) -> bool:
 def _scored(entries: Sequence[RunEntry]) -> list[tuple[RunEntry, dict[str, Interval]]]:
     """The interval of each run's primary scores. A message names those that are neither better nor worse."""
     scores = [(entry, {task: primary_score(entry.run, task) for task in entry.run.tasks}) for entry in entries]
-    unranked = [f"{entry.label} on {task}" for entry, found in scores for task in found if not found[task].ranked]
+    unranked = [f"{entry.label} on {task}" for entry, by_task in scores for task in by_task if not by_task[task].ranked]
     if unranked:
         message = f"{', '.join(unranked)}: no score is better or worse yet, so no point: judge the answers first."
-        if not any(score.ranked for _, found in scores for score in found.values()):
+        if not any(score.ranked for _, by_task in scores for score in by_task.values()):
             raise RecordError(message)
         click.echo(message, err=True)
-    return [(entry, {t: score_interval(entry, s) for t, s in found.items() if s.ranked}) for entry, found in scores]
+    return [(entry, {t: score_interval(entry, s) for t, s in by_task.items() if s.ranked}) for entry, by_task in scores]

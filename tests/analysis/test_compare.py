@@ -1,4 +1,4 @@
-"""Paired comparisons: pairing, tests and intervals, votes at equal cost, exit codes, and the words of a verdict."""
+"""Paired comparisons: pairing, tests and intervals, votes at equal cost, exit codes, and the sentences that say it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_parts_of_one_question_are_drawn_together(tmp_path: Path):
     (row,) = compared(tmp_path)
     assert row.n == 5
     assert row.test == "sign-flip permutation"
-    assert row.p_value == 1.0  # one question differs, whatever its parts
+    # One question differs, however many parts it has.
+    assert row.p_value == 1.0
     assert row.difference.estimate == pytest.approx(0.4)
     assert (row.counts.wins, row.counts.ties, row.counts.losses) == (1, 2, 0)
 
@@ -172,11 +173,11 @@ def test_holm_is_over_the_tasks_of_one_run_and_categories_are_not_corrected(tmp_
         make_run(tmp_path / name, scores, model=name, categories=kinds)
         for task in ("u", "v"):
             add_task(tmp_path / name, task, scores if task == "u" else WORSE)
-    found = compared(tmp_path)
-    whole = [row for row in found if not row.category]
+    comparisons = compared(tmp_path)
+    whole = [row for row in comparisons if not row.category]
     assert [row.score.task for row in whole] == ["t", "u", "v"]
     assert [row.p_holm for row in whole] == list(holm([row.p_value for row in whole]))
-    parts = [row for row in found if row.category]
+    parts = [row for row in comparisons if row.category]
     assert [(row.category, row.n, row.p_holm) for row in parts] == [("x", 5, None), ("y", 5, None)]
 
 
@@ -189,7 +190,8 @@ def test_a_length_is_neither_better_nor_worse(tmp_path: Path):
     length, score = compared(tmp_path)
     assert length.p_value < 0.05
     assert (length.worse, length.p_holm) == (False, None)
-    assert score.p_holm == score.p_value  # the only one that is corrected
+    # Only this p-value is corrected.
+    assert score.p_holm == score.p_value
     assert comparison_sentences([length])[0].startswith(
         "t: b (5, 2) is 5.8 lower than a (5, 2) in avg_length, which is neither better nor worse (95% "
     )
@@ -200,11 +202,11 @@ def test_a_length_is_neither_better_nor_worse(tmp_path: Path):
     assert "More of avg_length is neither better nor worse: its p is not corrected." in done.output
 
 
-def test_a_verdict_says_what_how_sure_and_at_what_price(tmp_path: Path):
+def test_a_sentence_says_what_how_sure_and_at_what_cost(tmp_path: Path):
     make_run(tmp_path / "a", WORSE, k=1, layers=0, tokens=100)
     make_run(tmp_path / "b", BETTER, tokens=320)
-    (said,) = comparison_sentences(compared(tmp_path))
-    assert said == (
+    (sentence,) = comparison_sentences(compared(tmp_path))
+    assert sentence == (
         "t: m (5, 2) is 60.0 points better than m (1, 0) (95% +15.6 to +83.2, p = 0.031, n = 10), at 3.2 times the "
         "generated tokens."
     )
@@ -214,14 +216,14 @@ def test_no_difference_is_said_with_what_could_have_been_seen(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0] * 100)
     make_run(tmp_path / "b", [1, 0] * 97 + [0, 0, 1, 1] + [1, 0], model="n")
     (row,) = compared(tmp_path)
-    (said,) = comparison_sentences([row])
-    assert "level with" in said
-    assert "no difference is shown" in said
+    (sentence,) = comparison_sentences([row])
+    assert "level with" in sentence
+    assert "no difference is shown" in sentence
     assert row.detectable is None
-    assert "could hardly show one" in said
+    assert "could hardly show one" in sentence
 
 
-def test_where_less_is_better_the_verdict_turns_round(tmp_path: Path):
+def test_where_less_is_better_the_sentence_turns_round(tmp_path: Path):
     make_run(tmp_path / "a", WORSE, higher_is_better={"t": {"acc": False}})
     make_run(tmp_path / "b", BETTER, model="n", higher_is_better={"t": {"acc": False}})
     (row,) = compared(tmp_path)
@@ -264,11 +266,18 @@ def test_a_level_is_printed_as_it_was_asked_for(tmp_path: Path):
     assert "(99.9% " in comparison_sentences(compared(tmp_path, level=0.999))[0]
 
 
-# ---------------------------------------------------------------- equal cost
+# Equal cost
 
 
 def add_traces(folder: Path, answers: dict[int, list[str]], tokens: int = 10, hidden: int = 0) -> None:
-    """Traces of a gsm8k-like run; the samples' gold answer is 18. ``hidden`` generations more count in the cost."""
+    """Add traces to a run of a task like gsm8k. The samples' gold answer is 18.
+
+    Args:
+        folder: Folder of the run.
+        answers: The answer in each draft, by doc_id.
+        tokens: Generated tokens of each generation.
+        hidden: Generations a question beyond the drafts, which count in the cost.
+    """
     (path,) = folder.glob("results_*.json")
     settings = json.loads(path.read_text())["config"]["aft"]
     sampling = Sampling(0.7, 1.0, 0, 64)
@@ -276,23 +285,23 @@ def add_traces(folder: Path, answers: dict[int, list[str]], tokens: int = 10, hi
     for doc_id, texts in answers.items():
         chat = Chat((Message("user", f"question {doc_id}"),))
         question = Question(chat, sampling, sampling, "aft_gsm8k", doc_id, f"h{doc_id}")
-        made = [Completion(f"The answer is {text}.", (), "stop", 5, 5, tokens) for text in texts]
-        drafts = [Draft(0, index, index, each, False, 0.1) for index, each in enumerate(made)]
+        completions = [Completion(f"The answer is {text}.", (), "stop", 5, 5, tokens) for text in texts]
+        drafts = [Draft(0, index, index, each, False, 0.1) for index, each in enumerate(completions)]
         count = len(texts) + hidden
         usage = Usage(count, 5, 5, tokens * count)
-        traces.append(Trace(question, tuple(drafts), (), made[0].text, usage, Usage()))
+        traces.append(Trace(question, tuple(drafts), (), completions[0].text, usage, Usage()))
     kept = {name: settings[name] for name in ("k", "layers", "fingerprint", "model")}
     write_traces(str(folder / "traces"), kept, [replace(trace, settings=kept) for trace in traces], "")
 
 
-def test_votes_at_the_same_price_are_paired_with_the_run(tmp_path: Path):
+def test_votes_at_the_same_cost_are_paired_with_the_run(tmp_path: Path):
     drafts = {0: ["18", "18", "7"], 1: ["7", "8", "18"], 2: ["7", "7", "7"], 3: ["18", "18", "18"]}
     make_run(tmp_path / "a", [1, 0, 0, 1], task="aft_gsm8k", k=1, layers=0, tokens=10)
     make_run(tmp_path / "b", [1, 1, 0, 1], task="aft_gsm8k", k=3, layers=1, tokens=30, model="n")
     add_traces(tmp_path / "b", drafts)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    found = compare_entries(base, others)
-    table = equal_cost_table(base, others, found, [base, *others], None, 0.95)
+    comparisons = compare_entries(base, others)
+    table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
     assert table is not None
     (vote, best) = [[cell.text for cell in row.cells] for row in table.rows]
     assert vote[2] == "majority vote of 3, n (3, 1)"
@@ -320,7 +329,7 @@ def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):
     make_run(tmp_path / "b", [1, 1], task="aft_gsm8k", k=2, layers=4, tokens=90, model="n")
     add_traces(tmp_path / "b", {0: ["18", "18"], 1: ["7", "18"]}, hidden=7)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    found = compare_entries(base, others)
-    table = equal_cost_table(base, others, found, [base, *others], None, 0.95)
+    comparisons = compare_entries(base, others)
+    table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
     assert table is not None
     assert table.rows[0].notes == ("there are too few drafts for equal cost: give --drafts a run with a larger k.",)

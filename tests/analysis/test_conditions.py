@@ -1,4 +1,4 @@
-"""Labels of runs: how each made its answers, by the name of its strategy."""
+"""Labels of runs, which say how each run made its answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from lm_eval_aft.storage.results import EvalRun
     ("strategy", "k", "layers", "label"),
     [
         ("aggregate", 5, 2, "m (5, 2)"),
-        ("aggregate", 5, 0, "m (1, 0)"),  # a single answer, whatever k was set
+        # A single answer, whatever k was set.
+        ("aggregate", 5, 0, "m (1, 0)"),
         ("majority", 5, 1, "m majority of 5"),
         ("majority", 5, 2, "m majority of 5 after 1"),
         ("best_of_n", 5, 1, "m best of 5"),
         ("beam", 4, 0, "m beam of 4"),
         ("refine", 1, 3, "m refined 3 times"),
-        ("debate", 5, 2, "m debate (5, 2)"),  # a strategy that this version does not know is no aggregate
+        # A strategy that this version does not know is no aggregate.
+        ("debate", 5, 2, "m debate (5, 2)"),
     ],
 )
 def test_a_label_says_how_a_run_made_its_answers(strategy: str, k: int, layers: int, label: str):

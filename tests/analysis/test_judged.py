@@ -1,4 +1,4 @@
-"""Judged models compared: FastChat's judgements and alpaca_eval's annotations, paired by question."""
+"""Comparisons of judged models, from FastChat's judgements and alpaca_eval's annotations."""
 
 from __future__ import annotations
 

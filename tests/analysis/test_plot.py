@@ -1,4 +1,4 @@
-"""Figures from a folder of runs: the right points and intervals, and a PNG that is one."""
+"""Figures from a folder of runs: their points and intervals, and the PNG files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chance(k: int, layers: int) -> float:
 
 
 def run(out: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **settings: Any) -> Path:
-    """A point of a grid as lm-eval writes it: results and samples."""
+    """Write the results and samples of one point of a grid, as lm-eval does. Returns their folder."""
     folder = out / f"k{k}_l{layers}" / "some__model"
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{k} {layers}")
@@ -72,9 +72,9 @@ def run(out: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **sett
 
 
 def record(folder: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", **settings: Any) -> None:
-    """Its traces: drafts that are right three times in ten, wrong answers spread."""
+    """Write traces of such a run. Three drafts in ten are right, and wrong answers differ."""
     rng = random.Random(0)
-    made = {**COMMON, "k": k, "layers": layers, **settings}
+    values = {**COMMON, "k": k, "layers": layers, **settings}
     each = 100 * (k * layers + 1)
     usage = Usage(k * layers + 1, 9, 9, each, each * 2 * 10**8)
     traces = []
@@ -86,8 +86,8 @@ def record(folder: Path, k: int, layers: int, n: int = 60, task: str = "gsm8k", 
             for i, text in enumerate(texts)
         ]
         question = Question(Chat((Message("user", f"q{doc}"),)), PLAIN, PLAIN, task, doc, f"h{doc}")
-        traces.append(Trace(question, tuple(drafts), (), "is 7", usage, Usage(), made))
-    write_traces(str(folder), made, traces)
+        traces.append(Trace(question, tuple(drafts), (), "is 7", usage, Usage(), values))
+    write_traces(str(folder), values, traces)
 
 
 def grid(out: Path, n: int = 60) -> Path:
@@ -130,8 +130,8 @@ def test_without_samples_the_interval_is_lm_evals(tmp_path: Path):
     values = [1.0] * round(60 * score.value) + [0.0] * (60 - round(60 * score.value))
     assert score_interval(entry, score) == mean_interval(values)
     (folder / "samples_gsm8k_1.jsonl").unlink()
-    found = score_interval(entry, score)
-    assert (found.method, found.high - found.estimate) == ("stderr", pytest.approx(1.96 * 0.05, rel=1e-3))
+    interval = score_interval(entry, score)
+    assert (interval.method, interval.high - interval.estimate) == ("stderr", pytest.approx(1.96 * 0.05, rel=1e-3))
 
 
 def test_a_score_that_is_no_mean_of_its_samples_keeps_lm_evals_error(tmp_path: Path):
@@ -163,7 +163,8 @@ def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: P
     assert strict.voted == ()
     assert [point.n for point in flexible.voted] == [1, 2, 3, 4, 5]
     assert all(point.flops for point in flexible.voted)
-    exact = Score("gsm8k", "exact", "none", 0.5, None, 2)  # aft_arith's
+    # The metric of aft_arith.
+    exact = Score("gsm8k", "exact", "none", 0.5, None, 2)
     assert votable(exact)
     assert not votable(replace(exact, metric="f1"))
 
@@ -211,12 +212,12 @@ def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path:
     assert votes.points[2].majority.estimate > 0
 
 
-def test_a_run_of_several_tasks_is_priced_by_the_task_as_its_votes_are(tmp_path: Path):
+def test_the_cost_of_a_run_of_several_tasks_is_that_of_the_task_as_for_votes(tmp_path: Path):
     entries = read_entries([two_tasks(tmp_path)])
     tokens = {figure.title[0]: figure.points[0].generated_tokens for figure in curves(entries)}
     assert tokens == {"t": 200, "u": 150}
     scored = [(entries[0], {task: mean_interval([0.0, 1.0]) for task in "tu"})]
-    assert [found.points[0].cost for found in frontiers(scored, (), "tokens")] == [200, 150]
+    assert [frontier.points[0].cost for frontier in frontiers(scored, (), "tokens")] == [200, 150]
 
 
 def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
@@ -289,7 +290,7 @@ class TestFrontier:
         assert [point.cost for point in rising(points, higher=False)] == [1, 2]
 
     def two_models(self, out: Path) -> Path:
-        """The small one aggregates; the large one answers plainly, at four times the price of a token."""
+        """A small and a large model. A token of the large one costs four times as much."""
         small, large = ({"model": f"some/{name}", "fingerprint": name} for name in ("small", "large"))
         run(out / "small", 1, 0, **small)
         run(out / "small", 5, 3, **small)
@@ -303,13 +304,15 @@ class TestFrontier:
     def test_where_the_larger_model_overtakes(self, tmp_path: Path):
         entries = read_entries([self.two_models(tmp_path)])
         scored = [(each, {"gsm8k": score_interval(each, each.run.scores[0])}) for each in entries]
-        (found,) = frontiers(scored, (), "flops")
-        assert [point.label for point in found.points] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
-        assert [(c.before.model if c.before else None, c.after.model) for c in found.crossings] == [
+        (frontier,) = frontiers(scored, (), "flops")
+        assert [point.label for point in frontier.points] == ["small (1, 0)", "small (5, 3)", "large (5, 2)"]
+        assert [(c.before.model if c.before else None, c.after.model) for c in frontier.crossings] == [
             (None, "small"),
             ("small", "large"),
         ]
-        assert f"From {found.points[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in notes(found)
+        assert f"From {frontier.points[-1].cost:.4g} FLOPs a question on, large is ahead: large (5, 2)" in notes(
+            frontier
+        )
         (small,) = frontiers([row for row in scored if "small" in row[0].run.model], (), "flops")
         assert "is ahead" not in notes(small)
         worse = [
@@ -321,8 +324,8 @@ class TestFrontier:
         for name, layers in (("a", 1), ("b", 2)):
             run(tmp_path / name, 3, layers, model=f"{name}/final", fingerprint=name)
         scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
-        (found,) = frontiers(scored, (), "flops")
-        assert {name: [point.label for point in best] for name, best in found.best.items()} == {
+        (frontier,) = frontiers(scored, (), "flops")
+        assert {name: [point.label for point in best] for name, best in frontier.best.items()} == {
             "a/final": ["final (3, 1)"],
             "b/final": ["final (3, 2)"],
         }
@@ -331,9 +334,9 @@ class TestFrontier:
         for name, layers in (("hf", 1), ("vllm", 2)):
             run(tmp_path / name, 3, layers, model="a/final", fingerprint=f"{name}|folder:1")
         scored = [(each, {"gsm8k": mean_interval([0.0, 1.0])}) for each in read_entries([tmp_path])]
-        (found,) = frontiers(scored, (), "flops")
-        assert list(found.best) == ["final"]
-        assert len(found.crossings) == 1
+        (frontier,) = frontiers(scored, (), "flops")
+        assert list(frontier.best) == ["final"]
+        assert len(frontier.crossings) == 1
 
     def test_the_command_counts_the_votes_of_the_traces(self, tmp_path: Path):
         printed = plot(self.two_models(tmp_path / "runs"), "--frontier", "--png", tmp_path, "--regex", r"(\d+)")
@@ -353,7 +356,7 @@ class TestFrontier:
         with pytest.raises(ConfigError, match="--format json is for the table that --frontier prints"):
             plot(runs, "--format", "json")
 
-    def test_an_opponent_is_no_point_of_the_curves_but_one_of_the_frontier(self, tmp_path: Path):
+    def test_a_vote_is_no_point_of_the_curves_but_one_of_the_frontier(self, tmp_path: Path):
         run(tmp_path / "a", 5, 1)
         run(tmp_path / "b", 7, 1, strategy="majority")
         assert [(p.k, p.layers) for p in curves(read_entries([tmp_path]))[0].points] == [(5, 1)]
@@ -401,8 +404,8 @@ class TestLosses:
 
     def test_training_and_validation_by_tokens_and_the_last_word_of_a_step_counts(self, tmp_path: Path):
         rows = [self.line(1, 2.0), self.line(2, 1.5), self.line(2, 1.8, "eval_loss"), self.line(2, 1.4)]
-        (found,) = read_losses([self.log(tmp_path / "aft", *rows)])
-        assert found == LossCurve("aft", ((100, 2.0), (200, 1.4)), ((200, 1.8),))
+        (curve,) = read_losses([self.log(tmp_path / "aft", *rows)])
+        assert curve == LossCurve("aft", ((100, 2.0), (200, 1.4)), ((200, 1.8),))
 
     def test_one_figure_of_all_runs_and_a_folder_given_twice_counts_once(self, tmp_path: Path):
         for name in ("sft", "aft"):

@@ -1,7 +1,7 @@
-"""Statistics against scipy, statsmodels, published numbers, hand counts and their own promised coverage.
+"""Statistics compared with scipy, statsmodels, published numbers, hand counts and the coverage that they promise.
 
-Coverage of the discrete intervals is summed over every outcome instead of sampled, so it carries no noise; that of
-t and the bootstrap is simulated with fixed seeds.
+The coverage of the discrete intervals is summed over every outcome, so it has no noise. The coverage of t and of the
+bootstrap is simulated with fixed seeds.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ GRADED = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1,
 
 
 def pairs(gained: int, lost: int, n: int) -> tuple[list[int], list[int]]:
-    """Baseline and other with so many pairs gained and lost, the rest right in both."""
+    """Scores of a baseline and another run with these numbers of pairs gained and lost; the rest is right in both."""
     kept = [1] * (n - gained - lost)
     return [0] * gained + [1] * lost + kept, [1] * gained + [0] * lost + kept
 
 
 def judged(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Scores as a judge gives them: 1 to 10, most of them 7 to 9."""
+    """Scores like those of a judge: 1 to 10, most of them 7 to 9."""
     return rng.choice(np.arange(1.0, 11), shape, p=[0.04, 0.04, 0.05, 0.05, 0.07, 0.08, 0.12, 0.2, 0.25, 0.1])
 
 
-# One row of counts
+# Counts
 
 
 def test_win_tie_loss_counts_for_the_other_run():
@@ -89,7 +89,8 @@ def test_exact_permutation_counts_every_pattern(rows: list[tuple[int, int]]):
     for value in differences:
         totals = [total + sign * value for total in totals for sign in (1, -1)]
     hits = sum(abs(total) >= abs(sum(differences)) for total in totals)
-    tenths = stats.paired_permutation(np.array(a) / 10, np.array(b) / 10)  # sums of tenths round: ties must hold
+    # Sums of tenths are rounded, and equal sums must still be equal.
+    tenths = stats.paired_permutation(np.array(a) / 10, np.array(b) / 10)
     assert tenths.p_value == stats.paired_permutation(a, b).p_value == pytest.approx(hits / len(totals))
 
 
@@ -156,13 +157,15 @@ def test_bca_equals_scipy_but_for_the_draws(skew: bool):
     width = result.high - result.low
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.03 * width)
     percentile = np.quantile((b - a)[rng.integers(0, 80, (20_000, 80))].mean(axis=1), [0.025, 0.975])
-    assert (abs(result.high - percentile[1]) > 0.05 * width) == skew  # BCa did move where it should
+    # BCa moves the end only if the values are skewed.
+    assert (abs(result.high - percentile[1]) > 0.05 * width) == skew
 
 
 def test_the_bootstrap_where_nothing_varies():
     same = stats.paired_bootstrap([0.3] * 9, [0.4] * 9)
     assert (same.low, same.high, same.method) == (pytest.approx(0.1), pytest.approx(0.1), "percentile")
-    unequal = stats.paired_bootstrap([0.3] * 5, [0.4] * 5, groups=["p", "q", "q", "q", "r"])  # a mean, not a sum
+    # The mean is over pairs, not over groups of different sizes.
+    unequal = stats.paired_bootstrap([0.3] * 5, [0.4] * 5, groups=["p", "q", "q", "q", "r"])
     assert (unequal.low, unequal.high) == (pytest.approx(0.1), pytest.approx(0.1))
     one = stats.paired_bootstrap([0.3], [0.4])
     assert (one.low, one.high, one.method) == (-inf, inf, "none")
@@ -203,7 +206,8 @@ def test_a_full_gsm8k_comparison_takes_less_than_three_seconds():
     start = time.perf_counter()
     stats.paired_permutation(a, b, resamples=20_000)
     stats.paired_bootstrap(a, b, resamples=20_000)
-    assert time.perf_counter() - start < 6  # both; each is far below 3
+    # Each of the two takes far less than 3 seconds.
+    assert time.perf_counter() - start < 6
 
 
 # Intervals of one run
@@ -282,8 +286,10 @@ def test_accuracy_intervals_are_ordered_and_mirror_each_other(n: int):
 @pytest.mark.parametrize(
     ("gained", "lost", "n", "level", "low", "high"),
     [
-        (7, 1, 21, 0.95, 0.026, 0.517),  # Fagerland, Lydersen and Laake 2014, Stat Med 33:2850: airway data
-        (28, 25, 618, 0.90, -0.0148, 0.0247),  # R: PropCIs::scoreci.mp(25, 28, 618, 0.90)
+        # The airway data of Fagerland, Lydersen and Laake 2014, Stat Med 33:2850.
+        (7, 1, 21, 0.95, 0.026, 0.517),
+        # R: PropCIs::scoreci.mp(25, 28, 618, 0.90).
+        (28, 25, 618, 0.90, -0.0148, 0.0247),
     ],
 )
 def test_tangos_interval_equals_published_numbers(gained, lost, n, level, low, high):
@@ -343,11 +349,11 @@ def test_the_accuracy_interval_covers_what_it_says(n: int):
 
 @pytest.mark.parametrize("n", [1, 2, 4, 7, 10, 20, 40, 80, 100, 200])
 def test_the_interval_of_two_accuracies_covers_what_it_says(n: int):
-    counts = [(g, x) for g in range(n + 1) for x in range(min(n - g, 120 - g) + 1)]  # beyond 120 has no chance here
+    # More than 120 discordant pairs have no chance at these rates.
+    counts = [(g, x) for g in range(n + 1) for x in range(min(n - g, 120 - g) + 1)]
     gained, lost = np.array(counts).T
-    z = scipy_stats.norm.ppf(0.975)
-    half = {(g, x): stats._tango_low(g, x, n, z) for g, x in counts}
-    low, high = np.array([half[g, x] for g, x in counts]), np.array([-half[x, g] for g, x in counts])
+    intervals = [stats.paired_difference_interval(*pairs(g, x, n)) for g, x in counts]
+    low, high = np.array([(interval.low, interval.high) for interval in intervals]).T
     for rate in (0.01, 0.03, 0.08, 0.15, 0.3, 0.4, 0.5)[: 7 if n < 200 else 6]:
         for one_way in (0.0, 0.3, 0.6, 0.9, 1.0):
             chance = scipy_stats.binom.pmf(gained + lost, n, rate) * scipy_stats.binom.pmf(
@@ -365,7 +371,8 @@ def test_the_interval_of_two_accuracies_covers_what_it_says(n: int):
 
 def test_intervals_of_paired_runs_cover_by_simulation():
     rng, n, trials = np.random.default_rng(15), 300, 1500
-    skill = rng.normal(size=(trials, n))  # what two runs share on a question
+    # Two runs share the difficulty of a question.
+    skill = rng.normal(size=(trials, n))
     a = skill + rng.normal(size=(trials, n)) > 0.2
     b = skill + rng.normal(size=(trials, n)) > 0.0
     spread = sqrt(2)
@@ -390,9 +397,11 @@ def test_the_bootstrap_interval_covers_by_simulation(kind: str):
     for trial in range(trials):
         truth, groups = 0.0, None
         a, b = judged(rng, (2, 100))
-        if kind == "ceiling":  # nine answers in ten have the top score
+        if kind == "ceiling":
+            # Nine answers in ten have the top score.
             truth, a, b = -0.05, np.ones(100), 1 - 0.5 * (rng.random(100) < 0.1)
-        if kind == "groups":  # 60 questions, 3 seeds, most of the noise is the question's
+        if kind == "groups":
+            # 60 questions with 3 seeds each; most of the noise belongs to the question.
             a, groups = np.zeros(180), np.repeat(range(60), 3).tolist()
             b = np.repeat(rng.normal(size=60), 3) + 0.3 * rng.normal(size=180)
         result = stats.paired_bootstrap(a, b, seed=trial, resamples=800, groups=groups)
@@ -427,23 +436,24 @@ def test_holm_equals_statsmodels():
 
 
 @pytest.mark.parametrize(("n", "rate"), [(164, 0.3), (541, 0.15), (1319, 0.2), (1319, 0.02)])
-def test_the_detectable_effect_is_found_with_the_power_asked_for(n: int, rate: float):
+def test_the_detectable_effect_is_found_with_the_power_that_was_set(n: int, rate: float):
     effect = stats.minimum_detectable_effect(n, rate)
-    # Connor 1987, Biometrics 43:207, solved for the effect: the normal approximation, a little below the exact test.
+    # The normal approximation of Connor 1987, Biometrics 43:207, solved for the effect, is a little too small.
     z, zb = scipy_stats.norm.ppf([0.975, 0.8])
     approximate = sqrt(rate) * (z * sqrt(n) + zb * sqrt(n + zb**2 - z**2)) / (n + zb**2)
     assert approximate < effect < 1.12 * approximate
     rng = np.random.default_rng(20)
     discordant = rng.binomial(n, rate, 2000)
     gained = rng.binomial(discordant, (1 + effect / rate) / 2)
-    found = [
+    rejected = [
         scipy_stats.binomtest(g, d).pvalue <= 0.05 if d else False for g, d in zip(gained, discordant, strict=True)
     ]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+    assert np.mean(rejected) == pytest.approx(0.8, abs=0.03)
 
 
 def test_effects_that_cannot_be_found():
-    assert stats.minimum_detectable_effect(5, 1.0) == inf  # five of five still have p = 0.0625
+    # Five of five pairs still have p = 0.0625.
+    assert stats.minimum_detectable_effect(5, 1.0) == inf
     assert stats.minimum_detectable_effect(6, 1.0) < inf
     assert stats.minimum_detectable_effect(1319, 0.0) == inf
     assert stats.minimum_detectable_effect(100, 0.05) == inf

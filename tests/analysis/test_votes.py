@@ -1,4 +1,4 @@
-"""Votes over drafts: exact against brute force, extraction as the task does it, and whole runs from files."""
+"""Votes over drafts: exact scores compared with brute force, extraction as in the tasks, and whole runs from files."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def trace(texts: list[str], answer: str, doc: int = 0, task: str = "gsm8k", **se
         for i, text in enumerate(texts)
     ]
     last = Draft(1, 0, 9, Completion(answer, (), "stop", 5, 5, 20), reused=False, elapsed_s=0.0)
-    made = {"k": len(texts), "layers": 1, **settings}
+    values = {"k": len(texts), "layers": 1, **settings}
     usage = Usage(len(texts) + 1, 0, 0, sum(10 + i for i in range(len(texts))) + 20)
-    return Trace(question, (*drafts, last), ((0,) * len(texts),), answer, usage, usage, made)
+    return Trace(question, (*drafts, last), ((0,) * len(texts),), answer, usage, usage, values)
 
 
 def by_hand(answers: list[str | None], n: int) -> tuple[float, float, float]:
-    """Mean, majority and oracle by looking at every choice of n drafts."""
+    """Mean, majority and oracle, counted over every choice of n drafts."""
     means, votes, oracles = [], [], []
     for chosen in combinations(answers, n):
         counts = Counter(answer for answer in chosen if answer is not None)
@@ -66,7 +66,7 @@ def test_scores_equal_the_mean_over_every_choice_of_drafts(answers: list[str | N
         assert score_drafts(answers, GOLD, n) == pytest.approx(by_hand(answers, n))
 
 
-def test_ties_are_drawn_by_lot_and_silence_elects_nobody():
+def test_ties_are_drawn_by_lot_and_silent_drafts_do_not_vote():
     assert score_drafts(["7", "8"], GOLD, 2)[1] == 0.5
     assert score_drafts(["7", "8", "9"], GOLD, 3)[1] == pytest.approx(1 / 3)
     assert score_drafts(["7", None, None], GOLD, 3) == (pytest.approx(1 / 3), 1.0, 1.0)
@@ -109,19 +109,19 @@ def test_a_task_without_extraction_and_a_broken_regex_are_refused():
 
 
 def test_what_follows_a_tasks_stop_string_is_no_answer(tmp_path: Path):
-    """Texts are generated to their own end; lm-eval scores what stands before the stop string, and so do we."""
+    """A text may go on after the stop string. lm-eval scores the part before it, and so do votes."""
     going_on = trace(["is 7\n\nQuestion: 2 + 2?\nis 4"] * 2, "so 7\n\nQuestion: 2 + 2?\nis 4")
     going_on = replace(going_on, question=replace(going_on.question, until=("Question:",)))
     write_traces(str(tmp_path / "traces"), going_on.settings, [going_on])
     log(tmp_path / "hf", {0: "#### 7"})
     (votes,) = count(tmp_path)
     assert (row(votes.points[1]), votes.aggregate.estimate) == ((1.0, 1.0, 1.0), 1.0)
-    verdict = grade(going_on, choose_extraction("gsm8k"), "7")
-    assert [text.right for text in verdict.texts] == [True, True, True]
-    elected = Majority().select(
+    graded = grade(going_on, choose_extraction("gsm8k"), "7")
+    assert [text.right for text in graded.texts] == [True, True, True]
+    choices = Majority().select(
         [(going_on.question, [d.completion.text for d in going_on.layer(0)] + ["is 4", "is 4"])]
     )
-    assert elected[0].scores == (2.0, 2.0, 2.0, 2.0)
+    assert choices[0].scores == (2.0, 2.0, 2.0, 2.0)
 
 
 def test_two_runs_that_draw_otherwise_are_two(tmp_path: Path):
@@ -137,7 +137,7 @@ def test_two_runs_that_draw_otherwise_are_two(tmp_path: Path):
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Two questions, four drafts each, their gold answers logged by another run."""
+    """Two questions of four drafts each, with gold answers that another run logged."""
     traces = [
         trace(["is 7", "is 7", "is 8", "no idea"], "so 7", 0),
         trace(["is 1", "is 2", "is 7", "is 1"], "so 2", 1),
@@ -175,8 +175,8 @@ def test_flops_count_the_prompt_once(out: Path):
     results = json.loads((out / "hf" / "results_1.json").read_text())
     results["config"]["aft"] = {**ours, "usage": usage}
     (out / "hf" / "results_1.json").write_text(json.dumps(results))
-    made = [trace(["7"] * 3, "7", doc, fingerprint="f") for doc in (0, 1)]
-    (votes,) = count_votes(made, read_entries([out]))
+    traces = [trace(["7"] * 3, "7", doc, fingerprint="f") for doc in (0, 1)]
+    (votes,) = count_votes(traces, read_entries([out]))
     draft = sum(ModelShape(**shape).flops(5, 5 + tokens) for tokens in (10, 11, 12)) / 3
     prompt = ModelShape(**shape).flops(0, 5)
     assert [point.flops for point in votes.points] == pytest.approx([prompt + n * draft for n in (1, 2, 3)])
@@ -186,7 +186,8 @@ def test_flops_count_the_prompt_once(out: Path):
 def test_settings_and_tasks_are_told_apart_and_equal_questions_count_once(out: Path):
     more = [trace(["is 7"], "so 7", 0), trace(["is 7"], "so 7", 1)]
     write_traces(str(out / "more"), more[0].settings, more)
-    write_traces(str(out / "again"), more[0].settings, more[:1])  # the same run with a limit
+    # The same run with a limit.
+    write_traces(str(out / "again"), more[0].settings, more[:1])
     assert [(votes.k, votes.aggregate.n) for votes in count(out)] == [(1, 2), (4, 2)]
 
 

@@ -1,4 +1,4 @@
-"""aft cache: what it prints, its exit codes, and what it refuses."""
+"""``aft cache``: its output, its exit codes, and the files that it refuses."""
 
 from __future__ import annotations
 
@@ -38,33 +38,34 @@ def damage(path: Path, number: int) -> str:
 
 
 def test_info_counts(store: Path):
-    found = cache("info", store)
-    assert found.exit_code == 0
-    assert found.output.startswith(f"{store}: 3 generations, 6 generated tokens\n")
+    result = cache("info", store)
+    assert result.exit_code == 0
+    assert result.output.startswith(f"{store}: 3 generations, 6 generated tokens\n")
 
 
 def test_a_sound_store_is_verified_with_exit_code_0(store: Path):
-    found = cache("verify", store)
-    assert (found.exit_code, found.output) == (0, f"{store}: 3 generations read, 0 damaged\n")
+    result = cache("verify", store)
+    assert (result.exit_code, result.output) == (0, f"{store}: 3 generations read, 0 damaged\n")
 
 
 def test_damaged_rows_are_listed_with_exit_code_1(store: Path):
     keys = [damage(store, 0), damage(store, 2)]
-    found = cache("verify", store)
-    assert found.exit_code == 1
-    assert found.output.splitlines() == [
+    result = cache("verify", store)
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
         *(f"damaged: {key}" for key in keys),
         f"{store}: 3 generations read, 2 damaged",
     ]
-    assert cache("info", store).exit_code == 0  # counting needs no text
+    # Counting does not read the texts.
+    assert cache("info", store).exit_code == 0
 
 
-def test_looking_removes_and_mends_nothing(store: Path):
+def test_looking_removes_and_repairs_nothing(store: Path):
     def rows() -> list[tuple[object, ...]]:
         with sqlite3.connect(store) as db:
-            found = db.execute("SELECT * FROM generations").fetchall()
+            rows = db.execute("SELECT * FROM generations").fetchall()
         db.close()
-        return found
+        return rows
 
     damage(store, 1)
     before = rows()

@@ -1,4 +1,4 @@
-"""The command group ``aft``: lazy, listed from a table, and one sentence for every error of ours."""
+"""The command group ``aft``: it imports commands late and prints each error of ours as one sentence."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def echo(word: str) -> None:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
-    """A table of one good command and two that cannot be loaded, and one joined from another package."""
+    """A table of one good command and two that cannot be loaded, and a command of another package."""
     table = {
         "echo": Command(f"{__name__}:echo", "Repeat a word."),
         "lost": Command("lm_eval_aft_no_such_module:command", "Its module is missing."),

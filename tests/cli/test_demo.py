@@ -1,4 +1,4 @@
-"""``make demo``: what it starts, what it leaves, and that an older demonstration is not in its way."""
+"""``make demo``: the commands that it runs, and the older files that it replaces."""
 
 from __future__ import annotations
 

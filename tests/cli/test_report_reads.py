@@ -42,8 +42,9 @@ def test_the_page_reads_each_file_once(runs: Path, tmp_path: Path, opened: Count
     done = CliRunner().invoke(aft, ["report", str(runs), "--html", str(page)], catch_exceptions=False)
     assert done.exit_code == 0
     text = page.read_text()
-    assert "majority vote" in text  # the curves were drawn
-    assert "shard-0" in text  # and the samples are there
+    # The curves were drawn, and the samples are on the page.
+    assert "majority vote" in text
+    assert "shard-0" in text
     assert sorted(name.split("_")[0] for name in opened) == ["aft"] * 3 + ["samples"] * 3
     assert set(opened.values()) == {1}, opened
 

@@ -1,4 +1,4 @@
-"""aft sweep: the plan, reuse, continuing, and what it writes."""
+"""``aft sweep``: the plan, reuse, continuation, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from lm_eval_aft.storage.draft_store import SQLiteStore
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 64), Sampling(0.0, 0.95, 0, 64)
-KS, LAYERS = [1, 3, 5], [0, 1, 2, 3]  # the paper's grid, for the plan
-SMALL = [(1, 0), (1, 2), (3, 2)]  # what the runs below do: lm-eval takes seconds per run to describe the machine
+# The grid of the paper, for the plan.
+KS, LAYERS = [1, 3, 5], [0, 1, 2, 3]
+# The grid of the runs below, which take seconds each.
+SMALL = [(1, 0), (1, 2), (3, 2)]
 
 
 @pytest.mark.parametrize(("final", "distinct"), [(SAMPLED, 26), (GREEDY, 33), (Sampling(0.7, 1.0, 0, 64), 33)])
@@ -34,7 +36,8 @@ def test_the_plan_of_the_papers_grid(final, distinct):
 
 @pytest.mark.parametrize(("final", "distinct"), [(SAMPLED, 26), (GREEDY, 32)])
 def test_without_the_plain_answer_only_an_answer_of_its_own_kind_is_saved(final, distinct):
-    plan = plan_of(KS, LAYERS[1:], SAMPLED, final)  # sampled like the drafts, the plain answer is the first of them
+    # A single answer that is sampled like the drafts is the first of them.
+    plan = plan_of(KS, LAYERS[1:], SAMPLED, final)
     assert (plan.distinct, plan.separate) == (distinct, 63)
 
 
@@ -64,7 +67,7 @@ def test_points_run_from_the_cheapest_and_layers_0_once():
 
 
 def run(tmp_path: Path, *more: str):
-    """Sweep the small grid, with these options in place of its own."""
+    """Sweep the small grid; ``more`` replaces options."""
     usual = {"--tasks": "aft_demo", "--limit": "4", "--k": "1,3", "--layers": "0,2", "--model_args": "engine=scripted"}
     options = [part for name, value in usual.items() if name not in more for part in (name, value)]
     arguments = ["sweep", "--output_path", str(tmp_path / "out"), "--apply_chat_template", *options, *more]
@@ -102,9 +105,9 @@ def entries(folder: Path) -> dict[tuple[int | None, int | None], RunEntry]:
 
 def test_it_ends_with_the_table_of_aft_report(done):
     folder, output = done
-    found = entries(folder)
-    assert set(found) == set(SMALL)
-    for (k, layers), entry in found.items():
+    runs = entries(folder)
+    assert set(runs) == set(SMALL)
+    for (k, layers), entry in runs.items():
         cost = entry.costs["aft_demo"]
         assert (cost.own, cost.questions, cost.generations) == (True, 4, k * layers + 1)
         assert {score.n for score in entry.run.scores} == {4}
@@ -158,13 +161,15 @@ def test_every_point_is_a_point_of_the_figure(done):
 
 def test_what_the_engine_does_not_know_is_not_printed_as_nothing(done):
     folder, output = done
-    assert {entry.costs["aft_demo"].flops for entry in entries(folder).values()} == {None}  # the scripted engine's
+    # The scripted engine has no FLOPs.
+    assert {entry.costs["aft_demo"].flops for entry in entries(folder).values()} == {None}
     heads, _, *rows = [[cell.strip() for cell in line.split("|")] for line in table(output)]
     assert [row[heads.index("TFLOPs")] for row in rows] == ["-"] * 3
 
 
 def test_gen_kwargs_count_in_the_plan(tmp_path):
-    sampled = ("--gen_kwargs", "do_sample=true,temperature=0.7")  # the task itself is greedy
+    # The task itself is greedy.
+    sampled = ("--gen_kwargs", "do_sample=true,temperature=0.7")
     output = run(tmp_path, *sampled, "--k", "1", "--layers", "0,1").output
     assert "aft_demo: 2 generations a question instead of 3" in output
     assert SQLiteStore(tmp_path / "out" / "drafts.sqlite").info().generations == 4 * 2
@@ -173,7 +178,8 @@ def test_gen_kwargs_count_in_the_plan(tmp_path):
 def test_traces_of_a_killed_attempt_with_more_questions_are_not_counted(tmp_path):
     one = ("--k", "3", "--layers", "1")
     run(tmp_path, *one, "--limit", "6")
-    (tmp_path / "out" / "k3_l1" / "point.json").unlink()  # as if it had been killed before it was done
+    # The same state as after a kill before the end of the point.
+    (tmp_path / "out" / "k3_l1" / "point.json").unlink()
     run(tmp_path, *one, "--limit", "4")
     newest = max(read_entries([tmp_path / "out"]), key=lambda entry: entry.run.path.name)
     cost = newest.costs["aft_demo"]
@@ -218,7 +224,7 @@ def share(items):
 
 @pytest.fixture
 def tasks(tmp_path, monkeypatch) -> str:
-    """Two tasks of three questions: one asks everything twice and grades parts, one generates nothing."""
+    """Two tasks of three questions. One repeats each question and grades parts, the other generates nothing."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "tasks"
     folder.mkdir()
@@ -235,7 +241,8 @@ def test_repeats_are_part_of_a_questions_cost_and_no_further_questions(tmp_path,
     (entry,) = read_entries([tmp_path / "out"])
     (score,), cost = entry.run.scores, entry.costs["writes"]
     assert (cost.questions, cost.generations, score.value) == (3, 8, 0.5)
-    assert score.stderr is None  # a share of parts, for which lm-eval has no standard error
+    # lm-eval has no standard error for a share of parts.
+    assert score.stderr is None
     assert "| 50.0 | 3 | 8 |" in output
 
 
@@ -257,7 +264,7 @@ def test_other_settings_in_the_same_folder_are_refused(done):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--model_args", "engine=scripted,k=3"), "k=3 contradicts the sweep: use --k"),
         (("--k", "0"), "--k=0 is not allowed"),
@@ -268,7 +275,7 @@ def test_other_settings_in_the_same_folder_are_refused(done):
         (("--tasks", "aft_dmo"), "--tasks aft_dmo is not known"),
     ],
 )
-def test_bad_input(tmp_path, more, said):
+def test_bad_input(tmp_path, more, message):
     with pytest.raises(ConfigError) as caught:
         run(tmp_path, *more)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Result folders as lm-eval writes them, made of plain numbers: what report and compare read."""
+"""Results folders as lm-eval writes them, made of plain numbers, for tests of report and compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,21 @@ def make_run(
     tokens: int = 300,
     **changes: Any,
 ) -> Path:
-    """One results file with its samples; ``k=None`` is another model's run, ``changes`` replace parts of the file."""
+    """Write one results file with its samples, and return its path.
+
+    Args:
+        folder: Where the files go.
+        scores: A score for each question, or a list of the scores of its parts.
+        task: Name of the task.
+        k: Texts per layer; None makes the run of another model.
+        layers: Aggregation layers.
+        model: Name of the model.
+        metric: Name of the metric.
+        ids: The doc_id of each question; by default from 0.
+        categories: The category of each question.
+        tokens: Generated tokens a question.
+        changes: Parts of the results file to replace.
+    """
     numbers = [part for score in scores for part in (score if isinstance(score, list) else [score])]
     mean = sum(numbers) / len(numbers)
     n = len(scores)
@@ -72,7 +86,7 @@ def make_run(
 
 
 def log_targets(folder: Path, targets: dict[int, str], task: str = "gsm8k") -> None:
-    """Results and samples of another model's run on these questions, for their gold answers."""
+    """Write results and samples of another model's run, which hold these gold answers by doc_id."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {
         "results": {task: {"exact_match,x": 0.5}},
@@ -89,7 +103,7 @@ def log_targets(folder: Path, targets: dict[int, str], task: str = "gsm8k") -> N
 
 
 def add_task(folder: Path, task: str, scores: list) -> None:
-    """Put another task into a run's files."""
+    """Add another task to a run's files."""
     more = folder / "more"
     make_run(more, scores, task=task)
     (path,) = folder.glob("results_*.json")
@@ -103,7 +117,7 @@ def add_task(folder: Path, task: str, scores: list) -> None:
 
 
 def two_tasks(out: Path) -> Path:
-    """A run of t, which cost 200 tokens a question by its traces, and of u, which has none, at 150 in the mean."""
+    """Write a run of two tasks. By its traces t costs 200 tokens a question; u has no traces, and the mean is 150."""
     make_run(out, [1, 0], k=1, layers=0, tokens=300)
     add_task(out, "u", [1, 0])
     write_traces(str(out / "traces"), SETTINGS, [trace_of_tokens(doc, tokens=200) for doc in range(2)])

@@ -28,7 +28,7 @@ def test_files_of_judging_are_no_traces_and_a_folder_may_have_any_name(tmp_path:
     assert len(list(read_traces(tmp_path))) == 1
 
 
-@pytest.mark.parametrize("other", [trace(bound=4), trace(temperature=0.0), trace(turn=1)])
+@pytest.mark.parametrize("other", [trace(max_tokens=4), trace(temperature=0.0), trace(turn=1)])
 def test_another_sampling_or_turn_is_another_file(tmp_path: Path, other: Trace):
     for _ in range(2):
         write_traces(str(tmp_path), SETTINGS, [trace()])
