@@ -19,7 +19,7 @@ def write(path: Path, rows: list[dict]) -> str:
 
 
 def aft_data(*arguments: object) -> str:
-    """The output of a command that ends well."""
+    """The output of a command that must not fail."""
     result = CliRunner().invoke(data, [str(argument) for argument in arguments])
     if isinstance(result.exception, AFTError):
         raise result.exception
@@ -32,5 +32,5 @@ def queries(count: int = 4) -> list[dict]:
 
 
 def drafted(count: int = 4, k: int = 4) -> list[dict]:
-    """Draft i of query n says n + n + i: the first is right."""
+    """Rows with drafts. Draft i of query n says n + n + i, so the first is right."""
     return [{**row, "drafts": [f"I get {2 * n + i}." for i in range(k)]} for n, row in enumerate(queries(count))]

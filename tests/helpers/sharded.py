@@ -1,9 +1,9 @@
-"""``trainers.train`` under FSDP2 or DeepSpeed in processes of one CPU, where accelerate has plain copies only.
+"""Run ``trainers.train`` under FSDP2 or DeepSpeed in processes of one CPU, where accelerate would not shard.
 
     torchrun --nproc_per_node 2 tests/helpers/sharded.py aft --config FILE
 
-with ACCELERATE_USE_FSDP=true or ACCELERATE_USE_DEEPSPEED=true. accelerate 1.15 asks for GPUs before it shards; torch
-and DeepSpeed themselves shard over gloo too. DIES=N ends every process after the checkpoint of step N.
+Set ACCELERATE_USE_FSDP=true or ACCELERATE_USE_DEEPSPEED=true. accelerate 1.15 shards on GPUs only, although torch and
+DeepSpeed can shard over gloo. DIES=N ends every process after the checkpoint of step N.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ DEEPSPEED = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
 def partial_of_deepspeed(self: Any, cpu: bool = False, **rest: Any) -> None:
-    """Hand the group of processes to DeepSpeed."""
+    """Let DeepSpeed make the group of processes."""
     make_partial(self, cpu, **rest)
     if self.distributed_type == DistributedType.MULTI_CPU:
         import deepspeed
 
-        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # it would compile for minutes
+        # Compiling it would take minutes.
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
         deepspeed.init_distributed("gloo")
         self.distributed_type = DistributedType.DEEPSPEED
 
 
 def state_of_deepspeed(self: Any, mixed_precision: str | None = None, cpu: bool = False, **rest: Any) -> None:
-    """Say nothing of a CPU: accelerate would put DeepSpeed aside."""
+    """Hide that there is only a CPU: accelerate would switch DeepSpeed off."""
     os.environ.pop("ACCELERATE_USE_CPU", None)
     make_state(self, mixed_precision, False, **rest)
 
 
 def state_of_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **rest: Any) -> None:
-    """Take the processes for those of GPUs once the state is made."""
+    """Let accelerate treat the processes as those of GPUs after it made its state."""
     make_state(self, *args, fsdp_plugin=fsdp_plugin, **rest)
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
         state.PartialState._shared_state["distributed_type"] = self.distributed_type = DistributedType.FSDP
@@ -46,7 +47,7 @@ def state_of_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **rest: Any) -
 
 
 def die_after(step: int) -> None:
-    """End each process, without a word to anybody, once the checkpoint of a step is whole."""
+    """End each process without cleaning up when the checkpoint of a step is whole."""
     from trainers.fitting.callbacks import RunLog
 
     save = RunLog.on_save
@@ -54,7 +55,8 @@ def die_after(step: int) -> None:
     def save_and_die(self: Any, args: Any, at: Any, control: Any, **rest: Any) -> None:
         save(self, args, at, control, **rest)
         if at.global_step == step:
-            args.distributed_state.wait_for_everyone()  # the first is still marking it
+            # The first process still marks the checkpoint as whole.
+            args.distributed_state.wait_for_everyone()
             os._exit(9)
 
     RunLog.on_save = save_and_die  # type: ignore[method-assign]

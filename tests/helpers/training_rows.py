@@ -26,5 +26,7 @@ def ask(text: str) -> Chat:
     return Chat((Message("user", text),))
 
 
-def encoder(max_length: int = 2048, chat_template: str | None = CHATML, template: Template | None = None) -> Encoder:
+def make_encoder(
+    max_length: int = 2048, chat_template: str | None = CHATML, template: Template | None = None
+) -> Encoder:
     return Encoder(tiny_tokenizer(chat_template), template or Template.load(None), max_length)

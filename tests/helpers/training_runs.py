@@ -39,7 +39,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def contradicted(config: TrainConfig) -> TrainConfig:
-    """A validation file that soon gets worse: the same questions, other answers."""
+    """Settings whose validation loss soon rises: the validation file has other answers to the same questions."""
     text = Path(config.data).read_text().replace('"sft_target": "', '"sft_target": "no ')
     other = Path(config.data).with_name("other.jsonl")
     other.write_text(text)
@@ -47,7 +47,7 @@ def contradicted(config: TrainConfig) -> TrainConfig:
 
 
 def run_until(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int, kind: Kind = "aft") -> None:
-    """Train, and die when a step is logged."""
+    """Train, and raise ``Killed`` when a step is logged."""
     whole = RunLog.on_log
 
     def on_log(self, args, state, control, logs=None, **rest):

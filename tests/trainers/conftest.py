@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from helpers.training_runs import SHORT
+from lm_eval_aft.core.records import Request
+from lm_eval_aft.engines.scripted import ScriptedEngine
 from trainers.settings import TrainConfig
 
 
 @pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that lets another one write the texts of engine=scripted."""
+
+    def use(script: Callable[[Request], str], **options: int) -> None:
+        monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script, **options)))
+
+    return use
+
+
+@pytest.fixture
 def config(tmp_path: Path, tiny: str) -> TrainConfig:
-    """Eight short rows, one step every two examples."""
+    """A training on eight short rows, with a step for every two examples."""
     rows = [
         {
             "query": f"{n} + 1?",

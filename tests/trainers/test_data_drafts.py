@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,18 +14,19 @@ from helpers.tiny_models import CHATML, save_tiny
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Request
-from lm_eval_aft.engines.scripted import ScriptedEngine
 from trainers.data import data
+from trainers.generation.drafts import sample_drafts
+from trainers.generation.generator import GeneratorOptions
 
 
 def test_a_query_that_does_not_fit_gets_no_drafts_and_is_counted(tmp_path, tiny):
     rows = [{"query": "short"}, {"query": "x" * 5000}, {"query": "short too"}]
     source, out = write(tmp_path / "q.jsonl", rows), tmp_path / "d.jsonl"
     options = ("-n", 2, "--device", "cpu", "--model_args", f"pretrained={tiny},dtype=float32,max_gen_toks=4,cache=none")
-    said = aft_data("drafts", source, out, *options)
+    output = aft_data("drafts", source, out, *options)
     assert [len(row["drafts"]) for row in read_jsonl(out)] == [2, 0, 2]
-    assert "2 drafts for each of 2 queries" in said
-    assert "queries that did not fit 1" in said
+    assert "2 drafts for each of 2 queries" in output
+    assert "queries that did not fit 1" in output
     with pytest.raises(PromptTooLong):
         aft_data("drafts", write(tmp_path / "l.jsonl", rows[1:2]), out, *options)
 
@@ -77,11 +79,12 @@ def test_a_server_drafts_and_teaches_and_what_it_wrote_before_it_went_is_kept(tm
         with pytest.raises(EngineError, match="500"):
             aft_data("drafts", source, drafts, "-n", 2, "--model_args", args)
         assert not drafts.exists()
-        said = aft_data("drafts", source, drafts, "-n", 2, "--model_args", args)
-        assert len(server.calls) == 5 + 2  # four were kept
+        output = aft_data("drafts", source, drafts, "-n", 2, "--model_args", args)
+        # The store kept four.
+        assert len(server.calls) == 5 + 2
         assert [len(set(row["drafts"])) for row in read_jsonl(drafts)] == [2, 2, 2]
         assert all(end == "stop" for row in read_jsonl(drafts) for end in row["ends"])
-        assert "3 queries" in said
+        assert "3 queries" in output
         aft_data("aggregate", drafts, targets, "--k", 2, "--model_args", args)
     for row, call in zip(read_jsonl(targets), server.calls[-3:], strict=True):
         assert all(draft in call["messages"][0]["content"] for draft in row["drafts"])
@@ -89,47 +92,58 @@ def test_a_server_drafts_and_teaches_and_what_it_wrote_before_it_went_is_kept(tm
         assert row["target"].startswith(f"answer {call['seed']} ")
 
 
-def test_demonstrations_and_ask_make_the_prompt_of_a_base_model(tmp_path, monkeypatch):
-    seen: list[Request] = []
+def test_demonstrations_and_ask_make_the_prompt_of_a_base_model(tmp_path, scripted):
+    requests: list[Request] = []
 
     def script(request: Request) -> str:
-        seen.append(request)
-        return "one two three" if len(seen) % 2 else ""
+        requests.append(request)
+        return "one two three" if len(requests) % 2 else ""
 
-    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script)))
+    scripted(script)
     shots = write(tmp_path / "shots.jsonl", [{"query": "1+1", "target": "2"}])
     source = write(tmp_path / "q.jsonl", [{"query": "2+2", "drafts": ["old"], "right": [True]}])
     ask = ("--demonstrations", shots, "--ask", "Q: {query}\nA:")
-    said = aft_data("drafts", source, tmp_path / "d.jsonl", "-n", 2, *ask, "--whole", "--model_args", SCRIPTED)
-    turns = [(m.role, m.content) for m in seen[0].prompt.chat.messages]
+    output = aft_data("drafts", source, tmp_path / "d.jsonl", "-n", 2, *ask, "--whole", "--model_args", SCRIPTED)
+    turns = [(m.role, m.content) for m in requests[0].prompt.chat.messages]
     assert turns == [("user", "Q: 1+1\nA:"), ("assistant", "2"), ("user", "Q: 2+2\nA:")]
-    assert (seen[0].sampling.temperature, seen[0].sampling.top_k, seen[0].sampling.top_p) == (1.0, 50, 0.95)
-    assert "cut at the token limit 0, empty 1" in said
+    assert (requests[0].sampling.temperature, requests[0].sampling.top_k, requests[0].sampling.top_p) == (1.0, 50, 0.95)
+    assert "cut at the token limit 0, empty 1" in output
     assert read_jsonl(tmp_path / "d.jsonl") == [{"query": "2+2", "drafts": ["one two three"], "ends": ["stop"]}]
-    assert "warning" not in said
-    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(lambda request: "")))
-    said = aft_data("drafts", source, tmp_path / "n.jsonl", "-n", 2, "--whole", "--model_args", SCRIPTED)
-    assert "warning: 1 of 1 queries have no whole draft: raise max_gen_toks" in said
+    assert "warning" not in output
+    scripted(lambda request: "")
+    output = aft_data("drafts", source, tmp_path / "n.jsonl", "-n", 2, "--whole", "--model_args", SCRIPTED)
+    assert "warning: 1 of 1 queries have no whole draft: raise max_gen_toks" in output
     with pytest.raises(ConfigError, match=r"must hold \{query\}"):
         aft_data("drafts", source, tmp_path / "e.jsonl", "--ask", "Q:", "--model_args", SCRIPTED)
     with pytest.raises(ConfigError, match="--model_args k=3 has no meaning here"):
         aft_data("drafts", source, tmp_path / "e.jsonl", "--model_args", f"{SCRIPTED},k=3")
 
 
-def test_a_killed_command_goes_on_where_it_was(tmp_path, monkeypatch):
-    asked: list[int] = []
+def test_a_killed_command_resumes_where_it_was(tmp_path, scripted):
+    seeds: list[int] = []
 
     def script(request: Request) -> str:
-        asked.append(request.seed)
-        if len(asked) == 6:
+        seeds.append(request.seed)
+        if len(seeds) == 6:
             raise KeyboardInterrupt
         return "text"
 
-    monkeypatch.setattr(ScriptedEngine, "load", classmethod(lambda cls, args, host: cls(script)))
+    scripted(script)
     source, out = write(tmp_path / "q.jsonl", queries(2)), tmp_path / "d.jsonl"
     arguments = ["drafts", source, str(out), "-n", "4", "--model_args", SCRIPTED]
     assert CliRunner().invoke(data, arguments).exit_code != 0
     assert not out.exists()
     aft_data(*arguments)
-    assert len(asked) == 6 + 3  # five were kept
-    assert len(set(asked)) == 8
+    # The store kept five.
+    assert len(seeds) == 6 + 3
+    assert len(set(seeds)) == 8
+
+
+def test_drafts_can_be_sampled_from_python(tmp_path, scripted):
+    scripted(lambda request: f"text {request.seed}")
+    source = Path(write(tmp_path / "q.jsonl", queries(2)))
+    result = sample_drafts(source, GeneratorOptions(f"{SCRIPTED},cache=none"), count=3)
+    assert [len(set(row["drafts"])) for row in result.rows] == [3, 3]
+    assert result.facts[0].startswith("3 drafts for each of 2 queries")
+    assert (result.settings["n"], result.settings["writer"]["temperature"]) == (3, 1.0)
+    assert list(tmp_path.iterdir()) == [source]

@@ -40,7 +40,7 @@ def test_the_card_names_inputs_by_path_and_digests_them_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"drafts": ["a", None]}, "drafts of .* row 1 must be a list of texts"),
         ({"drafts": "abcdef"}, "drafts of .* row 1 must be a list of texts"),
@@ -54,7 +54,7 @@ def test_the_card_names_inputs_by_path_and_digests_them_as_they_were(tmp_path):
         ({"query": "\ud83d"}, "line 1 cannot be written as UTF-8"),
     ],
 )
-def test_every_command_refuses_a_wrong_row_in_one_sentence(tmp_path, changes, said):
+def test_every_command_refuses_a_wrong_row_in_one_sentence(tmp_path, changes, message):
     source = write(tmp_path / "d.jsonl", [{"query": "q", "gold": "1", "drafts": ["1", "2"], **changes}])
     out = tmp_path / "out.jsonl"
     for command in (
@@ -63,7 +63,7 @@ def test_every_command_refuses_a_wrong_row_in_one_sentence(tmp_path, changes, sa
         ("select", source, out, "--k", 1, "--verifier", "exact:"),
         ("aggregate", source, out, "--k", 2, "--verifier", "exact:", "--model_args", SCRIPTED),
     ):
-        with pytest.raises(AFTError, match=said):
+        with pytest.raises(AFTError, match=message):
             aft_data(*command)
 
 
@@ -85,7 +85,8 @@ def test_sources_follow_their_drafts(tmp_path):
     (row,) = read_jsonl(out)
     assert (row["drafts"], row["sources"]) == (["good", "best"], [1])
     for command in (("drafts", source, out, "-n", 1), ("aggregate", source, out, "--k", 2)):
-        aft_data(*command, "--model_args", f"{SCRIPTED},cache=none")  # other drafts, another target
+        # These commands write other drafts or another target.
+        aft_data(*command, "--model_args", f"{SCRIPTED},cache=none")
         assert "sources" not in read_jsonl(out)[0]
 
 

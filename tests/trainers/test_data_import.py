@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from helpers.data_rows import aft_data, write
 from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.files import file_digest
 from lm_eval_aft.core.jsonl import read_jsonl
+from trainers.rows.importers import import_rows
 from trainers.rows.row import TrainingRow
 
 
@@ -39,13 +42,14 @@ def test_import_reads_a_real_set_with_several_responses(tmp_path, shared):
     assert len(rows) == 500
     assert rows[0]["drafts"][2] == original[0]["prediction 3"]
     assert rows[0]["query"].endswith("Answer from the passages above: When does bloom by troye sivan come out?")
-    assert original[0]["preference"] == [0, 1, 2, 1, 0, 2]  # 1=2, 1>3, 1<4, 2>3, 2=4, 3<4
+    # It means 1=2, 1>3, 1<4, 2>3, 2=4, 3<4.
+    assert original[0]["preference"] == [0, 1, 2, 1, 0, 2]
     assert rows[0]["scores"] == [1.5, 2.0, 0.0, 2.5]
     assert all(TrainingRow.of(row, "x").drafts for row in rows)
 
 
 @pytest.mark.parametrize(
-    ("row", "options", "said"),
+    ("row", "options", "message"),
     [
         ({"text": "q"}, [], "row 1 of .* does not have the layout generic"),
         ({"question": "q", "responses": [{"a": 1}]}, [], "drafts of row 1 of .* must be a list of texts"),
@@ -79,18 +83,21 @@ def test_import_reads_a_real_set_with_several_responses(tmp_path, shared):
         ({"question": "q"}, ["--layout", "ultrafeedback"], "does not have the layout ultrafeedback"),
     ],
 )
-def test_import_says_what_it_cannot_read(tmp_path, row, options, said):
+def test_import_says_what_it_cannot_read(tmp_path, row, options, message):
     source = write(tmp_path / "in.jsonl", [row])
-    with pytest.raises(AFTError, match=said):
+    with pytest.raises(AFTError, match=message):
         aft_data("import", source, tmp_path / "out.jsonl", *options)
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_import_of_a_list_names_the_row_or_says_that_it_is_empty(tmp_path):
     source = tmp_path / "in.json"
-    for text, said in (("[]", "is an empty list"), ('[{"query": "a"}, {"query": "\\ud83d"}]', "row 2 of .* as UTF-8")):
+    for text, message in (
+        ("[]", "is an empty list"),
+        ('[{"query": "a"}, {"query": "\\ud83d"}]', "row 2 of .* as UTF-8"),
+    ):
         source.write_text(text)
-        with pytest.raises(AFTError, match=said):
+        with pytest.raises(AFTError, match=message):
             aft_data("import", source, tmp_path / "out.jsonl")
 
 
@@ -100,3 +107,13 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path, listed):
     (tmp_path / "in.jsonl").write_text(f"[{text}]" if listed else text, encoding="utf-8-sig")
     aft_data("import", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert read_jsonl(tmp_path / "out.jsonl") == [{"query": "q"}]
+
+
+def test_import_can_be_called_from_python(tmp_path):
+    source = Path(write(tmp_path / "in.jsonl", [{"ask": "q", "responses": ["a", "b"]}]))
+    result = import_rows(source, names={"query": "ask"})
+    assert result.rows == [{"query": "q", "drafts": ["a", "b"]}]
+    assert result.facts == ["1 rows with 2 drafts"]
+    assert result.settings == {"layout": "auto", "fields": {"query": "ask"}}
+    digest = result.write(tmp_path / "out.jsonl")
+    assert (read_jsonl(tmp_path / "out.jsonl"), digest) == (result.rows, file_digest(tmp_path / "out.jsonl"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.storage.draft_store import NoStore
 from trainers.data import data
-from trainers.generation.selection import keep_matched
+from trainers.generation.selection import keep_matched, select_drafts
 from trainers.generation.verifiers import load_verifier, right_answer
 
 
@@ -36,7 +37,7 @@ def test_verifiers(tmp_path, monkeypatch):
     assert either("thus yes", {"gold": "so yes"})
     assert not either("thus yes", {"gold": "None"})
     assert either("never", {"gold": "never"})
-    for spec, said in (
+    for spec, message in (
         ("mine", "give exact:REGEX or module:function"),
         ("mine:absent", "cannot be loaded"),
         (":check", "cannot be loaded"),
@@ -44,7 +45,7 @@ def test_verifiers(tmp_path, monkeypatch):
         ("os:name", "is no function"),
         ("exact:(", "is no regular expression"),
     ):
-        with pytest.raises(AFTError, match=said):
+        with pytest.raises(AFTError, match=message):
             load_verifier(spec)
     with pytest.raises(ConfigError, match="a row has no 'gold' to compare with"):
         number("1", {"query": "q"})
@@ -52,12 +53,12 @@ def test_verifiers(tmp_path, monkeypatch):
 
 def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):
     source = write(tmp_path / "d.jsonl", [*drafted(3), {"query": "short?", "drafts": ["1", " "], "gold": "1"}])
-    said = aft_data("select", source, tmp_path / "s.jsonl", "--verifier", "exact:", "--k", 2)
+    output = aft_data("select", source, tmp_path / "s.jsonl", "--verifier", "exact:", "--k", 2)
     rows = read_jsonl(tmp_path / "s.jsonl")
     assert [row["drafts"] for row in rows] == [[f"I get {2 * n}.", f"I get {2 * n + 1}."] for n in range(3)]
     assert all(row["right"] == [True, False] for row in rows)
-    assert "3 of 4 rows kept" in said
-    assert "mean share of right drafts in the file: 0.500" in said
+    assert "3 of 4 rows kept" in output
+    assert "mean share of right drafts in the file: 0.500" in output
     with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: ask for fewer"):
         aft_data("select", source, tmp_path / "t.jsonl", "--k", 9)
     with pytest.raises(ConfigError, match=r"row 1 of .* has no list of drafts"):
@@ -89,7 +90,8 @@ def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeyp
     for all_of, best in zip(scored, kept, strict=True):
         assert sorted(best["scores"]) == pytest.approx(sorted(all_of["scores"])[-2:], abs=1e-5)
     monkeypatch.setattr(RewardModel, "_logits", lambda self, texts: pytest.fail("scored again"))
-    aft_data("select", source, tmp_path / "s.jsonl", *options, "--k", 3)  # the scores of s.jsonl.sqlite
+    # The scores come from s.jsonl.sqlite.
+    aft_data("select", source, tmp_path / "s.jsonl", *options, "--k", 3)
     assert [len(row["drafts"]) for row in read_jsonl(tmp_path / "s.jsonl")] == [3, 3, 3]
 
 
@@ -117,10 +119,11 @@ def test_a_reward_is_the_model_s_own_of_one_text_whatever_pads(tmp_path, reward,
         text = "".join(f"<|im_start|>{message.role}\n{message.content}<|im_end|>" for message in chat)
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
-            wanted.append(float(model(ids).logits))  # of one text no pad is asked for
+            # A batch of one text needs no pad.
+            wanted.append(float(model(ids).logits))
     for batch in (1, 8):
-        found = RewardModel(str(tmp_path / "rm"), NoStore(), "cpu", batch).score([chats])
-        assert found == [pytest.approx(wanted, abs=1e-5)]
+        scores = RewardModel(str(tmp_path / "rm"), NoStore(), "cpu", batch).score([chats])
+        assert scores == [pytest.approx(wanted, abs=1e-5)]
 
 
 def test_a_reward_model_must_score(tmp_path, tiny, reward):
@@ -163,12 +166,12 @@ def test_matched_selection_meets_the_other_mean(tmp_path):
     twice = [{"query": "q", "drafts": ["x"], "scores": [score]} for score in (0.0, 2.0)]
     assert keep_matched(mine, twice, 1) == keep_matched(mine, twice[::-1], 1)
     assert keep_matched(mine, twice, 1)[0]["scores"] == [1.0]
-    said = aft_data(
+    output = aft_data(
         *("select", write(tmp_path / "a.jsonl", mine), tmp_path / "s.jsonl", "--k", 2),
         *("--match", write(tmp_path / "b.jsonl", other)),
     )
-    assert "mean score in the file: 1.500" in said
-    assert "mean score in --match: 1.500" in said
+    assert "mean score in the file: 1.500" in output
+    assert "mean score in --match: 1.500" in output
 
 
 def test_only_the_rows_that_were_matched_count_in_the_means(tmp_path):
@@ -180,27 +183,35 @@ def test_only_the_rows_that_were_matched_count_in_the_means(tmp_path):
         scored,
     ]
     other = write(tmp_path / "b.jsonl", others)
-    said = aft_data("select", mine, tmp_path / "s.jsonl", "--k", 2, "--match", other)
-    assert "mean score in --match: 1.500" in said
+    output = aft_data("select", mine, tmp_path / "s.jsonl", "--k", 2, "--match", other)
+    assert "mean score in --match: 1.500" in output
 
 
 def test_a_query_counts_once_in_the_means_however_many_drafts_it_has(tmp_path):
     mine = [{"query": query, "drafts": ["a", "b"], "scores": [score] * 2} for query, score in (("p", 0.0), ("q", 1.0))]
     other = [{**row, "drafts": ["x"] * n, "scores": row["scores"][:1] * n} for row, n in zip(mine, (2, 8), strict=True)]
     files = write(tmp_path / "a.jsonl", mine), tmp_path / "s.jsonl", "--match", write(tmp_path / "b.jsonl", other)
-    said = aft_data("select", *files, "--k", 2)
-    assert "mean score in the file: 0.500" in said
-    assert "mean score in --match: 0.500" in said
+    output = aft_data("select", *files, "--k", 2)
+    assert "mean score in the file: 0.500" in output
+    assert "mean score in --match: 0.500" in output
 
 
 def test_rows_with_few_drafts_can_be_left_out_and_nothing_else(tmp_path):
     eight, two = drafted(2, k=8), {"query": "q", "drafts": ["a", "b", " "]}
     source = write(tmp_path / "d.jsonl", [{**eight[0], "sources": [6]}, two, eight[1]])
-    said = aft_data("select", source, tmp_path / "s.jsonl", "--at-least", 3)
+    output = aft_data("select", source, tmp_path / "s.jsonl", "--at-least", 3)
     assert read_jsonl(tmp_path / "s.jsonl") == [{**eight[0], "sources": [6]}, eight[1]]
-    assert "2 of 3 rows kept" in said
-    assert "warning" not in said
-    said = aft_data("select", source, tmp_path / "s.jsonl", "--k", 2)
-    assert "warning: 3 rows have neither scores nor right: their first 2 drafts were kept" in said
+    assert "2 of 3 rows kept" in output
+    assert "warning" not in output
+    output = aft_data("select", source, tmp_path / "s.jsonl", "--k", 2)
+    assert "warning: 3 rows have neither scores nor right: their first 2 drafts were kept" in output
     with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: ask for fewer"):
         aft_data("select", source, tmp_path / "s.jsonl", "--at-least", 9)
+
+
+def test_select_can_be_called_from_python(tmp_path):
+    source = Path(write(tmp_path / "d.jsonl", drafted(2)))
+    result = select_drafts(source, k=1, verifier="exact:")
+    assert [row["drafts"] for row in result.rows] == [["I get 0."], ["I get 2."]]
+    assert result.facts == ["2 of 2 rows kept", "mean share of right drafts in the file: 1.000"]
+    assert (result.settings["k"], result.sources) == (1, [source])

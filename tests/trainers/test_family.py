@@ -44,11 +44,11 @@ SMALL = FamilyConfig(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole recipe by its commands."""
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the commands of the whole recipe write."""
     out = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "FamilyConfig", lambda **given: replace(SMALL, **given))
+        patch.setattr(commands, "FamilyConfig", lambda **settings: replace(SMALL, **settings))
         for command in ("base", "rows", "train"):
             CliRunner().invoke(commands.main, [command, str(out)], catch_exceptions=False, standalone_mode=False)
     return out
@@ -57,8 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestDocuments:
     def texts(self, stage: Stage, count: int = 40) -> list[list[tuple[Problem, str]]]:
         rng, stream = random.Random(0), arith.problems("train", 0)
-        made = [document(SMALL, stage, stream, rng) for _ in range(count)]
-        parts = [[part.strip().split(" <answer> ") for part in text.split("<ask>")[1:]] for text in made]
+        documents = [document(SMALL, stage, stream, rng) for _ in range(count)]
+        parts = [[part.strip().split(" <answer> ") for part in text.split("<ask>")[1:]] for text in documents]
         return [[(Problem.read(q), a.removesuffix(" <end>")) for q, a in document] for document in parts]
 
     def test_all_are_equally_long_in_tokens(self):
@@ -68,12 +68,12 @@ class TestDocuments:
         parts = SMALL.problems + SMALL.repeats
         assert len(ids(text, add_special_tokens=False).input_ids) == parts * (QUESTION_TOKENS + ANSWER_TOKENS)
 
-    def test_without_misses_every_answer_is_right_and_the_last_ones_repeat(self):
+    def test_without_mismatches_every_answer_is_right_and_the_last_ones_repeat(self):
         for parts in self.texts(Stage(1, 1e-3)):
             assert all(arith.is_right(problem, answer) for problem, answer in parts)
             assert set(parts[SMALL.problems :]) <= set(parts[: SMALL.problems])
 
-    def test_a_miss_follows_the_rules_but_for_its_end_and_is_never_repeated(self):
+    def test_a_mismatch_follows_the_rules_but_for_its_end_and_is_never_repeated(self):
         parts = [part for text in self.texts(Stage(1, 1e-3, mismatched_share=0.5)) for part in text[: SMALL.problems]]
         missed = [(problem, answer) for problem, answer in parts if not arith.is_right(problem, answer)]
         assert 0.2 < len(missed) / len(parts) < 0.5
@@ -81,7 +81,7 @@ class TestDocuments:
         repeated = [p for text in self.texts(Stage(1, 1e-3, mismatched_share=0.5)) for p in text[SMALL.problems :]]
         assert all(arith.is_right(problem, answer) for problem, answer in repeated)
 
-    def test_siblings_share_their_numbers_and_differ_in_their_targets(self):
+    def test_problems_of_a_document_can_share_their_numbers_and_differ_in_their_targets(self):
         for parts in self.texts(Stage(1, 1e-3, shared_numbers_share=1.0), 10):
             first = [problem for problem, _ in parts[: SMALL.problems]]
             together = [problem.target for problem in first if problem.numbers == first[0].numbers]
@@ -90,31 +90,32 @@ class TestDocuments:
 
 
 class TestLosses:
-    def test_they_are_the_models_own_on_answer_tokens_told_first_and_repeated(self):
+    def test_they_are_the_models_own_on_answer_tokens_of_first_and_repeated_answers(self):
         tokenizer = make_tokenizer()
         model, known = make_model(SMALL, tokenizer), tokenizer.get_vocab()
         rng, stream = random.Random(0), arith.problems("train", 0)
         texts = [document(SMALL, SMALL.stages[1], stream, rng) for _ in range(3)]
-        told, repeated = answer_losses(model, known, texts, SMALL)
-        assert told.shape == (3, SMALL.problems, ANSWER_TOKENS)
+        first, repeated = answer_losses(model, known, texts, SMALL)
+        assert first.shape == (3, SMALL.problems, ANSWER_TOKENS)
         assert repeated.shape == (3, SMALL.repeats, ANSWER_TOKENS)
         ids = torch.tensor([[known[word] for word in text.split()] for text in texts])
         part = torch.arange(ids.shape[1]) // (QUESTION_TOKENS + ANSWER_TOKENS)
         answer = torch.arange(ids.shape[1]) % (QUESTION_TOKENS + ANSWER_TOKENS) >= QUESTION_TOKENS
-        for found, wanted in ((told, part < SMALL.problems), (repeated, part >= SMALL.problems)):
+        for losses, wanted in ((first, part < SMALL.problems), (repeated, part >= SMALL.problems)):
             labels = ids.masked_fill(~(answer & wanted), -100)
-            assert found.mean().item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
+            assert losses.mean().item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
 
 
 class TestDevice:
     def test_the_losses_are_computed_where_the_model_is(self):
         tokenizer = make_tokenizer()
-        model = make_model(SMALL, tokenizer).to("meta")  # refuses token ids that lie elsewhere
+        # A model on this device refuses token ids of another device.
+        model = make_model(SMALL, tokenizer).to("meta")
         text = document(SMALL, SMALL.stages[0], arith.problems("train", 0), random.Random(0))
-        told, repeated = answer_losses(model, tokenizer.get_vocab(), [text], SMALL)
-        assert {told.device.type, repeated.device.type} == {"meta"}
+        first, repeated = answer_losses(model, tokenizer.get_vocab(), [text], SMALL)
+        assert {first.device.type, repeated.device.type} == {"meta"}
 
-    def test_drafts_are_made_there_too_and_the_trainings_look_for_themselves(self, tmp_path, monkeypatch):
+    def test_drafts_are_made_there_too_and_the_trainings_choose_for_themselves(self, tmp_path, monkeypatch):
         hosts = []
 
         def stop(name, arguments, host):
@@ -129,22 +130,22 @@ class TestDevice:
         assert make_config(training_settings(SMALL, tmp_path, "aft", 0) | FILES, "here").device == "auto"
 
     @pytest.mark.gpu
-    def test_the_whole_recipe_runs_on_a_gpu(self, made: Path):
+    def test_the_whole_recipe_runs_on_a_gpu(self, family: Path):
         assert pretrain.device().type == "cuda"
-        assert (made / "aft-0" / "model.safetensors").is_file()
+        assert (family / "aft-0" / "model.safetensors").is_file()
 
 
 class TestStages:
-    """The last stage is repeated until what is repeated is exact; a killed training goes on after its last stage."""
+    """The extra stage is repeated until copies are exact, and a killed training resumes after its last stage."""
 
     def test_rounds_end_as_soon_as_repeats_are_exact(self):
         config = replace(SMALL, rounds=3, copy_accuracy_goal=0.9)
         curve: list[dict] = []
-        given = []
+        stages = []
         for exactness, stage in zip((0.1, 0.2, 0.85, 0.93), stages_of(config, curve), strict=False):
-            given.append(stage)
+            stages.append(stage)
             curve.append({"word_for_word": exactness})
-        assert given == [*config.stages, config.extra_stage, config.extra_stage]
+        assert stages == [*config.stages, config.extra_stage, config.extra_stage]
 
     def test_they_end_after_the_rounds_allowed_too_and_the_base_says_what_is_missing(self, tmp_path, capsys):
         train_base(SMALL, tmp_path)
@@ -166,8 +167,8 @@ class TestStages:
             train_base(SMALL, tmp_path / "killed")
         train_base(SMALL, tmp_path / "killed")
         assert calls == [1, 2, 3, 3, 4]
-        whole, again = (tmp_path / name / "base" / "model.safetensors" for name in ("whole", "killed"))
-        assert whole.read_bytes() == again.read_bytes()
+        whole, resumed = (tmp_path / name / "base" / "model.safetensors" for name in ("whole", "killed"))
+        assert whole.read_bytes() == resumed.read_bytes()
 
     def test_stages_of_other_settings_are_refused(self, tmp_path):
         train_base(SMALL, tmp_path)
@@ -193,9 +194,9 @@ def test_a_folder_of_other_settings_is_one_sentence_and_exit_code_2(tmp_path):
 
 
 def test_the_commands_take_the_seed_of_a_base(tmp_path, monkeypatch):
-    seen: list[FamilyConfig] = []
-    monkeypatch.setattr(pretrain, "train_base", lambda config, out: seen.append(config))
-    monkeypatch.setattr(family_rows, "make_rows", lambda config, out: seen.append(config) or {})
+    configs: list[FamilyConfig] = []
+    monkeypatch.setattr(pretrain, "train_base", lambda config, out: configs.append(config))
+    monkeypatch.setattr(family_rows, "make_rows", lambda config, out: configs.append(config) or {})
     CliRunner().invoke(commands.main, ["base", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(ConfigError, match=r"base/curve.json is not there: train the base first"):
         CliRunner().invoke(commands.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
@@ -203,8 +204,9 @@ def test_the_commands_take_the_seed_of_a_base(tmp_path, monkeypatch):
     write_curve(tmp_path / "base", FamilyConfig(seed=1), [])
     for command in ("base", "rows"):
         CliRunner().invoke(commands.main, [command, str(tmp_path), "--seed", "1"], catch_exceptions=False)
-    assert seen == [FamilyConfig(), FamilyConfig(seed=1), FamilyConfig(seed=1)]
-    with pytest.raises(ConfigError, match="was trained with other settings"):  # seed 0
+    assert configs == [FamilyConfig(), FamilyConfig(seed=1), FamilyConfig(seed=1)]
+    # The default is seed 0.
+    with pytest.raises(ConfigError, match="was trained with other settings"):
         CliRunner().invoke(commands.main, ["rows", str(tmp_path)], catch_exceptions=False, standalone_mode=False)
 
 
@@ -218,48 +220,49 @@ class TestRows:
 
     def test_a_right_draft_that_is_shown_is_the_target(self):
         right = " ".join(self.solution.split())
-        made = self.rows(right, *(f"wrong {n}" for n in range(7)))
-        assert {row["target"] for row in made} == {right}
-        several = [row for row in made if len(row["drafts"]) > 1]
+        rows = self.rows(right, *(f"wrong {n}" for n in range(7)))
+        assert {row["target"] for row in rows} == {right}
+        several = [row for row in rows if len(row["drafts"]) > 1]
         assert several
-        assert all(right in row["drafts"] for row in several)  # mixed=1: right and wrong ones in every set
+        # mixed=1 puts right and wrong drafts into every set.
+        assert all(right in row["drafts"] for row in several)
 
     def test_where_none_is_right_it_is_the_solution(self):
-        made = self.rows(*(f"wrong {n}" for n in range(8)))
-        assert {row["target"] for row in made} == {self.solution} == {row["sft_target"] for row in made}
-        assert {len(row["drafts"]) for row in made} <= {1, 3, 5}
+        rows = self.rows(*(f"wrong {n}" for n in range(8)))
+        assert {row["target"] for row in rows} == {self.solution} == {row["sft_target"] for row in rows}
+        assert {len(row["drafts"]) for row in rows} <= {1, 3, 5}
 
 
 class TestRecipe:
-    def test_the_base_keeps_its_settings_and_its_curve(self, made: Path):
-        told = json.loads((made / "base" / "curve.json").read_text())
-        assert [row["step"] for row in told["curve"]] == [2, 2, 1, 1]
-        assert told["settings"]["queries"] == SMALL.queries
+    def test_the_base_keeps_its_settings_and_its_curve(self, family: Path):
+        curve = json.loads((family / "base" / "curve.json").read_text())
+        assert [row["step"] for row in curve["curve"]] == [2, 2, 1, 1]
+        assert curve["settings"]["queries"] == SMALL.queries
 
-    def test_the_rows_ask_problems_of_their_split_and_tell_what_they_hold(self, made: Path):
-        counts = json.loads((made / "rows.json").read_text())
-        rows = [json.loads(line) for line in (made / "train.jsonl").read_text().splitlines()]
+    def test_the_rows_ask_problems_of_their_split_and_tell_what_they_hold(self, family: Path):
+        counts = json.loads((family / "rows.json").read_text())
+        rows = [json.loads(line) for line in (family / "train.jsonl").read_text().splitlines()]
         assert len(rows) == counts["train"]["rows"] == SMALL.queries * SMALL.sets
         assert {Problem.read(row["query"]).split for row in rows} == {"train"}
         assert counts["validation"]["queries"] == SMALL.queries // 20
-        plain = [json.loads(line) for line in (made / "train_sft.jsonl").read_text().splitlines()]
+        plain = [json.loads(line) for line in (family / "train_sft.jsonl").read_text().splitlines()]
         assert all(arith.solves(row["sft_target"], row["query"]) for row in plain)
 
-    def test_each_training_leaves_a_checkpoint_of_its_kind(self, made: Path):
+    def test_each_training_leaves_a_checkpoint_of_its_kind(self, family: Path):
         for kind in ("sft", "aft", "aft-no-drafts", "aft-pseudo"):
-            run = json.loads((made / f"{kind}-0" / "run.json").read_text())
+            run = json.loads((family / f"{kind}-0" / "run.json").read_text())
             assert run["kind"] == kind
-            assert (made / f"{kind}-0" / "model.safetensors").is_file()
+            assert (family / f"{kind}-0" / "model.safetensors").is_file()
 
     @pytest.mark.parametrize("relative", [False, True])
-    def test_what_ships_names_no_folder_of_this_disk(self, made: Path, tmp_path: Path, monkeypatch, relative: bool):
+    def test_what_ships_names_no_folder_of_this_disk(self, family: Path, tmp_path: Path, monkeypatch, relative: bool):
         monkeypatch.setattr(bundled, "FOLDER", tmp_path)
-        monkeypatch.chdir(made.parent)
-        given = made.name if relative else str(made)
-        CliRunner().invoke(commands.main, ["ship", given], catch_exceptions=False, standalone_mode=False)
+        monkeypatch.chdir(family.parent)
+        folder = family.name if relative else str(family)
+        CliRunner().invoke(commands.main, ["ship", folder], catch_exceptions=False, standalone_mode=False)
         for name in bundled.NAMES:
             shipped = tmp_path / name
             assert {file.name for file in shipped.iterdir()} == set(commands.SHIPPED)
             texts = [file.read_text() for file in shipped.iterdir() if file.suffix in (".json", ".md")]
-            assert not any(str(made.parent) in text for text in texts)
+            assert not any(str(family.parent) in text for text in texts)
         assert json.loads((tmp_path / "aft" / "aft_config.json").read_text())["base_model"] == "bundled:base"

@@ -30,7 +30,7 @@ def test_rows_say_which_line_is_wrong(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"query": " "}, "query of d row 0 must be a text, or a list of messages"),
         ({"query": [{"role": "assistant", "content": "a"}]}, "that ends with the user"),
@@ -44,8 +44,8 @@ def test_rows_say_which_line_is_wrong(tmp_path: Path):
         ({"sources": [7]}, "sources of d row 0 must be a list of positions in drafts, from 0 to 4"),
     ],
 )
-def test_a_wrong_row_is_one_sentence(changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_row_is_one_sentence(changes, message):
+    with pytest.raises(ConfigError, match=message):
         row(**changes)
 
 
@@ -73,9 +73,11 @@ def test_the_four_kinds():
     assert [(s.drafts, s.target) for s in bare] == [((), r.target) for r in rows]
     assert [s.target for s in aft if s.drafts] == [r.target for r in rows]
     assert [s.target for s in pseudo if s.drafts] == [r.sft_target for r in rows]
-    assert [s.drafts for s in aft] == [s.drafts for s in pseudo]  # the same draws: only the target differs
+    # The draws are the same, and only the targets differ.
+    assert [s.drafts for s in aft] == [s.drafts for s in pseudo]
     plain = [s for s in aft if not s.drafts]
-    assert sorted(s.target for s in plain) == sorted(r.sft_target for r in rows)  # half of all, each row once
+    # Half of all samples have no drafts, and each row has one of them.
+    assert sorted(s.target for s in plain) == sorted(r.sft_target for r in rows)
 
 
 def test_draws_do_not_depend_on_the_other_rows_and_every_k_comes():
@@ -95,11 +97,12 @@ def test_the_order_of_drafts_is_free_and_the_sources_are_always_drawn():
     assert all(any(draft.endswith(" e") for draft in sample.drafts) for sample in samples)
     table = measure(samples).positions[3]
     assert sum(table) == 600
-    assert all(150 < count < 250 for count in table), table  # 200 each; 4 standard deviations are 46
+    # 200 are expected at each position; four standard deviations are 46.
+    assert all(150 < count < 250 for count in table), table
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "message"),
     [
         ("aft", {"target": ""}, "d row 1 has no target: aft train aft learns it"),
         ("aft-no-drafts", {"target": None}, "d row 1 has no target"),
@@ -110,8 +113,8 @@ def test_the_order_of_drafts_is_free_and_the_sources_are_always_drawn():
         ("aft", {"drafts": ["a", "", " ", "b", "c"]}, r"\(d row 1 has 3\)"),
     ],
 )
-def test_rows_that_a_kind_cannot_use_are_refused(kind, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_rows_that_a_kind_cannot_use_are_refused(kind, changes, message):
+    with pytest.raises(ConfigError, match=message):
         make_samples([row(0), row(1, **changes)], kind, replace(CONFIG, k=(1, 5)))
 
 

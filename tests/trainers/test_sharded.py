@@ -40,7 +40,7 @@ ALL = [
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny: str) -> dict[str, object]:
-    """Eight rows in four steps, validated and saved at every second."""
+    """A training on eight rows in four steps, validated and saved at every second step."""
     rows = [
         {"query": f"{n} + 1?", "drafts": [f"{n}", f"{n + 1}"], "target": f"it is {n + 1}", "sft_target": f"{n + 1}"}
         for n in range(8)
@@ -71,15 +71,16 @@ def launch(settings: dict[str, object], environment: dict[str, str], *options: s
         command, env=os.environ | one_thread | environment, stdout=pipe, stderr=pipe, text=True
     ) as started:
         try:
-            said, errors = started.communicate(timeout=300)
+            output, errors = started.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            started.terminate()  # not kill: torchrun takes its processes with it
+            # A kill would leave the processes of torchrun behind.
+            started.terminate()
             pytest.fail(f"the processes wait for each other: {started.communicate()[1][-4000:]}")
-    return subprocess.CompletedProcess(command, started.returncode, said, errors)
+    return subprocess.CompletedProcess(command, started.returncode, output, errors)
 
 
 def train(settings: dict[str, object], environment: dict[str, str], *options: str) -> str:
-    """Train in two processes to the end; returns what the first said."""
+    """Train in two processes to the end. Returns the output of the first one."""
     done = launch(settings, environment, *options)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
@@ -109,31 +110,34 @@ def validation_losses(folder: object) -> list[float]:
 
 
 def test_shards_are_validated_and_gathered(settings, tmp_path):
-    rows = Path(str(settings["data"])).read_text().splitlines()[:5]  # the last one is alone: no process counts it twice
+    # The fifth row has no partner in the last batch, and no process may count it twice.
+    rows = Path(str(settings["data"])).read_text().splitlines()[:5]
     (tmp_path / "held_out.jsonl").write_text("\n".join([*rows[:4], rows[4].replace("it is", "it must be, I guess,")]))
     settings |= {"validation": str(tmp_path / "held_out.jsonl")}
-    said, one = train(settings, SHARDS), of_one(settings, tmp_path)
+    output, one = train(settings, SHARDS), of_one(settings, tmp_path)
     assert_close(weights(settings["output"]), weights(one))
     assert len(validation_losses(one)) == 2
     assert validation_losses(settings["output"]) == pytest.approx(validation_losses(one), abs=1e-4)
-    # the newest is the best; Trainer alone would not see its folder yet, or see it in one process only and hang
-    assert "kept: step 4, validation loss" in said
+    # The newest checkpoint is the best. Trainer alone would not see its folder yet, or hang because one process does.
+    assert "kept: step 4, validation loss" in output
     saved = Path(str(settings["output"]), "checkpoints", "checkpoint-4")
-    assert (saved / "pytorch_model_fsdp_0").is_dir()  # the training really was sharded
+    # This shows that the training was sharded.
+    assert (saved / "pytorch_model_fsdp_0").is_dir()
     assert not (saved / "model.safetensors").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", ALL)
-def test_a_killed_run_goes_on_and_ends_with_the_best_weights(settings, tmp_path, environment):
+def test_a_killed_run_resumes_and_ends_with_the_best_weights(settings, tmp_path, environment):
     text = Path(str(settings["data"])).read_text()
     (tmp_path / "other.jsonl").write_text(text.replace('"target": "it is', '"target": "by no means'))
     settings |= {"validation": str(tmp_path / "other.jsonl"), "learning_rate": 0.03, "schedule": "constant"}
     assert launch(settings, environment | {"DIES": "2"}).returncode != 0
     assert not Path(str(settings["output"]), "model.safetensors").exists()
-    said = train(settings, environment)
-    assert "resumes after checkpoint 2" in said
-    assert "kept: step 2, validation loss" in said  # learning these answers makes the others dearer
+    output = train(settings, environment)
+    assert "resumes after checkpoint 2" in output
+    # Learning these answers raises the loss of the others.
+    assert "kept: step 2, validation loss" in output
     one = of_one(settings, tmp_path)
     assert_close(weights(settings["output"]), weights(one))
     assert validation_losses(settings["output"]) == pytest.approx(validation_losses(one), abs=1e-4)

@@ -22,7 +22,8 @@ from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.train import run_training, train
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft in HFLM
+# peft in HFLM uses the deprecated name.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
     (tmp_path / "c.yaml").write_text(
         json.dumps({k: v for k, v in config.to_dict().items() if v not in (None, ())} | {"validation": config.data})
@@ -47,7 +48,8 @@ def test_aft_from_the_command_line_to_an_evaluation(config, tmp_path, tiny):
 
     args = {"dtype": "float32", "k": 2, "layers": 1, "max_gen_toks": 8, "cache": "none"}
     apart = AFTLM(device="cpu", pretrained=tiny, peft=str(run), **args)
-    assert apart.tokenizer.name_or_path == str(run)  # an adapter brings the tokenizer it was trained with
+    # An adapter comes with the tokenizer of its training.
+    assert apart.tokenizer.name_or_path == str(run)
     merged = AFTLM(device="cpu", pretrained=str(run / "merged"), **args)
     assert apart.template.source == merged.template.source == SHORT
     texts = torch.tensor([[5, 6, 7, 8]])
@@ -67,7 +69,7 @@ def test_the_lowest_validation_loss_is_what_is_kept(config):
     assert f"kept: step {best} of" in card
 
 
-def test_full_fine_tuning_saves_a_full_checkpoint_in_the_asked_dtype(config):
+def test_full_fine_tuning_saves_a_full_checkpoint_in_the_requested_dtype(config):
     run_training("aft", replace(config, lora_rank=0, save_dtype="bfloat16", k=(3,)), merge=True)
     saved = weights(config.output, "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
@@ -124,14 +126,16 @@ def test_weights_that_are_no_numbers_are_no_checkpoint(config):
     with pytest.raises(EngineError, match="weights became no numbers by step"):
         run_training("sft", hot)
     for path in Path(config.output).glob("checkpoints/*"):
-        assert (path / FILE).is_file()  # none was begun that could not be ended
+        # No checkpoint of broken weights was begun.
+        assert (path / FILE).is_file()
         assert all(tensor.isfinite().all() for tensor in weights(path, "model.safetensors").values())
 
 
 def test_weights_in_shards_of_deepspeed_are_looked_at_there():
     log = RunLog(None, None, (), print)
     model = torch.nn.Linear(1, 1, bias=False)
-    model.weight.data = torch.empty(0)  # as stage 3 leaves them
+    # Stage 3 leaves weights like this.
+    model.weight.data = torch.empty(0)
     model.weight.ds_tensor = torch.tensor([1.0])
     assert log.is_sound(model)
     model.weight.ds_tensor = torch.tensor([float("nan")])
@@ -180,7 +184,8 @@ def test_newest_checkpoints_are_kept_and_the_best_one_stays(config):
 def test_a_run_whose_weights_were_not_written_is_not_finished(config, monkeypatch):
     save = loop.AFTTrainer.save_model
 
-    def save_checkpoints_alone(self, folder, _internal_call=False):  # as some settings do with shards
+    # Some settings do this with shards.
+    def save_checkpoints_alone(self, folder, _internal_call=False):
         return save(self, folder, _internal_call) if _internal_call else None
 
     with monkeypatch.context() as patch:
@@ -190,7 +195,7 @@ def test_a_run_whose_weights_were_not_written_is_not_finished(config, monkeypatc
     assert not json.loads(Path(config.output, "run.json").read_text())["finished"]
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_the_run_can_resume(config, monkeypatch):
     def full(*args, **rest):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -204,8 +209,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(config, monkeypatch):
 
 def test_a_model_with_sampling_settings_that_it_does_not_use_can_be_saved(config, tmp_path):
     folder = Path(save_tiny(tmp_path / "m"))
-    told = {"temperature": 0.9, "top_p": 0.6, "do_sample": False}
-    (folder / "generation_config.json").write_text(json.dumps(told))
+    generation = {"temperature": 0.9, "top_p": 0.6, "do_sample": False}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
     run_training("sft", replace(config, model=str(folder), lora_rank=0, max_steps=2))
     assert json.loads(Path(config.output, "generation_config.json").read_text())["temperature"] == 0.9
 

@@ -36,18 +36,21 @@ def test_the_loss_is_that_of_masked_and_untrimmed_batches(kind, tmp_path):
 def test_the_validation_loss_is_of_target_tokens_whatever_the_batch(config, tmp_path):
     rows = [{"query": "1?", "drafts": ["1"], "target": "1" * n, "sft_target": "1" * n} for n in (1, 2, 3, 50, 60)]
     (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    seen = []
+    losses = []
     for batch in (2, 5):
         output = str(tmp_path / f"batch{batch}")
         held_out = replace(config, validation=str(tmp_path / "held_out.jsonl"), output=output, batch_size=batch)
         run_training("sft", replace(held_out, learning_rate=1e-12, max_steps=1, save_every=1))
-        seen += [row["eval_loss"] for row in log_of(held_out) if "eval_loss" in row]
-    assert seen == [pytest.approx(seen[0], abs=1e-6)] * 2
+        losses += [row["eval_loss"] for row in log_of(held_out) if "eval_loss" in row]
+    assert losses == [pytest.approx(losses[0], abs=1e-6)] * 2
 
 
 def test_early_stopping(config):
     bad = replace(contradicted(config), patience=1, epochs=50)
-    run_training("sft", bad)
+    lines: list[str] = []
+    run = run_training("sft", bad, say=lines.append)
+    assert (run.finished, run.folder, run.config) == (True, Path(config.output), bad)
+    assert lines[-1] == f"saved in {config.output}"
     assert log_of(bad)[-1]["step"] < 100
 
 
@@ -78,19 +81,22 @@ def test_a_loss_that_is_no_number_stops_the_run(config):
 
 def test_targets_that_ignore_the_drafts_are_warned_of(config, capsys):
     rows = [{"query": f"q{n}", "drafts": [f"alpha {n}", f"beta {n}"], "target": "zebra"} for n in range(4)]
-    for more, said in (({}, "than with the drafts of other queries"), ({"sft_target": "zebra"}, "every target is its")):
+    for more, message in (
+        ({}, "than with the drafts of other queries"),
+        ({"sft_target": "zebra"}, "every target is its"),
+    ):
         Path(config.data).write_text("".join(json.dumps({**row, **more}) + "\n" for row in rows))
         run_training("aft", replace(config, k=(2,), max_steps=1, output=f"{config.output}{len(more)}"))
-        assert said in capsys.readouterr().out
+        assert message in capsys.readouterr().out
 
 
 def test_drafts_that_the_prompt_does_not_show_are_warned_about(config, capsys):
     rows = Path(config.data).read_text()
     Path(config.data).write_text(rows.replace('["0", "1", "2"]', '["<think>0", "1", "<think>2"]'))
     run_training("aft", replace(config, k=(3,), max_steps=1))
-    said = capsys.readouterr().out
-    assert "warning: 2 drafts are not shown: without control tokens and thoughts they are empty." in said
-    assert "does not show all drafts" not in said
+    output = capsys.readouterr().out
+    assert "warning: 2 drafts are not shown: without control tokens and thoughts they are empty." in output
+    assert "does not show all drafts" not in output
 
 
 def test_draws_of_fewer_drafts_than_a_target_may_be_made_from_are_warned_about(config, capsys):
@@ -120,12 +126,13 @@ def test_validation_rows_that_are_all_over_the_limit_are_named(config, tmp_path)
 
 
 def test_examples_beyond_the_positions_of_the_model_are_warned_of(config, tmp_path, capsys):
-    told = Path(save_tiny(tmp_path / "m"), "config.json")
-    told.write_text(json.dumps(json.loads(told.read_text()) | {"max_position_embeddings": 27}))
-    run_training("sft", replace(config, model=str(told.parent), max_steps=1))
-    assert "longer than" not in capsys.readouterr().out  # all have 27 tokens
-    told.write_text(json.dumps(json.loads(told.read_text()) | {"max_position_embeddings": 26}))
-    run_training("sft", replace(config, model=str(told.parent), max_steps=1, output=f"{config.output}2"))
+    model_config = Path(save_tiny(tmp_path / "m"), "config.json")
+    model_config.write_text(json.dumps(json.loads(model_config.read_text()) | {"max_position_embeddings": 27}))
+    run_training("sft", replace(config, model=str(model_config.parent), max_steps=1))
+    # All examples have 27 tokens.
+    assert "longer than" not in capsys.readouterr().out
+    model_config.write_text(json.dumps(json.loads(model_config.read_text()) | {"max_position_embeddings": 26}))
+    run_training("sft", replace(config, model=str(model_config.parent), max_steps=1, output=f"{config.output}2"))
     assert "warning: 8 examples are longer than the 26 positions that the model knows: lower max_length to 26." in (
         capsys.readouterr().out
     )

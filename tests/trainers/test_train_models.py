@@ -47,25 +47,26 @@ def test_an_adapter_on_weights_that_are_tied_is_refused(config, tmp_path):
     for target in ("lm_head", "embed_tokens"):
         with pytest.raises(ConfigError, match=f"lora_targets={target} does not fit the model: .* one tensor"):
             run_training("sft", replace(other, lora_targets=(target,)))
-    run_training("sft", replace(other, max_steps=1))  # all-linear leaves the output alone
+    # all-linear leaves the output layer out.
+    run_training("sft", replace(other, max_steps=1))
 
 
 def test_an_adapter_is_no_model_to_train_further(config, tmp_path):
     run_training("sft", replace(config, max_steps=1))
-    again = replace(config, model=config.output, output=str(tmp_path / "again"))
+    further = replace(config, model=config.output, output=str(tmp_path / "again"))
     for rank in (0, 2):
         with pytest.raises(ConfigError, match="run is an adapter: merge it first"):
-            run_training("aft", replace(again, lora_rank=rank))
+            run_training("aft", replace(further, lora_rank=rank))
 
 
 def test_weights_that_are_cut_or_of_another_size_are_one_sentence(config, tmp_path):
     folder = Path(save_tiny(tmp_path / "m"))
     broken = replace(config, model=str(folder))
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**told, "hidden_size": 64, "head_dim": 16}))
+    model_config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**model_config, "hidden_size": 64, "head_dim": 16}))
     with pytest.raises(EngineError, match=r"model=.* cannot be loaded: config.json does not fit the weights"):
         run_training("sft", broken)
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(model_config))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(EngineError, match=r"model=.* cannot be loaded: .* the weights are cut or damaged"):
         run_training("sft", broken)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +18,20 @@ from trainers.fitting import loop
 from trainers.settings import TrainConfig
 from trainers.train import run_training
 
-TOLD = """
+REPORTS_GROUP = """
 import atexit, runpy, sys
 
-def tell_group():  # registered before the trainer's handler, so called after it
+# This is registered before the trainer's handler, so it is called after it.
+def report_group():
     import torch.distributed as group
     print("a process group is left:", group.is_initialized(), file=sys.stderr)
 
-atexit.register(tell_group)
+atexit.register(report_group)
 runpy.run_module("trainers.train", run_name="__main__")
 """
 
 
-STOPPED = """
+STOPS_AT_STEP = """
 import os, runpy
 from trainers.fitting.callbacks import RunLog
 
@@ -44,11 +48,7 @@ runpy.run_module("trainers.train", run_name="__main__")
 
 
 def in_two_processes(config: TrainConfig, folder: Path, script: str, **environment: str):
-    """aft train sft, started twice."""
-    import os
-    import subprocess
-    import sys
-
+    """Run aft train sft in two processes."""
     (folder / "c.yaml").write_text(json.dumps(settings_of(config)))
     (folder / "script.py").write_text(script)
     command = ["torch.distributed.run", "--nproc_per_node", "2", str(folder / "script.py"), "sft"]
@@ -58,29 +58,31 @@ def in_two_processes(config: TrainConfig, folder: Path, script: str, **environme
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
-    done = in_two_processes(config, tmp_path, TOLD)
+    done = in_two_processes(config, tmp_path, REPORTS_GROUP)
     assert done.returncode == 0, done.stderr
-    # one that is left until the interpreter has gone may abort a finished process
+    # A process group that outlives the interpreter may abort a finished process.
     assert done.stderr.count("a process group is left: False") == 2
     assert done.stdout.count("8 rows, 8 examples") == 1
     one = replace(config, output=str(tmp_path / "one"), accumulate=2, log_every=1)
     run_training("sft", one)
     steps = [(row["step"], row["tokens"]) for row in log_of(config)]
     assert steps == [(row["step"], row["tokens"]) for row in log_of(one)]
-    assert [step for step, _ in steps] == [1, 2]  # eight examples, two processes, two each
+    # Two processes with two examples a step need two steps for eight examples.
+    assert [step for step, _ in steps] == [1, 2]
     assert [row["loss"] for row in log_of(config)] == pytest.approx([row["loss"] for row in log_of(one)], rel=1e-3)
     ours, theirs = weights(config.output), weights(one.output)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
-def test_two_processes_go_on_in_the_second_pass_as_if_they_had_not_stopped(config, tmp_path):
+def test_two_processes_resume_in_the_second_epoch_as_if_they_had_not_stopped(config, tmp_path):
     config = replace(config, batch_size=1, epochs=2, learning_rate=0.01)
     whole = replace(config, output=str(tmp_path / "whole"))
-    assert in_two_processes(whole, tmp_path, STOPPED, STOP="0").returncode == 0
-    assert in_two_processes(config, tmp_path, STOPPED, STOP="7").returncode != 0
+    assert in_two_processes(whole, tmp_path, STOPS_AT_STEP, STOP="0").returncode == 0
+    assert in_two_processes(config, tmp_path, STOPS_AT_STEP, STOP="7").returncode != 0
     assert not Path(config.output, "adapter_model.safetensors").exists()
-    done = in_two_processes(config, tmp_path, STOPPED, STOP="0")
-    assert "resumes after checkpoint 6" in done.stdout  # four steps a pass
+    done = in_two_processes(config, tmp_path, STOPS_AT_STEP, STOP="0")
+    # An epoch has four steps.
+    assert "resumes after checkpoint 6" in done.stdout
     ours, theirs = weights(config.output), weights(whole.output)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
@@ -88,12 +90,12 @@ def test_two_processes_go_on_in_the_second_pass_as_if_they_had_not_stopped(confi
 def test_of_several_gpus_without_a_launcher_one_is_used(config, monkeypatch, capsys):
     arguments = loop.arguments
 
-    def seeing_two(*given):
-        made = arguments(*given)
-        made._n_gpu = 2
-        return made
+    def with_two_gpus(*settings):
+        training_arguments = arguments(*settings)
+        training_arguments._n_gpu = 2
+        return training_arguments
 
-    monkeypatch.setattr(loop, "arguments", seeing_two)
+    monkeypatch.setattr(loop, "arguments", with_two_gpus)
     run_training("sft", config)
     assert "2 GPUs are visible and one is used: accelerate launch" in capsys.readouterr().out
     assert json.loads(Path(config.output, "run.json").read_text())["finished"]

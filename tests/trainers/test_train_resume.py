@@ -17,18 +17,20 @@ from trainers.fitting import loop
 from trainers.train import run_training
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
     config = replace(config, epochs=2, lora_dropout=0.1)
     run_training("aft", replace(config, output=str(tmp_path / "whole")))
     run_until(monkeypatch, config, 7)
-    half = Path(config.output, "checkpoints", "checkpoint-8")  # as if the kill had come while it was written
+    # This stands for a kill while the checkpoint was written.
+    half = Path(config.output, "checkpoints", "checkpoint-8")
     half.mkdir()
     capsys.readouterr()
     run_training("aft", config)
     assert "resumes after checkpoint 6" in capsys.readouterr().out
     assert same(weights(config.output), weights(tmp_path / "whole"))
     whole = [(row["step"], row["tokens"]) for row in log_of(replace(config, output=str(tmp_path / "whole")))]
-    assert [(row["step"], row["tokens"]) for row in log_of(config)] == whole  # the count of tokens goes on too
+    # The count of tokens continues too.
+    assert [(row["step"], row["tokens"]) for row in log_of(config)] == whole
     assert [step for step, _ in whole] == list(range(1, 11))
     run_training("aft", config)
     assert "is finished: nothing is left to train" in capsys.readouterr().out
@@ -48,20 +50,21 @@ def test_a_run_that_died_before_it_was_saved_is_only_saved(config, tmp_path, mon
             run_training("sft", config)
     log = log_of(config)
     (tmp_path / "elsewhere").mkdir()
-    Path(config.output).rename(tmp_path / "elsewhere" / "run")  # and the folder has moved
+    # The folder moves too.
+    Path(config.output).rename(tmp_path / "elsewhere" / "run")
     config = replace(config, output=str(tmp_path / "elsewhere" / "run"))
     run_training("sft", config)
     assert log_of(config) == log
     assert same(weights(config.output), weights(tmp_path / "whole"))
 
 
-def test_going_on_with_other_settings_says_which_win(config, monkeypatch, capsys):
+def test_resuming_with_other_settings_says_which_are_in_force(config, monkeypatch, capsys):
     run_until(monkeypatch, config, 3)
     capsys.readouterr()
     run_training("aft", replace(config, learning_rate=0.5, log_every=5))
-    said = capsys.readouterr().out
-    assert "learning_rate stays 0.001: the run was started with it, 0.5 does not count." in said
-    assert "log_every is now 5 (was 1)." in said
+    output = capsys.readouterr().out
+    assert "learning_rate stays 0.001: the run was started with it, 0.5 does not count." in output
+    assert "log_every is now 5 (was 1)." in output
     assert [row["step"] for row in log_of(config)] == [1, 2, 5]
     assert max(row["learning_rate"] for row in log_of(config) if "learning_rate" in row) <= 0.001
 
@@ -77,7 +80,7 @@ def test_a_run_without_k_can_be_opened_again(config, monkeypatch, capsys):
     assert Path(config.output, "merged", "model.safetensors").is_file()
 
 
-def test_a_finished_run_does_not_speak_of_settings_without_effect(config, capsys):
+def test_a_finished_run_does_not_report_settings_without_effect(config, capsys):
     run_training("sft", replace(config, max_steps=1))
     capsys.readouterr()
     run_training("sft", replace(config, max_steps=1, log_every=7))
@@ -99,7 +102,8 @@ def test_data_that_moved_are_the_same_and_another_template_is_refused(config, mo
     before = Path(config.output, "run.json")
     state = json.loads(before.read_text())
     before.write_text(json.dumps({name: state[name] for name in state if name not in ("template_digest", "processes")}))
-    run_training("aft", moved)  # as 0.1.0 wrote it
+    # Version 0.1.0 wrote a state like this.
+    run_training("aft", moved)
     assert "is finished" in capsys.readouterr().out
 
 
@@ -120,9 +124,7 @@ def test_another_validation_file_is_refused_as_the_best_so_far_was_measured_on_t
         run_training("aft", replace(config, validation="gone"))
 
 
-def test_without_validation_a_run_that_goes_on_keeps_its_last_weights_and_says_nothing_else(
-    config, monkeypatch, capsys
-):
+def test_a_run_that_resumes_without_validation_keeps_its_last_weights(config, monkeypatch, capsys):
     run_until(monkeypatch, contradicted(config), 7, "sft")
     capsys.readouterr()
     run_training("sft", replace(config, validation=None))
@@ -148,7 +150,8 @@ def test_a_model_that_moved_is_the_same_and_its_path_may_be_relative(config, tin
     run_training("aft", replace(config, model="moved"), merge=True)
     assert f"model is now {elsewhere / 'moved'} (was {home / 'tiny'})" in capsys.readouterr().out
     merged = Path(config.output, "merged", "README.md").read_text()
-    assert "--model_args pretrained=HERE,k=3" in merged  # it needs no base
+    # A merged checkpoint needs no base.
+    assert "--model_args pretrained=HERE,k=3" in merged
 
 
 def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config, monkeypatch):
@@ -160,7 +163,7 @@ def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config
     run_training("sft", replace(config, max_steps=1))
 
 
-def test_a_run_goes_on_in_as_many_processes_as_it_began(config, monkeypatch):
+def test_a_run_resumes_in_as_many_processes_as_it_started_with(config, monkeypatch):
     run_until(monkeypatch, config, 3)
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
@@ -168,10 +171,11 @@ def test_a_run_goes_on_in_as_many_processes_as_it_began(config, monkeypatch):
             run_training("aft", config)
     run_training("aft", config)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    run_training("aft", config)  # a finished one is not trained
+    # A finished run is not trained again.
+    run_training("aft", config)
 
 
-def test_patience_goes_on_counting_after_a_kill(config, tmp_path, monkeypatch):
+def test_patience_keeps_its_count_after_a_kill(config, tmp_path, monkeypatch):
     bad = replace(contradicted(config), save_every=1, epochs=20, patience=3)
     run_training("sft", replace(bad, output=str(tmp_path / "whole")))
     last = log_of(replace(bad, output=str(tmp_path / "whole")))[-1]["step"]
@@ -181,7 +185,7 @@ def test_patience_goes_on_counting_after_a_kill(config, tmp_path, monkeypatch):
     assert same(weights(bad.output), weights(tmp_path / "whole"))
 
 
-def test_patience_can_be_asked_for_later(config, monkeypatch):
+def test_patience_can_be_set_later(config, monkeypatch):
     bad = contradicted(config)
     run_until(monkeypatch, bad, 3, "sft")
     run_training("sft", replace(bad, patience=1))
@@ -199,7 +203,7 @@ def test_another_kind_other_data_or_a_strange_folder_is_refused(config, tmp_path
         run_training("sft", replace(config, output=str(tmp_path)))
 
 
-def test_a_run_of_before_templates_were_written_down_keeps_its_template(config, monkeypatch, tmp_path):
+def test_a_run_of_version_0_1_0_keeps_its_template(config, monkeypatch, tmp_path):
     (tmp_path / "other.j2").write_text(SHORT)
     started = replace(config, template=str(tmp_path / "other.j2"))
     run_until(monkeypatch, started, 3)

@@ -23,7 +23,7 @@ def test_settings_come_from_yaml_toml_and_set(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"lora_rnk": 4}, "did you mean lora_rank?"),
         ({"k": [1, 0]}, "k=0 is not allowed: k must be a whole number of at least 1"),
@@ -32,8 +32,8 @@ def test_settings_come_from_yaml_toml_and_set(tmp_path: Path):
         ({"patience": 2}, "patience needs a validation file"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(settings, said):
-    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+def test_a_wrong_setting_is_one_sentence(settings, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         make_config({"model": "m", "data": "d", "output": "o", **settings}, "here")
 
 
@@ -54,8 +54,8 @@ def test_the_table_of_settings_in_the_docs_is_the_config():
 def test_a_home_in_the_settings_is_expanded(config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "c.yaml").write_text(json.dumps({**settings_of(config), "output": "~/run", "data": "~/rows.jsonl"}))
-    found = load_config(str(tmp_path / "c.yaml"), ["template=~/short.j2"])
-    assert (found.output, found.data, found.template) == (config.output, config.data, config.template)
+    loaded = load_config(str(tmp_path / "c.yaml"), ["template=~/short.j2"])
+    assert (loaded.output, loaded.data, loaded.template) == (config.output, config.data, config.template)
     assert load_config(str(tmp_path / "c.yaml"), ["output=~no-such-user/run"]).output == "~no-such-user/run"
 
 
