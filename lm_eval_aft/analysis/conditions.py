@@ -1,4 +1,4 @@
-"""Which runs may be compared: how each put a task, the score that stands for a task, and a label for each run.
+"""Which runs may be compared: the conditions of each task, the main score of a task, and a label for each run.
 
 These functions look at settings and conditions, never at the value of a score.
 """
@@ -54,7 +54,7 @@ def _shots(conditions: Conditions) -> str:
 
 
 def usual_conditions(runs: Sequence[EvalRun], task: str) -> Conditions:
-    """How most of the runs put a task. At least one of the runs must have it.
+    """The conditions of a task in most of the runs. At least one of the runs must have the task.
 
     If several conditions are equally common, the first counts.
     """
@@ -64,7 +64,7 @@ def usual_conditions(runs: Sequence[EvalRun], task: str) -> Conditions:
 
 
 def primary_score(run: EvalRun, task: str) -> Score:
-    """The score that stands for a task. The run must have at least one score of it.
+    """The main score of a task. The run must have at least one score of it.
 
     It is the first score under a flexible filter, since a strict filter also measures the form of an answer. Without a
     flexible filter it is the first score that can be better or worse, as a length cannot.

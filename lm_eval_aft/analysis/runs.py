@@ -126,9 +126,9 @@ class RunEntry:
     def _read_traces(self) -> Iterator[Trace]:
         """The traces of this run's settings and sampling, of questions that it scored.
 
-        A killed attempt may have left traces of more questions in the folder, and other runs those of other settings.
-        If no trace of a task has the sampling that the results state, then the results do not state the sampling
-        (tasks in Python may choose another), and all traces of the task count.
+        A killed attempt may have left traces of more questions in the folder, and other runs traces of other settings.
+        Tasks in Python may choose a sampling that the results do not state. So if no trace of a task has the stated
+        sampling, all traces of the task count.
         """
         if self.trace_folder is None:
             return
@@ -219,8 +219,8 @@ def stored_traces(path: Path, entries: Sequence[RunEntry], folder: Path | None =
 def by_question(traces: Iterable[Trace], reduce: Callable[[Trace], Kept]) -> dict[QuestionKey, Kept]:
     """What ``reduce`` keeps of the trace of each question, turn and repeat of one run.
 
-    The later of two traces of one question wins: a file of another limit or of another number of processes can hold
-    the same question of the same run again.
+    The later of two traces of one question wins. Two files can hold the same question of the same run if they were
+    written with different limits or numbers of processes.
 
     Args:
         traces: Of one run; read once, one at a time.

@@ -362,9 +362,9 @@ def _student(scores: FloatArray, level: float) -> Interval:
 def paired_difference_interval(baseline: Scores, other: Scores, level: float = 0.95) -> Interval:
     """Score interval of the difference of two accuracies over the same questions.
 
-    The interval has every difference Δ at which |g - l - nΔ| <= z√(n(2q + Δ(1-Δ))). Here g pairs are gained, l pairs
-    are lost, and q is the likeliest chance of a loss given Δ: q = (√(B² - 4AC) - B) / 2A, with A = 2n,
-    B = (2n - g + l)Δ - g - l, and C = -lΔ(1-Δ).
+    The interval has every difference Δ at which |g - l - nΔ| <= z√(n(2q + Δ(1-Δ))), with g pairs gained and l lost.
+    The likeliest chance of a loss given Δ is q = (√(B² - 4AC) - B) / 2A. In it A = 2n, B = (2n - g + l)Δ - g - l, and
+    C = -lΔ(1-Δ).
 
     The coverage, summed exactly, is at least 92.9% at any n if up to half of the pairs differ. It is at most 96.3% for
     n >= 100 if five pairs or more are expected to differ. It is lower if nearly all pairs differ in one direction. The
@@ -387,7 +387,7 @@ def paired_difference_interval(baseline: Scores, other: Scores, level: float = 0
 def _tango_low(gained: int, lost: int, n: int, z: float) -> float:
     """Lower end of Tango's interval by bisection. The upper end is its mirror image.
 
-    A root finder stops at the estimate, where numerator and variance can vanish together. Bisection does not.
+    Numerator and variance can vanish together at the estimate. A root finder stops there, and bisection does not.
     """
     low, high = -1.0, (gained - lost) / n
     while high - low > 1e-13:

@@ -12,7 +12,7 @@ COSTS = {"tokens": ("generated_tokens", "generated tokens"), "flops": ("flops", 
 
 
 def frontier_table(frontier: Frontier) -> Table:
-    """One row for each point on the frontier of a model, from the cheapest; the notes say who is ahead from where."""
+    """One row for each point on the frontier of a model, from the cheapest. The notes say which model is ahead."""
     points = [point for best in frontier.best.values() for point in best]
     unit = unit_of(end for point in points for end in (point.score.low, point.score.high))
     key, head = COSTS[frontier.kind]
