@@ -73,13 +73,13 @@ def rows_of(
     wrong = [text for text in texts if text not in right]
     for _ in range(config.sets):
         k = rng.choice(TRAINED_K)
-        shown = rng.sample(list(texts), k)
+        row_drafts = rng.sample(list(texts), k)
         # Only drafts that disagree in correctness teach to choose.
         if k > 1 and right and wrong and rng.random() < config.mixed:
             most = min(k - 1, len(right))
             right_count = rng.randint(min(most, max(1, k - len(wrong))), most)
-            shown = rng.sample(right, right_count) + rng.sample(wrong, min(k - right_count, len(wrong)))
-            rng.shuffle(shown)
-        shown_right = [text for text in shown if text in right]
-        target = rng.choice(shown_right) if shown_right else rng.choice(right) if right else solution
-        yield {"query": problem.question, "drafts": shown, "target": target, "sft_target": solution}
+            row_drafts = rng.sample(right, right_count) + rng.sample(wrong, min(k - right_count, len(wrong)))
+            rng.shuffle(row_drafts)
+        right_in_row = [text for text in row_drafts if text in right]
+        target = rng.choice(right_in_row) if right_in_row else rng.choice(right) if right else solution
+        yield {"query": problem.question, "drafts": row_drafts, "target": target, "sft_target": solution}

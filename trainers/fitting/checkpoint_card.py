@@ -58,9 +58,9 @@ def _curve(log: Path, points: int = 20) -> list[str]:
     text = log.read_text(encoding="utf-8") if log.is_file() else ""
     rows = [json.loads(line) for line in text.splitlines()]
     losses = [row for row in rows if "loss" in row]
-    shown = losses[:: max(1, len(losses) // points)] + losses[-1:]
+    some = losses[:: max(1, len(losses) // points)] + losses[-1:]
     steps: dict[int, dict[str, str]] = {}
-    for row in [*shown, *(row for row in rows if "eval_loss" in row)]:
+    for row in [*some, *(row for row in rows if "eval_loss" in row)]:
         losses_there = {key: f"{row[key]:.4f}" for key in ("loss", "eval_loss") if key in row}
         steps.setdefault(row["step"], {}).update(losses_there)
     body = [f"| {step} | {row.get('loss', '')} | {row.get('eval_loss', '')} |" for step, row in sorted(steps.items())]

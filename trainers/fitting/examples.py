@@ -135,8 +135,8 @@ class Encoder:
     def _check_templates(self) -> None:
         """Refuse templates that drop the question or the drafts: the training would silently differ."""
         chat, drafts = Chat((Message("user", "question-probe"),)), ["first-probe", "second-probe"]
-        shown = self.renderer.render(self.template.aggregate_chat(chat, drafts))
-        missing = [probe for probe in ("question-probe", *drafts) if probe not in shown]
+        prompt = self.renderer.render(self.template.aggregate_chat(chat, drafts))
+        missing = [probe for probe in ("question-probe", *drafts) if probe not in prompt]
         if missing:
             raise TemplateError(
                 f"the prompt made with the template {self.template.name} and the tokenizer's chat template does not "

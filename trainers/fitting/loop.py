@@ -28,7 +28,7 @@ from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nat
 from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.examples import MASK, Encoder, Example
-from trainers.fitting.model import beyond_positions, end_texts, load_model
+from trainers.fitting.model import beyond_positions, load_model, set_end_token
 from trainers.fitting.run import TrainingRun, disk_guard, step_of, trim_log
 from trainers.settings import TrainConfig
 
@@ -56,7 +56,7 @@ def fit(
         say(f"{args.n_gpu} GPUs are visible and one is used: accelerate launch -m trainers.train uses all.")
         args._n_gpu = 1
     model = load_model(config)
-    end_texts(model, encoder.end_id)
+    set_end_token(model, encoder.end_id)
     if warning := beyond_positions(model, [len(example.token_ids) for example in examples]):
         say(warning)
     base = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -109,7 +109,7 @@ def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
     return f"warning: {longer} examples are longer than {limit}"
 
 
-def end_texts(model: Any, end_id: int) -> None:
+def set_end_token(model: Any, end_id: int) -> None:
     """Add the token that ends targets to the model's generation settings, so that every engine stops there."""
     known = model.generation_config.eos_token_id
     ids = {end_id, *(known if isinstance(known, list) else [] if known is None else [known])}
@@ -129,7 +129,7 @@ def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         merged = PeftModel.from_pretrained(base.float(), str(run.folder)).merge_and_unload()
-    end_texts(merged, end_id)
+    set_end_token(merged, end_id)
     with disk_guard(run):
         merged.to(dtype).save_pretrained(folder)
         AutoTokenizer.from_pretrained(run.folder).save_pretrained(folder)
