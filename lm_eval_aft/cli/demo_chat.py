@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft import register, tasks_path
 from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.traces import read_traces
@@ -80,9 +81,7 @@ def evaluate(model_args: dict[str, Any]) -> dict[str, Any]:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    import lm_eval_aft
-
-    lm_eval_aft.register()
+    register()
     shown = ",".join(f"{name}={value}" for name, value in {**model_args, **_MODEL_ARGS}.items())
     print(
         f"$ lm_eval --model aft --model_args {shown} --tasks aft_demo --limit {_QUESTIONS} --apply_chat_template "
@@ -93,7 +92,7 @@ def evaluate(model_args: dict[str, Any]) -> dict[str, Any]:
         model="aft",
         model_args={**model_args, **_MODEL_ARGS},
         tasks=["aft_demo"],
-        task_manager=TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False),
+        task_manager=TaskManager(include_path=str(tasks_path()), include_defaults=False),
         limit=_QUESTIONS,
         apply_chat_template=True,
         fewshot_as_multiturn=True,

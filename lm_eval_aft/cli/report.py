@@ -38,6 +38,7 @@ def report(
         raise ConfigError("--baseline is for --html; on the terminal, aft compare BASELINE OTHER does it.")
     entries = read_entries(runs, traces, keep=html is not None)
     table = leaderboard(entries, every)
+    # Each form imports what it needs, so that the table alone starts quickly.
     if card:
         from lm_eval_aft.analysis.report.model_card import model_card
 

@@ -15,15 +15,20 @@ from typing import Any
 
 import click
 
+from lm_eval_aft import register
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.core.arguments import integer, key_values
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import write_text
+from lm_eval_aft.engines.registry import load_engine
+from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.sweep_plan import SweepPlan, grid, plans_of
+from lm_eval_aft.storage.draft_store import open_store
 from lm_eval_aft.storage.results import read_run
 
 DONE = "point.json"
@@ -44,7 +49,7 @@ class Options:
 
 
 def run_sweep(
-    model_args: dict[str, Any], points: Sequence[Point], options: Options, out: Path, host: Any, manager: Any
+    model_args: dict[str, Any], points: Sequence[Point], options: Options, out: Path, host: HostArgs, manager: Any
 ) -> None:
     """Run all points that are not finished.
 
@@ -53,16 +58,14 @@ def run_sweep(
         points: (k, layers), in the order to run.
         options: What lm-eval gets.
         out: Folder of the sweep.
-        host: ``HostArgs`` for the engine.
+        host: What lm-eval tells the engine about the machine.
         manager: lm-eval's task manager.
 
     Raises:
         ConfigError: If the folder holds a sweep with other settings.
     """
-    from lm_eval_aft.engines.registry import load_engine
-    from lm_eval_aft.inference.checkpoint import choose_template
+    # It imports torch and lm_eval.
     from lm_eval_aft.model import AFTLM
-    from lm_eval_aft.storage.draft_store import open_store
 
     config, engine_args = AFTConfig.split(model_args)
     engine_args, name = choose_checkpoint(config.engine, engine_args)
@@ -88,7 +91,9 @@ def run_sweep(
         write_text(folder / DONE, json.dumps({"digest": digest}, indent=2) + "\n")
 
 
-def _evaluate(lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: Any) -> None:
+def _evaluate(
+    lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: HostArgs
+) -> None:
     """One lm-eval run, saved as its own command line saves it."""
     import lm_eval
     from lm_eval.loggers import EvaluationTracker
@@ -193,11 +198,8 @@ def sweep(**chosen: Any) -> None:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import setup_logging
 
-    import lm_eval_aft
-    from lm_eval_aft.core.engine import HostArgs
-
     setup_logging()
-    lm_eval_aft.register()
+    register()
     model_args = key_values("--model_args", chosen["model_args"])
     _check(model_args)
     gen_kwargs = key_values("--gen_kwargs", chosen["gen_kwargs"])

@@ -288,7 +288,7 @@ def test_a_row_that_a_seed_has_not_run_is_omitted_and_named(run, script, monkeyp
     greedy = SimpleNamespace(run=SimpleNamespace(tasks=["task"]), costs=cost)
     paired = seeds.Paired(np.full((3, 4), 0.25), [0.7, 0.75, 0.8], [0.01, 0.03, 0.02], [107.0, 108.0, 109.0])
     monkeypatch.setattr(seeds, "entries", lambda work, names: (greedy,))
-    monkeypatch.setattr(seeds, "primary", lambda run, task: SimpleNamespace(value=0.5))
+    monkeypatch.setattr(seeds, "primary_score", lambda run, task: SimpleNamespace(value=0.5))
     monkeypatch.setattr(seeds, "differences", lambda *arguments: paired)
     figures = run("family_seeds", str(tmp_path), file="family-seeds")
     assert [row["system"] for row in figures["rows"]] == ["SFT, greedy", "SFT + Agg (5, 1)"]
