@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from trainers.rows.result import DataResult
 
-FILE = click.Path(path_type=Path)
-SOURCE, OUT = click.argument("source", type=FILE), click.argument("out", type=FILE)
+SOURCE, OUT = click.argument("source", type=PATH), click.argument("out", type=PATH)
 POSITIVE, RATIO, SHARE = click.IntRange(1), click.FloatRange(0), click.FloatRange(0, 1, min_open=True)
 WRONG = click.Choice(["keep", "drop", "retry", "repair"])
 
@@ -61,7 +61,7 @@ def import_command(source: Path, out: Path, layout: str, fields: tuple[str, ...]
 @SOURCE
 @OUT
 @click.option("-n", "count", default=8, type=POSITIVE, help="Drafts a query.")
-@click.option("--demonstrations", type=FILE, help="JSONL of query and target: solved examples before each query.")
+@click.option("--demonstrations", type=PATH, help="JSONL of query and target: solved examples before each query.")
 @click.option("--ask", help='Text of the user turn, such as "Question: {query} Answer:" for a base model.')
 @click.option("--whole", is_flag=True, help="Leave out drafts that are empty or cut at the token limit.")
 @model_options
@@ -81,7 +81,7 @@ def drafts(source: Path, out: Path, **options: Any) -> None:
 @click.option("--k", type=POSITIVE, help="Drafts to keep a row; rows with fewer are left out.")
 @click.option("--at-least", type=POSITIVE, help="Leave out rows with fewer drafts; others keep all of theirs.")
 @click.option("--reward_model", help="A sequence-classification checkpoint with one output.")
-@click.option("--match", type=FILE, help="Scored file whose mean score each row is matched to (on- and off-policy).")
+@click.option("--match", type=PATH, help="Scored file whose mean score each row is matched to (on- and off-policy).")
 @click.option("--device", default="cuda:0", help="Device of the reward model.")
 @click.option("--batch_size", default=8, type=POSITIVE, help="Batch size of the reward model.")
 @verifier_options
@@ -118,7 +118,7 @@ def aggregate(source: Path, out: Path, **options: Any) -> None:
 
 @data.command()
 @SOURCE
-@click.option("--against", type=FILE, help="Evaluation set (JSONL) to search for in queries and targets.")
+@click.option("--against", type=PATH, help="Evaluation set (JSONL) to search for in queries and targets.")
 @click.option("--field", default="question", help="Key of its questions.")
 @click.option("--words", default=13, type=POSITIVE, help="Words in a row that count as overlap.")
 @verifier_options

@@ -13,6 +13,7 @@ import yaml
 
 from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, strings, text
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
 Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo"]
@@ -47,7 +48,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 def _path(name: str, value: Any) -> str:
     """A text that may begin with ~, the user's home."""
     # Path.expanduser raises an error for an unknown user, and this function does not.
-    return os.path.expanduser(text(name, value))
+    return check_path(f"{name}=", os.path.expanduser(text(name, value)))
 
 
 @dataclass(frozen=True)

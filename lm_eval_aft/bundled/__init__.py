@@ -12,6 +12,7 @@ from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.log import log
+from lm_eval_aft.core.paths import check_path
 
 FOLDER = Path(__file__).with_name("checkpoints")
 NAMES = ("aft", "base", "sft")
@@ -45,10 +46,10 @@ def locate(name: str) -> str:
     """The folder of a ``bundled:`` name. Any other name is returned unchanged.
 
     Raises:
-        ConfigError: If there is no checkpoint of that name in the package.
+        ConfigError: If there is no checkpoint of that name in the package, or no file can have this name.
     """
     if not name.startswith(PREFIX):
-        return name
+        return check_path("the model", name)
     if name.removeprefix(PREFIX) not in NAMES:
         have = " or ".join(PREFIX + each for each in NAMES)
         raise ConfigError(f"{name} is not in the package: give {have}, a folder or a hub name.")

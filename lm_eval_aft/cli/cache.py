@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.storage.draft_store import SQLiteStore
 
 
@@ -15,8 +17,8 @@ def cache() -> None:
 
 
 @cache.command()
-@click.argument("file", type=click.Path())
-def info(file: str) -> None:
+@click.argument("file", type=PATH)
+def info(file: Path) -> None:
     """Print how many generations and tokens FILE holds."""
     store = SQLiteStore(file, create=False).info()
     click.echo(f"{store.path}: {store.generations:,} generations, {store.generated_tokens:,} generated tokens")
@@ -24,8 +26,8 @@ def info(file: str) -> None:
 
 
 @cache.command()
-@click.argument("file", type=click.Path())
-def verify(file: str) -> None:
+@click.argument("file", type=PATH)
+def verify(file: Path) -> None:
     """Read all of FILE and compare every generation with its digest. The exit code is 1 if one is damaged."""
     store = SQLiteStore(file, create=False).verify()
     for key in store.damaged:

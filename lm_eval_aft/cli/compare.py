@@ -12,6 +12,7 @@ from lm_eval_aft.analysis.judgements import is_judgement_file
 from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, comparison_tables, paired_table
 from lm_eval_aft.analysis.report.tables import Form, Table, render, to_json
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import read_runs
 
@@ -38,14 +39,14 @@ def _no_other(folder: Path) -> ConfigError:
 
 
 @click.command()
-@click.argument("baseline", type=click.Path(path_type=Path))
-@click.argument("others", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("baseline", type=PATH)
+@click.argument("others", nargs=-1, type=PATH)
 @click.option("--task", "tasks", multiple=True, help="Compare this task alone; can be given several times.")
 @click.option("--metric", help="NAME or NAME,FILTER instead of each task's first score, or its flexible one.")
 @click.option("--common", is_flag=True, help="Compare the questions that both answered, if they are not the same ones.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if not below the runs.")
-@click.option("--drafts", type=click.Path(path_type=Path), multiple=True, help="Further runs whose drafts vote.")
+@click.option("--traces", type=PATH, help="Folder that record= named, if not below the runs.")
+@click.option("--drafts", type=PATH, multiple=True, help="Further runs whose drafts vote.")
 @click.option("--regex", help="How votes find answers; see aft votes.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
 @click.option("--fail-on-regression", is_flag=True, help="Exit 1 if a run is worse than the baseline (Holm p <= 0.05).")

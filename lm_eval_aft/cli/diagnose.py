@@ -10,12 +10,13 @@ from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
 from lm_eval_aft.analysis.report.tables import to_json
 from lm_eval_aft.analysis.runs import read_entries, stored_traces
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below OUT.")
+@click.argument("out", type=PATH)
+@click.option("--traces", type=PATH, help="Folder that record= named, if it is not below OUT.")
 @click.option("--task", help="Diagnose this task alone.")
 @click.option("--regex", help="Find answers by this regex: its last match, or that match's first group.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")

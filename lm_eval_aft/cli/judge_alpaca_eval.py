@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, count_cell, render, score_cell
-from lm_eval_aft.cli.judge_options import PATH, JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_TOP_LOGPROBS
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,9 +11,11 @@ from typing import Any
 import click
 
 from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
-from lm_eval_aft.cli.judge_options import PATH, JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import mapping
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.judging.mt_bench.data import (
     JUDGMENT_FOLDER,
     QUESTION_FILE,
@@ -115,7 +116,7 @@ def _rows(scores: MTBenchScores) -> list[Row]:
 
 def _object(text: str | None) -> dict[str, Any]:
     try:
-        value = json.loads(text or "{}")
+        value = parse_json(text or "{}")
     except ValueError as error:
         raise ConfigError(f"--extra-body is not JSON ({error}): give an object in single quotes.") from error
     return dict(mapping("--extra-body", value))

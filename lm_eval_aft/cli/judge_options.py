@@ -11,12 +11,11 @@ from typing import Any
 import click
 
 from lm_eval_aft.analysis.report.tables import FORMS
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.judge import CACHE_FILE, CONCURRENCY, RETRIES, TIMEOUT_S, Judge
 from lm_eval_aft.judging.local import LocalClient
-
-PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,15 +22,16 @@ from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
 from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.traces import read_traces
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below OUT.")
-@click.option("--png", type=click.Path(path_type=Path), help="Folder of the figures; the first OUT by default.")
+@click.argument("out", type=PATH, nargs=-1, required=True)
+@click.option("--traces", type=PATH, help="Folder that record= named, if it is not below OUT.")
+@click.option("--png", type=PATH, help="Folder of the figures; the first OUT by default.")
 @click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Cost to draw; FLOPs if every run knows them.")
 @click.option("--regex", help="How the majority vote finds answers; see aft votes.")
 @click.option("--frontier", is_flag=True, help="Draw and print the best score of each model at each budget.")

@@ -9,16 +9,17 @@ import click
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--traces", type=click.Path(path_type=Path), help="Folder that record= named, if it is not below RUNS.")
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--traces", type=PATH, help="Folder that record= named, if it is not below RUNS.")
 @click.option("--every", is_flag=True, help="Show all metrics and filters, not one for each task.")
 @click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
-@click.option("--baseline", type=click.Path(path_type=Path), help="One of RUNS, with which --html compares the others.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page of tables, curves and all samples there.")
+@click.option("--baseline", type=PATH, help="One of RUNS, with which --html compares the others.")
+@click.option("--html", type=PATH, help="Write a page of tables, curves and all samples there.")
 @click.option("--model-card", "card", is_flag=True, help="Print Markdown with table, settings and commands.")
 def report(
     runs: tuple[Path, ...],

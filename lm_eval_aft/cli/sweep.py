@@ -7,6 +7,7 @@ traces, and a point reuses what earlier points generated.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -20,11 +21,13 @@ from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import integer, key_values
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.sweep_plan import SweepPlan, grid, plans_of
@@ -148,7 +151,7 @@ def _is_done(folder: Path, digest: str) -> bool:
 
 def _read_done(folder: Path) -> dict[str, Any]:
     try:
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        done = parse_json((folder / DONE).read_bytes())
         if not isinstance(done, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
@@ -181,7 +184,7 @@ def _numbers(low: int) -> Callable[[click.Context, click.Parameter, str], list[i
 @click.option("--k", "k", default="1,3,5", show_default=True, callback=_numbers(1), help="Texts per layer.")
 @click.option("--layers", default="0,1,2,3", show_default=True, callback=_numbers(0), help="Aggregation layers.")
 @click.option("--tasks", required=True, help="Comma-separated names of lm-eval's tasks.")
-@click.option("--output_path", required=True, type=click.Path(path_type=Path), help="Folder of the sweep.")
+@click.option("--output_path", required=True, type=PATH, help="Folder of the sweep.")
 @click.option("--limit", type=float, help="Questions per task.")
 @click.option("--num_fewshot", type=int, help="Number of examples in the prompt.")
 @click.option("--apply_chat_template", is_flag=True, help="Give the model chats instead of bare strings.")
@@ -237,7 +240,7 @@ def _check(model_args: Mapping[str, Any]) -> None:
 def _load(tasks: Sequence[str], manager: Any, gen_kwargs: dict[str, Any]) -> dict[str, Any]:
     """The tasks that lm-eval will run, by name, with the generation settings that it will give them."""
     for name in tasks:
-        if name not in manager.task_index and not Path(name).is_file():
+        if name not in manager.task_index and not os.path.isfile(name):
             raise ConfigError(f"--tasks {name} is not known: lm_eval ls tasks lists them; --include_path adds yours.")
     loaded: dict[str, Any] = manager.load(list(tasks))["tasks"]
     for task in loaded.values():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message
 
@@ -17,10 +20,10 @@ def template() -> None:
 
 
 @template.command()
-@click.argument("file", type=click.Path(), required=False)
-def check(file: str | None) -> None:
+@click.argument("file", type=PATH, required=False)
+def check(file: Path | None) -> None:
     """Compile FILE or the default template, and print its sha256 and both prompts for an example."""
-    loaded = Template.load(file)
+    loaded = Template.load(None if file is None else str(file))
     click.echo(f"{loaded.name}: sha256 {loaded.digest}")
     for name, chat in (("draft", loaded.draft_chat(EXAMPLE)), ("aggregate", loaded.aggregate_chat(EXAMPLE, DRAFTS))):
         click.echo(f"\n{name} prompt")

@@ -7,13 +7,14 @@ takes the argument's name and its value.
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.jsonl import check_depth, parse_json
+from lm_eval_aft.core.paths import check_path
 
 Parse = Callable[[str, Any], Any]
 
@@ -110,15 +111,24 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     """A dictionary, or the JSON text of one."""
     if isinstance(value, str):
         with suppress(ValueError):
-            value = json.loads(value)
+            value = parse_json(value)
     if not isinstance(value, dict):
         raise _refuse(name, value, 'a dictionary such as {"name":"value"}')
+    try:
+        check_depth(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not allowed: {error}.") from error
     return value
+
+
+def path(name: str, value: Any) -> str:
+    """A path that a file can have; see ``check_path``."""
+    return check_path(f"{name}=", text(name, value))
 
 
 def path_or_none(name: str, value: Any) -> str:
     """A path, or the word ``none``, which switches the setting off and stays as it is."""
-    return "none" if isinstance(value, str) and value.lower() == "none" else text(name, value)
+    return "none" if isinstance(value, str) and value.lower() == "none" else path(name, value)
 
 
 def or_none(parse: Parse) -> Parse:
@@ -141,7 +151,7 @@ def key_values(option: str, given: str | None) -> dict[str, Any]:
     given = (given or "").strip()
     try:
         if given.startswith("{"):
-            pairs: dict[str, Any] = json.loads(given)
+            pairs: dict[str, Any] = parse_json(given)
         else:
             parts = [part.partition("=") for part in _split(given)]
             if bare := [name for name, sign, _ in parts if not sign]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import ChatError
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Prompt
+from lm_eval_aft.core.rendering import render
 
 _MARK = '{"aft_chat": '
 # Marks of turns in chat templates: <|user|>, [INST], <<SYS>>, </s>. To some tokenizers they are ordinary text.
@@ -24,6 +27,11 @@ MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A
 THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
 # Some chat templates open the think block in the prompt, so the text holds only its end.
 OPENED = re.compile(r"\A(?!.*<think>).*?</think>\s*", re.DOTALL)
+
+NO_PREFIX = (
+    "the prompt of a question is empty, and the tokenizer has neither a BOS nor an EOS token that could stand in its "
+    "place: leave the question out, or give another tokenizer."
+)
 
 
 class ChatContext(str):
@@ -50,7 +58,7 @@ def decode(context: str) -> Chat:
     if not context.startswith(_MARK):
         return Chat((Message("user", context),), wrapped=True)
     try:
-        payload = json.loads(context)
+        payload = parse_json(context)
         messages = tuple(Message(turn["role"], turn["content"]) for turn in payload["aft_chat"])
         if not all(isinstance(part, str) for m in messages for part in (m.role, m.content)):
             raise TypeError("a role or a content is not a text")
@@ -168,28 +176,35 @@ class TokenizerRenderer:
         if not self.tokenizer.chat_template:
             return frozenset()
         mark = "turn-end-probe"
-        history = [Message("user", "x"), Message("assistant", mark), Message("user", "x")]
-        after = self._apply(history, False, generation_prompt=False).partition(mark)[2]
+        history = (Message("user", "x"), Message("assistant", mark), Message("user", "x"))
+        after = self._first_accepted((history, history[:2])).partition(mark)[2]
         first = self._plain(after)[:1]
         return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
 
     def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
-        # Commands that only read chats start faster without jinja2.
-        from jinja2.exceptions import TemplateError
-
         rows = [message.to_dict() for message in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(
+        roles = ", ".join(m.role for m in messages)
+        return render(
+            lambda: self.tokenizer.apply_chat_template(
                 rows,
                 tokenize=False,
                 add_generation_prompt=generation_prompt and not prefill,
                 continue_final_message=prefill,
                 **self._template_args,
-            )
-        except TemplateError as error:
-            roles = ", ".join(m.role for m in messages)
-            raise ChatError(f"the tokenizer's chat template refuses a chat of {roles} turns: {error}") from error
-        return str(text)
+            ),
+            lambda reason: refused_chat(reason, f"a chat of {roles} turns"),
+        )
+
+    def _first_accepted(self, chats: Iterable[Sequence[Message]]) -> str:
+        """The first of these chats that the template renders, as text. Empty if it refuses them all.
+
+        Some templates are for one question only, and refuse a second turn.
+        """
+        for chat in chats:
+            messages = chat if self.has_system_role else fold_system(chat)
+            with suppress(ChatError):
+                return self._apply(messages, False, generation_prompt=False)
+        return ""
 
     def _encode_text(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token
@@ -207,7 +222,10 @@ class TokenizerRenderer:
     @property
     def _prefix_token(self) -> int:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        return int(bos if bos is not None else eos)
+        first = bos if bos is not None else eos
+        if first is None:
+            raise ChatError(NO_PREFIX)
+        return int(first)
 
     @cached_property
     def _control(self) -> tuple[str, ...]:
@@ -219,7 +237,14 @@ class TokenizerRenderer:
         if not self.tokenizer.chat_template:
             return set()
         turns = (Message("system", "x"), Message("user", "x"), Message("assistant", "x"), Message("user", "x"))
-        return set(MARKS.findall(self.render(Chat(turns))))
+        with suppress(ChatError):
+            return set(MARKS.findall(self.render(Chat(turns))))
+        return set(MARKS.findall(self._first_accepted((turns[:3], turns[1:3], turns[1:2]))))
+
+
+def refused_chat(reason: str, chat: str = "a chat") -> ChatError:
+    """The error to raise if a tokenizer's chat template cannot render a chat."""
+    return ChatError(f"the tokenizer's chat template refuses {chat}: {reason}")
 
 
 def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:

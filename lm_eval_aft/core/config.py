@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lm_eval_aft.core import settings
-from lm_eval_aft.core.arguments import Parse, choice, flag, integer, or_none, path_or_none, real, strings, text
+from lm_eval_aft.core.arguments import Parse, choice, flag, integer, or_none, path, path_or_none, real, strings, text
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.core.secrets import is_secret
@@ -74,7 +74,7 @@ class AFTConfig:
         f"What changes in the drafts that a layer reads, to test what it uses: {', '.join(PROBES)}.",
     )
     drafts_from: str | None = setting(
-        None, text, "Folder of traces; their drafts are aggregated and no new drafts are generated."
+        None, path, "Folder of traces; their drafts are aggregated and no new drafts are generated."
     )
     mcq: str = setting(
         "plain",
@@ -85,11 +85,11 @@ class AFTConfig:
         1, integer(1), "For `mcq=drafts`: orders of the drafts over which log-probabilities are averaged."
     )
     template: str | None = setting(
-        None, text, "File with the two prompt blocks; default: the checkpoint's template, else the built-in one."
+        None, path, "File with the two prompt blocks; default: the checkpoint's template, else the built-in one."
     )
     template_override: bool = setting(False, flag, "Use `template` although the checkpoint was trained with another.")
     engine: str = setting("hf", text, "What generates: `hf`, `vllm`, `api` or `scripted`.")
-    record: str | None = setting(None, text, "Folder for the traces.")
+    record: str | None = setting(None, path, "Folder for the traces.")
     cache: str | None = setting(
         None, path_or_none, "File of the draft store; `none` switches it off; default: `drafts.sqlite` inside `record`."
     )

@@ -1,4 +1,4 @@
-"""JSON lines: the one reader and the one writer of the package."""
+"""JSON and JSON lines: the one parser, the one reader and the one writer of the package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,58 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import atomic_write, writing
+from lm_eval_aft.core.errors import AFTError, RecordError
+from lm_eval_aft.core.files import atomic_write, reading, writing
+
+# Levels of lists and objects. Python's own limit for nested calls is 1,000, and readers walk what they read.
+MAX_DEPTH = 200
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that a file, a server, a model or a user made.
+
+    Args:
+        text: UTF-8 if bytes, with or without a byte order mark.
+
+    Raises:
+        ValueError: If it is not JSON, or nested more than ``MAX_DEPTH`` levels deep.
+    """
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+    try:
+        value = json.loads(text)
+    except RecursionError as cause:
+        raise ValueError("it is nested too deeply") from cause
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError if lists and objects are nested more than ``MAX_DEPTH`` levels deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list))
+        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    if level:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+
+
+def read_json(path: Path, what: str, error: type[AFTError] = RecordError) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path: The file.
+        what: What it should be, such as "a list of rows", for the message.
+        error: The class to raise.
+
+    Raises:
+        AFTError: If the file cannot be read or is not JSON.
+    """
+    refuse_stream(path)
+    with reading(path, what, error):
+        return parse_json(path.read_bytes())
 
 
 def iterate_jsonl(path: str | Path, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,8 +114,8 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         RecordError: If the text is not JSON or not an object.
     """
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as cause:
+        row = parse_json(text)
+    except ValueError as cause:
         raise RecordError(f"{where} is not JSON ({cause}): correct or remove it.") from cause
     if not isinstance(row, dict):
         raise RecordError(f"{where} is not a JSON object: write one object a line.")

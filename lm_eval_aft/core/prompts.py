@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined
-from jinja2.exceptions import TemplateError as JinjaError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.errors import PromptTooLong, TemplateError
+from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.records import Chat, Message, Prompt
+from lm_eval_aft.core.rendering import render, run_template
 
 # ``tag`` is "draft", lengthened until no draft contains it in brackets, so that no draft can end itself.
 # This text is part of the identity of the default template: do not change it.
@@ -74,10 +75,11 @@ class Template:
         """
         self.source, self.name = source, name
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        try:
-            self._compiled = environment.from_string(source)
-        except JinjaError as error:
-            raise TemplateError(f"the template {name} does not compile: {error}.") from error
+
+        def refuse(reason: str) -> TemplateError:
+            return TemplateError(f"the template {name} does not compile: {reason}.")
+
+        self._compiled = run_template(lambda: environment.from_string(source), refuse)
         for block in ("draft", "aggregate"):
             if block not in self._compiled.blocks:
                 raise TemplateError(f"the template {name} has no block {block}: add {{% block {block} %}}.")
@@ -92,8 +94,8 @@ class Template:
         if path is None:
             return cls(DEFAULT_TEMPLATE, "default")
         try:
-            return cls(Path(path).read_text(encoding="utf-8"), path)
-        # ValueError: the file is not UTF-8, or the path holds a NUL.
+            return cls(Path(check_path("template=", path, TemplateError)).read_text(encoding="utf-8-sig"), path)
+        # ValueError: the file is not UTF-8.
         except (OSError, ValueError) as error:
             raise TemplateError(
                 f"the template {path} cannot be read ({error}): give the path of a text file."
@@ -114,11 +116,15 @@ class Template:
 
     def _render(self, block: str, chat: Chat, **variables: Any) -> str:
         question = next((m.content for m in reversed(chat.messages) if m.role == "user"), "")
-        try:
+
+        def write() -> str:
             context = self._compiled.new_context({"question": question, **variables})
             return "".join(self._compiled.blocks[block](context))
-        except (JinjaError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise TemplateError(f"block {block} of the template {self.name} cannot be rendered: {error}.") from error
+
+        def refuse(reason: str) -> TemplateError:
+            return TemplateError(f"block {block} of the template {self.name} cannot be rendered: {reason}.")
+
+        return render(write, refuse)
 
 
 def _tag(drafts: Sequence[str]) -> str:

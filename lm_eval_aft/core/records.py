@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal
 
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.usage import Usage
 
 FinishReason = Literal["stop", "length"]
@@ -233,7 +234,7 @@ class Trace:
     @classmethod
     def from_json(cls, line: str) -> Trace:
         """Read a line that ``to_json`` wrote; see ``from_dict`` for the errors."""
-        return cls.from_dict(json.loads(line))
+        return cls.from_dict(parse_json(line))
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Trace:

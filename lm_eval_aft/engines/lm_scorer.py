@@ -8,9 +8,11 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
-from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.chat import NO_PREFIX, TokenizerRenderer, refused_chat
 from lm_eval_aft.core.engine import Score, TokenIds
+from lm_eval_aft.core.errors import ChatError
 from lm_eval_aft.core.records import Chat
+from lm_eval_aft.core.rendering import render
 
 
 class LMScorer:
@@ -38,7 +40,9 @@ class LMScorer:
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """See ``Scorer.apply_chat_template``."""
-        return str(self.lm.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt))
+        return render(
+            lambda: self.lm.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt), refused_chat
+        )
 
     def render(self, chat: Chat) -> str:
         """See ``Scorer.render``."""
@@ -47,6 +51,8 @@ class LMScorer:
     def encode_pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """See ``Scorer.encode_pair``."""
         if not context:
+            if self.lm.prefix_token_id is None:
+                raise ChatError(NO_PREFIX)
             return (self.lm.prefix_token_id,), tuple(self.lm.tok_encode(continuation, add_special_tokens=False))
         context_ids, continuation_ids = self.lm._encode_pair(context, continuation)
         return tuple(context_ids), tuple(continuation_ids)

@@ -15,7 +15,9 @@ from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.log import log
+from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.prompts import Template
 
 FILE = "aft_config.json"
@@ -57,11 +59,11 @@ class CheckpointConfig:
             ConfigError: If the file is not an aft_config.json, or states another digest than its template has.
         """
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
+            row = parse_json(path.read_bytes())
             config = cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})
             if not isinstance(config.template, str) or not isinstance(config.template_sha256, str):
                 raise TypeError("template and template_sha256 must be texts")
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be read ({error}): correct it, or remove it to use template=.") from error
         digest = Template(config.template, str(path)).digest
         if digest != config.template_sha256:
@@ -99,6 +101,8 @@ def choose_template(config: AFTConfig, engine_args: dict[str, Any]) -> Template:
 def _find(engine_args: dict[str, Any]) -> Path | None:
     """aft_config.json of the adapter, or of the base model: in a local folder, the hub's cache or the hub."""
     within = str(engine_args.get("subfolder") or "")
+    if within:
+        check_path("subfolder=", within)
     for key in ("peft", "lora_local_path", "pretrained"):
         name = engine_args.get(key)
         if isinstance(name, str):

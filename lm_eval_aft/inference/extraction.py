@@ -16,6 +16,7 @@ from operator import eq
 
 from lm_eval_aft.bundled import TASKS, arith
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.regexes import compile_regex, last_match
 
 # Answers of these tasks, and of tasks named NAME_..., end in one number.
 NUMERIC = ("aft_gsm8k", "aft_demo", "gsm8k")
@@ -66,14 +67,11 @@ def choose_extraction(task: str, regex: str | None = None) -> Extraction:
 
 
 def _by_regex(regex: str) -> Extraction:
-    try:
-        pattern = re.compile(regex)
-    except re.error as error:
-        raise ConfigError(f"the regex {regex!r} is not valid ({error}).") from error
+    pattern = compile_regex(regex, "the regex")
 
     def answer(text: str) -> str | None:
-        matches = list(pattern.finditer(text))
-        return (matches[-1].group(1 if pattern.groups else 0) or "").strip() or None if matches else None
+        match = last_match(pattern, text)
+        return (match.group(1 if pattern.groups else 0) or "").strip() or None if match else None
 
     return Extraction(f"regex {regex}", answer, lambda target: answer(target) or target.strip())
 

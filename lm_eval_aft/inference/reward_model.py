@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from jinja2.exceptions import TemplateError as JinjaError
 from tqdm import tqdm
 
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Message
+from lm_eval_aft.core.rendering import render
 from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.storage.draft_store import Store
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
@@ -90,13 +90,14 @@ class RewardModel:
         return total([Usage(0, length, length, 0, self.shape.flops(0, length)) for length in lengths])
 
     def _text(self, chat: AnsweredChat) -> str:
-        try:
-            text = str(self.tokenizer.apply_chat_template([m.to_dict() for m in chat], tokenize=False))
-        except JinjaError as error:
-            raise ChatError(
+        rows = [message.to_dict() for message in chat]
+        text = render(
+            lambda: self.tokenizer.apply_chat_template(rows, tokenize=False),
+            lambda reason: ChatError(
                 f"the chat that asks {chat[-2].content[:60]!r} is refused by the chat template of reward_model "
-                f"{self.name} ({error}): correct its messages, or leave it out."
-            ) from error
+                f"{self.name} ({reason}): correct its messages, or leave it out."
+            ),
+        )
         return text.removeprefix(self.tokenizer.bos_token or "")
 
     def _key(self, text: str) -> str:

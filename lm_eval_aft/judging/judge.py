@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import ConfigError, JudgeError
+from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.secrets import KEY_VARIABLE, refuse_secrets
@@ -223,7 +225,9 @@ class Judge:
 
     def _replies(self, kept: Mapping[str, str], missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply]]:
         for key, text in kept.items():
-            yield key, JudgeReply(**json.loads(text))
+            with reading(f"{self.cache.path} at {key[:12]}", "a judge's reply", JudgeError):
+                reply = JudgeReply(**parse_json(text))
+            yield key, reply
         done, failure = len(kept), None
         for key, outcome in self._run(missing):
             if isinstance(outcome, JudgeReply):

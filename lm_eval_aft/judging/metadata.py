@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from lm_eval_aft.core.arguments import integer
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.secrets import refuse_secrets
 from lm_eval_aft.judging.judge import Judge
 
@@ -100,4 +101,4 @@ class RunJudge(ABC):
 
 def path_setting(settings: Mapping[str, Any], name: str) -> Path | None:
     """The path that a setting names; None if it is not set."""
-    return Path(str(settings[name])) if settings.get(name) else None
+    return Path(check_path(f"{name}=", str(settings[name]))) if settings.get(name) else None

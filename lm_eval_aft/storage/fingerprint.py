@@ -7,7 +7,6 @@ if a single layer is trained further, and reading them takes no gigabytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from hashlib import sha256
 from itertools import chain
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+
+from lm_eval_aft.core.jsonl import parse_json
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
@@ -96,7 +97,7 @@ def _tensor_offsets(path: Path, size: int) -> list[tuple[int, int]]:
         if length > size:
             return []
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             offsets = [row["data_offsets"] for name, row in header.items() if name != "__metadata__"]
             return sorted((8 + length + start, 8 + length + end) for start, end in offsets)
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -17,7 +17,7 @@ from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
-from lm_eval_aft.core.jsonl import iterate_jsonl
+from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
@@ -228,8 +228,8 @@ def is_results_file(path: Path) -> bool:
             beginning = file.read(64)
         if beginning.strip() and not re.match(rb'\s*{\s*"(results|config)"', beginning):
             return False
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return _STAMP.fullmatch(path.stem) is not None
     return isinstance(data, dict) and all(isinstance(data.get(part), dict) for part in _PARTS)
 
@@ -334,7 +334,7 @@ def _identity(run: EvalRun) -> str:
 
 def _read_run(file: Path) -> EvalRun:
     with reading(file, "a results file of lm-eval"):
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(file.read_bytes())
         config = data["config"]
         settings = config.get("aft")
         usage = _usage(settings["usage"]) if settings else None

@@ -10,6 +10,7 @@ import click
 
 from lm_eval_aft import bundled
 from lm_eval_aft.cli import run
+from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, write_text
 from trainers.family import pretrain
@@ -22,7 +23,7 @@ SHIPPED = (
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("chat_template.jinja", "aft_config.json", "README.md"),
 )
-FOLDER = click.argument("out", type=click.Path(path_type=Path))
+FOLDER = click.argument("out", type=PATH)
 
 
 def seed_option(meaning: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

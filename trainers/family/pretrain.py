@@ -19,6 +19,7 @@ from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, Way
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.jsonl import read_json
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.family.documents import ANSWER_TOKENS, PROMPT_TEMPLATE, QUESTION_TOKENS, document, make_tokenizer
@@ -147,7 +148,7 @@ def read_curve(folder: Path, config: FamilyConfig) -> list[dict[str, Any]]:
     file = folder / "curve.json"
     if not file.is_file():
         raise ConfigError(f"{file} is not there: train the base first (python -m trainers.family base).")
-    state = json.loads(file.read_text(encoding="utf-8"))
+    state = read_json(file, "the curve of a stage", ConfigError)
     if state["settings"] != json.loads(json.dumps(recorded(config))):
         raise ConfigError(f"{folder} was trained with other settings: remove it, or choose another folder.")
     return list(state["curve"])

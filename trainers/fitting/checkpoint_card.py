@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lm_eval_aft import __version__
 from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.jsonl import iterate_jsonl
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.run import TrainingRun
 
@@ -55,13 +55,12 @@ def _evaluation(run: TrainingRun, aft: CheckpointConfig, merged: bool) -> list[s
 
 def _curve(log: Path, points: int = 20) -> list[str]:
     """Loss by step as a table: some training losses at even distances, and every validation loss."""
-    text = log.read_text(encoding="utf-8") if log.is_file() else ""
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [row for _, row in iterate_jsonl(log)] if log.is_file() else []
     losses = [row for row in rows if "loss" in row]
     some = losses[:: max(1, len(losses) // points)] + losses[-1:]
     steps: dict[int, dict[str, str]] = {}
     for row in [*some, *(row for row in rows if "eval_loss" in row)]:
-        losses_there = {key: f"{row[key]:.4f}" for key in ("loss", "eval_loss") if key in row}
+        losses_there: dict[str, str] = {key: f"{row[key]:.4f}" for key in ("loss", "eval_loss") if key in row}
         steps.setdefault(row["step"], {}).update(losses_there)
     body = [f"| {step} | {row.get('loss', '')} | {row.get('eval_loss', '')} |" for step, row in sorted(steps.items())]
     return ["| step | training loss | validation loss |", "|---|---|---|", *body]

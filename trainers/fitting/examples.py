@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_aft.core.chat import TokenizerRenderer
-from lm_eval_aft.core.errors import ConfigError, PromptTooLong, TemplateError
+from lm_eval_aft.core.errors import ChatError, ConfigError, PromptTooLong, TemplateError
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
 from trainers.rows.row import template_errors_name
@@ -146,7 +146,11 @@ class Encoder:
     def _find_lead(self) -> str:
         """The white space that the chat template writes before an answer, as in "[/INST] answer"."""
         chat, mark = Chat((Message("user", "x"),)), "turn-lead-probe"
-        whole = self.renderer.render(Chat(chat.messages, prefill=mark))
+        try:
+            whole = self.renderer.render(Chat(chat.messages, prefill=mark))
+        except ChatError:
+            # Templates that take content as parts, or one turn only, cannot show it.
+            return ""
         before = self.renderer.render(chat)
         lead = whole[len(before) : whole.rfind(mark)] if whole.startswith(before) else ""
         if lead.strip() or not lead:

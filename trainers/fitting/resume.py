@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import choose_template
 from trainers.fitting.run import TrainingRun, absolute, newest_checkpoint
@@ -67,7 +67,7 @@ def template_of(config: TrainConfig) -> Template:
 def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
     """Contents of run.json, and its settings."""
     try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        state: dict[str, Any] = parse_json(path.read_bytes())
         if missing := {"kind", "finished", "data_digest", "config"} - state.keys():
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         settings = {name: value for name, value in state["config"].items() if value not in (None, [])}

@@ -10,7 +10,6 @@ merged/           the full checkpoint that --merge writes
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,8 @@ from pathlib import Path
 
 from lm_eval_aft import __version__
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.jsonl import write_jsonl
+from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.jsonl import parse_json, write_jsonl
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import FILE
 from trainers.settings import Kind, TrainConfig
@@ -144,8 +144,10 @@ def step_of(checkpoint: Path) -> int:
 def trim_log(path: Path, step: int) -> None:
     """Remove the lines after a step: a resumed run writes them again."""
     if path.is_file():
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        write_jsonl(path, [row for row in rows if row["step"] <= step])
+        with reading(path, "the log of a training run", ConfigError):
+            rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [row for row in rows if row["step"] <= step]
+        write_jsonl(path, kept)
 
 
 def absolute(model: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.regexes import compile_regex, last_match
 from trainers.rows.row import DataRow
 
 Verifier = Callable[[str, DataRow], bool]
@@ -48,14 +49,11 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
 
 
 def _exact(expression: str, gold: str) -> Verifier:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise ConfigError(f"--verifier exact:{expression} is no regular expression ({error}).") from error
+    pattern = compile_regex(expression, "--verifier exact:")
 
     def verify(text: str, row: DataRow) -> bool:
-        answer, wanted = last_match(pattern, text), _gold(row, gold)
-        return answer is not None and same(answer, last_match(pattern, wanted) or wanted)
+        answer, wanted = last_answer(pattern, text), _gold(row, gold)
+        return answer is not None and same(answer, last_answer(pattern, wanted) or wanted)
 
     return verify
 
@@ -76,15 +74,17 @@ def right_answer(spec: str | None, row: DataRow, gold: str) -> str:
     """
     wanted = _gold(row, gold)
     module, _, expression = (spec or "").partition(":")
-    return (last_match(re.compile(expression or NUMBER), wanted) if module == "exact" else None) or wanted
+    if module != "exact":
+        return wanted
+    return last_answer(compile_regex(expression or NUMBER, "--verifier exact:"), wanted) or wanted
 
 
-def last_match(pattern: re.Pattern[str], text: str) -> str | None:
+def last_answer(pattern: re.Pattern[str], text: str) -> str | None:
     """The last match in a text: its first group that matched, or the whole match if none did; None without a match."""
-    matches = list(pattern.finditer(text))
-    if not matches:
+    match = last_match(pattern, text)
+    if match is None:
         return None
-    return next((group for group in matches[-1].groups() if group is not None), matches[-1].group())
+    return next((group for group in match.groups() if group is not None), match.group())
 
 
 def same(one: str, other: str) -> bool:

@@ -9,13 +9,12 @@ The layouts are:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.jsonl import check_characters, read_jsonl, refuse_stream
+from lm_eval_aft.core.jsonl import check_characters, parse_json, read_jsonl, refuse_stream
 from trainers.rows.result import DataResult
 from trainers.rows.row import DataRow, check_row
 
@@ -51,8 +50,8 @@ def _read_objects(path: Path) -> list[dict[str, Any]]:
     refuse_stream(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if text.lstrip().startswith("[") else read_jsonl(path, strict=True)
-    except (OSError, ValueError, RecursionError) as error:
+        rows = parse_json(text) if text.lstrip().startswith("[") else read_jsonl(path, strict=True)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a JSONL file or a JSON list.") from error
     if not rows:
         raise ConfigError(f"{path} is an empty list: give rows with a query and responses.")

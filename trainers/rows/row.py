@@ -13,8 +13,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from jinja2.exceptions import TemplateError as JinjaError
-
 from lm_eval_aft.core.chat import strip_control
 from lm_eval_aft.core.errors import ChatError, ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl
@@ -138,7 +136,7 @@ def template_errors_name(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (JinjaError, ChatError) as error:
+    except ChatError as error:
         raise ChatError(
             f"{where} is refused by the model's chat template ({error}): correct its messages, or leave it out."
         ) from error

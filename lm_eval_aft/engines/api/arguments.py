@@ -10,8 +10,10 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, real, text
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.loading import loading, reason_of
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.secrets import refuse_secrets
+from lm_eval_aft.core.usage import MAX_COUNT
 from lm_eval_aft.engines.api.client import ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.renderers import CountingRenderer, EstimateRenderer, FoldingRenderer
 from lm_eval_aft.engines.api.responses import refusal
@@ -108,11 +110,8 @@ def _renderer(args: Mapping[str, Any]) -> Renderer:
         from transformers import AutoTokenizer
 
         name = text("tokenizer", args["tokenizer"])
-        try:
+        with loading(lambda error: EngineError(f"tokenizer={name} cannot be loaded: {reason_of(error)}")):
             renderer = counting = CountingRenderer(AutoTokenizer.from_pretrained(name))
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise EngineError(f"tokenizer={name} cannot be loaded: {reason}") from error
         takes_system = counting.has_system_role
     return renderer if flag("system_role", args.get("system_role", takes_system)) else FoldingRenderer(renderer)
 
@@ -137,16 +136,21 @@ def _listed_models(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
             f"base_url={client.base_url} has no list of models (HTTP {error.status}: {error.message}): most addresses "
             f"end in /v1; {skip}."
         ) from error
-    listed = {str(row["id"]): row for row in rows or [] if isinstance(row, dict) and "id" in row}
+    rows = rows if isinstance(rows, list) else []
+    listed = {str(row["id"]): row for row in rows if isinstance(row, dict) and "id" in row}
     if model not in listed:
         names = ", ".join(list(listed)[:10]) or "none"
         raise EngineError(f"the server at {client.base_url} has no model={model}: it lists {names}; {skip}.")
     return listed
 
 
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_COUNT
+
+
 def _max_length(args: Mapping[str, Any], row: Mapping[str, Any]) -> int:
     """Context length: the user's, else the server's, else a default with a warning."""
-    stated = next((row[name] for name in LENGTH_FIELDS if isinstance(row.get(name), int)), None)
+    stated = next((row[name] for name in LENGTH_FIELDS if _is_length(row.get(name))), None)
     if "max_length" not in args and stated is None:
         log.warning("The server states no context length: max_length=%d is assumed.", DEFAULT_LENGTH)
     return int(integer(1)("max_length", args.get("max_length", stated or DEFAULT_LENGTH)))

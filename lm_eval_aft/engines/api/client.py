@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import requests
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.secrets import KEY_VARIABLE
 
 CONNECT_S = 10.0
@@ -29,6 +30,16 @@ BACKOFF_S, MAX_BACKOFF_S = 0.5, 60.0
 QUOTA_BACKOFF_S = 5.0
 # A server that requires a longer wait has a quota, not a busy minute.
 MAX_RETRY_AFTER_S = 600.0
+# The longest time to wait for one reply: a week.
+MAX_TIMEOUT_S = 604_800.0
+# A retry would send the same call, which no server would receive.
+NEVER_SENT = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.InvalidProxyURL,
+    requests.exceptions.InvalidJSONError,
+)
 
 
 class Refused(Exception):
@@ -59,9 +70,14 @@ class ChatClient:
             max_retries: Number of further attempts.
 
         Raises:
-            ConfigError: If the address or the key is not valid.
+            ConfigError: If the address, the time-out or the key is not valid.
         """
         self.base_url = _checked_url(base_url)
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ConfigError(
+                f"timeout_s={timeout_s:g} is not allowed: a reply may take more than 0 and at most "
+                f"{MAX_TIMEOUT_S:,.0f} seconds."
+            )
         self.timeout_s, self.max_retries = timeout_s, max_retries
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         # Such a key would fail as a header, in a message that shows it.
@@ -108,12 +124,19 @@ class ChatClient:
             if attempt and stop.wait(delay_s):
                 raise Cancelled
             jitter = self._jitter.uniform(0.75, 1.25)
-            backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2**attempt) * jitter
+            # 2**1024 is no float.
+            doubled = 2 ** min(attempt, 20)
+            backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * doubled) * jitter
             try:
                 response = self._send(method, path, body)
+            except NEVER_SENT as error:
+                raise Unreachable(self._hide(_root_cause(error, self.timeout_s))) from error
             except requests.RequestException as error:
                 problem, delay_s = self._hide(_root_cause(error, self.timeout_s)), backoff_s
                 continue
+            # A missing file of certificates is an OSError of Python itself.
+            except (OSError, ValueError, OverflowError) as error:
+                raise Unreachable(self._hide(" ".join(str(error).split()) or type(error).__name__)) from error
             reason = ""
             if response.status_code not in BUSY and response.status_code < 500:
                 reply = self._parse(response)
@@ -129,7 +152,7 @@ class ChatClient:
             if requested_s > MAX_RETRY_AFTER_S:
                 raise Unreachable(f"{problem}; it asks to wait {requested_s:.0f} s")
             if response.status_code == 429 and not header:
-                backoff_s = min(MAX_BACKOFF_S, QUOTA_BACKOFF_S * 2**attempt) * jitter
+                backoff_s = min(MAX_BACKOFF_S, QUOTA_BACKOFF_S * doubled) * jitter
             delay_s = max(backoff_s, requested_s)
         raise Unreachable(f"{problem}, {self.max_retries + 1} times")
 
@@ -156,7 +179,7 @@ class ChatClient:
                 message = f"it redirects to {response.headers['Location']}"
             raise Refused(response.status_code, message, code)
         try:
-            reply = response.json()
+            reply = parse_json(response.content)
         except ValueError:
             return {}
         return reply if isinstance(reply, dict) else {}
@@ -164,7 +187,7 @@ class ChatClient:
     def _message(self, response: requests.Response) -> tuple[str, str]:
         """The server's error message on one line, and its error code. The message does not show the key."""
         try:
-            body = response.json()
+            body = parse_json(response.content)
         except ValueError:
             body = None
         error = body.get("error", body) if isinstance(body, dict) else {}
@@ -194,13 +217,25 @@ def _checked_url(base_url: str) -> str:
     Raises:
         ConfigError: If it is no address, or holds a secret.
     """
-    parts = urlsplit(base_url.strip())
+    try:
+        parts = urlsplit(base_url.strip())
+        host, port = parts.hostname or "", parts.port
+        # Names in other scripts are sent in this encoding.
+        host.encode("idna")
+    # A port beyond 65,535, a bracket that is not closed, an empty label between two dots, half a surrogate pair.
+    except ValueError as error:
+        # What stands before an @ may be a key.
+        shown = "" if "@" in base_url else f"={base_url!r:.200}"
+        reason = "" if "@" in base_url else f" ({' '.join(str(error).split())})"
+        raise ConfigError(
+            f"base_url{shown} is not an address{reason}: give one such as http://127.0.0.1:8000/v1."
+        ) from None
     if parts.username or parts.password or parts.query:
         raise ConfigError(
             "base_url must hold neither a user, a password nor a query, as it is written into result files: the key "
             f"comes from the environment variable {KEY_VARIABLE}."
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not host or port == 0:
         raise ConfigError(f"base_url={base_url} is not an address: give one such as http://127.0.0.1:8000/v1.")
     return base_url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
@@ -224,5 +259,5 @@ def _retry_after(header: str | None) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return 0.0

@@ -6,7 +6,6 @@ EngineArgs. ``engine_seed`` is vLLM's own seed, because ``seed`` is ours.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, text
 from lm_eval_aft.core.config import SEED_LIMIT, refuse_unknown
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.jsonl import parse_json
 
 OWN_ARGS = {
     "pretrained",
@@ -162,8 +162,8 @@ def _lora(args: Mapping[str, Any], engine: dict[str, Any]) -> str:
         return ""
     folder = Path(os.path.expanduser(text("lora_local_path", args["lora_local_path"])))
     try:
-        rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rank = int(parse_json((folder / "adapter_config.json").read_bytes())["r"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"lora_local_path={folder} has no readable adapter_config.json ({error}): give the folder of a PEFT LoRA "
             "adapter."

@@ -14,8 +14,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from lm_eval_aft.core.chat import refused_chat
 from lm_eval_aft.core.engine import Score
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.rendering import render
 from lm_eval_aft.engines.vllm.watchdog import watched
 
 # lm-eval's: cache key, context ids, continuation ids.
@@ -77,14 +79,16 @@ class PromptLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The chat as the text that is scored."""
-        text = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **self._template_args,
+        return render(
+            lambda: self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **self._template_args,
+            ),
+            refused_chat,
         )
-        return str(text)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text. A text longer than the context is scored in disjoint windows."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import write_text
-from lm_eval_aft.core.jsonl import read_jsonl
+from lm_eval_aft.core.jsonl import read_json, read_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.storage.results import SAMPLES, is_results_file, results_files, run_of_samples, samples_beside
@@ -115,12 +115,7 @@ def write_rows(file: Path, rows: Sequence[ModelOutput] | Sequence[Annotation]) -
 def _read_rows(file: Path) -> list[Any]:
     if file.suffix == ".jsonl":
         return list(read_jsonl(file))
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{file} is not JSON ({error}).") from error
+    rows = read_json(file, "JSON")
     if not isinstance(rows, list) or not rows:
         raise RecordError(f"{file} does not hold a list of rows: give a file as alpaca_eval writes it.")
     return rows

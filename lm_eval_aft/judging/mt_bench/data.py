@@ -14,7 +14,7 @@ from typing import Any
 from lm_eval_aft.core.chat import THINK
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import file_name, reading
-from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
+from lm_eval_aft.core.jsonl import parse_json, read_jsonl, write_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.storage.results import EvalRun, is_results_file, read_runs, results_files
 
@@ -208,7 +208,7 @@ def parse_response(question: MTBenchQuestion, response: str) -> MTBenchAnswer:
     Raises:
         ValueError, KeyError, TypeError: If the response is of another kind.
     """
-    answer = _answer(question.question_id, json.loads(response)["turns"])
+    answer = _answer(question.question_id, parse_json(response)["turns"])
     return MTBenchAnswer(answer.question_id, tuple(THINK.sub("", turn).strip() for turn in answer.turns))
 
 
