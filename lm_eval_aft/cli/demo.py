@@ -37,15 +37,15 @@ def main() -> int:
         shutil.rmtree(_OUT / name, ignore_errors=True)
         arguments = f"{model_args},record={_OUT / name / 'traces'}"
         options = ("--model_args", arguments, "--tasks", "aft_arith", *_OPTIONS, "--output_path", _OUT / name)
-        run("lm_eval", "--model", "aft", *options)
+        run_command("lm_eval", "--model", "aft", *options)
     show_question(choose(list(read_traces(_OUT / "aft" / "traces"))))
     print()
-    run("aft", "compare", _OUT / "sft", _OUT / "aft")
-    run("aft", "report", _OUT / "sft", _OUT / "aft", "--html", _OUT / "report.html")
+    run_command("aft", "compare", _OUT / "sft", _OUT / "aft")
+    run_command("aft", "report", _OUT / "sft", _OUT / "aft", "--html", _OUT / "report.html")
     return 0
 
 
-def run(program: str, *words: object) -> None:
+def run_command(program: str, *words: object) -> None:
     """Print a command and run it. If it fails, the demonstration ends with its exit code."""
     command = [program, *map(str, words)]
     print(f"$ {' '.join(command)}", flush=True)

@@ -16,7 +16,9 @@ def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monke
     old.write_text("{}")
     (tmp_path / "out" / "other").mkdir()
     seen: list[tuple[str, bool]] = []
-    monkeypatch.setattr(demo, "run", lambda program, *words: seen.append((f"{program} {words[0]}", old.exists())))
+    monkeypatch.setattr(
+        demo, "run_command", lambda program, *words: seen.append((f"{program} {words[0]}", old.exists()))
+    )
     monkeypatch.setattr(demo, "read_traces", lambda folder: [None])
     monkeypatch.setattr(demo, "choose", lambda traces: traces[0])
     monkeypatch.setattr(demo, "show_question", lambda trace: None)
