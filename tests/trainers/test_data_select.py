@@ -76,7 +76,7 @@ def test_select_by_verifier_puts_right_before_scores_that_came_with_the_file(tmp
 
 
 def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeypatch):
-    from lm_eval_aft.inference.reward_model import RewardModel
+    from transformers import LlamaForSequenceClassification
 
     source = write(tmp_path / "d.jsonl", drafted(3))
     options = ("--reward_model", reward, "--device", "cpu")
@@ -89,7 +89,7 @@ def test_a_reward_model_scores_once_whatever_the_batch(tmp_path, reward, monkeyp
     scored, kept = read_jsonl(tmp_path / "one.jsonl"), read_jsonl(tmp_path / "s.jsonl")
     for all_of, best in zip(scored, kept, strict=True):
         assert sorted(best["scores"]) == pytest.approx(sorted(all_of["scores"])[-2:], abs=1e-5)
-    monkeypatch.setattr(RewardModel, "_logits", lambda self, texts: pytest.fail("scored again"))
+    monkeypatch.setattr(LlamaForSequenceClassification, "forward", lambda *args, **kwargs: pytest.fail("scored again"))
     # The scores come from s.jsonl.sqlite.
     aft_data("select", source, tmp_path / "s.jsonl", *options, "--k", 3)
     assert [len(row["drafts"]) for row in read_jsonl(tmp_path / "s.jsonl")] == [3, 3, 3]

@@ -45,7 +45,7 @@ def test_a_run_that_died_before_it_was_saved_is_only_saved(config, tmp_path, mon
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_best", die)
+        patch.setattr(loop, "best_checkpoint", die)
         with pytest.raises(Killed):
             run_training("sft", config)
     log = log_of(config)
@@ -156,7 +156,7 @@ def test_a_model_that_moved_is_the_same_and_its_path_may_be_relative(config, tin
 
 def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_keeps_shards", lambda trainer: True)
+        patch.setattr(loop, "keeps_shards", lambda trainer: True)
         with pytest.raises(ConfigError, match="stage 3 would keep the weights in shards"):
             run_training("sft", replace(config, lora_rank=0))
     assert list(Path(config.output).iterdir())

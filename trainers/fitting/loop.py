@@ -71,7 +71,7 @@ def fit(
         data_collator=Collator(pad, trims_logits(base)),
         processing_class=tokenizer,
     )
-    if not config.lora_rank and _keeps_shards(trainer):
+    if not config.lora_rank and keeps_shards(trainer):
         raise ConfigError(
             "DeepSpeed's stage 3 would keep the weights in shards: set stage3_gather_16bit_weights_on_model_save "
             "(accelerate launch --zero3_save_16bit_model true)."
@@ -86,7 +86,7 @@ def fit(
     with disk_guard(run):
         if not _is_trained(trainer, run):
             trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
-    best = _best(trainer)
+    best = best_checkpoint(trainer)
     if best and trainer.is_world_process_zero():
         step = step_of(Path(best))
         say(f"kept: step {step}, validation loss {trainer.state.best_metric:.4f}, the lowest")
@@ -108,7 +108,7 @@ def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:
         return False
     locate_best(state, run)
     trainer.state = state
-    if _best(trainer):
+    if best_checkpoint(trainer):
         trainer._load_best_model()
     else:
         trainer._load_from_checkpoint(str(run.resume_from))
@@ -165,7 +165,7 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
-def _keeps_shards(trainer: Trainer) -> bool:
+def keeps_shards(trainer: Trainer) -> bool:
     """Whether DeepSpeed would write no whole weights when the run ends."""
     if not trainer.is_deepspeed_enabled:
         return False
@@ -175,7 +175,7 @@ def _keeps_shards(trainer: Trainer) -> bool:
     return zero.get("stage") == 3 and not (plugin.zero3_save_16bit_model if gathers == "auto" else gathers)
 
 
-def _best(trainer: Trainer) -> str | None:
+def best_checkpoint(trainer: Trainer) -> str | None:
     """The checkpoint that validation chose. Without validation there is none, even if the state remembers one."""
     return trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
 
@@ -201,7 +201,7 @@ def _save(trainer: Trainer, run: TrainingRun, aft: CheckpointConfig, facts: Sequ
     (run.folder / "training_args.bin").unlink(missing_ok=True)
     write_checkpoint_card(run.folder, run, aft, facts)
     run.write_state(finished=True)
-    best = _best(trainer)
+    best = best_checkpoint(trainer)
     # A finished run needs no checkpoint to resume from.
     if best and run.config.keep == 1:
         run.remove_checkpoints(0, best)
