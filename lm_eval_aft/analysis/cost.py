@@ -11,6 +11,7 @@ from typing import Literal
 
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.inference.dialogue import is_empty
 from lm_eval_aft.storage.results import EvalRun
 
 Cost = Literal["tokens", "flops"]
@@ -29,7 +30,7 @@ class TaskCost:
         own: False if it is the mean over all tasks of the run, since there are no traces.
         texts: Generated texts in the traces; 0 without traces.
         cut: How many of these texts ended at the token limit.
-        empty: How many of these texts hold nothing but white space.
+        empty: How many of these texts hold no answer: only white space, or a thought that does not end.
     """
 
     task: str
@@ -64,7 +65,7 @@ class TaskCost:
 def trace_cost(trace: Trace) -> TaskCost:
     """The cost of one trace."""
     texts = trace.drafts
-    cut, empty = sum(text.cut for text in texts), sum(text.empty for text in texts)
+    cut, empty = sum(text.cut for text in texts), sum(is_empty(trace.question, text) for text in texts)
     return TaskCost(trace.question.task, 1, trace.usage, texts=len(texts), cut=cut, empty=empty)
 
 

@@ -15,7 +15,7 @@ from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
 from lm_eval_aft.analysis.votes import gold_answers
 from lm_eval_aft.analysis.voting import score_drafts
-from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.dialogue import answer_of
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
 from lm_eval_aft.storage.results import Score
 
@@ -137,8 +137,8 @@ def draft_pool(entry: RunEntry, task: str, regex: str | None) -> DraftPool | Non
         question = trace.question
         if question.task != task or question.repeat or question.turn:
             continue
-        drafts = [draft.completion for draft in trace.layer(0)]
-        texts = [answer_in(question, draft.text) for draft in drafts]
+        drafts = trace.layer(0)
+        texts = [answer_of(question, draft) for draft in drafts]
         answers[question.doc_id, question.doc_hash] = tuple(map(extraction.answer, texts))
-        tokens += [draft.generated_tokens for draft in drafts]
+        tokens += [draft.completion.generated_tokens for draft in drafts]
     return DraftPool(entry.label, answers, fmean(tokens)) if tokens and sum(tokens) else None

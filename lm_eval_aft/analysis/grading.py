@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.dialogue import answer_of, without_thinking
 from lm_eval_aft.inference.extraction import Extraction
 
 # Words in a row. Shared 3-grams mean shared wording, not only a shared subject.
@@ -28,9 +28,9 @@ class GradedText:
         answer: The answer found in it; None if there is none.
         right: Whether that is the gold answer; None if there is no gold answer.
         tokens: Generated tokens.
-        empty: Whether it holds nothing but white space.
+        empty: Whether it holds no answer: only white space, or a thought that does not end.
         cut: Whether it ended at the token limit.
-        identity: Equal for texts of this trace that are equal once white space is normalised.
+        identity: Equal for texts of this trace that are equal without thoughts and once white space is normalised.
         overlaps: For each text of the layer before, the share of this text's word 3-grams that occur in it, counted as
             multisets: |A n B| / |A|. A text of fewer than three words is compared by single words. Empty for drafts.
     """
@@ -127,12 +127,12 @@ def _vote(drafts: tuple[GradedText, ...], rights: Set[str]) -> float:
 
 
 def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...]:
-    words = [draft.completion.text.split() for draft in trace.drafts]
+    words = [without_thinking(trace.question, draft).split() for draft in trace.drafts]
     grams = [_grams(each) for each in words]
     identities: dict[tuple[str, ...], int] = {}
     texts = []
     for number, draft in enumerate(trace.drafts):
-        answer = extraction.answer(answer_in(trace.question, draft.completion.text)) if extraction else None
+        answer = extraction.answer(answer_of(trace.question, draft)) if extraction else None
         before = [grams[i] for i, other in enumerate(trace.drafts) if other.layer == draft.layer - 1]
         texts.append(
             GradedText(
@@ -141,7 +141,7 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
                 answer=answer,
                 right=None,
                 tokens=draft.completion.generated_tokens,
-                empty=draft.empty,
+                empty=not words[number],
                 cut=draft.cut,
                 identity=identities.setdefault(tuple(words[number]), number),
                 overlaps=tuple(_overlap(grams[number], other) for other in before),

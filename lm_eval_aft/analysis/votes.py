@@ -17,7 +17,7 @@ from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import ModelShape
-from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.dialogue import answer_of, final_answer
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction
 
 
@@ -130,16 +130,16 @@ def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
 
 
 def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
-    question, drafts = trace.question, [draft.completion for draft in trace.layer(0)]
+    question, drafts = trace.question, trace.layer(0)
     return Ballot(
         task=question.task,
         doc_id=question.doc_id,
         doc_hash=question.doc_hash,
         settings=json.dumps(trace.set_settings, sort_keys=True),
-        answers=tuple(extraction.answer(answer_in(question, draft.text)) for draft in drafts),
-        prompt_tokens=drafts[0].prompt_tokens,
-        tokens=tuple(draft.generated_tokens for draft in drafts),
-        final=extraction.answer(answer_in(question, trace.answer)),
+        answers=tuple(extraction.answer(answer_of(question, draft)) for draft in drafts),
+        prompt_tokens=drafts[0].completion.prompt_tokens,
+        tokens=tuple(draft.completion.generated_tokens for draft in drafts),
+        final=extraction.answer(final_answer(trace)),
         final_tokens=trace.usage.generated_tokens,
     )
 

@@ -20,13 +20,13 @@ from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Prompt
 from lm_eval_aft.core.rendering import render
+from lm_eval_aft.core.thinking import CHANNEL_TOKENS, is_thought_token, opened_thought, without_blocks, without_thoughts
 
 _MARK = '{"aft_chat": '
 # Marks of turns in chat templates: <|user|>, [INST], <<SYS>>, </s>. To some tokenizers they are ordinary text.
 MARKS = re.compile(r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|\[/?[A-Z_]{2,40}\]|<</?[A-Z]+>>|<\w+_of_turn>|</?s>")
-THINK = re.compile(r"<think>.*?(</think>|\Z)\s*", re.DOTALL)
-# Some chat templates open the think block in the prompt, so the text holds only its end.
-OPENED = re.compile(r"\A(?!.*<think>).*?</think>\s*", re.DOTALL)
+# No chat template writes more characters after the last message.
+LONGEST_HEAD = 400
 
 NO_PREFIX = (
     "the prompt of a question is empty, and the tokenizer has neither a BOS nor an EOS token that could stand in its "
@@ -92,7 +92,7 @@ class Renderer(Protocol):
         """Length of a text in tokens."""
 
     def clean(self, text: str) -> str:
-        """A text without control tokens and think blocks, for use in another prompt."""
+        """A text without control tokens and thoughts, for use in another prompt."""
 
 
 class TokenizerRenderer:
@@ -130,12 +130,13 @@ class TokenizerRenderer:
 
     def encode(self, chat: Chat) -> Prompt:
         """Render and tokenise as lm-eval's HFLM does: special tokens are added unless the text begins with BOS."""
-        token_ids = tuple(self._encode_text(self.render(chat)))
+        text = self.render(chat)
+        token_ids = tuple(self._encode_text(text))
         # A model must read something. lm-eval has a prefix token for that.
         if not token_ids:
             token_ids = (self._prefix_token,)
         digest = sha256(",".join(map(str, token_ids)).encode()).hexdigest()
-        return Prompt(chat, token_ids, len(token_ids), digest)
+        return Prompt(chat, token_ids, len(token_ids), digest, self._opened_thought(chat, text))
 
     def trim(self, text: str, tokens: int) -> str:
         """See ``Renderer.trim``. Decoding may merge pieces, so the cut is lowered until the text is short enough."""
@@ -171,15 +172,39 @@ class TokenizerRenderer:
         return rendered
 
     @cached_property
+    def thought_ids(self) -> frozenset[int]:
+        """The control tokens that mark thoughts. A text shows them, so that its thought can be told from its answer."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {number: token.content for number, token in added.items() if token.special}
+        channels = CHANNEL_TOKENS if "<|channel|>" in special.values() else ()
+        return frozenset(number for number, text in special.items() if text in channels or is_thought_token(text))
+
+    @cached_property
     def turn_end_ids(self) -> frozenset[int]:
-        """The control token with which the chat template ends an assistant message, if there is one."""
+        """The control token with which the chat template ends an assistant message, if there is one.
+
+        A channel of gpt-oss ends with the same token as a message, so that token ends no text.
+        """
         if not self.tokenizer.chat_template:
             return frozenset()
         mark = "turn-end-probe"
         history = (Message("user", "x"), Message("assistant", mark), Message("user", "x"))
-        after = self._first_accepted((history, history[:2])).partition(mark)[2]
+        before, _, after = self._first_accepted((history, history[:2])).partition(mark)
+        if "<|channel|>" in before:
+            return frozenset()
         first = self._plain(after)[:1]
         return frozenset(first) & frozenset(self.tokenizer.added_tokens_decoder)
+
+    def _opened_thought(self, chat: Chat, text: str) -> str:
+        """The mark with which a rendered prompt opens a thought, after the last message or within the prefill."""
+        mark = opened_thought(text[-LONGEST_HEAD - len(chat.prefill) :])
+        # A user may write about such marks, so only what follows the last message counts.
+        if not mark or text.rstrip().endswith(mark):
+            return mark
+        if not self.tokenizer.chat_template:
+            return opened_thought(chat.prefill)
+        before = self._first_accepted((chat.messages,))
+        return opened_thought(text[len(before) :]) if before and text.startswith(before) else ""
 
     def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
         rows = [message.to_dict() for message in messages]
@@ -261,15 +286,26 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def strip_control(text: str, control: Sequence[str]) -> str:
-    """Remove think blocks and control tokens.
+    """Remove thoughts and control tokens.
 
-    A block without an end reaches to the end of the text. If the prompt opened the block, it begins with the text.
+    A thought without an end reaches to the end of the text. If the prompt opened the thought, it begins with the text.
     Removing one token can form another one, so removal is repeated until nothing changes.
     """
-    before, text = None, OPENED.sub("", text)
+    # Some marks of thoughts are control tokens.
+    others = [token for token in control if not is_thought_token(token) and token not in CHANNEL_TOKENS]
+    text = without_thoughts(_without(text, others))
+    before = None
     while before != text:
         before = text
-        text = THINK.sub("", text)
-        for token in control:
+        text = without_blocks(_without(text, control))
+    return text
+
+
+def _without(text: str, tokens: Sequence[str]) -> str:
+    """The text without these tokens, and without those that form when others go."""
+    before = None
+    while before != text:
+        before = text
+        for token in tokens:
             text = text.replace(token, "")
     return text

@@ -58,7 +58,7 @@ class AFTConfig:
         "Seed of all generations; `none` lets vLLM or a server sample without seeds, which is faster.",
     )
     think_end_token: str | None = setting(
-        None, text, "Mark that ends the thinking, such as `</think>`; the task sees only what follows the last one."
+        None, text, "Mark that ends thinking, for marks that are not known; the answer follows the last one."
     )
     vote_regex: str | None = setting(
         None,

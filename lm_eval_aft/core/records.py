@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.core.usage import Usage
 
 FinishReason = Literal["stop", "length"]
@@ -63,12 +64,22 @@ class Prompt:
         token_ids: The rendered prompt in tokens, or None if the engine holds no tokenizer.
         prompt_tokens: Length of the prompt in tokens; an estimate if ``token_ids`` is None.
         digest: SHA-256 of the token ids, or of the messages if there are none. Part of the store key.
+        opened_thought: The mark with which the rendered prompt opens a thought; "" if it opens none.
     """
 
     chat: Chat
     token_ids: tuple[int, ...] | None
     prompt_tokens: int
     digest: str
+    opened_thought: str = ""
+
+    @property
+    def unshown_mark(self) -> str:
+        """The part of ``opened_thought`` that no completion shows.
+
+        A server renders the prompt itself, so its engine puts the mark into the text.
+        """
+        return "" if self.token_ids is None else self.opened_thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +146,7 @@ class Draft:
         completion: What the engine generated. Empty and cut texts are kept too.
         reused: True if it came from the store or from an equal request of this run.
         elapsed_s: Seconds from the start of its layer to its end.
+        opened_thought: The mark with which the prompt opened a thought, in which the text begins; "" if it opened none.
     """
 
     layer: int
@@ -143,16 +155,25 @@ class Draft:
     completion: Completion
     reused: bool
     elapsed_s: float
+    opened_thought: str = ""
 
     @property
     def empty(self) -> bool:
-        """Whether the text is only white space."""
-        return not self.completion.text.strip()
+        """Whether the text holds no answer: it is only white space, or only a thought."""
+        return not self.answer().strip()
 
     @property
     def cut(self) -> bool:
         """Whether the text ended at ``max_tokens``."""
         return self.completion.finish_reason == "length"
+
+    def answer(self, think_end: str = "") -> str:
+        """The text without its thoughts.
+
+        Args:
+            think_end: The mark that ends thinking, if the user names one.
+        """
+        return without_thoughts(self.completion.text, self.opened_thought, end=think_end, cut=self.cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from itertools import groupby
 from typing import Any
 
 from lm_eval_aft.core.chat import TokenizerRenderer
@@ -34,12 +35,32 @@ def has_ended(tokenizer: Any, token_ids: Sequence[int], stop_ids: Set[int], samp
 
 
 def text_before_stop(
-    tokenizer: Any, token_ids: Sequence[int], stop_ids: Set[int], until: Sequence[str]
+    tokenizer: Any,
+    token_ids: Sequence[int],
+    stop_ids: Set[int],
+    until: Sequence[str],
+    shown: Set[int] = frozenset(),
 ) -> tuple[str, bool]:
-    """The text of generated tokens up to the first stop string, and whether a stop id or stop string ended it."""
+    """The text of generated tokens up to the first stop string, and whether a stop id or stop string ended it.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        token_ids: The generated tokens.
+        stop_ids: Token ids that end a text.
+        until: Strings that end a text.
+        shown: Control tokens that the text shows; see ``TokenizerRenderer.thought_ids``.
+    """
     at_stop_id = bool(token_ids) and token_ids[-1] in stop_ids
-    text = str(tokenizer.decode(list(token_ids[:-1] if at_stop_id else token_ids), skip_special_tokens=True))
+    text = _decode(tokenizer, token_ids[:-1] if at_stop_id else token_ids, shown)
     cut = min((text.index(stop) for stop in until if stop in text), default=None)
     # A stop string may be a special token, which the text leaves out.
     stopped = at_stop_id or cut is not None or any(stop in tokenizer.decode(list(token_ids)) for stop in until)
     return text[:cut], stopped
+
+
+def _decode(tokenizer: Any, token_ids: Sequence[int], shown: Set[int]) -> str:
+    """The text of tokens without control tokens, except those that are shown."""
+    if shown.isdisjoint(token_ids):
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    runs = groupby(token_ids, key=shown.__contains__)
+    return "".join(str(tokenizer.decode(list(run), skip_special_tokens=not kept)) for kept, run in runs)

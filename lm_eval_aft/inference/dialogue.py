@@ -10,23 +10,41 @@ import json
 from dataclasses import replace
 
 from lm_eval_aft.core.chat import Renderer
-from lm_eval_aft.core.records import Chat, Message, Question, Trace
+from lm_eval_aft.core.records import Chat, Draft, Message, Question, Trace
+from lm_eval_aft.core.thinking import without_thoughts
 
 # The generation setting that lists the user's later turns, and the key of the answers in the response.
 TURNS = "turns"
 
 
-def after_thinking(question: Question, text: str) -> str:
-    """The part of a text after the last mark that ends thinking."""
-    return text.rpartition(question.think_end)[2].lstrip() if question.think_end else text
+def without_thinking(question: Question, draft: Draft) -> str:
+    """A generated text without its thoughts; empty if it ended inside one."""
+    return draft.answer(question.think_end)
+
+
+def is_empty(question: Question, draft: Draft) -> bool:
+    """Whether a generated text holds no answer."""
+    return not without_thinking(question, draft).strip()
+
+
+def answer_of(question: Question, draft: Draft) -> str:
+    """The part of a generated text that the task scores: without thoughts, and before the first stop string."""
+    return _before_stop(question, without_thinking(question, draft))
 
 
 def answer_in(question: Question, text: str) -> str:
-    """The part of a text that the task scores: after the thinking, and before the first stop string.
+    """The same as ``answer_of`` for a text without a record of how it began and ended."""
+    return _before_stop(question, without_thoughts(text, end=question.think_end))
 
-    lm-eval's own models cut their texts in the same way.
-    """
-    text = after_thinking(question, text)
+
+def final_answer(trace: Trace) -> str:
+    """The part of a trace's answer that the task scores."""
+    last = trace.drafts[-1]
+    # The answer to a multiple-choice question is a choice, which no generation wrote.
+    return answer_of(trace.question, last) if last.completion.text == trace.answer else trace.answer
+
+
+def _before_stop(question: Question, text: str) -> str:
     for stop in question.until:
         text = text.split(stop)[0]
     return text
@@ -56,7 +74,7 @@ class Dialogue:
     def add(self, trace: Trace, renderer: Renderer) -> None:
         """Take the trace of the current turn and move to the next turn.
 
-        The next prompt holds the answer without its control tokens and think blocks.
+        The next prompt holds the answer without its control tokens and thoughts.
         """
         turns = self._later_turns or ()
         number = len(self.traces)
@@ -66,13 +84,13 @@ class Dialogue:
     @property
     def response(self) -> str:
         """What lm-eval gets: the answer, or the answers of all turns as JSON if the request has a list of turns."""
-        answers = [answer_in(trace.question, trace.answer) for trace in self.traces]
+        answers = [final_answer(trace) for trace in self.traces]
         return answers[0] if self._later_turns is None else json.dumps({TURNS: answers}, ensure_ascii=False)
 
 
 def _next_question(trace: Trace, turn: str, renderer: Renderer) -> Question:
     """The chat so far, the model's own answer, and what the user says next."""
     question = trace.question
-    answer = question.chat.prefill + renderer.clean(answer_in(question, trace.answer)).strip()
+    answer = question.chat.prefill + renderer.clean(final_answer(trace)).strip()
     messages = (*question.chat.messages, Message("assistant", answer), Message("user", turn))
     return replace(question, chat=Chat(messages), turn=question.turn + 1)

@@ -28,6 +28,7 @@ from lm_eval_aft.core.engine import Engine, Score, Scorer
 from lm_eval_aft.core.prompts import Template, aggregate_prompt
 from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, reading_usage, total
+from lm_eval_aft.inference.dialogue import without_thinking
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.requests import make_question
 
@@ -129,7 +130,7 @@ def score_questions(
 def orders(trace: Trace, config: AFTConfig) -> list[list[str]]:
     """The texts of the last layer in ``mcq_orders`` orders: as they were written, then shuffled by the run's seed."""
     last = max(draft.layer for draft in trace.drafts)
-    written = [draft.completion.text for draft in trace.layer(last)]
+    written = [without_thinking(trace.question, draft) for draft in trace.layer(last)]
     texts = apply_probe(written, config, trace.question, config.layers)
     rng = random.Random(f"{config.seed}/{trace.question.chat.identity}/orders")
     return [texts, *(rng.sample(texts, len(texts)) for _ in range(config.mcq_orders - 1))]

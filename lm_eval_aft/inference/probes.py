@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.records import Question
-from lm_eval_aft.inference.dialogue import after_thinking
+from lm_eval_aft.core.thinking import without_thoughts
 
 # The word that a planted draft orders the model to say.
 WORD = "pineapple"
@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def apply_probe(texts: Sequence[str], config: AFTConfig, question: Question, layer: int) -> list[str]:
-    """The texts that a layer reads: those of the layer before without their thinking, changed by the probe.
+    """The texts that a layer reads: those of the layer before without their thoughts, changed by the probe.
 
     Args:
         texts: The texts of the layer before, by index.
@@ -35,7 +35,7 @@ def apply_probe(texts: Sequence[str], config: AFTConfig, question: Question, lay
         question: Decides the order or the changed draft, with the seed. Another run changes the same.
         layer: The layer that reads; 1 reads the drafts. Probes that change a single draft act in layer 1 only.
     """
-    read = [after_thinking(question, text) for text in texts]
+    read = [without_thoughts(text, end=question.think_end) for text in texts]
     rng = random.Random(f"{config.seed}/{question.chat.identity}/{question.repeat}/{layer}")
     if config.probe == "shuffle":
         rng.shuffle(read)

@@ -22,7 +22,9 @@ from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampling, Trace
+from lm_eval_aft.core.thinking import has_marks, unopened_thought
 from lm_eval_aft.core.usage import ModelShape, Usage, total
+from lm_eval_aft.inference.dialogue import without_thinking
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import apply_probe
@@ -47,8 +49,20 @@ class _InFlight:
     choice: Choice | None = None
 
     def newest_texts(self) -> list[str]:
+        """The texts of the newest layer without their thoughts."""
         newest = self.layers[-1]
-        return [newest[index].completion.text for index in sorted(newest)]
+        return [without_thinking(self.question, newest[index]) for index in sorted(newest)]
+
+    def find_cut_thoughts(self) -> None:
+        """Record which texts of the newest layer were cut inside a thought that the prompt opened unseen.
+
+        A server does not show the prompt that it renders. But if one text of the question ends a thought only, the chat
+        template opened a thought for all of them.
+        """
+        opened = unopened_thought(draft.completion.text for layer in self.layers for draft in layer.values())
+        for index, draft in self.layers[-1].items() if opened else ():
+            if draft.cut and not draft.opened_thought and not has_marks(draft.completion.text):
+                self.layers[-1][index] = replace(draft, opened_thought=opened)
 
     def drafts(self) -> tuple[Draft, ...]:
         return tuple(layer[index] for layer in self.layers for index in sorted(layer))
@@ -104,6 +118,7 @@ def propose_and_aggregate(
         if given_drafts and layer == 0:
             for run in runs:
                 run.layers.append(dict(enumerate(given_drafts.of(run.question, config.k))))
+                run.find_cut_thoughts()
         elif selector and layer == config.layers:
             _select(runs, layer, selector)
         else:
@@ -121,8 +136,12 @@ def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
     for position, completion, reused in show_progress(steps, _name(layer, setup), len(requests), setup.quiet):
         number, index = places[position]
         elapsed_s = round(time.monotonic() - started, 3)
-        seed = requests[position].seed
-        runs[number].layers[layer][index] = Draft(layer, index, seed, completion, reused, elapsed_s)
+        request = requests[position]
+        opened = request.prompt.unshown_mark
+        draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, opened)
+        runs[number].layers[layer][index] = draft
+    for run in runs:
+        run.find_cut_thoughts()
 
 
 def _requests(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> tuple[list[Request], list[tuple[int, int]]]:
@@ -183,7 +202,8 @@ def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
         selected = run.layers[-1][choice.index]
         copy = replace(selected.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
         elapsed_s = round(time.monotonic() - started, 3)
-        run.layers.append({0: Draft(layer, 0, selected.seed, copy, True, elapsed_s)})
+        draft = replace(selected, layer=layer, index=0, completion=copy, reused=True, elapsed_s=elapsed_s)
+        run.layers.append({0: draft})
         run.choice = choice
 
 

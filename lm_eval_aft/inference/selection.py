@@ -80,7 +80,7 @@ class Majority:
 
 @dataclass(frozen=True, slots=True)
 class BestOfN:
-    """Chooses the text that a reward model scores highest."""
+    """Chooses the text that a reward model scores highest. A text without an answer is chosen only if none has one."""
 
     model: RewardModel
 
@@ -89,7 +89,7 @@ class BestOfN:
         chats = [[_answered_chat(question, text) for text in texts] for question, texts in candidates]
         rewards = self.model.score(chats)
         return [
-            Choice(row.index(max(row)), tuple(row), self.model.cost(answered))
+            Choice(_best(row, answered), tuple(row), self.model.cost(answered))
             for row, answered in zip(rewards, chats, strict=True)
         ]
 
@@ -97,6 +97,12 @@ class BestOfN:
 def _answered_chat(question: Question, text: str) -> tuple[Message, ...]:
     """The chat, followed by the answer in a text. The text holds no prefill: only the last layer continues one."""
     return (*question.chat.messages, Message("assistant", answer_in(question, text)))
+
+
+def _best(rewards: Sequence[float], chats: Sequence[tuple[Message, ...]]) -> int:
+    """The index of the highest reward among the chats with an answer, else of the highest reward."""
+    answered = [index for index, chat in enumerate(chats) if chat[-1].content.strip()]
+    return max(answered or range(len(rewards)), key=lambda index: rewards[index])
 
 
 def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector | None:

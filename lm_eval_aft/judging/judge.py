@@ -66,6 +66,7 @@ class JudgeReply:
         prompt_tokens: Number of prompt tokens; 0 if the server does not count them.
         generated_tokens: Number of generated tokens; 0 if the server does not count them.
         refused: Why the server refused this call (too long, filtered); empty if it did not. A refusal is not cached.
+        cut: Whether the reply ended at its token limit.
     """
 
     text: str
@@ -73,6 +74,7 @@ class JudgeReply:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     refused: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +335,7 @@ def parse_reply(body: Mapping[str, Any]) -> JudgeReply:
         raise BrokenReply("its reply is no chat completion") from error
     if end != "length" and end not in ENDED:
         raise BrokenReply(f"its reply was broken off (finish_reason={end!r})")
-    return JudgeReply(text or "", top, *counts)
+    return JudgeReply(text or "", top, *counts, cut=end == "length")
 
 
 def _first_token(logprobs: Mapping[str, Any] | None) -> dict[str, float] | None:

@@ -51,7 +51,7 @@ class LocalClient:
                 needed = f"{prompt.prompt_tokens} prompt tokens and {sampling.max_tokens} to generate"
                 raise Refused(400, f"{needed} are beyond the context length of {self.engine.max_length}")
             ((_, completion),) = self.engine.generate([Request(prompt, sampling, seed=0)])
-        message = {"role": "assistant", "content": completion.text}
+        message = {"role": "assistant", "content": prompt.unshown_mark + completion.text}
         counts = {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.generated_tokens}
         return {"choices": [{"message": message, "finish_reason": completion.finish_reason}], "usage": counts}
 

@@ -133,8 +133,8 @@ def _check(trace: Trace) -> None:
 def _check_draft(draft: Draft, count: int) -> None:
     if not all(isinstance(place, int) and 0 <= place < count for place in (draft.layer, draft.index)):
         raise ValueError(f"layer {draft.layer!r}, index {draft.index!r} in a trace of {count} texts")
-    if not isinstance(draft.completion.text, str):
-        raise TypeError("a draft is not a text")
+    if not isinstance(draft.completion.text, str) or not isinstance(draft.opened_thought, str):
+        raise TypeError("a draft or its opened thought is not a text")
     _check_counts(draft.completion.generated_tokens)
 
 

@@ -16,6 +16,7 @@ from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.names import display_name
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.alpaca_eval.data import AnswerLength, ModelOutput, PendingWinRate
 from lm_eval_aft.judging.alpaca_eval.files import ALPACA_TASK, OUTPUT_FILE, write_rows
 from lm_eval_aft.judging.alpaca_eval.in_run import AlpacaRunJudge
@@ -70,7 +71,8 @@ class AlpacaEval(ConfigurableTask):
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """The answer's length, and None for each score of the judge. The first value carries the answer."""
-        row = doc["place"], ModelOutput(doc["instruction"], results[0].strip(), self.generator, doc["dataset"])
+        answer = without_thoughts(results[0]).strip()
+        row = doc["place"], ModelOutput(doc["instruction"], answer, self.generator, doc["dataset"])
         names = list(self.aggregation())
         if self.run_judge is None:
             return {names[0]: AnswerLength.of(*row)}

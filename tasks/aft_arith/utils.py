@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from lm_eval_aft.bundled.arith import Problem, is_right, problems
+from lm_eval_aft.core.thinking import without_thoughts
 
 SIZES = {"test": 4000, "validation": 1000}
 SEED = 0
@@ -38,4 +39,4 @@ def _rows(split: str, size: int, skip: int = 0) -> list[dict[str, str]]:
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """1 if the answer uses each number once, every step is true, and it ends in the target; 0 otherwise."""
-    return {"exact": float(is_right(Problem.read(doc["question"]), results[0].strip()))}
+    return {"exact": float(is_right(Problem.read(doc["question"]), without_thoughts(results[0]).strip()))}

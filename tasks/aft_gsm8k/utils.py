@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.inference.extraction import extract_flexible, extract_strict, normalise
 
 INVALID = "[invalid]"
@@ -35,4 +36,5 @@ def flexible(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> 
 
 
 def _filter(extract: Callable[[str], str | None], resps: Iterable[Sequence[str]]) -> list[str]:
-    return [extract(responses[0]) or INVALID for responses in resps]
+    # Other models of lm-eval than --model aft return an answer with its thought.
+    return [extract(without_thoughts(responses[0])) or INVALID for responses in resps]

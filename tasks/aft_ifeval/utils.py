@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.thinking import without_thoughts
 
 PACKAGES = ("immutabledict", "langdetect", "nltk")
 TABLES = "tokenizers/punkt_tab/english/"
@@ -51,7 +52,7 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, An
     from lm_eval.tasks.ifeval import utils as stock
 
     with seeded(doc["key"]):
-        metrics: dict[str, Any] = stock.process_results(doc, results)
+        metrics: dict[str, Any] = stock.process_results(doc, list(map(without_thoughts, results)))
     return metrics
 
 

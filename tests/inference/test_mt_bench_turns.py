@@ -52,18 +52,17 @@ def test_every_turn_is_drafted_and_aggregated_after_the_models_own_answers(tmp_p
     (answers,) = ask(lm, request(LATER))
     traces = list(read_traces(tmp_path))
     assert [trace.question.turn for trace in traces] == [0, 1, 2]
-    assert [trace.answer for trace in traces] == answers
+    # What the model thought is in the traces only.
+    assert [trace.answer for trace in traces] == [f"<think>hm</think>{answer}" for answer in answers]
     assert all(len(trace.drafts) == 3 for trace in traces)
     assert lm.usage.generations == 9
     assert all(f"turn {n} from drafts" in answer for n, answer in enumerate(answers, 1))
-    # The next prompt does not hold the thinking.
-    heard = [answer.removeprefix("<think>hm</think>") for answer in answers]
     last = traces[-1].question
     assert [(m.role, m.content) for m in last.chat.messages] == [
         ("user", "2+2? (0)"),
-        ("assistant", heard[0]),
+        ("assistant", answers[0]),
         ("user", LATER[0]),
-        ("assistant", heard[1]),
+        ("assistant", answers[1]),
         ("user", LATER[1]),
     ]
     # The task's settings apply to the last layer only.
@@ -82,7 +81,7 @@ def test_dialogues_of_other_lengths_and_plain_questions_go_together():
     del plain.arguments[1]["turns"]
     texts = model().generate_until([request(LATER), plain, request([], 2), request(LATER[:1], 3)], disable_tqdm=True)
     assert [len(json.loads(texts[n])["turns"]) for n in (0, 2, 3)] == [3, 1, 2]
-    assert texts[1].startswith("<think>hm</think>turn 1")
+    assert texts[1].startswith("turn 1")
 
 
 def test_a_stopped_dialogue_resumes(tmp_path):
@@ -97,7 +96,7 @@ def test_a_stopped_dialogue_resumes(tmp_path):
 def test_layers_0_answers_each_turn_once_and_stop_strings_cut_the_next_prompt():
     lm = model(layers=0)
     (answers,) = ask(lm, request(LATER[:1], until=[" from"]))
-    assert answers == ["<think>hm</think>turn 1", "<think>hm</think>turn 2"]
+    assert answers == ["turn 1", "turn 2"]
     assert lm.usage.generations == 2
 
 

@@ -253,6 +253,23 @@ class TestJudgesThatCannot:
         assert "regex_win_rate" in head
         assert "win_rate" not in head
 
+    def test_a_letter_in_the_judges_thought_is_no_judgement(self, judge, server, eval_set):
+        def letter(body: dict) -> str:
+            _, first = model_logprob(body)
+            return "<think>M or m</think>m" if first else "m or M?</think> M"
+
+        server.trouble = lambda number, body: (200, chat_completion(letter(body)), {})
+        judge("--regex")
+        assert scores(eval_set)["metrics"]["regex_win_rate"] == 100
+
+    def test_thoughts_in_answers_are_not_compared(self, judge, server, eval_set):
+        rows = json.loads(eval_set.outputs.read_text())
+        thinking = [{**row, "output": f"<seed:think>hm</seed:think>{row['output']}"} for row in rows]
+        eval_set.outputs.write_text(json.dumps(thinking))
+        assert [row.output for row in read_outputs(eval_set.outputs)] == [row["output"] for row in rows]
+        judge()
+        assert not any("seed:think" in prompt for prompt in server.prompts())
+
     @pytest.mark.parametrize("words", ["I'm not sure.", "m is better than M", "", "model m", "mM"])
     def test_more_than_the_letter_is_no_judgement(self, judge, server, eval_set, words):
         server.trouble = lambda number, body: (

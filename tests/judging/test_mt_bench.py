@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.fake_judge import KEY, quick_judge
+from helpers.fake_judge import KEY, chat_completion, quick_judge
 from lm_eval_aft import cli
 from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
 from lm_eval_aft.judging.judge import Judge
@@ -96,6 +96,13 @@ class TestRating:
             ("[[rating]]", None),
             ("[[-5]]", None),
             ("7/10", None),
+            # A judge's thought is no rating, whatever marks it.
+            ("<think>Perhaps [[3]]. Or not.</think> Rating: [[9]]", 9.0),
+            ("Perhaps [[3]].</think> Rating: [[9]]", 9.0),
+            ("[THINK][[3]][/THINK][[9]]", 9.0),
+            ("<|channel|>analysis<|message|>[[3]]<|end|><|start|>assistant<|channel|>final<|message|>[[9]]", 9.0),
+            ("<think>Perhaps [[3]]", None),
+            ("<think>Perhaps [[3]].</think> It is good.", None),
             ("", None),
         ],
     )
@@ -160,6 +167,31 @@ class TestPublished:
         assert ratings["claude-3-5-sonnet-20240620", "mean"] == 9.20625
         assert ratings["claude-3-opus-20240229", "turn 2"] == 8.30625
         assert len(ratings) == 2 * (3 + len(CATEGORIES))
+
+
+class TestThoughts:
+    def test_a_reply_that_was_cut_in_its_thought_is_no_rating(self, server, tmp_path):
+        """The judge's chat template opens the thought, which one finished reply shows."""
+        finished = (200, chat_completion("Perhaps [[3]].</think> Rating: [[9]]"), {})
+        cut = (200, chat_completion("Perhaps [[3]]. Or", "length"), {})
+        server.trouble = lambda number, body: cut if "first of math" in str(body) else finished
+        notes: list[str] = []
+        scores = judged(server, make_answers(tmp_path), RatingOptions(allow_missing=True), notes.append)
+        assert (scores.mean, scores.ratings, scores.missing) == (9.0, 14, 2)
+        assert any("2 judgements hold no rating: they are requested once more" in note for note in notes)
+
+    def test_a_cut_reply_of_a_judge_that_does_not_think_counts(self, server, tmp_path):
+        server.trouble = lambda number, body: (200, chat_completion("Rating: [[8]]. Because", "length"), {})
+        assert judged(server, make_answers(tmp_path)).mean == 8.0
+
+    @pytest.mark.parametrize("thought", ["<think>hm</think>", "hm</think>", "<seed:think>hm</seed:think>"])
+    def test_thoughts_in_answers_of_any_model_are_not_judged(self, tmp_path, thought):
+        answer_set = make_answers(tmp_path)
+        answers = [replace(answer, turns=(thought + answer.turns[0], thought)) for answer in answer_set.answers]
+        file = write_answers(tmp_path, "m", answer_set.questions, answers)
+        assert [answer.turns for answer in find_answers(file, None).answers] == [
+            (answer.turns[0], "") for answer in answer_set.answers
+        ]
 
 
 class TestFiles:

@@ -14,6 +14,7 @@ from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.errors import ChatError, ConfigError, PromptTooLong, TemplateError
 from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
+from lm_eval_aft.core.thinking import closing_mark, without_thoughts
 from trainers.rows.row import template_errors_name
 from trainers.rows.samples import Sample
 
@@ -144,7 +145,10 @@ class Encoder:
             )
 
     def _find_lead(self) -> str:
-        """The white space that the chat template writes before an answer, as in "[/INST] answer"."""
+        """What the chat template writes before an answer: white space, as in "[/INST] answer", or the end of a thought.
+
+        If the prompt opens a thought, the target ends it first. Otherwise the answer would be learnt as a thought.
+        """
         chat, mark = Chat((Message("user", "x"),)), "turn-lead-probe"
         try:
             whole = self.renderer.render(Chat(chat.messages, prefill=mark))
@@ -153,6 +157,8 @@ class Encoder:
             return ""
         before = self.renderer.render(chat)
         lead = whole[len(before) : whole.rfind(mark)] if whole.startswith(before) else ""
+        if opened := self.renderer.encode(chat).opened_thought:
+            return lead if without_thoughts(f"{lead}x", opened) == "x" else f"\n{closing_mark(opened)}\n\n"
         if lead.strip() or not lead:
             return ""
         encode = self.renderer.tokenizer.encode

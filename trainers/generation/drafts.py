@@ -43,7 +43,7 @@ def sample_drafts(
     generator = model.open(DRAFT_SAMPLING)
     drafted = _sample(rows, generator, count, shots, ask)
     cut = sum(end == "length" for row in drafted for end in row["ends"])
-    empty = sum(not draft for row in drafted for draft in row["drafts"])
+    empty = sum(not visible(draft) for row in drafted for draft in row["drafts"])
     too_long = sum(not row["drafts"] for row in drafted)
     drafted = [_whole_only(row) for row in drafted] if whole else drafted
     facts = [
@@ -64,7 +64,7 @@ def _demonstrations(rows: Sequence[DataRow], ask: str | None) -> tuple[Message, 
         if not isinstance(answer, str):
             raise ConfigError(f"demonstration {number} has no target: give rows with query and target.")
         chat = _phrased(query_chat(row, f"demonstration {number}"), ask)
-        turns += [*chat.messages, Message("assistant", answer)]
+        turns += [*chat.messages, Message("assistant", visible(answer))]
     return tuple(turns)
 
 
@@ -95,12 +95,15 @@ def _sample(
         counts.append(len(row_requests))
     if too_long and not requests:
         raise too_long
-    completions = iter(generator.write(requests, "drafts"))
+    # The mark of a thought that the prompt opened is part of the draft, so that readers can tell the thought apart.
+    marks = [request.prompt.unshown_mark for request in requests]
+    written = iter(zip(marks, generator.write(requests, "drafts"), strict=True))
     drafted = []
     for row, row_count in zip(rows, counts, strict=True):
-        texts = list(islice(completions, row_count))
+        texts = list(islice(written, row_count))
         rest = {name: value for name, value in row.items() if name not in (*ALIGNED_KEYS, "sources")}
-        drafted.append({**rest, "drafts": [c.text.strip() for c in texts], "ends": [c.finish_reason for c in texts]})
+        ends = [completion.finish_reason for _, completion in texts]
+        drafted.append({**rest, "drafts": [(mark + c.text).strip() for mark, c in texts], "ends": ends})
     return drafted
 
 

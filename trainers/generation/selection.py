@@ -88,7 +88,7 @@ def reward_all(rows: Sequence[DataRow], model: RewardModel) -> list[dict[str, An
     """
     chats = [query_chat(row, f"row {number}") for number, row in enumerate(rows, 1)]
     dialogues = [
-        [(*chat.messages, Message("assistant", draft)) for draft in row["drafts"]]
+        [(*chat.messages, Message("assistant", visible(draft))) for draft in row["drafts"]]
         for chat, row in zip(chats, rows, strict=True)
     ]
     scores = model.score(dialogues)

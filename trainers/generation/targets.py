@@ -223,8 +223,8 @@ def _first_job(row: dict[str, Any], number: int, generator: TextGenerator) -> Ta
 def _attempt(jobs: Sequence[TargetJob], generator: TextGenerator, verifier: Verifier | None, attempt: int) -> None:
     requests = [generator.request(job.prompt, job.chat, 1, attempt, job.repeat) for job in jobs if job.prompt]
     name = f"targets, attempt {attempt + 1}" if attempt else "targets"
-    for job, completion in zip(jobs, generator.write(requests, name), strict=True):
-        job.target = generator.engine.renderer.clean(completion.text).strip()
+    for job, request, completion in zip(jobs, requests, generator.write(requests, name), strict=True):
+        job.target = generator.engine.renderer.clean(request.prompt.unshown_mark + completion.text).strip()
         job.ended = completion.finish_reason == "stop"
         job.right = bool(verifier(job.target, job.row)) if verifier else None
         # Small teachers quote the request instead of following it.

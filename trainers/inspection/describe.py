@@ -16,7 +16,7 @@ from lm_eval_aft.core.jsonl import read_jsonl
 from trainers.generation.selection import verify_all
 from trainers.generation.verifiers import load_verifier
 from trainers.inspection.overlap import WORD, measure, ngrams, warnings
-from trainers.rows.row import DataRow, TrainingRow, query_chat, read_rows
+from trainers.rows.row import DataRow, TrainingRow, query_chat, read_rows, visible
 from trainers.rows.samples import Sample, comparable_length
 
 # Drafts of a row that are compared in pairs.
@@ -51,7 +51,7 @@ def describe(
 
 
 def _counts(rows: Sequence[DataRow]) -> list[str]:
-    drafts = [list(row.get("drafts") or []) for row in rows]
+    drafts = [[visible(draft) for draft in row.get("drafts") or []] for row in rows]
     every = [draft for row in drafts for draft in row]
     chats = [query_chat(row, f"row {number}") for number, row in enumerate(rows, 1)]
     queries, questions = {chat.identity for chat in chats}, [chat.messages[-1].content for chat in chats]
@@ -62,12 +62,12 @@ def _counts(rows: Sequence[DataRow]) -> list[str]:
     ]
     if not every:
         return lines
-    equal = sum(len(row) - len({draft.strip() for draft in row}) for row in drafts)
+    equal = sum(len(row) - len(set(row)) for row in drafts)
     cut = sum(list(row.get("ends") or ()).count("length") for row in rows if row.get("drafts"))
     return [
         *lines,
         f"words a draft         {_spread([len(draft.split()) for draft in every])}",
-        f"empty drafts          {sum(not draft.strip() for draft in every):,}",
+        f"empty drafts          {sum(not draft for draft in every):,}",
         f"cut drafts            {cut:,}",
         f"equal drafts          {equal:,} repeat another of their row ({equal / len(every):.1%})",
         f"diversity             {_diversity(drafts):.2f} (1 - Jaccard of word n-grams, mean over pairs)",

@@ -119,7 +119,7 @@ def _lengths(diagnostics: Diagnostics) -> Table:
         Column("growth", "growth", True, "tokens a text, divided by those of a draft"),
         Column("silent", "silent", True, "texts in which no answer was found"),
         Column("repeats", "repeats", True, "texts equal to an earlier one of their layer"),
-        Column("empty", "empty", True, "empty texts"),
+        Column("empty", "empty", True, "texts without an answer: empty, or cut inside a thought"),
         Column("cut", "cut", True, "texts that ended at the token limit"),
     )
     note = (

@@ -81,7 +81,7 @@ class APIArgs:
             raise ConfigError(f"extra_body must not hold {', '.join(sorted(clash))}: there are model arguments for it.")
         concurrency = integer(1)("concurrency", args.get("concurrency", 32))
         revision = str(args.get("revision", ""))
-        renderer = _renderer(args)
+        renderer = _renderer(args, extra_body.get("chat_template_kwargs"))
         listed = _listed_models(client, model) if flag("check", args.get("check", True)) else {}
         row = listed.get(model, {})
         neutral = VLLM_NEUTRAL if row.get("owned_by") == "vllm" else {}
@@ -99,7 +99,7 @@ def _model(args: Mapping[str, Any]) -> str:
     return str(text("model", names.pop()))
 
 
-def _renderer(args: Mapping[str, Any]) -> Renderer:
+def _renderer(args: Mapping[str, Any], template_args: Any) -> Renderer:
     """The renderer: it counts tokens if ``tokenizer=`` is given and estimates them otherwise.
 
     It folds system messages with ``system_role=false``, or if the tokenizer's chat template takes none.
@@ -110,8 +110,9 @@ def _renderer(args: Mapping[str, Any]) -> Renderer:
         from transformers import AutoTokenizer
 
         name = text("tokenizer", args["tokenizer"])
+        given = template_args if isinstance(template_args, dict) else {}
         with loading(lambda error: EngineError(f"tokenizer={name} cannot be loaded: {reason_of(error)}")):
-            renderer = counting = CountingRenderer(AutoTokenizer.from_pretrained(name))
+            renderer = counting = CountingRenderer(AutoTokenizer.from_pretrained(name), given)
         takes_system = counting.has_system_role
     return renderer if flag("system_role", args.get("system_role", takes_system)) else FoldingRenderer(renderer)
 

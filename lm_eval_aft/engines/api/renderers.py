@@ -6,6 +6,7 @@ The server gets messages, so a prompt's identity is its chat. Its length is coun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,10 +54,15 @@ class EstimateRenderer:
 class CountingRenderer:
     """Counts with the tokenizer that the server uses. The prompt's identity is still that of its messages."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Wrap a transformers tokenizer."""
+    def __init__(self, tokenizer: Any, template_args: Mapping[str, Any] | None = None) -> None:
+        """Wrap a transformers tokenizer.
+
+        Args:
+            tokenizer: The tokenizer.
+            template_args: More variables of the chat template, which the server gets too.
+        """
         self.tokenizer = tokenizer
-        self._inner = TokenizerRenderer(tokenizer)
+        self._inner = TokenizerRenderer(tokenizer, template_args=template_args)
 
     @property
     def has_system_role(self) -> bool:
@@ -65,7 +71,8 @@ class CountingRenderer:
 
     def encode(self, chat: Chat) -> Prompt:
         """See ``Renderer.encode``."""
-        return Prompt(chat, None, self._inner.encode(chat).prompt_tokens, chat.identity)
+        prompt = self._inner.encode(chat)
+        return Prompt(chat, None, prompt.prompt_tokens, chat.identity, prompt.opened_thought)
 
     def trim(self, text: str, tokens: int) -> str:
         """See ``Renderer.trim``."""

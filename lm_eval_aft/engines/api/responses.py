@@ -11,10 +11,13 @@ from lm_eval_aft.core.errors import AFTError, EngineError, PromptTooLong
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, FinishReason, Prompt
 from lm_eval_aft.core.secrets import KEY_VARIABLE
+from lm_eval_aft.core.thinking import has_marks
 from lm_eval_aft.engines.api.client import ChatClient, Refused
 
 # Words by which servers say that a prompt is too long.
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
+# Fields of a message in which servers keep a thought apart from the text.
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 # Finish reasons of a text that was cut. Mistral uses the second at the end of the context.
 CUT = ("length", "model_length")
 # Finish reasons of a text that ended by itself.
@@ -62,6 +65,7 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
         )
     # The texts of one call share its prompt.
     computed = [prompt_tokens - cached, *[0] * (count - 1)]
+    texts = [_with_opening(*parts, prompt) for parts in zip(choices, texts, ends, strict=True)]
     return tuple(
         Completion(texts[i], token_ids[i], ends[i], prompt_tokens, computed[i], generated[i]) for i in range(count)
     )
@@ -115,6 +119,18 @@ def _text(content: Any) -> str:
     if not isinstance(content, str | None):
         raise EngineError(f"the server sent {content!r:.60} for a text: does base_url name a chat server?")
     return (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _with_opening(choice: Mapping[str, Any], text: str, end: FinishReason, prompt: Prompt) -> str:
+    """The text, with the opening mark of a thought that the chat template opened and the token limit cut.
+
+    A server may keep the thought apart from the text, in a field of its own. Then the text holds an answer.
+    """
+    message = choice["message"]
+    content = message.get("content")
+    # Content in parts has a part of its own for the thought.
+    apart = isinstance(content, list) or any(message.get(name) for name in REASONING_FIELDS)
+    return text if apart or end == "stop" or not text or has_marks(text) else prompt.opened_thought + text
 
 
 def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...]:

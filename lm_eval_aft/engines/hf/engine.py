@@ -169,7 +169,8 @@ class HFEngine:
 
     def _completion(self, request: Request, token_ids: list[int], computed_prompt: bool) -> Completion:
         sampling, prompt_tokens = request.sampling, request.prompt.prompt_tokens
-        text, stopped = text_before_stop(self.tokenizer, token_ids, self.stop_ids, sampling.until)
+        shown = self.renderer.thought_ids
+        text, stopped = text_before_stop(self.tokenizer, token_ids, self.stop_ids, sampling.until, shown)
         return Completion(
             text=text,
             token_ids=tuple(token_ids),
@@ -194,6 +195,7 @@ class HFEngine:
             str(quantisation) if quantisation else "",
             ",".join(map(str, sorted(self.stop_ids))),
             *(f"{name}={value}" for name, value in sorted(text_settings.items())),
+            *(["thoughts shown"] if self.renderer.thought_ids else []),
         ]
         return "|".join(parts)
 

@@ -168,7 +168,8 @@ class VLLMEngine:
                 "above, and start again."
             )
         token_ids = tuple(int(token) for token in generated.token_ids)
-        text, _ = text_before_stop(self.tokenizer, token_ids, self.stop_ids, request.sampling.until)
+        shown = self.renderer.thought_ids
+        text, _ = text_before_stop(self.tokenizer, token_ids, self.stop_ids, request.sampling.until, shown)
         prompt_tokens = len(output.prompt_token_ids)
         return Completion(
             text=text,
@@ -191,6 +192,7 @@ class VLLMEngine:
             str(self._model_config.quantization or ""),
             self.args.text_settings(),
             ",".join(map(str, sorted(self.stop_ids))),
+            *(["thoughts shown"] if self.renderer.thought_ids else []),
         ]
         return "|".join(parts)
 

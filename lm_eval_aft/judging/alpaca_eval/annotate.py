@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from lm_eval_aft.core.errors import JudgeError
 from lm_eval_aft.core.records import Message
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, OutputPairs
 from lm_eval_aft.judging.alpaca_eval.package import package
 from lm_eval_aft.judging.judge import Estimate, Judge, JudgeCall, JudgeReply
@@ -100,7 +101,8 @@ def annotate(
     def completions(prompts: Sequence[str], **_: Any) -> dict[str, list[Any]]:
         replies = ask([split_prompt(prompt) for prompt in prompts])
         replied.update((prompt, reply.text) for prompt, reply in zip(prompts, replies, strict=True))
-        return {"completions": [reply.text for reply in replies], "completions_all": list(map(_choice, replies))}
+        answers = [without_thoughts(reply.text) for reply in replies]
+        return {"completions": answers, "completions_all": list(map(_choice, replies))}
 
     with package() as alpaca_eval, tempfile.TemporaryDirectory() as folder:
         prompt = Path(alpaca_eval.constants.EVALUATORS_CONFIG_DIR, PROMPT_FILE)

@@ -14,6 +14,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import write_text
 from lm_eval_aft.core.jsonl import read_json, read_jsonl
 from lm_eval_aft.core.names import display_name
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.storage.results import SAMPLES, is_results_file, results_files, run_of_samples, samples_beside
 
@@ -128,14 +129,14 @@ def _model_of(samples: Path) -> str:
 
 
 def _output(row: Mapping[str, Any], name: str | None) -> ModelOutput:
-    text = _text(row, "output")
+    text = without_thoughts(_text(row, "output"))
     return ModelOutput(_text(row, "instruction"), text, name or _text(row, "generator"), str(row.get("dataset", "")))
 
 
 def _sample(row: Mapping[str, Any], name: str) -> ModelOutput:
     doc = row["doc"]
     # the task itself writes answers without surrounding blanks
-    answer = _text(row["filtered_resps"], 0).strip()
+    answer = without_thoughts(_text(row["filtered_resps"], 0)).strip()
     return ModelOutput(_text(doc, "instruction"), answer, name, str(doc.get("dataset", "")))
 
 

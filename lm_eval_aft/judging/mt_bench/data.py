@@ -11,11 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.core.chat import THINK
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import file_name, reading
 from lm_eval_aft.core.jsonl import parse_json, read_jsonl, write_jsonl
 from lm_eval_aft.core.names import display_name
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.storage.results import EvalRun, is_results_file, read_runs, results_files
 
 MT_BENCH_TASK = "aft_mt_bench"
@@ -203,13 +203,11 @@ def find_answers(run: Path, questions: Path | None) -> AnswerSet:
 def parse_response(question: MTBenchQuestion, response: str) -> MTBenchAnswer:
     """The answer in the JSON text that --model aft returns for a dialogue.
 
-    Think blocks are removed, since a judge reads what a user would read.
-
     Raises:
         ValueError, KeyError, TypeError: If the response is of another kind.
     """
     answer = _answer(question.question_id, parse_json(response)["turns"])
-    return MTBenchAnswer(answer.question_id, tuple(THINK.sub("", turn).strip() for turn in answer.turns))
+    return MTBenchAnswer(answer.question_id, tuple(turn.strip() for turn in answer.turns))
 
 
 def _of_samples(run: EvalRun) -> AnswerSet:
@@ -268,9 +266,10 @@ def _refuse_repeated(answers: Sequence[MTBenchAnswer], source: str) -> None:
 
 
 def _answer(number: Any, turns: Any) -> MTBenchAnswer:
+    """An answer without its thoughts, since a judge reads what a user would read."""
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         raise ValueError("turns is not a list of texts")
-    return MTBenchAnswer(int(number), tuple(turns))
+    return MTBenchAnswer(int(number), tuple(map(without_thoughts, turns)))
 
 
 def _answer_row(model: str, answer: MTBenchAnswer, now: float) -> dict[str, Any]:

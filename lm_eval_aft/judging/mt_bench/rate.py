@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from lm_eval_aft.core.files import file_name, write_text
 from lm_eval_aft.core.jsonl import write_jsonl
+from lm_eval_aft.core.thinking import has_marks, unopened_thought
 from lm_eval_aft.judging.judge import Judge, JudgeCall, JudgeReply
 from lm_eval_aft.judging.mt_bench.data import JUDGMENT_FOLDER, AnswerSet
 from lm_eval_aft.judging.mt_bench.prompts import PromptSet
@@ -115,16 +116,29 @@ def _judge(
     calls = [one.call for one in pending]
     notify(judge.estimate(calls).sentence(options.price_in, options.price_out))
     replies = dict(judge.ask(calls))
-    unrated = [n for n, reply in replies.items() if not reply.refused and parse_rating(reply.text) is None]
+    opened = unopened_thought(reply.text for reply in replies.values())
+    unrated = [n for n, reply in replies.items() if not reply.refused and _rating(reply, opened) is None]
     if unrated:
         notify(f"{len(unrated)} judgements hold no rating: they are requested once more")
         temperature = options.temperature or SECOND_TEMPERATURE
         second = [replace(calls[n], temperature=temperature, attempt=calls[n].attempt + 1) for n in unrated]
         replies |= {unrated[n]: reply for n, reply in judge.ask(second)}
-    return [(_completed(one.judgement, replies[n]), replies[n]) for n, one in enumerate(pending)]
+    opened = unopened_thought(reply.text for reply in replies.values())
+    return [(_completed(one.judgement, replies[n], opened), replies[n]) for n, one in enumerate(pending)]
 
 
-def _completed(judgement: Judgement, reply: JudgeReply) -> Judgement:
+def _completed(judgement: Judgement, reply: JudgeReply, opened: str) -> Judgement:
     if reply.refused:
         return replace(judgement, text=f"(refused: {reply.refused})")
-    return replace(judgement, text=reply.text, score=parse_rating(reply.text))
+    return replace(judgement, text=reply.text, score=_rating(reply, opened))
+
+
+def _rating(reply: JudgeReply, opened: str) -> float | None:
+    """The rating in a reply.
+
+    Args:
+        reply: The reply.
+        opened: The mark with which the judge's chat template opens a thought, as other replies show; "" if it opens
+            none. A reply that was cut before the thought ended has no mark of its own.
+    """
+    return parse_rating(reply.text, opened if reply.cut and not has_marks(reply.text) else "")

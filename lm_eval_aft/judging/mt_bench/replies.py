@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.jsonl import read_jsonl
+from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.mt_bench.prompts import FASTCHAT_PROMPTS, TEMPLATE_NAMES
 
 LOWEST, HIGHEST = 1.0, 10.0
@@ -62,8 +63,16 @@ class Judgement:
         }
 
 
-def parse_rating(text: str) -> float | None:
-    """The rating in a reply: the first [[x]], else the first [x]; None unless it is from 1 to 10."""
+def parse_rating(text: str, opened: str = "") -> float | None:
+    """The rating in a reply: the first [[x]], else the first [x]; None unless it is from 1 to 10.
+
+    A rating in the judge's thought does not count.
+
+    Args:
+        text: The reply.
+        opened: The mark of a thought in which the reply begins; "" if it begins in none.
+    """
+    text = without_thoughts(text, opened)
     match = _DOUBLE_BRACKET.search(text) or _BRACKET.search(text)
     value = float(match[1]) if match else 0.0
     return value if LOWEST <= value <= HIGHEST else None
