@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
+from helpers.pages import code_lines
 from helpers.paths import ROOT
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
 
-PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))
+PAGES = sorted(page for pattern in ("*.md", "docs/**/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))
 # Model arguments of engines that the pages use.
 ENGINE_ARGUMENTS = {"base_url", "concurrency", "dtype", "model", "peft", "pretrained", "tokenizer"}
 
@@ -70,9 +71,10 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_aft_command_and_option_on_a_page_exists(page: Path):
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for line in re.findall(r"^ {4,}(aft [a-z].*)$", text, re.MULTILINE):
-        command, words = command_of(line.split("  #")[0].split()[1:])
+    for line in code_lines(page.read_text(encoding="utf-8")):
+        if not re.match(r"aft [a-z]", line):
+            continue
+        command, words = command_of(line.split()[1:])
         known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
         used = {word.split("=")[0] for word in words if word.startswith("-")}
         assert used <= known, (line, used - known)
@@ -96,10 +98,11 @@ def test_every_script_and_option_on_a_page_exists(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_model_argument_on_a_page_exists(page: Path):
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     ours = {field.name for field in dataclasses.fields(AFTConfig)}
-    for line in re.findall(r"^ {4,}(lm_eval --model aft .*)$", text, re.MULTILINE):
-        arguments = re.search(r"--model_args (\S+)", line)
+    for line in code_lines(page.read_text(encoding="utf-8")):
+        if not line.startswith("lm_eval --model aft "):
+            continue
+        arguments = re.search(r"--model_args (\w\S+)", line)
         names = set(re.findall(r"(?:^|,)(\w+)=", arguments[1])) if arguments else set()
         assert names <= ours | ENGINE_ARGUMENTS, (line, names - ours - ENGINE_ARGUMENTS)
         assert "--tasks" in line or line.endswith("..."), line

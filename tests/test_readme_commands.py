@@ -1,7 +1,7 @@
-"""Every command of the README runs, or is checked against its help for the reason that ``TABLE`` gives.
+"""Every command of the README and of the first pages runs, or is checked against its help, as ``TABLE`` says why.
 
-``TABLE`` has an entry for each command and no other entry. Commands run in one folder and in the README's order, as a
-reader would type them, with these changes:
+``TABLE`` has an entry for each command and no other entry. Commands run in one folder and in the order of the pages,
+as a reader would type them, with these changes:
 
 - the names of the user's own files, and the limit;
 - gsm8k, whose questions come from a local file, because no hub is used;
@@ -16,16 +16,19 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from helpers.pages import FENCE, code_lines
 from helpers.paths import ROOT
 from helpers.tiny_models import save_tiny
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMES = ("install", "reference/arguments", "tutorial", "tasks", "reuse", "cost", "results", "paper")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 PROGRAMS = "accelerate|aft|bash|cat|curl|docker|export|git|lm_eval|make|pip|python3?|serve|torchrun|vllm"
 TEMPLATE = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
 SMALL = "--include_path tasks --limit 1"
@@ -83,7 +86,25 @@ TABLE: dict[str, Run | Check] = {
     "aft votes out/smollm2": Run("gsm8k, k=5, layers=2: 2 questions"),
     "aft diagnose out/smollm2": Run("answers repeat a draft word for word"),
     "aft report out/smollm2 --html page.html": Run("The page is in page.html."),
-    "aft compare": Check("the README only names it: tests/analysis/test_compare.py runs it", "aft compare --help"),
+    "lm_eval --model aft ...": Run(
+        "|gsm8k|", {"...": "--model_args engine=scripted,k=2,layers=1 --tasks gsm8k --apply_chat_template"}, SMALL
+    ),
+    "lm_eval --model aft --model_args pretrained=bundled:aft,k=3,layers=1,record=out/aft/traces --tasks aft_arith "
+    "--limit 400 --device cpu --apply_chat_template --batch_size auto --output_path out/aft --log_samples": Run(
+        "|aft_arith|", {"--limit 400": "--limit 4"}
+    ),
+    "lm_eval --model aft --model_args pretrained=bundled:sft,layers=0,record=out/sft/traces --tasks aft_arith "
+    "--limit 400 --device cpu --apply_chat_template --batch_size auto --output_path out/sft --log_samples": Run(
+        "|aft_arith|", {"--limit 400": "--limit 4"}
+    ),
+    "aft compare out/sft out/aft": Run("bundled:aft (3, 1)"),
+    "lm_eval --model aft --model_args pretrained=MODEL,peft=ADAPTER,k=5,layers=2,record=out/lora/traces --tasks gsm8k "
+    "--apply_chat_template --batch_size auto --output_path out/lora --log_samples": Run("|gsm8k|", more=SMALL),
+    'lm_eval --model aft --model_args \'{"pretrained":"MODEL","model_kwargs":{"attn_implementation":"eager"}}\' '
+    "--tasks gsm8k --apply_chat_template": Run("|gsm8k|", more=SMALL),
+    "pip install -e .": Check(INSTALLS, "pip install --help"),
+    "pip install '.[vllm,ifeval]'": Check(INSTALLS, "pip install --help"),
+    "pip uninstall lm_eval_aft": Check("tests/test_install.py uninstalls the package", "pip uninstall --help"),
     "aft judge mt_bench": Check("needs a judge: tests/judging/test_mt_bench.py has one", "aft judge mt_bench --help"),
     "aft judge alpaca_eval": Check(
         "needs a judge: tests/judging/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"
@@ -112,16 +133,20 @@ TABLE: dict[str, Run | Check] = {
 }
 
 
-def readme_commands() -> list[str]:
-    """The README's commands in its order, each once: lines of indented blocks, and inline code with an argument."""
-    text = README.replace("\\\n", " ")
-    pattern = rf"^ {{4}}((?:{PROGRAMS}) .*)$|`((?:{PROGRAMS})\s[^`]+)`"
-    lines = [block or inline for block, inline in re.findall(pattern, text, re.MULTILINE)]
-    return list(dict.fromkeys(" ".join(line.split("  #")[0].split()) for line in lines))
+def page_commands() -> list[str]:
+    """The commands of the pages, each once: code blocks first, then inline code with an argument."""
+    found: dict[str, None] = {}
+    for name in PAGES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        blocks = [line for line in code_lines(text) if re.match(rf"(?:{PROGRAMS}) ", line)]
+        inline = re.findall(rf"(?<!`)`((?:{PROGRAMS})\s[^`]+)`(?!`)", FENCE.sub("", text))
+        found |= dict.fromkeys([*blocks, *(" ".join(command.split()) for command in inline)])
+    # The name of an aft command alone: tests/test_readme.py shows the help of each.
+    return [command for command in found if not re.fullmatch(r"aft \w+", command)]
 
 
 def commands(kind: type) -> list[str]:
-    return [command for command in readme_commands() if isinstance(TABLE.get(command), kind)]
+    return [command for command in page_commands() if isinstance(TABLE.get(command), kind)]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -131,13 +156,26 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, **changed, "HF_DATASETS_CACHE": str(folder / "datasets"), "COLUMNS": "120"}
 
 
+def save_adapter(model: Path, folder: Path) -> None:
+    """A LoRA adapter for the model, as peft saves one."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers deprecates.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(target_modules=["q_proj"]))
+        adapted.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader's folder: a checkpoint called MODEL, a template, and a gsm8k of nine local questions."""
+    """The reader's folder: MODEL and its ADAPTER, a template, and a gsm8k of nine local questions."""
     from lm_eval import tasks
 
     folder = tmp_path_factory.mktemp("reader")
     save_tiny(folder / "MODEL")
+    save_adapter(folder / "MODEL", folder / "ADAPTER")
     (folder / "FILE.j2").write_text(TEMPLATE)
     rows = [
         {"question": f"{n} pens cost {n} coins each. What do all cost?", "answer": f"#### {n * n}"} for n in range(9)
@@ -151,8 +189,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_command_of_the_readme_is_in_the_table():
-    assert set(readme_commands()) == set(TABLE)
+def test_every_command_of_the_pages_is_in_the_table():
+    assert set(page_commands()) == set(TABLE)
 
 
 def changed_command(command: str, entry: Run) -> str:
