@@ -17,6 +17,7 @@ from lm_eval_aft import __version__
 from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
 from lm_eval_aft.core.chat import ChatContext, decode
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import warn_once
@@ -25,7 +26,7 @@ from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
-from lm_eval_aft.inference.dialogue import Dialogue
+from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.interrupts import stoppable
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
@@ -45,6 +46,10 @@ class _Totals:
     bare_prompts_wrapped: int = 0
     scored_without_aggregation: int = 0
     scored_after_drafts: int = 0
+    cut_drafts: Cuts = field(default_factory=Cuts)
+    texts: int = 0
+    texts_without_answer: int = 0
+    unfinished_thoughts: int = 0
 
     def __add__(self, other: _Totals) -> _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
@@ -240,6 +245,8 @@ class AFTLM(LM):
             "bare_prompts_wrapped": self._totals.bare_prompts_wrapped,
             "scored_without_aggregation": self._totals.scored_without_aggregation,
             "scored_after_drafts": self._totals.scored_after_drafts,
+            "cut_drafts": asdict(self._totals.cut_drafts),
+            "texts_without_answer": self._totals.texts_without_answer,
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
@@ -296,15 +303,22 @@ class AFTLM(LM):
         self, traces: Sequence[Trace], scored: Usage | None = None, choice_questions: int = 0, plain: int = 0
     ) -> None:
         """Add the cost of requests to the totals. Rank 0 writes the results, so it gets the counts of all processes."""
+        empty = [draft for trace in traces for draft in trace.drafts if is_empty(trace.question, draft)]
         counts = _Totals(
             usage=total([trace.usage for trace in traces]) + (scored or Usage()),
             computed_usage=total([trace.computed_usage for trace in traces]) + (scored or Usage()),
             bare_prompts_wrapped=sum(trace.question.chat.wrapped for trace in traces),
             scored_after_drafts=choice_questions,
             scored_without_aggregation=plain,
+            cut_drafts=total_cuts(traces),
+            texts=sum(len(trace.drafts) for trace in traces),
+            texts_without_answer=len(empty),
+            unfinished_thoughts=sum(bool(draft.completion.text.strip()) for draft in empty),
         )
-        for gathered in self.gather_object(counts) or [counts]:
-            self._totals += gathered
+        together = sum(self.gather_object(counts) or [counts], _Totals())
+        self._totals += together
+        if self.rank == 0:
+            _warn(together, self.max_length)
 
     def _scorer(self, kind: str, count: int) -> Scorer:
         if self.engine.scorer is None:
@@ -332,6 +346,19 @@ def _rendered(requests: Sequence[Instance], scorer: Scorer) -> list[Instance]:
             context = scorer.apply_chat_template(messages, add_generation_prompt=not chat.prefill)
         rendered.append(replace(request, arguments=(context, *others)))
     return rendered
+
+
+def _warn(totals: _Totals, max_length: int) -> None:
+    """Warn of drafts that were cut to fit the context, and of texts that ended inside their thought."""
+    if cut := totals.cut_drafts.sentence():
+        warn_once(
+            f"With max_length={max_length} {cut}: lower k or draft_max_tokens, or use a model with a longer context."
+        )
+    if totals.unfinished_thoughts:
+        warn_once(
+            f"{totals.unfinished_thoughts} of {totals.texts} texts end inside their thought and hold no answer: raise "
+            "draft_max_tokens or max_gen_toks."
+        )
 
 
 def _usage_row(usage: Usage, shape: ModelShape | None) -> dict[str, int | None]:

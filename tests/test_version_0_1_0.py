@@ -103,10 +103,20 @@ def test_the_votes_have_the_same_numbers():
     assert sorted(set(expected)) == sorted(set(numbers(printed("votes", "aft"))))
 
 
+def without(value: object, key: str) -> object:
+    """The value without a key, in every dictionary inside it."""
+    if isinstance(value, list):
+        return [without(part, key) for part in value]
+    return (
+        {name: without(part, key) for name, part in value.items() if name != key} if isinstance(value, dict) else value
+    )
+
+
 @pytest.mark.usefixtures("files")
 def test_the_diagnosis_has_the_same_numbers():
     expected = numbers(Path("expected/diagnose.json").read_text())
-    now = numbers(printed("diagnose", "aft", "--format", "json"))
+    # Version 0.1.0 did not say which drafts were cut.
+    now = numbers(json.dumps(without(json.loads(printed("diagnose", "aft", "--format", "json")), "cuts")))
     assert [float(number) for number in now] == pytest.approx([float(number) for number in expected], abs=1e-12)
 
 

@@ -57,7 +57,7 @@ class Comparison:
         detectable: Least true difference that a test of this many questions finds with a chance of 80%. None if even
             the largest would be found too seldom.
         cost_ratio: Generated tokens a question of the other run, divided by the baseline's; None if one is unknown.
-        notes: How the two runs differ as tests.
+        notes: How the two runs differ as tests, and whose drafts were cut.
     """
 
     baseline: str
@@ -158,6 +158,7 @@ def _compare(
     notes = [f"not the same test: {phrase}" for phrase in (differences(ours, theirs) if ours and theirs else ())]
     if pairs.left_out:
         notes.append(f"{pairs.left_out} questions that only one of the runs answered are left out")
+    notes += [f"{entry.label}: {cut}" for entry in (baseline, other) if (cut := entry.cuts(score.task).sentence())]
     return replace(
         _test(baseline.label, other.label, score, pairs, level),
         category=category,

@@ -6,9 +6,10 @@ The cost of a task comes from its traces. A task without traces gets the mean ov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.dialogue import is_empty
@@ -31,6 +32,7 @@ class TaskCost:
         texts: Generated texts in the traces; 0 without traces.
         cut: How many of these texts ended at the token limit.
         empty: How many of these texts hold no answer: only white space, or a thought that does not end.
+        cuts: How often drafts were cut to fit the context.
     """
 
     task: str
@@ -40,6 +42,7 @@ class TaskCost:
     texts: int = 0
     cut: int = 0
     empty: int = 0
+    cuts: Cuts = field(default_factory=Cuts)
 
     @property
     def generations(self) -> float:
@@ -66,7 +69,9 @@ def trace_cost(trace: Trace) -> TaskCost:
     """The cost of one trace."""
     texts = trace.drafts
     cut, empty = sum(text.cut for text in texts), sum(is_empty(trace.question, text) for text in texts)
-    return TaskCost(trace.question.task, 1, trace.usage, texts=len(texts), cut=cut, empty=empty)
+    return TaskCost(
+        trace.question.task, 1, trace.usage, texts=len(texts), cut=cut, empty=empty, cuts=total_cuts([trace])
+    )
 
 
 def task_costs(run: EvalRun, traced: Mapping[QuestionKey, TaskCost]) -> dict[str, TaskCost]:
@@ -102,6 +107,7 @@ def _sums(traced: Mapping[QuestionKey, TaskCost]) -> dict[str, TaskCost]:
             texts=sum(cost.texts for cost in costs),
             cut=sum(cost.cut for cost in costs),
             empty=sum(cost.empty for cost in costs),
+            cuts=sum((cost.cuts for cost in costs), Cuts()),
         )
         for task, costs in parts.items()
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
@@ -17,6 +17,7 @@ from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import accuracy_interval, gold_answers
 from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
@@ -38,8 +39,9 @@ class LayerStats:
         generated_tokens: Mean generated tokens of a text.
         silent: Texts without an answer.
         duplicates: Texts equal to an earlier text of their layer; empty texts do not count.
-        empty: Texts of nothing but white space.
+        empty: Texts without an answer: only white space, or a thought that does not end.
         cut: Texts that ended at the token limit.
+        cuts: Prompts of the layer, and those whose drafts were cut to fit the context.
     """
 
     layer: int
@@ -54,6 +56,7 @@ class LayerStats:
     duplicates: int
     empty: int
     cut: int
+    cuts: Cuts = field(default_factory=Cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ class Diagnostics:
         readings: Each layer with the layer before; for more than one layer, also the answer with the drafts.
         changes: Against the vote, the first and the mean draft; empty without gold answers.
         vote_shares: By number of right drafts, from 0 to k; numbers that do not occur are left out.
+        cuts: How often drafts were cut to fit the context, over all layers.
     """
 
     task: str
@@ -160,6 +164,7 @@ class Diagnostics:
     readings: tuple[Reading, ...]
     changes: tuple[Change, ...]
     vote_shares: tuple[VoteShare, ...]
+    cuts: Cuts = field(default_factory=Cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +232,7 @@ def _diagnostics(
         readings=tuple(_reading(traces, *step, level) for step in steps),
         changes=_changes(with_gold) if with_gold and layers and not scored else (),
         vote_shares=() if scored else _vote_shares(with_gold),
+        cuts=sum((cuts for trace in traces for cuts in trace.cuts), Cuts()),
     )
 
 
@@ -260,6 +266,7 @@ def _layer(traces: Sequence[GradedTrace], layer: int, has_answers: bool, level: 
         duplicates=sum(len(each) - len(set(each)) for each in written),
         empty=sum(text.empty for text in texts),
         cut=sum(text.cut for text in texts),
+        cuts=sum((each for trace in traces for each in trace.cuts[layer - 1 : layer] if layer), Cuts()),
     )
 
 

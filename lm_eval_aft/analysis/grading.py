@@ -10,6 +10,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.core.cuts import Cuts, cuts_of
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.dialogue import answer_of, without_thinking
 from lm_eval_aft.inference.extraction import Extraction
@@ -62,6 +63,7 @@ class GradedTrace:
         right: Whether the answer is right.
         fixed: The answer is right and the vote is wrong for certain (``vote`` = 0).
         broken: The answer is wrong and the vote is right for certain (``vote`` = 1).
+        cuts: For each aggregation layer with a prompt, whether and by how much its drafts were cut.
     """
 
     task: str
@@ -75,6 +77,7 @@ class GradedTrace:
     right: bool | None = None
     fixed: bool = False
     broken: bool = False
+    cuts: tuple[Cuts, ...] = ()
 
     def with_gold(self, gold: str | None, extraction: Extraction | None) -> GradedTrace:
         """The same trace, graded by a gold answer.
@@ -117,6 +120,7 @@ def grade(trace: Trace, extraction: Extraction | None, gold: str | None = None) 
         turn=question.turn,
         gold=None,
         texts=_texts(trace, extraction),
+        cuts=cuts_of(trace),
     )
     return graded.with_gold(gold, extraction)
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 from lm_eval_aft.analysis.conditions import labels
 from lm_eval_aft.analysis.cost import Cost, QuestionKey, TaskCost, task_costs, trace_cost
 from lm_eval_aft.core.config import AFTConfig, samplings
+from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Trace
@@ -105,6 +106,13 @@ class RunEntry:
         questions = sum(self.run.conditions[task].questions for task in self.run.tasks)
         texts, cut, empty = (sum(getattr(c, name) for c in self.costs.values()) for name in ("texts", "cut", "empty"))
         return TaskCost("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
+
+    def cuts(self, task: str | None = None) -> Cuts:
+        """How often drafts were cut to fit the context: in one task if its traces are there, else in the whole run."""
+        cost = self.costs.get(task or "")
+        if cost is not None and cost.texts:
+            return cost.cuts
+        return self.run.cuts or sum((cost.cuts for cost in self.costs.values()), Cuts())
 
     def cost_per_answer(self, task: str, kind: Cost) -> float | None:
         """The cost of one answer of a task, counted as the cost of a vote is. Each repeat and each turn is an answer.

@@ -50,10 +50,12 @@ class Fitted:
     Attributes:
         prompt: The prompt.
         cut_tokens: Tokens cut from each draft.
+        draft_tokens: Tokens of all drafts before the cut; 0 if none was cut.
     """
 
     prompt: Prompt
     cut_tokens: tuple[int, ...] = ()
+    draft_tokens: int = 0
 
 
 class Template:
@@ -168,7 +170,7 @@ def draft_prompt(template: Template, renderer: Renderer, chat: Chat, budget: int
         PromptTooLong: If the prompt has more tokens than the budget.
     """
     drafted = template.draft_chat(chat)
-    return _checked(renderer.encode(drafted if final else replace(drafted, prefill="")), (), budget)
+    return _checked(Fitted(renderer.encode(drafted if final else replace(drafted, prefill=""))), budget)
 
 
 def aggregate_prompt(
@@ -212,12 +214,14 @@ def aggregate_prompt(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if cut_to(middle).prompt_tokens <= budget else (low, middle)
-    return _checked(cut_to(low), tuple(max(0, length - low) for length in lengths), budget)
+    cut_tokens = tuple(max(0, length - low) for length in lengths)
+    return _checked(Fitted(cut_to(low), cut_tokens, sum(lengths)), budget)
 
 
-def _checked(prompt: Prompt, cut_tokens: tuple[int, ...], budget: int) -> Fitted:
+def _checked(fitted: Fitted, budget: int) -> Fitted:
+    prompt = fitted.prompt
     if prompt.prompt_tokens <= budget:
-        return Fitted(prompt, cut_tokens)
+        return fitted
     question = next((m.content for m in reversed(prompt.chat.messages) if m.role == "user"), "")
     raise PromptTooLong(
         f"the question {question[:60]!r}... needs {prompt.prompt_tokens} prompt tokens but {max(budget, 0)} are left "

@@ -227,6 +227,7 @@ class Trace:
         computed_usage: The part of ``usage`` that this run computed (``spent`` in the file).
         settings: Settings of the run that wrote the trace.
         scores: If the answer was selected, one score for each text of the layer before: votes or rewards.
+        draft_tokens: For each aggregation layer, the tokens of all texts that it read, before the cut; 0 without one.
     """
 
     question: Question
@@ -237,6 +238,7 @@ class Trace:
     computed_usage: Usage
     settings: dict[str, Any] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
+    draft_tokens: tuple[int, ...] = ()
 
     @property
     def set_settings(self) -> dict[str, Any]:
@@ -273,6 +275,7 @@ class Trace:
             computed_usage=Usage(**row["spent"]),
             settings=row["settings"],
             scores=tuple(row.get("scores", ())),
+            draft_tokens=tuple(row.get("draft_tokens", ())),
         )
 
 

@@ -58,11 +58,13 @@ class _ScoringPrompt:
         prompt: Token ids of the aggregation prompt.
         choices: Token ids of each choice.
         cut_tokens: Tokens cut from each text so that the prompt fits.
+        draft_tokens: Tokens of all texts before the cut; 0 if none was cut.
     """
 
     prompt: tuple[int, ...]
     choices: tuple[tuple[int, ...], ...]
     cut_tokens: tuple[int, ...]
+    draft_tokens: int
 
 
 def questions_with_choices(requests: Sequence[Instance], config: AFTConfig) -> list[ChoiceQuestion]:
@@ -157,7 +159,8 @@ def _scoring_prompt(
     fitted = aggregate_prompt(template, renderer, question.question.chat, texts, budget, final=True)
     text = scorer.render(fitted.prompt.chat)
     pairs = [scorer.encode_pair(text, choice) for choice in question.choices]
-    return _ScoringPrompt(pairs[0][0], tuple(choice for _, choice in pairs), fitted.cut_tokens)
+    choices = tuple(choice for _, choice in pairs)
+    return _ScoringPrompt(pairs[0][0], choices, fitted.cut_tokens, fitted.draft_tokens)
 
 
 def _score(prompts: Sequence[_ScoringPrompt], scorer: Scorer, quiet: bool) -> list[list[Score]]:
@@ -182,6 +185,7 @@ def _with_answer(
         answer=choices[best],
         scores=tuple(value for value, _ in means),
         cut_tokens=(*trace.cut_tokens, prompts[0].cut_tokens),
+        draft_tokens=(*trace.draft_tokens, prompts[0].draft_tokens),
         usage=trace.usage + cost,
         computed_usage=trace.computed_usage + cost,
     )

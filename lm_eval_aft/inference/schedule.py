@@ -39,13 +39,13 @@ class _InFlight:
     Attributes:
         question: The question.
         layers: The texts of each layer by their index. Texts of the newest layer arrive in any order.
-        cut_tokens: For each aggregation layer, the tokens cut from each text it read.
+        fitted: For each aggregation layer, its prompt and what was cut from the texts that it read.
         choice: Which text is the answer, if the strategy selects one.
     """
 
     question: Question
     layers: list[dict[int, Draft]] = field(default_factory=list)
-    cut_tokens: list[tuple[int, ...]] = field(default_factory=list)
+    fitted: list[Fitted] = field(default_factory=list)
     choice: Choice | None = None
 
     def newest_texts(self) -> list[str]:
@@ -153,7 +153,7 @@ def _requests(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> tuple[lis
         sampling = _sampling(run.question, config, last)
         fitted = _prompt(run, layer, setup, setup.engine.max_length - sampling.max_tokens)
         if layer:
-            run.cut_tokens.append(fitted.cut_tokens)
+            run.fitted.append(fitted)
         for index in range(1 if last else config.k):
             requests.append(Request(fitted.prompt, sampling, generation_seed(config, run.question, layer, index)))
             places.append((number, index))
@@ -216,7 +216,8 @@ def _trace(run: _InFlight, engine: Engine, beams: int) -> Trace:
     return Trace(
         question=run.question,
         drafts=drafts,
-        cut_tokens=tuple(run.cut_tokens),
+        cut_tokens=tuple(fitted.cut_tokens for fitted in run.fitted),
+        draft_tokens=tuple(fitted.draft_tokens for fitted in run.fitted),
         answer=drafts[-1].completion.text,
         usage=total([_usage(completion, shape, beams) for completion in logical] + selection),
         computed_usage=total([_usage(completion, shape, beams) for completion in computed] + selection),

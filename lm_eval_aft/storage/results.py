@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.cuts import Cuts, check_cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
@@ -31,7 +32,7 @@ QUESTION_FIELDS = ("question", "prompt", "instruction", "problem", "query", "inp
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
 SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 # Fields that report results rather than settings. They are ignored when the settings of two runs are compared.
-MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", *SCORED)
+MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", "cut_drafts", "texts_without_answer", *SCORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,12 @@ class EvalRun:
     def engine(self) -> str:
         """The engine, or lm-eval's kind of model if the run is of another model."""
         return str(self.settings.get("engine") or "unknown" if self.settings else self.config.get("model", "unknown"))
+
+    @property
+    def cuts(self) -> Cuts | None:
+        """How often drafts were cut, over all tasks. None if the results do not say."""
+        row = self.settings.get("cut_drafts") if self.settings else None
+        return None if row is None else Cuts(**row)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -359,6 +366,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1)):
         if not isinstance(settings[name], int) or not least <= settings[name] < MAX_COUNT:
             raise ValueError(f"{name} is {settings[name]!r}")
+    check_cuts(settings.get("cut_drafts"))
     for name, kind in (("model", str), ("engine", str), ("template", dict), ("model_shape", dict)):
         if not isinstance(settings.get(name) or kind(), kind):
             raise TypeError(f"{name} is {settings[name]!r}")

@@ -127,7 +127,7 @@ def _check(trace: Trace) -> None:
     _check_names(trace.question)
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
-    _check_counts(trace.settings["k"], trace.settings["layers"])
+    _check_counts(trace.settings["k"], trace.settings["layers"], *trace.draft_tokens)
 
 
 def _check_draft(draft: Draft, count: int) -> None:

@@ -61,6 +61,8 @@ def _findings(diagnostics: Diagnostics) -> list[str]:
     count = _questions(d.questions) + (f", {d.judged} with a gold answer" if d.extraction else "")
     extraction = f"answers by {d.extraction}" if d.extraction else "no answers to find, so nothing is right or wrong"
     findings = [f"{count}; {extraction}."]
+    if cut := d.cuts.sentence():
+        findings.append(f"{cut[0].upper()}{cut[1:]}.")
     if d.scored:
         findings.append("The last layer scored choices: what follows is about the texts in its prompt.")
     if not d.readings or d.scored:
@@ -121,10 +123,11 @@ def _lengths(diagnostics: Diagnostics) -> Table:
         Column("repeats", "repeats", True, "texts equal to an earlier one of their layer"),
         Column("empty", "empty", True, "texts without an answer: empty, or cut inside a thought"),
         Column("cut", "cut", True, "texts that ended at the token limit"),
+        Column("cut_prompts", "drafts cut", True, "prompts of the layer whose drafts were cut to fit the context"),
     )
     note = (
         "growth: tokens a text, divided by those of a draft; silent: no answer found; repeats: equal to an earlier "
-        "text of the layer."
+        "text of the layer; drafts cut: prompts whose drafts were cut to fit the context."
     )
     drafts = diagnostics.by_layer[0].generated_tokens
     rows = tuple(_length_row(layer, drafts, _is_answer(diagnostics, layer.layer)) for layer in diagnostics.by_layer)
@@ -144,6 +147,7 @@ def _length_row(layer: LayerStats, draft_tokens: float, answer: bool) -> Row:
             NONE if answer else count_cell(layer.duplicates),
             count_cell(layer.empty),
             count_cell(layer.cut),
+            count_cell(layer.cuts.cut_prompts) if layer.cuts.prompts else NONE,
         )
     )
 

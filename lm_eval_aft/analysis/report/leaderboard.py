@@ -101,7 +101,7 @@ def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun]
         Cell(_engine(run)),
         Cell(", ".join(judges)) if judges else NONE,
     )
-    return Row(cells, _remarks(run, runs))
+    return Row(cells, (*_remarks(run, runs), *_cut_remark(entry)))
 
 
 def _score_cell(score: Score | None, unit: Unit) -> Cell:
@@ -121,6 +121,12 @@ def _remarks(run: EvalRun, runs: Sequence[EvalRun]) -> tuple[str, ...]:
         for task, phrases in reasons.items()
         if phrases
     )
+
+
+def _cut_remark(entry: RunEntry) -> tuple[str, ...]:
+    """A sentence if drafts were cut to fit the context, which makes the run worse than its k and layers say."""
+    cut = entry.cuts().sentence()
+    return (f"{cut[0].upper()}{cut[1:]}.",) if cut else ()
 
 
 def _notes(entries: Sequence[RunEntry], measures: Sequence[Measure]) -> tuple[str, ...]:

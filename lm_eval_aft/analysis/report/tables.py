@@ -72,7 +72,7 @@ NONE = Cell("-")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``notes`` says why it must not be compared with the others, a sentence each."""
+    """One row. ``notes`` says what a reader must know of it, such as why it is another test, a sentence each."""
 
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
