@@ -13,6 +13,7 @@ import yaml
 
 from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, strings, text
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.files import refuse_stream
 from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
@@ -65,7 +66,7 @@ class TrainConfig:
     sets_per_query: int = setting(1, integer(1), "Examples with drafts a row; each has its own draw and order.")
     plain_share: float = setting(0.2, real(0, 0.95), "Share of examples without drafts (aft and aft-pseudo).")
     max_length: int = setting(2048, integer(8), "Most tokens of an example; drafts are cut to fit, targets never.")
-    lora_rank: int = setting(8, integer(0), "Rank of the LoRA adapter; 0 trains all weights.")
+    lora_rank: int = setting(8, integer(0, 65_536), "Rank of the LoRA adapter; 0 trains all weights.")
     lora_alpha: float = setting(16.0, real(0, above=True), "Scale of the adapter, times its rank.")
     lora_dropout: float = setting(0.0, real(0, 0.9), "Dropout of the adapter.")
     lora_targets: tuple[str, ...] = setting(("all-linear",), _names, "Names of the layers that get an adapter.")
@@ -104,7 +105,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not allowed.
     """
-    settings, known = _read(Path(path)), parsers(TrainConfig)
+    settings, known = _read(Path(check_path("--config", path))), parsers(TrainConfig)
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
@@ -141,6 +142,7 @@ def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    refuse_stream(path)
     try:
         source = path.read_text(encoding="utf-8")
         settings = tomllib.loads(source) if path.suffix == ".toml" else yaml.safe_load(source)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import click
 
+from lm_eval_aft.core.files import locked
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.examples import Encoded, Encoder
 from trainers.fitting.resume import open_run
@@ -60,20 +63,41 @@ def run_training(
     Raises:
         AFTError: If settings, data, template or model are wrong.
     """
-    run = open_run(kind, config)
-    for note in run.notes:
-        say(note)
-    if run.finished:
-        say(f"the run in {run.folder} is finished: nothing is left to train.")
-    if merge or not run.finished:
-        _train(run, merge, say)
+    if _first_process() and not Path(config.output).is_dir():
+        # Settings and data are checked before a folder is made.
+        open_run(kind, config).make_folder()
+    with _alone(Path(config.output)):
+        run = open_run(kind, config)
+        for note in run.notes:
+            say(note)
+        if run.finished:
+            say(f"the run in {run.folder} is finished: nothing is left to train.")
+        if merge or not run.finished:
+            _train(run, merge, say)
     return replace(run, finished=True)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a run's folder. The first process of a launch holds the lock for all of them.
+
+    Opening a run removes checkpoints that are not whole, so a second command would remove what the first one writes.
+
+    Raises:
+        ConfigError: If another command trains there.
+    """
+    if not _first_process():
+        yield
+        return
+    busy = f"another aft train is at work in output={folder}: wait until it ends, or give another output."
+    with locked(folder, busy):
+        yield
+
+
 def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
+    config = run.config
     if _first_process():
         run.make_folder()
-    config = run.config
     rows = read_training_rows(config.data)
     validation_rows = read_training_rows(config.validation) if config.validation else []
     from trainers.fitting import loop, model

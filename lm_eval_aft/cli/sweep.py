@@ -211,6 +211,9 @@ def sweep(**chosen: Any) -> None:
     names = ("limit", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
     options = Options(tasks, **{name: chosen[name] for name in names})
     config, _ = AFTConfig.split(model_args)
+    for k, layers in grid(chosen["k"], chosen["layers"]):
+        # Refuses a point without end before its generations are counted out.
+        replace(config, k=k, layers=layers)
     plans = plans_of(_load(tasks, manager, gen_kwargs), config, chosen["k"], chosen["layers"])
     if not plans:
         raise ConfigError(f"--tasks {chosen['tasks']} generates no text: a sweep needs a generate_until task.")

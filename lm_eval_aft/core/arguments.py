@@ -50,6 +50,24 @@ def real(low: float, high: float = math.inf, *, above: bool = False) -> Parse:
     return parse
 
 
+def refuse_count(count: int, most: int, what: str, advice: str) -> None:
+    """Refuse a number of things to make that no run could finish, before anything is counted out.
+
+    Args:
+        count: How many there would be.
+        most: How many are allowed.
+        what: What would make them, such as "k=5 and layers=2", and what they are, with ``{}`` for the number between.
+        advice: What to do.
+
+    Raises:
+        ConfigError: If there would be more.
+    """
+    if count > most:
+        # Python refuses to print whole numbers of more than 4,300 digits.
+        number = f"{count:,}" if count < 10**30 else "more than 10**30"
+        raise ConfigError(f"{what.format(number)}, and at most {most:,} are allowed: {advice}.")
+
+
 def _whole(value: Any) -> int | None:
     """The whole number that a value states, or None. Large integers do not pass through a float, which would round."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -10,13 +10,27 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lm_eval_aft.core import settings
-from lm_eval_aft.core.arguments import Parse, choice, flag, integer, or_none, path, path_or_none, real, strings, text
+from lm_eval_aft.core.arguments import (
+    Parse,
+    choice,
+    flag,
+    integer,
+    or_none,
+    path,
+    path_or_none,
+    real,
+    refuse_count,
+    strings,
+    text,
+)
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.core.secrets import is_secret
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
 SEED_LIMIT = 2**63
+# Generations a question, and of all questions of a run. Each is an object in memory.
+MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
 STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
 # The last layer of these selects a text instead of writing one.
 SELECTIONS = ("majority", "best_of_n")
@@ -103,6 +117,13 @@ class AFTConfig:
         for wrong, sentence in self._contradictions():
             if wrong:
                 raise ConfigError(sentence)
+        wanted = max(self.k * self.layers + 1, self.beams, self.mcq_orders)
+        refuse_count(
+            wanted,
+            MAX_GENERATIONS,
+            "these settings would be {} generations a question",
+            "lower k, layers or mcq_orders",
+        )
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
         name = f"strategy={self.strategy}"

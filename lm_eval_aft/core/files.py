@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from lm_eval_aft.core.errors import AFTError, RecordError
+from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
+from lm_eval_aft.core.log import log
 
 MAX_NAME_LENGTH = 100  # characters; file systems allow 255 bytes, and stamps and suffixes are added
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextmanager
@@ -73,6 +77,75 @@ def reading(path: Path | str, what: str, error: type[AFTError] = RecordError) ->
         ) from cause
 
 
+def refuse_stream(path: str | Path) -> None:
+    """Refuse a pipe or a device, which can be read only once or never ends.
+
+    Raises:
+        RecordError: If the path is neither a file nor a folder.
+    """
+    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        raise RecordError(f"{path} is a stream, not a file: write it to a file first, since it is read more than once.")
+
+
+@contextmanager
+def locked(folder: Path, message: str, error: type[AFTError] = ConfigError) -> Iterator[None]:
+    """Hold a lock on a folder, which the system releases when the process ends, whatever ends it.
+
+    No file is written. Some network file systems have no such lock, and then there is none.
+
+    Args:
+        folder: The folder. It exists.
+        message: The sentence to raise if another process holds the lock.
+        error: The class to raise.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise error(message) from cause
+        except OSError as cause:
+            log.warning("%s cannot be locked (%s): do not start a second command in it.", folder, cause.strerror)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def refuse_without_locks(file: Path, option: str, error: type[AFTError]) -> None:
+    """Refuse a file on a file system without locks, where SQLite would wait for a minute and then call it locked.
+
+    The lock is tried on a file of its own: closing a file releases all locks that this process has on it.
+
+    Args:
+        file: A file that several processes will lock. Its folder exists.
+        option: The option that names it, such as "cache=".
+        error: The class to raise.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    probe = file.with_name(f".{os.getpid()}.lock-probe")
+    try:
+        with probe.open("wb") as opened:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        # Any other error concerns the file itself, and whoever opens it says so.
+        if cause.errno in NO_LOCKS:
+            raise error(
+                f"the file system of {file} has no locks ({cause.strerror}), which several processes need: give "
+                f"{option} a path on a local disk."
+            ) from cause
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
 def file_name(text: str) -> str:
     """A text as part of a file's name: ASCII letters, digits and ``_.+-``, at most ``MAX_NAME_LENGTH`` characters."""
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", text) or "model"
@@ -82,5 +155,6 @@ def file_name(text: str) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal. A stream is refused with RecordError."""
+    refuse_stream(path)
     return sha256(Path(path).read_bytes()).hexdigest()

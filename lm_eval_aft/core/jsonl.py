@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import AFTError, RecordError
-from lm_eval_aft.core.files import atomic_write, reading, writing
+from lm_eval_aft.core.files import atomic_write, reading, refuse_stream, writing
 
 # Levels of lists and objects. Python's own limit for nested calls is 1,000, and readers walk what they read.
 MAX_DEPTH = 200
@@ -132,16 +132,6 @@ def check_characters(row: Mapping[str, Any], where: str) -> None:
         json.dumps(row, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError) as cause:
         raise RecordError(f"{where} cannot be written as UTF-8 ({cause}): correct or remove it.") from cause
-
-
-def refuse_stream(path: str | Path) -> None:
-    """Refuse a pipe or a device, which can be read only once or never ends.
-
-    Raises:
-        RecordError: If the path is neither a file nor a folder.
-    """
-    if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
-        raise RecordError(f"{path} is a stream, not a file: write it to a file first, since it is read more than once.")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]], *, errors: str = "strict") -> int:

@@ -14,7 +14,7 @@ from types import FrameType
 # A template of a 100,000-token chat renders in milliseconds.
 MAX_SECONDS = 5.0
 # What one template may allocate beyond what the process has.
-MAX_BYTES = 2 << 30
+MAX_BYTES = 1 << 29
 # Two threads that change the limit of the process at once would each restore the other's.
 _ONE_AT_A_TIME = threading.RLock()
 

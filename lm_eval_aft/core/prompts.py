@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.errors import PromptTooLong, TemplateError
+from lm_eval_aft.core.files import refuse_stream
 from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.records import Chat, Message, Prompt
 from lm_eval_aft.core.rendering import render, run_template
@@ -95,8 +96,10 @@ class Template:
         """
         if path is None:
             return cls(DEFAULT_TEMPLATE, "default")
+        check_path("template=", path, TemplateError)
+        refuse_stream(path)
         try:
-            return cls(Path(check_path("template=", path, TemplateError)).read_text(encoding="utf-8-sig"), path)
+            return cls(Path(path).read_text(encoding="utf-8-sig"), path)
         # ValueError: the file is not UTF-8.
         except (OSError, ValueError) as error:
             raise TemplateError(

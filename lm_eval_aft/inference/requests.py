@@ -11,9 +11,9 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from lm_eval_aft.core.arguments import strings
+from lm_eval_aft.core.arguments import refuse_count, strings
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, decode
-from lm_eval_aft.core.config import TOKEN_ALIASES, AFTConfig, samplings
+from lm_eval_aft.core.config import MAX_RUN_GENERATIONS, TOKEN_ALIASES, AFTConfig, samplings
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Question
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue
@@ -115,13 +115,22 @@ def later_turns(request: Instance) -> tuple[str, ...] | None:
 
 
 def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 1) -> None:
-    """Log the sampling of each task, and warn of what changes prompts or is shared.
+    """Log the sampling of each task, warn of what changes prompts or is shared, and refuse a run without end.
 
     Args:
         questions: The questions of a run.
         config: ``layers`` is read.
         processes: Number of processes of the run.
+
+    Raises:
+        ConfigError: If the questions need more than ``MAX_RUN_GENERATIONS``.
     """
+    refuse_count(
+        len(questions) * config.generations,
+        MAX_RUN_GENERATIONS,
+        f"{len(questions):,} questions would be {{}} generations",
+        "lower k, layers, the task's repeats or --limit",
+    )
     if processes > 1 and any(len(question.chat.messages) > 1 or question.chat.wrapped for question in questions):
         warn_once(
             f"{processes} processes: a task that draws its shots at random draws others than with one process, so its "

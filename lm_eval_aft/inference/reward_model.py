@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError
+from lm_eval_aft.core.loading import loading, reason_of
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Message
 from lm_eval_aft.core.rendering import render
@@ -44,11 +45,9 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.device = device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu"
-        try:
+        with loading(lambda error: EngineError(f"reward_model {name} cannot be loaded: {reason_of(error)}")):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
             model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype="auto", use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise EngineError(f"reward_model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
         if model.config.num_labels != 1:
             raise ConfigError(
                 f"reward_model {name} has {model.config.num_labels} outputs: give a model with a single one."

@@ -212,7 +212,12 @@ class SQLiteStore:
         with self._lock, self._file.errors("read"):
             (state,) = self._file.db.execute("PRAGMA integrity_check(1)").fetchone()
             rows = self._file.db.execute(f"SELECT {_COLUMNS} FROM generations")
-            damaged = tuple(row[0].hex() for row in rows if digest(repr(row[:-1])) != row[-1])
+            # Another program may have put in a row whose key is a text.
+            damaged = tuple(
+                row[0].hex() if isinstance(row[0], bytes) else repr(row[0])[:80]
+                for row in rows
+                if not isinstance(row[0], bytes) or digest(repr(row[:-1])) != row[-1]
+            )
         return replace(self.info(), damaged=damaged if state == "ok" else (*damaged, str(state)))
 
     def _completion(self, row: tuple[Any, ...]) -> Completion:
@@ -221,7 +226,12 @@ class SQLiteStore:
                 f"{self.path} is damaged at generation {row[0].hex()[:12]}: run aft cache verify {self.path}, then "
                 "give cache= another path."
             )
-        return Completion(row[1], tuple(array("I", row[2])), row[3], row[4], row[5], row[6])
+        try:
+            token_ids = tuple(array("I", row[2]))
+        # The bytes are no whole number of tokens.
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{self.path} is damaged at generation {row[0].hex()[:12]} ({error}).") from error
+        return Completion(row[1], token_ids, row[3], row[4], row[5], row[6])
 
 
 def open_store(cache: str | None, default: str | Path | None) -> Store:

@@ -377,7 +377,7 @@ def _scores(data: dict[str, Any]) -> Iterator[Score]:
         # Groups have no samples of their own.
         if task not in data["n-samples"]:
             continue
-        n = int(data["n-samples"][task]["effective"])
+        n = _questions(data["n-samples"][task])
         better = data.get("higher_is_better", {}).get(task, {})
         for name, value in row.items():
             metric, comma, filter_name = name.partition(",")
@@ -400,7 +400,7 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
         task: Conditions(
             version=str(data.get("versions", {}).get(task, "")),
             shots=data.get("n-shot", {}).get(task),
-            questions=int(samples["effective"]),
+            questions=_questions(samples),
             prompt=prompt,
             system=data.get("system_instruction_sha") or "",
             multiturn=bool(data.get("fewshot_as_multiturn")),
@@ -409,6 +409,14 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
         )
         for task, samples in data["n-samples"].items()
     }
+
+
+def _questions(samples: Mapping[str, Any]) -> int:
+    """How many questions of a task were answered."""
+    count = int(samples["effective"])
+    if not 0 < count < MAX_COUNT:
+        raise ValueError(f"n-samples says that {count} questions were answered")
+    return count
 
 
 def _task(data: dict[str, Any], task: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.files import refuse_without_locks
 
 # How long a statement waits for the lock of another process.
 BUSY_S = 60.0
@@ -79,6 +80,7 @@ class SQLiteFile:
         address: str | Path = self.path or ":memory:"
         if self.path and create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_without_locks(self.path, self._kind.option, self._kind.error)
         elif self.path:
             address = f"{self.path.resolve().as_uri()}?mode=ro"
         return sqlite3.connect(address, uri=not create, timeout=BUSY_S, isolation_level=None, check_same_thread=False)

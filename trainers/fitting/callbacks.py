@@ -25,9 +25,12 @@ class RunLog(TrainerCallback):
         """Keep what cards and log need; ``say`` prints a line."""
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
+        # Whether weights, optimizer and state are loaded.
+        self.began = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Use the intervals of the present settings. Trainer would keep those of the checkpoint."""
+        self.began = True
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         self.tokens_before = state.num_input_tokens_seen
         locate_best(state, self.run)

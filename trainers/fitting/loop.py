@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from math import inf
 from pathlib import Path
@@ -21,7 +22,8 @@ from transformers import (
 )
 from transformers.integrations import unset_hf_deepspeed_config
 
-from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
+from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nats, trims_logits
@@ -29,7 +31,7 @@ from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.examples import MASK, Encoder, Example
 from trainers.fitting.model import beyond_positions, load_model, set_end_token
-from trainers.fitting.run import TrainingRun, disk_guard, step_of, trim_log
+from trainers.fitting.run import TrainingRun, damaged, disk_guard, step_of, trim_log
 from trainers.settings import TrainConfig
 
 
@@ -83,7 +85,7 @@ def fit(
     if trainer.is_world_process_zero():
         trim_log(run.log, step_of(run.resume_from) if run.resume_from else -1)
         run.write_state(finished=False)
-    with disk_guard(run):
+    with disk_guard(run), _resuming(trainer, run):
         if not _is_trained(trainer, run):
             trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     best = best_checkpoint(trainer)
@@ -93,6 +95,23 @@ def fit(
         facts = [*facts, f"kept: step {step} of {trainer.state.global_step}, by validation loss"]
     with disk_guard(run):
         _save(trainer, run, aft, facts)
+
+
+@contextmanager
+def _resuming(trainer: AFTTrainer, run: TrainingRun) -> Iterator[None]:
+    """Turn an error that the files of a checkpoint cause into one sentence.
+
+    Raises:
+        EngineError: If the run resumes from a checkpoint that does not load.
+    """
+    try:
+        yield
+    except (AFTError, MemoryError):
+        raise
+    except Exception as error:
+        if run.resume_from is None or trainer.run_log.began:
+            raise
+        raise EngineError(damaged(run.resume_from, reason_of(error))) from error
 
 
 def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.loading import loading, reason_of
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.run import TrainingRun, disk_guard
@@ -41,17 +42,18 @@ def _refuse_adapter(config: TrainConfig, is_adapter: bool) -> None:
 
 
 def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
-    try:
-        return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
+    def refuse(error: Exception) -> EngineError:
+        reason = reason_of(error)
         if "safetensors" in reason:
             reason += ": weights in pickle files can run code and are refused; save them as safetensors first."
         if "ignore_mismatched_sizes" in reason:
             reason = "config.json does not fit the weights; give a folder in which both belong together."
         if isinstance(error, SafetensorError):
             reason += ": the weights are cut or damaged; fetch or save them again."
-        raise EngineError(f"model={config.model} cannot be loaded: {reason}") from error
+        return EngineError(f"model={config.model} cannot be loaded: {reason}")
+
+    with loading(refuse):
+        return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
 
 
 def load_model(config: TrainConfig) -> Any:
@@ -128,7 +130,8 @@ def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[
     dtype = getattr(torch, run.config.save_dtype) if run.config.save_dtype else base.dtype
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        merged = PeftModel.from_pretrained(base.float(), str(run.folder)).merge_and_unload()
+        with loading(lambda error: EngineError(f"the adapter in {run.folder} cannot be loaded: {reason_of(error)}")):
+            merged = PeftModel.from_pretrained(base.float(), str(run.folder)).merge_and_unload()
     set_end_token(merged, end_id)
     with disk_guard(run):
         merged.to(dtype).save_pretrained(folder)

@@ -13,7 +13,7 @@ from lm_eval_aft.core.files import file_digest
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import choose_template
-from trainers.fitting.run import TrainingRun, absolute, newest_checkpoint
+from trainers.fitting.run import TrainingRun, absolute, check_checkpoint, newest_checkpoint
 from trainers.settings import FROZEN_ON_RESUME, Kind, TrainConfig, make_config
 
 
@@ -103,7 +103,8 @@ def _resume(run: TrainingRun, requested: TrainConfig, before: TrainConfig) -> Tr
     notes = [f"{name} stays {old[name]}: the run was started with it, {new[name]} does not count." for name in frozen]
     if run.finished:
         return replace(run, notes=tuple(notes))
+    if newest := newest_checkpoint(run.folder):
+        check_checkpoint(newest)
     notes += [f"{name} is now {new[name]} (was {old[name]})." for name in changed if name not in frozen]
-    newest = newest_checkpoint(run.folder)
     where = f"resumes after {newest.name.replace('-', ' ')}" if newest else "starts again: no checkpoint was written"
     return replace(run, resume_from=newest, notes=(*notes, f"the run in {run.folder} {where}."))

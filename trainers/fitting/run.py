@@ -12,15 +12,19 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from lm_eval_aft import __version__
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.jsonl import parse_json, write_jsonl
+from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import FILE
 from trainers.settings import Kind, TrainConfig
@@ -134,6 +138,35 @@ def newest_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(path, ignore_errors=True)
     return max(whole, key=step_of, default=None)
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Refuse to resume from a checkpoint with a file that is cut or of another kind.
+
+    Raises:
+        ConfigError: If there is one; the message names it.
+    """
+    for path in sorted(checkpoint.iterdir()):
+        try:
+            if path.suffix == ".json":
+                parse_json(path.read_bytes())
+            elif path.suffix in (".pt", ".pth", ".bin"):
+                # What torch.save writes is a zip archive, whose table stands at its end.
+                zipfile.ZipFile(path).close()
+            elif path.suffix == ".safetensors":
+                # It maps the file, and compares its size with the offsets in its header.
+                with safe_open(path, "numpy"):
+                    pass
+        except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+            raise ConfigError(damaged(checkpoint, f"{path.name}: {reason_of(error)}")) from error
+
+
+def damaged(checkpoint: Path, reason: str) -> str:
+    """The sentence about a checkpoint from which a run cannot resume."""
+    return (
+        f"{checkpoint} is damaged ({reason}): remove this folder, and the same command resumes from an older "
+        "checkpoint or starts again."
+    )
 
 
 def step_of(checkpoint: Path) -> int:

@@ -8,11 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.prompts import draft_prompt
 from lm_eval_aft.core.records import Chat, Message, Request
-from trainers.generation.generator import DRAFT_SAMPLING, GeneratorOptions, TextGenerator
+from trainers.generation.generator import DRAFT_SAMPLING, MAX_TEXTS, GeneratorOptions, TextGenerator
 from trainers.rows.result import DataResult
 from trainers.rows.row import ALIGNED_KEYS, DataRow, keep_drafts, query_chat, read_rows, template_errors_name, visible
 
@@ -40,6 +41,9 @@ def sample_drafts(
     shots = _demonstrations(read_jsonl(demonstrations, strict=True) if demonstrations else [], ask)
     if ask and "{query}" not in ask:
         raise ConfigError(f"--ask {ask!r} must hold {{query}}.")
+    refuse_count(
+        len(rows) * count, MAX_TEXTS, f"-n {count} of {len(rows):,} queries would be {{}} generations", "lower it"
+    )
     generator = model.open(DRAFT_SAMPLING)
     drafted = _sample(rows, generator, count, shots, ask)
     cut = sum(end == "length" for row in drafted for end in row["ends"])

@@ -29,6 +29,8 @@ UNUSED_ARGUMENTS = {
     *("k", "layers", "strategy", "probe", "drafts_from", "record", "reward_model", "vote_regex", "mcq", "mcq_orders"),
     "think_end_token",
 }
+# Texts that one command writes. Each is an object in memory.
+MAX_TEXTS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.prompts import aggregate_prompt
 from lm_eval_aft.core.records import Chat, Message, Prompt
-from trainers.generation.generator import GeneratorOptions, TextGenerator
+from trainers.generation.generator import MAX_TEXTS, GeneratorOptions, TextGenerator
 from trainers.generation.selection import verify_all, with_enough_drafts
 from trainers.generation.verifiers import Verifier, load_verifier, right_answer
 from trainers.rows.result import DataResult
@@ -57,6 +58,8 @@ def aggregate(
         raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
     verify = load_verifier(verifier, gold) if verifier else None
     every = read_drafted_rows(source)
+    wanted = sum(min(sets, comb(len(row["drafts"]), k)) for k in ks for row in every)
+    refuse_count(wanted, MAX_TEXTS, f"--sets {sets} of {len(every):,} rows would be {{}} generations", "lower it")
     drawn = [row for k in ks for row in draft_sets(every, k, sets, seed)]
     if not drawn:
         raise ConfigError(f"no row of {source} has {min(ks)} drafts with text: lower --k.")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.jsonl import check_characters, parse_json, read_jsonl, refuse_stream
+from lm_eval_aft.core.files import refuse_stream
+from lm_eval_aft.core.jsonl import check_characters, parse_json, read_jsonl
 from trainers.rows.result import DataResult
 from trainers.rows.row import DataRow, check_row
 

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Chat
 from trainers.rows.row import TrainingRow
 from trainers.settings import Kind, TrainConfig
+
+# Examples of a run. Each is in memory with its tokens.
+MAX_SAMPLES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ def make_samples(rows: Sequence[TrainingRow], kind: Kind, config: TrainConfig) -
     if kind == "aft-no-drafts":
         return [_single_answer(row, row.target, "target") for row in rows]
     _check_drafts(rows, config)
+    refuse_count(
+        len(rows) * config.sets_per_query,
+        MAX_SAMPLES,
+        f"sets_per_query={config.sets_per_query} of {len(rows):,} rows would be {{}} examples",
+        "lower it",
+    )
     samples = [_aggregate(row, number, kind, config) for row in rows for number in range(config.sets_per_query)]
     return samples + _single_answers(rows, len(samples), config)
 

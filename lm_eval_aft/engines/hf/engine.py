@@ -18,6 +18,7 @@ from transformers import __version__
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.loading import loading
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.engines.ending import find_stop_ids, has_ended, text_before_stop
@@ -25,7 +26,7 @@ from lm_eval_aft.engines.hf.batching import Group, cut_batches, left_pad
 from lm_eval_aft.engines.hf.beam_search import beam_search
 from lm_eval_aft.engines.hf.choice_scoring import SharedPromptScorer
 from lm_eval_aft.engines.hf.forward import Forward
-from lm_eval_aft.engines.hf.loading import LOAD_ERRORS, HFArgs, load_failure, load_lm
+from lm_eval_aft.engines.hf.loading import HFArgs, load_failure, load_lm
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory, measured_tokens
 from lm_eval_aft.engines.hf.sampling import RowSampler
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
@@ -84,10 +85,8 @@ class HFEngine:
             EngineError: If the checkpoint cannot be loaded.
         """
         args = HFArgs.of(engine_args, host)
-        try:
+        with loading(lambda error: load_failure(error, args)):
             return cls(load_lm(args), args)
-        except LOAD_ERRORS as error:
-            raise load_failure(error, args) from error
 
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from safetensors import SafetensorError
 
 from lm_eval_aft.core.arguments import integer, mapping
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.log import log
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 
@@ -36,11 +36,6 @@ COMPUTE_ARGS = ("attn_implementation", "use_safetensors")
 IGNORED_SETTINGS: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None}
 # Arguments of HFLM without effect on what we generate.
 IGNORED_ARGS = {"mixed_precision_dtype", "truncation"}
-# The exceptions that checkpoints and arguments that do not fit have raised.
-LOAD_ERRORS = (
-    *(OSError, ValueError, ImportError, AttributeError, TypeError, KeyError, RuntimeError, AssertionError),
-    SafetensorError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,7 @@ def load_lm(args: HFArgs) -> HFLM:
     """Load the model and its tokenizer.
 
     Raises:
-        One of ``LOAD_ERRORS``: If the checkpoint cannot be loaded, or is no causal model.
+        Exception: Of any kind, if the checkpoint cannot be loaded, or is no causal model.
     """
     on_cpu = args.loader.get("device") == "cpu" or not torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and on_cpu:
@@ -104,8 +99,8 @@ def load_lm(args: HFArgs) -> HFLM:
 
 
 def load_failure(error: Exception, args: HFArgs) -> EngineError:
-    """The sentence for one of ``LOAD_ERRORS``."""
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    """The sentence for an error of ``load_lm``."""
+    reason = reason_of(error)
     advice = PICKLES if "safetensors" in reason else ""
     return EngineError(f"pretrained={args.loader.get('pretrained')} cannot be loaded: {reason}{advice}")
 

@@ -19,13 +19,14 @@ import transformers
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.loading import loading, reason_of
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.ending import find_stop_ids, text_before_stop
 from lm_eval_aft.engines.lm_scorer import LMScorer
-from lm_eval_aft.engines.vllm.arguments import LOAD_ERRORS, VLLMArgs, import_vllm
+from lm_eval_aft.engines.vllm.arguments import VLLMArgs, import_vllm
 from lm_eval_aft.engines.vllm.prompt_lm import PromptLM
 from lm_eval_aft.engines.vllm.watchdog import watched
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
@@ -94,15 +95,15 @@ class VLLMEngine:
         """
         vllm = import_vllm()
         args = VLLMArgs.of(engine_args, host)
-        try:
-            llm = vllm.LLM(**args.for_llm())
-        except LOAD_ERRORS as error:
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-            raise EngineError(
-                f"pretrained={args.pretrained} cannot be loaded by vLLM {vllm.__version__}: {reason} (vLLM's own lines "
-                "above may say more)."
-            ) from error
-        return cls(llm, args)
+
+        def refuse(error: Exception) -> EngineError:
+            return EngineError(
+                f"pretrained={args.pretrained} cannot be loaded by vLLM {vllm.__version__}: {reason_of(error)} (vLLM's "
+                "own lines above may say more)."
+            )
+
+        with loading(refuse):
+            return cls(vllm.LLM(**args.for_llm()), args)
 
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""

@@ -143,14 +143,14 @@ def _difficulties(file: Path, columns: Sequence[str]) -> dict[int, float]:
         JudgeError: If the file lacks a column or a row.
     """
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             # pandas writes its index under an empty name
             names = ["index" if name == "" else name for name in reader.fieldnames or []]
             reader.fieldnames = names
             rows = list(reader)
         difficulties = {int(row["index"]): float(row[DIFFICULTY]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise JudgeError(
             f"{file} cannot be read ({type(error).__name__}: {error}): get it from {HUB} again."
         ) from error

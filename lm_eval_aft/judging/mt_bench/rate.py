@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.files import file_name, write_text
 from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.thinking import has_marks, unopened_thought
@@ -21,6 +22,8 @@ from lm_eval_aft.judging.mt_bench.scores import MTBenchScores, score_judgements
 
 # FastChat's, as is the temperature of 0
 MAX_TOKENS = 2048
+# MT-Bench has 160 turns.
+MAX_JUDGEMENTS = 1_000_000
 # Most servers repeat a reply at temperature 0, so the second call would change nothing.
 SECOND_TEMPERATURE = 0.7
 
@@ -59,9 +62,16 @@ def judge_answers(
         notify: Receives the estimate before the first call, and the names of the files that were written.
 
     Raises:
+        ConfigError: If there would be more than ``MAX_JUDGEMENTS``.
         JudgeError: If the judge fails or ratings are missing. The judgements that were made are kept.
         RecordError: If a file cannot be written.
     """
+    refuse_count(
+        sum(len(question.turns) for question in answer_set.questions) * options.repeats,
+        MAX_JUDGEMENTS,
+        f"--repeats {options.repeats:,} would be {{}} generations of the judge",
+        "lower it",
+    )
     judged = _judge(_calls(answer_set, prompts, judge.model, options), judge, options, notify)
     judgements = [judgement for judgement, _ in judged]
     name = file_name(f"{judge.model}_{prompts.name}.{answer_set.model}")
