@@ -19,6 +19,7 @@ from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.core.errors import AFTError, RecordError
+from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
@@ -166,7 +167,7 @@ def _curves(scores: Sequence[tuple[RunEntry, Score]], number: int | None, level:
     points = {(point.layers, point.k): point for point in (_point(*each, level) for each in scores)}
     parts = [score.task, score.metric, score.filter, *([] if number is None else [str(number + 1)])]
     return Curves(
-        name=re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join(parts)),
+        name=file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join(parts))),
         title=f"{score.task}, {score.n:,} questions: {Path(run.model).name}" + _seed(run, number),
         measure=f"{score.metric}{filtered}",
         higher_is_better=score.higher_is_better,

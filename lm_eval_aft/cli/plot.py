@@ -24,6 +24,7 @@ from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.traces import read_traces
 
@@ -83,7 +84,7 @@ def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None
     """Print the frontier of each task, and draw it. CSV and JSON stand alone on stdout."""
     click.echo(render([frontier_table(each) for each in drawn], form))
     for each in drawn:
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier")
+        name = file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier"))
         click.echo(draw_frontier(each, folder / f"{name}.png"), err=form in ("csv", "json"))
 
 

@@ -20,6 +20,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.paths import MAX_PART
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
@@ -306,6 +307,9 @@ def samples_beside(results: Path, task: str) -> Path:
     _, stamp = _split_name(results)
     # lm-eval cannot write the samples of a task whose name holds a slash.
     name = task.replace("/", "_").replace("\0", "_")
+    # A longer name than file systems allow is cut: such a file does not exist.
+    room = MAX_PART - len(f"{SAMPLES}_{stamp}.jsonl".encode(errors="replace"))
+    name = name.encode(errors="replace")[: max(1, room)].decode(errors="ignore")
     return results.with_name(f"{SAMPLES}{name}_{stamp}.jsonl")
 
 
