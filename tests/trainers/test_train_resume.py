@@ -8,13 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.training_runs import SHORT, Killed, contradicted, log_of, run_until, same, weights
-from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
+from lm_eval_aft.core.files import file_digest, locked
 from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
 from trainers.fitting import loop
+from trainers.fitting.run import check_checkpoint
 from trainers.train import run_training
+
+# A checkpoint of a training run.
+HALF = Path(__file__).parents[1] / "fixtures/version_0_1_0/half/checkpoints/checkpoint-2"
 
 
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, capsys):
@@ -221,4 +226,75 @@ def test_a_run_that_lost_part_of_its_state_is_refused(config, lost):
     state = {"kind": "aft", "finished": False, "data_digest": file_digest(config.data), "config": config.to_dict()}
     path.write_text(json.dumps({name: state[name] for name in state if name != lost}))
     with pytest.raises(ConfigError, match=rf"run.json cannot be read \(it lacks {lost}\): give another output"):
+        run_training("aft", config)
+
+
+def test_two_trainings_in_one_folder(config, monkeypatch):
+    run_until(monkeypatch, config, 3)
+    half = Path(config.output, "checkpoints", "checkpoint-3")
+    half.mkdir()
+    with locked(Path(config.output), "busy"):
+        with pytest.raises(
+            ConfigError, match=r"another aft train is at work in output=.*: wait until it ends, or give"
+        ):
+            run_training("aft", config)
+        # The second command removed nothing of what the first one writes.
+        assert half.is_dir()
+    run_training("aft", config)
+    assert (Path(config.output) / "adapter_model.safetensors").is_file()
+
+
+CUT = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "text": lambda content: b"x" * 99,
+}
+
+
+@pytest.mark.parametrize("change", CUT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"),
+        *("adapter_config.json", "aft_config.json"),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_file(name, change, tmp_path):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(HALF, checkpoint)
+    check_checkpoint(checkpoint)
+    file = checkpoint / name
+    file.write_bytes(CUT[change](file.read_bytes()))
+    with pytest.raises(ConfigError, match=rf"checkpoint-2 is damaged \({name}: .*\): remove this folder"):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("trainer_state.json", b"{}"),
+        ("trainer_state.json", b'{"global_step": "x"}'),
+        ("trainer_state.json", b"[" * 150 + b"]" * 150),
+        ("trainer_state.json", b"5"),
+        ("adapter_config.json", b"{}"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": 0}'),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_named(name, content, config, monkeypatch):
+    run_until(monkeypatch, config, 3)
+    file = Path(config.output, "checkpoints", "checkpoint-2", name)
+    file.write_bytes(content)
+    try:
+        run_training("aft", config)
+        message = ""
+    except AFTError as error:
+        message = str(error)
+    assert not message or "checkpoint-2 is damaged" in message
+    assert "\n" not in message
+
+
+def test_a_checkpoint_whose_optimizer_is_of_another_model(config, monkeypatch):
+    run_until(monkeypatch, config, 3)
+    torch.save({"state": {}, "param_groups": []}, Path(config.output, "checkpoints", "checkpoint-2", "optimizer.pt"))
+    with pytest.raises(EngineError, match=r"checkpoint-2 is damaged \(.*\): remove this folder"):
         run_training("aft", config)
