@@ -53,7 +53,7 @@ def at(point: tuple[int, int]) -> str:
 def row(name: str, base: RunEntry, entry: RunEntry, task: str) -> dict[str, Any]:
     """Accuracy with its interval, cost a question, and the paired difference from the baseline."""
     cost = entry.costs[task]
-    (comparison,) = compare_entries(base, [entry])
+    (comparison,) = compare_entries(base, [entry]).comparisons
     interval = proportion_interval(round(comparison.other_mean * comparison.n), comparison.n)
     return {
         "system": name,

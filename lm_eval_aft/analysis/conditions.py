@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,57 @@ def _shots(conditions: Conditions) -> str:
     return "unknown shots" if conditions.shots is None else f"{conditions.shots} shots"
 
 
-def usual_conditions(runs: Sequence[EvalRun], task: str) -> Conditions:
-    """The conditions of a task in most of the runs. At least one of the runs must have the task.
+def conditions_of(run: EvalRun, name: str) -> Mapping[str, Conditions]:
+    """How a run put a task, or each task in a group; empty if it has no such task."""
+    return {task: run.conditions[task] for task in run.tasks_of(name)}
+
+
+def group_differences(usual: Mapping[str, Conditions], other: Mapping[str, Conditions]) -> tuple[str, ...]:
+    """The reasons why some tasks are together another test than they usually are, a phrase each.
+
+    Args:
+        usual: The usual conditions of each task.
+        other: The conditions of each task in the other run.
+    """
+    shared = [task for task in other if task in usual]
+    phrases: dict[str, list[str]] = {}
+    for task in shared:
+        for phrase in differences(replace(usual[task], questions=other[task].questions), other[task]):
+            phrases.setdefault(phrase, []).append(task)
+    reasons = [
+        phrase if len(tasks) == len(shared) else f"{phrase} in {len(tasks)} of {len(shared)} tasks, such as {tasks[0]}"
+        for phrase, tasks in phrases.items()
+    ]
+    counts = [sum(conditions[task].questions for task in shared) for conditions in (other, usual)]
+    if counts[0] != counts[1]:
+        reasons.append(f"{counts[0]:,} questions instead of {counts[1]:,}")
+    if other.keys() != usual.keys():
+        reasons.append(f"{_tasks(other)} instead of {_tasks(usual)}, {len(shared)} of them shared")
+    return tuple(reasons)
+
+
+def _tasks(conditions: Mapping[str, Conditions]) -> str:
+    return f"{len(conditions)} task{'s' * (len(conditions) != 1)}"
+
+
+def unusual_conditions(run: EvalRun, runs: Sequence[EvalRun], name: str) -> tuple[str, ...]:
+    """The reasons why a task or a group of a run is another test than in most of the runs, a phrase each.
 
     If several conditions are equally common, the first counts.
     """
-    conditions = [run.conditions[task] for run in runs if task in run.conditions]
-    counts = Counter(map(repr, conditions))
-    return max(conditions, key=lambda each: counts[repr(each)])
+    found = [each for other in runs if (each := conditions_of(other, name))]
+    counts = Counter(map(repr, found))
+    return group_differences(max(found, key=lambda each: counts[repr(each)]), conditions_of(run, name))
 
 
-def primary_score(run: EvalRun, task: str) -> Score:
-    """The main score of a task. The run must have at least one score of it.
+def primary_score(run: EvalRun, name: str) -> Score:
+    """The score that stands for a task or a group. The run must have at least one score of it.
 
     It is the first score under a flexible filter, since a strict filter also measures the form of an answer. Without a
     flexible filter it is the first score that can be better or worse, as a length cannot.
     """
-    scores = [score for score in run.scores if score.task == task]
-    ranked = [score for score in scores if score.ranked] or scores
+    scores = run.scores_of(name)
+    ranked = [score for score in scores if score.ranked] or list(scores)
     return next((score for score in ranked if score.filter.startswith("flexible")), ranked[0])
 
 

@@ -1,26 +1,28 @@
 """Score against k, layers and cost: the points and intervals of each figure, and the drafts' majority vote beside them.
 
-Each task, metric and filter has a figure of its own. It holds all runs that differ in k and layers alone.
+Each metric and filter of a task or group has a figure of its own. It holds all runs that differ in k and layers alone.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.analysis.conditions import differences, usual_conditions, votable
+from lm_eval_aft.analysis.conditions import unusual_conditions, votable
 from lm_eval_aft.analysis.cost import Cost
+from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
 from lm_eval_aft.core.errors import AFTError, RecordError
 from lm_eval_aft.core.files import file_name
-from lm_eval_aft.core.log import log
+from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.extraction import has_extraction
 from lm_eval_aft.storage.results import MEASURED, EvalRun, Score
@@ -58,6 +60,7 @@ class Curves:
     """The content of one figure.
 
     Attributes:
+        key: Task or group, metric and filter.
         name: Stem of its file.
         title: Its title.
         measure: Metric and filter.
@@ -67,6 +70,7 @@ class Curves:
         extraction: How answers were found for the vote.
     """
 
+    key: tuple[str, str, str]
     name: str
     title: str
     measure: str
@@ -79,9 +83,18 @@ class Curves:
         """Whether every point's cost of that kind is known."""
         return all(point.cost(kind) for point in self.points)
 
+    @property
+    def single_point(self) -> bool:
+        """Whether there is nothing to join: one point and no vote. All single answers are one point, whatever k was."""
+        return len({(point.layers, point.k if point.layers else 1) for point in self.points}) < 2 and not self.voted
 
-def curves(entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: float = 0.95) -> tuple[Curves, ...]:
-    """One figure for each task, metric, filter, and group of runs that differ in k and layers alone.
+
+def curves(
+    entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: float = 0.95, members: bool = False
+) -> tuple[Curves, ...]:
+    """One figure for each task, metric, filter, and set of runs that differ in k and layers alone.
+
+    A group to which lm-eval gives a score has figures in place of its tasks.
 
     Runs of equal settings may have been evaluated under several conditions, such as another limit or other shots. Each
     condition then has a figure without a vote, since traces do not say to which condition they belong.
@@ -90,6 +103,7 @@ def curves(entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: floa
         entries: Runs; those of other models are left out.
         votes: Votes over the drafts of these runs. The one with the most drafts is shown.
         level: Confidence of the intervals, in (0, 1).
+        members: Whether the members of each group have figures too.
 
     Raises:
         RecordError: None of the runs is ours, or the samples of a run are damaged.
@@ -101,8 +115,8 @@ def curves(entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: floa
     groups: dict[tuple[str, str, str, int], list[tuple[RunEntry, Score]]] = {}
     for entry in runs:
         number = families.index(_family(entry.run.settings or {}))
-        for score in entry.run.scores:
-            groups.setdefault((score.task, score.metric, score.filter, number), []).append((entry, score))
+        for score in _drawable_scores(entry, members):
+            groups.setdefault((*score.key, number), []).append((entry, score))
     figures = []
     for (*_, number), scores in groups.items():
         conditions = _by_conditions(scores)
@@ -116,13 +130,22 @@ def curves(entries: Sequence[RunEntry], votes: Sequence[Votes] = (), level: floa
     return tuple(figures)
 
 
+def _drawable_scores(entry: RunEntry, members: bool) -> Iterator[Score]:
+    """The scores of each task or group. A warning names those that are not numbers."""
+    for name in listed_names(entry.run, members):
+        for score in entry.run.scores_of(name):
+            if isfinite(score.value):
+                yield score
+            else:
+                warn_once(f"{name}: {score.metric} of {entry.label} is not a finite number, so it is not drawn.")
+
+
 def _by_conditions(scores: Sequence[tuple[RunEntry, Score]]) -> dict[tuple[str, ...], list[tuple[RunEntry, Score]]]:
     """Scores of one task by how their conditions differ from those of most runs."""
-    runs, task = [entry.run for entry, _ in scores], scores[0][1].task
-    usual = usual_conditions(runs, task)
+    runs, name = [entry.run for entry, _ in scores], scores[0][1].task
     groups: dict[tuple[str, ...], list[tuple[RunEntry, Score]]] = {}
     for run, score in zip(runs, scores, strict=True):
-        groups.setdefault(differences(usual, run.conditions[task]), []).append(score)
+        groups.setdefault(unusual_conditions(run, runs, name), []).append(score)
     return groups
 
 
@@ -167,6 +190,7 @@ def _curves(scores: Sequence[tuple[RunEntry, Score]], number: int | None, level:
     points = {(point.layers, point.k): point for point in (_point(*each, level) for each in scores)}
     parts = [score.task, score.metric, score.filter, *([] if number is None else [str(number + 1)])]
     return Curves(
+        key=score.key,
         name=file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join(parts))),
         title=f"{score.task}, {score.n:,} questions: {Path(run.model).name}" + _seed(run, number),
         measure=f"{score.metric}{filtered}",

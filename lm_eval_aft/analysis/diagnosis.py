@@ -7,6 +7,7 @@ mean draft, and one that selects among the drafts scores above the vote.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -103,14 +104,15 @@ class Change:
         beside: The other way: "majority vote", "first draft" or "mean draft".
         fixed: Questions that the answer gets right and the other way wrong. The vote counts if it is wrong for certain.
             For the mean draft it is the sum of right * (1 - share of right drafts).
-        broken: Questions that the answer gets wrong and the other way right, counted in the same way.
+        broken: Questions that the answer gets wrong and the other way right, counted in the same way. In each count a
+            repeat of a question is its part.
         tied: Questions whose vote is drawn by lot between a right and a wrong answer. They are in neither count.
     """
 
     beside: Literal["majority vote", "first draft", "mean draft"]
     fixed: float
     broken: float
-    tied: int = 0
+    tied: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,13 @@ class VoteShare:
 
     Attributes:
         right_drafts: How many of the k drafts are right.
-        questions: Number of such questions.
+        questions: Number of such questions. A repeat of a question counts as its part.
         answer: Share of these questions that the answer gets right.
         majority: Share of these questions that the vote gets right.
     """
 
     right_drafts: int
-    questions: int
+    questions: float
     answer: float
     majority: float
 
@@ -142,8 +144,8 @@ class Diagnostics:
         scored: Whether one more layer scored choices. The texts here stood in its prompt, and none is the answer.
         settings: The traces' settings, as JSON.
         extraction: How answers were found; empty if the task has no answers to find.
-        questions: Traces; each repeat and each turn counts.
-        judged: Traces with a gold answer, to which every accuracy and every count of right and wrong refers.
+        questions: Number of questions. The repeats and turns of a question belong to it.
+        judged: Questions with a gold answer, to which every accuracy and every count of right and wrong refers.
         by_layer: From the drafts to the answer.
         readings: Each layer with the layer before; for more than one layer, also the answer with the drafts.
         changes: Against the vote, the first and the mean draft; empty without gold answers.
@@ -226,8 +228,8 @@ def _diagnostics(
         scored=scored,
         settings=settings,
         extraction=extraction.name if extraction else "",
-        questions=len(traces),
-        judged=len(with_gold),
+        questions=_question_count(traces),
+        judged=_question_count(with_gold),
         by_layer=tuple(_layer(traces, layer, extraction is not None, level) for layer in range(layers + 1)),
         readings=tuple(_reading(traces, *step, level) for step in steps),
         changes=_changes(with_gold) if with_gold and layers and not scored else (),
@@ -300,7 +302,7 @@ def _reading(traces: Sequence[GradedTrace], layer: int, read: int, level: float)
         copies_by_position=tuple(by_position),
         nearest_overlap=fmean(map(max, overlaps)) if overlaps else None,
         mean_overlap=fmean(map(fmean, overlaps)) if overlaps else None,
-        disputed=len(disputed),
+        disputed=_question_count(disputed),
         selected=selected,
         random=random,
         majority=majority,
@@ -312,37 +314,60 @@ def _share_right(trace: GradedTrace, layer: int = 0) -> float:
     return fmean(text.right is True for text in trace.layer(layer))
 
 
+def _question_count(traces: Sequence[GradedTrace]) -> int:
+    """The number of questions, to each of which its repeats and turns belong."""
+    return len({trace.doc_id for trace in traces})
+
+
+def _weights(traces: Sequence[GradedTrace]) -> list[float]:
+    """The part of its question that each trace is. The repeats and turns of a question are one question together."""
+    counts = Counter(trace.doc_id for trace in traces)
+    return [1 / counts[trace.doc_id] for trace in traces]
+
+
 def _changes(traces: Sequence[GradedTrace]) -> tuple[Change, ...]:
     """The answer beside the vote, the first and the mean draft, for traces with a gold answer."""
+    weights = _weights(traces)
     right = [trace.right is True for trace in traces]
     first = [trace.texts[0].right is True for trace in traces]
     shares = [_share_right(trace) for trace in traces]
-    tied = sum(0 < trace.vote < 1 for trace in traces if trace.vote is not None)
+
+    def count(parts: Iterable[float]) -> float:
+        return sum(weight * part for weight, part in zip(weights, parts, strict=True))
+
     return (
-        Change("majority vote", sum(trace.fixed for trace in traces), sum(trace.broken for trace in traces), tied),
+        Change(
+            "majority vote",
+            count(trace.fixed for trace in traces),
+            count(trace.broken for trace in traces),
+            count(trace.vote is not None and 0 < trace.vote < 1 for trace in traces),
+        ),
         Change(
             "first draft",
-            sum(answer and not draft for answer, draft in zip(right, first, strict=True)),
-            sum(draft and not answer for answer, draft in zip(right, first, strict=True)),
+            count(answer and not draft for answer, draft in zip(right, first, strict=True)),
+            count(draft and not answer for answer, draft in zip(right, first, strict=True)),
         ),
         Change(
             "mean draft",
-            sum(1 - share for answer, share in zip(right, shares, strict=True) if answer),
-            sum(share for answer, share in zip(right, shares, strict=True) if not answer),
+            count((1 - share) * answer for answer, share in zip(right, shares, strict=True)),
+            count(share * (not answer) for answer, share in zip(right, shares, strict=True)),
         ),
     )
 
 
 def _vote_shares(traces: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
-    groups: dict[int, list[GradedTrace]] = {}
-    for trace in traces:
-        groups.setdefault(sum(text.right is True for text in trace.layer(0)), []).append(trace)
-    return tuple(
-        VoteShare(
-            right_drafts=count,
-            questions=len(group),
-            answer=fmean(trace.right is True for trace in group),
-            majority=fmean(trace.vote or 0.0 for trace in group),
+    groups: dict[int, list[tuple[GradedTrace, float]]] = {}
+    for trace, weight in zip(traces, _weights(traces), strict=True):
+        groups.setdefault(sum(text.right is True for text in trace.layer(0)), []).append((trace, weight))
+    shares = []
+    for count, group in sorted(groups.items()):
+        weights = [weight for _, weight in group]
+        shares.append(
+            VoteShare(
+                right_drafts=count,
+                questions=sum(weights),
+                answer=fmean((trace.right is True for trace, _ in group), weights),
+                majority=fmean((trace.vote or 0.0 for trace, _ in group), weights),
+            )
         )
-        for count, group in sorted(groups.items())
-    )
+    return tuple(shares)

@@ -12,15 +12,15 @@ from functools import cached_property
 from itertools import chain
 from json import dumps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lm_eval_aft.analysis.conditions import labels
-from lm_eval_aft.analysis.cost import Cost, QuestionKey, TaskCost, task_costs, trace_cost
+from lm_eval_aft.analysis.cost import Cost, QuestionKey, TaskCost, cost_of_tasks, costs_by_task, task_costs, trace_cost
 from lm_eval_aft.core.config import AFTConfig, samplings
 from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
-from lm_eval_aft.core.records import Question, Trace
+from lm_eval_aft.core.records import Question, Sampling, Trace
 from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples
 from lm_eval_aft.storage.traces import read_traces, trace_files
 
@@ -93,34 +93,45 @@ class RunEntry:
         Raises:
             RecordError: If the traces cannot be read.
         """
-        return task_costs(self.run, by_question(self.traces(), trace_cost))
+        return task_costs(self.run, self._traced_costs)
+
+    def cost_of(self, name: str) -> TaskCost | None:
+        """The cost of a task, or of all tasks in a group; None if it is not known.
+
+        Raises:
+            RecordError: If the traces cannot be read.
+        """
+        return cost_of_tasks(self.run, name, self._traced_costs)
+
+    @cached_property
+    def _traced_costs(self) -> Mapping[str, TaskCost]:
+        return costs_by_task(by_question(self.traces(), trace_cost))
 
     @property
     def cost(self) -> TaskCost | None:
-        """The cost of all tasks together, from the run's own totals; None for other models than ours.
-
-        The totals of the tasks are no sum: a task without traces has none of its own.
-        """
-        if not self.costs or self.run.usage is None:
+        """The cost of all tasks together, from the run's own totals; None for other models than ours."""
+        if self.run.usage is None or not self.run.usage.prompt_tokens:
             return None
-        questions = sum(self.run.conditions[task].questions for task in self.run.tasks)
+        questions = sum(each.questions for each in self.run.conditions.values())
         texts, cut, empty = (sum(getattr(c, name) for c in self.costs.values()) for name in ("texts", "cut", "empty"))
         return TaskCost("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
 
-    def cuts(self, task: str | None = None) -> Cuts:
-        """How often drafts were cut to fit the context: in one task if its traces are there, else in the whole run."""
-        cost = self.costs.get(task or "")
+    def cuts(self, name: str | None = None) -> Cuts:
+        """How often drafts were cut to fit the context: in a task or group with traces, else in the whole run."""
+        cost = self.cost_of(name) if name else None
         if cost is not None and cost.texts:
             return cost.cuts
         return self.run.cuts or sum((cost.cuts for cost in self.costs.values()), Cuts())
 
     def cost_per_answer(self, task: str, kind: Cost) -> float | None:
-        """The cost of one answer of a task, counted as the cost of a vote is. Each repeat and each turn is an answer.
+        """The cost of one answer of a task or a group, counted as the cost of a vote is.
+
+        Each repeat and each turn is an answer.
 
         Returns:
             Generated tokens or FLOPs; None if the run does not know them.
         """
-        cost, settings = self.costs.get(task), self.run.settings
+        cost, settings = self.cost_of(task) or self.costs.get(task), self.run.settings
         if cost is None or settings is None:
             return None
         answers = max(cost.questions, cost.usage.generations // int(settings["generations_per_question"]))
@@ -264,8 +275,20 @@ def _has_settings(run: EvalRun, trace: Trace) -> bool:
     )
 
 
+def sampling_of(run: EvalRun, generation: Mapping[str, Any]) -> tuple[Sampling, Sampling]:
+    """How a run samples the drafts and the answer of a task with these generation settings.
+
+    Raises:
+        RecordError: If the results file holds a setting that no run can have.
+    """
+    known = {name: value for name, value in (run.settings or {}).items() if name in SAMPLING_SETTINGS}
+    with reading(run.path, "a results file of lm-eval"):
+        config = AFTConfig(**{**known, "draft_until": tuple(known.get("draft_until", ()))})
+        return samplings(config, generation)
+
+
 def _has_sampling(run: EvalRun, question: Question) -> bool:
-    """Whether a question was sampled as this run samples; --gen_kwargs are no part of a run's settings."""
+    """Whether a question was sampled as this run samples. The settings of a run do not hold --gen_kwargs."""
     generation = run.conditions[question.task].generation
     if not generation:
         # The results file does not say.
@@ -273,7 +296,4 @@ def _has_sampling(run: EvalRun, question: Question) -> bool:
     if not {"temperature", "do_sample"} & set(generation):
         # A task may then choose the temperature of each question, as MT-Bench does.
         generation = {**generation, "temperature": question.final.temperature}
-    known = {name: value for name, value in (run.settings or {}).items() if name in SAMPLING_SETTINGS}
-    with reading(run.path, "a results file of lm-eval"):
-        config = AFTConfig(**{**known, "draft_until": tuple(known.get("draft_until", ()))})
-        return (question.drafts, question.final) == samplings(config, generation)
+    return (question.drafts, question.final) == sampling_of(run, generation)

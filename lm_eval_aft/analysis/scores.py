@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isclose
+from math import inf, isclose
 from statistics import NormalDist, fmean
 
 from lm_eval_aft.analysis.runs import RunEntry
@@ -13,7 +13,8 @@ from lm_eval_aft.storage.results import Score
 def score_interval(entry: RunEntry, score: Score, level: float = 0.95) -> Interval:
     """Interval of a reported score.
 
-    It comes from the logged samples if the score is their mean, else from lm-eval's standard error: ± z·stderr.
+    It comes from the logged samples if the score is their mean, else from lm-eval's standard error: ± z·stderr. Without
+    either it has no ends.
 
     Args:
         entry: The run.
@@ -29,6 +30,7 @@ def score_interval(entry: RunEntry, score: Score, level: float = 0.95) -> Interv
         numbers = [float(value) for value in values if isinstance(value, int | float)]
         if numbers and len(numbers) == len(values) and isclose(fmean(numbers), score.value, abs_tol=1e-9):
             return mean_interval(numbers, level)
-    half = NormalDist().inv_cdf((1 + level) / 2) * (score.stderr or 0.0)
-    method = "none" if score.stderr is None else "stderr"
+    if score.stderr is None:
+        return Interval(score.value, -inf, inf, level, "none", score.n)
+    half, method = NormalDist().inv_cdf((1 + level) / 2) * score.stderr, "stderr"
     return Interval(score.value, score.value - half, score.value + half, level, method, score.n)

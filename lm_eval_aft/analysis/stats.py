@@ -10,6 +10,7 @@ Which function to use:
     two runs    0/1                 ``mcnemar_exact`` (test), ``paired_difference_interval`` (interval)
                 graded or judged    ``paired_permutation`` (test), ``paired_bootstrap`` (interval)
                 repeats, seeds      the last two with ``groups``, since answers to one question are not independent
+                tasks count alike   ``stratified_difference_interval``
     many tasks                      ``holm`` over their p-values
     before a run                    ``minimum_detectable_effect``, ``minimum_detectable_effect_graded``
 """
@@ -47,10 +48,10 @@ class Interval:
 
     Attributes:
         estimate: The mean, or the mean difference.
-        low: Lower end; ``-inf`` if there is one observation, which says nothing about spread.
+        low: Lower end; ``-inf`` if the observations say nothing about their spread, as a single one does not.
         high: Upper end; ``inf`` in the same case.
         level: Confidence in (0, 1).
-        method: How the ends were computed: wilson, clopper-pearson, t, bca, percentile, tango or none.
+        method: How the ends were computed: wilson, clopper-pearson, t, bca, percentile, tango, stratified or none.
         n: Number of scores, or of pairs of scores.
     """
 
@@ -60,6 +61,11 @@ class Interval:
     level: float
     method: str
     n: int
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval at all."""
+        return isfinite(self.low) or isfinite(self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +223,9 @@ def paired_bootstrap(
 
     Pairs are drawn with replacement and kept together. BCa moves the two percentiles for bias and for skewness. The
     bias comes from the share of resampled means below the estimate, ties halved, and the skewness from the jackknife.
-    BCa is undefined if all differences are equal, or if every resampled mean lies on one side of the estimate. The
-    interval is then that of the percentiles, a single point in the first case. One pair or one group gives (-inf, inf).
+    BCa is undefined if every resampled mean lies on one side of the estimate. The interval is then that of the
+    percentiles. One pair or one group gives (-inf, inf), and so do equal differences: neither says anything of their
+    spread.
 
     Sources: Efron 1987, JASA 82:171. Groups: Field and Welsh 2007, JRSS B 69:369.
 
@@ -235,6 +242,42 @@ def paired_bootstrap(
     return _bootstrap(b - a, seed, resamples, level, groups)
 
 
+def stratified_difference_interval(
+    baseline: Scores, other: Scores, strata: Sequence[Hashable], level: float = 0.95
+) -> Interval:
+    """Interval of a difference in which each stratum counts alike, whatever its size.
+
+    The estimate is the mean over the H strata of their mean differences. Its variance is Σ s_h²/n_h / H², with s_h the
+    standard deviation and n_h the number of differences in stratum h. The interval is Student's t with Satterthwaite's
+    degrees of freedom. It is (-inf, inf) if a stratum has one pair, or if no stratum has a spread.
+
+    Sources: Cochran 1977, Sampling Techniques, 5.4. Satterthwaite 1946, Biometrics 2:110.
+
+    Args:
+        baseline: Scores, shape (n,), one for each question.
+        other: The other run's scores, in the same order.
+        strata: The stratum of each pair.
+        level: Confidence in (0, 1).
+    """
+    from scipy.stats import t
+
+    a, b = _pair(baseline, other)
+    _critical(level)
+    sums, sizes = _by_group(b - a, strata)
+    squares, _ = _by_group((b - a) ** 2, strata)
+    estimate = float((sums / sizes).mean())
+    if sizes.min() < 2:
+        return Interval(estimate, -inf, inf, level, "none", a.size)
+    # (H,) each: the squared sums of the differences, and the parts of the variance.
+    spreads = (squares - sums**2 / sizes).clip(min=0)
+    variances = spreads / (sizes - 1) / sizes / sizes.size**2
+    if variances.sum() <= 1e-24 * float(squares.max()):
+        return Interval(estimate, -inf, inf, level, "none", a.size)
+    freedom = variances.sum() ** 2 / (variances**2 / (sizes - 1)).sum()
+    half = float(t.ppf((1 + level) / 2, freedom) * sqrt(variances.sum()))
+    return Interval(estimate, estimate - half, estimate + half, level, "stratified", a.size)
+
+
 def _bootstrap(
     values: FloatArray, seed: int, resamples: int, level: float, groups: Sequence[Hashable] | None
 ) -> Interval:
@@ -245,7 +288,7 @@ def _bootstrap(
     z = _critical(level)
     estimate = float(values.mean())
     sums, sizes = _by_group(values, groups)  # (g,) each
-    if sums.size == 1:
+    if np.allclose(sums / sizes, estimate, rtol=1e-12, atol=0):
         return Interval(estimate, -inf, inf, level, "none", values.size)
     means = _resampled_means(sums, sizes, np.random.default_rng(seed), resamples)
     shares = _bca_shares(means, sums, sizes, z)

@@ -9,8 +9,13 @@ import click
 
 from lm_eval_aft.analysis.comparison import compare_entries, compare_judgements
 from lm_eval_aft.analysis.judgements import is_judgement_file
-from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, comparison_tables, paired_table
-from lm_eval_aft.analysis.report.tables import Form, Table, render, to_json
+from lm_eval_aft.analysis.report.comparison_tables import (
+    comparison_sentences,
+    comparison_tables,
+    comparisons_json,
+    paired_table,
+)
+from lm_eval_aft.analysis.report.tables import Form, Table, render, visible
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -41,7 +46,8 @@ def _no_other(folder: Path) -> ConfigError:
 @click.command()
 @click.argument("baseline", type=PATH)
 @click.argument("others", nargs=-1, type=PATH)
-@click.option("--task", "tasks", multiple=True, help="Compare this task alone; can be given several times.")
+@click.option("--task", "tasks", multiple=True, help="Compare this task or group alone; can be given several times.")
+@click.option("--members", is_flag=True, help="Also compare the tasks and groups within each group.")
 @click.option("--metric", help="NAME or NAME,FILTER instead of each task's first score, or its flexible one.")
 @click.option("--common", is_flag=True, help="Compare the questions that both answered, if they are not the same ones.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
@@ -54,6 +60,7 @@ def compare(
     baseline: Path,
     others: tuple[Path, ...],
     tasks: tuple[str, ...],
+    members: bool,
     metric: str | None,
     common: bool,
     level: float,
@@ -69,20 +76,23 @@ def compare(
     Judged models are compared by their files: FastChat's model_judgment/*.jsonl, or alpaca_eval's annotations.json.
     """
     if is_judgement_file(baseline):
-        comparisons = compare_judgements(baseline, others, common, level)
-        tables: Sequence[Table] = [paired_table(comparisons[0].baseline, comparisons)]
+        compared = compare_judgements(baseline, others, common, level)
+        tables: Sequence[Table] = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
         if not others:
             raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
         base, rest = read_sides(baseline, [*others, *drafts], traces)
-        compared = _below(rest, others)
-        comparisons = compare_entries(base, compared, tasks, metric, common, level)
-        tables = [] if form == "json" else comparison_tables(base, compared, comparisons, [base, *rest], regex, level)
+        entries = _below(rest, others)
+        compared = compare_entries(base, entries, tasks, metric, common, level, members)
+        voters = [base, *rest]
+        tables = [] if form == "json" else comparison_tables(base, entries, compared.comparisons, voters, regex, level)
     if form == "json":
-        click.echo(to_json(comparisons))
+        click.echo(comparisons_json(compared.comparisons))
+        click.echo("\n".join(compared.left_out), err=True, nl=bool(compared.left_out))
     else:
-        click.echo("\n\n".join([*comparison_sentences(comparisons), render(tables, form)]))
-    if fail_on_regression and any(comparison.worse for comparison in comparisons if not comparison.category):
+        sentences = [*comparison_sentences(compared.comparisons), *compared.left_out]
+        click.echo("\n\n".join([*map(visible, sentences), render(tables, form)]))
+    if fail_on_regression and compared.regressed:
         raise SystemExit(1)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.groups import tasks_named
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
 from lm_eval_aft.analysis.report.tables import to_json
 from lm_eval_aft.analysis.runs import read_entries, stored_traces
@@ -17,7 +18,7 @@ from lm_eval_aft.core.errors import ConfigError
 @click.command()
 @click.argument("out", type=PATH)
 @click.option("--traces", type=PATH, help="Folder that record= named, if it is not below OUT.")
-@click.option("--task", help="Diagnose this task alone.")
+@click.option("--task", help="Diagnose this task or group alone.")
 @click.option("--regex", help="Find answers by this regex: its last match, or that match's first group.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
@@ -28,7 +29,9 @@ def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None
     accuracies; --regex finds the answers.
     """
     entries = read_entries([out])
-    chosen = (trace for trace in stored_traces(out, entries, traces) if task in (None, trace.question.task))
+    tasks = tasks_named((entry.run for entry in entries), task)
+    stored = stored_traces(out, entries, traces)
+    chosen = (trace for trace in stored if tasks is None or trace.question.task in tasks)
     diagnosed = [each.diagnostics for each in diagnose_traces(chosen, entries, regex, level)]
     if not diagnosed:
         raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, U
 from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import mapping
-from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.judging.mt_bench.data import (
     JUDGMENT_FOLDER,
@@ -25,8 +25,8 @@ from lm_eval_aft.judging.mt_bench.data import (
 )
 from lm_eval_aft.judging.mt_bench.prompts import prompt_set
 from lm_eval_aft.judging.mt_bench.rate import MAX_TOKENS, RatingOptions, judge_answers
-from lm_eval_aft.judging.mt_bench.replies import read_judgements
-from lm_eval_aft.judging.mt_bench.scores import MTBenchScores, score_judgements
+from lm_eval_aft.judging.mt_bench.replies import Judgement, read_judgements
+from lm_eval_aft.judging.mt_bench.scores import MissingRatings, MTBenchScores, score_judgements
 
 RATING = Unit(1, 3)
 
@@ -73,9 +73,7 @@ def mt_bench(
     give FastChat's prompts with --judge-prompts and --references, and use the judge of the published scores.
     """
     if judgments:
-        categories = _categories(judgments, questions)
-        scores = [score_judgements(group, categories, allow_missing) for group in read_judgements(judgments)]
-        click.echo(render([_table(scores)], form))
+        _show_scores(read_judgements(judgments), _categories(judgments, questions), allow_missing, form)
         return
     answer_set = find_answers(require_run_and_judge(run, judge, "--judgments FILE"), questions)
     answer_set = replace(answer_set, folder=output or answer_set.folder)
@@ -85,6 +83,26 @@ def mt_bench(
     with closing(open_judge(judge, answer_set.folder, **settings)) as client:
         scores = [judge_answers(answer_set, prompts, client, options, lambda text: click.echo(text, err=True))]
     click.echo(render([_table(scores)], form))
+
+
+def _show_scores(
+    models: Sequence[Sequence[Judgement]], categories: Mapping[int, str], allow_missing: bool, form: Form
+) -> None:
+    """Print the scores of each model.
+
+    Raises:
+        JudgeError: If ratings of a model are missing. The scores of the others are printed before.
+    """
+    scores, refusals = [], []
+    for judgements in models:
+        try:
+            scores.append(score_judgements(judgements, categories, allow_missing))
+        except MissingRatings as error:
+            refusals.append(str(error))
+    if scores:
+        click.echo(render([_table(scores)], form))
+    if refusals:
+        raise JudgeError(" ".join(refusals))
 
 
 def _table(scores: Sequence[MTBenchScores]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import click
 
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.cost import Cost
-from lm_eval_aft.analysis.curves import curves, finished_runs, votes_of
+from lm_eval_aft.analysis.curves import Curves, curves, finished_runs, votes_of
 from lm_eval_aft.analysis.frontier import Frontier, frontiers
+from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.losses import read_losses
 from lm_eval_aft.analysis.report.figures import draw, draw_frontier, draw_losses
 from lm_eval_aft.analysis.report.frontier_tables import frontier_table
@@ -26,6 +28,7 @@ from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.records import Trace
+from lm_eval_aft.storage.results import Score
 from lm_eval_aft.storage.traces import read_traces
 
 
@@ -37,6 +40,7 @@ from lm_eval_aft.storage.traces import read_traces
 @click.option("--regex", help="How the majority vote finds answers; see aft votes.")
 @click.option("--frontier", is_flag=True, help="Draw and print the best score of each model at each budget.")
 @click.option("--format", "form", type=click.Choice(FORMS), help="Form of the table that --frontier prints.")
+@click.option("--members", is_flag=True, help="Also draw the tasks and groups within each group.")
 @click.option("--training", is_flag=True, help="Draw the loss curves of the training runs below OUT.")
 def plot(
     out: tuple[Path, ...],
@@ -46,9 +50,10 @@ def plot(
     regex: str | None,
     frontier: bool,
     form: Form | None,
+    members: bool,
     training: bool,
 ) -> None:
-    """Draw score against k, layers and cost of all runs below OUT: one PNG for each task, metric and filter."""
+    """Draw score against k, layers and cost of all runs below OUT: a PNG for each task or group, metric and filter."""
     if form and not frontier:
         raise ConfigError(f"--format {form} is for the table that --frontier prints: add --frontier.")
     folder = png or (out[0].parent if out[0].suffix == ".json" else out[0])
@@ -58,9 +63,9 @@ def plot(
     entries = read_entries(out, traces)
     votes = votes_of(entries, _drafted(out, traces), regex)
     if frontier:
-        _plot_frontiers(_frontiers(finished_runs(entries), votes, cost), form or "text", folder)
+        _plot_frontiers(_frontiers(finished_runs(entries), votes, cost, members), form or "text", folder)
     else:
-        _plot_curves(entries, votes, cost, folder)
+        _plot_curves(curves(entries, votes, members=members), cost, folder)
 
 
 def _drafted(out: Sequence[Path], traces: Path | None) -> Iterator[Trace]:
@@ -70,10 +75,20 @@ def _drafted(out: Sequence[Path], traces: Path | None) -> Iterator[Trace]:
     return chain.from_iterable(stored_traces(path, [] if path.is_dir() else read_entries([path])) for path in out)
 
 
-def _plot_curves(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, folder: Path) -> None:
-    for each in curves(entries, votes):
-        kind: Cost = cost or ("flops" if each.costs("flops") else "tokens")
-        click.echo(draw(each, kind, folder / f"{each.name}.png"))
+def _plot_curves(figures: Sequence[Curves], cost: Cost | None, folder: Path) -> None:
+    """Draw each figure. A message names those of a single point, which say nothing that a table does not."""
+    if not figures:
+        raise RecordError("no score of these runs is a finite number, so there is nothing to draw.")
+    single = [figure for figure in figures if figure.single_point]
+    if single:
+        names = ", ".join(figure.name for figure in single)
+        message = f"{names}: one point is no curve: give runs with another k or layers too, or use aft report."
+        if len(single) == len(figures):
+            raise RecordError(message)
+        click.echo(message, err=True)
+    for figure in figures:
+        if not figure.single_point:
+            click.echo(draw(figure, cost, folder / f"{figure.name}.png"))
 
 
 def _plot_losses(out: Sequence[Path], folder: Path) -> None:
@@ -88,8 +103,8 @@ def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None
         click.echo(draw_frontier(each, folder / f"{name}.png"), err=form in ("csv", "json"))
 
 
-def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None) -> list[Frontier]:
-    """The frontier of each task's primary score."""
+def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, members: bool) -> list[Frontier]:
+    """The frontier of each task's or group's primary score."""
     answering = [entry for entry in entries if not _is_probe(entry.run.settings or {})]
     probes = len(entries) - len(answering)
     if probes:
@@ -97,20 +112,45 @@ def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost |
             f"{probes} run{'s' * (probes > 1)} with probe= or drafts_from= left out: no way to answer.", err=True
         )
     known = all(entry.run.usage is not None and entry.run.usage.flops for entry in answering)
-    return frontiers(_scored(answering), votes, cost or ("flops" if known else "tokens"))
+    kind: Cost = cost or ("flops" if known else "tokens")
+    return frontiers(_scored(answering, kind, members), votes, kind)
 
 
 def _is_probe(settings: Mapping[str, Any]) -> bool:
     return settings.get("probe", "none") != "none" or bool(settings.get("drafts_from"))
 
 
-def _scored(entries: Sequence[RunEntry]) -> list[tuple[RunEntry, dict[str, Interval]]]:
-    """The interval of each run's primary scores. A message names those that are neither better nor worse."""
-    scores = [(entry, {task: primary_score(entry.run, task) for task in entry.run.tasks}) for entry in entries]
-    unranked = [f"{entry.label} on {task}" for entry, by_task in scores for task in by_task if not by_task[task].ranked]
-    if unranked:
-        message = f"{', '.join(unranked)}: no score is better or worse yet, so no point: judge the answers first."
-        if not any(score.ranked for _, by_task in scores for score in by_task.values()):
-            raise RecordError(message)
+def _scored(entries: Sequence[RunEntry], kind: Cost, members: bool) -> list[tuple[RunEntry, dict[str, Interval]]]:
+    """The interval of each run's primary scores. A message names those that are no points, and why.
+
+    Raises:
+        RecordError: No score is a point.
+    """
+    points: list[tuple[RunEntry, dict[str, Interval]]] = []
+    missing: dict[str, list[str]] = {}
+    for entry in entries:
+        intervals = {}
+        for name in listed_names(entry.run, members):
+            score = primary_score(entry.run, name)
+            if reason := _no_point(entry, score, kind):
+                missing.setdefault(reason, []).append(f"{entry.label} on {name}")
+            else:
+                intervals[name] = score_interval(entry, score)
+        points.append((entry, intervals))
+    messages = [f"{', '.join(names)}: {reason}." for reason, names in missing.items()]
+    if not any(intervals for _, intervals in points):
+        raise RecordError(" ".join(messages))
+    for message in messages:
         click.echo(message, err=True)
-    return [(entry, {t: score_interval(entry, s) for t, s in by_task.items() if s.ranked}) for entry, by_task in scores]
+    return points
+
+
+def _no_point(entry: RunEntry, score: Score, kind: Cost) -> str:
+    """Why a score is no point of a frontier; empty if it is one."""
+    if not score.ranked:
+        return "no score is better or worse yet, so no point: judge the answers first"
+    if not isfinite(score.value):
+        return "the score is not a finite number, so no point"
+    if entry.cost_per_answer(score.task, kind) is None:
+        return f"the cost in {kind} is not known, so no point: run with record=DIR"
+    return ""

@@ -16,15 +16,21 @@ from lm_eval_aft.core.errors import ConfigError
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option("--traces", type=PATH, help="Folder that record= named, if it is not below RUNS.")
-@click.option("--every", is_flag=True, help="Show all metrics and filters, not one for each task.")
+@click.option("--every", is_flag=True, help="Show all metrics and filters, not one for each task or group.")
+@click.option("--members", is_flag=True, help="Also show the tasks and groups within each group.")
 @click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
-@click.option("--baseline", type=PATH, help="One of RUNS, with which --html compares the others.")
+@click.option(
+    "--baseline",
+    type=PATH,
+    help="One of RUNS, with which --html and --model-card compare the others.",
+)
 @click.option("--html", type=PATH, help="Write a page of tables, curves and all samples there.")
 @click.option("--model-card", "card", is_flag=True, help="Print Markdown with table, settings and commands.")
 def report(
     runs: tuple[Path, ...],
     traces: Path | None,
     every: bool,
+    members: bool,
     form: Form,
     baseline: Path | None,
     html: Path | None,
@@ -35,19 +41,19 @@ def report(
     RUNS are folders that --output_path named, with runs of any lm-eval model. Rows that were another test than most are
     marked with the reason.
     """
-    if baseline and not html:
-        raise ConfigError("--baseline is for --html; on the terminal, aft compare BASELINE OTHER does it.")
+    if baseline and not (html or card):
+        raise ConfigError("--baseline is for --html and --model-card; aft compare BASELINE OTHER prints comparisons.")
     entries = read_entries(runs, traces, keep=html is not None)
-    table = leaderboard(entries, every)
+    table = leaderboard(entries, every, members)
     # Each form imports what it needs, so that the table alone starts quickly.
     if card:
         from lm_eval_aft.analysis.report.model_card import model_card
 
-        click.echo(model_card(entries, table))
+        click.echo(model_card(entries, table, baseline))
     else:
         click.echo(render([table], form))
     if html:
         from lm_eval_aft.analysis.report.page.build import write_report
 
-        write_report(html, entries, table, baseline)
+        write_report(html, entries, table, baseline, members)
         click.echo(f"The page is in {html}.", err=True)

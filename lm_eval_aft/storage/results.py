@@ -2,15 +2,13 @@
 
 If --output_path names a folder, lm-eval writes results_<stamp>.json. If it names DIR/FILE.json, lm-eval writes
 DIR/FILE_<stamp>.json. So a results file is recognised by its content, and the stamp is the end of its name.
-
-lm-eval makes groups from the tasks, which are here themselves. So groups are left out.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -60,6 +58,11 @@ class Score:
     higher_is_better: bool = True
     ranked: bool = True
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Task, metric and filter: equal for the same score of several runs."""
+        return self.task, self.metric, self.filter
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -74,6 +77,7 @@ class Conditions:
         multiturn: Whether the examples were messages of their own.
         generation: The task's generation settings, with those of --gen_kwargs.
         judge: The model that judged within the run, or "".
+        output_type: lm-eval's kind of request, such as generate_until, or "" if the file does not say.
     """
 
     version: str
@@ -84,6 +88,29 @@ class Conditions:
     multiturn: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     judge: str = ""
+    output_type: str = ""
+
+    @property
+    def generates(self) -> bool:
+        """Whether the task has texts generated. A file that does not say so is taken to."""
+        return self.output_type in ("generate_until", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of tasks in one run.
+
+    Attributes:
+        name: Name of the group.
+        members: Its tasks and groups, in lm-eval's order.
+        tasks: All tasks in it, those of its groups too.
+        scores: The numbers that lm-eval gives for the group; empty if it gives none.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    tasks: tuple[str, ...]
+    scores: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +121,13 @@ class EvalRun:
         path: The file.
         model: Checkpoint or name of the model.
         settings: ``config.aft``, or None if the run is of another model than ours.
-        scores: The scores, in the order of the file.
+        scores: The scores of the tasks, in the order of the file.
         usage: Logical cost of all tasks together, or None if the run is of another model.
         config: lm-eval's whole ``config``.
         conditions: How each task was run.
         host_version: Version of lm-eval, or "" if the file does not say.
         system_instruction: lm-eval's system instruction, or "".
+        groups: The groups with tasks of the run, each before the groups that it is a member of.
     """
 
     path: Path
@@ -111,6 +139,7 @@ class EvalRun:
     conditions: Mapping[str, Conditions] = field(default_factory=dict)
     host_version: str = ""
     system_instruction: str = ""
+    groups: Mapping[str, Group] = field(default_factory=dict)
 
     @property
     def k(self) -> int | None:
@@ -144,6 +173,18 @@ class EvalRun:
     def tasks(self) -> tuple[str, ...]:
         """The tasks that the run has scores for."""
         return tuple(dict.fromkeys(score.task for score in self.scores))
+
+    def scores_of(self, name: str) -> tuple[Score, ...]:
+        """The scores of a task or a group; empty if the run has none."""
+        if name in self.groups:
+            return self.groups[name].scores
+        return tuple(score for score in self.scores if score.task == name)
+
+    def tasks_of(self, name: str) -> tuple[str, ...]:
+        """The tasks of the run that a name stands for: those in a group, or the task itself; empty if it has none."""
+        if name in self.groups:
+            return self.groups[name].tasks
+        return (name,) if name in self.conditions else ()
 
     def samples_file(self, task: str) -> Path:
         """The file in which --log_samples keeps a task's samples."""
@@ -362,6 +403,7 @@ def _read_run(file: Path) -> EvalRun:
             _conditions(data),
             str(data.get("lm_eval_version") or ""),
             str(data.get("system_instruction") or ""),
+            _groups(data),
         )
 
 
@@ -378,22 +420,62 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 def _scores(data: dict[str, Any]) -> Iterator[Score]:
     for task, row in data["results"].items():
-        # Groups have no samples of their own.
-        if task not in data["n-samples"]:
+        if task in data["n-samples"]:
+            yield from _row_scores(data, task, row, _questions(data["n-samples"][task]))
+
+
+def _row_scores(data: dict[str, Any], name: str, row: dict[str, Any], n: int) -> Iterator[Score]:
+    """The scores in lm-eval's row of a task or a group. A group counts the questions of each metric."""
+    better = data.get("higher_is_better", {}).get(name, {})
+    counts = row.get("sample_count") or {}
+    for key, value in row.items():
+        metric, comma, filter_name = key.partition(",")
+        if not comma or metric.endswith("_stderr") or metric == "bypass" or not isinstance(value, int | float):
             continue
-        n = _questions(data["n-samples"][task])
-        better = data.get("higher_is_better", {}).get(task, {})
-        for name, value in row.items():
-            metric, comma, filter_name = name.partition(",")
-            if not comma or metric.endswith("_stderr") or metric == "bypass" or not isinstance(value, int | float):
-                continue
-            # lm-eval writes "N/A" if it has no standard error.
-            stderr = row.get(f"{metric}_stderr,{filter_name}")
-            stderr = float(stderr) if isinstance(stderr, int | float) else None
-            direction = better.get(metric, True)
-            yield Score(
-                task, metric, filter_name, float(value), stderr, n, direction is not False, direction is not None
-            )
+        # lm-eval writes "N/A" if it has no standard error.
+        stderr = row.get(f"{metric}_stderr,{filter_name}")
+        stderr = float(stderr) if isinstance(stderr, int | float) else None
+        direction = better.get(metric, True)
+        yield Score(
+            name,
+            metric,
+            filter_name,
+            float(value),
+            stderr,
+            _questions({"effective": counts.get(key, n)}),
+            direction is not False,
+            direction is not None,
+        )
+
+
+def _groups(data: dict[str, Any]) -> dict[str, Group]:
+    """The groups with at least one task, members first. Older versions of lm-eval list tasks too, without members."""
+    members = {str(name): tuple(map(str, names)) for name, names in data.get("group_subtasks", {}).items()}
+    groups: dict[str, Group] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> tuple[str, ...]:
+        """Add a group after its members, and return its tasks."""
+        if name in data["n-samples"]:
+            return (name,)
+        if name in groups:
+            return groups[name].tasks
+        if name not in members or name in above:
+            return ()
+        found = {member: add(member, (*above, name)) for member in members[name]}
+        tasks = tuple(dict.fromkeys(task for each in found.values() for task in each))
+        if tasks:
+            kept = tuple(member for member, its_tasks in found.items() if its_tasks)
+            groups[name] = Group(name, kept, tasks, tuple(_group_scores(data, name, tasks)))
+        return tasks
+
+    for name in members:
+        add(name, ())
+    return groups
+
+
+def _group_scores(data: dict[str, Any], name: str, tasks: Sequence[str]) -> Iterator[Score]:
+    row = data["results"].get(name) or data.get("groups", {}).get(name) or {}
+    return _row_scores(data, name, row, sum(_questions(data["n-samples"][task]) for task in tasks))
 
 
 def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
@@ -410,6 +492,7 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
             multiturn=bool(data.get("fewshot_as_multiturn")),
             generation=_task(data, task).get("generation_kwargs") or {},
             judge=str((_task(data, task).get("metadata") or {}).get("judge_model") or ""),
+            output_type=str(_task(data, task).get("output_type") or ""),
         )
         for task, samples in data["n-samples"].items()
     }

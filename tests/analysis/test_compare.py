@@ -25,7 +25,7 @@ WORSE, BETTER = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1, 0, 0, 1]
 
 def compared(tmp_path: Path, **options):
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    return compare_entries(base, others, **options)
+    return compare_entries(base, others, **options).comparisons
 
 
 def test_binary_scores_get_the_exact_test_and_tangos_interval(tmp_path: Path):
@@ -37,7 +37,7 @@ def test_binary_scores_get_the_exact_test_and_tangos_interval(tmp_path: Path):
     assert row.difference == paired_difference_interval(WORSE, BETTER)
     assert (row.n, row.counts.wins, row.counts.ties, row.counts.losses) == (10, 6, 4, 0)
     assert row.cost_ratio == 3
-    assert not row.worse
+    assert row.verdict == "better"
 
 
 def test_graded_scores_get_a_permutation_test_and_a_bootstrap(tmp_path: Path):
@@ -189,11 +189,11 @@ def test_a_length_is_neither_better_nor_worse(tmp_path: Path):
         add_task(tmp_path / name, "u", WORSE if name == "a" else BETTER)
     length, score = compared(tmp_path)
     assert length.p_value < 0.05
-    assert (length.worse, length.p_holm) == (False, None)
+    assert (length.verdict, length.p_holm) == ("neither better nor worse", None)
     # Only this p-value is corrected.
     assert score.p_holm == score.p_value
     assert comparison_sentences([length])[0].startswith(
-        "t: b (5, 2) is 5.8 lower than a (5, 2) in avg_length, which is neither better nor worse (95% "
+        "t: b (5, 2) is 5.79 lower than a (5, 2) in avg_length, which is neither better nor worse (95% "
     )
     done = CliRunner().invoke(
         aft, ["compare", *(str(tmp_path / name) for name in ("a", "b")), "--format", "markdown", "--fail-on-regression"]
@@ -227,7 +227,7 @@ def test_where_less_is_better_the_sentence_turns_round(tmp_path: Path):
     make_run(tmp_path / "a", WORSE, higher_is_better={"t": {"acc": False}})
     make_run(tmp_path / "b", BETTER, model="n", higher_is_better={"t": {"acc": False}})
     (row,) = compared(tmp_path)
-    assert row.worse
+    assert row.verdict == "worse"
     assert "60.0 points worse than" in comparison_sentences([row])[0]
 
 
@@ -300,7 +300,7 @@ def test_votes_at_the_same_cost_are_paired_with_the_run(tmp_path: Path):
     make_run(tmp_path / "b", [1, 1, 0, 1], task="aft_gsm8k", k=3, layers=1, tokens=30, model="n")
     add_traces(tmp_path / "b", drafts)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    comparisons = compare_entries(base, others)
+    comparisons = compare_entries(base, others).comparisons
     table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
     assert table is not None
     (vote, best) = [[cell.text for cell in row.cells] for row in table.rows]
@@ -318,7 +318,7 @@ def test_no_vote_stands_beside_a_score_that_asks_for_a_form(tmp_path: Path):
         make_run(tmp_path / name, scores, task="aft_gsm8k", k=3, layers=1, tokens=30, model=name)
         add_traces(tmp_path / name, {0: ["18", "18", "7"], 1: ["7", "8", "18"]})
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    (row,) = compare_entries(base, others)
+    (row,) = compare_entries(base, others).comparisons
     assert equal_cost_table(base, others, [row], [base, *others], None, 0.95) is not None
     strict = replace(row, score=replace(row.score, filter="strict-match"))
     assert equal_cost_table(base, others, [strict], [base, *others], None, 0.95) is None
@@ -329,7 +329,7 @@ def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):
     make_run(tmp_path / "b", [1, 1], task="aft_gsm8k", k=2, layers=4, tokens=90, model="n")
     add_traces(tmp_path / "b", {0: ["18", "18"], 1: ["7", "18"]}, hidden=7)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
-    comparisons = compare_entries(base, others)
+    comparisons = compare_entries(base, others).comparisons
     table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
     assert table is not None
     assert table.rows[0].notes == ("there are too few drafts for equal cost: give --drafts a run with a larger k.",)

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,3 +275,21 @@ def test_importing_loads_nothing_heavy():
     code = "import sys, lm_eval_aft.analysis.report.diagnosis_tables\n"
     code += "print(sorted({'numpy', 'torch', 'lm_eval'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_repeats_of_a_question_are_one_question(tmp_path: Path):
+    """Two questions, the first asked three times: of its repeats one is fixed and one is broken."""
+    fixed, broken, right = trace(["8", "8", "7"], ["7"]), trace(["7", "7", "8"], ["8"]), trace(["7", "7", "7"], ["7"])
+    traces = [
+        replace(each, question=replace(each.question, repeat=number))
+        for number, each in enumerate((fixed, broken, right))
+    ]
+    diagnostics = diagnosed(tmp_path, [*traces, trace(["8", "8", "7"], ["7"], doc=1)])
+    assert (diagnostics.questions, diagnostics.judged, diagnostics.readings[0].disputed) == (2, 2, 2)
+    vote, _, _ = diagnostics.changes
+    assert (vote.fixed, vote.broken) == (pytest.approx(4 / 3), pytest.approx(1 / 3))
+    shares = {share.right_drafts: (share.questions, share.answer) for share in diagnostics.vote_shares}
+    assert shares == {1: (pytest.approx(4 / 3), 1), 2: (pytest.approx(1 / 3), 0), 3: (pytest.approx(1 / 3), 1)}
+    text = panel_text(diagnostics_panel(diagnostics))
+    assert "2 questions, 2 with a gold answer" in text
+    assert "Against the majority vote 1.3 fixed, 0.3 broken." in text

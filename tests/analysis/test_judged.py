@@ -28,7 +28,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 def test_ratings_are_paired_by_question_and_turn_and_questions_drawn_whole(tmp_path: Path):
     first = [judgement(n, "a", 5, turn) for n in range(6) for turn in (1, 2)]
     second = [judgement(n, "b", 7 + n % 2, turn) for n in reversed(range(6)) for turn in (1, 2)]
-    (row,) = compare_judgements(write(tmp_path / "a.jsonl", first), [write(tmp_path / "b.jsonl", second)])
+    (row,) = compare_judgements(write(tmp_path / "a.jsonl", first), [write(tmp_path / "b.jsonl", second)]).comparisons
     assert (row.baseline, row.other, row.n) == ("a", "b", 12)
     assert row.difference.estimate == pytest.approx(2.5)
     groups = [n for n in range(6) for _ in (1, 2)]
@@ -39,7 +39,7 @@ def test_ratings_are_paired_by_question_and_turn_and_questions_drawn_whole(tmp_p
 def test_repeats_count_once_and_missing_ratings_are_named(tmp_path: Path):
     rows = [judgement(1, "a", 4), {**judgement(1, "a", 6), "repeat": 1}, judgement(2, "a", -1), judgement(2, "a", 3, 2)]
     rows += [judgement(1, "b", 5), judgement(2, "b", 3, 2)]
-    (row,) = compare_judgements(write(tmp_path / "a.jsonl", rows), [])
+    (row,) = compare_judgements(write(tmp_path / "a.jsonl", rows), []).comparisons
     assert (row.n, row.counts.ties) == (2, 2)
     assert "judgements without a score: 1 of the baseline, 0 of this one" in row.notes
 
@@ -60,7 +60,7 @@ def test_published_judgements_and_annotations(shared: Path):
     ratings = shared / "data/mt_bench/model_judgment/gpt-4_single.claude-3.jsonl"
     done = CliRunner().invoke(aft, ["compare", str(ratings)])
     assert done.exit_code == 0, done.output
-    assert "claude-3-opus-20240229 is 0.5 worse than claude-3-5-sonnet-20240620" in done.output
+    assert "claude-3-opus-20240229 is 0.53 worse than claude-3-5-sonnet-20240620" in done.output
     files = [str(shared / f"data/alpaca_eval/results/{name}/annotations.json") for name in ("alpaca-7b", "claude-2.1")]
     done = CliRunner().invoke(aft, ["compare", *files, "--format", "json"])
     (row,) = json.loads(done.output)

@@ -168,7 +168,7 @@ def test_comparisons_say_what_was_measured(small: Page):
         "0.005",
         "0.010",
         "118 / 1,035 / 166",
-        "\u00d79.6",
+        "x 9.6",
         "1,319",
     ):
         assert words in first
@@ -178,16 +178,23 @@ def test_comparisons_say_what_was_measured(small: Page):
     assert len(small.all("#comparisons svg.forest.worse .interval")) == 3
 
 
-def test_comparisons_turn_round_where_less_is_better_and_take_no_side_where_neither_is(opened):
+def test_comparisons_take_the_side_that_the_data_say(opened):
     (effect, _) = small_page().effects
-    less = replace(effect, higher_is_better=False, level=0.999)
-    neither = replace(effect, higher_is_better=None)
-    page = opened(PageData("effects", effects=(less, neither)))
-    better, level = page.texts("#comparisons tbody tr")
+    turned = (("worse", 118), ("level", 1035), ("better", 166))
+    neutral = (("level", 118), ("level", 1035), ("level", 166))
+    less = replace(effect, verdict="better", outcomes=turned, level="99.9%")
+    # The interval leaves out zero, and the verdict is the data's all the same.
+    doubtful = replace(effect, verdict="no difference shown")
+    neither = replace(effect, verdict="neither better nor worse", outcomes=neutral)
+    page = opened(PageData("effects", effects=(less, doubtful, neither)))
+    better, unclear, level = page.texts("#comparisons tbody tr")
     assert "(better)" in better
+    assert "(no difference shown)" in unclear
     assert "(neither better nor worse)" in level
     bars = page.run("return [...document.querySelectorAll('.bar rect')].map((e) => e.getAttribute('class'))")
-    assert bars == ["worse", "level", "better", "level", "level", "level"]
+    assert bars == ["worse", "level", "better", "better", "level", "worse", "level", "level", "level"]
+    forests = page.run("return [...document.querySelectorAll('svg.forest')].map((e) => e.getAttribute('class'))")
+    assert forests == ["forest better", "forest level", "forest level"]
     assert "intervals of 99.9%." in page.one("#comparisons").text
 
 

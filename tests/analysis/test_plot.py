@@ -192,7 +192,8 @@ def test_runs_that_were_asked_other_questions_get_figures_of_their_own(tmp_path:
     assert all(len(figure.points) == 1 and not figure.voted for figure in figures)
 
 
-def test_one_run_without_traces_and_flops_is_drawn_too(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_runs_without_traces_and_flops_are_drawn_too(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    run(tmp_path, 1, 1)
     folder = run(tmp_path, 3, 1)
     data = json.loads((folder / "results_1.json").read_text())
     data["config"]["aft"]["usage"]["flops"] = None
@@ -215,17 +216,18 @@ def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path:
 def test_the_cost_of_a_run_of_several_tasks_is_that_of_the_task_as_for_votes(tmp_path: Path):
     entries = read_entries([two_tasks(tmp_path)])
     tokens = {figure.title[0]: figure.points[0].generated_tokens for figure in curves(entries)}
-    assert tokens == {"t": 200, "u": 150}
+    assert tokens == {"t": 200, "u": 100}
     scored = [(entries[0], {task: mean_interval([0.0, 1.0]) for task in "tu"})]
-    assert [frontier.points[0].cost for frontier in frontiers(scored, (), "tokens")] == [200, 150]
+    assert [frontier.points[0].cost for frontier in frontiers(scored, (), "tokens")] == [200, 100]
 
 
 def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
-    folder = run(tmp_path, 3, 1)
-    data = json.loads((folder / "results_1.json").read_text())
-    data["results"]["gsm8k"] = {"ppl,none": 12.5, "ppl_stderr,none": "N/A"}
-    data["higher_is_better"] = {"gsm8k": {"ppl": False}}
-    (folder / "results_1.json").write_text(json.dumps(data))
+    for k in (1, 3):
+        folder = run(tmp_path, k, 1)
+        data = json.loads((folder / "results_1.json").read_text())
+        data["results"]["gsm8k"] = {"ppl,none": 12.5, "ppl_stderr,none": "N/A"}
+        data["higher_is_better"] = {"gsm8k": {"ppl": False}}
+        (folder / "results_1.json").write_text(json.dumps(data))
     (figure,) = curves(read_entries([tmp_path]))
     assert (figure.higher_is_better, figure.measure, figure.points[0].score.method) == (False, "ppl", "none")
     assert plot(tmp_path).splitlines()[-1].endswith("gsm8k_ppl_none.png")
@@ -434,3 +436,61 @@ class TestLosses:
             read_losses([tmp_path])
         with pytest.raises(RecordError, match="has no loss yet"):
             read_losses([self.log(tmp_path / "aft", self.line(1, 2.0, "eval_loss"))])
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_point_is_one_sentence_and_no_figure(tmp_path: Path):
+    for k in (1, 5):
+        # Single answers are one point, whatever k was set.
+        run(tmp_path, k, 0)
+    message = (
+        "gsm8k_exact_match_strict-match, gsm8k_exact_match_flexible-extract: one point is no curve: give runs with "
+    )
+    with pytest.raises(RecordError, match=message):
+        plot(tmp_path, "--png", tmp_path / "png")
+    assert not (tmp_path / "png").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_task_of_one_point_does_not_stop_the_figures_of_others(tmp_path: Path):
+    run(tmp_path / "u", 1, 1, task="u")
+    for k in (1, 3):
+        run(tmp_path / "t", k, 1)
+    done = CliRunner().invoke(aft, ["plot", str(tmp_path), "--png", str(tmp_path / "png")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "u_exact_match_strict-match" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
+        f"gsm8k_exact_match_{name}.png" for name in sorted(FILTERS)
+    ]
+
+
+def test_a_score_that_is_not_a_number_is_named_and_not_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for k in (1, 3, 5):
+        folder = run(tmp_path, k, 1)
+    data = json.loads((folder / "results_1.json").read_text())
+    for name in FILTERS:
+        data["results"]["gsm8k"][f"exact_match,{name}"] = float("nan")
+    (folder / "results_1.json").write_text(json.dumps(data))
+    strict, flexible = curves(read_entries([tmp_path]))
+    assert [point.k for point in strict.points] == [point.k for point in flexible.points] == [1, 3]
+    assert "gsm8k: exact_match of model (5, 1) is not a finite number, so it is not drawn." in caplog.messages
+    done = CliRunner().invoke(aft, ["plot", "--frontier", str(tmp_path), "--cost", "tokens"], catch_exceptions=False)
+    assert "model (5, 1) on gsm8k: the score is not a finite number, so no point." in done.stderr
+
+
+def test_a_score_without_a_known_cost_is_drawn_without_it(tmp_path: Path):
+    """A task that generated nothing beside one that did: what each read is not known."""
+    for k in (1, 3):
+        folder = run(tmp_path, k, 1)
+        data = json.loads((folder / "results_1.json").read_text())
+        data["results"] |= {task: {"acc,none": 0.1 * k, "acc_stderr,none": 0.1} for task in "uv"}
+        data["n-samples"] |= {task: {"effective": 60} for task in "uv"}
+        data["configs"] = {task: {"output_type": "multiple_choice"} for task in "uv"}
+        (folder / "results_1.json").write_text(json.dumps(data))
+    figures = {figure.key[0]: figure for figure in curves(read_entries([tmp_path]))}
+    assert (figures["gsm8k"].costs("tokens"), figures["u"].costs("tokens"), figures["u"].costs("flops")) == (True, 0, 0)
+    assert "u_acc_none.png" in plot(tmp_path)
+    done = CliRunner().invoke(aft, ["plot", "--frontier", str(tmp_path), "--cost", "tokens"], catch_exceptions=False)
+    assert "model (1, 1) on u, model (1, 1) on v, model (3, 1) on u, " in done.stderr
+    assert "the cost in tokens is not known, so no point: run with record=DIR." in done.stderr
+    assert "gsm8k" in done.stdout

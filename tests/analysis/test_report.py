@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from helpers.made_runs import make_run, two_tasks
+from helpers.made_runs import add_task, make_run, two_tasks
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import (
     Cell,
@@ -41,9 +41,12 @@ def cells(table: Table, label: str) -> list[str]:
     return [row.cells[place].text for row in table.rows]
 
 
-def test_the_cost_of_a_task_without_traces_is_counted_once(tmp_path: Path):
+def test_the_cost_of_a_task_without_traces_is_what_the_others_leave(tmp_path: Path):
     (entry,) = read_entries([two_tasks(tmp_path)])
-    assert [cost.own for cost in entry.costs.values()] == [True, False]
+    assert {task: (cost.generated_tokens, cost.own) for task, cost in entry.costs.items()} == {
+        "t": (200, True),
+        "u": (100, True),
+    }
     assert cells(leaderboard([entry]), "tokens") == ["150"]
     assert cells(leaderboard([entry]), "cut %") == ["0.0"]
 
@@ -129,6 +132,48 @@ def test_runs_of_one_name_are_told_apart_by_what_differs(tmp_path: Path):
     labels = cells(table_of(tmp_path), "model")
     assert labels[1] == "m (5, 2) temperature=1.0"
     assert len(set(labels)) == 3
+
+
+def test_a_score_that_is_not_a_number_is_named_and_changes_no_unit(tmp_path: Path):
+    make_run(tmp_path / "a", [1, 0])
+    make_run(tmp_path / "b", [float("nan"), 0], model="n")
+    table = table_of(tmp_path)
+    assert cells(table, "t acc %") == ["50.0 ± 10.0", "nan ± 10.0"]
+    assert [row.notes for row in table.rows] == [(), ("t: acc,none is not a finite number.",)]
+
+
+def test_questions_of_tasks_are_not_added_up(tmp_path: Path):
+    for name, sizes in (("a", (2, 2)), ("b", (2, 1500))):
+        make_run(tmp_path / name, [1] * sizes[0])
+        add_task(tmp_path / name, "u", [0] * sizes[1])
+    assert cells(table_of(tmp_path), "n") == ["2", "2 to 1,500"]
+
+
+def test_a_single_answer_has_one_text_whatever_k_was_set(tmp_path: Path):
+    make_run(tmp_path / "a", [1, 0], k=5, layers=0)
+    data = json.loads(make_run(tmp_path / "b", [1, 0], k=5, layers=0).read_text())
+    data["config"]["aft"]["strategy"] = "beam"
+    (tmp_path / "b" / "results_2026-01-02T03-04-05.000006.json").write_text(json.dumps(data))
+    assert cells(table_of(tmp_path), "k") == ["1", "5"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "generation", "shown"),
+    [
+        (0, {"do_sample": False, "max_gen_toks": 99}, "answers with temperature 0 max_tokens 99, seed 1,"),
+        (0, {"temperature": 0.5, "max_gen_toks": 99}, "answers with temperature 0.5 top_p 0.95 max_tokens 99, seed 1,"),
+        (
+            2,
+            {"do_sample": False, "max_gen_toks": 99},
+            "drafts with temperature 0.7, answers with temperature 0 max_tokens 99, seed 1,",
+        ),
+    ],
+)
+def test_a_model_card_says_how_answers_were_sampled(tmp_path: Path, layers: int, generation: dict, shown: str):
+    make_run(tmp_path, [1, 0], layers=layers, configs={"t": {"generation_kwargs": generation}})
+    done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
+    assert f"engine hf, {shown}" in done.output
+    assert ("temperature 0.7" in done.output) == (layers > 0)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"results": 1}', "null", '{"config": {}}', "\x00"])
@@ -339,7 +384,7 @@ def test_the_page_takes_no_side_where_neither_is_better(tmp_path: Path):
     page = tmp_path / "out.html"
     done = CliRunner().invoke(aft, ["report", str(tmp_path / "a"), str(tmp_path / "b"), "--html", str(page)])
     assert done.exit_code == 0, done.output
-    assert '"higher_is_better":null' in page.read_text()
+    assert '"verdict":"neither better nor worse"' in page.read_text()
 
 
 def test_judgements_below_a_run_are_not_taken_for_traces(tmp_path: Path):

@@ -163,10 +163,13 @@ def test_bca_equals_scipy_but_for_the_draws(skew: bool):
 
 def test_the_bootstrap_where_nothing_varies():
     same = stats.paired_bootstrap([0.3] * 9, [0.4] * 9)
-    assert (same.low, same.high, same.method) == (pytest.approx(0.1), pytest.approx(0.1), "percentile")
+    # Equal differences say nothing of their spread.
+    assert (same.estimate, same.low, same.high, same.method) == (pytest.approx(0.1), -inf, inf, "none")
+    zero = stats.paired_bootstrap([0.5, 0.2], [0.5, 0.2])
+    assert (zero.estimate, zero.bounded) == (0.0, False)
     # The mean is over pairs, not over groups of different sizes.
     unequal = stats.paired_bootstrap([0.3] * 5, [0.4] * 5, groups=["p", "q", "q", "q", "r"])
-    assert (unequal.low, unequal.high) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert (unequal.estimate, unequal.bounded) == (pytest.approx(0.1), False)
     one = stats.paired_bootstrap([0.3], [0.4])
     assert (one.low, one.high, one.method) == (-inf, inf, "none")
     one_group = stats.paired_bootstrap([0.3, 0.2], [0.4, 0.9], groups=["q", "q"])

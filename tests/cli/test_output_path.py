@@ -44,5 +44,5 @@ def test_commands_that_read_traces_take_the_path_that_was_given(out: Path, tmp_p
         assert diagnosis.count("k=3, layers=1") == 1
         assert "layers=0" not in diagnosis
     compared = output("compare", out / "single.json", out / "aggregate.json")
-    assert compared.startswith("aft_demo: scripted (3, 1) is ")
+    assert compared.startswith("aft_demo, filter flexible-extract: scripted (3, 1) is ")
     assert "png" in output("plot", out / "single.json", out / "aggregate.json", "--png", tmp_path)

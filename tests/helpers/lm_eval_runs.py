@@ -13,7 +13,7 @@ def run_lm_eval(
     output_path: Path,
     tasks: Sequence[Any],
     include_path: Path | None = None,
-    model: str = "aft",
+    model: Any = "aft",
     metadata: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     **model_args: Any,
@@ -24,7 +24,7 @@ def run_lm_eval(
         output_path: ``--output_path``.
         tasks: ``--tasks``, or the configurations of tasks.
         include_path: Folder of tasks beside ours.
-        model: ``--model``.
+        model: ``--model``, or a loaded model.
         metadata: ``--metadata``.
         options: Further arguments of ``simple_evaluate``.
         **model_args: ``--model_args``.
@@ -41,7 +41,12 @@ def run_lm_eval(
     folders = [str(tasks_path()), *([str(include_path)] if include_path else [])]
     manager = TaskManager(include_defaults=False, include_path=folders, metadata={**model_args, **(metadata or {})})
     tracker = EvaluationTracker(output_path=str(output_path))
-    settings = {"apply_chat_template": model == "aft", "bootstrap_iters": 0, "device": "cpu", **(options or {})}
+    settings = {
+        "apply_chat_template": model == "aft" or not isinstance(model, str),
+        "bootstrap_iters": 0,
+        "device": "cpu",
+        **(options or {}),
+    }
     results: dict[str, Any] = lm_eval.simple_evaluate(
         model=model,
         model_args=model_args,
@@ -51,6 +56,8 @@ def run_lm_eval(
         log_samples=True,
         **settings,
     )
+    if not isinstance(model, str):
+        results["config"]["model"] = "aft"
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)
     for task in results["configs"]:

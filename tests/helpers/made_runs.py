@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from helpers.made_traces import SETTINGS, trace_of_tokens
+from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.storage.traces import write_traces
 
 STAMP = "2026-01-02T03-04-05.000006"
@@ -117,8 +119,9 @@ def add_task(folder: Path, task: str, scores: list) -> None:
 
 
 def two_tasks(out: Path) -> Path:
-    """Write a run of two tasks. By its traces t costs 200 tokens a question; u has no traces, and the mean is 150."""
+    """Write a run of two tasks. By its traces t costs 200 tokens a question, which leaves 100 for u without traces."""
     make_run(out, [1, 0], k=1, layers=0, tokens=300)
     add_task(out, "u", [1, 0])
-    write_traces(str(out / "traces"), SETTINGS, [trace_of_tokens(doc, tokens=200) for doc in range(2)])
+    traces = [replace(trace_of_tokens(doc, tokens=200), usage=Usage(1, 5, 3, 200)) for doc in range(2)]
+    write_traces(str(out / "traces"), SETTINGS, traces)
     return out

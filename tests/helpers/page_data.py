@@ -66,16 +66,21 @@ def sample(doc: int = 0, run: str = "run A", texts: tuple[PageText, ...] | None 
 def small_page() -> PageData:
     """Every part of a page, with a sample of each grade."""
     curve = Curve(
-        "K=5", tuple(ChartPoint(x, y, y - 2, y + 2, f"L={i}") for i, (x, y) in enumerate([(100, 20), (900, 25)]))
+        "K=5",
+        tuple(
+            ChartPoint(x, y, y - 2, y + 2, f"L={i}", str(x), f"{y} [{y - 2}, {y + 2}]")
+            for i, (x, y) in enumerate([(100, 20), (900, 25)])
+        ),
     )
     vote = Curve("majority vote", (ChartPoint(100, 20), ChartPoint(500, 26.5)), dashed=True)
-    effect = Effect(
-        "sft", "aft", "gsm8k", "exact_match", 1319, 0.28, 0.244, -0.036, -0.061, -0.011, 0.0054, 0.01, 118, 1035, 166,
-        cost_ratio=9.6, detectable=0.036,
-    )  # fmt: skip
-    graded = Effect(
-        "sft", "aft", "mt_bench", "score", 80, 6.1, 7.2, 1.1, float("-inf"), None, None, None, 50, 20, 10, scale=1
-    )
+    texts = {
+        "n": "1,319", "baseline": "28.0", "score": "24.4", "difference": "-3.6 [-6.1, -1.1]", "p": "0.005",
+        "p_holm": "0.010", "above_level_below": "118/1,035/166", "detectable": "3.6", "token_ratio": "x 9.6",
+    }  # fmt: skip
+    outcomes = (("better", 118), ("level", 1035), ("worse", 166))
+    effect = Effect("sft", "aft", "gsm8k", "exact_match", "worse", texts, -3.6, -6.1, -1.1, outcomes, " %")
+    open_end = {**dict.fromkeys(texts, "-"), "difference": "+1.10", "above_level_below": "50/20/10"}
+    graded = Effect("sft", "aft", "mt_bench", "score", "no difference shown", open_end, 1.1, None, None, outcomes)
     panel = DiagnosticsPanel("run A", "gsm8k", ("81.0% of the answers repeat a draft.",), (leaderboard(),))
     samples = (
         sample(0, right=True),
@@ -107,6 +112,8 @@ def _poison(value: Any, name: str) -> Any:
         return type(value)(**{f.name: _poison(getattr(value, f.name), f.name) for f in fields(value)})
     if isinstance(value, tuple):
         return tuple(_poison(each, name) for each in value)
+    if isinstance(value, dict):
+        return {key: _poison(each, name) for key, each in value.items()}
     if not isinstance(value, str) or value in HOSTILE:
         return value
     return HOSTILE[sum(map(ord, value + name)) % len(HOSTILE)] + value

@@ -151,6 +151,23 @@ class TestPublished:
         # the categories are known, since the questions are beside the judgements
         assert re.search(r"claude-3-5-sonnet-20240620 +gpt-4 +fastchat +math +8\.250\n", out)
 
+    def test_a_model_with_missing_ratings_does_not_hide_the_others(self, published, tmp_path, capfd):
+        lines = (published / "model_judgment" / "gpt-4_single.claude-3.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        opus = next(row for row in rows if row["model"] == "claude-3-opus-20240229")
+        opus["score"] = -1
+        file = tmp_path / "judgements.jsonl"
+        for ordered in (rows, rows[::-1]):
+            file.write_text("".join(json.dumps(row) + "\n" for row in ordered))
+            code, out, err = run_cli(capfd, "--judgments", file)
+            assert code == 2
+            assert re.search(r"claude-3-5-sonnet-20240620 a\) +gpt-4 +fastchat +mean +9\.206", out)
+            assert "opus" not in out
+            assert "1 of 160 judgements of claude-3-opus-20240229 hold no rating" in err
+            code, out, _ = run_cli(capfd, "--judgments", file, "--allow-missing")
+            assert code == 0
+            assert "claude-3-opus-20240229" in out
+
     @pytest.mark.parametrize("form", ["markdown", "csv", "json"])
     def test_the_command_prints_them_in_other_forms(self, published, capfd, form):
         file = published / "model_judgment" / "gpt-4_single.claude-3.jsonl"

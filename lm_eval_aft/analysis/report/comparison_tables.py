@@ -22,32 +22,50 @@ from lm_eval_aft.analysis.report.tables import (
     number_cell,
     p_cell,
     p_text,
+    to_json,
+    to_jsonable,
     unit_of,
 )
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.inference.extraction import choose_extraction
 
-METHODS = {"tango": "Tango", "bca": "bootstrap BCa", "percentile": "bootstrap percentile"}
+METHODS = {
+    "tango": "Tango",
+    "bca": "bootstrap BCa",
+    "percentile": "bootstrap percentile",
+    "stratified": "Student's t, stratified by task",
+}
 
 
 def comparison_sentences(comparisons: Sequence[Comparison]) -> list[str]:
-    """One sentence for each task of each run: how much better or worse, how sure, and at what cost."""
-    return [_sentence(comparison) for comparison in comparisons if not comparison.category]
+    """One sentence for each task or group of each run: whether it is better or worse, how sure, and at what cost."""
+    return [_sentence(comparison) for comparison in comparisons if not comparison.explores]
 
 
 def _sentence(comparison: Comparison) -> str:
-    c, difference, unit = comparison, comparison.difference, comparison_unit(comparison)
-    points = " points" if unit == PERCENT else ""
-    gain = difference.estimate * (1 if c.score.higher_is_better else -1)
-    more, less = ("better", "worse") if c.score.ranked else ("higher", "lower")
-    apart = f"{abs(unit.scale * gain):.1f}{points} {more if gain > 0 else less} than" if gain else "level with"
+    c, unit = comparison, comparison_unit(comparison)
+    words = {"better": "better", "worse": "worse"}
+    apart = words.get(c.verdict, "higher" if c.difference.estimate > 0 else "lower")
+    size = unit.text(abs(c.difference.estimate)) + _points(unit)
+    relation = f"{size} {apart} than" if c.difference.estimate else "level with"
     metric = "" if c.score.ranked else f" in {c.score.metric}, which is neither better nor worse"
-    low, high = (f"{unit.scale * end:+.1f}" for end in (difference.low, difference.high))
-    p_value = c.p_value if c.p_holm is None else c.p_holm
-    level = f"{100 * difference.level:.10g}%"
-    numbers = f"{level} {low} to {high}, p = {p_text(p_value)}, n = {c.n}"
-    doubt = "" if p_value <= ALPHA else f"; no difference is shown{_detectable(c, unit, points)}"
-    return f"{c.score.task}: {c.other} is {apart} {c.baseline}{metric} ({numbers}){_at_cost(c.cost_ratio)}{doubt}."
+    doubt = f"; no difference is shown{_detectable(c, unit)}" if c.verdict == "no difference shown" else ""
+    name = c.score.task + ("" if c.score.filter == "none" else f", filter {c.score.filter}")
+    numbers = f"({_interval(c, unit)}p = {p_text(c.p)}, n = {c.n:,})"
+    return f"{name}: {c.other} is {relation} {c.baseline}{metric} {numbers}{_at_cost(c.cost_ratio)}{doubt}."
+
+
+def _points(unit: Unit) -> str:
+    return " points" if unit == PERCENT else ""
+
+
+def _interval(comparison: Comparison, unit: Unit) -> str:
+    """The interval with its level, or the words that there is none."""
+    difference = comparison.difference
+    if not difference.bounded:
+        return "no interval, "
+    low, high = unit.text(difference.low, signed=True), unit.text(difference.high, signed=True)
+    return f"{100 * difference.level:.10g}% {low} to {high}, "
 
 
 def _at_cost(ratio: float | None) -> str:
@@ -57,15 +75,22 @@ def _at_cost(ratio: float | None) -> str:
     return ", at the same tokens" if times == "1" else f", at {times} times the generated tokens"
 
 
-def _detectable(comparison: Comparison, unit: Unit, points: str) -> str:
+def _detectable(comparison: Comparison, unit: Unit) -> str:
+    if not comparison.difference.bounded:
+        return ""
     if comparison.detectable is None:
         return ", and this many questions could hardly show one"
-    return f", and fewer than {unit.scale * comparison.detectable:.1f}{points} would be seen too seldom here"
+    return f", and fewer than {unit.text(comparison.detectable)}{_points(unit)} would be seen too seldom here"
 
 
 def comparison_unit(comparison: Comparison) -> Unit:
     """Percent if both means are shares, else the metric's own unit."""
     return unit_of((comparison.baseline_mean, comparison.other_mean))
+
+
+def comparisons_json(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as a JSON list, each with its verdict."""
+    return to_json([{**to_jsonable(comparison), "verdict": comparison.verdict} for comparison in comparisons])
 
 
 def comparison_tables(
@@ -92,7 +117,7 @@ def comparison_tables(
 
 
 def paired_table(base: str, comparisons: Sequence[Comparison]) -> Table:
-    """Every comparison in a row, categories below their task; ``base`` is the baseline's label."""
+    """Every comparison in a row, its categories and members below it; ``base`` is the baseline's label."""
     columns = (
         Column("run", "run"),
         Column("task", "task"),
@@ -109,11 +134,16 @@ def paired_table(base: str, comparisons: Sequence[Comparison]) -> Table:
         ),
         Column("detectable", "detectable", True, "least true difference that is found with a chance of 80%"),
         Column("token_ratio", "tokens", True, "generated tokens a question, divided by the baseline's"),
+        Column("verdict", "verdict", title=f"by p Holm, at most {ALPHA:g}, and the interval, without 0"),
     )
     tests = sorted({comparison.test for comparison in comparisons})
     notes = [f"Baseline: {base}. Tests: {', '.join(tests)}; intervals: {_methods(comparisons)}."]
-    if any(comparison.category for comparison in comparisons):
-        notes.append("Rows of a category are exploration: their p is not corrected.")
+    filters = dict.fromkeys(_filter_phrase(comparison) for comparison in comparisons if not comparison.explores)
+    filters.pop("", None)
+    if filters:
+        notes.append(f"{'; '.join(filters)}.")
+    if any(comparison.explores for comparison in comparisons):
+        notes.append("Rows of a category or of a member of a group are exploration: their p is not corrected.")
     unranked = sorted({comparison.score.metric for comparison in comparisons if not comparison.score.ranked})
     if unranked:
         notes.append(f"More of {', '.join(unranked)} is neither better nor worse: its p is not corrected.")
@@ -125,22 +155,42 @@ def _methods(comparisons: Sequence[Comparison]) -> str:
     return ", ".join(sorted(METHODS.get(method, method) for method in methods))
 
 
+def _filter_phrase(comparison: Comparison) -> str:
+    """Which filter a score is read with; empty if there is none to tell."""
+    task, metric, name = comparison.score.key
+    return "" if name == "none" else f"{task} {metric} is read with filter {name}"
+
+
 def _paired_row(comparison: Comparison) -> Row:
+    cells = comparison_cells(comparison)
+    names = (Cell(comparison.other), Cell(f"{'  ' * comparison.explores}{part_name(comparison)}{_measure(comparison)}"))
+    return Row((*names, *cells.values()), tuple(f"{note}." for note in comparison.notes))
+
+
+def part_name(comparison: Comparison) -> str:
+    """What a comparison is of: a task, a group, or a category."""
+    return comparison.category or comparison.score.task
+
+
+def _measure(comparison: Comparison) -> str:
+    return "" if comparison.category else f" {comparison.score.metric}{comparison_unit(comparison).mark}"
+
+
+def comparison_cells(comparison: Comparison) -> dict[str, Cell]:
+    """The numbers of a comparison, by the key of their column. The terminal, cards and the page show these texts."""
     c, unit = comparison, comparison_unit(comparison)
-    cells = (
-        Cell(c.other),
-        Cell(f"  {c.category}" if c.category else f"{c.score.task} {c.score.metric}{unit.mark}"),
-        count_cell(c.n),
-        Cell(unit.text(c.baseline_mean), c.baseline_mean),
-        Cell(unit.text(c.other_mean), c.other_mean),
-        interval_cell(c.difference, unit, signed=True),
-        p_cell(c.p_value),
-        p_cell(c.p_holm),
-        Cell(f"{c.counts.wins}/{c.counts.ties}/{c.counts.losses}"),
-        NONE if c.detectable is None else Cell(unit.text(c.detectable), c.detectable),
-        NONE if c.cost_ratio is None else Cell(f"x {c.cost_ratio:.3g}", c.cost_ratio),
-    )
-    return Row(cells, tuple(f"{note}." for note in c.notes))
+    return {
+        "n": count_cell(c.n),
+        "baseline": Cell(unit.text(c.baseline_mean), c.baseline_mean),
+        "score": Cell(unit.text(c.other_mean), c.other_mean),
+        "difference": interval_cell(c.difference, unit, signed=True),
+        "p": p_cell(c.p_value),
+        "p_holm": p_cell(c.p_holm),
+        "above_level_below": Cell(f"{c.counts.wins:,}/{c.counts.ties:,}/{c.counts.losses:,}"),
+        "detectable": NONE if c.detectable is None else Cell(unit.text(c.detectable), c.detectable),
+        "token_ratio": NONE if c.cost_ratio is None else Cell(f"x {c.cost_ratio:.3g}", c.cost_ratio),
+        "verdict": Cell(c.verdict),
+    }
 
 
 def cost_table(entries: Sequence[RunEntry], comparisons: Sequence[Comparison]) -> Table:
@@ -148,10 +198,10 @@ def cost_table(entries: Sequence[RunEntry], comparisons: Sequence[Comparison]) -
     columns = (Column("run", "run"), Column("task", "task"), *COST_COLUMNS)
     tasks = list(dict.fromkeys(comparison.score.task for comparison in comparisons))
     rows = [
-        Row((Cell(entry.label), Cell(task), *cost_cells(entry.costs.get(task)))) for task in tasks for entry in entries
+        Row((Cell(entry.label), Cell(task), *cost_cells(entry.cost_of(task)))) for task in tasks for entry in entries
     ]
-    shared = any(cost and not cost.own for entry in entries for cost in entry.costs.values())
-    notes = ("If a run has no traces of a task, its cost is the mean over all tasks of the run.",) if shared else ()
+    unknown = any(entry.cost and entry.cost_of(task) is None for task in tasks for entry in entries)
+    notes = ("What one of several tasks cost is known from traces only: run with record=DIR.",) if unknown else ()
     return Table("Cost of a question", columns, tuple(rows), notes)
 
 
@@ -169,7 +219,7 @@ def equal_cost_table(
         None if no drafts can vote, or if the scores are not right or wrong and a vote cannot be compared with them.
     """
     rows: list[Row] = []
-    for comparison in (each for each in comparisons if not each.category and votable(each.score)):
+    for comparison in (each for each in comparisons if not each.explores and votable(each.score)):
         other = next(entry for entry in others if entry.label == comparison.other)
         pools = _pools(voters, comparison.score.task, regex)
         means = {comparison.baseline_mean, comparison.other_mean}

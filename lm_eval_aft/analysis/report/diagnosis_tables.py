@@ -78,9 +78,15 @@ def _findings(diagnostics: Diagnostics) -> list[str]:
             f"{_percent(last.majority)}."
         )
     for change in d.changes[:1]:
-        tied = f"; on {change.tied} more the vote is tied" if change.tied else ""
-        findings.append(f"Against the majority vote {change.fixed:g} fixed, {change.broken:g} broken{tied}.")
+        fixed, broken, tied = map(_count_text, (change.fixed, change.broken, change.tied))
+        more = f"; on {tied} more the vote is tied" if change.tied else ""
+        findings.append(f"Against the majority vote {fixed} fixed, {broken} broken{more}.")
     return findings
+
+
+def _count_text(count: float) -> str:
+    """A number of questions, in which a repeat counts as a part."""
+    return f"{count:,.1f}".removesuffix(".0")
 
 
 def _questions(count: int) -> str:
@@ -219,8 +225,9 @@ def _changes(diagnostics: Diagnostics) -> Table:
 
 def _change_row(change: Change) -> Row:
     net = change.fixed - change.broken
-    form = ".1f" if change.beside == "mean draft" else ".0f"
-    tied = count_cell(change.tied) if change.beside == "majority vote" else NONE
+    whole = change.beside != "mean draft" and all(map(float.is_integer, map(float, (change.fixed, change.broken))))
+    form = ".0f" if whole else ".1f"
+    tied = Cell(_count_text(change.tied), change.tied) if change.beside == "majority vote" else NONE
     counts = (number_cell(change.fixed, form), number_cell(change.broken, form), number_cell(net, "+" + form))
     return Row((Cell(change.beside), *counts, tied))
 
@@ -240,7 +247,7 @@ def _vote_share_row(share: VoteShare, k: int) -> Row:
     return Row(
         (
             Cell(f"{share.right_drafts} of {k}", share.right_drafts),
-            count_cell(share.questions),
+            Cell(_count_text(share.questions), share.questions),
             number_cell(share.answer, ".1f", 100),
             number_cell(share.majority, ".1f", 100),
         )

@@ -19,22 +19,32 @@ if TYPE_CHECKING:
 
 VOTE_COLOUR, SINGLE_COLOUR = "#444444", "#999999"
 AXES = {"tokens": "generated tokens a question", "flops": "FLOPs a question"}
+# In the order in which one is chosen.
+COSTS: tuple[Cost, ...] = ("flops", "tokens")
 
 
-def draw(curves: Curves, kind: Cost, path: Path) -> Path:
-    """Write one PNG with three panels: score against k, against layers and against cost. Its folder is made.
+def draw(curves: Curves, kind: Cost | None, path: Path) -> Path:
+    """Write one PNG with a panel each for score against k, against layers and against cost. Its folder is made.
+
+    Args:
+        curves: More than a single point.
+        kind: The cost of the third panel. None takes FLOPs if all runs know them, else tokens, and leaves the panel
+            out if a run knows neither.
+        path: The file.
 
     Raises:
-        ConfigError: matplotlib is missing, or the runs do not know this cost.
+        ConfigError: matplotlib is missing, or the runs do not know the cost that was chosen.
         RecordError: The file cannot be written.
     """
     figure = _figure()
-    if not curves.costs(kind):
+    if kind and not curves.costs(kind):
         raise ConfigError(f"the runs of {curves.name} do not know their {AXES[kind]}: use --cost tokens.")
-    panels = figure.subplots(1, 3, sharey=True)
+    known = kind or next((each for each in COSTS if curves.costs(each)), None)
+    panels = figure.subplots(1, 3 if known else 2, sharey=True)
     _against_k(panels[0], curves)
     _against_layers(panels[1], curves)
-    _against_cost(panels[2], curves, kind)
+    if known:
+        _against_cost(panels[2], curves, known)
     panels[0].set_ylabel(_y_label(curves))
     for panel in panels:
         _plain_frame(panel)
@@ -188,7 +198,8 @@ def _against_k(panel: Any, curves: Curves) -> None:
         _line(panel, xs, [point.score for point in points], colour, f"L={depth}")
     for point in _single_answer(curves):
         panel.axhline(point.score.estimate, color=SINGLE_COLOUR, linewidth=1.2, linestyle=":", label="single answer")
-        panel.axhspan(point.score.low, point.score.high, color=SINGLE_COLOUR, alpha=0.12, linewidth=0)
+        if point.score.bounded:
+            panel.axhspan(point.score.low, point.score.high, color=SINGLE_COLOUR, alpha=0.12, linewidth=0)
     if curves.voted:
         _vote_line(panel, [point.n for point in curves.voted], curves)
     panel.set_xlabel("K, drafts")

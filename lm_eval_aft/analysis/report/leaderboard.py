@@ -1,13 +1,16 @@
 """The leaderboard: one row a run, with the scores and the cost of each.
 
-Scores carry lm-eval's standard error. A row that was not the same test as the others is marked with the reason.
+Scores carry lm-eval's standard error. A row that was not the same test as the others is marked with the reason. A group
+to which lm-eval gives a score has a column in place of its tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 
-from lm_eval_aft.analysis.conditions import differences, primary_score, usual_conditions
+from lm_eval_aft.analysis.conditions import primary_score, unusual_conditions
+from lm_eval_aft.analysis.groups import listed_names, question_count
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
     NONE,
@@ -30,18 +33,19 @@ from lm_eval_aft.storage.results import EvalRun, Score
 Measure = tuple[str, str, str]
 
 
-def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:
+def leaderboard(entries: Sequence[RunEntry], every: bool = False, members: bool = False) -> Table:
     """The table: one row a run.
 
     Args:
         entries: Runs of any models.
-        every: All metrics and filters instead of one a task.
+        every: All metrics and filters instead of one for each task or group.
+        members: Also the tasks and groups within each group.
 
     Raises:
         RecordError: None of the runs has a score.
     """
     runs = [entry.run for entry in entries]
-    measures = _measures(runs, every)
+    measures = _measures(runs, every, members)
     if not measures:
         files = ", ".join(str(run.path) for run in runs)
         raise RecordError(f"no score in {files}: were they made with --predict_only?")
@@ -51,7 +55,7 @@ def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:
         Column("k", "k", True, "drafts, and texts per hidden layer"),
         Column("layers", "layers", True, "aggregation layers after the drafts"),
         *(_score_column(measure, measures, unit) for measure, unit in units.items()),
-        Column("n", "n", True, "questions, all tasks together"),
+        Column("n", "n", True, "questions of each task or group"),
         *COST_COLUMNS,
         Column("engine", "engine"),
         Column("judge", "judge"),
@@ -60,18 +64,18 @@ def leaderboard(entries: Sequence[RunEntry], every: bool = False) -> Table:
     return Table("Scores and cost", columns, rows, _notes(entries, measures))
 
 
-def _measures(runs: Sequence[EvalRun], every: bool) -> list[Measure]:
+def _measures(runs: Sequence[EvalRun], every: bool, members: bool) -> list[Measure]:
     """The columns, in the order in which tasks and metrics first appear."""
     measures: dict[Measure, None] = {}
     for run in runs:
-        for task in run.tasks:
-            scores = [score for score in run.scores if score.task == task] if every else [primary_score(run, task)]
-            measures |= dict.fromkeys((score.task, score.metric, score.filter) for score in scores)
+        for name in listed_names(run, members):
+            scores = run.scores_of(name) if every else [primary_score(run, name)]
+            measures |= dict.fromkeys(score.key for score in scores)
     return list(measures)
 
 
 def _score(run: EvalRun, measure: Measure) -> Score | None:
-    return next((score for score in run.scores if (score.task, score.metric, score.filter) == measure), None)
+    return next((score for score in run.scores_of(measure[0]) if score.key == measure), None)
 
 
 def _unit(runs: Sequence[EvalRun], measure: Measure) -> Unit:
@@ -93,10 +97,10 @@ def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun]
     judges = sorted({run.conditions[task].judge for task in run.tasks} - {""})
     cells = (
         Cell(entry.label, note=run.path.name),
-        count_cell(run.k),
+        count_cell(_width(run)),
         count_cell(run.layers),
         *(_score_cell(_score(run, measure), unit) for measure, unit in units.items()),
-        count_cell(sum(run.conditions[task].questions for task in run.tasks)),
+        _count_cell(run),
         *cost_cells(entry.cost),
         Cell(_engine(run)),
         Cell(", ".join(judges)) if judges else NONE,
@@ -113,14 +117,26 @@ def _engine(run: EvalRun) -> str:
     return f"{run.engine}, aft{version}" if run.settings else f"{run.engine}, lm_eval {run.host_version}".rstrip()
 
 
-def _remarks(run: EvalRun, runs: Sequence[EvalRun]) -> tuple[str, ...]:
-    """Why a row is not the same test as most others, a sentence a task."""
-    reasons = {task: differences(usual_conditions(runs, task), run.conditions[task]) for task in run.tasks}
-    return tuple(
-        f"{task}: not to be compared with the other rows: {'; '.join(phrases)}."
-        for task, phrases in reasons.items()
-        if phrases
-    )
+def _width(run: EvalRun) -> int | None:
+    """The number of texts in a layer. A single answer is one text, whatever k was set; a beam search has k beams."""
+    single = run.layers == 0 and (run.settings or {}).get("strategy") != "beam"
+    return 1 if single else run.k
+
+
+def _count_cell(run: EvalRun) -> Cell:
+    """The questions of a task or group; of several with different numbers, the least and the most."""
+    counts = sorted({question_count(run, name) for name in listed_names(run)})
+    return count_cell(counts[0]) if len(counts) == 1 else Cell(f"{counts[0]:,} to {counts[-1]:,}") if counts else NONE
+
+
+def _remarks(run: EvalRun, runs: Sequence[EvalRun]) -> Iterator[str]:
+    """Why a row is not the same test as most others, a sentence for each task or group; and scores without a value."""
+    for name in listed_names(run):
+        if phrases := unusual_conditions(run, runs, name):
+            yield f"{name}: not to be compared with the other rows: {'; '.join(phrases)}."
+    for score in (*run.scores, *(score for group in run.groups.values() for score in group.scores)):
+        if not isfinite(score.value):
+            yield f"{score.task}: {score.metric},{score.filter} is not a finite number."
 
 
 def _cut_remark(entry: RunEntry) -> tuple[str, ...]:
@@ -132,7 +148,8 @@ def _cut_remark(entry: RunEntry) -> tuple[str, ...]:
 def _notes(entries: Sequence[RunEntry], measures: Sequence[Measure]) -> tuple[str, ...]:
     filters = [f"{task} {metric} is read with filter {name}" for task, metric, name in measures if name != "none"]
     notes = [f"{'; '.join(filters)}."] if filters else []
-    notes.append("Scores with lm-eval's standard error; cost is per question.")
-    if any(not entry.costs for entry in entries):
+    several = any(len(entry.run.conditions) > 1 for entry in entries)
+    notes.append(f"Scores with lm-eval's standard error; cost is per question{', all tasks together' * several}.")
+    if any(entry.cost is None for entry in entries):
         notes.append("The cost of other models than --model aft is not known: run them as --model aft with layers=0.")
     return tuple(notes)

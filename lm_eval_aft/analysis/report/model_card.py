@@ -11,17 +11,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.analysis.comparison import ComparedRuns, compare_all
+from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences
 from lm_eval_aft.analysis.report.tables import Table, as_markdown, escaped, visible
-from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.analysis.runs import RunEntry, sampling_of
+from lm_eval_aft.core.config import SELECTIONS
+from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.core.secrets import is_secret
 from lm_eval_aft.storage.results import EvalRun
 
-LISTED = ("temperature", "top_p", "top_k", "draft_max_tokens", "final_temperature", "final_max_tokens", "seed")
+DRAFT_SETTINGS = ("temperature", "top_p", "top_k", "draft_max_tokens")
 PATHS = ("record", "cache", "template", "tokenizer", "lora_local_path", "peft")
 
 
-def model_card(entries: Sequence[RunEntry], table: Table) -> str:
-    """The block: how the model was evaluated, the table, and one command a run."""
+def model_card(entries: Sequence[RunEntry], table: Table, baseline: Path | None = None) -> str:
+    """The block: how the model was evaluated, the table, and one command for each run.
+
+    Args:
+        entries: The runs.
+        table: The leaderboard.
+        baseline: The run with which the others are compared; None compares none.
+
+    Raises:
+        ConfigError: ``baseline`` is none of the runs.
+        RecordError: A run cannot be paired with ``baseline``.
+    """
+    compared = compare_all(entries, baseline) if baseline else ComparedRuns(())
+    sentences = (*comparison_sentences(compared.comparisons), *compared.left_out)
     lines = [
         "## Evaluation",
         "",
@@ -30,6 +46,7 @@ def model_card(entries: Sequence[RunEntry], table: Table) -> str:
         "",
         as_markdown(table),
         "",
+        *(["### Comparison", "", *(f"- {escaped(line)}" for line in sentences), ""] if sentences else []),
         "### Settings",
         "",
         *(f"- {escaped(line)}" for line in dict.fromkeys(_settings(entry) for entry in entries)),
@@ -49,18 +66,50 @@ def _settings(entry: RunEntry) -> str:
     if not run.settings:
         return f"{entry.label}: {host}, --model {run.config.get('model', '?')}"
     settings = run.settings
-    values = [f"{name} {settings[name]}" for name in LISTED if settings.get(name) is not None]
     template = settings.get("template") or {}
+    values = [*_sampling(run), *([] if settings.get("seed") is None else [f"seed {settings['seed']}"])]
     values.append(f"template {Path(str(template.get('name'))).name} (sha256 {str(template.get('sha256'))[:12]})")
     return f"{entry.label}: lm_eval_aft {settings.get('version')}, {host}, engine {run.engine}, {', '.join(values)}"
+
+
+def _sampling(run: EvalRun) -> Iterator[str]:
+    """How drafts and answers were sampled. Each task, and --gen_kwargs, may say something else of the answer."""
+    settings = run.settings or {}
+    if run.layers:
+        names = DRAFT_SETTINGS if settings.get("temperature") else ("temperature", "draft_max_tokens")
+        values = [f"{name} {settings[name]}" for name in names if settings.get(name) is not None]
+        yield f"drafts with {' '.join(values)}"
+    if settings.get("strategy") in SELECTIONS:
+        return
+    answers: dict[str, list[str]] = {}
+    for task, conditions in run.conditions.items():
+        if conditions.generates and conditions.generation:
+            _, final = sampling_of(run, conditions.generation)
+            answers.setdefault(_described(final), []).append(task)
+    for sampling, tasks in answers.items():
+        yield f"{'answers' if len(answers) == 1 else 'answers of ' + ' '.join(tasks)} with {sampling}"
+
+
+def _described(sampling: Sampling) -> str:
+    """A sampling in the names of the model arguments. A greedy text depends on neither top_p nor top_k."""
+    values = [f"temperature {sampling.temperature:g}"]
+    if sampling.temperature:
+        values += [f"top_p {sampling.top_p:g}"] + ([f"top_k {sampling.top_k}"] if sampling.top_k else [])
+    return " ".join([*values, f"max_tokens {sampling.max_tokens}"])
 
 
 def _command(run: EvalRun) -> str:
     """The command that made a run, as far as its results file states it."""
     words = ["lm_eval", "--model", str(run.config.get("model", "aft")), "--model_args", _model_args(run)]
-    words += ["--tasks", ",".join(run.tasks)]
+    words += ["--tasks", ",".join(_requested(run))]
     words += [word for option in _options(run) for word in option]
     return visible(shlex.join(words))
+
+
+def _requested(run: EvalRun) -> list[str]:
+    """The groups that are in no other group, and the tasks that are in none."""
+    inner = {member for group in run.groups.values() for member in group.members}
+    return [name for name in (*run.groups, *run.tasks) if name not in inner]
 
 
 def _model_args(run: EvalRun) -> str:

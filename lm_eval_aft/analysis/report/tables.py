@@ -127,7 +127,9 @@ class Unit:
         return f"{self.scale * value:{'+' if signed else ''}.{self.digits}f}"
 
     def interval(self, interval: Interval, signed: bool = False) -> str:
-        """An estimate with its interval, such as 42.0 [38.1, 46.0]."""
+        """An estimate with its interval, such as 42.0 [38.1, 46.0]; without the interval if there is none."""
+        if not interval.bounded:
+            return self.text(interval.estimate, signed)
         estimate, low, high = (self.text(value, signed) for value in (interval.estimate, interval.low, interval.high))
         return f"{estimate} [{low}, {high}]"
 
@@ -137,8 +139,11 @@ OWN_UNIT = Unit(1, 2)
 
 
 def is_share(values: Iterable[float]) -> bool:
-    """Whether a metric is a share, which people read as a percentage: all its values lie between 0 and 1."""
-    return all(0 <= value <= 1 for value in values)
+    """Whether a metric is a share, which people read as a percentage: all its values lie between 0 and 1.
+
+    NaN and the open end of an interval say nothing of it.
+    """
+    return all(0 <= value <= 1 for value in values if math.isfinite(value))
 
 
 def unit_of(values: Iterable[float]) -> Unit:
@@ -158,7 +163,7 @@ def number_cell(value: float | None, form: str, scale: float = 1) -> Cell:
 
 def score_cell(value: float, stderr: float | None, unit: Unit, note: str = "") -> Cell:
     """A score with its standard error; for columns with the part "stderr"."""
-    spread = "" if stderr is None else f" ± {unit.text(stderr)}"
+    spread = "" if stderr is None or math.isnan(stderr) else f" ± {unit.text(stderr)}"
     return Cell(unit.text(value) + spread, value, note, (stderr,))
 
 
@@ -175,6 +180,14 @@ def interval_cell(interval: Interval | None, unit: Unit = PERCENT, signed: bool 
         return NONE
     text = unit.interval(interval, signed) if ends else unit.text(interval.estimate, signed)
     return Cell(text, interval.estimate, parts=(interval.low, interval.high))
+
+
+def short_number(value: float) -> str:
+    """A number in three digits, such as 42, 1.23k or 4.5T."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{float(f'{value / size:.3g}'):g}{letter}"
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def p_text(p_value: float) -> str:

@@ -3,111 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 
 from lm_eval_aft import __version__
-from lm_eval_aft.analysis.comparison import Comparison, compare_entries
+from lm_eval_aft.analysis.comparison import Comparison, compare_all
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
-from lm_eval_aft.analysis.report.comparison_tables import comparison_unit
+from lm_eval_aft.analysis.groups import listed_names
+from lm_eval_aft.analysis.report.comparison_tables import comparison_cells, comparison_unit, part_name
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Chart, Effect, PageData
 from lm_eval_aft.analysis.report.page.samples import run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
 from lm_eval_aft.analysis.runs import RunEntry
-from lm_eval_aft.core.errors import AFTError, ConfigError
 from lm_eval_aft.storage.results import Score
 
 
-def write_report(path: Path, entries: Sequence[RunEntry], table: Table, baseline: Path | None) -> None:
+def write_report(
+    path: Path, entries: Sequence[RunEntry], table: Table, baseline: Path | None, members: bool = False
+) -> None:
     """Write the page of these runs.
 
     Args:
         path: The HTML file.
         entries: All runs on it, made with ``keep`` so that each of their files is read once.
         table: The leaderboard.
-        baseline: Results file or folder of the run that the others are compared with; None compares them with the
-            first run.
+        baseline: See ``compare_all``.
+        members: Whether the members of each group are compared too.
 
     Raises:
         ConfigError: ``baseline`` is none of the runs.
         RecordError: A file cannot be read or written, or a run cannot be paired with ``baseline``.
     """
     samples = [run_samples(entry, entries) for entry in entries]
-    comparisons, notes = _comparisons(entries, baseline)
-    tasks = dict.fromkeys(task for entry in entries for task in entry.run.tasks)
+    compared = compare_all(entries, baseline, members)
+    names = dict.fromkeys(name for entry in entries for name in listed_names(entry.run))
     data = PageData(
         title="Propose and aggregate",
-        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(tasks)}",
+        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(names)}",
         leaderboard=table,
         charts=tuple(_charts(entries)),
-        effects=tuple(map(_effect, comparisons)),
+        effects=tuple(map(_effect, compared.comparisons)),
         diagnostics=tuple(panel for panels, _ in samples for panel in panels),
         samples=tuple(sample for _, of_run in samples for sample in of_run),
-        notes=notes,
+        notes=compared.left_out,
     )
     write_page(path, data)
 
 
-def _comparisons(entries: Sequence[RunEntry], baseline: Path | None) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
-    """The comparisons of all runs with the baseline, and notes on runs that cannot be compared.
-
-    If the user named the baseline, a run that cannot be compared with it is an error.
-    """
-    if baseline is not None:
-        base = _named_entry(entries, baseline)
-        return compare_entries(base, [entry for entry in entries if entry is not base]), ()
-    comparisons: list[Comparison] = []
-    notes: list[str] = []
-    for other in entries[1:]:
-        try:
-            comparisons += compare_entries(entries[0], [other])
-        except AFTError:
-            # The page is of use without this pair.
-            notes.append(
-                f"{other.label} is not compared with {entries[0].label}: they did not answer the same questions, or no "
-                "samples were logged; aft compare says which."
-            )
-    return tuple(comparisons), tuple(notes)
-
-
-def _named_entry(entries: Sequence[RunEntry], baseline: Path) -> RunEntry:
-    wanted = baseline.resolve()
-    named = [entry for entry in entries if wanted in (entry.run.path.resolve(), *entry.run.path.resolve().parents)]
-    if len(named) != 1:
-        files = ", ".join(str(entry.run.path) for entry in (named or entries)[:4])
-        raise ConfigError(
-            f"--baseline {baseline} names {len(named)} of these runs and must name one; give one of {files}."
-        )
-    return named[0]
-
-
 def _effect(comparison: Comparison) -> Effect:
-    c, score = comparison, comparison.score
+    c, unit, difference = comparison, comparison_unit(comparison), comparison.difference
+    sides = ("level", "level") if not c.score.ranked else ("better", "worse")
+    above, below = sides if c.score.higher_is_better else sides[::-1]
     return Effect(
         baseline=c.baseline,
         other=c.other,
-        task=score.task,
-        metric=_measure(score),
-        n=c.n,
-        baseline_score=c.baseline_mean,
-        other_score=c.other_mean,
-        difference=c.difference.estimate,
-        low=c.difference.low,
-        high=c.difference.high,
-        p_value=c.p_value,
-        p_holm=c.p_holm,
-        wins=c.counts.wins,
-        ties=c.counts.ties,
-        losses=c.counts.losses,
-        cost_ratio=c.cost_ratio,
-        detectable=c.detectable,
-        category=c.category,
-        scale=comparison_unit(c).scale,
-        higher_is_better=score.higher_is_better if score.ranked else None,
-        level=c.difference.level,
-        notes=c.notes,
+        name=part_name(c),
+        metric=_measure(c.score),
+        verdict=c.verdict,
+        texts={key: cell.text for key, cell in comparison_cells(c).items()},
+        difference=unit.scale * difference.estimate,
+        low=unit.scale * difference.low if isfinite(difference.low) else None,
+        high=unit.scale * difference.high if isfinite(difference.high) else None,
+        outcomes=((above, c.counts.wins), ("level", c.counts.ties), (below, c.counts.losses)),
+        unit=unit.mark,
+        part=c.explores,
+        level=f"{100 * difference.level:.10g}%",
+        notes=tuple(f"{note}." for note in c.notes),
     )
 
 
@@ -116,9 +80,9 @@ def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
     if not drawable_runs(entries):
         return
     votes = [vote for entry in entries if entry.trace_folder for vote in votes_of(entries, entry.traces())]
-    measures = {_measure(primary_score(entry.run, task)) for entry in entries for task in entry.run.tasks}
+    main = {primary_score(entry.run, name).key for entry in entries for name in listed_names(entry.run)}
     for each in curves(entries, votes):
-        if len(each.points) > 1 and each.measure in measures:
+        if each.key in main and not each.single_point:
             yield from charts(each)
 
 

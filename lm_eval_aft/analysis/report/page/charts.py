@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from typing import Literal
 
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.curves import CurvePoint, Curves
 from lm_eval_aft.analysis.report.page.data import Chart, ChartPoint, Curve
-from lm_eval_aft.analysis.report.tables import Unit, unit_of
+from lm_eval_aft.analysis.report.tables import Unit, short_number, unit_of
 from lm_eval_aft.analysis.stats import Interval
 
 
@@ -46,9 +47,7 @@ def _cost_lines(curves: Curves, kind: Cost, unit: Unit) -> Iterator[Curve]:
     for k in sorted({point.k for point in _aggregated(curves)}):
         points = [*_single_answer(curves), *(point for point in _aggregated(curves) if point.k == k)]
         chart_points = [
-            _chart_point(unit, cost, point.score, f"k={point.k}, layers={point.layers}")
-            for point in points
-            if (cost := point.cost(kind))
+            _chart_point(unit, cost, point.score, _point_label(point)) for point in points if (cost := point.cost(kind))
         ]
         yield Curve(f"k={k}", tuple(sorted(chart_points, key=lambda each: each.x)))
     votes = [
@@ -58,6 +57,10 @@ def _cost_lines(curves: Curves, kind: Cost, unit: Unit) -> Iterator[Curve]:
     ]
     if votes:
         yield Curve("majority vote", tuple(votes), dashed=True)
+
+
+def _point_label(point: CurvePoint) -> str:
+    return f"k={point.k}, layers={point.layers}" if point.layers else "single answer"
 
 
 def _coordinate(point: CurvePoint, name: Literal["k", "layers"]) -> int:
@@ -74,4 +77,5 @@ def _single_answer(curves: Curves) -> Sequence[CurvePoint]:
 
 
 def _chart_point(unit: Unit, x: float, score: Interval, label: str = "") -> ChartPoint:
-    return ChartPoint(x, unit.scale * score.estimate, unit.scale * score.low, unit.scale * score.high, label)
+    low, high = (unit.scale * end if isfinite(end) else None for end in (score.low, score.high))
+    return ChartPoint(x, unit.scale * score.estimate, low, high, label, short_number(x), unit.interval(score))

@@ -6,6 +6,7 @@ so that tables sort by value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChartPoint:
-    """One point of a curve, with the interval of y if there is one."""
+    """One point of a curve.
+
+    Attributes:
+        x: Where it stands.
+        y: The score.
+        low: Lower end of the interval of y; None if there is none.
+        high: Upper end.
+        label: What the point is.
+        x_text: x as it is shown.
+        y_text: y with its interval, as they are shown.
+    """
 
     x: float
     y: float
     low: float | None = None
     high: float | None = None
     label: str = ""
+    x_text: str = ""
+    y_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,56 +60,41 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Another run against the baseline on one metric of one task, or on one category of it.
+    """Another run against the baseline on one metric of one task or group, or on a part of it.
+
+    The numbers are for the drawing alone. ``texts`` are the same as in the table of ``aft compare``.
 
     Attributes:
         baseline: Name of the baseline run.
         other: Name of the other run.
-        task: Name of the task.
-        metric: Name of the metric.
-        n: Pairs of questions.
-        baseline_score: Mean score of the baseline, in the metric's unit.
-        other_score: Mean score of the other run.
-        difference: Other minus baseline.
-        low: Lower end of its interval; None if the data give none.
+        name: Name of the task, the group or the category.
+        metric: Name of the metric, with its filter.
+        verdict: "better", "worse", "no difference shown" or "neither better nor worse".
+        texts: Every number as a text, by the key of its column.
+        difference: Other minus baseline, in the shown unit.
+        low: Lower end of its interval; None if there is none.
         high: Upper end.
-        p_value: Two-sided; None if no test was made.
-        p_holm: Corrected over the tasks; None if it was not corrected.
-        wins: Questions on which the other run scored above the baseline.
-        ties: Questions with equal scores.
-        losses: Questions on which the other run scored below the baseline.
-        cost_ratio: Cost a question of the other run, divided by the baseline's; None if one is unknown.
-        cost_unit: What the ratio counts, such as generated tokens.
-        detectable: Least true difference that this many questions would show; None if unknown.
-        category: Name of the category; empty for the whole task.
-        scale: What scores are multiplied by before they are shown: 100 for accuracies in percent.
-        higher_is_better: False if less is better, None if neither is.
-        level: Confidence of the interval.
+        outcomes: Numbers of questions on which the other run scored above, level with and below the baseline, each with
+            "better", "level" or "worse".
+        unit: Equal for differences that can be drawn on one scale.
+        part: Whether this is a part of the comparison above it.
+        level: Confidence of the interval, as a text such as 95%.
         notes: Remarks, a sentence each.
     """
 
     baseline: str
     other: str
-    task: str
+    name: str
     metric: str
-    n: int
-    baseline_score: float
-    other_score: float
+    verdict: str
+    texts: Mapping[str, str]
     difference: float
     low: float | None
     high: float | None
-    p_value: float | None
-    p_holm: float | None
-    wins: int
-    ties: int
-    losses: int
-    cost_ratio: float | None = None
-    cost_unit: str = "generated tokens"
-    detectable: float | None = None
-    category: str = ""
-    scale: float = 100.0
-    higher_is_better: bool | None = True
-    level: float = 0.95
+    outcomes: tuple[tuple[str, int], ...]
+    unit: str = ""
+    part: bool = False
+    level: str = "95%"
     notes: tuple[str, ...] = ()
 
 

@@ -82,7 +82,7 @@ function drawCurve(curve, number, x, y) {
     group.append(svg("path", { class: "line", d: path, "stroke-dasharray": curve.dashed ? "5 4" : null }));
   }
   for (const p of curve.points) {
-    const description = `${curve.name}${p.label ? ", " + p.label : ""}: ${short(p.x)}, ${+p.y.toPrecision(4)}${interval(p)}`;
+    const description = `${curve.name}${p.label ? ", " + p.label : ""}: ${p.x_text}, ${p.y_text}`;
     const mark = svg("g", { class: "mark", tabindex: "0", role: "img", "aria-label": description }, svg("title", {}, description));
     if (p.low !== null && p.high !== null) {
       mark.append(svg("line", { class: "interval", x1: x.place(p.x), x2: x.place(p.x), y1: y.place(p.low), y2: y.place(p.high) }));
@@ -92,8 +92,6 @@ function drawCurve(curve, number, x, y) {
   }
   return group;
 }
-
-const interval = (p) => (p.low === null || p.high === null ? "" : ` [${+p.low.toPrecision(4)}, ${+p.high.toPrecision(4)}]`);
 
 function legend(chart) {
   const swatch = (curve, number) =>
@@ -107,9 +105,9 @@ function legend(chart) {
 }
 
 function numbers(chart) {
-  const columns = ["curve", "point", chart.x_label, chart.y_label, "interval"].map((label, i) => ({ label, numeric: i === 2 || i === 3, title: "" }));
+  const columns = ["curve", "point", chart.x_label, chart.y_label].map((label, i) => ({ label, numeric: i > 1, title: "" }));
   const cell = (text, value = null) => ({ text, value, note: "" });
-  const row = (curve, p) => ({ notes: [], cells: [cell(curve.name), cell(p.label), cell(short(p.x), p.x), cell(String(+p.y.toPrecision(4)), p.y), cell(interval(p).trim())] });
+  const row = (curve, p) => ({ notes: [], cells: [cell(curve.name), cell(p.label), cell(p.x_text, p.x), cell(p.y_text, p.y)] });
   const rows = chart.curves.flatMap((curve) => curve.points.map((p) => row(curve, p)));
   return h("details", { class: "data" }, h("summary", {}, "Numbers"), renderTable({ title: chart.title, columns, rows, notes: [] }, false));
 }

@@ -68,12 +68,7 @@ const count = (number) => Math.round(number).toLocaleString("en-US");
 const clip = (text, length) => (text.length > length ? text.slice(0, length) + "\u2026" : text);
 const plural = (number, thing) => `${count(number)} ${thing}${number === 1 ? "" : "s"}`;
 
-function signed(number, digits) {
-  const text = Math.abs(number).toFixed(digits);
-  return (number > 0 ? "+" : number < 0 ? "\u2212" : "") + text;
-}
-
-// 1200 is 1.2k, 3.4e12 is 3.4T.
+// The label of a tick: 1200 is 1.2k, 3.4e12 is 3.4T.
 function short(number) {
   const size = Math.abs(number);
   for (const [unit, letter] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {

@@ -1,11 +1,13 @@
-// Comparisons: one row each, with its interval on a common scale.
+// Comparisons: one row each, with its interval on a common scale. Verdicts and numbers are texts made in Python.
 
 const FOREST = { width: 240, height: 26, edge: 8 };
 
+const kind = (effect) => (effect.verdict === "better" || effect.verdict === "worse" ? effect.verdict : "level");
+
 function forest(effect, reach) {
-  const at = (value) => FOREST.width / 2 + (value * effect.scale / reach) * (FOREST.width / 2 - FOREST.edge);
+  const at = (value) => FOREST.width / 2 + (value / reach) * (FOREST.width / 2 - FOREST.edge);
   const middle = FOREST.height / 2;
-  const picture = svg("svg", { viewBox: `0 0 ${FOREST.width} ${FOREST.height}`, class: "forest " + direction(effect), "aria-hidden": "true" });
+  const picture = svg("svg", { viewBox: `0 0 ${FOREST.width} ${FOREST.height}`, class: "forest " + kind(effect), "aria-hidden": "true" });
   picture.append(svg("line", { class: "zero", x1: at(0), x2: at(0), y1: 0, y2: FOREST.height }));
   if (effect.low !== null && effect.high !== null) {
     picture.append(svg("line", { class: "interval", x1: at(effect.low), x2: at(effect.high), y1: middle, y2: middle }));
@@ -17,52 +19,37 @@ function forest(effect, reach) {
   return picture;
 }
 
-// Better or worse only if the interval excludes zero and the metric has a better side.
-function direction(effect) {
-  if (effect.higher_is_better === null) return "level";
-  if (effect.low === null || effect.high === null || (effect.low <= 0 && effect.high >= 0)) return "level";
-  return effect.difference > 0 === effect.higher_is_better ? "better" : "worse";
-}
-
 function winBar(effect) {
-  const all = effect.wins + effect.ties + effect.losses || 1;
+  const all = effect.outcomes.reduce((sum, [, number]) => sum + number, 0) || 1;
   const picture = svg("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", class: "bar", "aria-hidden": "true" });
-  const [above, below] = effect.higher_is_better === null ? ["level", "level"] : effect.higher_is_better ? ["better", "worse"] : ["worse", "better"];
   let from = 0;
-  for (const [kind, number] of [[above, effect.wins], ["level", effect.ties], [below, effect.losses]]) {
-    picture.append(svg("rect", { class: kind, x: from, y: 0, width: 100 * number / all, height: 6 }));
+  for (const [side, number] of effect.outcomes) {
+    picture.append(svg("rect", { class: side, x: from, y: 0, width: 100 * number / all, height: 6 }));
     from += 100 * number / all;
   }
   return picture;
 }
 
-function pValue(p) {
-  if (p === null) return "\u2013";
-  return p >= 0.001 ? p.toFixed(3) : p === 0 ? "0" : p.toExponential(0).replace("-", "\u2212");
-}
-
-const digits = (effect) => (effect.scale === 100 ? 1 : 2);
+// A minus sign is as wide as a plus sign.
+const typeset = (text) => text.replaceAll("-", "\u2212");
 
 function effectRow(effect, reach) {
-  const points = (value) => signed(value * effect.scale, digits(effect));
-  const score = (value) => (value * effect.scale).toFixed(digits(effect));
-  const ends = effect.low === null || effect.high === null ? "" : ` [${points(effect.low)}, ${points(effect.high)}]`;
-  const level = effect.higher_is_better === null ? "neither better nor worse" : "no clear difference";
-  const words = { better: "better", worse: "worse", level }[direction(effect)];
-  const named = effect.category ? [h("span", { class: "category" }, show(effect.category))] : [show(effect.task), " ", h("span", { class: "quiet" }, show(effect.metric))];
+  const number = (key) => h("td", { class: "number" }, show(effect.texts[key] === "-" ? "\u2013" : typeset(effect.texts[key])));
+  const [estimate, ...interval] = typeset(effect.texts.difference).split(" ");
+  const named = effect.part ? [h("span", { class: "category" }, show(effect.name))] : [show(effect.name), " ", h("span", { class: "quiet" }, show(effect.metric))];
   return h(
     "tr",
-    { class: effect.category ? "part" : null },
+    { class: effect.part ? "part" : null },
     h("th", { scope: "row" }, named, effect.notes.length ? h("small", { class: "apart" }, show(effect.notes.join(" "))) : null),
-    h("td", { class: "number" }, `${score(effect.baseline_score)} \u2192 ${score(effect.other_score)}`),
-    h("td", { class: "number effect " + direction(effect) }, h("strong", {}, points(effect.difference)), ends, h("span", { class: "unseen" }, ` (${words})`)),
+    h("td", { class: "number" }, show(`${typeset(effect.texts.baseline)} \u2192 ${typeset(effect.texts.score)}`)),
+    h("td", { class: "number effect " + kind(effect) }, h("strong", {}, show(estimate)), " ", show(interval.join(" ")), h("span", { class: "unseen" }, show(` (${effect.verdict})`))),
     h("td", {}, forest(effect, reach)),
-    h("td", { class: "number" }, pValue(effect.p_value)),
-    h("td", { class: "number" }, pValue(effect.p_holm)),
-    h("td", { class: "outcomes" }, winBar(effect), h("span", {}, `${count(effect.wins)} / ${count(effect.ties)} / ${count(effect.losses)}`)),
-    h("td", { class: "number", title: effect.cost_unit }, effect.cost_ratio === null ? "\u2013" : `\u00d7${+effect.cost_ratio.toPrecision(3)}`),
-    h("td", { class: "number" }, count(effect.n)),
-    h("td", { class: "number" }, effect.detectable === null ? "\u2013" : score(effect.detectable)),
+    number("p"),
+    number("p_holm"),
+    h("td", { class: "outcomes" }, winBar(effect), h("span", {}, show(effect.texts.above_level_below.replaceAll("/", " / ")))),
+    number("token_ratio"),
+    number("n"),
+    number("detectable"),
   );
 }
 
@@ -72,9 +59,9 @@ const HEADS = [
   ["difference", "other minus baseline, with its interval"],
   ["", ""],
   ["p", "two-sided, paired"],
-  ["p, Holm", "corrected over the tasks"],
+  ["p, Holm", "corrected over the tests of this run"],
   ["above / level / below", "questions on which it scored above, level with and below the baseline"],
-  ["cost", "of the other run, a question, divided by the baseline's"],
+  ["tokens", "generated tokens of the other run, a question, divided by the baseline's"],
   ["n", "pairs of questions"],
   ["detectable", "least true difference that this many questions would show, with 80% power"],
 ];
@@ -87,20 +74,18 @@ function renderEffects(effects) {
     groups.set(key, [...(groups.get(key) || []), effect]);
   }
   const panels = [...groups.values()].map((group) => {
-    const reach = (scale) => {
+    const reach = (unit) => {
       // Percentages and, say, ratings from 1 to 10 need different scales.
-      const alike = group.filter((e) => e.scale === scale);
-      return Math.max(...alike.flatMap((e) => [e.difference, e.low ?? 0, e.high ?? 0].map((value) => Math.abs(value * scale)))) || 1;
+      const alike = group.filter((e) => e.unit === unit);
+      return Math.max(...alike.flatMap((e) => [e.difference, e.low ?? 0, e.high ?? 0].map(Math.abs))) || 1;
     };
     const head = HEADS.map(([label, title], i) => h("th", { scope: "col", title: title || null, class: TEXTUAL.includes(i) ? null : "number" }, label));
-    const level = +(100 * group[0].level).toPrecision(6);
-    const units = [...new Set(group.filter((e) => e.cost_ratio !== null).map((e) => e.cost_unit))].join(", ");
     return h(
       "div",
       { class: "panel" },
       h("h3", {}, show(group[0].other), h("span", { class: "quiet" }, " against "), show(group[0].baseline)),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "comparison" }, h("table", { class: "effects" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, group.map((effect) => effectRow(effect, reach(effect.scale)))))),
-      h("p", { class: "quiet" }, `Paired by question; intervals of ${level}%.`, units ? show(` Cost counts ${units} a question.`) : ""),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "comparison" }, h("table", { class: "effects" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, group.map((effect) => effectRow(effect, reach(effect.unit)))))),
+      h("p", { class: "quiet" }, show(`Paired by question; intervals of ${group[0].level}.`)),
     );
   });
   return section("comparisons", "Comparisons", panels);

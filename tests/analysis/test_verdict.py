@@ -1,0 +1,100 @@
+"""One rule says whether a run is better: the terminal, JSON, the page, the card and the exit code agree."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from helpers.made_runs import add_task, make_run
+from lm_eval_aft.analysis.comparison import compare_entries
+from lm_eval_aft.cli import aft
+from lm_eval_aft.cli.compare import read_sides
+
+# Of 20 questions: the baseline's right answers and the other run's.
+CASES = {
+    "better": ([0] * 20, [1] * 8 + [0] * 12, True),
+    "worse": ([1] * 8 + [0] * 12, [0] * 20, True),
+    # Tango's interval leaves out zero, and the exact p is 0.062.
+    "interval only": ([0] * 20, [1] * 5 + [0] * 15, True),
+    # The reverse, which must not be taken for a regression.
+    "interval only, worse": ([1] * 5 + [0] * 15, [0] * 20, True),
+    "less is better": ([0] * 20, [1] * 8 + [0] * 12, False),
+    "level": ([1] * 20, [1] * 20, True),
+}
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "interval only": "no difference shown",
+    "interval only, worse": "no difference shown",
+    "less is better": "worse",
+    "level": "no difference shown",
+}
+
+
+def make_sides(folder: Path, case: str, further_tasks: int = 0) -> list[str]:
+    """The two runs of a case, with further tasks on which they are equal. Returns their folders."""
+    first, second, higher = CASES[case]
+    for name, scores in (("a", first), ("b", second)):
+        make_run(folder / name, scores, model=name, tokens=100, higher_is_better={"t": {"acc": higher}})
+        for number in range(further_tasks):
+            add_task(folder / name, f"u{number}", [1] * 20)
+    return [str(folder / "a"), str(folder / "b")]
+
+
+def shown(folder: Path, sides: list[str]) -> dict[str, str]:
+    """The verdict on task t in each place, as one of the words of ``Comparison.verdict``."""
+    base, others = read_sides(Path(sides[0]), [Path(sides[1])], None)
+    row = next(each for each in compare_entries(base, others).comparisons if each.score.task == "t")
+    page = folder / "page.html"
+    commands = {
+        "text": ["compare", *sides],
+        "json": ["compare", *sides, "--format", "json"],
+        "exit": ["compare", *sides, "--fail-on-regression"],
+        "card": ["report", *sides, "--model-card", "--baseline", sides[0]],
+        "page": ["report", *sides, "--html", str(page)],
+    }
+    done = {name: CliRunner().invoke(aft, arguments) for name, arguments in commands.items()}
+    (sentence,) = re.findall(r"^t: .*$", done["text"].output, re.MULTILINE)
+    (card,) = re.findall(r"^- (t: .*)$", done["card"].output, re.MULTILINE)
+    assert card == sentence
+    data = json.loads(re.search(r'id="data">([^<]*)<', page.read_text())[1])
+    (effect,) = (each for each in data["effects"] if each["name"] == "t")
+    texts = effect["texts"]
+    # The numbers were formatted once.
+    for text in (texts["difference"], texts["baseline"], texts["score"], texts["p"], texts["p_holm"]):
+        assert f" {text} " in done["text"].output
+    (json_row,) = (each for each in json.loads(done["json"].output) if each["score"]["task"] == "t")
+    (table_row,) = re.findall(r"^ b \(5, 2\) +t acc % .*$", done["text"].output, re.MULTILINE)
+    return {
+        "rule": row.verdict,
+        "sentence": _in_words(sentence),
+        "table": re.search(r"(better|worse|no difference shown) *$", table_row)[1],
+        "json": json_row["verdict"],
+        "page": effect["verdict"],
+        "exit": "worse" if done["exit"].exit_code == 1 else "",
+    }
+
+
+def _in_words(sentence: str) -> str:
+    words = re.search(r" (better|worse|higher|lower) than ", sentence)
+    doubt = "no difference is shown" in sentence
+    assert doubt == (words is None or words[1] in ("higher", "lower"))
+    return "no difference shown" if doubt else words[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_place_has_the_same_verdict(tmp_path: Path, case: str):
+    places = shown(tmp_path, make_sides(tmp_path, case))
+    verdict = VERDICTS[case]
+    assert places.pop("exit") == ("worse" if verdict == "worse" else "")
+    assert places == dict.fromkeys(places, verdict)
+
+
+def test_the_corrected_p_counts_everywhere(tmp_path: Path):
+    """With ten tasks, p = 0.008 becomes 0.078."""
+    places = shown(tmp_path, make_sides(tmp_path, "worse", further_tasks=9))
+    assert places == {**dict.fromkeys(places, "no difference shown"), "exit": ""}
