@@ -190,7 +190,7 @@ def _numbers(low: int) -> Callable[[click.Context, click.Parameter, str], list[i
 @click.option("--apply_chat_template", is_flag=True, help="Give the model chats instead of bare strings.")
 @click.option("--system_instruction", help="As for lm_eval.")
 @click.option("--gen_kwargs", help="As for lm_eval; holds for the last layer.")
-@click.option("--include_path", help="Folder of further tasks.")
+@click.option("--include_path", type=PATH, help="Folder of further tasks.")
 @click.option("--batch_size", default="auto", show_default=True, help="As for lm_eval.")
 @click.option("--device", default="cuda:0", show_default=True, help="As for lm_eval.")
 def sweep(**chosen: Any) -> None:
@@ -207,7 +207,8 @@ def sweep(**chosen: Any) -> None:
     _check(model_args)
     gen_kwargs = key_values("--gen_kwargs", chosen["gen_kwargs"])
     tasks, out = tuple(chosen["tasks"].split(",")), chosen["output_path"]
-    manager = TaskManager(include_path=chosen["include_path"], metadata=dict(model_args))
+    further = chosen["include_path"] and str(chosen["include_path"])
+    manager = TaskManager(include_path=further, metadata=dict(model_args))
     names = ("limit", "num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
     options = Options(tasks, **{name: chosen[name] for name in names})
     config, _ = AFTConfig.split(model_args)

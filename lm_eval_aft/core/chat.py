@@ -56,12 +56,13 @@ def decode(context: str) -> Chat:
         ChatError: If a task changed the encoded chat, or the chat ends with a complete assistant message.
     """
     if not context.startswith(_MARK):
-        return Chat((Message("user", context),), wrapped=True)
+        return Chat((Message("user", whole_characters(context)),), wrapped=True)
     try:
         payload = parse_json(context)
         messages = tuple(Message(turn["role"], turn["content"]) for turn in payload["aft_chat"])
         if not all(isinstance(part, str) for m in messages for part in (m.role, m.content)):
             raise TypeError("a role or a content is not a text")
+        messages = tuple(Message(m.role, whole_characters(m.content)) for m in messages)
         prefill = bool(payload["prefill"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ChatError(
@@ -238,11 +239,11 @@ class TokenizerRenderer:
             special = {"add_special_tokens": False}
         elif self._add_bos_token is not None:
             special = {"add_special_tokens": self._add_bos_token}
-        return list(self.tokenizer.encode(text, **special))
+        return list(self.tokenizer.encode(whole_characters(text), **special))
 
     def _plain(self, text: str) -> list[int]:
         """Token ids without BOS, which many tokenizers add."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(whole_characters(text), add_special_tokens=False))
 
     @property
     def _prefix_token(self) -> int:
@@ -265,6 +266,11 @@ class TokenizerRenderer:
         with suppress(ChatError):
             return set(MARKS.findall(self.render(Chat(turns))))
         return set(MARKS.findall(self._first_accepted((turns[:3], turns[1:3], turns[1:2]))))
+
+
+def whole_characters(text: str) -> str:
+    """The text with a replacement character for each half of a surrogate pair, which no file or tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def refused_chat(reason: str, chat: str = "a chat") -> ChatError:

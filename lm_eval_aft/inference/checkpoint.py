@@ -63,6 +63,7 @@ class CheckpointConfig:
             config = cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})
             if not isinstance(config.template, str) or not isinstance(config.template_sha256, str):
                 raise TypeError("template and template_sha256 must be texts")
+            config.template.encode()
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be read ({error}): correct it, or remove it to use template=.") from error
         digest = Template(config.template, str(path)).digest

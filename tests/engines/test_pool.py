@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import closing
 
+from lm_eval_aft.engines.api import pool
 from lm_eval_aft.engines.api.client import Cancelled
 from lm_eval_aft.engines.api.pool import run_calls
 
@@ -25,6 +26,23 @@ def test_every_call_comes_back_with_its_result_and_every_worker_disconnects():
     )
     assert dict(outcomes) == {call: call * call for call in range(20)}
     assert len(closed) == 3
+
+
+def test_a_system_that_allows_few_threads(monkeypatch):
+    class Few(threading.Thread):
+        started = 0
+
+        def start(self):
+            if Few.started == 3:
+                raise RuntimeError("can't start new thread")
+            Few.started += 1
+            super().start()
+
+    monkeypatch.setattr(pool, "Thread", Few)
+    outcomes = run_calls(
+        range(20), lambda call, stop: call, threading.Event(), concurrency=10**9, disconnect=disconnect
+    )
+    assert dict(outcomes) == {call: call for call in range(20)}
 
 
 def test_no_calls_start_no_thread():

@@ -5,6 +5,7 @@ Each kind has one guard in core, and every place that takes such an input uses i
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from helpers.tiny_models import CHATML, tiny_tokenizer
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core import limits, regexes, rendering
 from lm_eval_aft.core.arguments import key_values, mapping
-from lm_eval_aft.core.chat import TokenizerRenderer, decode
+from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, decode
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, TemplateError
 from lm_eval_aft.core.jsonl import MAX_DEPTH, iterate_jsonl, parse_json, read_json
@@ -295,6 +296,29 @@ def test_an_empty_question_for_a_tokenizer_without_bos_and_eos() -> None:
         renderer.encode(Chat((Message("user", ""),)))
 
 
+HALF_PAIRS = ("\ud800", "a\udfffb", "\udc80\ud800", "x" * 50 + "\udcff")
+
+
+@pytest.mark.parametrize("text", HALF_PAIRS)
+def test_half_a_surrogate_pair_in_a_question(text: str) -> None:
+    renderer = TokenizerRenderer(tiny_tokenizer())
+    for context in (text, ChatContext.of([{"role": "user", "content": text}])):
+        chat = decode(context)
+        assert "\ufffd" in chat.messages[0].content
+        assert chat.identity
+        assert renderer.encode(chat).prompt_tokens > 5
+    assert renderer.count(text) == renderer.count(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    assert renderer.trim(text, 100) is not None
+
+
+@pytest.mark.parametrize("text", HALF_PAIRS)
+def test_half_a_surrogate_pair_in_the_template_of_a_checkpoint(text: str, tmp_path: Path) -> None:
+    source = text + "{% block draft %}{% endblock %}{% block aggregate %}{% endblock %}"
+    (tmp_path / "aft_config.json").write_text(json.dumps({"template": source, "template_sha256": "x"}))
+    with pytest.raises(ConfigError, match=r"aft_config\.json cannot be read"):
+        CheckpointConfig.load(tmp_path / "aft_config.json")
+
+
 # ------------------------------------------------------------------ regular expressions
 
 EXPRESSIONS = {
@@ -418,7 +442,9 @@ COMMANDS = (
     *("judge mt_bench RUN --references PATH", "judge mt_bench RUN --questions PATH", "judge mt_bench RUN --cache PATH"),
     *("judge mt_bench RUN --output PATH", "judge alpaca_eval PATH", "judge alpaca_eval --annotations PATH"),
     *("judge alpaca_eval RUN --reference PATH", "judge alpaca_eval RUN --difficulty PATH"),
-    *("sweep --model_args x=1 --tasks t --output_path PATH", "train sft --config PATH"),
+    "sweep --model_args x=1 --tasks t --output_path PATH",
+    "sweep --include_path PATH --model_args x=1 --tasks t --output_path o",
+    "train sft --config PATH",
     *("data import PATH out", "data import RUN PATH", "data stats PATH", "data stats RUN --against PATH"),
     *("data select PATH out", "data select RUN out --match PATH", "data drafts PATH out --model_args x=1"),
     *("data drafts RUN out --model_args x=1 --demonstrations PATH", "data aggregate PATH out --model_args x=1"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.arguments import refuse_count
+from lm_eval_aft.core.chat import whole_characters
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.prompts import draft_prompt
@@ -41,6 +42,8 @@ def sample_drafts(
     shots = _demonstrations(read_jsonl(demonstrations, strict=True) if demonstrations else [], ask)
     if ask and "{query}" not in ask:
         raise ConfigError(f"--ask {ask!r} must hold {{query}}.")
+    if ask and whole_characters(ask) != ask:
+        raise ConfigError(f"--ask {ask!r} is not UTF-8: write it again.")
     refuse_count(
         len(rows) * count, MAX_TEXTS, f"-n {count} of {len(rows):,} queries would be {{}} generations", "lower it"
     )

@@ -56,8 +56,7 @@ def run_calls(
 
     running = min(concurrency, len(waiting))
     try:
-        for _ in range(running):
-            Thread(target=work, daemon=True).start()
+        running = _start_threads(work, running)
         while running:
             outcome = outcomes.get()
             if outcome is None:
@@ -66,3 +65,15 @@ def run_calls(
                 yield outcome
     finally:
         stop.set()
+
+
+def _start_threads(work: Callable[[], None], count: int) -> int:
+    """Start threads, and return how many: fewer if the system allows no more. One there must be."""
+    for number in range(count):
+        try:
+            Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            if not number:
+                raise
+            return number
+    return count

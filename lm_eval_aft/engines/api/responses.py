@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from lm_eval_aft.core.chat import Renderer
+from lm_eval_aft.core.chat import Renderer, whole_characters
 from lm_eval_aft.core.errors import AFTError, EngineError, PromptTooLong
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, FinishReason, Prompt
@@ -118,7 +118,7 @@ def _text(content: Any) -> str:
         content = "".join(str(part.get("text") or "") for part in parts)
     if not isinstance(content, str | None):
         raise EngineError(f"the server sent {content!r:.60} for a text: does base_url name a chat server?")
-    return (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole_characters(content or "")
 
 
 def _with_opening(choice: Mapping[str, Any], text: str, end: FinishReason, prompt: Prompt) -> str:
