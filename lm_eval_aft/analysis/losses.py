@@ -41,8 +41,12 @@ def read_losses(folders: Sequence[Path]) -> list[LossCurve]:
     for folder in folders:
         below = sorted(folder.rglob(LOG))
         if not below:
-            run = "one that had more steps than log_every" if (folder / "run.json").is_file() else "aft train"
-            raise RecordError(f"{folder} has no {LOG}: give the output folder of {run}.")
+            if (folder / "run.json").is_file():
+                raise RecordError(
+                    f"{folder} has no {LOG}: the run has logged no step yet, or an older version trained fewer steps "
+                    "than log_every."
+                )
+            raise RecordError(f"{folder} has no {LOG}: give the output folder of aft train.")
         logs |= {log.resolve(): log for log in below}
     names = [log.parent.name for log in logs]
     return [

@@ -92,7 +92,16 @@ def _plot_curves(figures: Sequence[Curves], cost: Cost | None, folder: Path) -> 
 
 
 def _plot_losses(out: Sequence[Path], folder: Path) -> None:
-    click.echo(draw_losses(read_losses(out), folder / "training.png"))
+    """Draw the losses of all runs.
+
+    Raises:
+        RecordError: Every run has a single logged step, which is no curve.
+    """
+    logged = read_losses(out)
+    if all(len(curve.training) < 2 and len(curve.validation) < 2 for curve in logged):
+        points = ", ".join(f"{each.name}: loss {each.training[0][1]:.4f}" for each in logged)
+        raise RecordError(f"one logged step is no curve ({points}): train longer, or set log_every lower.")
+    click.echo(draw_losses(logged, folder / "training.png"))
 
 
 def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None:

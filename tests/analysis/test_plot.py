@@ -432,10 +432,19 @@ class TestLosses:
         with pytest.raises(RecordError, match=r"has no log\.jsonl: give the output folder of aft train"):
             read_losses([tmp_path])
         (tmp_path / "run.json").touch()
-        with pytest.raises(RecordError, match=r"give the output folder of one that had more steps than log_every"):
+        with pytest.raises(RecordError, match=r"the run has logged no step yet, or an older version trained fewer"):
             read_losses([tmp_path])
         with pytest.raises(RecordError, match="has no loss yet"):
             read_losses([self.log(tmp_path / "aft", self.line(1, 2.0, "eval_loss"))])
+
+    @pytest.mark.filterwarnings("error")
+    def test_one_logged_step_is_one_sentence_and_no_figure(self, tmp_path: Path):
+        folder = self.log(tmp_path / "aft", self.line(3, 2.0))
+        with pytest.raises(RecordError, match=r"one logged step is no curve \(aft: loss 2\.0000\): train longer"):
+            plot("--training", folder)
+        assert list(folder.glob("*.png")) == []
+        longer = self.log(tmp_path / "longer", self.line(1, 2.0), self.line(2, 1.5))
+        assert "training.png" in plot("--training", longer, folder)
 
 
 @pytest.mark.filterwarnings("error")

@@ -136,3 +136,24 @@ def test_examples_beyond_the_positions_of_the_model_are_warned_of(config, tmp_pa
     assert "warning: 8 examples are longer than the 26 positions that the model knows: lower max_length to 26." in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"max_steps": 3}, [3]),
+        ({"max_steps": 12, "epochs": 4}, [10, 12]),
+        # Early stopping ends at an evaluation.
+        ({"patience": 1, "epochs": 20}, None),
+    ],
+)
+def test_the_last_step_is_always_logged(config, changes, steps):
+    quiet = replace(contradicted(config) if "patience" in changes else config, log_every=10, **changes)
+    run_training("sft", quiet)
+    logged = [row["step"] for row in log_of(quiet) if "loss" in row]
+    if steps is None:
+        state = json.loads(next(Path(quiet.output).glob("checkpoints/*/trainer_state.json")).read_text())
+        assert logged[-1] == max(row["step"] for row in log_of(quiet))
+        assert logged[-1] < state["max_steps"]
+    else:
+        assert logged == steps

@@ -39,6 +39,20 @@ class RunLog(TrainerCallback):
         """Set the sampler's epoch. Trainer does not when a run of several processes resumes in one process."""
         train_dataloader.set_epoch(int((state.epoch or 0) + 1e-6))
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Have the last step logged, whatever ``log_every`` is. With patience any evaluated step may be the last."""
+        if state.global_step >= state.max_steps or (control.should_evaluate and self.run.config.patience):
+            control.should_log = True
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """The same if the end of an epoch is evaluated."""
+        return self.on_step_end(args, state, control)
+
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         """Write one line to log.jsonl and print it."""
         keys = ("loss", "eval_loss", "grad_norm", "learning_rate")

@@ -98,7 +98,9 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> Path:
 
     panel = figure.subplots()
     for curve, colour in zip(curves, _colours(len(curves)), strict=True):
-        panel.plot(*zip(*curve.training, strict=True), color=colour, linewidth=1.2, label=curve.name)
+        # A line of one point cannot be seen.
+        marker = "." if len(curve.training) == 1 else ""
+        panel.plot(*zip(*curve.training, strict=True), color=colour, linewidth=1.2, marker=marker, label=curve.name)
         if curve.validation:
             panel.plot(*zip(*curve.validation, strict=True), color=colour, marker="o", linestyle="none")
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
