@@ -43,7 +43,7 @@ def test_verifiers(tmp_path, monkeypatch):
         (":check", "cannot be loaded"),
         ("broken:check", r"cannot be loaded \(SyntaxError"),
         ("os:name", "is no function"),
-        ("exact:(", "is no regular expression"),
+        ("exact:(", "is not a valid regular expression"),
     ):
         with pytest.raises(AFTError, match=message):
             load_verifier(spec)
