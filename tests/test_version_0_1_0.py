@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,13 +104,11 @@ def test_the_votes_have_the_same_numbers():
     assert sorted(set(expected)) == sorted(set(numbers(printed("votes", "aft"))))
 
 
-def without(value: object, key: str) -> object:
+def without(value: Any, key: str) -> Any:
     """The value without a key, in every dictionary inside it."""
-    if isinstance(value, list):
-        return [without(part, key) for part in value]
-    return (
-        {name: without(part, key) for name, part in value.items() if name != key} if isinstance(value, dict) else value
-    )
+    if isinstance(value, dict):
+        return {name: without(part, key) for name, part in value.items() if name != key}
+    return [without(part, key) for part in value] if isinstance(value, list) else value
 
 
 @pytest.mark.usefixtures("files")

@@ -13,7 +13,7 @@ import click
 from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
 from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.arguments import mapping
+from lm_eval_aft.core.arguments import mapping, sampling_temperature
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.judging.mt_bench.data import (
@@ -78,6 +78,7 @@ def mt_bench(
     answer_set = find_answers(require_run_and_judge(run, judge, "--judgments FILE"), questions)
     answer_set = replace(answer_set, folder=output or answer_set.folder)
     prompts = prompt_set(judge_prompts, read_references(references) if references else None, answer_set.questions)
+    temperature = sampling_temperature("--temperature", temperature)
     options = RatingOptions(repeats, allow_missing, judge.price_in, judge.price_out, max_tokens, temperature)
     settings = {"prompt_version": prompts.name, "extra_body": _object(extra_body)}
     with closing(open_judge(judge, answer_set.folder, **settings)) as client:

@@ -17,6 +17,8 @@ from lm_eval_aft.core.jsonl import check_depth, parse_json
 from lm_eval_aft.core.paths import check_path
 
 Parse = Callable[[str, Any], Any]
+# Below it, logits that are divided by the temperature leave the range of a float32.
+LOWEST_TEMPERATURE = 1e-6
 
 
 def _refuse(name: str, value: Any, allowed: str) -> ConfigError:
@@ -66,6 +68,12 @@ def refuse_count(count: int, most: int, what: str, advice: str) -> None:
         # Python refuses to print whole numbers of more than 4,300 digits.
         number = f"{count:,}" if count < 10**30 else "more than 10**30"
         raise ConfigError(f"{what.format(number)}, and at most {most:,} are allowed: {advice}.")
+
+
+def sampling_temperature(name: str, value: Any) -> float:
+    """A temperature; one too small to divide by counts as 0, which is greedy."""
+    number: float = real(0)(name, value)
+    return number if number >= LOWEST_TEMPERATURE else 0.0
 
 
 def _whole(value: Any) -> int | None:

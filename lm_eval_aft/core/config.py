@@ -20,6 +20,7 @@ from lm_eval_aft.core.arguments import (
     path_or_none,
     real,
     refuse_count,
+    sampling_temperature,
     strings,
     text,
 )
@@ -47,7 +48,7 @@ class AFTConfig:
     k: int = setting(5, integer(1), "Drafts a question, and generations per hidden layer.")
     layers: int = setting(2, integer(0), "Aggregation layers after the drafts; 0 answers directly.")
     strategy: str = setting("aggregate", choice(*STRATEGIES), f"One of {', '.join(STRATEGIES)}.")
-    temperature: float = setting(0.7, real(0), "Temperature of drafts and hidden layers; 0 is greedy.")
+    temperature: float = setting(0.7, sampling_temperature, "Temperature of drafts and hidden layers; 0 is greedy.")
     top_p: float = setting(0.95, real(0, 1, above=True), "Nucleus mass of drafts and hidden layers; 1 is off.")
     top_k: int | None = setting(
         None, or_none(integer(1)), "Most likely tokens that sampling keeps; `none` keeps all of them."
@@ -57,7 +58,7 @@ class AFTConfig:
     )
     draft_until: tuple[str, ...] = setting((), strings, "Strings that end a draft, for base models.")
     final_temperature: float | None = setting(
-        None, real(0), "Temperature of the last layer; default: the task's, else that of the drafts."
+        None, sampling_temperature, "Temperature of the last layer; default: the task's, else that of the drafts."
     )
     final_top_p: float | None = setting(
         None, real(0, 1, above=True), "Nucleus mass of the last layer; default: the task's, else that of the drafts."
@@ -238,7 +239,7 @@ def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Samplin
     limit = integer(1)("max_gen_toks", limit)
     seeded = config.seed is not None
     drafts = Sampling(
-        config.temperature,
+        sampling_temperature("temperature", config.temperature),
         config.top_p,
         config.top_k or 0,
         config.draft_max_tokens or limit,
@@ -262,7 +263,8 @@ def _final_temperature(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> floa
     if gen_kwargs.get("do_sample") is True and task == 0:
         # lm-eval fills in 0.0 if a task sets do_sample: true and no temperature.
         task = None
-    return float(_first(config.final_temperature, task, config.temperature, parse=real(0), name="temperature"))
+    given = (config.final_temperature, task, config.temperature)
+    return float(_first(*given, parse=sampling_temperature, name="temperature"))
 
 
 def _first(*values: Any, parse: Parse, name: str) -> Any:

@@ -78,11 +78,11 @@ def _by_regex(regex: str) -> Extraction:
 
 # ------------------------------------------------------------------ numbers, as GSM8K's answers have them
 
-# A number: 1,234.50 or 3/4 or 1 1/2 or -7. A sign counts only if no digit or letter stands before it: 9-2 holds no -2.
+# A number: 1,234.50 or 3/4 or 1 1/2 or 1e3 or -7. A sign counts only if no digit or letter precedes it: 9-2 has none.
 # A number is not part of a name such as x_1, but it may stand in italics: _18_.
 _NUMBER = (
     r"(?<![^\W_])(?<![.,])(?<![^\W_]_)[-\u2212]?\$?(?:\d+[ ](?=\d+/\d))?"
-    r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+(?!\d|\.\d))?"
+    r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d{1,2}(?!\w))?(?:\s?/\s?\d+(?!\d|\.\d))?"
 )
 NUMBER = re.compile(_NUMBER)
 # Mark-up between "answer is" or "=" and the number. It holds no "=". Otherwise the search would run from each "=" of a
@@ -91,9 +91,29 @@ _MARKUP = r"[\s:$*_`~\u20ac\u00a3({\[]|\\(?:boxed|text|mathbf|\(|\[|\$)"
 STATED = re.compile(rf"answer\s+is(?:=|{_MARKUP})*+({_NUMBER})", re.IGNORECASE)
 RESULT = re.compile(rf"=(?:{_MARKUP})*+({_NUMBER})")
 BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
-LATEX_FRACTION = re.compile(r"\\d?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+# \frac{3}{4}, \tfrac34 and \frac{3}4: a part of one digit needs no braces.
+LATEX_FRACTION = re.compile(r"\\(?:[cdt]?frac|nicefrac|sfrac)\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+# Dashes that a text may have for a minus sign, unless a number stands before it: 10-18 is a range.
+DASH = re.compile(r"(?<![\d)%\]])(?<![\d)%\]][ \u00a0])[\u2010-\u2013\u2212\ufe63\uff0d](?=[ \u00a0]?\$?\.?\d)")
+# The beginning of a result: "is", "=", a colon or an open bracket, with mark-up after it.
+_BEGIN = r"((?:\bis|[=:({\[$])[ \t*_$`~\\({\[]{0,8}"
+# A sign with a space after it. At the beginning of a line it is the mark of a list.
+SPACED_SIGN = re.compile(_BEGIN + r")-[ \t\u00a0]{1,3}(?=[$.\d])")
+WHOLE_SIGN = re.compile(r"(\A\s*)-[ \t\u00a0]{1,3}(?=[$.\d][^\n]*\Z)")
+# Thousands that are parted by spaces. Ordinary spaces may also part two numbers, as in "3 100-gram bags".
+_SPACE = r"(?:[\u00a0\u2002-\u200a\u202f\u205f\u3000~]|\\[ ;:])"
+THIN_THOUSANDS = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_SPACE}\d{{3}})+(?!\d|\s?/)")
+SPACED_THOUSANDS = re.compile(_BEGIN + r"-?)(\d{1,3}(?: \d{3})+)(?!\d|\s?/|-\w)")
+WHOLE_THOUSANDS = re.compile(r"(\A\s*-?)(\d{1,3}(?: \d{3})+)(?=(?:\.\d+)?\.?\s*\Z)")
+# 10^3, 10**3, 10^{3} and 2.5 x 10^3. The factor counts before a power of ten only.
+POWER = re.compile(
+    r"(?<![\w.,^])(?:(?P<factor>\d+(?:\.\d+)?)\s{0,2}(?:[x*\u00d7\u00b7]|\\times|\\cdot)\s{0,2}(?=10\s?\^|10\*\*))?"
+    r"(?P<base>\d{1,9}(?:\.\d{1,9})?)(?:\s?\^\s?[{(]?\s?|\*\*[{(]?)(?P<exponent>[-+]?\d{1,2})(?!\d)\s?[)}]?(?![\w^])"
+)
+SUPERSCRIPT = re.compile(r"(?<=\d)[\u207a\u207b]?[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 # One character for 1/2 and the like.
 FRACTION_CHARACTER = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")
+LONG_EXPONENT = re.compile(r"[eE][-+]?\d{3}")
 MIXED = re.compile(r"(-?)(\d+) (\d+)/(\d+)")
 # Follows the first number of a calculation: a text may say "the answer is 6 x 7 = 42".
 OPERATION = re.compile(
@@ -139,6 +159,9 @@ def normalise(number: str) -> str | None:
         A whole number or a fraction in lowest terms; None if the text is not a number.
     """
     text = number.strip().strip("*_`").replace("\u2212", "-").replace(",", "").replace("$", "").removesuffix(".")
+    # A number of a billion digits does not fit the memory.
+    if LONG_EXPONENT.search(text):
+        return None
     try:
         return str(_mixed_number(text) or Fraction(text.replace(" ", "").removesuffix("%")))
     except (ValueError, ZeroDivisionError):
@@ -155,18 +178,33 @@ def _mixed_number(text: str) -> Fraction | None:
 
 
 def _plain(text: str) -> str:
-    """LaTeX fractions, thin spaces and thousands marks as ordinary text."""
+    """Fractions, powers, dashes, spaced signs and marks of thousands in the form in which ``NUMBER`` finds them."""
     text = FRACTION_CHARACTER.sub(
         lambda match: " " + unicodedata.normalize("NFKC", match[0]).replace("\u2044", "/"), text
     )
     text = LATEX_FRACTION.sub(_with_slash, text).replace("{,}", ",").replace("\\,", "").replace("\\!", "")
-    return text.replace("\\$", "$").replace("\u00a0", " ").replace("\u202f", " ")
+    text = DASH.sub("-", text.replace("\\$", "$"))
+    text = WHOLE_SIGN.sub(r"\1-", SPACED_SIGN.sub(r"\1-", text))
+    text = THIN_THOUSANDS.sub(lambda match: re.sub(_SPACE, "", match[0]), text)
+    for pattern in (SPACED_THOUSANDS, WHOLE_THOUSANDS):
+        text = pattern.sub(lambda match: match[1] + match[2].replace(" ", ""), text)
+    text = SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]).replace("\u2212", "-"), text)
+    text = POWER.sub(_power, text)
+    return re.sub(_SPACE, " ", text)
 
 
 def _with_slash(match: re.Match[str]) -> str:
     """A LaTeX fraction as 1/2. A space keeps it apart from a whole number before it: 1 1/2 is not 11/2."""
     before = match.string[match.start() - 1 : match.start()]
-    return f"{' ' if before.isdigit() else ''}{match[1]}/{match[2]}"
+    return f"{' ' if before.isdigit() else ''}{match[1] or match[2]}/{match[3] or match[4]}"
+
+
+def _power(match: re.Match[str]) -> str:
+    """A power as a number: 10^3 is 1000, 10^-2 is 1/100."""
+    exponent = int(match["exponent"])
+    if not match["base"].strip("0.") and exponent < 0:
+        return match[0]
+    return str(Fraction(match["factor"] or 1) * Fraction(match["base"]) ** exponent)
 
 
 def _last_number(numbers: Sequence[str]) -> str | None:

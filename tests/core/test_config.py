@@ -58,6 +58,11 @@ def test_bad_values_are_one_sentence(name, value, message):
         ({"k": "3"}, "k", 3),
         ({"max_gen_toks": 1000.0}, "max_gen_toks", 1000),
         ({"temperature": 0}, "temperature", 0.0),
+        # Logits divided by so small a number are no numbers.
+        ({"temperature": 1e-39}, "temperature", 0.0),
+        ({"temperature": "9e-7"}, "temperature", 0.0),
+        ({"temperature": 1e-6}, "temperature", 1e-6),
+        ({"final_temperature": 1e-300}, "final_temperature", 0.0),
         ({"top_k": "none"}, "top_k", None),
         ({"seed": "none"}, "seed", None),
         ({"seed": 2**63 - 1}, "seed", 2**63 - 1),
@@ -129,6 +134,10 @@ class TestSamplings:
         config = AFTConfig(final_temperature=0.3, final_top_p=1.0, final_max_tokens=7)
         _, final = samplings(config, {"do_sample": False, "temperature": 0.0, "top_p": 0.5, "max_gen_toks": 99})
         assert (final.temperature, final.top_p, final.max_tokens) == (0.3, 1.0, 7)
+
+    def test_a_temperature_too_small_to_divide_by_is_greedy(self):
+        drafts, final = samplings(AFTConfig(temperature=1e-39), {"temperature": 1e-7})
+        assert (drafts.temperature, final.temperature) == (0.0, 0.0)
 
     def test_do_sample_true_without_temperature_uses_the_drafts(self):
         assert samplings(AFTConfig(), {"do_sample": True, "temperature": 0.0})[1].temperature == 0.7

@@ -186,6 +186,19 @@ class TestPublished:
         assert len(ratings) == 2 * (3 + len(CATEGORIES))
 
 
+class TestJudgementFiles:
+    @pytest.mark.parametrize("score", [float("nan"), float("inf"), 95, 0, -3, 10.5, -1])
+    def test_a_number_that_no_rating_can_be_is_none(self, tmp_path, score):
+        row = {"question_id": 81, "model": "m", "judge": ["j", "single-v1"], "judgment": "x", "turn": 1}
+        file = tmp_path / "j.jsonl"
+        file.write_text("".join(json.dumps({**row, "score": value}) + "\n" for value in (score, 7)))
+        ((none, rated),) = read_judgements(file)
+        assert (none.score, rated.score) == (None, 7.0)
+        with pytest.raises(JudgeError, match="1 of 2 judgements of m hold no rating"):
+            score_judgements([none, rated], {})
+        assert score_judgements([none, rated], {}, True).mean == 7.0
+
+
 class TestThoughts:
     def test_a_reply_that_was_cut_in_its_thought_is_no_rating(self, server, tmp_path):
         """The judge's chat template opens the thought, which one finished reply shows."""

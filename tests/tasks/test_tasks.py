@@ -89,7 +89,67 @@ def test_endings(text, strict, flexible, stock_strict, stock_flexible, stock):
     assert stock("flexible-extract", text) == stock_flexible
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"The answer is \tfrac{3}{4}.", "3/4"),
+        (r"The answer is \frac34.", "3/4"),
+        (r"The answer is -\cfrac{3}4.", "-3/4"),
+        (r"So \boxed{1\nicefrac{1}{2}}", "3/2"),
+        ("The answer is \u201318.", "-18"),
+        ("The answer is \u2011$18.", "-18"),
+        ("The answer is - 18", "-18"),
+        ("The answer is **\u2212 18**", "-18"),
+        (r"\boxed{- 18}", "-18"),
+        ("5 - 23 = - 18", "-18"),
+        ("- 18", "-18"),
+        ("\u201318", "-18"),
+        # A dash between numbers, and the mark of a list, are no signs.
+        ("from 10\u201318", "18"),
+        ("The answers are:\n- 18 apples", "18"),
+        ("The answer is:\n- 18", "18"),
+        ("The answer is 1e3.", "1000"),
+        ("The answer is 1.5E+3", "1500"),
+        ("The answer is 2e-3", "1/500"),
+        ("10^3", "1000"),
+        ("The answer is 10^{3}.", "1000"),
+        ("The answer is 10**3", "1000"),
+        ("The answer is 10\u00b3.", "1000"),
+        (r"The answer is 2.5 \times 10^3.", "2500"),
+        ("The answer is 5 x 3^2 = 45.", "45"),
+        ("The answer is 0^-1", "0"),
+        ("The answer is 1 234.", "1234"),
+        ("The answer is $1 234.50", "2469/2"),
+        ("1 234", "1234"),
+        ("It is 12\u202f345\u202f678 in all", "12345678"),
+        ("It is 1\u2009234 or so", "1234"),
+        (r"It is 1\;234 or so", "1234"),
+        ("It is 1\u00a0234", "1234"),
+        ("He has 3 100-gram bags", "100"),
+        ("The answer is 3 100-gram bags", "3"),
+        ("In 2020 300 people", "300"),
+    ],
+)
+def test_the_value_that_a_reader_sees(text, value):
+    assert extract_flexible(text) == value
+
+
 PIECES = ["=", "= ", "=*", "answer is =", "*", "1", "1,", "123,", "1 ", "1/", "\\frac{", "\\boxed{", "$", "- "]
+PIECES += [
+    "1 234 ",
+    "is ",
+    "\u2013",
+    "10^",
+    "2 x 10",
+    "1e",
+    "\u00b2",
+    "1\u2009234",
+    "*1",
+    "1**2",
+    "\\frac1",
+    ": - ",
+    "({[",
+]
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -113,6 +173,8 @@ def test_time_grows_with_the_length_of_a_text_not_with_its_square(piece):
         ("5 4/2", "2"),
         ("3 1/0", None),
         ("1/0", None),
+        ("1e3", "1000"),
+        ("1e999999999", None),
         ("x", None),
         ("", None),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from lm_eval_aft.core.arguments import flag, integer, mapping, real
+from lm_eval_aft.core.arguments import flag, integer, mapping, sampling_temperature
 from lm_eval_aft.judging.judge import CACHE_FILE
 from lm_eval_aft.judging.metadata import NamedJudge, RunJudge, path_setting
 from lm_eval_aft.judging.mt_bench.data import AnswerSet, MTBenchAnswer, MTBenchQuestion, read_references
@@ -107,5 +107,5 @@ def _rating(settings: Mapping[str, Any]) -> RatingOptions:
         integer(1)("mt_bench_repeats", settings.get("mt_bench_repeats", 1)),
         flag("mt_bench_allow_missing", settings.get("mt_bench_allow_missing", False)),
         max_tokens=integer(1)("mt_bench_max_tokens", settings.get("mt_bench_max_tokens", MAX_TOKENS)),
-        temperature=real(0)("mt_bench_temperature", settings.get("mt_bench_temperature", 0)),
+        temperature=sampling_temperature("mt_bench_temperature", settings.get("mt_bench_temperature", 0)),
     )

@@ -113,7 +113,8 @@ def _judgement(row: Mapping[str, Any]) -> Judgement:
         repeat=int(row.get("repeat", 0)),
         prompt=str(row.get("user_prompt", "")),
         text=str(row["judgment"]),
-        score=None if score == NO_RATING else score,
+        # FastChat writes NO_RATING. A number that no rating can be, such as NaN or 95, is none either.
+        score=score if LOWEST <= score <= HIGHEST else None,
     )
 
 
