@@ -7,6 +7,7 @@ import sys
 
 from lm_eval_aft import _autoload
 from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.terminal import output_guard
 
 
 def main() -> None:
@@ -15,7 +16,8 @@ def main() -> None:
         _autoload.register()
         from lm_eval.__main__ import cli_evaluate
 
-        cli_evaluate()
+        with output_guard():
+            cli_evaluate()
     except AFTError as error:
         _autoload.print_error(error)
         sys.exit(error.exit_code)

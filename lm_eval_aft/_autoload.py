@@ -203,8 +203,11 @@ def _explain(error: Exception) -> str:
 
 
 def _print(sentence: str) -> None:
-    if sys.stderr is not None:
+    try:
         print(sentence, file=sys.stderr)
+    except (OSError, ValueError):
+        # Nobody can read stderr. The exit code still says that the program failed.
+        return
 
 
 def tasks_path() -> "Path":

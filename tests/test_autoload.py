@@ -312,7 +312,8 @@ class TestRegister:
         assert sandbox.show(code, LM_EVAL_AFT_AUTOLOAD="0") == [True, 2]
 
     def test_a_missing_tasks_folder_is_named(self, sandbox: Sandbox) -> None:
-        for name in ("__init__.py", "_autoload.py", "core/__init__.py", "core/errors.py"):
+        core = [f"core/{name}.py" for name in ("__init__", "errors", "secrets", "terminal")]
+        for name in ("__init__.py", "_autoload.py", *core):
             sandbox.write(f"lm_eval_aft/{name}", (ROOT / "lm_eval_aft" / name).read_text())
         done = sandbox.run(INSTALL + "import lm_eval.tasks as t; print(t.TaskManager().searched)")
         assert done.stdout == "['built-in']\n"

@@ -16,6 +16,7 @@ import click
 
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.terminal import note, show
 from trainers.rows.result import DataResult
 
 SOURCE, OUT = click.argument("source", type=PATH), click.argument("out", type=PATH)
@@ -126,7 +127,7 @@ def stats(source: Path, **options: Any) -> None:
     """Print what a file holds: lengths, duplicates, diversity, correctness, overlap and contamination."""
     from trainers.inspection.describe import describe
 
-    click.echo("\n".join(describe(source, **options)))
+    show("\n".join(describe(source, **options)))
 
 
 @data.command()
@@ -143,14 +144,14 @@ def ppl(source: Path, as_json: bool, **options: Any) -> None:
     result = target_perplexity(source, **options)
     if result.cut or result.left_out:
         limits = f"{result.left_out} rows left out, drafts cut in {result.cut}"
-        click.echo(f"over the model's {result.max_length} tokens: {limits}", err=True)
+        note(f"over the model's {result.max_length} tokens: {limits}")
     if as_json:
         figures = {p.setting: {"ppl": p.value, "tokens": p.tokens, "examples": p.examples} for p in result.settings}
-        click.echo(json.dumps(figures))
+        show(json.dumps(figures))
         return
-    click.echo(f"{'perplexity per token':40} {'ppl':>8} {'tokens':>9} {'examples':>9}")
+    show(f"{'perplexity per token':40} {'ppl':>8} {'tokens':>9} {'examples':>9}")
     for p in result.settings:
-        click.echo(f"{p.setting:40} {p.value:8.3f} {p.tokens:9,} {p.examples:9,}")
+        show(f"{p.setting:40} {p.value:8.3f} {p.tokens:9,} {p.examples:9,}")
 
 
 def _model(out: Path, options: dict[str, Any]) -> Any:
@@ -165,5 +166,5 @@ def _finish(out: Path, result: DataResult) -> None:
     """Write the rows and their card, and print what was done."""
     digest = result.write(out)
     for fact in result.facts:
-        click.echo(fact)
-    click.echo(f"wrote {len(result.rows)} rows to {out} (sha256 {digest[:12]})")
+        note(fact, err=False)
+    note(f"wrote {len(result.rows)} rows to {out} (sha256 {digest[:12]})", err=False)

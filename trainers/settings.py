@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import yaml
 
-from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, strings, text
+from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, refuse_secrets, strings, text
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import refuse_stream
 from lm_eval_aft.core.paths import check_path
+from lm_eval_aft.core.secrets import public_word
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
 Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo"]
@@ -109,7 +110,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
-            raise ConfigError(f"--set {override} is not allowed: write --set key=value.")
+            raise ConfigError(f"--set {public_word(override)} is not allowed: write --set key=value.")
         try:
             read = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -125,8 +126,9 @@ def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
     """Check settings and fill in the defaults. A value of None means the default.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or its value is not allowed.
+        ConfigError: If a key is unknown or missing, or its value is not allowed or a secret.
     """
+    refuse_secrets(settings, source)
     known = parsers(TrainConfig)
     for name in settings:
         if name not in known:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.core.files import locked
+from lm_eval_aft.core.terminal import note
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.examples import Encoded, Encoder
 from trainers.fitting.resume import open_run
@@ -42,8 +42,7 @@ def train(kind: Kind, path: str, overrides: tuple[str, ...], merge: bool) -> Non
 def print_once(line: str) -> None:
     """Print a line, in the first process only."""
     if _first_process():
-        click.echo(line)
-        sys.stdout.flush()
+        note(line, err=False)
 
 
 def run_training(
@@ -68,8 +67,8 @@ def run_training(
         open_run(kind, config).make_folder()
     with _alone(Path(config.output)):
         run = open_run(kind, config)
-        for note in run.notes:
-            say(note)
+        for sentence in run.notes:
+            say(sentence)
         if run.finished:
             say(f"the run in {run.folder} is finished: nothing is left to train.")
         if merge or not run.finished:
@@ -186,6 +185,6 @@ def _first_process() -> bool:
 
 # accelerate launch -m trainers.train runs this module.
 if __name__ == "__main__":
-    from lm_eval_aft.cli import run
+    from lm_eval_aft.cli.runner import run
 
     run(train, "aft train")

@@ -5,14 +5,13 @@ Other packages, such as our own ``trainers``, add commands through the entry-poi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import click
 
-from lm_eval_aft import __version__, _autoload
+from lm_eval_aft import __version__
 from lm_eval_aft.cli.lazy import Command, LazyGroup
-from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.cli.runner import run
 
 COMMAND_GROUP = "lm_eval_aft.commands"
 
@@ -48,12 +47,3 @@ def aft() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``aft``."""
     run(aft, "aft", arguments)
-
-
-def run(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> None:
-    """Run a command. An error of ours becomes one sentence on stderr and the error's exit code."""
-    try:
-        command.main(args=arguments, prog_name=prog_name)
-    except AFTError as error:
-        _autoload.print_error(error)
-        sys.exit(error.exit_code)

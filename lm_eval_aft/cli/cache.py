@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.cli.paths import PATH
+from lm_eval_aft.core.terminal import message, show
 from lm_eval_aft.storage.draft_store import SQLiteStore
 
 
@@ -21,8 +22,9 @@ def cache() -> None:
 def info(file: Path) -> None:
     """Print how many generations and tokens FILE holds."""
     store = SQLiteStore(file, create=False).info()
-    click.echo(f"{store.path}: {store.generations:,} generations, {store.generated_tokens:,} generated tokens")
-    click.echo(f"{store.file_bytes / 1e6:,.1f} MB")
+    counts = f"{store.generations:,} generations, {store.generated_tokens:,} generated tokens"
+    show(message(f"{store.path}: {counts}"))
+    show(f"{store.file_bytes / 1e6:,.1f} MB")
 
 
 @cache.command()
@@ -31,6 +33,6 @@ def verify(file: Path) -> None:
     """Read all of FILE and compare every generation with its digest. The exit code is 1 if one is damaged."""
     store = SQLiteStore(file, create=False).verify()
     for key in store.damaged:
-        click.echo(f"damaged: {key}")
-    click.echo(f"{store.path}: {store.generations:,} generations read, {len(store.damaged)} damaged")
+        show(message(f"damaged: {key}"))
+    show(message(f"{store.path}: {store.generations:,} generations read, {len(store.damaged)} damaged"))
     sys.exit(1 if store.damaged else 0)

@@ -15,10 +15,11 @@ from lm_eval_aft.analysis.report.comparison_tables import (
     comparisons_json,
     paired_table,
 )
-from lm_eval_aft.analysis.report.tables import Form, Table, render, visible
+from lm_eval_aft.analysis.report.tables import Form, Table, render
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.terminal import message, note, show
 from lm_eval_aft.storage.results import read_runs
 
 
@@ -87,11 +88,12 @@ def compare(
         voters = [base, *rest]
         tables = [] if form == "json" else comparison_tables(base, entries, compared.comparisons, voters, regex, level)
     if form == "json":
-        click.echo(comparisons_json(compared.comparisons))
-        click.echo("\n".join(compared.left_out), err=True, nl=bool(compared.left_out))
+        show(comparisons_json(compared.comparisons))
+        for sentence in compared.left_out:
+            note(sentence)
     else:
         sentences = [*comparison_sentences(compared.comparisons), *compared.left_out]
-        click.echo("\n\n".join([*map(visible, sentences), render(tables, form)]))
+        show("\n\n".join([*map(message, sentences), render(tables, form)]))
     if fail_on_regression and compared.regressed:
         raise SystemExit(1)
 

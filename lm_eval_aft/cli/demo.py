@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lm_eval_aft.bundled.arith import Problem, is_right
 from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.terminal import output_guard, show
 from lm_eval_aft.storage.traces import read_traces
 
 _OUT = Path("out", "demo")
@@ -31,7 +32,7 @@ def main() -> int:
     """Run the demonstration. Returns 0; a command that fails ends it earlier."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
-    print(INTRODUCTION)
+    show(INTRODUCTION)
     for name, model_args in RUNS.items():
         # The run of an older version would be compared as another run.
         shutil.rmtree(_OUT / name, ignore_errors=True)
@@ -39,7 +40,7 @@ def main() -> int:
         options = ("--model_args", arguments, "--tasks", "aft_arith", *_OPTIONS, "--output_path", _OUT / name)
         run_command("lm_eval", "--model", "aft", *options)
     show_question(choose(list(read_traces(_OUT / "aft" / "traces"))))
-    print()
+    show("")
     run_command("aft", "compare", _OUT / "sft", _OUT / "aft")
     run_command("aft", "report", _OUT / "sft", _OUT / "aft", "--html", _OUT / "report.html")
     return 0
@@ -48,7 +49,7 @@ def main() -> int:
 def run_command(program: str, *words: object) -> None:
     """Print a command and run it. If it fails, the demonstration ends with its exit code."""
     command = [program, *map(str, words)]
-    print(f"$ {' '.join(command)}", flush=True)
+    show(f"$ {' '.join(command)}")
     done = subprocess.run([str(Path(sys.executable).with_name(program)), *command[1:]], check=False)
     if done.returncode:
         sys.exit(done.returncode)
@@ -68,14 +69,15 @@ def show_question(trace: Trace) -> None:
     """Print one question with its drafts, layers and answer."""
     question = trace.question.chat.messages[-1].content
     problem = Problem.read(question)
-    print(f"\nOne of the questions: {question}\n")
+    show(f"\nOne of the questions: {question}\n")
     for draft in trace.drafts:
         last = draft is trace.drafts[-1]
         name = "answer" if last else f"layer {draft.layer}, text {draft.index + 1}" if draft.layer else "draft"
         number = "" if last or draft.layer else f" {draft.index + 1}"
         grade = "right" if is_right(problem, draft.completion.text) else "wrong"
-        print(f"  {name + number:<16} {draft.completion.text:<48} {grade}")
+        show(f"  {name + number:<16} {draft.completion.text:<48} {grade}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output_guard():
+        sys.exit(main())

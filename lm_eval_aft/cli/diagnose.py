@@ -13,6 +13,7 @@ from lm_eval_aft.analysis.report.tables import to_json
 from lm_eval_aft.analysis.runs import read_entries, stored_traces
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.terminal import show
 
 
 @click.command()
@@ -36,7 +37,7 @@ def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None
     if not diagnosed:
         raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
     if form == "json":
-        click.echo(to_json(diagnosed))
+        show(to_json(diagnosed))
     else:
-        show = panel_text if form == "text" else panel_markdown
-        click.echo("\n\n".join(show(diagnostics_panel(each)) for each in diagnosed))
+        write = panel_text if form == "text" else panel_markdown
+        show("\n\n".join(write(diagnostics_panel(each)) for each in diagnosed))

@@ -12,6 +12,7 @@ from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, U
 from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_TOP_LOGPROBS
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference, score_annotations
@@ -66,7 +67,7 @@ def alpaca_eval(
         summary = score_annotations(annotations, options)
         if output:
             write_summary(output, summary)
-        click.echo(render([_table(summary)], form))
+        show(render([_table(summary)], form))
         return
     run = require_run_and_judge(run, judge, "--annotations FILE")
     if judge.engine and not regex:
@@ -75,15 +76,15 @@ def alpaca_eval(
         )
     outputs = find_outputs(run)
     folder = output or outputs.parent / "alpaca_eval"
-    click.echo(f"answers: {outputs}", err=True)
+    note(f"answers: {outputs}")
     answers, references = read_outputs(outputs, name), read_reference(reference)
 
     def show_estimate(estimate: Estimate) -> None:
-        click.echo(estimate.sentence(judge.price_in, judge.price_out), err=True)
+        note(estimate.sentence(judge.price_in, judge.price_out))
 
     with closing(open_judge(judge, folder)) as client:
         summary = judge_outputs(answers, references, client, options, folder, show_estimate)
-    click.echo(render([_table(summary)], form))
+    show(render([_table(summary)], form))
 
 
 def _table(summary: AlpacaSummary) -> Table:

@@ -16,6 +16,7 @@ from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import mapping, sampling_temperature
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.judging.mt_bench.data import (
     JUDGMENT_FOLDER,
     QUESTION_FILE,
@@ -82,8 +83,8 @@ def mt_bench(
     options = RatingOptions(repeats, allow_missing, judge.price_in, judge.price_out, max_tokens, temperature)
     settings = {"prompt_version": prompts.name, "extra_body": _object(extra_body)}
     with closing(open_judge(judge, answer_set.folder, **settings)) as client:
-        scores = [judge_answers(answer_set, prompts, client, options, lambda text: click.echo(text, err=True))]
-    click.echo(render([_table(scores)], form))
+        scores = [judge_answers(answer_set, prompts, client, options, note)]
+    show(render([_table(scores)], form))
 
 
 def _show_scores(
@@ -101,7 +102,7 @@ def _show_scores(
         except MissingRatings as error:
             refusals.append(str(error))
     if scores:
-        click.echo(render([_table(scores)], form))
+        show(render([_table(scores)], form))
     if refusals:
         raise JudgeError(" ".join(refusals))
 

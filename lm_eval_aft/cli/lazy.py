@@ -6,12 +6,13 @@ So ``aft --help`` needs neither torch nor lm_eval. Other packages can add comman
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lm_eval_aft.cli.runner import run_guarded
 from lm_eval_aft.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,19 @@ class LazyGroup(click.Group):
         """
         super().__init__(*arguments, **settings)
         self.table, self.entry_point_group = table, entry_point_group
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **settings: Any,
+    ) -> Any:
+        """Run the group; see ``click.Command.main`` and ``run_guarded``."""
+        if standalone_mode:
+            run_guarded(super().main, args, prog_name=prog_name, complete_var=complete_var, **settings)
+        return super().main(args, prog_name, complete_var, standalone_mode=False, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, in alphabetical order."""

@@ -28,6 +28,7 @@ from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.terminal import note, show, visible
 from lm_eval_aft.storage.results import Score
 from lm_eval_aft.storage.traces import read_traces
 
@@ -85,10 +86,10 @@ def _plot_curves(figures: Sequence[Curves], cost: Cost | None, folder: Path) -> 
         message = f"{names}: one point is no curve: give runs with another k or layers too, or use aft report."
         if len(single) == len(figures):
             raise RecordError(message)
-        click.echo(message, err=True)
+        note(message)
     for figure in figures:
         if not figure.single_point:
-            click.echo(draw(figure, cost, folder / f"{figure.name}.png"))
+            show(visible(str(draw(figure, cost, folder / f"{figure.name}.png"))))
 
 
 def _plot_losses(out: Sequence[Path], folder: Path) -> None:
@@ -101,15 +102,16 @@ def _plot_losses(out: Sequence[Path], folder: Path) -> None:
     if all(len(curve.training) < 2 and len(curve.validation) < 2 for curve in logged):
         points = ", ".join(f"{each.name}: loss {each.training[0][1]:.4f}" for each in logged)
         raise RecordError(f"one logged step is no curve ({points}): train longer, or set log_every lower.")
-    click.echo(draw_losses(logged, folder / "training.png"))
+    show(visible(str(draw_losses(logged, folder / "training.png"))))
 
 
 def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None:
     """Print the frontier of each task, and draw it. CSV and JSON stand alone on stdout."""
-    click.echo(render([frontier_table(each) for each in drawn], form))
+    show(render([frontier_table(each) for each in drawn], form))
     for each in drawn:
         name = file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier"))
-        click.echo(draw_frontier(each, folder / f"{name}.png"), err=form in ("csv", "json"))
+        figure = draw_frontier(each, folder / f"{name}.png")
+        show(visible(str(figure)), err=form in ("csv", "json"))
 
 
 def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, members: bool) -> list[Frontier]:
@@ -117,9 +119,7 @@ def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost |
     answering = [entry for entry in entries if not _is_probe(entry.run.settings or {})]
     probes = len(entries) - len(answering)
     if probes:
-        click.echo(
-            f"{probes} run{'s' * (probes > 1)} with probe= or drafts_from= left out: no way to answer.", err=True
-        )
+        note(f"{probes} run{'s' * (probes > 1)} with probe= or drafts_from= left out: no way to answer.")
     known = all(entry.run.usage is not None and entry.run.usage.flops for entry in answering)
     kind: Cost = cost or ("flops" if known else "tokens")
     return frontiers(_scored(answering, kind, members), votes, kind)
@@ -150,7 +150,7 @@ def _scored(entries: Sequence[RunEntry], kind: Cost, members: bool) -> list[tupl
     if not any(intervals for _, intervals in points):
         raise RecordError(" ".join(messages))
     for message in messages:
-        click.echo(message, err=True)
+        note(message)
     return points
 
 

@@ -11,6 +11,7 @@ from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.terminal import note, show
 
 
 @click.command()
@@ -49,11 +50,11 @@ def report(
     if card:
         from lm_eval_aft.analysis.report.model_card import model_card
 
-        click.echo(model_card(entries, table, baseline))
+        show(model_card(entries, table, baseline))
     else:
-        click.echo(render([table], form))
+        show(render([table], form))
     if html:
         from lm_eval_aft.analysis.report.page.build import write_report
 
         write_report(html, entries, table, baseline, members)
-        click.echo(f"The page is in {html}.", err=True)
+        note(f"The page is in {html}.")

@@ -22,12 +22,13 @@ from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.arguments import integer, key_values
+from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import write_text
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.sweep_plan import SweepPlan, grid, plans_of
@@ -76,7 +77,7 @@ def run_sweep(
     waiting = [point for point in points if not _is_done(_folder(out, point), digest)]
     for point in points:
         if point not in waiting:
-            click.echo(f"{_name(point)}: done before, skipped")
+            note(f"{_name(point)}: done before, skipped", err=False)
     if not waiting:
         return
     template = choose_template(config, engine_args)
@@ -85,12 +86,12 @@ def run_sweep(
     for number, (k, layers) in enumerate(waiting, 1):
         folder = _folder(out, (k, layers))
         generations = f"{k * layers + 1} generation{'s' * (k * layers > 0)}"
-        click.echo(f"[{number}/{len(waiting)}] {_name((k, layers))}: {generations} a question")
+        note(f"[{number}/{len(waiting)}] {_name((k, layers))}: {generations} a question", err=False)
         point_config = replace(config, k=k, layers=layers, record=str(folder / "traces"))
         lm = AFTLM.around(engine, point_config, template, store, name)
         _evaluate(lm, {**model_args, "k": k, "layers": layers}, options, folder, manager, host)
         new = lm.computed_usage
-        click.echo(f"    {new.generations:,} new generations, {new.generated_tokens:,} new tokens")
+        note(f"    {new.generations:,} new generations, {new.generated_tokens:,} new tokens", err=False)
         write_text(folder / DONE, json.dumps({"digest": digest}, indent=2) + "\n")
 
 
@@ -206,6 +207,7 @@ def sweep(**chosen: Any) -> None:
     model_args = key_values("--model_args", chosen["model_args"])
     _check(model_args)
     gen_kwargs = key_values("--gen_kwargs", chosen["gen_kwargs"])
+    refuse_secrets(gen_kwargs, "--gen_kwargs")
     tasks, out = tuple(chosen["tasks"].split(",")), chosen["output_path"]
     further = chosen["include_path"] and str(chosen["include_path"])
     manager = TaskManager(include_path=further, metadata=dict(model_args))
@@ -219,13 +221,15 @@ def sweep(**chosen: Any) -> None:
     if not plans:
         raise ConfigError(f"--tasks {chosen['tasks']} generates no text: a sweep needs a generate_until task.")
     for task, plan in plans.items():
-        click.echo(f"{task}: {plan.distinct} generations a question instead of {plan.separate}: {plan.reason}.")
+        note(f"{task}: {plan.distinct} generations a question instead of {plan.separate}: {plan.reason}.", err=False)
     if config.cache == "none":
-        click.echo("But cache=none keeps nothing, so every point makes all of its own: leave it out to reuse them.")
+        note(
+            "But cache=none keeps nothing, so every point makes all of its own: leave it out to reuse them.", err=False
+        )
     points = grid(chosen["k"], chosen["layers"])
     run_sweep(model_args, points, options, out, HostArgs(chosen["batch_size"], None, chosen["device"]), manager)
     _write_plans(plans, out)
-    click.echo(_table(points, out))
+    show(_table(points, out))
 
 
 def _check(model_args: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from lm_eval_aft.analysis.votes import count_votes
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.inference.extraction import has_extraction
 
 
@@ -37,7 +38,7 @@ def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, l
     if not counted:
         which = f"no traces of --task {task}" if task else "no traces of tasks"
         raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
-    click.echo(render([vote_table(each) for each in counted], form))
+    show(render([vote_table(each) for each in counted], form))
 
 
 def _countable(traces: Iterable[Trace], tasks: Set[str] | None, regex: str | None) -> Iterator[Trace]:
@@ -51,6 +52,4 @@ def _countable(traces: Iterable[Trace], tasks: Set[str] | None, regex: str | Non
             yield trace
         elif name not in left_out:
             left_out.add(name)
-            click.echo(
-                f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.", err=True
-            )
+            note(f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.")

@@ -15,6 +15,7 @@ from typing import Any
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.jsonl import check_depth, parse_json
 from lm_eval_aft.core.paths import check_path
+from lm_eval_aft.core.secrets import HF_VARIABLE, KEY_VARIABLE, public, public_word, secret_places
 
 Parse = Callable[[str, Any], Any]
 # Below it, logits that are divided by the temperature leave the range of a float32.
@@ -22,7 +23,25 @@ LOWEST_TEMPERATURE = 1e-6
 
 
 def _refuse(name: str, value: Any, allowed: str) -> ConfigError:
-    return ConfigError(f"{name}={value} is not allowed: {name} must be {allowed}.")
+    return ConfigError(f"{name}={public(name, value)} is not allowed: {name} must be {allowed}.")
+
+
+def refuse_secrets(arguments: Any, place: str) -> None:
+    """Refuse arguments that hold a secret, by a name or a value at any depth. The message does not show the value.
+
+    Args:
+        arguments: The arguments by name, or any other value.
+        place: Where they were given, such as "--metadata".
+
+    Raises:
+        ConfigError: On the first secret.
+    """
+    for name in secret_places(arguments):
+        what = f"{name} must not be given in {place}" if name else f"{place} must hold no key"
+        raise ConfigError(
+            f"{what}, which is written into result files: set the environment variable {KEY_VARIABLE} instead, or "
+            f"{HF_VARIABLE} for a token of the hub."
+        )
 
 
 def integer(low: int, high: int | None = None) -> Parse:
@@ -181,7 +200,7 @@ def key_values(option: str, given: str | None) -> dict[str, Any]:
         else:
             parts = [part.partition("=") for part in _split(given)]
             if bare := [name for name, sign, _ in parts if not sign]:
-                raise ValueError(f"{bare[0]!r} has no =")
+                raise ValueError(f"{public_word(bare[0])!r} has no =")
             pairs = {name: _typed(value) for name, _, value in parts}
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{option} cannot be read ({error}): give key=value,key=value.") from error

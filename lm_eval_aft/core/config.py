@@ -20,13 +20,14 @@ from lm_eval_aft.core.arguments import (
     path_or_none,
     real,
     refuse_count,
+    refuse_secrets,
     sampling_temperature,
     strings,
     text,
 )
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Sampling
-from lm_eval_aft.core.secrets import is_secret
+from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
 SEED_LIMIT = 2**63
@@ -181,8 +182,9 @@ class AFTConfig:
             The configuration, and the arguments of the engine, unchecked.
 
         Raises:
-            ConfigError: If a value of ours is of the wrong type or out of range.
+            ConfigError: If a value of ours is of the wrong type or out of range, or any argument holds a secret.
         """
+        refuse_secrets(model_args, "--model_args")
         ours = parsers(cls)
         # Python callers and lm-eval pass None for an argument that was not set.
         given = {name: value for name, value in model_args.items() if value is not None}
@@ -214,7 +216,7 @@ def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> 
     for name in given:
         if name not in allowed:
             hint = nearest(name, [*names(), *sorted(allowed)], "see the README for the list of model arguments.")
-            value = "..." if is_secret(name) else given[name]
+            value = public(name, given[name])
             raise ConfigError(f"{name}={value} is not an argument of --model aft with engine={engine}: {hint}")
 
 

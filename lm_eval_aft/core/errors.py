@@ -15,15 +15,20 @@ and exit with ``exit_code``.
     └── RunStopped         the user or the system ended a run; finished generations are kept
 """
 
+from lm_eval_aft.core.terminal import message
+
 
 class AFTError(Exception):
-    """Base of all errors below. Its text is a message to the user.
+    """Base of all errors below. Its text is a message to the user, and may be shown as it is: see ``message``.
 
     Attributes:
         exit_code: Exit code of a command that ends with this error.
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return message(super().__str__())
 
 
 class ConfigError(AFTError):

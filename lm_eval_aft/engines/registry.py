@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_aft.bundled import locate
+from lm_eval_aft.core.arguments import refuse_secrets
 from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.settings import nearest
@@ -41,7 +42,7 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
         host: The arguments that lm-eval passes to every model.
 
     Raises:
-        ConfigError: If the name or an argument is unknown.
+        ConfigError: If the name or an argument is unknown, or an argument holds a secret.
         EngineError: If the engine cannot be loaded.
     """
     if name not in ENGINES:
@@ -52,6 +53,7 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
             f"engine={name} runs in one process and {processes} were started, each of which would do everything: leave "
             "the launcher out, and use tensor_parallel_size= (vllm) or concurrency= (api)."
         )
+    refuse_secrets(engine_args, "--model_args")
     module, _, attribute = ENGINES[name].partition(":")
     args = dict(engine_args)
     if "pretrained" in args:

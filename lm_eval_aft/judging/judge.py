@@ -15,12 +15,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from lm_eval_aft.core.arguments import refuse_secrets
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Chat, Message
-from lm_eval_aft.core.secrets import KEY_VARIABLE, refuse_secrets
+from lm_eval_aft.core.secrets import KEY_VARIABLE
 from lm_eval_aft.engines.api.client import Cancelled, ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.renderers import EstimateRenderer
@@ -174,6 +175,7 @@ class Judge:
             ConfigError: If the address or the key is not valid, or ``extra_body`` holds a reserved field or a secret.
             JudgeError: If the cache cannot be opened.
         """
+        refuse_secrets({"model": model, "revision": revision}, "the judge's options")
         self.model, self.revision, self.prompt_version = model, revision, prompt_version
         self.concurrency, self.max_calls, self.retries, self.quiet = concurrency, max_calls, retries, quiet
         self.client = client or ChatClient(base_url, timeout_s=timeout_s, max_retries=retries)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lm_eval_aft.core.arguments import integer
+from lm_eval_aft.core.arguments import integer, refuse_secrets
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.paths import check_path
-from lm_eval_aft.core.secrets import refuse_secrets
 from lm_eval_aft.judging.judge import Judge
 
 
@@ -43,7 +42,8 @@ class NamedJudge:
         Raises:
             ConfigError: If a setting is missing or wrong, or one holds a secret.
         """
-        refuse_secrets((name for name in settings if name.startswith("judge_")), "--metadata")
+        own = {name: value for name, value in settings.items() if name.startswith(("judge_", "mt_bench_", "alpaca_"))}
+        refuse_secrets(own, "--metadata")
         model, base_url = (settings.get(name) for name in ("judge_model", "judge_base_url"))
         if not model and not base_url:
             return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from lm_eval_aft.core.arguments import refuse_secrets
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.core.log import log
@@ -53,10 +54,10 @@ class AlpacaEval(ConfigurableTask):
         self, *, limit: int | None = None, samples: Any = None, chat_template: Any = None, **options: Any
     ) -> None:
         """Find out where answers are kept, and read what the judge needs, before anything is generated."""
-        self._set_generator(self.config.metadata or {}, getattr(chat_template, "__self__", None))
+        settings = self.config.metadata or {}
+        self._set_generator(settings, getattr(chat_template, "__self__", None))
         if BYPASS not in self._metric_fn_list:
             whole = limit is None and samples is None
-            settings = self.config.metadata or {}
             self.run_judge = AlpacaRunJudge.from_metadata(settings, whole, self.record, self.generator)
         super().build_all_requests(limit=limit, samples=samples, chat_template=chat_template, **options)
 
@@ -66,6 +67,8 @@ class AlpacaEval(ConfigurableTask):
         self.record = settings.get("record", "")
         config = getattr(model, "config", None)
         if isinstance(config, AFTConfig):
+            # The settings hold the model arguments too. Those of another model are its own affair.
+            refuse_secrets(settings, "--metadata")
             name, k, layers, self.record = model.name, config.k, config.layers, config.record
         self.generator = str(settings.get("generator") or display_name(str(name), k, layers))
 

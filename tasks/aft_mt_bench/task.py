@@ -13,6 +13,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
+from lm_eval_aft.core.arguments import refuse_secrets
 from lm_eval_aft.core.errors import AFTError, ConfigError
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.names import display_name
@@ -80,9 +81,10 @@ class MTBench(ConfigurableTask):
             raise ConfigError(
                 f"{MT_BENCH_TASK} needs a model that answers turn by turn, which only --model aft does: {BASELINE}."
             )
+        settings = self.config.metadata or {}
+        refuse_secrets(settings, "--metadata")
         if BYPASS not in self._metric_fn_list:
             questions = [parse_question(doc) for doc in self.eval_docs]
-            settings = self.config.metadata or {}
             self.run_judge = MTBenchRunJudge.from_metadata(settings, questions, self.model.config.record)
         super().build_all_requests(chat_template=chat_template, **options)
 

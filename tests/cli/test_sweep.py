@@ -77,7 +77,7 @@ def run(tmp_path: Path, *more: str):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, quick_lm_eval):
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, run(folder).output
+    return folder, run(folder).stdout
 
 
 def test_it_generates_what_the_plan_says(done):

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from lm_eval_aft import bundled
-from lm_eval_aft.cli import run
 from lm_eval_aft.cli.paths import PATH
+from lm_eval_aft.cli.runner import run
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, write_text
+from lm_eval_aft.core.terminal import show
 from trainers.family import pretrain
 from trainers.family import rows as family_rows
 from trainers.family.settings import FamilyConfig, training_settings
@@ -54,7 +55,7 @@ def rows(out: Path, seed: int) -> None:
     pretrain.read_curve(out / "base", config)
     counts = family_rows.make_rows(config, out)
     write_text(out / "rows.json", json.dumps(counts, indent=1) + "\n")
-    click.echo(json.dumps(counts))
+    show(json.dumps(counts))
 
 
 @main.command()

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 
 from lm_eval_aft.bundled import arith
@@ -21,6 +20,7 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import write_text
 from lm_eval_aft.core.jsonl import read_json
 from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.terminal import note
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.family.documents import ANSWER_TOKENS, PROMPT_TEMPLATE, QUESTION_TOKENS, document, make_tokenizer
 from trainers.family.settings import FamilyConfig, Stage, recorded
@@ -102,10 +102,9 @@ def train_base(config: FamilyConfig, out: Path) -> None:
     write_curve(folder, config, curve)
     write_text(folder / "README.md", base_card(config, curve))
     if curve[-1]["word_for_word"] < config.copy_accuracy_goal:
-        click.echo(
+        note(
             f"warning: the base copies {curve[-1]['word_for_word']:.0%} of the answers in its context word for word; "
-            f"the goal is {config.copy_accuracy_goal:.0%}. Aggregation will gain less with it (docs/experiments.md).",
-            err=True,
+            f"the goal is {config.copy_accuracy_goal:.0%}. Aggregation will gain less with it (docs/experiments.md)."
         )
 
 
@@ -198,7 +197,7 @@ def train_stage(model: Any, tokenizer: Any, config: FamilyConfig, stage: Stage, 
             point["greedy"] = greedy_accuracy(model, vocabulary, check_problems)
             point |= copying(model, vocabulary, held_out, config)
             curve.append({**recorded(stage), **point, "cpu_s": round(time.process_time() - started)})
-            click.echo(json.dumps(curve[-1]))
+            note(json.dumps(curve[-1]), err=False)
     return curve
 
 

@@ -16,7 +16,15 @@ from lm_eval_aft.core.prompts import draft_prompt
 from lm_eval_aft.core.records import Chat, Message, Request
 from trainers.generation.generator import DRAFT_SAMPLING, MAX_TEXTS, GeneratorOptions, TextGenerator
 from trainers.rows.result import DataResult
-from trainers.rows.row import ALIGNED_KEYS, DataRow, keep_drafts, query_chat, read_rows, template_errors_name, visible
+from trainers.rows.row import (
+    ALIGNED_KEYS,
+    DataRow,
+    keep_drafts,
+    query_chat,
+    read_rows,
+    shown_text,
+    template_errors_name,
+)
 
 
 def sample_drafts(
@@ -50,7 +58,7 @@ def sample_drafts(
     generator = model.open(DRAFT_SAMPLING)
     drafted = _sample(rows, generator, count, shots, ask)
     cut = sum(end == "length" for row in drafted for end in row["ends"])
-    empty = sum(not visible(draft) for row in drafted for draft in row["drafts"])
+    empty = sum(not shown_text(draft) for row in drafted for draft in row["drafts"])
     too_long = sum(not row["drafts"] for row in drafted)
     drafted = [_whole_only(row) for row in drafted] if whole else drafted
     facts = [
@@ -71,7 +79,7 @@ def _demonstrations(rows: Sequence[DataRow], ask: str | None) -> tuple[Message, 
         if not isinstance(answer, str):
             raise ConfigError(f"demonstration {number} has no target: give rows with query and target.")
         chat = _phrased(query_chat(row, f"demonstration {number}"), ask)
-        turns += [*chat.messages, Message("assistant", visible(answer))]
+        turns += [*chat.messages, Message("assistant", shown_text(answer))]
     return tuple(turns)
 
 
@@ -116,5 +124,5 @@ def _sample(
 
 def _whole_only(row: DataRow) -> dict[str, Any]:
     """A row without the drafts that are empty or cut."""
-    kept = [i for i, end in enumerate(row["ends"]) if end == "stop" and visible(row["drafts"][i])]
+    kept = [i for i, end in enumerate(row["ends"]) if end == "stop" and shown_text(row["drafts"][i])]
     return keep_drafts(row, kept)

@@ -19,7 +19,7 @@ from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import open_store
 from trainers.generation.verifiers import Verifier, load_verifier
 from trainers.rows.result import DataResult
-from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, visible
+from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, shown_text
 
 # Sets of k drafts that are compared to match a mean score.
 MOST_SETS = 5000
@@ -88,7 +88,7 @@ def reward_all(rows: Sequence[DataRow], model: RewardModel) -> list[dict[str, An
     """
     chats = [query_chat(row, f"row {number}") for number, row in enumerate(rows, 1)]
     dialogues = [
-        [(*chat.messages, Message("assistant", visible(draft))) for draft in row["drafts"]]
+        [(*chat.messages, Message("assistant", shown_text(draft))) for draft in row["drafts"]]
         for chat, row in zip(chats, rows, strict=True)
     ]
     scores = model.score(dialogues)
@@ -97,12 +97,12 @@ def reward_all(rows: Sequence[DataRow], model: RewardModel) -> list[dict[str, An
 
 def verify_all(rows: Sequence[DataRow], verifier: Verifier) -> list[dict[str, Any]]:
     """The rows with ``right``: for each draft, whether its visible part is right."""
-    return [{**row, "right": [bool(verifier(visible(draft), row)) for draft in row["drafts"]]} for row in rows]
+    return [{**row, "right": [bool(verifier(shown_text(draft), row)) for draft in row["drafts"]]} for row in rows]
 
 
 def with_enough_drafts(rows: Sequence[DataRow], least: int) -> list[dict[str, Any]]:
     """The rows that have at least ``least`` drafts with text, unchanged."""
-    return [dict(row) for row in rows if sum(bool(visible(draft)) for draft in row["drafts"]) >= least]
+    return [dict(row) for row in rows if sum(bool(shown_text(draft)) for draft in row["drafts"]) >= least]
 
 
 def keep_best(rows: Sequence[DataRow], k: int, *, right_first: bool = False) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def keep_best(rows: Sequence[DataRow], k: int, *, right_first: bool = False) -> 
     kept = []
     for row in rows:
         values = row.get("scores") or row.get("right") or [0.0] * len(row["drafts"])
-        usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
+        usable = [i for i, draft in enumerate(row["drafts"]) if shown_text(draft)]
         first = row["right"] if right_first else [True] * len(values)
         best = sorted(usable, key=lambda i: (not first[i], -values[i]))[:k]
         if len(best) == k:
@@ -142,7 +142,7 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
     for number, row in enumerate(rows, 1):
         identity = query_chat(row, "a row").identity
         goal = goals.get(identity)
-        usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
+        usable = [i for i, draft in enumerate(row["drafts"]) if shown_text(draft)]
         if goal is None or len(usable) < k:
             continue
         scores = _scores(row, f"row {number}")

@@ -23,7 +23,14 @@ from trainers.generation.generator import MAX_TEXTS, GeneratorOptions, TextGener
 from trainers.generation.selection import verify_all, with_enough_drafts
 from trainers.generation.verifiers import Verifier, load_verifier, right_answer
 from trainers.rows.result import DataResult
-from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, template_errors_name, visible
+from trainers.rows.row import (
+    DataRow,
+    keep_drafts,
+    query_chat,
+    read_drafted_rows,
+    shown_text,
+    template_errors_name,
+)
 
 REPAIR = (
     "That answer is wrong. The right result is:\n\n{gold}\n\nWrite the complete answer again so that it arrives there "
@@ -147,7 +154,7 @@ def draft_sets(rows: Sequence[DataRow], k: int, sets: int, seed: int) -> list[di
     """Up to ``sets`` different draws of k drafts a row, each in a random order; rows with fewer drafts give none."""
     drawn = []
     for row in rows:
-        usable = [i for i, draft in enumerate(row["drafts"]) if visible(draft)]
+        usable = [i for i, draft in enumerate(row["drafts"]) if shown_text(draft)]
         random = Random(f"{seed}/{k}/{row['query']}")
         seen: set[frozenset[int]] = set()
         while len(seen) < min(sets, comb(len(usable), k)):
@@ -261,7 +268,7 @@ def outcome(job: TargetJob, wrong: str, shortest: float) -> str:
     if job.right is False and wrong != "keep":
         return "wrong"
     # A teacher that knows the right result may state it without reasons.
-    words = [len(visible(draft).split()) for draft in job.row["drafts"]]
+    words = [len(shown_text(draft).split()) for draft in job.row["drafts"]]
     return "too short" if len(job.target.split()) < shortest * sum(words) / len(words) else "kept"
 
 

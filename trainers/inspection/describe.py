@@ -16,7 +16,7 @@ from lm_eval_aft.core.jsonl import read_jsonl
 from trainers.generation.selection import verify_all
 from trainers.generation.verifiers import load_verifier
 from trainers.inspection.overlap import WORD, measure, ngrams, warnings
-from trainers.rows.row import DataRow, TrainingRow, query_chat, read_rows, visible
+from trainers.rows.row import DataRow, TrainingRow, query_chat, read_rows, shown_text
 from trainers.rows.samples import Sample, comparable_length
 
 # Drafts of a row that are compared in pairs.
@@ -51,7 +51,7 @@ def describe(
 
 
 def _counts(rows: Sequence[DataRow]) -> list[str]:
-    drafts = [[visible(draft) for draft in row.get("drafts") or []] for row in rows]
+    drafts = [[shown_text(draft) for draft in row.get("drafts") or []] for row in rows]
     every = [draft for row in drafts for draft in row]
     chats = [query_chat(row, f"row {number}") for number, row in enumerate(rows, 1)]
     queries, questions = {chat.identity for chat in chats}, [chat.messages[-1].content for chat in chats]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lm_eval_aft.core.records import Chat
-from trainers.rows.row import DataRow, query_chat, visible
+from trainers.rows.row import DataRow, query_chat, shown_text
 from trainers.rows.samples import Sample
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -30,8 +30,8 @@ def ngrams(text: str, longest: int = LONGEST, shortest: int = 1) -> frozenset[tu
 
 def nearest(target: str, drafts: Sequence[str]) -> tuple[float, tuple[int, ...]]:
     """The largest share of a target's n-grams that one draft holds, and the positions of the drafts that hold it."""
-    grams = ngrams(visible(target))
-    shares = [len(grams & ngrams(visible(draft))) / max(1, len(grams)) for draft in drafts]
+    grams = ngrams(shown_text(target))
+    shares = [len(grams & ngrams(shown_text(draft))) / max(1, len(grams)) for draft in drafts]
     best = max(shares, default=0.0)
     return best, tuple(number for number, share in enumerate(shares) if share == best)
 
@@ -79,7 +79,7 @@ def measure(samples: Iterable[Sample]) -> Overlap:
         for place in places if len(places) < len(counts) or len(counts) == 1 else ():
             counts[place] += 1 / len(places)
         count, overlap = count + 1, overlap + share
-        copies += visible(sample.target).split() in [visible(draft).split() for draft in sample.drafts]
+        copies += shown_text(sample.target).split() in [shown_text(draft).split() for draft in sample.drafts]
     return Overlap({k: tuple(counts) for k, counts in positions.items()}, count, copies, overlap / max(1, count))
 
 

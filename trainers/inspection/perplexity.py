@@ -23,7 +23,7 @@ from lm_eval_aft.inference.checkpoint import choose_template
 from trainers.fitting.batching import Collator, target_nats, trims_logits
 from trainers.fitting.examples import Encoder, Example
 from trainers.inspection.overlap import nearest
-from trainers.rows.row import read_training_rows, visible
+from trainers.rows.row import read_training_rows, shown_text
 from trainers.rows.samples import Sample, make_samples
 from trainers.settings import TrainConfig
 
@@ -122,8 +122,8 @@ def _settings(pairs: Sequence[tuple[Sample, str]]) -> dict[str, list[Sample]]:
 
 def _without_nearest(sample: Sample) -> Sample:
     """A sample without its nearest draft and all that equal it."""
-    removed = visible(sample.drafts[nearest(sample.target, sample.drafts)[1][0]]).split()
-    others = tuple(draft for draft in sample.drafts if visible(draft).split() != removed)
+    removed = shown_text(sample.drafts[nearest(sample.target, sample.drafts)[1][0]]).split()
+    others = tuple(draft for draft in sample.drafts if shown_text(draft).split() != removed)
     return replace(sample, drafts=others or ("",))
 
 

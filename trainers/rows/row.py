@@ -91,7 +91,7 @@ class TrainingRow:
         )
 
 
-def visible(draft: str) -> str:
+def shown_text(draft: str) -> str:
     """The part of a draft that a prompt shows: no thoughts.
 
     A prompt leaves out control tokens too, but only a tokenizer knows them.

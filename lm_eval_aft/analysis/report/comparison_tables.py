@@ -27,6 +27,7 @@ from lm_eval_aft.analysis.report.tables import (
     unit_of,
 )
 from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.core.terminal import message
 from lm_eval_aft.inference.extraction import choose_extraction
 
 METHODS = {
@@ -39,7 +40,7 @@ METHODS = {
 
 def comparison_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """One sentence for each task or group of each run: whether it is better or worse, how sure, and at what cost."""
-    return [_sentence(comparison) for comparison in comparisons if not comparison.explores]
+    return [message(_sentence(comparison)) for comparison in comparisons if not comparison.explores]
 
 
 def _sentence(comparison: Comparison) -> str:

@@ -17,9 +17,9 @@ from lm_eval_aft.analysis.report.tables import (
     interval_cell,
     number_cell,
     render,
-    visible,
 )
 from lm_eval_aft.analysis.stats import Interval
+from lm_eval_aft.core.terminal import message
 
 INTERVAL = ("low", "high")
 
@@ -257,7 +257,7 @@ def _vote_share_row(share: VoteShare, k: int) -> Row:
 def panel_text(panel: DiagnosticsPanel) -> str:
     """The panel for a terminal."""
     head = [f"{panel.task}: {panel.run}", *panel.findings]
-    return "\n".join([*map(visible, head), "", render(panel.tables, "text")])
+    return "\n".join([*map(message, head), "", render(panel.tables, "text")])
 
 
 def panel_markdown(panel: DiagnosticsPanel) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_aft.analysis.report.tables import is_share
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, writing
+from lm_eval_aft.core.terminal import visible
 
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.cost import Cost
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from lm_eval_aft.analysis.stats import Interval
 
 VOTE_COLOUR, SINGLE_COLOUR = "#444444", "#999999"
+# Characters of a title or a label.
+MAX_TITLE = 200
 AXES = {"tokens": "generated tokens a question", "flops": "FLOPs a question"}
 # In the order in which one is chosen.
 COSTS: tuple[Cost, ...] = ("flops", "tokens")
@@ -54,7 +58,7 @@ def draw(curves: Curves, kind: Cost | None, path: Path) -> Path:
     _percent_axis(panels[0], [point.score for point in curves.points])
     vote = f"; vote by {curves.extraction}" if curves.voted else ""
     # A regex in the title may hold $, which matplotlib would read as math.
-    figure.suptitle(f"{curves.title}; 95% intervals{vote}", fontsize=11, parse_math=False)
+    figure.suptitle(_title(f"{curves.title}; 95% intervals{vote}"), fontsize=11, parse_math=False)
     return _save(figure, path)
 
 
@@ -82,7 +86,8 @@ def draw_frontier(frontier: Frontier, path: Path) -> Path:
     _percent_axis(panel, [point.score for point in frontier.points])
     _plain_frame(panel)
     panel.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{frontier.task}: the best at each budget; 95% intervals", fontsize=11, parse_math=False)
+    title = _title(f"{frontier.task}: the best at each budget; 95% intervals")
+    figure.suptitle(title, fontsize=11, parse_math=False)
     return _save(figure, path)
 
 
@@ -100,7 +105,9 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> Path:
     for curve, colour in zip(curves, _colours(len(curves)), strict=True):
         # A line of one point cannot be seen.
         marker = "." if len(curve.training) == 1 else ""
-        panel.plot(*zip(*curve.training, strict=True), color=colour, linewidth=1.2, marker=marker, label=curve.name)
+        panel.plot(
+            *zip(*curve.training, strict=True), color=colour, linewidth=1.2, marker=marker, label=_label(curve.name)
+        )
         if curve.validation:
             panel.plot(*zip(*curve.validation, strict=True), color=colour, marker="o", linestyle="none")
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -112,8 +119,21 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> Path:
     return _save(figure, path)
 
 
+def _label(name: str) -> str:
+    """A name from a file as matplotlib shows it literally: without math, and also if it starts with an underscore."""
+    text = _title(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def _title(text: str) -> str:
+    shown = visible(text)
+    return shown if len(shown) <= MAX_TITLE else f"{shown[: MAX_TITLE - 3]}..."
+
+
 def _save(figure: Any, path: Path) -> Path:
-    with writing(path):
+    with writing(path), warnings.catch_warnings():
+        # The fonts lack the letters of some scripts, and show a box instead.
+        warnings.filterwarnings("ignore", message="Glyph ")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             figure.savefig(partial, dpi=150, format="png")
@@ -138,7 +158,7 @@ def _plain_frame(panel: Any) -> None:
 
 
 def _y_label(figure: Curves | Frontier) -> str:
-    return figure.measure + ("" if figure.higher_is_better else " (lower is better)")
+    return _label(figure.measure) + ("" if figure.higher_is_better else " (lower is better)")
 
 
 def _percent_axis(panel: Any, scores: Sequence[Interval]) -> None:
@@ -174,7 +194,7 @@ def _line(panel: Any, xs: Sequence[float], scores: Sequence[Interval], colour: A
     highs = [score.high - score.estimate for score in scores]
     whiskers = [[length if length < float("inf") else 0.0 for length in side] for side in (lows, highs)]
     look = {"marker": "o", "markersize": 5, "linewidth": 1.6, "elinewidth": 1, "capsize": 2.5, **style}
-    panel.errorbar(xs, [score.estimate for score in scores], yerr=whiskers, color=colour, label=label, **look)
+    panel.errorbar(xs, [score.estimate for score in scores], yerr=whiskers, color=colour, label=_label(label), **look)
 
 
 def _vote_line(panel: Any, xs: Sequence[float], curves: Curves) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 from lm_eval_aft.analysis.comparison import ComparedRuns, compare_all
 from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences
-from lm_eval_aft.analysis.report.tables import Table, as_markdown, escaped, visible
+from lm_eval_aft.analysis.report.tables import Table, as_markdown, escaped
 from lm_eval_aft.analysis.runs import RunEntry, sampling_of
 from lm_eval_aft.core.config import SELECTIONS
 from lm_eval_aft.core.records import Sampling
-from lm_eval_aft.core.secrets import is_secret
+from lm_eval_aft.core.secrets import public
+from lm_eval_aft.core.terminal import visible
 from lm_eval_aft.storage.results import EvalRun
 
 DRAFT_SETTINGS = ("temperature", "top_p", "top_k", "draft_max_tokens")
@@ -126,10 +127,9 @@ def _model_args(run: EvalRun) -> str:
 
 def _public(name: str, value: Any) -> Any:
     """An argument without secrets, and without the folders above a file."""
-    if is_secret(name):
-        return "..."
+    value = public(name, value)
     if isinstance(value, Mapping):
-        return {str(key): _public(str(key), part) for key, part in value.items()}
+        return {key: _public(key, part) for key, part in value.items()}
     absolute = isinstance(value, str) and Path(value).is_absolute()
     return Path(value).name if absolute or name in PATHS else value
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lm_eval_aft.core.terminal import spreadsheet_text, visible, visible_in_json
+
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.cost import TaskCost
     from lm_eval_aft.analysis.stats import Interval
@@ -22,8 +24,6 @@ Form = Literal["text", "markdown", "csv", "json"]
 FORMS = ("text", "markdown", "csv", "json")
 # The key of a row's notes in CSV and JSON.
 REMARKS = "remarks"
-_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # rich breaks lines that are longer than its console; a pager scrolls sideways instead.
 _CONSOLE_WIDTH = 2000
@@ -276,11 +276,11 @@ def as_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for column in table.columns for head in (column.key, *_part_keys(column))]
-    writer.writerow([*map(_csv_text, heads), REMARKS])
+    writer.writerow([*map(spreadsheet_text, heads), REMARKS])
     for row in table.rows:
         pairs = zip(table.columns, row.cells, strict=True)
         values = [field for column, cell in pairs for field in _csv_fields(column, cell)]
-        writer.writerow([*values, _csv_text("; ".join(row.notes))])
+        writer.writerow([*values, spreadsheet_text("; ".join(row.notes))])
     return out.getvalue().rstrip("\n")
 
 
@@ -289,19 +289,13 @@ def _part_keys(column: Column) -> list[str]:
 
 
 def _csv_fields(column: Column, cell: Cell) -> list[str]:
-    text = "" if cell == NONE else _csv_text(cell.text)
+    text = "" if cell == NONE else spreadsheet_text(cell.text)
     parts = cell.parts or (None,) * len(column.parts)
     return [text if cell.value is None else _csv_number(cell.value), *map(_csv_number, parts)]
 
 
 def _csv_number(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else repr(value)
-
-
-def _csv_text(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    shown = visible(text)
-    return "'" + shown if shown[:1] in ("=", "+", "@", "-") and shown != "-" else shown
 
 
 def _json_table(table: Table) -> dict[str, object]:
@@ -323,9 +317,7 @@ def _json_cell(column: Column, cell: Cell) -> dict[str, object]:
 
 def to_json(value: object) -> str:
     """Indented JSON of dataclasses, lists and plain values; see ``to_jsonable``."""
-    text = json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # Half a surrogate pair is valid in JSON as an escape only, and cannot be printed.
-    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return visible_in_json(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def to_jsonable(value: Any) -> Any:
@@ -351,11 +343,6 @@ def _remarks(table: Table) -> tuple[list[str], list[str]]:
 def _letters(number: int) -> str:
     letter = _LETTERS[number % len(_LETTERS)]
     return letter if number < len(_LETTERS) else f"{letter}{number // len(_LETTERS)}"
-
-
-def visible(text: str) -> str:
-    """The text on one line, with code points for control characters and for marks that change the direction."""
-    return _HIDDEN.sub(lambda match: " " if match[0] in "\n\t\r" else f"<U+{ord(match[0]):04X}>", text)
 
 
 def escaped(text: str) -> str:

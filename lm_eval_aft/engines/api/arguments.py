@@ -12,7 +12,6 @@ from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import loading, reason_of
 from lm_eval_aft.core.log import log
-from lm_eval_aft.core.secrets import refuse_secrets
 from lm_eval_aft.core.usage import MAX_COUNT
 from lm_eval_aft.engines.api.client import ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.renderers import CountingRenderer, EstimateRenderer, FoldingRenderer
@@ -65,7 +64,6 @@ class APIArgs:
             ConfigError: If an argument is unknown, missing or wrong.
             EngineError: If the server cannot be reached, refuses the key, or does not have the model.
         """
-        refuse_secrets(set(engine_args) - OWN_ARGS, "--model_args")
         refuse_unknown(engine_args, OWN_ARGS, "api")
         args = {name: value for name, value in engine_args.items() if value is not None}
         model = _model(args)

@@ -12,16 +12,17 @@ import re
 import threading
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from itertools import pairwise
 from random import Random
 from time import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.jsonl import parse_json
-from lm_eval_aft.core.secrets import KEY_VARIABLE
+from lm_eval_aft.core.secrets import KEY_VARIABLE, hide, hide_in_message, is_secret, looks_secret, public
 
 CONNECT_S = 10.0
 BUSY = (408, 429)
@@ -40,6 +41,8 @@ NEVER_SENT = (
     requests.exceptions.InvalidProxyURL,
     requests.exceptions.InvalidJSONError,
 )
+# A shorter part of a path, such as "v1", is no key.
+MIN_KEY_LENGTH = 6
 
 
 class Refused(Exception):
@@ -130,13 +133,13 @@ class ChatClient:
             try:
                 response = self._send(method, path, body)
             except NEVER_SENT as error:
-                raise Unreachable(self._hide(_root_cause(error, self.timeout_s))) from error
+                raise Unreachable(hide_in_message(_root_cause(error, self.timeout_s))) from error
             except requests.RequestException as error:
-                problem, delay_s = self._hide(_root_cause(error, self.timeout_s)), backoff_s
+                problem, delay_s = hide_in_message(_root_cause(error, self.timeout_s)), backoff_s
                 continue
             # A missing file of certificates is an OSError of Python itself.
             except (OSError, ValueError, OverflowError) as error:
-                raise Unreachable(self._hide(" ".join(str(error).split()) or type(error).__name__)) from error
+                raise Unreachable(hide_in_message(" ".join(str(error).split()) or type(error).__name__)) from error
             reason = ""
             if response.status_code not in BUSY and response.status_code < 500:
                 reply = self._parse(response)
@@ -176,27 +179,37 @@ class ChatClient:
         if response.status_code >= 300:
             message, code = self._message(response)
             if response.is_redirect:
-                message = f"it redirects to {response.headers['Location']}"
+                # A query may hold anything of the call.
+                place = re.split("[?#]", response.headers["Location"])[0]
+                message = hide_in_message(f"it redirects to {place}")
             raise Refused(response.status_code, message, code)
-        try:
-            reply = parse_json(response.content)
-        except ValueError:
-            return {}
+        reply = self._json(response)
         return reply if isinstance(reply, dict) else {}
+
+    def _json(self, response: requests.Response) -> Any:
+        """The JSON of a reply without our key, which a server may repeat anywhere. None if the reply is no JSON."""
+        try:
+            return self._without_key(parse_json(response.content))
+        except ValueError:
+            return None
+
+    def _without_key(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._hide(value)
+        if isinstance(value, dict):
+            return {self._hide(name): self._without_key(part) for name, part in value.items()}
+        return [self._without_key(part) for part in value] if isinstance(value, list) else value
 
     def _message(self, response: requests.Response) -> tuple[str, str]:
         """The server's error message on one line, and its error code. The message does not show the key."""
-        try:
-            body = parse_json(response.content)
-        except ValueError:
-            body = None
+        body = self._json(response)
         error = body.get("error", body) if isinstance(body, dict) else {}
         error = error if isinstance(error, dict) else {"message": error}
         text = error.get("message") or error.get("detail") or response.reason or "no reason given"
-        return self._hide(" ".join(str(text).split())[:300]).rstrip("."), str(error.get("code") or "")
+        return hide_in_message(" ".join(str(text).split()))[:300].rstrip("."), str(error.get("code") or "")
 
     def _hide(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        return hide(text, [self._key]) if self._key else text
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the key, if there is one. Without any ``auth`` requests would send a password from ~/.netrc."""
@@ -224,20 +237,30 @@ def _checked_url(base_url: str) -> str:
         host.encode("idna")
     # A port beyond 65,535, a bracket that is not closed, an empty label between two dots, half a surrogate pair.
     except ValueError as error:
-        # What stands before an @ may be a key.
-        shown = "" if "@" in base_url else f"={base_url!r:.200}"
-        reason = "" if "@" in base_url else f" ({' '.join(str(error).split())})"
+        # The reason may repeat a part of the address.
+        holds_key = "@" in base_url or looks_secret(base_url)
+        shown = "" if holds_key else f"={base_url!r:.200}"
+        reason = "" if holds_key else f" ({' '.join(str(error).split())})"
         raise ConfigError(
             f"base_url{shown} is not an address{reason}: give one such as http://127.0.0.1:8000/v1."
         ) from None
-    if parts.username or parts.password or parts.query:
+    if "@" in parts.netloc or any(sign in base_url for sign in "?#;") or _holds_key(base_url, parts.path):
         raise ConfigError(
-            "base_url must hold neither a user, a password nor a query, as it is written into result files: the key "
-            f"comes from the environment variable {KEY_VARIABLE}."
+            "base_url must hold neither a user, a password, a query, a fragment nor a key, as it is written into "
+            f"result files: the key comes from the environment variable {KEY_VARIABLE}."
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
-        raise ConfigError(f"base_url={base_url} is not an address: give one such as http://127.0.0.1:8000/v1.")
+        address = public("base_url", base_url)
+        raise ConfigError(f"base_url={address} is not an address: give one such as http://127.0.0.1:8000/v1.")
     return base_url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+
+def _holds_key(base_url: str, path: str) -> bool:
+    """Whether an address holds what may be a key: anywhere by its form, or in the path after the name of one."""
+    if looks_secret(base_url) or looks_secret(unquote(base_url)):
+        return True
+    names = ["", *re.split("[/=:,&]", unquote(path))]
+    return any(is_secret(name) and len(value) >= MIN_KEY_LENGTH for name, value in pairwise(names))
 
 
 def _root_cause(error: BaseException, timeout_s: float) -> str:

@@ -21,6 +21,7 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.log import log
+from lm_eval_aft.core.secrets import is_secret
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 
 PICKLES = (
@@ -73,7 +74,9 @@ class HFArgs:
         batch_tokens = None if batch_tokens is None else integer(1)("batch_tokens", batch_tokens)
         model_kwargs = mapping("model_kwargs", args.pop("model_kwargs", {}))
         text_settings = {name: args[name] for name in TEXT_ARGS if args.get(name)}
-        text_settings |= {name: value for name, value in model_kwargs.items() if name not in COMPUTE_ARGS}
+        # token=true lets the hub's library use the token of the environment, which changes no text.
+        chosen = {name: value for name, value in model_kwargs.items() if not is_secret(name)}
+        text_settings |= {name: value for name, value in chosen.items() if name not in COMPUTE_ARGS}
         batch_prompts = _batch_prompts(host.batch_size)
         loader = _loader_args(args, model_kwargs, host)
         return cls(loader, host.batch_size, batch_prompts, batch_tokens, text_settings)

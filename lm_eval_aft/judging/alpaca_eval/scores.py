@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from lm_eval_aft.core.errors import JudgeError
 from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.terminal import spreadsheet_text
 from lm_eval_aft.judging.alpaca_eval.annotate import (
     PUBLIC_ANNOTATOR,
     PUBLIC_TOP_LOGPROBS,
@@ -327,7 +328,7 @@ def write_summary(folder: Path, summary: AlpacaSummary) -> None:
     head = [summary.metric_name(column) for column in LEADERBOARD_COLUMNS]
     values = ["" if value is None else value for value in summary.scores.leaderboard_row().values()]
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows([["", *head], [summary.name, *values]])
+    csv.writer(lines, lineterminator="\n").writerows([["", *head], [spreadsheet_text(summary.name), *values]])
     write_text(folder / "leaderboard.csv", lines.getvalue())
 
 
