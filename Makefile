@@ -6,11 +6,13 @@ PYTEST_FLAGS ?=
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
+NEWEST_BIN := .venv-newest/bin
+NEWEST ?=
 INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults test-hostile coverage lint test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults test-hostile test-zoo zoo-table test-newest coverage lint test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,6 +37,20 @@ test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, 
 
 test-hostile: .venv/installed-dev ## give every reader a thousand damaged files each
 	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/hostile/test_hostile_many.py
+
+test-zoo: .venv/installed-dev ## every causal architecture of transformers: texts, scores, training
+	$(BIN)/python -m pytest -m zoo $(PYTEST_FLAGS) tests/engines/test_zoo.py tests/trainers/test_zoo_training.py
+
+zoo-table: .venv/installed-dev ## write the table of architectures in docs/engines.md again
+	$(BIN)/python tests/helpers/zoo_outcome.py
+
+# NEWEST holds further requirements, for example NEWEST='torch==2.13.0 lm-eval==0.5.0.dev1'.
+test-newest: ## install the newest release of everything into .venv-newest and run the tests
+	test -x $(NEWEST_BIN)/python || $(PYTHON) -m venv .venv-newest
+	$(NEWEST_BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		--editable '.[alpaca,demo,dev,ifeval,report]' $(NEWEST)
+	$(NEWEST_BIN)/python -m pip list --format freeze | grep -iE '^(accelerate|datasets|lm.eval|peft|torch|transformers)=='
+	$(NEWEST_BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
 
 coverage: .venv/installed-dev ## the tests again, counting which lines of the packages they run
 	$(BIN)/coverage erase
@@ -65,7 +81,7 @@ clean: ## remove what tests and builds leave behind
 	find benchmarks lm_eval_aft tasks tests trainers -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## and the environments too
-	rm -rf .venv .venv-vllm
+	rm -rf .venv .venv-newest .venv-vllm
 
 .venv/installed-demo: constraints.txt $(INSTALL_INPUTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

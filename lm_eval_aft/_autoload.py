@@ -69,7 +69,7 @@ def register() -> None:
     try:
         import lm_eval.models  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"lm_eval cannot be imported ({error}): pip install 'lm-eval>=0.4.13,<0.5'") from error
+        raise ConfigError(f"lm_eval cannot be imported ({error}): pip install 'lm-eval>=0.4.13'") from error
     try:
         # An addition may run twice.
         for name in ADDITIONS.keys() & sys.modules.keys():
@@ -199,7 +199,9 @@ def _explain(error: Exception) -> str:
     if type(error).__module__ == "lm_eval_aft.core.errors":
         return str(error)
     cause = f"{type(error).__name__}: {error}"
-    return f"this lm_eval is not one the plugin knows ({cause}): pip install 'lm-eval>=0.4.13,<0.5'"
+    return (
+        f"this lm_eval is not one the plugin knows ({cause}): use a newer lm_eval_aft, or pip install lm-eval==0.4.13"
+    )
 
 
 def _print(sentence: str) -> None:

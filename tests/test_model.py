@@ -113,9 +113,10 @@ def test_a_stop_string_that_no_text_shows_ends_the_answer_as_in_model_hf(tmp_pat
     script = [*tokenizer.encode("It is 7."), control, *tokenizer.encode("Question: 8?"), tokenizer.eos_token_id]
     prompt = len(tokenizer.encode("1+1?"))
 
-    def scripted(input_ids=None, past_key_values=None, position_ids=None, logits_to_keep=0, **rest):
-        before = past_key_values.get_seq_length() if past_key_values is not None else 0
-        output = forward(input_ids=input_ids, past_key_values=past_key_values, position_ids=position_ids, **rest)
+    def scripted(input_ids=None, logits_to_keep=0, **rest):
+        cache = rest.get("cache", rest.get("past_key_values"))  # the second is transformers' name before 5.24
+        before = cache.get_seq_length() if cache is not None else 0
+        output = forward(input_ids=input_ids, **rest)
         output.logits.fill_(-10)
         output.logits[..., script[min(before + input_ids.shape[1] - prompt, len(script) - 1)]] = 10
         return output

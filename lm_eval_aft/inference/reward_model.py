@@ -86,7 +86,9 @@ class RewardModel:
     def cost(self, chats: Sequence[AnsweredChat]) -> Usage:
         """The cost of scoring chats. Nothing is generated, and chats share no prompt."""
         lengths = [len(self.tokenizer(self._text(chat))["input_ids"]) for chat in chats]
-        return total([Usage(0, length, length, 0, self.shape.flops(0, length)) for length in lengths])
+        return total(
+            [Usage(0, length, length, 0, self.shape.flops(0, length) if self.shape else 0) for length in lengths]
+        )
 
     def _text(self, chat: AnsweredChat) -> str:
         rows = [message.to_dict() for message in chat]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from helpers import zoo_outcome
 from helpers.tiny_models import save_tiny
 from helpers.training_runs import settings_of, weights
 from lm_eval_aft.core.errors import ConfigError, EngineError
@@ -70,3 +73,38 @@ def test_weights_that_are_cut_or_of_another_size_are_one_sentence(config, tmp_pa
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(EngineError, match=r"model=.* cannot be loaded: .* the weights are cut or damaged"):
         run_training("sft", broken)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize(("value", "reason"), [(None, "weights are missing"), (math.nan, "weights are not numbers")])
+def test_weights_that_are_missing_or_no_numbers_are_refused(config, tmp_path, rank, value, reason):
+    folder = Path(save_tiny(tmp_path / "m"))
+    file, name = folder / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(file)
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name][0, 0] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        EngineError, match=f"model=.* cannot be trained: {reason} .*{name}; save or fetch the checkpoint"
+    ):
+        run_training("sft", replace(config, model=str(folder), lora_rank=rank))
+
+
+def test_tokens_beyond_the_embedding_are_refused_before_the_first_step(config, tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    tokenizer = load_tokenizer(replace(config, model=folder))
+    tokenizer.add_tokens(["1?"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="cannot be trained: token id 260 is beyond the model's 260 embeddings"):
+        run_training("sft", replace(config, model=folder))
+    assert not list(Path(config.output).glob("checkpoints/*"))
+
+
+def test_an_encoder_is_refused_and_a_decoder_of_its_kind_is_not(config, tmp_path):
+    for name, decodes in (("encoder", False), ("decoder", True)):
+        zoo_outcome.save("bert", str(tmp_path / name), {"is_decoder": decodes})
+    with pytest.raises(EngineError, match=r"cannot be trained: it is not causal, .* BERT needs is_decoder=true"):
+        run_training("sft", replace(config, model=str(tmp_path / "encoder"), max_steps=1))
+    run_training("sft", replace(config, model=str(tmp_path / "decoder"), max_steps=1))

@@ -236,12 +236,10 @@ def greedy_accuracy(model: Any, vocabulary: dict[str, int], problems: Sequence[t
     words = {number: word for word, number in vocabulary.items()}
     prompts = [[vocabulary[word] for word in f"<ask> {p.question} <answer>".split()] for p, _ in problems]
     ids = torch.tensor(prompts, device=model.device)  # (problems, seq)
-    cache, written = None, []
     for _ in range(ANSWER_TOKENS):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache, ids = output.past_key_values, output.logits[:, -1:].argmax(-1)  # (problems, 1)
-        written.append(ids)
-    rows = torch.cat(written, 1).tolist()
+        tokens = model(input_ids=ids).logits[:, -1:].argmax(-1)  # (problems, 1)
+        ids = torch.cat([ids, tokens], dim=-1)  # (problems, seq + 1)
+    rows = ids[:, -ANSWER_TOKENS:].tolist()
     texts = [" ".join(words[token] for token in row).partition(" <end>")[0] for row in rows]
     right = sum(arith.is_right(problem, text) for (problem, _), text in zip(problems, texts, strict=True))
     return right / len(problems)

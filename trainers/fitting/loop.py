@@ -30,7 +30,7 @@ from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nat
 from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.examples import MASK, Encoder, Example
-from trainers.fitting.model import beyond_positions, load_model, set_end_token
+from trainers.fitting.model import beyond_positions, load_model, refuse_foreign_tokens, set_end_token
 from trainers.fitting.run import TrainingRun, damaged, disk_guard, step_of, trim_log
 from trainers.settings import TrainConfig
 
@@ -59,6 +59,8 @@ def fit(
         args._n_gpu = 1
     model = load_model(config)
     set_end_token(model, encoder.end_id)
+    highest = max(max(example.token_ids) for example in [*examples, *validation])
+    refuse_foreign_tokens(model, config, highest)
     if warning := beyond_positions(model, [len(example.token_ids) for example in examples]):
         say(warning)
     base = model.get_base_model() if isinstance(model, PeftModel) else model

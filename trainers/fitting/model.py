@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import loading, reason_of
+from lm_eval_aft.core.model_checks import damaged_weights, embedding_rows, foreign_token, missing_weights
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.run import TrainingRun, disk_guard
@@ -56,18 +57,86 @@ def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
         return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
 
 
+def _load_weights(config: TrainConfig, **options: Any) -> Any:
+    """Load the model.
+
+    Raises:
+        EngineError: If it cannot be loaded, or weights are missing or damaged.
+    """
+    loaded = _load(AutoModelForCausalLM, config, use_safetensors=True, output_loading_info=True, **options)
+    model, info = loaded
+    if reason := missing_weights(info["missing_keys"]) or damaged_weights(model):
+        raise EngineError(f"model={config.model} cannot be trained: {reason}")
+    return model
+
+
+@torch.no_grad()
+def _refuse_other_models(model: Any, config: TrainConfig) -> None:
+    """Check on a few tokens that the model is causal, and that an example's logits do not depend on its batch.
+
+    Raises:
+        EngineError: If it is not, or cannot be run.
+    """
+    ids = torch.arange(2, 14) % (embedding_rows(model) or 14)
+    batch = torch.stack([ids, torch.cat([ids[:8], ids[:4]]), ids.flip(0)])
+    try:
+        together, alone = _logits(model, batch), _logits(model, batch[:1, :8])[0]
+        _run(model.train(), input_ids=batch, labels=batch)
+    except ValueError as error:
+        raise EngineError(f"model={config.model} cannot be trained: it does not run on token ids ({error}).") from error
+    finally:
+        model.eval()
+    bound = alone.nan_to_num().abs().max() * torch.finfo(model.dtype).eps ** 0.5
+    if any(bool((row[:8] - alone).abs().max() > bound) for row in together[:2]):
+        raise EngineError(
+            f"model={config.model} cannot be trained: it is not causal, since its logits at a token depend on later "
+            "tokens or on other examples of the batch. An encoder such as BERT needs is_decoder=true in config.json."
+        )
+
+
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits of a few tokens, (batch, seq, vocab).
+
+    Raises:
+        ValueError: If the model does not run.
+    """
+    logits: torch.Tensor = _run(model, input_ids=ids).logits.float()
+    return logits
+
+
+def _run(model: Any, **inputs: torch.Tensor) -> Any:
+    """The output of a model.
+
+    Raises:
+        ValueError: If the model does not run.
+    """
+    try:
+        # Dropout draws random numbers, and the training that follows must not depend on that.
+        with torch.random.fork_rng(devices=[]):
+            return model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {reason_of(error)}") from error
+
+
+def _is_whole(model: Any) -> bool:
+    """Whether the model can be run. FSDP and DeepSpeed load the weights into shards."""
+    return not any(weights.is_meta or not weights.numel() for weights in model.parameters())
+
+
 def load_model(config: TrainConfig) -> Any:
     """Load the model, with an adapter to train or with all weights in float32.
 
     Raises:
-        EngineError: If it cannot be loaded.
+        EngineError: If it cannot be loaded, its weights are missing or damaged, or it is not causal.
         ConfigError: If it is an adapter, or ``lora_targets`` do not fit it.
     """
     set_seed(config.seed)
     dtype = torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
-    model = _load(AutoModelForCausalLM, config, dtype=dtype, use_safetensors=True)
+    model = _load_weights(config, dtype=dtype)
     # An adapter on the hub shows only after loading.
     _refuse_adapter(config, getattr(model, "_hf_peft_config_loaded", False))
+    if _is_whole(model):
+        _refuse_other_models(model, config)
     if not config.lora_rank:
         return model
     _check_targets(model, config)
@@ -82,14 +151,24 @@ def load_model(config: TrainConfig) -> Any:
         # peft uses a name that transformers 5.23 deprecates.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            return get_peft_model(model, adapter)
+            adapted = get_peft_model(model, adapter)
+        if _is_whole(adapted):
+            # A layer may be called in a way that its adapter is not.
+            with torch.no_grad():
+                _logits(adapted, torch.tensor([[2, 3, 4]]))
     except ValueError as error:
-        raise ConfigError(f"lora_targets={','.join(config.lora_targets)} does not fit the model: {error}") from error
+        names = ",".join(config.lora_targets)
+        raise ConfigError(
+            f"lora_targets={names} does not fit the model: {error}; name other layers, for example "
+            "lora_targets=q_proj,v_proj, or train all weights with lora_rank=0."
+        ) from error
+    return adapted
 
 
 def _check_targets(model: Any, config: TrainConfig) -> None:
     """Check each name of ``lora_targets``: peft is content if one fits, and tied weights cannot be merged."""
-    tied = (model.get_input_embeddings(), model.get_output_embeddings()) if model.config.tie_word_embeddings else ()
+    is_tied = getattr(model.config, "tie_word_embeddings", False)
+    tied = (model.get_input_embeddings(), model.get_output_embeddings()) if is_tied else ()
     for target in config.lora_targets if config.lora_targets != ("all-linear",) else ():
         layers = [layer for name, layer in model.named_modules() if f".{name}".endswith(f".{target}")]
         if not layers:
@@ -111,6 +190,21 @@ def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
     return f"warning: {longer} examples are longer than {limit}"
 
 
+def refuse_foreign_tokens(model: Any, config: TrainConfig, highest: int) -> None:
+    """Refuse examples with tokens that the model has no embedding for.
+
+    Args:
+        model: The model to train.
+        config: Its name is shown.
+        highest: The highest token id of all examples.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if reason := foreign_token(highest, embedding_rows(model)):
+        raise ConfigError(f"model={config.model} cannot be trained: {reason}")
+
+
 def set_end_token(model: Any, end_id: int) -> None:
     """Add the token that ends targets to the model's generation settings, so that every engine stops there."""
     known = model.generation_config.eos_token_id
@@ -126,7 +220,7 @@ def set_end_token(model: Any, end_id: int) -> None:
 def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[str]) -> Path:
     """Write base and adapter as one checkpoint, in ``save_dtype`` or the base's dtype. Returns its folder."""
     folder = run.folder / "merged"
-    base = _load(AutoModelForCausalLM, run.config, dtype="auto", use_safetensors=True)
+    base = _load_weights(run.config, dtype="auto")
     dtype = getattr(torch, run.config.save_dtype) if run.config.save_dtype else base.dtype
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

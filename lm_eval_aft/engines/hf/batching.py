@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import torch
 
 from lm_eval_aft.core.records import Request, Sampling
+
+Scoring = Literal["at_once", "stepwise", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,28 @@ class Group:
     token_ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RowRules:
+    """Which rows may share a batch without a change of their logits.
+
+    Attributes:
+        mixed_lengths: Whether prompts of different lengths may share a batch, with pads.
+        many_rows: Whether a batch may have several rows.
+        scoring: How continuations of a prompt are computed: all tokens of each at once after the cached prompt, token
+            by token after it, or each with its prompt from the start.
+    """
+
+    mixed_lengths: bool = True
+    many_rows: bool = True
+    scoring: Scoring = "at_once"
+
+
 def cut_batches(
-    requests: Sequence[Request], positions: Sequence[int], batch_tokens: int, batch_prompts: int | None
+    requests: Sequence[Request],
+    positions: Sequence[int],
+    batch_tokens: int,
+    batch_prompts: int | None,
+    rules: RowRules,
 ) -> Iterator[list[Group]]:
     """Group equal prompts and cut them into batches, longest first, each with one sampling.
 
@@ -33,6 +56,7 @@ def cut_batches(
         positions: The requests to cut into batches.
         batch_tokens: Tokens a batch may hold, with every row as long as the longest prompt and completion.
         batch_prompts: Distinct prompts a batch may hold, or None for no limit.
+        rules: Which rows may share a batch.
     """
     by_prompt: dict[tuple[Sampling, tuple[int, ...]], list[int]] = {}
     for position in positions:
@@ -43,9 +67,10 @@ def cut_batches(
     rows, longest, current = 0, 0, None
     for sampling, token_ids in order:
         length = (len(token_ids) + sampling.max_tokens) * sampling.beams
-        for part in _parts(by_prompt[sampling, token_ids], max(1, batch_tokens // length)):
+        for part in _parts(by_prompt[sampling, token_ids], max(1, batch_tokens // length) if rules.many_rows else 1):
             longest = max(longest, length) if batch else length
-            full = (rows + len(part)) * longest > batch_tokens
+            full = (rows + len(part)) * longest > batch_tokens or not rules.many_rows
+            full = full or (longest != length and not rules.mixed_lengths)
             if batch and (full or sampling != current or len(batch) == batch_prompts):
                 yield batch
                 batch, rows, longest = [], 0, length

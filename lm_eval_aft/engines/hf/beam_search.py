@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from lm_eval_aft.core.records import Request
 from lm_eval_aft.engines.hf.batching import Group, left_pad
+from lm_eval_aft.engines.hf.forward import restart_rope, rope_changes
+from lm_eval_aft.engines.hf.sampling import refuse_damaged
 
 
 @torch.inference_mode()
@@ -38,7 +40,20 @@ def beam_search(
         no_repeat_ngram_size=0,
         length_penalty=1.0,
     )
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    if rope_changes(model.config):
+        restart_rope(model, ids)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([_refuse_damaged]),
+    )
     for group, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
         end = next((index for index, token in enumerate(row) if token in stop_ids), len(row) - 1)
         yield from ((position, row[: end + 1]) for position in group.positions)
+
+
+def _refuse_damaged(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A logits processor that changes nothing: (rows, vocab) in and out."""
+    refuse_damaged(scores.amax(-1))
+    return scores

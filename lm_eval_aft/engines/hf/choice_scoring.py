@@ -5,27 +5,36 @@ lm-eval's own scoring computes a prompt again for each continuation of more than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.engine import Score, TokenIds
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.model_checks import embedding_rows, foreign_token
 from lm_eval_aft.core.progress import Bar
-from lm_eval_aft.engines.hf.batching import left_pad
-from lm_eval_aft.engines.hf.forward import Forward
+from lm_eval_aft.engines.hf.batching import RowRules, left_pad
+from lm_eval_aft.engines.hf.forward import Forward, RowCache, whole_logits
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory
+from lm_eval_aft.engines.hf.sampling import refuse_damaged
 from lm_eval_aft.engines.lm_scorer import LMScorer
 
 
 class SharedPromptScorer(LMScorer):
-    """Scores requests with HFLM, and the choices of a question with one computation of their prompt."""
+    """Scores requests with HFLM, and the choices of a question with one computation of their prompt.
 
-    shares_prompts = True
+    Attributes:
+        shares_prompts: See ``Scorer``. False for the few models that must read each choice with its whole prompt.
+    """
 
-    def __init__(self, lm: HFLM, renderer: TokenizerRenderer, forward: Forward, limits: BatchLimits) -> None:
+    def __init__(
+        self, lm: HFLM, renderer: TokenizerRenderer, forward: Forward, limits: BatchLimits, rules: RowRules
+    ) -> None:
         """Wrap a loaded model.
 
         Args:
@@ -33,19 +42,49 @@ class SharedPromptScorer(LMScorer):
             renderer: The engine's renderer.
             forward: Runs the same model.
             limits: What a batch may hold, shared with generation.
+            rules: Which rows may share a batch.
         """
         super().__init__(lm, renderer)
-        self._forward, self._limits = forward, limits
+        self._forward, self._limits, self._rules = forward, limits, rules
+        self._embedding_rows = embedding_rows(lm.model)
+        highest = max(renderer.tokenizer.get_vocab().values(), default=0)
+        self._has_foreign_tokens = foreign_token(highest, self._embedding_rows) is not None
+        self.shares_prompts = rules.many_rows and rules.scoring != "whole"
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
+        """See ``Scorer.loglikelihood``.
+
+        Raises:
+            EngineError: If a token has no embedding, or a score is not a number.
+        """
+        if self._has_foreign_tokens:
+            self._refuse_foreign_tokens([part for request in requests for part in self.encode_pair(*request.args)])
+        scores = super().loglikelihood(requests, disable_tqdm)
+        self._refuse_damaged([score for score, _ in scores])
+        return scores
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """See ``Scorer.loglikelihood_rolling``.
+
+        Raises:
+            EngineError: If a token has no embedding, or a score is not a number.
+        """
+        if self._has_foreign_tokens:
+            self._refuse_foreign_tokens([self.lm.tok_encode(request.args[0]) for request in requests])
+        scores = super().loglikelihood_rolling(requests, disable_tqdm)
+        self._refuse_damaged(scores)
+        return scores
 
     def score_choices(
         self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], *, quiet: bool = False
     ) -> Iterator[tuple[int, list[Score]]]:
         """See ``Scorer.score_choices``. A batch that does not fit the memory is halved."""
+        self._refuse_foreign_tokens([*prompts, *(choice for own in choices for choice in own)])
         left = list(range(len(prompts)))
         with Bar(desc="choices", total=len(prompts), disable=quiet, unit="prompt", smoothing=0) as bar:
             while left:
                 # Scoring holds the logits of every position of a choice, so a batch gets a quarter of the tokens.
-                batch = next(cut_prompts(prompts, choices, self._limits.tokens // 4, left))
+                batch = next(cut_prompts(prompts, choices, self._limits.tokens // 4, left, self._rules))
                 scores = self._score([prompts[index] for index in batch], [choices[index] for index in batch])
                 if scores is None:
                     self._limits.lower(self._limits.tokens // 2)
@@ -62,8 +101,7 @@ class SharedPromptScorer(LMScorer):
             EngineError: If the batch holds one prompt only.
         """
         try:
-            scores: list[list[Score]] = score_batch(self._forward, prompts, choices, self.lm.device)
-            return scores
+            return self._score_batch(prompts, choices)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -74,9 +112,41 @@ class SharedPromptScorer(LMScorer):
                 f"{self.lm.device}: use a smaller dtype, fewer drafts or more devices."
             ) from error
 
+    def _score_batch(self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]]) -> list[list[Score]]:
+        device: torch.device = self.lm.device
+        if self.shares_prompts:
+            at_once: bool = self._rules.scoring == "at_once"
+            scores: list[list[Score]] = score_batch(self._forward, prompts, choices, device, at_once)
+            return scores
+        rows = [(prompt, choice) for prompt, own in zip(prompts, choices, strict=True) for choice in own]
+        of_rows = score_whole(self.lm.model, rows, device, self._rules.many_rows)
+        return [[next(of_rows) for _ in own] for own in choices]
+
+    def _refuse_damaged(self, scores: Sequence[float]) -> None:
+        """Refuse scores that are NaN. A choice without probability is no damage.
+
+        Raises:
+            EngineError: If there is one.
+        """
+        if any(math.isnan(score) for score in scores):
+            refuse_damaged(torch.tensor(math.nan, dtype=self.lm.model.dtype))
+
+    def _refuse_foreign_tokens(self, texts: Sequence[TokenIds]) -> None:
+        """Refuse tokens that the model has no embedding for.
+
+        Raises:
+            EngineError: If there is one.
+        """
+        if reason := foreign_token(max((max(ids, default=0) for ids in texts), default=0), self._embedding_rows):
+            raise EngineError(reason)
+
 
 def cut_prompts(
-    prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], batch_tokens: int, indices: Iterable[int]
+    prompts: Sequence[TokenIds],
+    choices: Sequence[Sequence[TokenIds]],
+    batch_tokens: int,
+    indices: Iterable[int],
+    rules: RowRules,
 ) -> Iterator[list[int]]:
     """Yield batches of prompt indices, longest first; a batch costs rows x its longest row.
 
@@ -85,13 +155,16 @@ def cut_prompts(
         choices: Token ids of each prompt's continuations. Each makes a row.
         batch_tokens: Maximum tokens of a batch. A batch of one prompt may exceed it.
         indices: The prompts to cut into batches.
+        rules: Which rows may share a batch.
     """
     order = sorted(indices, key=lambda index: -len(prompts[index]))
     batch: list[int] = []
     rows = longest = 0
     for index in order:
         length = len(prompts[index]) + max(map(len, choices[index]))
-        if batch and (rows + len(choices[index])) * max(longest, length) > batch_tokens:
+        full = (rows + len(choices[index])) * max(longest, length) > batch_tokens
+        mixed = bool(batch) and len(prompts[index]) != len(prompts[batch[0]])
+        if batch and (full or (mixed and not rules.mixed_lengths)):
             yield batch
             batch, rows, longest = [], 0, 0
         batch.append(index)
@@ -102,33 +175,80 @@ def cut_prompts(
 
 @torch.inference_mode()
 def score_batch(
-    forward: Forward, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], device: torch.device
+    forward: Forward,
+    prompts: Sequence[TokenIds],
+    choices: Sequence[Sequence[TokenIds]],
+    device: torch.device,
+    at_once: bool = True,
 ) -> list[list[Score]]:
     """The log-probability of each continuation, and whether greedy decoding would write it.
 
     Args:
         forward: Runs the model.
-        prompts: Token ids.
+        prompts: Token ids. Each runs through the model once.
         choices: Token ids of each prompt's continuations. An empty one has probability 1.
         device: The device of the model.
+        at_once: Whether all tokens of a continuation run through the model at once, or one after the other.
     """
     ids, mask = left_pad(prompts, device)  # (prompts, longest) each
-    cache = forward.new_cache()
+    cache = RowCache()
     first_logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)  # (prompts, 1, vocab)
     owner = torch.tensor([number for number, own in enumerate(choices) for _ in own], device=device)  # (rows,)
     rows = [list(continuation) for own in choices for continuation in own]
     width = max(1, *map(len, rows))
     targets = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (rows, width)
     real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)  # (rows, width)
-    logits = first_logits[owner]  # (rows, 1, vocab)
+    logits = [first_logits[owner]]  # (rows, 1, vocab)
     if width > 1:
-        cache.batch_select_indices(owner)
-        positions = mask[owner].sum(-1, keepdim=True) + torch.arange(width - 1, device=device)  # (rows, width - 1)
+        cache.select(owner)
         full_mask = torch.cat([mask[owner], real[:, :-1]], dim=-1)  # (rows, longest + width - 1)
-        later_logits = forward(targets[:, :-1], full_mask, positions, cache, width - 1)
-        logits = torch.cat([logits, later_logits], dim=1)
+        positions = mask[owner].sum(-1, keepdim=True) + torch.arange(width - 1, device=device)  # (rows, width - 1)
+        size = width - 1 if at_once else 1
+        for start in range(0, width - 1, size):
+            part = slice(start, start + size)
+            seen = full_mask[:, : ids.shape[1] + start + size]
+            logits.append(forward(targets[:, part], seen, positions[:, part], cache, size))
+    scores = iter(_scores(torch.cat(logits, dim=1), targets, real))
+    return [[next(scores) for _ in own] for own in choices]
+
+
+@torch.inference_mode()
+def score_whole(
+    model: Any, rows: Sequence[tuple[TokenIds, TokenIds]], device: torch.device, many_rows: bool
+) -> Iterator[Score]:
+    """Score continuations, each with its whole prompt in one forward pass. Rows of one pass have equal lengths.
+
+    Args:
+        model: A causal transformers model.
+        rows: Token ids of prompt and continuation.
+        device: The device of the model.
+        many_rows: Whether a pass may have several rows.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, (prompt, choice) in enumerate(rows):
+        by_length.setdefault(len(prompt) + len(choice) if many_rows else -index, []).append(index)
+    scores: dict[int, Score] = {}
+    for indices in by_length.values():
+        ids = torch.tensor([[*rows[index][0], *rows[index][1]] for index in indices], device=device)  # (rows, tokens)
+        sizes = torch.tensor([len(rows[index][1]) for index in indices], device=device)  # (rows,)
+        width = int(sizes.max())
+        logits = whole_logits(model, ids, width + 1)[:, :-1]  # (rows, width, vocab)
+        real = (torch.arange(width, device=device) >= width - sizes[:, None]).long()  # (rows, width)
+        scores |= zip(indices, _scores(logits, ids[:, ids.shape[1] - width :], real), strict=True)
+    return iter([scores[index] for index in range(len(rows))])
+
+
+def _scores(logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> list[Score]:
+    """The score of each row.
+
+    Args:
+        logits: (rows, width, vocab).
+        targets: Token ids, (rows, width).
+        real: 1 for tokens of the continuation and 0 for others, (rows, width).
+    """
     log_probabilities = logits.float().log_softmax(-1)  # (rows, width, vocab)
     of_targets = log_probabilities.gather(-1, targets[..., None])[..., 0] * real  # (rows, width)
+    if bool(of_targets.isnan().any()):
+        refuse_damaged(logits.amax(-1))
     greedy = ((logits.argmax(-1) == targets) | (real == 0)).all(-1)  # (rows,)
-    scores = iter(zip(of_targets.sum(-1).tolist(), greedy.tolist(), strict=True))
-    return [[next(scores) for _ in own] for own in choices]
+    return list(zip(of_targets.sum(-1).tolist(), greedy.tolist(), strict=True))

@@ -19,16 +19,19 @@ from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.loading import loading
+from lm_eval_aft.core.log import log
+from lm_eval_aft.core.model_checks import embedding_rows, foreign_token
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.engines.ending import find_stop_ids, has_ended, text_before_stop
 from lm_eval_aft.engines.hf.batching import Group, cut_batches, left_pad
 from lm_eval_aft.engines.hf.beam_search import beam_search
 from lm_eval_aft.engines.hf.choice_scoring import SharedPromptScorer
-from lm_eval_aft.engines.hf.forward import Forward
+from lm_eval_aft.engines.hf.forward import RowCache, rope_changes
 from lm_eval_aft.engines.hf.loading import HFArgs, load_failure, load_lm
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory, measured_tokens
-from lm_eval_aft.engines.hf.sampling import RowSampler
+from lm_eval_aft.engines.hf.sampling import RowSampler, refuse_damaged
+from lm_eval_aft.engines.hf.self_check import SAMPLE, find_forward
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
 
@@ -41,6 +44,7 @@ class HFEngine:
         tokenizer: Its tokenizer.
         stop_ids: Token ids that end a text.
         limits: What one batch may hold.
+        rules: Which rows may share a batch.
         spare_pads: Pads before the longest prompt of a batch.
     """
 
@@ -59,16 +63,24 @@ class HFEngine:
         )
         self.max_length = int(lm.max_length)
         self.shape = model_shape(self.model)
+        self._embedding_rows = embedding_rows(self.model)
         self.device: torch.device = lm.device
         self.processes: Processes = lm
         self.stop_ids = find_stop_ids(getattr(self.model.generation_config, "eos_token_id", None), self.renderer)
         tokens = args.batch_tokens or measured_tokens(self.model, self.device)
         self.limits = BatchLimits(tokens, args.batch_prompts)
+        sample = lm.tok_encode(SAMPLE, add_special_tokens=False)
+        self._forward, self.rules = find_forward(self.model, sample, self.max_length, self.device)
+        if rope_changes(self.model.config):
+            log.warning(
+                "The rope of this model changes with the length of a text: only prompts of one length share a batch, "
+                "and plain loglikelihood scores depend on the longest text of their batch, as with --model hf."
+            )
         # Without a pad in a batch transformers drops the mask. scaled_dot_product_attention then takes a path for
         # grouped heads that is slow in bf16 on a CPU: 134 against 57 ms a step (5 rows of 1,200 tokens, 135M model).
-        self.spare_pads = int(self.device.type == "cpu" and self.model.dtype == torch.bfloat16)
-        self._forward = Forward(self.model)
-        self.scorer: Scorer = SharedPromptScorer(lm, self.renderer, self._forward, self.limits)
+        slow_without_pads = self.device.type == "cpu" and self.model.dtype == torch.bfloat16
+        self.spare_pads = int(slow_without_pads and self.rules.mixed_lengths)
+        self.scorer: Scorer = SharedPromptScorer(lm, self.renderer, self._forward, self.limits, self.rules)
         self.fingerprint = self._fingerprint(args.text_settings)
         self.info: Mapping[str, Any] = {
             "torch": torch.__version__,
@@ -94,6 +106,7 @@ class HFEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``. Batches run longest first; a batch that does not fit the memory is halved."""
+        self._refuse_foreign_tokens(requests)
         waiting = deque(self._cut(requests, range(len(requests))))
         while waiting:
             batch = waiting.popleft()
@@ -115,14 +128,26 @@ class HFEngine:
                 later = [position for other in waiting for group in other for position in group.positions]
                 waiting = deque(self._cut(requests, [*sorted(left), *later]))
 
+    def _refuse_foreign_tokens(self, requests: Sequence[Request]) -> None:
+        """Refuse prompts with tokens that the model has no embedding for.
+
+        Raises:
+            EngineError: If there is one.
+        """
+        highest = max((max(request.prompt.token_ids or (0,)) for request in requests), default=0)
+        if reason := foreign_token(highest, self._embedding_rows):
+            raise EngineError(reason)
+
     def _cut(self, requests: Sequence[Request], positions: Sequence[int]) -> Iterator[list[Group]]:
-        return cut_batches(requests, positions, self.limits.tokens, self.limits.prompts)
+        return cut_batches(requests, positions, self.limits.tokens, self.limits.prompts, self.rules)
 
     def _complete(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
         """Complete the requests of a batch, by sampling or by beam search."""
         if requests[batch[0].positions[0]].sampling.beams == 1:
             yield from self._decode(requests, batch)
             return
+        if not self.rules.many_rows:
+            raise EngineError("strategy=beam cannot be used: this model runs one row at a time.")
         for position, token_ids in beam_search(self.model, requests, batch, self.stop_ids):
             yield position, self._completion(requests[position], token_ids, True)
 
@@ -130,12 +155,12 @@ class HFEngine:
     def _decode(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
         """Prefill each prompt once, copy its cache to its samples, then decode all rows until each has ended."""
         ids, mask = left_pad([group.token_ids for group in batch], self.device, self.spare_pads)  # (prompts, longest)
-        cache = self._forward.new_cache()
+        cache = RowCache()
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
         owners = [number for number, group in enumerate(batch) for _ in group.positions]
         if len(owners) > len(batch):
             owner = torch.tensor(owners, device=self.device)  # (rows,)
-            cache.batch_select_indices(owner)
+            cache.select(owner)
             logits, mask = logits[owner], mask[owner]
         rows = [position for group in batch for position in group.positions]
         # The prefill of a prompt is counted at its first sample.
@@ -146,6 +171,7 @@ class HFEngine:
         generated: dict[int, list[int]] = {row: [] for row in rows}
         while True:
             tokens = sampler.draw(logits)  # (rows,)
+            refuse_damaged(logits.gather(-1, tokens[:, None]))
             unfinished = []
             for index, token in enumerate(tokens.tolist()):
                 row = rows[index]
@@ -158,7 +184,7 @@ class HFEngine:
                 return
             if len(unfinished) < len(rows):
                 kept = torch.tensor(unfinished, device=self.device)  # (unfinished rows,)
-                cache.batch_select_indices(kept)
+                cache.select(kept)
                 tokens, mask, lengths = tokens[kept], mask[kept], lengths[kept]
                 sampler.keep(unfinished)
                 rows = [rows[index] for index in unfinished]

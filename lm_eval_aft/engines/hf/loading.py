@@ -6,8 +6,12 @@ HFLM loads the model and the tokenizer. It also scores loglikelihood requests. I
 from __future__ import annotations
 
 import inspect
+import logging
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.log import log
+from lm_eval_aft.core.model_checks import damaged_weights, missing_weights
 from lm_eval_aft.core.secrets import is_secret
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 
@@ -92,13 +97,48 @@ def load_lm(args: HFArgs) -> HFLM:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and on_cpu:
         # Without this setting accelerate takes each CPU process for the only one.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    lm = HFLM(batch_size=args.batch_size, **args.loader)
+    with _missing_weights() as missing:
+        lm = HFLM(batch_size=args.batch_size, **args.loader)
     leave_group_at_exit()
     _share_requests(lm)
     if lm.config.is_encoder_decoder:
         raise ValueError("it is an encoder-decoder model, and engine=hf runs causal ones.")
+    if reason := missing_weights(missing) or damaged_weights(lm.model):
+        raise ValueError(reason)
     _warn_of_ignored_settings(lm.model, args.loader)
     return lm
+
+
+@contextmanager
+def _missing_weights() -> Iterator[list[str]]:
+    """Collect the weights that transformers and peft do not find in the checkpoints that are loaded meanwhile.
+
+    transformers only reports them in a log message, and peft in a warning. HFLM has no argument for transformers' own
+    ``output_loading_info``.
+    """
+    missing: list[str] = []
+
+    def read(record: logging.LogRecord) -> bool:
+        names = re.findall(r"^(\S+) *\|[^|\n]*MISSING", record.getMessage(), re.MULTILINE)
+        missing.extend(names)
+        return shown and not names
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    level, shown = logger.level, logger.isEnabledFor(logging.WARNING)
+    if not shown:
+        logger.setLevel(logging.WARNING)
+    logger.addFilter(read)
+    try:
+        with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
+            yield missing
+    finally:
+        logger.removeFilter(read)
+        logger.setLevel(level)
+    for warning in caught:
+        if "missing adapter keys" in str(warning.message):
+            missing.extend(re.findall(r"'([^']+)'", str(warning.message)))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def load_failure(error: Exception, args: HFArgs) -> EngineError:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lm_eval_aft.core.log import log
-from lm_eval_aft.core.model_shape import head_size
+from lm_eval_aft.core.model_shape import SHAPE_ERRORS, attention_width
 
 # Keys and values of a 135M model then take 1.5 GB. More rows are no faster on two cores.
 CPU_BATCH_TOKENS = 65_536
@@ -46,8 +46,12 @@ def measured_tokens(model: Any, device: torch.device) -> int:
     if device.type != "cuda":
         return CPU_BATCH_TOKENS
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * head_size(config) * model.dtype.itemsize
+    try:
+        width = attention_width(config, keys=True)
+        token_bytes = 2 * config.num_hidden_layers * width * model.dtype.itemsize
+    except SHAPE_ERRORS:
+        # A model without attention keeps no keys and values.
+        return CPU_BATCH_TOKENS
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return max(CPU_BATCH_TOKENS, int(free_bytes) // 3 // int(token_bytes))
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Sampling
 
 # Most nuclei are smaller. A larger one is found by a full sort.
@@ -53,6 +54,19 @@ class RowSampler:
         # A uniform variate of 0 gives -inf, which is never the largest.
         gumbel = noise.log_().neg_().log_().neg_()
         return (scores + gumbel).argmax(-1)
+
+
+def refuse_damaged(logits: torch.Tensor) -> None:
+    """Refuse logits that are not numbers. NaN anywhere in a row is the largest, so the chosen tokens' logits suffice.
+
+    Raises:
+        EngineError: If one is NaN or infinite.
+    """
+    if not bool(logits.isfinite().all()):
+        raise EngineError(
+            "the model's logits are not numbers (NaN or infinite): its weights are damaged, or they overflow "
+            f"{str(logits.dtype).removeprefix('torch.')}; try dtype=bfloat16 or dtype=float32."
+        )
 
 
 def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
