@@ -20,7 +20,7 @@ from typing import Literal
 
 from lm_eval_aft.analysis.conditions import conditions_of, group_differences, primary_score
 from lm_eval_aft.analysis.groups import listed_names, members_of
-from lm_eval_aft.analysis.judgements import pair_judgements, read_judged_models
+from lm_eval_aft.analysis.judgements import pair_judgements, pair_stored_judgements, read_judged_models
 from lm_eval_aft.analysis.pairing import PairedScores, UnusableScores, pair_group, pair_scores
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import (
@@ -264,14 +264,28 @@ def _pair(
     A name whose scores cannot be compared is skipped, and the reason is appended to ``left_out``.
     """
     for name in names:
-        score = _score(other.run, name, metric)
+        judged = _judged_score(baseline, other, name, metric)
+        score = judged or _score(other.run, name, metric)
         try:
-            if name in other.run.groups:
+            if judged:
+                yield score, pair_stored_judgements(baseline, other, name, common)
+            elif name in other.run.groups:
                 yield score, pair_group(baseline, other, score, common)
             else:
                 yield score, pair_scores(baseline, other, name, score.metric, score.filter, common)
         except UnusableScores as error:
             left_out.append(str(error))
+
+
+def _judged_score(baseline: RunEntry, other: RunEntry, name: str, metric: str | None) -> Score | None:
+    """The score of a judged task whose parts are the judgements; None if it is not the one to compare.
+
+    A judge's scores are in lm-eval's results, and its judgements are in files of their own.
+    """
+    for entry in (other, baseline):
+        if name in entry.judged and metric in (None, entry.judged[name].paired):
+            return next(score for score in entry.run.scores_of(name) if score.metric == entry.judged[name].paired)
+    return None
 
 
 def _score(run: EvalRun, name: str, metric: str | None) -> Score:

@@ -8,11 +8,12 @@ reference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from lm_eval_aft.analysis.pairing import PairedScores
+from lm_eval_aft.analysis.pairing import PairedScores, UnusableScores
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations
 from lm_eval_aft.judging.mt_bench.replies import read_judgements
@@ -78,6 +79,46 @@ def _preferences(path: Path) -> JudgedModel:
     first, missing = annotations[0], len(annotations) - len(scores)
     setting = f"judge {first.annotator}, reference {first.generator_1}"
     return JudgedModel(path, first.generator_2, "alpaca_eval", "preference", setting, scores, missing)
+
+
+def pair_stored_judgements(baseline: RunEntry, other: RunEntry, task: str, common: bool) -> PairedScores:
+    """Pair the judgements that ``aft judge``, or a judge within the run, left beside two runs.
+
+    Args:
+        baseline: One run.
+        other: Another run.
+        task: The judged task.
+        common: See ``pair_judgements``.
+
+    Raises:
+        UnusableScores: A run is not judged, or the runs were judged differently or on different questions.
+    """
+    first, second = (_stored_model(entry, task) for entry in (baseline, other))
+    try:
+        pairs = pair_judgements(first, second, common)
+    except RecordError as error:
+        raise UnusableScores(f"{task}: {error}") from error
+    # AlpacaEval states preferences in percent.
+    scale = 100 if first.task == "alpaca_eval" else 1
+    return replace(
+        pairs,
+        task=task,
+        metric=other.judged[task].paired,
+        baseline=tuple(scale * value for value in pairs.baseline),
+        other=tuple(scale * value for value in pairs.other),
+    )
+
+
+def _stored_model(entry: RunEntry, task: str) -> JudgedModel:
+    stored = entry.judged.get(task)
+    if stored is None:
+        benchmark = task.rpartition("::")[2].removeprefix("aft_")
+        raise UnusableScores(
+            f"{task}: {entry.label} is not judged, or its judgements are not beside it, so there is no comparison: aft "
+            f"judge {benchmark} {entry.run.path} judges it."
+        )
+    models = read_judged_models(stored.judgements)
+    return next((model for model in models if stored.judge in model.setting), models[0])
 
 
 def pair_judgements(baseline: JudgedModel, other: JudgedModel, common: bool) -> PairedScores:

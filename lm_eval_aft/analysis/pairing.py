@@ -208,7 +208,10 @@ def _numbers(sample: Sample, metric: str) -> list[float]:
         )
     if isinstance(value, list) and value and all(isinstance(part, int | float) for part in value):
         return [float(part) for part in value]
-    return [sample.score(metric)]
+    try:
+        return [sample.score(metric)]
+    except RecordError as error:
+        raise UnusableScores(str(error)) from error
 
 
 def _refuse_infinite(entry: RunEntry, task: str, metric: str, samples: Mapping[Document, Sample]) -> None:

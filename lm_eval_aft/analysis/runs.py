@@ -21,6 +21,8 @@ from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Sampling, Trace
+from lm_eval_aft.judging.stored import StoredScores, stored_scores, with_stored_scores
+from lm_eval_aft.storage.location import run_folders
 from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples
 from lm_eval_aft.storage.traces import read_traces, trace_files
 
@@ -53,12 +55,14 @@ class RunEntry:
         label: A name that no other entry has.
         trace_folder: The folder of its traces; None if there are none.
         keep: Whether samples and traces stay in memory.
+        judged: The scores by task that ``aft judge`` left beside the run.
     """
 
     run: EvalRun
     label: str
     trace_folder: Path | None
     keep: bool = False
+    judged: Mapping[str, StoredScores] = field(default_factory=dict)
     _samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def logged(self, task: str) -> bool:
@@ -191,9 +195,14 @@ def read_entries(folders: Sequence[Path], traces: Path | None = None, keep: bool
             roots.setdefault(run.path.resolve(), (run, folder))
     names = labels([run for run, _ in roots.values()])
     return tuple(
-        RunEntry(run, label, find_traces(run, traces, [root]) if run.settings else None, keep)
+        _entry(run, label, find_traces(run, traces, [root]) if run.settings else None, keep)
         for (run, root), label in zip(roots.values(), names, strict=True)
     )
+
+
+def _entry(run: EvalRun, label: str, trace_folder: Path | None, keep: bool) -> RunEntry:
+    judged = stored_scores(run)
+    return RunEntry(with_stored_scores(run, judged), label, trace_folder, keep, judged)
 
 
 def find_traces(run: EvalRun, folder: Path | None, roots: Sequence[Path] = ()) -> Path | None:
@@ -208,11 +217,7 @@ def find_traces(run: EvalRun, folder: Path | None, roots: Sequence[Path] = ()) -
         The first folder that holds a trace file: ``folder``, the one that record= named, one near the results file,
         one of the roots. None if no folder does.
     """
-    model_args = run.config.get("model_args")
-    record = model_args.get("record") if isinstance(model_args, dict) else None
-    # aft sweep puts the traces into the folder above that of the results.
-    near = [run.path.parent, *(above / "traces" for above in run.path.parents[1:2])]
-    candidates = [folder, Path(str(record)) if record else None, *near, *roots]
+    candidates = (folder, *run_folders(run), *roots)
     return next((each for each in candidates if each is not None and trace_files(each)), None)
 
 

@@ -14,9 +14,10 @@ from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_TOP_LOGPROBS
-from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
+from lm_eval_aft.judging.alpaca_eval.files import find_outputs, judged_folder, read_outputs
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference, score_annotations
 from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions, write_summary
+from lm_eval_aft.judging.cache import CACHE_FILE
 from lm_eval_aft.judging.judge import Estimate
 
 # the values are percentages already
@@ -60,7 +61,8 @@ def alpaca_eval(
     RUN is a model_outputs.json, the folder that record= named, or the --output_path of a run of aft_alpaca_eval with
     --log_samples. The package alpaca_eval makes the comparisons with the judge that you name. With --annotations, the
     command scores comparisons of an earlier run instead. It writes annotations, scores and the leaderboard row to
-    --output, which is alpaca_eval beside RUN by default. With --annotations it writes only if --output is given.
+    --output. By default that is the folder alpaca_eval in the one that record= named, or else beside RUN. With
+    --annotations it writes only if --output is given. aft report shows the scores that it finds there.
     """
     options = ScoringOptions(not no_lc, difficulty, allow_missing, regex, top_logprobs)
     if annotations:
@@ -75,7 +77,7 @@ def alpaca_eval(
             "--judge-engine gives no log-probabilities: add --regex, or serve the judge and name its URL."
         )
     outputs = find_outputs(run)
-    folder = output or outputs.parent / "alpaca_eval"
+    folder = output or judged_folder(outputs, CACHE_FILE)
     note(f"answers: {outputs}")
     answers, references = read_outputs(outputs, name), read_reference(reference)
 

@@ -69,9 +69,10 @@ def mt_bench(
     """Have a judge rate both turns of each MT-Bench answer from 1 to 10.
 
     RUN is the --output_path of a run of aft_mt_bench with --log_samples, the folder that record= named, or a
-    model_answer file of FastChat. Judgements and scores are written to --output, which is mt_bench beside RUN by
-    default. Scores with our own judge prompts have names of their own. For scores that compare with published ones,
-    give FastChat's prompts with --judge-prompts and --references, and use the judge of the published scores.
+    model_answer file of FastChat. Judgements and scores are written to --output. By default that is the folder mt_bench
+    in the one that record= named, or else beside RUN. aft report shows the scores that it finds there. Scores with our
+    own judge prompts have names of their own. For scores that compare with published ones, give FastChat's prompts with
+    --judge-prompts and --references, and use the judge of the published scores.
     """
     if judgments:
         _show_scores(read_judgements(judgments), _categories(judgments, questions), allow_missing, form)

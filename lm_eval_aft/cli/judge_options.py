@@ -14,7 +14,8 @@ from lm_eval_aft.analysis.report.tables import FORMS
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.names import display_name
-from lm_eval_aft.judging.judge import CACHE_FILE, CONCURRENCY, RETRIES, TIMEOUT_S, Judge
+from lm_eval_aft.judging.cache import CACHE_FILE
+from lm_eval_aft.judging.judge import CONCURRENCY, RETRIES, TIMEOUT_S, Judge
 from lm_eval_aft.judging.local import LocalClient
 
 

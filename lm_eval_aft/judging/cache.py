@@ -13,6 +13,9 @@ from typing import Any
 from lm_eval_aft.core.errors import JudgeError
 from lm_eval_aft.storage.sqlite import FileKind, SQLiteFile, digest
 
+# The cache's name in the folder of the results.
+CACHE_FILE = "judgements.sqlite"
+
 JUDGE_CACHE = FileKind(
     name="cache of judgements",
     option="--cache",

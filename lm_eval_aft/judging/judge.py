@@ -28,8 +28,6 @@ from lm_eval_aft.engines.api.renderers import EstimateRenderer
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
 from lm_eval_aft.judging.cache import JudgeCache
 
-# The cache's name in the folder of the results.
-CACHE_FILE = "judgements.sqlite"
 # Defaults of the commands and of a judge that --metadata names.
 CONCURRENCY, TIMEOUT_S, RETRIES = 8, 300.0, 8
 # Wait before the first retry of a call whose reply is broken, and the longest wait.

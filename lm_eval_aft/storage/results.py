@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +303,8 @@ def read_runs(path: str | Path) -> tuple[EvalRun, ...]:
     """The runs at a path, in the order of ``results_files``. A results file is one run.
 
     If a folder holds several files of equal settings, tasks and conditions, the same command was run again. Then the
-    newest file counts, and a warning names each file that is left out.
+    newest file counts, and a warning names each file that is left out. A judge within a run changes no answer, so a run
+    that was judged stands for the same run without a judge.
 
     Args:
         path: See ``results_files``.
@@ -311,14 +312,22 @@ def read_runs(path: str | Path) -> tuple[EvalRun, ...]:
     Raises:
         RecordError: If there is no run, or a file cannot be read.
     """
-    newest: dict[str, EvalRun] = {}
+    newest: dict[tuple[str, str], EvalRun] = {}
     for run in map(_read_run, _found_files(path)):
-        older = newest.get(_identity(run))
+        key = _identity(run), _judges(run)
+        older = newest.get(key)
         if older is not None:
             # A command may read a folder more than once.
             warn_once(f"{older.path} is left out: {run.path.name} beside it is a later run of the same command.")
-        newest[_identity(run)] = run
-    return tuple(newest.values())
+        newest[key] = run
+    judged = {identity: run for (identity, judges), run in newest.items() if judges}
+    runs = []
+    for (identity, judges), run in newest.items():
+        if not judges and identity in judged:
+            warn_once(f"{run.path} is left out: {judged[identity].path.name} beside it is the same run with a judge.")
+        else:
+            runs.append(run)
+    return tuple(runs)
 
 
 def read_run(path: str | Path) -> EvalRun:
@@ -373,15 +382,21 @@ def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
 
 
 def _identity(run: EvalRun) -> str:
-    """Equal for runs of one command: one place, one model, equal settings, tasks and conditions."""
+    """Equal for runs of one command: one place, one model, equal settings, tasks and conditions but for the judge."""
     settings = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
     config = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
     config += [None if run.settings else run.config.get("model_args")]
-    conditions = {task: asdict(each) for task, each in run.conditions.items()}
+    conditions = {task: asdict(replace(each, judge="")) for task, each in run.conditions.items()}
     # Two names in one folder are two commands, as two folders are.
     place = str(run.path.parent / _split_name(run.path)[0])
     parts = [place, run.model, settings, config, run.tasks, conditions]
     return json.dumps(parts, sort_keys=True, default=str)
+
+
+def _judges(run: EvalRun) -> str:
+    """The judges within a run; empty if there is none."""
+    judges = {task: each.judge for task, each in run.conditions.items() if each.judge}
+    return json.dumps(judges, sort_keys=True) if judges else ""
 
 
 def _read_run(file: Path) -> EvalRun:

@@ -18,8 +18,8 @@ from lm_eval_aft.core.errors import AFTError
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.core.thinking import without_thoughts
-from lm_eval_aft.judging.alpaca_eval.data import AnswerLength, ModelOutput, PendingWinRate
-from lm_eval_aft.judging.alpaca_eval.files import ALPACA_TASK, OUTPUT_FILE, write_rows
+from lm_eval_aft.judging.alpaca_eval.data import JUDGED_METRICS, AnswerLength, ModelOutput, PendingWinRate
+from lm_eval_aft.judging.alpaca_eval.files import ALPACA_FOLDER, ALPACA_TASK, OUTPUT_FILE, write_rows
 from lm_eval_aft.judging.alpaca_eval.in_run import AlpacaRunJudge
 from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary
 from lm_eval_aft.judging.tasks import (
@@ -32,7 +32,6 @@ from lm_eval_aft.judging.tasks import (
 )
 
 LENGTH = "avg_length"
-JUDGED = ("length_controlled_winrate", "win_rate", "discrete_win_rate", "lc_standard_error", "standard_error")
 
 
 def instructions(docs: Any) -> Any:
@@ -87,7 +86,7 @@ class AlpacaEval(ConfigurableTask):
             return {BYPASS: self._predicted}
         if self.run_judge is None:
             return {LENGTH: self._answered}
-        first, *others = (self.run_judge.scoring.method.prefix + name for name in JUDGED)
+        first, *others = (self.run_judge.scoring.method.prefix + name for name in JUDGED_METRICS)
         rest = {name: lambda _, name=name: self._score(name) for name in (*others, JUDGE_MISSING)}
         return {first: lambda answers: self._judged(answers, first), **rest, LENGTH: fmean}
 
@@ -117,7 +116,7 @@ class AlpacaEval(ConfigurableTask):
     def _judge(self, judge: AlpacaRunJudge, outputs: Sequence[ModelOutput]) -> AlpacaSummary | None:
         """The scores; None if judging fails."""
         try:
-            folder = Path(self.record, "alpaca_eval")
+            folder = Path(self.record, ALPACA_FOLDER)
             summary = judge.judge(outputs, folder, lambda estimate: log.info("%s", estimate.sentence()))
         except AFTError as error:
             log_failure(ALPACA_TASK, error, judge, Path(self.record))

@@ -123,7 +123,6 @@ def test_a_warning_reaches_stderr_of_a_command_as_it_stands(tmp_path: Path):
         {"system_instruction_sha": "ff"},
         {"versions": {"t": 2.0}},
         {"configs": {"t": {"generation_kwargs": {"max_gen_toks": 9}}}},
-        {"configs": {"t": {"metadata": {"judge_model": "j"}}}},
     ],
 )
 def test_another_test_in_the_same_folder_is_a_run_of_its_own(
@@ -133,6 +132,27 @@ def test_another_test_in_the_same_folder_is_a_run_of_its_own(
     write(tmp_path, results(value=0.2, **changes), "2026-01-02T00-00-00.0")
     assert [run.scores[0].value for run in read_runs(tmp_path)] == [0.1, 0.2]
     assert caplog.messages == []
+
+
+def judged_by(model: str, value: float) -> dict[str, Any]:
+    return results(value=value, configs={"t": {"metadata": {"judge_model": model}}})
+
+
+@pytest.mark.parametrize("judged_first", [True, False])
+def test_a_judged_run_stands_for_the_same_run_without_a_judge(
+    tmp_path: Path, judged_first: bool, caplog: pytest.LogCaptureFixture
+):
+    stamps = ["2026-01-01T00-00-00.0", "2026-01-02T00-00-00.0"][:: 1 if judged_first else -1]
+    judged = write(tmp_path, judged_by("j", 0.1), stamps[0])
+    plain = write(tmp_path, results(value=0.2), stamps[1])
+    assert [run.path for run in read_runs(tmp_path)] == [judged]
+    assert caplog.messages == [f"{plain} is left out: {judged.name} beside it is the same run with a judge."]
+
+
+def test_two_judges_are_two_runs(tmp_path: Path):
+    for day, judge in enumerate("ij", 1):
+        write(tmp_path, judged_by(judge, 0.1 * day), f"2026-01-0{day}T00-00-00.0")
+    assert [run.conditions["t"].judge for run in read_runs(tmp_path)] == ["i", "j"]
 
 
 @pytest.mark.parametrize("changes", [{"model": "vllm"}, {"fewshot_seed": 2}, {"torch_seed": 7}])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.fake_judge import KEY, FakeJudge, quick_judge
+from helpers.mt_bench_suite import write_suite
 from lm_eval_aft import cli, tasks_path
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
@@ -31,29 +32,6 @@ def server(monkeypatch):
         yield fake
 
 
-def suite(tmp_path: Path, hub: bool = False) -> Path:
-    """A group that gives our task a small local file, with the hub's column names if ``hub``."""
-    rows = []
-    for number, category in enumerate(CATEGORIES):
-        turns = [f"first of {category}", f"second of {category}"]
-        names = ("prompt", "prompt_id") if hub else ("turns", "question_id")
-        rows.append({names[0]: turns, names[1]: 81 + 10 * number, "category": category})
-        if category == "math":
-            rows[-1]["reference"] = ["42", ""]
-    (tmp_path / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = [
-        "group: offline_suite",
-        "task:",
-        f"  - task: {MT_BENCH_TASK}",
-        "    dataset_path: json",
-        "    dataset_name: null",
-    ]
-    lines += ["    dataset_kwargs:", "      data_files:", f"        train: {tmp_path / 'question.jsonl'}"]
-    (tmp_path / "suite").mkdir(exist_ok=True)
-    (tmp_path / "suite" / "offline_suite.yaml").write_text("\n".join(lines) + "\n")
-    return tmp_path / "suite"
-
-
 def model(record: Path | None, **settings) -> AFTLM:
     config = AFTConfig(k=2, layers=1, engine="scripted", record=str(record) if record else None, **settings)
     return AFTLM.around(ScriptedEngine(), config, Template.load(None), NoStore(), "org/tiny")
@@ -63,7 +41,7 @@ def evaluate(lm, tmp_path: Path, metadata: dict | None = None, hub: bool = False
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    paths = [str(tasks_path()), str(suite(tmp_path, hub))]
+    paths = [str(tasks_path()), str(write_suite(tmp_path, hub))]
     manager = TaskManager(include_defaults=False, include_path=paths, metadata=metadata or {})
     settings = {"apply_chat_template": True, "bootstrap_iters": 0, **options}
     return lm_eval.simple_evaluate(model=lm, tasks=["offline_suite"], task_manager=manager, **settings)
@@ -234,7 +212,7 @@ if results is not None:
 def test_several_processes_judge_once(server, tiny, tmp_path):
     (tmp_path / "script.py").write_text(PROCESSES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(tmp_path / "script.py"), tiny, str(suite(tmp_path)), server.url, str(tmp_path / "r")]
+    arguments = [str(tmp_path / "script.py"), tiny, str(write_suite(tmp_path)), server.url, str(tmp_path / "r")]
     done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("TABLE ")]

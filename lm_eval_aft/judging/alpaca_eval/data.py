@@ -10,6 +10,14 @@ from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
 
+# What a run that names a judge reports, its main score first.
+JUDGED_METRICS = (
+    "length_controlled_winrate",
+    "win_rate",
+    "discrete_win_rate",
+    "lc_standard_error",
+    "standard_error",
+)
 INSTRUCTIONS = 805
 # ``json_digest`` of the instructions in order
 EVAL_SET = "c5770d532bf3f697768ed9a57a05d8b58b2617321ca65070620f059676e7c99a"

@@ -16,9 +16,12 @@ from lm_eval_aft.core.jsonl import read_json, read_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
+from lm_eval_aft.storage.location import benchmark_folder
 from lm_eval_aft.storage.results import SAMPLES, is_results_file, results_files, run_of_samples, samples_beside
 
 ALPACA_TASK = "aft_alpaca_eval"
+# The folder of annotations and scores, and the files in it.
+ALPACA_FOLDER, ANNOTATIONS_FILE, SCORES_FILE = "alpaca_eval", "annotations.json", "scores.json"
 OUTPUT_FILE = "model_outputs.json"
 
 
@@ -51,6 +54,17 @@ def _samples_files(path: Path) -> list[Path]:
     else:
         files = [samples_beside(results, ALPACA_TASK) for results in results_files(path)]
     return sorted((file for file in files if file.is_file()), key=lambda file: (file.name, file))
+
+
+def judged_folder(outputs: Path, cache: str) -> Path:
+    """The folder for the annotations and scores of a file of answers, with one cache of judgements for a run.
+
+    Args:
+        outputs: See ``find_outputs``.
+        cache: Name of the file that keeps judgements.
+    """
+    run = run_of_samples(outputs, ALPACA_TASK) if outputs.suffix == ".jsonl" else None
+    return outputs.parent / ALPACA_FOLDER if run is None else benchmark_folder(run, ALPACA_FOLDER, cache)
 
 
 def read_outputs(file: Path, name: str | None = None) -> tuple[ModelOutput, ...]:

@@ -14,7 +14,8 @@ from lm_eval_aft.judging.alpaca_eval.data import ModelOutput, refuse_equal_names
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, require_package
 from lm_eval_aft.judging.alpaca_eval.run import judge_outputs, read_reference
 from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions
-from lm_eval_aft.judging.judge import CACHE_FILE, Estimate
+from lm_eval_aft.judging.cache import CACHE_FILE
+from lm_eval_aft.judging.judge import Estimate
 from lm_eval_aft.judging.metadata import NamedJudge, RunJudge, path_setting
 
 

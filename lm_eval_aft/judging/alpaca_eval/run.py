@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lm_eval_aft.judging.alpaca_eval.annotate import annotate, annotator_name, ask_judge
 from lm_eval_aft.judging.alpaca_eval.data import ModelOutput, is_eval_set, pair_outputs, refuse_equal_names
-from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs, write_rows
+from lm_eval_aft.judging.alpaca_eval.files import ANNOTATIONS_FILE, read_annotations, read_outputs, write_rows
 from lm_eval_aft.judging.alpaca_eval.package import find_difficulty, from_hub
 from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary, ScoringOptions, summarize, write_summary
 from lm_eval_aft.judging.judge import Estimate, Judge
@@ -56,10 +56,10 @@ def judge_outputs(
     ask = partial(ask_judge, judge=judge, method=method, show_estimate=show_estimate)
     annotations = annotate(pairs, method, annotator_name(method, judge.model), ask)
     if folder:
-        write_rows(folder / "annotations.json", annotations)
+        write_rows(folder / ANNOTATIONS_FILE, annotations)
     summary = summarize(annotations, difficulty, options, method.prefix, pairs)
     if folder:
-        write_summary(folder, summary)
+        write_summary(folder, summary, judge.model)
     return summary
 
 

@@ -36,6 +36,7 @@ from lm_eval_aft.judging.alpaca_eval.data import (
     is_eval_set,
     part_notes,
 )
+from lm_eval_aft.judging.alpaca_eval.files import SCORES_FILE
 from lm_eval_aft.judging.alpaca_eval.package import Difficulty, package
 
 LEADERBOARD_COLUMNS = (
@@ -308,8 +309,13 @@ def find_place(scores: AlpacaScores, name: str, rows: Mapping[str, Mapping[str, 
     return LeaderboardPlace(len(better) + 1, len(others) + 1, column, above, below)
 
 
-def write_summary(folder: Path, summary: AlpacaSummary) -> None:
+def write_summary(folder: Path, summary: AlpacaSummary, judge: str = "") -> None:
     """Write scores.json, and the leaderboard row as leaderboard.csv.
+
+    Args:
+        folder: Where they go.
+        summary: The scores.
+        judge: The server's name of the judge; empty if the annotations are not ours.
 
     Raises:
         RecordError: If they cannot be written.
@@ -318,13 +324,14 @@ def write_summary(folder: Path, summary: AlpacaSummary) -> None:
         "model": summary.name,
         "reference": summary.reference,
         "annotator": summary.annotator,
+        "judge": judge or None,
         "metrics": summary.metrics(),
         "rank": asdict(summary.rank) if summary.rank else None,
         "notes": summary.notes,
         "difficulty": summary.difficulty,
         "versions": {name: version(name) for name in ("alpaca_eval", "scikit-learn")},
     }
-    write_text(folder / "scores.json", json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    write_text(folder / SCORES_FILE, json.dumps(facts, indent=2, allow_nan=False) + "\n")
     head = [summary.metric_name(column) for column in LEADERBOARD_COLUMNS]
     values = ["" if value is None else value for value in summary.scores.leaderboard_row().values()]
     lines = io.StringIO()

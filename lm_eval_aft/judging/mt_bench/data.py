@@ -16,6 +16,8 @@ from lm_eval_aft.core.files import file_name, reading
 from lm_eval_aft.core.jsonl import parse_json, read_jsonl, write_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.core.thinking import without_thoughts
+from lm_eval_aft.judging.cache import CACHE_FILE
+from lm_eval_aft.storage.location import benchmark_folder
 from lm_eval_aft.storage.results import EvalRun, is_results_file, read_runs, results_files
 
 MT_BENCH_TASK = "aft_mt_bench"
@@ -210,17 +212,37 @@ def parse_response(question: MTBenchQuestion, response: str) -> MTBenchAnswer:
     return MTBenchAnswer(answer.question_id, tuple(turn.strip() for turn in answer.turns))
 
 
-def _of_samples(run: EvalRun) -> AnswerSet:
+def answers_of(run: EvalRun, task: str, folder: Path) -> AnswerSet | None:
+    """The answers of a run, from its samples if they were logged, else from the folder that it kept them in.
+
+    Args:
+        run: The run.
+        task: Name of the task in the run.
+        folder: The folder of MT-Bench's files.
+
+    Returns:
+        None if there are no answers of this model.
+    """
+    if run.samples_file(task).is_file():
+        return _of_samples(run, task)
+    file = folder / ANSWER_FOLDER / f"{file_name(_model_name(run))}.jsonl"
+    return _of_file(file, None) if file.is_file() and (folder / QUESTION_FILE).is_file() else None
+
+
+def _model_name(run: EvalRun) -> str:
+    return display_name(run.model, run.k, run.layers)
+
+
+def _of_samples(run: EvalRun, task: str = MT_BENCH_TASK) -> AnswerSet:
     """The answers in the samples that lm-eval logged for a run."""
-    file = run.samples_file(MT_BENCH_TASK)
+    file = run.samples_file(task)
     rows = read_jsonl(file)
     with reading(file, f"a samples file of {MT_BENCH_TASK}"):
         questions = tuple(parse_question(row["doc"]) for row in rows)
         responses = [row["filtered_resps"][0] for row in rows]
         answers = tuple(parse_response(*pair) for pair in zip(questions, responses, strict=True))
-    settings = run.settings or {}
-    name = display_name(run.model, settings.get("k"), settings.get("layers"))
-    return _checked(AnswerSet(name, questions, answers, run.path.parent / MT_BENCH_FOLDER), str(file))
+    folder = benchmark_folder(run, MT_BENCH_FOLDER, CACHE_FILE)
+    return _checked(AnswerSet(_model_name(run), questions, answers, folder), str(file))
 
 
 def _of_file(file: Path, questions: Path | None) -> AnswerSet:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from lm_eval_aft.core.arguments import flag, integer, mapping, sampling_temperature
-from lm_eval_aft.judging.judge import CACHE_FILE
+from lm_eval_aft.judging.cache import CACHE_FILE
 from lm_eval_aft.judging.metadata import NamedJudge, RunJudge, path_setting
 from lm_eval_aft.judging.mt_bench.data import AnswerSet, MTBenchAnswer, MTBenchQuestion, read_references
 from lm_eval_aft.judging.mt_bench.prompts import PromptSet, prompt_set
