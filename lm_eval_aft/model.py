@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,20 @@ from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_aft import __version__
 from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
-from lm_eval_aft.core.chat import ChatContext, decode
+from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, decode
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.log import warn_once
-from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.prompts import Template, check_templates
 from lm_eval_aft.core.records import Question, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.given_drafts import GivenDrafts
+from lm_eval_aft.inference.host_call import host_seed, host_template_name
 from lm_eval_aft.inference.interrupts import stoppable
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
@@ -55,6 +57,12 @@ class _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
 
 
+DATE_ADVICE = (
+    "The chat template writes today's date into every prompt. Prompts of tomorrow differ, so nothing of today is "
+    'found in the draft store. Pin the date with chat_template_args={{"strftime_now":"{today}"}} in --model_args.'
+)
+
+
 class AFTLM(LM):
     """Evaluates a checkpoint as a propose-and-aggregate model on any generate_until task."""
 
@@ -79,6 +87,9 @@ class AFTLM(LM):
         Raises:
             AFTError: If an argument is wrong, or something cannot be loaded.
         """
+        if model_args.get("seed") is None and (seed := host_seed()) is not None:
+            model_args["seed"] = seed
+            log.info("Generations are seeded with %d of --seed. Give seed= in --model_args for another.", seed)
         config, engine_args = AFTConfig.split(model_args)
         engine_args, name = choose_checkpoint(config.engine, engine_args)
         template = choose_template(config, engine_args)
@@ -121,6 +132,11 @@ class AFTLM(LM):
         self.name = name
         self._totals = _Totals()
         self._selector, self._given_drafts = selector, given_drafts
+        self._template_name: str | None = None
+        if template_name := host_template_name():
+            self._use_chat_template(template_name)
+        else:
+            self._check_prompts()
 
     @property
     def usage(self) -> Usage:
@@ -170,14 +186,19 @@ class AFTLM(LM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Encode the messages. The schedule renders them once it knows the whole prompt."""
+        if name := host_template_name():
+            self._use_chat_template(name)
         return ChatContext.of(chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's chat template, for lm-eval's log. ``chat_template`` names one of several templates."""
+        """The tokenizer's chat template, for lm-eval's log. ``chat_template`` names one of several templates.
+
+        Raises:
+            ConfigError: If there is none of this name.
+        """
+        self._use_chat_template(chat_template if isinstance(chat_template, str) else None)
         template = (self.tokenizer.chat_template if self.tokenizer is not None else None) or ""
-        if isinstance(template, dict):
-            return str(template.get(chat_template if isinstance(chat_template, str) else "default", ""))
-        return str(template)
+        return str(template.get(self._template_name or "default", "") if isinstance(template, dict) else template)
 
     @property
     def tokenizer(self) -> Any:
@@ -253,6 +274,22 @@ class AFTLM(LM):
         return {**self.engine.model_info(), "aft": ours}
 
     # ------------------------------------------------------------------ helpers
+
+    def _use_chat_template(self, name: str | None) -> None:
+        """Render with the chat template that ``--apply_chat_template NAME`` names; None is the default one."""
+        if name != self._template_name:
+            self.engine.use_chat_template(name)
+            self._template_name = name
+            self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        """Refuse templates that drop the question or the drafts, and warn of one that writes today's date."""
+        renderer = self.engine.renderer
+        if not isinstance(renderer, TokenizerRenderer):
+            return
+        check_templates(self.template, renderer, drafts=self.config.layers > self.config.selects)
+        if renderer.prints_date:
+            warn_once(DATE_ADVICE.format(today=f"{date.today():%d %b %Y}"))
 
     def _score_after_drafts(
         self, choice_questions: Sequence[ChoiceQuestion], quiet: bool

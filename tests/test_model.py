@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from lm_eval.api.instance import Instance
 
-from helpers.tiny_models import save_tiny, tiny_tokenizer
+from helpers.tiny_models import CHATML, save_tiny, tiny_tokenizer
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
+from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError, PromptTooLong, RecordError, TemplateError
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
+from lm_eval_aft.core.records import Chat, Message
+from lm_eval_aft.engines.api.engine import APIEngine
 from lm_eval_aft.inference.checkpoint import CheckpointConfig, choose_template
 from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.requests import make_question, stop_at_tokens
@@ -135,15 +137,189 @@ def test_stop_strings_that_end_texts_anyway_change_no_sampling(tiny):
     assert stop_at_tokens(question, model.engine.renderer) == question
 
 
-def test_lm_eval_gets_the_named_one_of_several_chat_templates(tmp_path):
-    folder = save_tiny(tmp_path / "several")
+NAMED = {"default": CHATML, "loud": CHATML.replace("{{ m['content'] }}", "LOUD {{ m['content'] }}")}
+
+
+def named_templates(folder: Path, templates: dict[str, str] | str = NAMED, kind: str = "llama") -> str:
+    save_tiny(folder, kind)
+    (folder / "chat_template.jinja").unlink()
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = {"default": tokenizer.chat_template, "tools": "{{ messages[0].content }}"}
+    tokenizer.chat_template = templates
     tokenizer.save_pretrained(folder)
-    model = aft(folder)
-    assert model.chat_template("tools") == "{{ messages[0].content }}"
-    assert model.chat_template(True) == tiny_tokenizer().chat_template
-    evaluate(model, GENERATE, tmp_path, apply_chat_template="tools")
+    return str(folder)
+
+
+def rendered(model: AFTLM) -> str:
+    return model.engine.renderer.render(Chat((Message("user", "1+1?"),)))
+
+
+class TestNamedChatTemplates:
+    def test_the_named_one_is_logged_and_rendered(self, tmp_path):
+        model = aft(named_templates(tmp_path / "m"), record=str(tmp_path / "traces"))
+        assert "LOUD" not in rendered(model)
+        assert model.chat_template("loud") == NAMED["loud"]
+        assert "LOUD 1+1?" in rendered(model)
+        # --model hf scores with lm-eval's model, which renders the same template.
+        history = [{"role": "user", "content": "1+1?"}]
+        assert "LOUD 1+1?" in model.engine.scorer.apply_chat_template(history)
+        assert model.chat_template(True) == NAMED["default"]
+        assert "LOUD" not in rendered(model)
+
+    @pytest.mark.parametrize("by_object", [True, False])
+    def test_lm_evals_option_chooses_it(self, tmp_path, by_object):
+        folder = named_templates(tmp_path / "m")
+        arguments = {"pretrained": folder, "dtype": "float32", "k": 2, "layers": 1, "record": str(tmp_path / "traces")}
+        if by_object:
+            evaluate(aft(arguments.pop("pretrained"), **arguments), GENERATE, tmp_path, apply_chat_template="loud")
+        else:
+            evaluate("aft", GENERATE, tmp_path, apply_chat_template="loud", model_args=arguments, device="cpu")
+        plain = AFTLM(pretrained=folder, dtype="float32", device="cpu")
+        lengths = {}
+        for trace in read_traces(tmp_path / "traces"):
+            lengths[trace.question.chat.messages[0].content] = trace.layer(0)[0].completion.prompt_tokens
+        # The tokenizer counts bytes.
+        assert lengths["1+1?"] == plain.engine.renderer.encode(Chat((Message("user", "1+1?"),))).prompt_tokens + 5
+
+    def test_an_unknown_name_is_refused_as_model_hf_refuses_it(self, tmp_path):
+        folder = named_templates(tmp_path / "m")
+        model = aft(folder)
+        with pytest.raises(
+            ConfigError, match="--apply_chat_template shy is not a chat template of this tokenizer: it has"
+        ):
+            model.chat_template("shy")
+        arguments = {"pretrained": folder, "dtype": "float32", "k": 1, "layers": 0}
+        with pytest.raises(ConfigError, match="it has default, loud"):
+            evaluate("aft", GENERATE, tmp_path, apply_chat_template="shy", model_args=arguments, device="cpu")
+
+    def test_the_end_of_its_messages_ends_texts(self, tmp_path):
+        other = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<pad>{% endfor %}"
+        model = aft(named_templates(tmp_path / "m", {**NAMED, "other": other}))
+        before = model.engine.fingerprint
+        assert 0 not in model.engine.stop_ids
+        model.chat_template("other")
+        assert 0 in model.engine.stop_ids
+        assert model.engine.fingerprint != before
+
+    def test_several_without_a_default_need_a_name(self, tmp_path):
+        folder = named_templates(tmp_path / "m", {"loud": NAMED["loud"], "quiet": CHATML})
+        with pytest.raises(ChatError, match="multiple chat templates with no default"):
+            aft(folder)
+        arguments = {"pretrained": folder, "dtype": "float32", "k": 1, "layers": 0}
+        results = evaluate("aft", GENERATE, tmp_path, apply_chat_template="loud", model_args=arguments, device="cpu")
+        assert results["results"]
+
+    def test_a_single_template_has_no_name(self, tiny, caplog):
+        model = aft(tiny)
+        assert model.chat_template("loud") == CHATML
+        assert "one chat template, which has no name" in caplog.text
+
+    def test_a_server_renders_its_own(self):
+        engine = object.__new__(APIEngine)
+        engine.use_chat_template(None)
+        with pytest.raises(ConfigError, match="with engine=api the server renders its own"):
+            engine.use_chat_template("loud")
+
+
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_DRAFTS = CHATML.replace("{{ m['content'] }}", "{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}")
+
+
+class TestWhatPromptsShow:
+    @pytest.mark.parametrize("layers", [0, 1])
+    def test_a_chat_template_that_takes_parts_only_is_refused_at_load(self, tmp_path, layers):
+        folder = save_tiny(tmp_path / "m", chat_template=PARTS)
+        with pytest.raises(TemplateError, match=r"tokenizer's chat template does not show the user message: correct"):
+            aft(folder, layers=layers)
+
+    def test_a_template_that_shows_no_drafts_is_refused(self, tiny, tmp_path):
+        file = tmp_path / "t.j2"
+        file.write_text("{% block draft %}{% endblock %}{% block aggregate %}Answer again.{% endblock %}")
+        with pytest.raises(TemplateError, match="does not show the drafts: correct the template"):
+            aft(tiny, template=str(file))
+        # Without a prompt that reads drafts there is nothing to show.
+        assert aft(tiny, template=str(file), layers=0).config.layers == 0
+        assert aft(tiny, template=str(file), strategy="majority", vote_regex="x").config.selects
+
+    def test_a_chat_template_that_drops_the_system_text_is_given_it_with_the_question(self, tmp_path):
+        assert aft(save_tiny(tmp_path / "m", chat_template=NO_DRAFTS)).config.layers == 1
+
+
+DATED = (
+    "{% set day = date_string if date_string is defined else strftime_now('%d %b %Y') %}Today is {{ day }}. " + CHATML
+)
+
+
+class TestDates:
+    def test_a_template_that_writes_the_date_is_said_once(self, tmp_path, caplog):
+        folder = save_tiny(tmp_path / "m", chat_template=DATED)
+        aft(folder)
+        aft(folder)
+        messages = [record.getMessage() for record in caplog.records if "today's date" in record.getMessage()]
+        assert len(messages) == 1
+        assert 'chat_template_args={"strftime_now":"' in messages[0]
+
+    @pytest.mark.parametrize("pin", [{"date_string": "26 Jul 2024"}, {"strftime_now": "26 Jul 2024"}])
+    def test_a_pinned_date_is_written_and_not_said(self, tmp_path, caplog, pin):
+        model = aft(save_tiny(tmp_path / "m", chat_template=DATED), chat_template_args=pin)
+        assert rendered(model).startswith("Today is 26 Jul 2024. ")
+        history = [{"role": "user", "content": "1+1?"}]
+        assert model.engine.scorer.apply_chat_template(history).startswith("Today is 26 Jul 2024. ")
+        assert "today's date" not in caplog.text
+
+    def test_a_template_without_a_date_is_not_said(self, tiny, caplog):
+        aft(tiny)
+        assert "today's date" not in caplog.text
+
+
+def seed_of(tmp_path: Path, **options) -> int | None:
+    arguments = {"pretrained": "x", "engine": "scripted", "k": 1, "layers": 0, **options.pop("model_args", {})}
+    results = evaluate("aft", GENERATE, tmp_path, model_args=arguments, **options)
+    return results["config"]["aft"]["seed"]
+
+
+class TestSeeds:
+    @pytest.mark.parametrize(
+        ("seeds", "seed"),
+        [
+            # lm-eval's own defaults keep the stores of earlier runs valid.
+            ((), 1234),
+            ((0, 1234, 1234, 1234), 1234),
+            # --seed 7 sets all four.
+            ((7, 7, 7, 7), 7),
+            ((0, 0, 0, 0), 0),
+            ((1234, 1234, 1234, 1234), 1234),
+            # The first that is not the default counts. The fourth one draws few-shot examples.
+            ((7,), 7),
+            ((0, 1234, 9, 1234), 9),
+            ((0, 8, 9, 10), 8),
+            ((0, 1234, 1234, 5), 1234),
+            ((None, None, None, None), 1234),
+            ((None, None, 6, None), 6),
+        ],
+    )
+    def test_lm_evals_seed_is_followed(self, tmp_path, seeds, seed):
+        names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+        assert seed_of(tmp_path, **dict(zip(names, seeds, strict=False))) == seed
+
+    @pytest.mark.parametrize(("own", "seed"), [(3, 3), ("none", None), (1234, 1234)])
+    def test_our_own_seed_comes_first(self, tmp_path, own, seed):
+        assert seed_of(tmp_path, model_args={"seed": own}, random_seed=7) == seed
+
+    def test_a_model_that_lm_eval_did_not_build_keeps_its_seed(self, tiny, tmp_path):
+        results = evaluate(aft(tiny), GENERATE, tmp_path, random_seed=7)
+        assert results["config"]["aft"]["seed"] == 1234
+
+    def test_three_seeds_give_three_sets_of_drafts(self, tmp_path):
+        drafts = set()
+        for seed in (1, 2, 3):
+            folder = tmp_path / str(seed)
+            seed_of(tmp_path, model_args={"k": 2, "layers": 1, "record": str(folder)}, random_seed=seed)
+            drafts |= {draft.completion.text for trace in read_traces(folder) for draft in trace.layer(0)}
+        # Three distinct questions with two drafts each.
+        assert len(drafts) > 12
 
 
 def test_the_template_of_an_adapter_in_the_home_folder_is_used(tmp_path, monkeypatch):

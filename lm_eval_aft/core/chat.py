@@ -15,7 +15,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
 
-from lm_eval_aft.core.errors import ChatError
+from lm_eval_aft.core.errors import ChatError, ConfigError
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Chat, Message, Prompt
@@ -32,6 +32,10 @@ NO_PREFIX = (
     "the prompt of a question is empty, and the tokenizer has neither a BOS nor an EOS token that could stand in its "
     "place: leave the question out, or give another tokenizer."
 )
+
+
+# The function by which a chat template gets today's date. As an argument of the template it is a fixed date.
+DATE = "strftime_now"
 
 
 class ChatContext(str):
@@ -102,6 +106,10 @@ class TokenizerRenderer:
     If the template has no system role, the system text goes to the head of the first user message. If the tokenizer
     has no template (base models), the prompt is the contents joined by blank lines. A single user message is then the
     bare text that ``--model hf`` would see.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        template_args: Variables of the chat template, and the template itself if a named one is used.
     """
 
     def __init__(
@@ -120,7 +128,55 @@ class TokenizerRenderer:
         """
         self.tokenizer = tokenizer
         self._add_bos_token = add_bos_token
-        self._template_args = dict(template_args or {})
+        self.template_args = dict(template_args or {})
+        self._date: str | None = self.template_args.pop(DATE, None)
+        if self._date is not None:
+            self._render_with(self._template)
+
+    def use_template(self, name: str | None) -> None:
+        """Render with one of the tokenizer's named chat templates from now on; None is the default one.
+
+        Raises:
+            ConfigError: If the tokenizer has several templates and none of this name.
+        """
+        templates = self.tokenizer.chat_template
+        if name is not None and not isinstance(templates, dict):
+            log.warning(
+                "The tokenizer has one chat template, which has no name: --apply_chat_template %s uses it.", name
+            )
+            return
+        if name is not None and name not in templates:
+            raise ConfigError(
+                f"--apply_chat_template {name} is not a chat template of this tokenizer: it has "
+                f"{', '.join(sorted(templates))}."
+            )
+        self.template_args.pop("chat_template", None)
+        if name is not None or self._date is not None:
+            self._render_with(self._template if name is None else templates[name])
+        for known in ("has_system_role", "turn_end_ids", "_control"):
+            self.__dict__.pop(known, None)
+
+    @property
+    def prints_date(self) -> bool:
+        """Whether the chat template writes today's date into a prompt."""
+        if not self.tokenizer.chat_template:
+            return False
+        mark = "date-probe"
+        probe = {**self.template_args, "chat_template": with_date(self._template, mark)}
+        for chat in ([Message("user", "x")], [Message("system", "x"), Message("user", "x")]):
+            with suppress(ChatError):
+                if mark in self._apply(chat, False, template_args=probe):
+                    return True
+        return False
+
+    @property
+    def _template(self) -> str:
+        """The chat template in use; "" if there is none."""
+        templates = self.template_args.get("chat_template") or self.tokenizer.chat_template or ""
+        return str(templates.get("default", "") if isinstance(templates, dict) else templates)
+
+    def _render_with(self, template: str) -> None:
+        self.template_args["chat_template"] = template if self._date is None else with_date(template, str(self._date))
 
     def render(self, chat: Chat) -> str:
         """The prompt as text."""
@@ -207,7 +263,13 @@ class TokenizerRenderer:
         before = self._first_accepted((chat.messages,))
         return opened_thought(text[len(before) :]) if before and text.startswith(before) else ""
 
-    def _apply(self, messages: Sequence[Message], prefill: bool, generation_prompt: bool = True) -> str:
+    def _apply(
+        self,
+        messages: Sequence[Message],
+        prefill: bool,
+        generation_prompt: bool = True,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> str:
         rows = [message.to_dict() for message in messages]
         roles = ", ".join(m.role for m in messages)
         return render(
@@ -216,7 +278,7 @@ class TokenizerRenderer:
                 tokenize=False,
                 add_generation_prompt=generation_prompt and not prefill,
                 continue_final_message=prefill,
-                **self._template_args,
+                **(self.template_args if template_args is None else template_args),
             ),
             lambda reason: refused_chat(reason, f"a chat of {roles} turns"),
         )
@@ -271,6 +333,12 @@ class TokenizerRenderer:
 def whole_characters(text: str) -> str:
     """The text with a replacement character for each half of a surrogate pair, which no file or tokenizer takes."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def with_date(template: str, date: str) -> str:
+    """A chat template that writes ``date`` instead of today's date."""
+    # The macro hides the function of this name that transformers gives to templates.
+    return f"{{% macro {DATE}(format) %}}{{{{ {json.dumps(date)} }}}}{{% endmacro +%}}{template}"
 
 
 def refused_chat(reason: str, chat: str = "a chat") -> ChatError:

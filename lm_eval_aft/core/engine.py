@@ -146,6 +146,13 @@ class Engine(Protocol):
     def info(self) -> Mapping[str, Any]:
         """Facts for the results file, under ``aft.engine_info``: versions, devices, what was loaded."""
 
+    def use_chat_template(self, name: str | None) -> None:
+        """Render with one of the tokenizer's named chat templates from now on; None is the default one.
+
+        Raises:
+            ConfigError: If there is no such template, or if the engine does not render chats.
+        """
+
     def model_info(self) -> dict[str, Any]:
         """Facts that ``--model hf`` writes into the results file. Empty for engines that lm-eval does not load."""
 

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lm_eval_aft.core.chat import Renderer
+from lm_eval_aft.core.chat import Renderer, TokenizerRenderer
 from lm_eval_aft.core.errors import PromptTooLong, TemplateError
 from lm_eval_aft.core.files import refuse_stream
 from lm_eval_aft.core.paths import check_path
@@ -157,6 +157,27 @@ def _with_system(chat: Chat, addition: str) -> Chat:
     else:
         messages.insert(0, Message("system", addition))
     return Chat(tuple(messages), chat.prefill, chat.wrapped)
+
+
+def check_templates(template: Template, renderer: TokenizerRenderer, *, drafts: bool = True) -> None:
+    """Refuse templates that drop the question or the drafts, as some chat templates do with contents that are texts.
+
+    Args:
+        template: The prompts.
+        renderer: Renders chats with the tokenizer's chat template.
+        drafts: Whether prompts must show drafts, besides the question.
+
+    Raises:
+        TemplateError: If they are not shown.
+    """
+    chat, probes = Chat((Message("user", "question-probe"),)), ["first-probe", "second-probe"] if drafts else []
+    prompt = renderer.render(template.aggregate_chat(chat, probes) if drafts else template.draft_chat(chat))
+    missing = [probe for probe in ("question-probe", *probes) if probe not in prompt]
+    if missing:
+        raise TemplateError(
+            f"the prompt made with the template {template.name} and the tokenizer's chat template does not show the "
+            f"{'user message' if missing[0] == 'question-probe' else 'drafts'}: correct the template."
+        )
 
 
 def draft_prompt(template: Template, renderer: Renderer, chat: Chat, budget: int, *, final: bool = False) -> Fitted:

@@ -77,6 +77,9 @@ class ScriptedEngine:
         refuse_unknown(engine_args, {"pretrained", "max_length"}, "scripted")
         return cls(max_length=integer(1)("max_length", engine_args.get("max_length", 8192)))
 
+    def use_chat_template(self, name: str | None) -> None:
+        """See ``Engine.use_chat_template``. This engine has no chat template."""
+
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""
         return {}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_aft.core.chat import TokenizerRenderer
-from lm_eval_aft.core.errors import ChatError, ConfigError, PromptTooLong, TemplateError
-from lm_eval_aft.core.prompts import Template, aggregate_prompt, draft_prompt
+from lm_eval_aft.core.errors import ChatError, ConfigError, PromptTooLong
+from lm_eval_aft.core.prompts import Template, aggregate_prompt, check_templates, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.thinking import closing_mark, without_thoughts
 from trainers.rows.row import template_errors_name
@@ -79,7 +79,7 @@ class Encoder:
             raise ConfigError(f"the tokenizer {tokenizer.name_or_path} has no end token: set its eos_token.")
         self.end_id = int(ends[0])
         self._special = frozenset(tokenizer.all_special_ids)
-        self._check_templates()
+        check_templates(template, self.renderer)
         self._lead = self._find_lead()
 
     def encode(self, sample: Sample) -> tuple[Example, bool]:
@@ -132,17 +132,6 @@ class Encoder:
         if not examples:
             raise ConfigError(f"none of the {too_long} {name} fits max_length={self.max_length}: raise max_length.")
         return Encoded(examples, too_long, cut, hidden)
-
-    def _check_templates(self) -> None:
-        """Refuse templates that drop the question or the drafts: the training would silently differ."""
-        chat, drafts = Chat((Message("user", "question-probe"),)), ["first-probe", "second-probe"]
-        prompt = self.renderer.render(self.template.aggregate_chat(chat, drafts))
-        missing = [probe for probe in ("question-probe", *drafts) if probe not in prompt]
-        if missing:
-            raise TemplateError(
-                f"the prompt made with the template {self.template.name} and the tokenizer's chat template does not "
-                f"show the {'user message' if missing[0] == 'question-probe' else 'drafts'}: correct the template."
-            )
 
     def _find_lead(self) -> str:
         """What the chat template writes before an answer: white space, as in "[/INST] answer", or the end of a thought.

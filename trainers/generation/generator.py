@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.arguments import key_values
+from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.config import AFTConfig, samplings
 from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.prompts import Template, check_templates
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Question, Request, Sampling
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -107,6 +108,8 @@ class GeneratorOptions:
         template = choose_template(config, engine_args)
         store = open_store(config.cache, self.store)
         engine = load_engine(config.engine, engine_args, HostArgs(self.batch_size, None, self.device))
+        if isinstance(engine.renderer, TokenizerRenderer):
+            check_templates(template, engine.renderer)
         return TextGenerator(engine, template, replace(config, layers=1), store, name)
 
 

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
-from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.api.arguments import APIArgs
@@ -65,6 +65,19 @@ class APIEngine:
             EngineError: If the server cannot be reached, refuses the key, or does not have the model.
         """
         return cls(APIArgs.of(engine_args))
+
+    def use_chat_template(self, name: str | None) -> None:
+        """See ``Engine.use_chat_template``. The server renders, and does not take a name.
+
+        Raises:
+            ConfigError: If there is a name.
+        """
+        if name is None:
+            return
+        raise ConfigError(
+            f"--apply_chat_template {name} names a chat template, and with engine=api the server renders its own: "
+            "leave the name out, and start the server with that template."
+        )
 
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""

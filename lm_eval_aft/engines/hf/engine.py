@@ -61,12 +61,14 @@ class HFEngine:
         self.renderer = TokenizerRenderer(
             lm.tokenizer, add_bos_token=lm.add_bos_token, template_args=lm.chat_template_args
         )
+        # lm-eval's model renders the chats whose continuations it scores. It must use the same template.
+        lm.chat_template_args = self.renderer.template_args
         self.max_length = int(lm.max_length)
         self.shape = model_shape(self.model)
         self._embedding_rows = embedding_rows(self.model)
         self.device: torch.device = lm.device
         self.processes: Processes = lm
-        self.stop_ids = find_stop_ids(getattr(self.model.generation_config, "eos_token_id", None), self.renderer)
+        self.stop_ids = self._find_stop_ids()
         tokens = args.batch_tokens or measured_tokens(self.model, self.device)
         self.limits = BatchLimits(tokens, args.batch_prompts)
         sample = lm.tok_encode(SAMPLE, add_special_tokens=False)
@@ -81,6 +83,7 @@ class HFEngine:
         slow_without_pads = self.device.type == "cpu" and self.model.dtype == torch.bfloat16
         self.spare_pads = int(slow_without_pads and self.rules.mixed_lengths)
         self.scorer: Scorer = SharedPromptScorer(lm, self.renderer, self._forward, self.limits, self.rules)
+        self._text_settings = args.text_settings
         self.fingerprint = self._fingerprint(args.text_settings)
         self.info: Mapping[str, Any] = {
             "torch": torch.__version__,
@@ -99,6 +102,12 @@ class HFEngine:
         args = HFArgs.of(engine_args, host)
         with loading(lambda error: load_failure(error, args)):
             return cls(load_lm(args), args)
+
+    def use_chat_template(self, name: str | None) -> None:
+        """See ``Engine.use_chat_template``. Another template may end its messages with another token."""
+        self.renderer.use_template(name)
+        self.stop_ids = self._find_stop_ids()
+        self.fingerprint = self._fingerprint(self._text_settings)
 
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""
@@ -204,6 +213,9 @@ class HFEngine:
             computed_prompt_tokens=prompt_tokens if computed_prompt else 0,
             generated_tokens=len(token_ids) * sampling.beams,
         )
+
+    def _find_stop_ids(self) -> frozenset[int]:
+        return find_stop_ids(getattr(self.model.generation_config, "eos_token_id", None), self.renderer)
 
     def _fingerprint(self, text_settings: Mapping[str, Any]) -> str:
         """See ``Engine.fingerprint``. Store keys depend on the order and the form of these parts."""

@@ -70,11 +70,10 @@ class VLLMEngine:
             max_length=self.max_length,
             lora_request=self._lora,
             add_bos_token=args.add_bos_token,
-            template_args=args.template_args,
+            template_args=self.renderer.template_args,
         )
         self.scorer: Scorer = LMScorer(prompt_lm, self.renderer)
-        configured = self._model_config.try_get_generation_config().get("eos_token_id")
-        self.stop_ids = find_stop_ids(configured, self.renderer)
+        self.stop_ids = self._find_stop_ids()
         self._calls = count()
         self.fingerprint = self._fingerprint()
         self.info: Mapping[str, Any] = {
@@ -104,6 +103,12 @@ class VLLMEngine:
 
         with loading(refuse):
             return cls(vllm.LLM(**args.for_llm()), args)
+
+    def use_chat_template(self, name: str | None) -> None:
+        """See ``Engine.use_chat_template``. Another template may end its messages with another token."""
+        self.renderer.use_template(name)
+        self.stop_ids = self._find_stop_ids()
+        self.fingerprint = self._fingerprint()
 
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""
@@ -180,6 +185,10 @@ class VLLMEngine:
             computed_prompt_tokens=prompt_tokens - (output.num_cached_tokens or 0),
             generated_tokens=len(token_ids),
         )
+
+    def _find_stop_ids(self) -> frozenset[int]:
+        configured = self._model_config.try_get_generation_config().get("eos_token_id")
+        return find_stop_ids(configured, self.renderer)
 
     def _fingerprint(self) -> str:
         """See ``Engine.fingerprint``. Store keys depend on the order and the form of these parts."""

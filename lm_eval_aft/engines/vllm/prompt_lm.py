@@ -45,13 +45,13 @@ class PromptLM(TemplateLM):
             max_length: Context length in tokens.
             lora_request: The adapter to score with, as vLLM takes it.
             add_bos_token: As in lm-eval's HFLM; None leaves it to the tokenizer.
-            template_args: Further variables of the chat template.
+            template_args: Further variables of the chat template. The renderer may change this dictionary later.
         """
         super().__init__()
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._llm, self._lora, self._add_bos_token = llm, lora_request, add_bos_token
-        self._template_args = dict(template_args or {})
+        self._template_args = {} if template_args is None else template_args
 
     @property
     def eot_token_id(self) -> int:

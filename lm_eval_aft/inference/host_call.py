@@ -1,0 +1,49 @@
+"""What lm-eval was called with but does not pass to a model: ``--seed``, and the name of a chat template.
+
+lm-eval seeds the generators of Python, numpy and torch, and passes no seed to a model. It calls
+``apply_chat_template`` without the name that ``--apply_chat_template NAME`` gives. Both are arguments of its functions,
+which are still running when they build or call a model. So this module reads them from the call stack.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import FrameType
+
+from lm_eval_aft.core.config import SEED_LIMIT
+
+HOST = "lm_eval.evaluator"
+# The first three numbers of --seed and lm-eval's defaults. The fourth one draws few-shot examples only.
+DEFAULT_SEEDS = {"random_seed": 0, "numpy_random_seed": 1234, "torch_random_seed": 1234}
+
+
+def host_seed() -> int | None:
+    """The seed that the user gave to lm-eval: the first of its first three seeds that is not lm-eval's default.
+
+    ``--seed 7`` sets all of them. None if all are lm-eval's defaults, or if lm-eval does not build this model.
+    """
+    for frame in _host_frames("simple_evaluate"):
+        for name, default in DEFAULT_SEEDS.items():
+            seed = frame.f_locals.get(name)
+            if isinstance(seed, int) and seed != default:
+                return seed % SEED_LIMIT
+    return None
+
+
+def host_template_name() -> str | None:
+    """The name that ``--apply_chat_template NAME`` gives; None without a name."""
+    for frame in _host_frames("evaluate", "simple_evaluate"):
+        name = frame.f_locals.get("apply_chat_template")
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _host_frames(*functions: str) -> Iterator[FrameType]:
+    """The running calls of lm-eval's functions, from the inner one."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name in functions and frame.f_globals.get("__name__") == HOST:
+            yield frame
+        frame = frame.f_back
