@@ -10,7 +10,7 @@ from helpers.training_rows import ask, make_encoder
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.thinking import without_thoughts
 from trainers.generation.selection import reward_all
-from trainers.rows.row import visible
+from trainers.rows.row import shown_text
 from trainers.rows.samples import Sample
 
 # Chat templates that open a thought. The second one also says how the answer follows.
@@ -40,7 +40,7 @@ def test_on_policy_drafts_hold_the_mark_that_the_template_wrote(tmp_path):
     drafts = read_jsonl(out)[0]["drafts"]
     assert all(draft.startswith("<think>") for draft in drafts)
     # A random model ends no thought.
-    assert [visible(draft) for draft in drafts] == ["", "", ""]
+    assert [shown_text(draft) for draft in drafts] == ["", "", ""]
     assert "empty 3" in said
 
 
