@@ -477,7 +477,7 @@ def test_a_missing_and_a_damaged_trace(tmp_path):
 
 
 class TestCheckpointTemplate:
-    OTHER = "{% block draft %}Draft.{% endblock %}{% block aggregate %}Merge {{ drafts | length }}.{% endblock %}"
+    OTHER = "{% block draft %}Draft.{% endblock %}{% block aggregate %}Merge {{ drafts | join(' | ') }}.{% endblock %}"
 
     @pytest.fixture
     def trained(self, tiny, tmp_path):

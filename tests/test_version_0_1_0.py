@@ -7,7 +7,8 @@ The files in ``tests/fixtures/version_0_1_0`` were written at commit 330ae10 wit
 
 (``sft``: ``pretrained=bundled:sft,layers=0``; ``adapter``: ``--limit 4``, ``pretrained=bundled:base,peft=whole,k=2,
 layers=1``) and by ``aft train aft`` with the settings in ``run.json``. ``half`` was killed after the checkpoint of
-step 2 of 4. ``expected`` holds what ``aft report``, ``compare``, ``votes`` and ``diagnose`` printed then.
+step 2 of 4. ``expected`` holds what ``aft report``, ``compare``, ``votes`` and ``diagnose`` printed then,
+except that k is 1 for a run with layers=0.
 """
 
 from __future__ import annotations
@@ -93,9 +94,10 @@ def test_the_report_has_the_same_cells():
 
 @pytest.mark.usefixtures("files")
 def test_the_comparison_is_the_same():
-    assert json.loads(printed("compare", "sft", "aft", "--format", "json")) == json.loads(
-        Path("expected/compare.json").read_text()
-    )
+    expected = json.loads(Path("expected/compare.json").read_text())
+    now = json.loads(printed("compare", "sft", "aft", "--format", "json"))
+    # Later versions add fields.
+    assert [{name: row[name] for name in before} for row, before in zip(now, expected, strict=True)] == expected
 
 
 @pytest.mark.usefixtures("files")

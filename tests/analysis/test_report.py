@@ -315,7 +315,7 @@ def test_a_model_card_names_settings_and_commands_but_no_folder_and_no_key(tmp_p
     data["config"].update(config)
     path.write_text(json.dumps(data))
     done = CliRunner().invoke(aft, ["report", str(tmp_path), "--model-card"])
-    assert "lm_eval --model aft --model_args pretrained=m,k=5,api_key=... --tasks t" in done.output
+    assert "lm_eval --model aft --model_args 'pretrained=m,k=5,api_key=***' --tasks t" in done.output
     assert "temperature 0.7" in done.output
     assert "/disk" not in done.output
     assert "sk-1" not in done.output
@@ -324,10 +324,10 @@ def test_a_model_card_names_settings_and_commands_but_no_folder_and_no_key(tmp_p
 @pytest.mark.parametrize(
     ("model_args", "shown"),
     [
-        ("pretrained=/disk/of/me/m,token=hf_1", "pretrained=m,token=..."),
+        ("pretrained=/disk/of/me/m,token=hf_1", "pretrained=m,token=***"),
         (
             {"pretrained": "m", "model_kwargs": {"token": "hf_1", "cache_dir": "/disk/of/me/x"}},
-            '{"pretrained": "m", "model_kwargs": {"token": "...", "cache_dir": "x"}}',
+            '{"pretrained": "m", "model_kwargs": {"token": "***", "cache_dir": "x"}}',
         ),
     ],
 )

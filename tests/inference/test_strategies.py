@@ -122,7 +122,7 @@ class TestSettings:
 
     def test_a_bad_regex_is_refused_before_anything_is_loaded(self):
         config = AFTConfig.split({"strategy": "majority", "vote_regex": "("})[0]
-        with pytest.raises(ConfigError, match="is not valid"):
+        with pytest.raises(ConfigError, match="is not a valid regular expression"):
             load_selector(config, NoStore(), HOST)
 
 
