@@ -198,7 +198,7 @@ class TestNewerVersions:
         "found_by",
         [
             pytest.param("load_plugins('lm_eval.models', model_registry)", id="while its models are imported"),
-            pytest.param("", id="when the model is asked for"),
+            pytest.param("", id="when the model is requested"),
         ],
     )
     def test_discovery_registers_once_and_we_do_not(self, sandbox: Sandbox, found_by: str) -> None:
