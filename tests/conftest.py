@@ -85,3 +85,25 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def quiet_transformers():
+    """transformers without its log lines about configs that are small and odd."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(before)
+
+
+@pytest.fixture
+def weighted_judge(monkeypatch: pytest.MonkeyPatch):
+    """A judge on 127.0.0.1 that answers AlpacaEval's prompts with log-probabilities."""
+    from helpers.fake_alpaca import weighted_reply
+    from helpers.fake_judge import quick_judge
+
+    with quick_judge(monkeypatch) as judge:
+        judge.trouble = lambda number, body: weighted_reply(body)
+        yield judge

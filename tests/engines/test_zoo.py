@@ -7,16 +7,11 @@ import transformers
 
 from helpers import zoo, zoo_outcome
 
-pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(autouse=True)
-def few_log_lines():
-    """Configs of the zoo are small and odd, which transformers says at every one of them."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity(before)
+pytestmark = [
+    pytest.mark.zoo,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.usefixtures("quiet_transformers"),
+]
 
 
 @pytest.mark.parametrize("kind", zoo.ARCHITECTURES)

@@ -21,7 +21,7 @@ from helpers.fake_alpaca import (
     weighted_reply,
     write,
 )
-from helpers.fake_judge import KEY, chat_completion, quick_judge
+from helpers.fake_judge import KEY, chat_completion
 from lm_eval_aft.cli.judge_alpaca_eval import alpaca_eval
 from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
 from lm_eval_aft.judging.alpaca_eval.annotate import annotate, split_prompt, weighted_method
@@ -43,10 +43,8 @@ def eval_set(tmp_path, monkeypatch, rows):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    with quick_judge(monkeypatch) as fake:
-        fake.trouble = lambda number, body: weighted_reply(body)
-        yield fake
+def server(weighted_judge):
+    return weighted_judge
 
 
 @pytest.fixture

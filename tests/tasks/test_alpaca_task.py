@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import lm_eval_aft
-from helpers.fake_alpaca import FEW, expected_win_rate, make_eval_set, outputs, weighted_reply
-from helpers.fake_judge import chat_completion, quick_judge
+from helpers.fake_alpaca import FEW, expected_win_rate, make_eval_set, outputs
+from helpers.fake_judge import chat_completion
 from lm_eval_aft import cli
 from lm_eval_aft.core.errors import ConfigError, JudgeError, RecordError
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, read_outputs
@@ -26,10 +26,8 @@ def eval_set(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    with quick_judge(monkeypatch) as fake:
-        fake.trouble = lambda number, body: weighted_reply(body)
-        yield fake
+def server(weighted_judge):
+    return weighted_judge
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import transformers
 
 from helpers import zoo, zoo_outcome
 from helpers.training_runs import log_of, weights
@@ -20,15 +19,11 @@ KINDS = (
     *("llama", "gemma3_text", "llama4_text", "glm_moe_dsa", "deepseek_v4", "qwen3_next", "mamba2", "jamba"),
     *("zamba2", "lfm2", "rwkv", "xlstm", "minimax", "openai-gpt"),
 )
-pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(autouse=True)
-def few_log_lines():
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    yield
-    transformers.logging.set_verbosity(before)
+pytestmark = [
+    pytest.mark.zoo,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.usefixtures("quiet_transformers"),
+]
 
 
 @pytest.mark.parametrize(
