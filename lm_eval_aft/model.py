@@ -28,6 +28,7 @@ from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
+from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.host_call import host_seed, host_template_name
 from lm_eval_aft.inference.interrupts import stoppable
@@ -49,6 +50,7 @@ class _Totals:
     scored_without_aggregation: int = 0
     scored_after_drafts: int = 0
     cut_drafts: Cuts = field(default_factory=Cuts)
+    equal_drafts: EqualDrafts = field(default_factory=EqualDrafts)
     texts: int = 0
     texts_without_answer: int = 0
     unfinished_thoughts: int = 0
@@ -267,6 +269,7 @@ class AFTLM(LM):
             "scored_without_aggregation": self._totals.scored_without_aggregation,
             "scored_after_drafts": self._totals.scored_after_drafts,
             "cut_drafts": asdict(self._totals.cut_drafts),
+            "equal_drafts": asdict(self._totals.equal_drafts),
             "texts_without_answer": self._totals.texts_without_answer,
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
@@ -348,6 +351,7 @@ class AFTLM(LM):
             scored_after_drafts=choice_questions,
             scored_without_aggregation=plain,
             cut_drafts=total_cuts(traces),
+            equal_drafts=equal_drafts((trace.question, trace.layer(0)) for trace in traces),
             texts=sum(len(trace.drafts) for trace in traces),
             texts_without_answer=len(empty),
             unfinished_thoughts=sum(bool(draft.completion.text.strip()) for draft in empty),

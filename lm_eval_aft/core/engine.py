@@ -131,6 +131,10 @@ class Engine(Protocol):
         """Whether requests of one call that share a prompt compute it exactly once."""
 
     @property
+    def seed_advice(self) -> str:
+        """What the user can do if seeded drafts come out equal. Empty if the engine draws with the seeds itself."""
+
+    @property
     def scorer(self) -> Scorer | None:
         """Scores loglikelihood requests, or None if the engine cannot score."""
 

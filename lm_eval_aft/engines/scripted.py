@@ -54,6 +54,7 @@ class ScriptedEngine:
     """Answers every request with the text that its script returns."""
 
     counts_shared_prefill = True
+    seed_advice = ""
     shape: ModelShape | None = None
     scorer: Scorer | None = None
     processes: Processes = SingleProcess()

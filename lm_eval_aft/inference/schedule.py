@@ -20,11 +20,13 @@ from hashlib import sha256
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
+from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, draft_prompt
 from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampling, Trace
 from lm_eval_aft.core.thinking import has_marks, unopened_thought
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.inference.dialogue import without_thinking
+from lm_eval_aft.inference.equal_drafts import equal_drafts
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import apply_probe
@@ -142,6 +144,10 @@ def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
         runs[number].layers[layer][index] = draft
     for run in runs:
         run.find_cut_thoughts()
+    if setup.engine.seed_advice and not layer:
+        equal = equal_drafts((run.question, list(run.layers[0].values())) for run in runs).sentence()
+        if equal:
+            warn_once(f"With k={setup.config.k} {equal}. {setup.engine.seed_advice}")
 
 
 def _requests(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> tuple[list[Request], list[tuple[int, int]]]:

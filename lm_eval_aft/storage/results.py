@@ -31,7 +31,10 @@ QUESTION_FIELDS = ("question", "prompt", "instruction", "problem", "query", "inp
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
 SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 # Fields that report results rather than settings. They are ignored when the settings of two runs are compared.
-MEASURED = ("usage", "spent", "engine_info", "bare_prompts_wrapped", "cut_drafts", "texts_without_answer", *SCORED)
+MEASURED = (
+    *("usage", "spent", "engine_info", "bare_prompts_wrapped", "cut_drafts", "equal_drafts", "texts_without_answer"),
+    *SCORED,
+)
 
 
 @dataclass(frozen=True, slots=True)

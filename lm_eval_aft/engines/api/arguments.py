@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import loading, reason_of
 from lm_eval_aft.core.log import log
+from lm_eval_aft.core.secrets import public_word
 from lm_eval_aft.core.usage import MAX_COUNT
 from lm_eval_aft.engines.api.client import ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.renderers import CountingRenderer, EstimateRenderer, FoldingRenderer
@@ -20,8 +22,10 @@ from lm_eval_aft.engines.api.responses import refusal
 DEFAULT_LENGTH = 8192
 OWN_ARGS = {
     *("base_url", "model", "pretrained", "revision", "concurrency", "max_retries", "timeout_s", "tokenizer"),
-    *("max_length", "extra_body", "system_role", "check"),
+    *("max_length", "extra_body", "system_role", "check", "seed_field"),
 }
+# The seed parameter of OpenAI's protocol.
+SEED_FIELD = "seed"
 # Fields of a call that have model arguments of their own.
 OUR_FIELDS = {"model", "messages", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "n", "stream"}
 # If a call leaves a field out, vllm serve takes it from the checkpoint's generation config. Qwen's sets top_k=20 there.
@@ -44,6 +48,7 @@ class APIArgs:
         extra_body: Further fields of every call.
         served: Models that the server lists, for messages.
         neutral: Fields that disable a server's own sampling defaults.
+        seed_field: The field of a call that holds its seed.
     """
 
     client: ChatClient
@@ -55,6 +60,7 @@ class APIArgs:
     extra_body: dict[str, Any]
     served: tuple[str, ...] = ()
     neutral: Mapping[str, float] = field(default_factory=dict)
+    seed_field: str = SEED_FIELD
 
     @classmethod
     def of(cls, engine_args: Mapping[str, Any]) -> APIArgs:
@@ -75,7 +81,8 @@ class APIArgs:
             max_retries=integer(0)("max_retries", args.get("max_retries", 5)),
         )
         extra_body = mapping("extra_body", args.get("extra_body", {}))
-        if clash := OUR_FIELDS & set(extra_body):
+        seed_field = _seed_field(args)
+        if clash := (OUR_FIELDS | {seed_field}) & set(extra_body):
             raise ConfigError(f"extra_body must not hold {', '.join(sorted(clash))}: there are model arguments for it.")
         concurrency = integer(1)("concurrency", args.get("concurrency", 32))
         revision = str(args.get("revision", ""))
@@ -84,7 +91,9 @@ class APIArgs:
         row = listed.get(model, {})
         neutral = VLLM_NEUTRAL if row.get("owned_by") == "vllm" else {}
         length = _max_length(args, row)
-        return cls(client, model, renderer, length, revision, concurrency, extra_body, tuple(listed), neutral)
+        return cls(
+            client, model, renderer, length, revision, concurrency, extra_body, tuple(listed), neutral, seed_field
+        )
 
 
 def _model(args: Mapping[str, Any]) -> str:
@@ -95,6 +104,17 @@ def _model(args: Mapping[str, Any]) -> str:
     if len(names) > 1:
         raise ConfigError(f"model={args['model']} and pretrained={args['pretrained']} differ: give only one of them.")
     return str(text("model", names.pop()))
+
+
+def _seed_field(args: Mapping[str, Any]) -> str:
+    """The field of a call that holds its seed."""
+    name = str(text("seed_field", args.get("seed_field", SEED_FIELD)))
+    if not re.fullmatch(r"[A-Za-z_][\w.-]{0,99}", name) or name in (OUR_FIELDS | set(VLLM_NEUTRAL)) - {SEED_FIELD}:
+        raise ConfigError(
+            f"seed_field={public_word(name)} is not allowed: give the name by which the server knows the seed of a "
+            f"call; the default is {SEED_FIELD}."
+        )
+    return name
 
 
 def _renderer(args: Mapping[str, Any], template_args: Any) -> Renderer:

@@ -15,13 +15,17 @@ from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
-from lm_eval_aft.engines.api.arguments import APIArgs
+from lm_eval_aft.engines.api.arguments import SEED_FIELD, APIArgs
 from lm_eval_aft.engines.api.client import Refused, Unreachable
 from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.responses import completions, refusal
 
 # OpenAI's maximum of n.
 MAX_CHOICES = 128
+SEED_ADVICE = (
+    "The server may ignore the seed of a call: name its seed parameter with seed_field=NAME, or give seed=none to "
+    "request the drafts of a question in one call."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class APIEngine:
     """Requests every text from a chat server."""
 
     counts_shared_prefill = False
+    seed_advice = SEED_ADVICE
     shape: ModelShape | None = None
     scorer: Scorer | None = None
     processes: Processes = SingleProcess()
@@ -53,6 +58,7 @@ class APIEngine:
         extra = [json.dumps(args.extra_body, sort_keys=True)] if args.extra_body else []
         # Without these fields the server's own sampling defaults apply, which give other texts.
         extra += [json.dumps(dict(args.neutral), sort_keys=True)] if args.neutral else []
+        extra += [f"seed_field={args.seed_field}"] if args.seed_field != SEED_FIELD else []
         self.fingerprint = "|".join(["api", args.model, args.revision, *extra])
         self.info: Mapping[str, Any] = {"base_url": args.client.base_url, "revision": args.revision}
 
@@ -150,7 +156,7 @@ class APIEngine:
         if sampling.until:
             body["stop"] = list(sampling.until)
         if sampling.seeded:
-            body["seed"] = request.seed
+            body[self._args.seed_field] = request.seed
         if choices > 1:
             body["n"] = choices
         if chat.prefill:

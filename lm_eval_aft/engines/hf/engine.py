@@ -49,6 +49,7 @@ class HFEngine:
     """
 
     counts_shared_prefill = True
+    seed_advice = ""
 
     def __init__(self, lm: HFLM, args: HFArgs) -> None:
         """Wrap a loaded HFLM.

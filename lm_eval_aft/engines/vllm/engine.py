@@ -45,6 +45,7 @@ class VLLMEngine:
     # vLLM may evict cached blocks and never shares the last partial block, so a shared prompt can be computed more
     # than once.
     counts_shared_prefill = False
+    seed_advice = ""
     device: Any = None
     processes: Processes = SingleProcess()
 
