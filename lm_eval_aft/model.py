@@ -16,14 +16,14 @@ from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_aft import __version__
 from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
-from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, decode
+from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, is_chat
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import log, warn_once
-from lm_eval_aft.core.prompts import Template, check_templates
-from lm_eval_aft.core.records import Question, Trace
+from lm_eval_aft.core.prompts import Template, chat_of_draft, check_templates
+from lm_eval_aft.core.records import Chat, Question, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -36,6 +36,7 @@ from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, qu
 from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import Selector, load_selector
+from lm_eval_aft.inference.shown_prompts import given_args, show_prompts
 from lm_eval_aft.storage.draft_store import Store, open_store
 from lm_eval_aft.storage.traces import make_folder, write_traces
 
@@ -132,7 +133,7 @@ class AFTLM(LM):
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
         self.name = name
-        self._totals = _Totals()
+        self._totals, self._reported = _Totals(), False
         self._selector, self._given_drafts = selector, given_drafts
         self._template_name: str | None = None
         if template_name := host_template_name():
@@ -142,7 +143,7 @@ class AFTLM(LM):
 
     @property
     def usage(self) -> Usage:
-        """Logical cost of everything answered so far."""
+        """Logical cost of the run. lm-eval's results end a run; the next request begins another."""
         return self._totals.usage
 
     @property
@@ -163,12 +164,14 @@ class AFTLM(LM):
         with stoppable(self.store):
             traces = self._answer(distinct, quiet=disable_tqdm or self.rank != 0)
         self._count(traces)
+        self._show_prompts(requests)
         return [dialogue.response for dialogue in dialogues]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
         """Score continuations with the engine's own model, directly or after drafts (``mcq``)."""
         questions = questions_with_choices(requests, self.config) if self.config.mcq == "drafts" else []
         scores, traces = self._score_after_drafts(questions, quiet=disable_tqdm or self.rank != 0)
+        self._show_prompts([requests[position] for position in scores])
         rest = [position for position in range(len(requests)) if position not in scores]
         usage = Usage()
         if rest or not requests:
@@ -257,8 +260,11 @@ class AFTLM(LM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """The facts that lm-eval writes into the results file under ``config``."""
-        shape = self.engine.shape
+        """The facts that lm-eval writes into the results file under ``config``.
+
+        This ends a run. The costs and counts of the next request are those of another run.
+        """
+        shape, self._reported = self.engine.shape, True
         ours = {
             "version": __version__,
             **self._settings(),
@@ -357,9 +363,15 @@ class AFTLM(LM):
             unfinished_thoughts=sum(bool(draft.completion.text.strip()) for draft in empty),
         )
         together = sum(self.gather_object(counts) or [counts], _Totals())
-        self._totals += together
+        self._totals = together if self._reported else self._totals + together
+        self._reported = False
         if self.rank == 0:
             _warn(together, self.max_length)
+
+    def _show_prompts(self, requests: Sequence[Instance]) -> None:
+        """Let lm-eval's sample logs show the prompts of drafts, or those of answers if there are no layers."""
+        renderer, final = self.engine.renderer, not self.config.layers
+        show_prompts(requests, lambda chat: renderer.render(chat_of_draft(self.template, chat, final=final)))
 
     def _scorer(self, kind: str, count: int) -> Scorer:
         if self.engine.scorer is None:
@@ -378,15 +390,14 @@ class AFTLM(LM):
 
 
 def _rendered(requests: Sequence[Instance], scorer: Scorer) -> list[Instance]:
-    """The requests, with each chat context as the text that ``--model hf`` would score."""
-    rendered = []
-    for request in requests:
-        context, *others = request.args
-        if isinstance(context, str) and not (chat := decode(context)).wrapped:
-            messages = [message.to_dict() for message in chat.with_prefill]
-            context = scorer.apply_chat_template(messages, add_generation_prompt=not chat.prefill)
-        rendered.append(replace(request, arguments=(context, *others)))
-    return rendered
+    """The requests, with each chat context as the text that ``--model hf`` would score. The sample logs show it too."""
+
+    def render(chat: Chat) -> str:
+        messages = [message.to_dict() for message in chat.with_prefill]
+        return scorer.apply_chat_template(messages, add_generation_prompt=not chat.prefill)
+
+    show_prompts([request for request in requests if is_chat(given_args(request)[0])], render)
+    return [replace(request, arguments=(request.args[0], *given_args(request)[1:])) for request in requests]
 
 
 def _warn(totals: _Totals, max_length: int) -> None:

@@ -125,9 +125,9 @@ def test_a_stop_string_that_no_text_shows_ends_the_answer_as_in_model_hf(tmp_pat
 
     monkeypatch.setattr(model.engine.model, "forward", scripted)
     settings = {"until": ["<|im_start|>", "<|im_end|>"], "do_sample": False, "max_gen_toks": 64}
-    request = Instance("generate_until", {"q": 1}, ("1+1?", settings), 0, metadata=("t", 0, 1))
-    assert model.generate_until([request], disable_tqdm=True) == ["It is 7."]
-    assert model.engine.lm.generate_until([request], disable_tqdm=True) == ["It is 7."]
+    for lm in (model, model.engine.lm):
+        request = Instance("generate_until", {"q": 1}, ("1+1?", settings), 0, metadata=("t", 0, 1))
+        assert lm.generate_until([request], disable_tqdm=True) == ["It is 7."]
 
 
 def test_stop_strings_that_end_texts_anyway_change_no_sampling(tiny):
@@ -405,6 +405,83 @@ def test_repeats_are_further_draws(tiny, tmp_path):
     assert sorted((t.question.doc_id, t.question.repeat) for t in traces) == [
         (d, r) for d in range(4) for r in range(3)
     ]
+
+
+def logged_arguments(results: dict) -> list[list[tuple]]:
+    (samples,) = results["samples"].values()
+    return [sample["arguments"] for sample in samples]
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_sample_logs_show_the_rendered_prompt_beside_its_messages(tiny, tmp_path, layers):
+    chat = {"apply_chat_template": True, "system_instruction": "Be brief."}
+    (request,) = logged_arguments(evaluate(aft(tiny, layers=layers), GENERATE, tmp_path, **chat))[0]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    rendered = aft(tiny).tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert request[0] == rendered
+    assert request[1]["max_gen_toks"] == 16
+    assert request[2] == {"messages": messages}
+
+
+def test_sample_logs_show_a_prefill_with_the_answer_only(tiny, tmp_path):
+    task = {**GENERATE, "gen_prefix": "It is"}
+    for layers, shown in ((0, True), (1, False)):
+        (request,) = logged_arguments(evaluate(aft(tiny, layers=layers), task, tmp_path, apply_chat_template=True))[0]
+        assert request[2]["messages"][-1] == {"role": "assistant", "content": "It is"}
+        assert request[0].endswith("It is") is shown
+
+
+def test_sample_logs_of_a_bare_prompt_show_the_turn_that_it_becomes(tiny, tmp_path):
+    (request,) = logged_arguments(evaluate(aft(tiny), GENERATE, tmp_path))[0]
+    messages = [{"role": "user", "content": "1+1?"}]
+    rendered = aft(tiny).tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert (request[0], request[2]) == (rendered, {"messages": messages})
+
+
+def test_sample_logs_of_a_server_show_a_transcript(tmp_path):
+    lm = AFTLM(engine="scripted", k=2, layers=1)
+    options = {"apply_chat_template": True, "system_instruction": "Be brief."}
+    (request,) = logged_arguments(evaluate(lm, GENERATE, tmp_path, **options))[0]
+    assert request[0] == "system: Be brief.\n\nuser: 1+1?"
+
+
+@pytest.mark.parametrize("mcq", ["plain", "drafts"])
+def test_sample_logs_of_choices_show_the_rendered_prompt(tiny, tmp_path, mcq):
+    lm = aft(tiny, mcq=mcq, draft_max_tokens=4)
+    requests = logged_arguments(evaluate(lm, CHOICE, tmp_path, apply_chat_template=True))[0]
+    messages = [{"role": "user", "content": "1+1?"}]
+    rendered = aft(tiny).tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert [request[0] for request in requests] == [rendered] * 3
+    assert [request[1].strip() for request in requests] == ["2", "4", "six"]
+    assert requests[0][2] == {"messages": messages}
+
+
+def test_a_request_whose_prompt_is_shown_can_be_answered_again(tiny):
+    lm = aft(tiny, k=1)
+    context = lm.apply_chat_template([{"role": "user", "content": "1+1?"}])
+    settings = {"until": [], "max_gen_toks": 4}
+    request = Instance("generate_until", {"q": 1}, (context, settings), 0, metadata=("t", 0, 1))
+    first = lm.generate_until([request], disable_tqdm=True)
+    shown = request.args
+    assert lm.generate_until([request], disable_tqdm=True) == first
+    assert request.args == shown
+    assert lm.usage.generations == 2 * lm.config.generations
+
+
+def test_each_run_of_one_model_has_its_own_costs(tiny, tmp_path):
+    lm = aft(tiny)
+    runs = [evaluate(lm, GENERATE, tmp_path, limit=limit)["config"]["aft"] for limit in (2, 1)]
+    assert [run["usage"]["generations"] for run in runs] == [2 * 3, 3]
+    assert [run["spent"]["generations"] for run in runs] == [2 * 3, 3]
+    assert [run["bare_prompts_wrapped"] for run in runs] == [2, 1]
+
+
+def test_requests_of_several_kinds_are_one_run(tiny, tmp_path):
+    lm = aft(tiny)
+    lm.generate_until([Instance("generate_until", {"q": 1}, ("1+1?", {"until": []}), 0, metadata=("t", 0, 1))])
+    lm.loglikelihood([Instance("loglikelihood", {"q": 1}, ("1+1?", " 2"), 0, metadata=("t", 0, 1))])
+    ours = lm.get_model_info()["aft"]
+    assert (ours["usage"]["generations"], ours["scored_without_aggregation"]) == (3, 1)
 
 
 def test_padding_clones_are_neither_run_nor_counted(tiny, tmp_path):

@@ -53,13 +53,18 @@ class ChatContext(str):
         return cls(json.dumps({"aft_chat": rows, "prefill": not add_generation_prompt}, ensure_ascii=False))
 
 
+def is_chat(context: str) -> bool:
+    """Whether a context holds messages, rather than a bare prompt."""
+    return context.startswith(_MARK)
+
+
 def decode(context: str) -> Chat:
     """Read the chat in a context. A bare string becomes one user message.
 
     Raises:
         ChatError: If a task changed the encoded chat, or the chat ends with a complete assistant message.
     """
-    if not context.startswith(_MARK):
+    if not is_chat(context):
         return Chat((Message("user", whole_characters(context)),), wrapped=True)
     try:
         payload = parse_json(context)
@@ -89,6 +94,9 @@ class Renderer(Protocol):
 
     def encode(self, chat: Chat) -> Prompt:
         """Render a chat, ready for the next assistant turn."""
+
+    def render(self, chat: Chat) -> str:
+        """The prompt as text, for logs. If a server renders it unseen, each message follows the name of its role."""
 
     def trim(self, text: str, tokens: int) -> str:
         """The longest beginning of a text that has at most ``tokens`` tokens."""
@@ -179,7 +187,7 @@ class TokenizerRenderer:
         self.template_args["chat_template"] = template if self._date is None else with_date(template, str(self._date))
 
     def render(self, chat: Chat) -> str:
-        """The prompt as text."""
+        """See ``Renderer.render``."""
         if not self.tokenizer.chat_template:
             return "\n\n".join(message.content for message in chat.with_prefill if message.content)
         messages = chat.with_prefill if self.has_system_role else fold_system(chat.with_prefill)
@@ -328,6 +336,11 @@ class TokenizerRenderer:
         with suppress(ChatError):
             return set(MARKS.findall(self.render(Chat(turns))))
         return set(MARKS.findall(self._first_accepted((turns[:3], turns[1:3], turns[1:2]))))
+
+
+def transcript(chat: Chat) -> str:
+    """A chat as text that no chat template renders."""
+    return "\n\n".join(f"{message.role}: {message.content}" for message in chat.with_prefill)
 
 
 def whole_characters(text: str) -> str:

@@ -193,8 +193,13 @@ def draft_prompt(template: Template, renderer: Renderer, chat: Chat, budget: int
     Raises:
         PromptTooLong: If the prompt has more tokens than the budget.
     """
+    return _checked(Fitted(renderer.encode(chat_of_draft(template, chat, final=final))), budget)
+
+
+def chat_of_draft(template: Template, chat: Chat, *, final: bool) -> Chat:
+    """The chat that ``draft_prompt`` renders."""
     drafted = template.draft_chat(chat)
-    return _checked(Fitted(renderer.encode(drafted if final else replace(drafted, prefill=""))), budget)
+    return drafted if final else replace(drafted, prefill="")
 
 
 def aggregate_prompt(

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from lm_eval_aft.core.arguments import integer
-from lm_eval_aft.core.chat import strip_control
+from lm_eval_aft.core.chat import strip_control, transcript
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Request
@@ -29,6 +29,10 @@ class WordRenderer:
         """See ``Renderer.encode``. There are no token ids."""
         words = sum(len(m.content.split()) + 1 for m in chat.messages) + len(chat.prefill.split())
         return Prompt(chat, None, words, chat.identity)
+
+    def render(self, chat: Chat) -> str:
+        """See ``Renderer.render``."""
+        return transcript(chat)
 
     def trim(self, text: str, tokens: int) -> str:
         """See ``Renderer.trim``."""

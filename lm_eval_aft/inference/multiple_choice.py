@@ -31,6 +31,7 @@ from lm_eval_aft.core.usage import ModelShape, Usage, reading_usage, total
 from lm_eval_aft.inference.dialogue import without_thinking
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.requests import make_question
+from lm_eval_aft.inference.shown_prompts import given_args
 
 # vLLM writes a token after what it scores, and a choice may have one more token beside a prompt than alone.
 SPARE_TOKENS = 2
@@ -74,7 +75,7 @@ def questions_with_choices(requests: Sequence[Instance], config: AFTConfig) -> l
     """
     questions: dict[tuple[Any, ...], ChoiceQuestion] = {}
     for position, request in enumerate(requests):
-        context, choice = request.args
+        context, choice = given_args(request)
         if context:
             # Two documents may have one context and different choices.
             key = context, request.task_name, request.doc_id

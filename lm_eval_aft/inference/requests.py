@@ -17,6 +17,7 @@ from lm_eval_aft.core.config import MAX_RUN_GENERATIONS, TOKEN_ALIASES, AFTConfi
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Question
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue
+from lm_eval_aft.inference.shown_prompts import given_args
 
 # Generation settings that are used. A warning names the others.
 KNOWN_SETTINGS = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
@@ -52,7 +53,7 @@ def read_questions(requests: Sequence[Instance], config: AFTConfig) -> list[Ques
     for request in requests:
         repeat = occurrences[id(request)] % (request.repeats or 1)
         occurrences[id(request)] += 1
-        questions.append(make_question(request, request.args[1], repeat, config))
+        questions.append(make_question(request, given_args(request)[1], repeat, config))
     return questions
 
 
@@ -72,7 +73,7 @@ def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int,
     # lm-eval's sample logs hold the same hash.
     document = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return Question(
-        chat=decode(request.args[0]),
+        chat=decode(given_args(request)[0]),
         drafts=drafts,
         final=final,
         task=request.task_name or "",
@@ -110,7 +111,7 @@ def later_turns(request: Instance) -> tuple[str, ...] | None:
     Raises:
         ConfigError: If the task gives anything but strings.
     """
-    gen_kwargs = request.args[1]
+    gen_kwargs = given_args(request)[1]
     return tuple(strings(TURNS, gen_kwargs[TURNS])) if TURNS in gen_kwargs else None
 
 

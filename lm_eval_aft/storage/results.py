@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.chat import ChatContext
 from lm_eval_aft.core.cuts import Cuts, check_cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
@@ -567,6 +568,16 @@ def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
 
 
 def _prompt(arguments: Any) -> str:
-    """The prompt of the first request, or "" if another version of lm-eval logged requests in another form."""
+    """The context of the first request, or "" if another version of lm-eval logged requests in another form.
+
+    ``--model aft`` logs the rendered prompt, and the messages of the context beside it.
+    """
     first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
-    return str(first.get("arg_0", "")) if isinstance(first, dict) else ""
+    if not isinstance(first, dict):
+        return ""
+    beside = next((value for value in first.values() if isinstance(value, dict) and "messages" in value), {})
+    try:
+        messages = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in beside["messages"]]
+        return ChatContext.of(messages, messages[-1]["role"] != "assistant")
+    except (KeyError, TypeError, IndexError):
+        return str(first.get("arg_0", ""))

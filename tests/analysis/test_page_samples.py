@@ -89,6 +89,22 @@ def test_another_models_run_is_shown_from_the_log(tmp_path: Path):
     assert samples[2].score == "exact_match (flexible-extract): 0.5"
 
 
+def test_messages_that_stand_beside_a_rendered_prompt_are_shown_as_turns(tmp_path: Path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+    request = {"arg_0": "<|im_start|>user\nHow many?", "arg_1": {"until": []}, "arg_2": {"messages": messages}}
+    broken = {"arg_0": "rendered", "arg_1": {}, "arg_2": {"messages": [{"role": "user"}]}}
+    log_run(
+        tmp_path,
+        "gsm8k",
+        [row(0, arguments={"gen_args_0": request}), row(1, arguments={"gen_args_0": broken})],
+    )
+    _, samples = run_samples(RunEntry(read_run(tmp_path), "ours", None))
+    assert [[(m.role, m.text) for m in s.messages] for s in samples] == [
+        [("system", "Be brief."), ("user", "How many?")],
+        [("user", "rendered")],
+    ]
+
+
 def test_a_single_answer_has_no_panel(tmp_path: Path):
     made = trace(["is 7"])
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0)], made.settings)

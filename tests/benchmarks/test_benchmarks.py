@@ -57,6 +57,12 @@ def test_figures_have_their_conditions_and_no_path(run, tmp_path):
     assert str(tmp_path) not in json.dumps(figures)
 
 
+def test_figures_name_the_versions_of_what_is_compared(script, monkeypatch, tmp_path):
+    monkeypatch.setattr("common.version", lambda name: "1.16.0")
+    script("common").write("train", {}, str(tmp_path))
+    assert json.loads((tmp_path / "train.json").read_text())["versions"]["trl"] == "1.16.0"
+
+
 def test_hf_computes_each_distinct_prompt_once(run, tiny):
     words = ("--pretrained", tiny, "--dtype", "float32", "--count", "3", "--max-tokens", "6", "--max-length", "4000")
     figures = run("counts", *words, "--points", "3,1", "2,2", file="counts-hf")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, fold_system, strip_control
+from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, fold_system, strip_control, transcript
 from lm_eval_aft.core.records import Chat, Prompt
 
 # English text in UTF-8. Other scripts have more bytes a character, so their characters count for more.
@@ -37,6 +37,10 @@ class EstimateRenderer:
         turns = [*(m.content for m in chat.messages), *([chat.prefill] if chat.prefill else [])]
         tokens = sum(self.count(turn) + TOKENS_PER_TURN for turn in turns) + TOKENS_PER_TURN
         return Prompt(chat, None, tokens, chat.identity)
+
+    def render(self, chat: Chat) -> str:
+        """See ``Renderer.render``."""
+        return transcript(chat)
 
     def trim(self, text: str, tokens: int) -> str:
         """See ``Renderer.trim``."""
@@ -74,6 +78,10 @@ class CountingRenderer:
         prompt = self._inner.encode(chat)
         return Prompt(chat, None, prompt.prompt_tokens, chat.identity, prompt.opened_thought)
 
+    def render(self, chat: Chat) -> str:
+        """See ``Renderer.render``. The text is what a server with this tokenizer renders."""
+        return self._inner.render(chat)
+
     def trim(self, text: str, tokens: int) -> str:
         """See ``Renderer.trim``."""
         return self._inner.trim(text, tokens)
@@ -99,3 +107,7 @@ class FoldingRenderer:
     def encode(self, chat: Chat) -> Prompt:
         """See ``Renderer.encode``. The prompt's chat is the folded one."""
         return self._inner.encode(replace(chat, messages=fold_system(chat.messages)))
+
+    def render(self, chat: Chat) -> str:
+        """See ``Renderer.render``."""
+        return self._inner.render(replace(chat, messages=fold_system(chat.messages)))
