@@ -146,6 +146,11 @@ class EvalRun:
     groups: Mapping[str, Group] = field(default_factory=dict)
 
     @property
+    def stamp(self) -> str:
+        """The time in the file's name, as lm-eval writes it; the name itself without one."""
+        return _split_name(self.path)[1]
+
+    @property
     def k(self) -> int | None:
         """Texts per layer, or None if the run is of another model."""
         return int(self.settings["k"]) if self.settings else None

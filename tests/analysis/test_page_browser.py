@@ -113,11 +113,42 @@ def small(opened) -> Page:
 
 
 def test_every_part_is_there_and_nothing_is_fetched(small: Page):
-    assert small.texts("h2") == ["Scores and cost", "Curves", "Comparisons", "What aggregation did", "Samples"]
+    assert small.texts("h2") == [
+        "Verdict",
+        "Scores and cost",
+        "Comparisons",
+        "What aggregation did",
+        "Samples",
+        "Curves",
+        "Settings and commands",
+    ]
     assert small.texts("nav.parts a") == small.texts("h2")
     assert small.driver.title == "A small page"
     assert small.complaints() == []
     assert small.requests() == [small.path.as_uri()]
+
+
+def test_the_first_screen_has_the_verdict_and_all_scores_with_their_cost(small: Page):
+    screen = small.run("return innerHeight")
+    for selector in ("h1", ".headline", ".strip tbody tr:last-child"):
+        box = small.one(selector).rect
+        assert box["y"] + box["height"] < screen
+    assert small.texts(".headline p") == [
+        "▼ worse gsm8k: aft is 3.6 points worse than sft.",
+        "This is the best of 2 runs against sft: 2 worse.",
+    ]
+    assert small.texts(".strip tbody th") == ["sft baseline", "aft ▼ worse", "other"]
+    assert small.texts(".strip tbody tr:nth-child(2) .number") == [
+        "24.4 [23.2, 25.6]",
+        "1,056 tokens",
+        "\u00d7\u20099.6",
+    ]
+    # 25 lies in the middle of the axis, and 28 to its right.
+    circle, square = small.one(".strip circle").rect, small.one(".strip .square").rect
+    track = small.one(".strip .track").rect
+    assert circle["x"] + circle["width"] / 2 == pytest.approx(track["x"] + 0.44 * track["width"], abs=1)
+    assert square["x"] == pytest.approx(track["x"] + 0.8 * track["width"], abs=5)
+    assert "lm_eval --model aft" in small.one("#settings").get_attribute("textContent")
 
 
 def test_a_click_sorts_by_value_and_another_turns_it_round(small: Page):

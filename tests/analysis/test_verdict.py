@@ -98,3 +98,37 @@ def test_the_corrected_p_counts_everywhere(tmp_path: Path):
     """With ten tasks, p = 0.008 becomes 0.078."""
     places = shown(tmp_path, make_sides(tmp_path, "worse", further_tasks=9))
     assert places == {**dict.fromkeys(places, "no difference shown"), "exit": ""}
+
+
+def test_three_runs_have_the_same_words_and_digits_everywhere(tmp_path: Path):
+    """Terminal, page, card and exit code, with one run better and one worse than the baseline on two tasks."""
+    right = {"base": 20, "good": 34, "bad": 6}
+    for place, (name, count) in enumerate(right.items(), 1):
+        make_run(tmp_path / name, [1] * count + [0] * (40 - count), model=name, k=place, tokens=100 * place)
+        add_task(tmp_path / name, "u", [1] * 21 + [0] * 19)
+    folders = [str(tmp_path / name) for name in right]
+    page = tmp_path / "page.html"
+    terminal = CliRunner().invoke(aft, ["compare", *folders, "--fail-on-regression"])
+    card = CliRunner().invoke(aft, ["report", *folders, "--model-card", "--baseline", folders[0]])
+    CliRunner().invoke(aft, ["report", *folders, "--html", str(page), "--baseline", folders[0]])
+    assert terminal.exit_code == 1
+    sentences = re.findall(r"^[tu]: .*$", terminal.output, re.MULTILINE)
+    assert re.findall(r"^- ([tu]: .*)$", card.output, re.MULTILINE) == sentences
+    assert [_in_words(each) for each in sentences] == ["better", "no difference shown", "worse", "no difference shown"]
+    data = json.loads(re.search(r'id="data">([^<]*)<', page.read_text())[1])
+    # The page has the sentence on the best run of each task, and the numbers of all.
+    assert [headline["sentences"][0] for headline in data["headlines"]] == sentences[:2]
+    assert [effect["verdict"] for effect in data["effects"]] == [_in_words(each) for each in sentences]
+    verdicts = {row["name"]: row["verdict"] for row in data["strips"][0]["rows"]}
+    assert verdicts == {"base (1, 2)": "", "good (2, 2)": "better", "bad (3, 2)": "worse"}
+    for effect in data["effects"]:
+        line = next(
+            line
+            for line in terminal.output.splitlines()
+            if line.strip().startswith(effect["other"]) and f" {effect['name']} " in line and effect["verdict"] in line
+        )
+        for text in effect["texts"].values():
+            assert f" {text} " in f"{line} "
+    facts = [fact["text"] for fact in data["headlines"][0]["facts"]]
+    assert len(facts) == 2
+    assert all(f" {text} " in terminal.output for text in facts)

@@ -8,14 +8,21 @@ from typing import Any
 
 from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel
 from lm_eval_aft.analysis.report.page.data import (
+    Axis,
     Chart,
     ChartPoint,
     Curve,
     Effect,
+    Fact,
+    Headline,
     PageData,
     PageMessage,
     PageSample,
     PageText,
+    RunFacts,
+    Strip,
+    StripRow,
+    Tick,
 )
 from lm_eval_aft.analysis.report.tables import Cell, Column, Row, Table
 
@@ -90,7 +97,36 @@ def small_page() -> PageData:
         sample(0, "run B", right=None),
     )
     charts = (Chart("Accuracy against tokens", "tokens", "accuracy, %", (curve, vote), log_x=True),)
-    return PageData("A small page", "made by hand", leaderboard(), charts, (effect, graded), (panel,), samples)
+    return PageData(
+        title="A small page",
+        made="made by hand",
+        headlines=(small_headline(),),
+        strips=(small_strip(),),
+        leaderboard=leaderboard(),
+        charts=charts,
+        effects=(effect, graded),
+        diagnostics=(panel,),
+        samples=samples,
+        runs=(RunFacts("sft", "engine hf, seed 1", "2026-11-30 12:00", "lm_eval --model aft"),),
+        shared=(Fact("engine", "hf"),),
+        notes=("mt_bench is left out.",),
+    )
+
+
+def small_headline() -> Headline:
+    facts = (Fact("difference in points", "-3.6 [-6.1, -1.1]"), Fact("generated tokens", "x 9.6"))
+    sentences = ("gsm8k: aft is 3.6 points worse than sft.", "This is the best of 2 runs against sft: 2 worse.")
+    return Headline("gsm8k", "worse", sentences, facts)
+
+
+def small_strip() -> Strip:
+    axis = Axis(20, 30, (Tick(20, "20"), Tick(25, "25"), Tick(30, "30")), "acc, %")
+    rows = (
+        StripRow("sft", 28.0, 26.8, 29.2, "28.0 [26.8, 29.2]", "110", "x 1", True, ""),
+        StripRow("aft", 24.4, 23.2, 25.6, "24.4 [23.2, 25.6]", "1,056", "x 9.6", False, "worse"),
+        StripRow("other", 24.4, None, None, "24.4", "", "", False, ""),
+    )
+    return Strip("gsm8k, 1,319 questions", axis, rows)
 
 
 def hostile_page() -> PageData:

@@ -22,6 +22,7 @@ from lm_eval_aft.analysis.report.tables import (
     number_cell,
     p_cell,
     p_text,
+    ratio_text,
     to_json,
     to_jsonable,
     unit_of,
@@ -47,7 +48,7 @@ def _sentence(comparison: Comparison) -> str:
     c, unit = comparison, comparison_unit(comparison)
     words = {"better": "better", "worse": "worse"}
     apart = words.get(c.verdict, "higher" if c.difference.estimate > 0 else "lower")
-    size = unit.text(abs(c.difference.estimate)) + _points(unit)
+    size = unit.text(abs(c.difference.estimate)) + points(unit)
     relation = f"{size} {apart} than" if c.difference.estimate else "level with"
     metric = "" if c.score.ranked else f" in {c.score.metric}, which is neither better nor worse"
     doubt = f"; no difference is shown{_detectable(c, unit)}" if c.verdict == "no difference shown" else ""
@@ -56,8 +57,9 @@ def _sentence(comparison: Comparison) -> str:
     return f"{name}: {c.other} is {relation} {c.baseline}{metric} {numbers}{_at_cost(c.cost_ratio)}{doubt}."
 
 
-def _points(unit: Unit) -> str:
-    return " points" if unit == PERCENT else ""
+def points(unit: Unit, before: str = " ") -> str:
+    """The word for a difference of percentages, after ``before``; empty for other units."""
+    return f"{before}points" if unit == PERCENT else ""
 
 
 def _interval(comparison: Comparison, unit: Unit) -> str:
@@ -81,7 +83,7 @@ def _detectable(comparison: Comparison, unit: Unit) -> str:
         return ""
     if comparison.detectable is None:
         return ", and this many questions could hardly show one"
-    return f", and fewer than {unit.text(comparison.detectable)}{_points(unit)} would be seen too seldom here"
+    return f", and fewer than {unit.text(comparison.detectable)}{points(unit)} would be seen too seldom here"
 
 
 def comparison_unit(comparison: Comparison) -> Unit:
@@ -189,7 +191,7 @@ def comparison_cells(comparison: Comparison) -> dict[str, Cell]:
         "p_holm": p_cell(c.p_holm),
         "above_level_below": Cell(f"{c.counts.wins:,}/{c.counts.ties:,}/{c.counts.losses:,}"),
         "detectable": NONE if c.detectable is None else Cell(unit.text(c.detectable), c.detectable),
-        "token_ratio": NONE if c.cost_ratio is None else Cell(f"x {c.cost_ratio:.3g}", c.cost_ratio),
+        "token_ratio": NONE if c.cost_ratio is None else Cell(ratio_text(c.cost_ratio), c.cost_ratio),
         "verdict": Cell(c.verdict),
     }
 

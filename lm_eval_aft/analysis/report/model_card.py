@@ -50,18 +50,19 @@ def model_card(entries: Sequence[RunEntry], table: Table, baseline: Path | None 
         *(["### Comparison", "", *(f"- {escaped(line)}" for line in sentences), ""] if sentences else []),
         "### Settings",
         "",
-        *(f"- {escaped(line)}" for line in dict.fromkeys(_settings(entry) for entry in entries)),
+        *(f"- {escaped(line)}" for line in dict.fromkeys(settings_line(entry) for entry in entries)),
         "",
         "### Commands",
         "",
         "```bash",
-        *(_command(entry.run) for entry in entries),
+        *(command(entry.run) for entry in entries),
         "```",
     ]
     return "\n".join(lines)
 
 
-def _settings(entry: RunEntry) -> str:
+def settings_line(entry: RunEntry) -> str:
+    """The versions, the engine, the sampling, the seed and the template of a run, in one line."""
     run = entry.run
     host = f"lm_eval {run.host_version}" if run.host_version else "lm_eval"
     if not run.settings:
@@ -99,7 +100,7 @@ def _described(sampling: Sampling) -> str:
     return " ".join([*values, f"max_tokens {sampling.max_tokens}"])
 
 
-def _command(run: EvalRun) -> str:
+def command(run: EvalRun) -> str:
     """The command that made a run, as far as its results file states it."""
     words = ["lm_eval", "--model", str(run.config.get("model", "aft")), "--model_args", _model_args(run)]
     words += ["--tasks", ",".join(_requested(run))]

@@ -195,6 +195,11 @@ def p_text(p_value: float) -> str:
     return f"{p_value:.1e}" if p_value < 0.001 else f"{p_value:.3f}"
 
 
+def ratio_text(ratio: float) -> str:
+    """How many times a cost is another one, such as x 9.6."""
+    return f"x {ratio:.3g}"
+
+
 def p_cell(p_value: float | None) -> Cell:
     """A p-value; None gives an empty cell."""
     return NONE if p_value is None else Cell(p_text(p_value), p_value)

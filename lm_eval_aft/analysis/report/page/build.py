@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 
-from lm_eval_aft import __version__
 from lm_eval_aft.analysis.comparison import Comparison, compare_all
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
@@ -14,6 +13,14 @@ from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.report.comparison_tables import comparison_cells, comparison_unit, part_name
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Chart, Effect, PageData
+from lm_eval_aft.analysis.report.page.overview import (
+    headlines,
+    made_line,
+    page_title,
+    run_facts,
+    strips,
+    without_shared_columns,
+)
 from lm_eval_aft.analysis.report.page.samples import run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
@@ -39,15 +46,20 @@ def write_report(
     """
     samples = [run_samples(entry, entries) for entry in entries]
     compared = compare_all(entries, baseline, members)
-    names = dict.fromkeys(name for entry in entries for name in listed_names(entry.run))
+    base = compared.comparisons[0].baseline if compared.comparisons else ""
+    scores, shared = without_shared_columns(table)
     data = PageData(
-        title="Propose and aggregate",
-        made=f"lm_eval_aft {__version__}; {len(entries)} runs of {', '.join(names)}",
-        leaderboard=table,
+        title=page_title(entries, base),
+        made=made_line(entries),
+        headlines=tuple(headlines(compared, entries)),
+        strips=tuple(strips(compared, entries, base)),
+        leaderboard=scores,
         charts=tuple(_charts(entries)),
         effects=tuple(map(_effect, compared.comparisons)),
         diagnostics=tuple(panel for panels, _ in samples for panel in panels),
         samples=tuple(sample for _, of_run in samples for sample in of_run),
+        runs=run_facts(entries),
+        shared=shared,
         notes=compared.left_out,
     )
     write_page(path, data)

@@ -59,6 +59,95 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Tick:
+    """A place on an axis, and the text beside it."""
+
+    value: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear axis in the shown unit, from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    ticks: tuple[Tick, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number as a text, with the words that say what it is."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What the comparisons with the baseline show on one task or group.
+
+    Attributes:
+        name: Name of the task or the group.
+        verdict: The verdict on the best run.
+        sentences: The sentence of ``aft compare`` on that run. If there are several runs, the verdicts on all of them.
+        facts: The numbers of the first sentence one by one.
+    """
+
+    name: str
+    verdict: str
+    sentences: tuple[str, ...]
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StripRow:
+    """One run in a strip chart.
+
+    Attributes:
+        name: Name of the run.
+        value: The score in the shown unit.
+        low: Lower end of its interval; None if there is none.
+        high: Upper end.
+        score: The score with its interval, as a text.
+        tokens: Generated tokens a question, as a text; empty if they are not known.
+        ratio: These tokens divided by the baseline's, as a text; empty if one is not known.
+        baseline: Whether this is the baseline.
+        verdict: The verdict on this run; empty for the baseline and for a run that was not compared.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    score: str
+    tokens: str
+    ratio: str
+    baseline: bool
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The scores of all runs on one task or group, on one axis."""
+
+    title: str
+    axis: Axis
+    rows: tuple[StripRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """How one run was made: its settings in a sentence, when it ended, and the command that makes it again."""
+
+    name: str
+    settings: str
+    date: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """Another run against the baseline on one metric of one task or group, or on a part of it.
 
@@ -175,21 +264,30 @@ class PageData:
     """Everything on one page; a part without data is left out.
 
     Attributes:
-        title: Its heading.
-        made: The version and the runs, in one line. It holds no time, so that equal runs give equal pages.
-        leaderboard: One row a run.
+        title: Its heading: the runs and the tasks.
+        made: The version, the number of runs and when they ended. The time at which the page was written is no part of
+            it, so that equal runs give equal pages.
+        headlines: What the comparisons show, for each task or group.
+        strips: The scores of all runs, for each task or group.
+        leaderboard: One row a run, without the columns that are equal in all rows.
         charts: Score against cost, k and layers.
         effects: Comparisons with a baseline.
         diagnostics: One panel for each run and task with traces.
         samples: All questions of all runs.
-        notes: Shown under the heading, a sentence each.
+        runs: How each run was made.
+        shared: The columns of the leaderboard that are equal in all rows.
+        notes: Shown under the headlines, a sentence each.
     """
 
     title: str
     made: str = ""
+    headlines: tuple[Headline, ...] = ()
+    strips: tuple[Strip, ...] = ()
     leaderboard: Table | None = None
     charts: tuple[Chart, ...] = ()
     effects: tuple[Effect, ...] = ()
     diagnostics: tuple[DiagnosticsPanel, ...] = ()
     samples: tuple[PageSample, ...] = ()
+    runs: tuple[RunFacts, ...] = ()
+    shared: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()

@@ -2,12 +2,10 @@
 
 const FOREST = { width: 240, height: 26, edge: 8 };
 
-const kind = (effect) => (effect.verdict === "better" || effect.verdict === "worse" ? effect.verdict : "level");
-
 function forest(effect, reach) {
   const at = (value) => FOREST.width / 2 + (value / reach) * (FOREST.width / 2 - FOREST.edge);
   const middle = FOREST.height / 2;
-  const picture = svg("svg", { viewBox: `0 0 ${FOREST.width} ${FOREST.height}`, class: "forest " + kind(effect), "aria-hidden": "true" });
+  const picture = svg("svg", { viewBox: `0 0 ${FOREST.width} ${FOREST.height}`, class: "forest " + kind(effect.verdict), "aria-hidden": "true" });
   picture.append(svg("line", { class: "zero", x1: at(0), x2: at(0), y1: 0, y2: FOREST.height }));
   if (effect.low !== null && effect.high !== null) {
     picture.append(svg("line", { class: "interval", x1: at(effect.low), x2: at(effect.high), y1: middle, y2: middle }));
@@ -30,9 +28,6 @@ function winBar(effect) {
   return picture;
 }
 
-// A minus sign is as wide as a plus sign.
-const typeset = (text) => text.replaceAll("-", "\u2212");
-
 function effectRow(effect, reach) {
   const number = (key) => h("td", { class: "number" }, show(effect.texts[key] === "-" ? "\u2013" : typeset(effect.texts[key])));
   const [estimate, ...interval] = typeset(effect.texts.difference).split(" ");
@@ -42,7 +37,7 @@ function effectRow(effect, reach) {
     { class: effect.part ? "part" : null },
     h("th", { scope: "row" }, named, effect.notes.length ? h("small", { class: "apart" }, show(effect.notes.join(" "))) : null),
     h("td", { class: "number" }, show(`${typeset(effect.texts.baseline)} \u2192 ${typeset(effect.texts.score)}`)),
-    h("td", { class: "number effect " + kind(effect) }, h("strong", {}, show(estimate)), " ", show(interval.join(" ")), h("span", { class: "unseen" }, show(` (${effect.verdict})`))),
+    h("td", { class: "number effect " + kind(effect.verdict) }, h("strong", {}, show(estimate)), " ", show(interval.join(" ")), h("span", { class: "unseen" }, show(` (${effect.verdict})`))),
     h("td", {}, forest(effect, reach)),
     number("p"),
     number("p_holm"),
