@@ -12,7 +12,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults test-hostile test-zoo zoo-table test-newest coverage lint docs test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,9 @@ test-zoo: .venv/installed-dev ## every causal architecture of transformers: text
 
 zoo-table: .venv/installed-dev ## write the table of architectures in docs/engines.md again
 	$(BIN)/python tests/helpers/zoo_outcome.py
+
+reference: .venv/installed-dev ## write the reference pages in docs/reference again
+	$(BIN)/python tests/helpers/reference.py
 
 # NEWEST holds further requirements, for example NEWEST='torch==2.13.0 lm-eval==0.5.0.dev1'.
 test-newest: ## install the newest release of everything into .venv-newest and run the tests

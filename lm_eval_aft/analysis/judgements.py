@@ -93,7 +93,7 @@ def pair_stored_judgements(baseline: RunEntry, other: RunEntry, task: str, commo
     Raises:
         UnusableScores: A run is not judged, or the runs were judged differently or on different questions.
     """
-    first, second = (_stored_model(entry, task) for entry in (baseline, other))
+    first, second = (stored_model(entry, task) for entry in (baseline, other))
     try:
         pairs = pair_judgements(first, second, common)
     except RecordError as error:
@@ -109,7 +109,13 @@ def pair_stored_judgements(baseline: RunEntry, other: RunEntry, task: str, commo
     )
 
 
-def _stored_model(entry: RunEntry, task: str) -> JudgedModel:
+def stored_model(entry: RunEntry, task: str) -> JudgedModel:
+    """The judgements that a judge left beside a run.
+
+    Raises:
+        UnusableScores: The run is not judged.
+        RecordError: The file of judgements cannot be read.
+    """
     stored = entry.judged.get(task)
     if stored is None:
         benchmark = task.rpartition("::")[2].removeprefix("aft_")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lm_eval_aft.analysis import api
 from lm_eval_aft.analysis.comparison import compare_entries, compare_judgements
 from lm_eval_aft.analysis.judgements import is_judgement_file
 from lm_eval_aft.analysis.report.comparison_tables import (
@@ -16,32 +17,8 @@ from lm_eval_aft.analysis.report.comparison_tables import (
     paired_table,
 )
 from lm_eval_aft.analysis.report.tables import Form, Table, render
-from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.terminal import message, note, show
-from lm_eval_aft.storage.results import read_runs
-
-
-def read_sides(baseline: Path, others: Sequence[Path], traces: Path | None) -> tuple[RunEntry, tuple[RunEntry, ...]]:
-    """The one run below ``baseline``, and every other run below ``others``, all with different labels.
-
-    Raises:
-        ConfigError: There is nothing to compare the baseline with.
-        RecordError: The baseline is not one run, or a folder holds none; the message names it.
-    """
-    runs = read_runs(baseline)
-    if len(runs) > 1:
-        files = ", ".join(str(run.path) for run in runs[:3])
-        raise RecordError(f"{baseline} holds {len(runs)} runs and the baseline is one: give its file, such as {files}.")
-    base, *rest = read_entries([runs[0].path, *others], traces)
-    if not rest:
-        raise _no_other(others[0])
-    return base, tuple(rest)
-
-
-def _no_other(folder: Path) -> ConfigError:
-    return ConfigError(f"{folder} holds no other run than the baseline: give another folder.")
 
 
 @click.command()
@@ -80,10 +57,8 @@ def compare(
         compared = compare_judgements(baseline, others, common, level)
         tables: Sequence[Table] = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
-        if not others:
-            raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
-        base, rest = read_sides(baseline, [*others, *drafts], traces)
-        entries = _below(rest, others)
+        base, rest = api.read_sides(baseline, others, traces, drafts)
+        entries = api.entries_below(rest, others)
         compared = compare_entries(base, entries, tasks, metric, common, level, members)
         voters = [base, *rest]
         tables = [] if form == "json" else comparison_tables(base, entries, compared.comparisons, voters, regex, level)
@@ -96,16 +71,3 @@ def compare(
         show("\n\n".join([*map(message, sentences), render(tables, form)]))
     if fail_on_regression and compared.regressed:
         raise SystemExit(1)
-
-
-def _below(entries: Sequence[RunEntry], folders: Sequence[Path]) -> list[RunEntry]:
-    """The runs below these folders.
-
-    Raises:
-        ConfigError: There are none.
-    """
-    paths = {run.path.resolve() for folder in folders for run in read_runs(folder)}
-    below = [entry for entry in entries if entry.run.path.resolve() in paths]
-    if not below:
-        raise _no_other(folders[0])
-    return below

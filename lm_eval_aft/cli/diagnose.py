@@ -6,13 +6,10 @@ from pathlib import Path
 
 import click
 
-from lm_eval_aft.analysis.diagnosis import diagnose_traces
-from lm_eval_aft.analysis.groups import tasks_named
+from lm_eval_aft.analysis import api
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
 from lm_eval_aft.analysis.report.tables import to_json
-from lm_eval_aft.analysis.runs import read_entries, stored_traces
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import show
 
 
@@ -29,13 +26,7 @@ def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None
     OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found have no
     accuracies; --regex finds the answers.
     """
-    entries = read_entries([out])
-    tasks = tasks_named((entry.run for entry in entries), task)
-    stored = stored_traces(out, entries, traces)
-    chosen = (trace for trace in stored if tasks is None or trace.question.task in tasks)
-    diagnosed = [each.diagnostics for each in diagnose_traces(chosen, entries, regex, level)]
-    if not diagnosed:
-        raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
+    diagnosed = [each.diagnostics for each in api.diagnose(out, task, regex, level, traces)]
     if form == "json":
         show(to_json(diagnosed))
     else:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 import click
 
-from lm_eval_aft.analysis.groups import tasks_named
+from lm_eval_aft.analysis import api
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.analysis.report.vote_tables import vote_table
-from lm_eval_aft.analysis.runs import read_entries, stored_traces
-from lm_eval_aft.analysis.votes import count_votes
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.records import Trace
-from lm_eval_aft.core.terminal import note, show
-from lm_eval_aft.inference.extraction import has_extraction
+from lm_eval_aft.core.terminal import show
 
 
 @click.command()
@@ -32,24 +26,5 @@ def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, l
     OUT is the --output_path of runs with record= and --log_samples. Each score is the exact mean over all choices of n
     drafts.
     """
-    entries = read_entries([out])
-    tasks = tasks_named((entry.run for entry in entries), task)
-    counted = count_votes(_countable(stored_traces(out, entries, traces), tasks, regex), entries, regex, level)
-    if not counted:
-        which = f"no traces of --task {task}" if task else "no traces of tasks"
-        raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
+    counted = api.votes(out, task, regex, level, traces)
     show(render([vote_table(each) for each in counted], form))
-
-
-def _countable(traces: Iterable[Trace], tasks: Set[str] | None, regex: str | None) -> Iterator[Trace]:
-    """The traces of these tasks, or of every task, whose answers can be found. A message names each task left out."""
-    left_out: set[str] = set()
-    for trace in traces:
-        name = trace.question.task
-        if tasks is not None and name not in tasks:
-            continue
-        if regex is not None or has_extraction(name):
-            yield trace
-        elif name not in left_out:
-            left_out.add(name)
-            note(f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.")

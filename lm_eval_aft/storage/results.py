@@ -161,6 +161,12 @@ class EvalRun:
         return int(self.settings["layers"]) if self.settings else None
 
     @property
+    def width(self) -> int | None:
+        """Texts per layer as tables show it: 1 for a single answer, whatever k was set; the beams of a beam search."""
+        single = self.layers == 0 and (self.settings or {}).get("strategy") != "beam"
+        return 1 if single else self.k
+
+    @property
     def answers(self) -> int | None:
         """Number of answers in all tasks, every turn and repeat counted, or None if the run is of another model."""
         if self.settings is None or self.usage is None:

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.made_runs import add_task, make_run
+from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.comparison import compare_entries
 from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, equal_cost_table
 from lm_eval_aft.analysis.stats import holm, mcnemar_exact, paired_difference_interval, paired_permutation
 from lm_eval_aft.cli import aft
-from lm_eval_aft.cli.compare import read_sides
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.core.usage import Usage

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from helpers.group_tasks import pupil, write_group_tasks
 from helpers.lm_eval_runs import run_lm_eval
 from helpers.made_runs import make_run
+from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.comparison import compare_entries
 from lm_eval_aft.analysis.groups import group_weighting, listed_names, members_of
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.analysis.stats import mcnemar_exact, paired_difference_interval, paired_permutation
 from lm_eval_aft.cli import aft
-from lm_eval_aft.cli.compare import read_sides
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.results import read_run
 

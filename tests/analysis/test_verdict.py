@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.made_runs import add_task, make_run
+from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.comparison import compare_entries
 from lm_eval_aft.cli import aft
-from lm_eval_aft.cli.compare import read_sides
 
 # Of 20 questions: the baseline's right answers and the other run's.
 CASES = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import lm_eval_aft
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli import aft
 
@@ -54,6 +55,15 @@ def test_the_table_alone_keeps_no_traces_in_memory(runs: Path, opened: Counter[s
     for _ in range(2):
         assert [len(list(entry.traces())) for entry in entries] == [4, 4, 4]
     assert set(opened.values()) == {2}
+
+
+def test_frames_read_each_file_of_a_sweep_once(runs: Path, opened: Counter[str]):
+    frames = lm_eval_aft.frames(runs)
+    settings = frames.runs[["k", "layers"]].drop_duplicates().sort_values(["k", "layers"])
+    assert settings.to_numpy().tolist() == [[1, 0], [1, 1], [3, 1]]
+    assert sorted(frames.drafts.groupby("run").size()) == [4, 8, 16]
+    assert frames.samples.groupby("run")["doc_id"].nunique().tolist() == [4, 4, 4]
+    assert set(opened.values()) == {1}
 
 
 def test_kept_traces_have_no_token_ids_and_are_read_once(runs: Path, opened: Counter[str]):

@@ -12,11 +12,11 @@ from helpers.fake_alpaca import FEW, make_eval_set, weighted_reply
 from helpers.fake_judge import FakeJudge, quick_judge
 from helpers.lm_eval_runs import run_lm_eval
 from helpers.mt_bench_suite import write_suite
+from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.comparison import compare_entries
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli import aft
-from lm_eval_aft.cli.compare import read_sides
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.judging.mt_bench.data import MT_BENCH_TASK
 

@@ -97,7 +97,7 @@ def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun]
     judges = sorted({run.conditions[task].judge for task in run.tasks} - {""})
     cells = (
         Cell(entry.label, note=run.path.name),
-        count_cell(_width(run)),
+        count_cell(run.width),
         count_cell(run.layers),
         *(_score_cell(_score(run, measure), unit) for measure, unit in units.items()),
         _count_cell(run),
@@ -115,12 +115,6 @@ def _score_cell(score: Score | None, unit: Unit) -> Cell:
 def _engine(run: EvalRun) -> str:
     version = f" {run.settings['version']}" if run.settings and run.settings.get("version") else ""
     return f"{run.engine}, aft{version}" if run.settings else f"{run.engine}, lm_eval {run.host_version}".rstrip()
-
-
-def _width(run: EvalRun) -> int | None:
-    """The number of texts in a layer. A single answer is one text, whatever k was set; a beam search has k beams."""
-    single = run.layers == 0 and (run.settings or {}).get("strategy") != "beam"
-    return 1 if single else run.k
 
 
 def _count_cell(run: EvalRun) -> Cell:

@@ -1,0 +1,210 @@
+"""The Python API for runs on disk. Each function takes the paths that a command of ``aft`` takes and returns objects.
+
+``lm_eval_aft`` exports these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lm_eval_aft.analysis.comparison import ComparedRuns, compare_entries, compare_judgements
+from lm_eval_aft.analysis.diagnosis import Diagnosis, diagnose_traces
+from lm_eval_aft.analysis.groups import tasks_named
+from lm_eval_aft.analysis.judgements import is_judgement_file
+from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
+from lm_eval_aft.analysis.votes import Votes, count_votes
+from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.paths import check_path
+from lm_eval_aft.core.records import Trace
+from lm_eval_aft.inference.extraction import has_extraction
+from lm_eval_aft.storage import results
+
+AnyPath = str | Path
+
+
+def read_runs(*out: AnyPath, traces: AnyPath | None = None, keep: bool = False) -> tuple[RunEntry, ...]:
+    """Read every run below some folders.
+
+    Args:
+        *out: Folders that ``--output_path`` named, or results files.
+        traces: Folder that ``record=`` named, if it is not below ``out``.
+        keep: Whether a run keeps its samples and traces in memory. Otherwise files are read at each use.
+
+    Returns:
+        The runs, each once, under different labels. Samples and traces are read when they are used.
+
+    Raises:
+        ConfigError: No path is given, or no file can have the path.
+        RecordError: A folder holds no run, or a file cannot be read.
+    """
+    if not out:
+        raise ConfigError("no folder is given: give the --output_path of a run.")
+    return read_entries([_path("out", each) for each in out], _path_or_none("traces", traces), keep)
+
+
+def compare(
+    baseline: AnyPath,
+    *others: AnyPath,
+    tasks: str | Sequence[str] = (),
+    metric: str | None = None,
+    common: bool = False,
+    level: float = 0.95,
+    members: bool = False,
+    traces: AnyPath | None = None,
+) -> ComparedRuns:
+    """Compare runs with a baseline question by question, as ``aft compare`` does.
+
+    Args:
+        baseline: One run, or a file of judgements.
+        *others: Folders of the runs that are compared with it, or further files of judgements.
+        tasks: Compare this task or group, or these; all by default.
+        metric: ``NAME`` or ``NAME,FILTER`` instead of each task's first score.
+        common: Compare the questions that both runs answered, if they answered different ones.
+        level: Confidence of the intervals, in (0, 1).
+        members: Whether the tasks and groups within each group are compared too.
+        traces: Folder that ``record=`` named, if it is not below the runs.
+
+    Raises:
+        ConfigError: An argument is wrong, or there is nothing to compare.
+        RecordError: The runs cannot be paired, or a file cannot be read.
+    """
+    base_path, paths = _path("baseline", baseline), [_path("others", each) for each in others]
+    if is_judgement_file(base_path):
+        return compare_judgements(base_path, paths, common, level)
+    base, rest = read_sides(base_path, paths, _path_or_none("traces", traces))
+    names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    return compare_entries(base, rest, names, metric, common, level, members)
+
+
+def votes(
+    out: AnyPath,
+    task: str | None = None,
+    regex: str | None = None,
+    level: float = 0.95,
+    traces: AnyPath | None = None,
+) -> tuple[Votes, ...]:
+    """Score the drafts themselves: the mean draft, the majority vote and the oracle of n drafts.
+
+    Args:
+        out: The ``--output_path`` of runs with ``record=`` and ``--log_samples``.
+        task: Count this task or group alone.
+        regex: Finds answers: its last match, or that match's first group.
+        level: Confidence of the intervals, in (0, 1).
+        traces: Folder that ``record=`` named, if it is not below ``out``.
+
+    Returns:
+        One result for each task and setting. A warning names each task whose answers cannot be found.
+
+    Raises:
+        ConfigError: An argument is wrong, or no task is left.
+        RecordError: A file cannot be read, or a task has no gold answers.
+    """
+    entries, stored = _stored(out, task, traces)
+    counted = count_votes(_countable(stored, regex), entries, regex, level)
+    if not counted:
+        which = f"no traces of --task {task}" if task else "no traces of tasks"
+        raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
+    return counted
+
+
+def _countable(traces: Iterable[Trace], regex: str | None) -> Iterator[Trace]:
+    """The traces whose answers can be found. A warning names each task that is left out."""
+    for trace in traces:
+        name = trace.question.task
+        if regex is not None or has_extraction(name):
+            yield trace
+        else:
+            warn_once(f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.")
+
+
+def diagnose(
+    out: AnyPath,
+    task: str | None = None,
+    regex: str | None = None,
+    level: float = 0.95,
+    traces: AnyPath | None = None,
+) -> tuple[Diagnosis, ...]:
+    """Report what aggregation did: what it selected, fixed, broke or copied, and how it changed diversity and length.
+
+    Args:
+        out: The ``--output_path`` of runs with ``record=`` and ``--log_samples``.
+        task: Diagnose this task or group alone.
+        regex: Finds answers: its last match, or that match's first group.
+        level: Confidence of the intervals, in (0, 1).
+        traces: Folder that ``record=`` named, if it is not below ``out``.
+
+    Returns:
+        One result for each task and setting, with the graded traces.
+
+    Raises:
+        ConfigError: An argument is wrong, or no trace is left.
+        RecordError: A file cannot be read.
+    """
+    entries, stored = _stored(out, task, traces)
+    diagnosed = diagnose_traces(stored, entries, regex, level)
+    if not diagnosed:
+        raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
+    return diagnosed
+
+
+def _stored(out: AnyPath, task: str | None, traces: AnyPath | None) -> tuple[tuple[RunEntry, ...], Iterator[Trace]]:
+    """The runs below ``out``, and their traces of one task or group, or of all tasks."""
+    path = _path("out", out)
+    entries = read_entries([path])
+    tasks = tasks_named((entry.run for entry in entries), task)
+    stored = stored_traces(path, entries, _path_or_none("traces", traces))
+    return entries, (trace for trace in stored if tasks is None or trace.question.task in tasks)
+
+
+def read_sides(
+    baseline: Path, others: Sequence[Path], traces: Path | None = None, more: Sequence[Path] = ()
+) -> tuple[RunEntry, tuple[RunEntry, ...]]:
+    """The one run below ``baseline``, and every other run below ``others`` and ``more``, all with different labels.
+
+    Args:
+        baseline: Where the baseline is.
+        others: Where the runs are that are compared with it.
+        traces: Folder of traces that are not below the runs.
+        more: Where further runs are, whose drafts vote.
+
+    Raises:
+        ConfigError: There is nothing to compare the baseline with.
+        RecordError: The baseline is not one run, or a folder holds none; the message names it.
+    """
+    if not others:
+        raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
+    runs = results.read_runs(baseline)
+    if len(runs) > 1:
+        files = ", ".join(str(run.path) for run in runs[:3])
+        raise RecordError(f"{baseline} holds {len(runs)} runs and the baseline is one: give its file, such as {files}.")
+    base, *rest = read_entries([runs[0].path, *others, *more], traces)
+    if not rest:
+        raise _no_other_run(others[0])
+    return base, tuple(rest)
+
+
+def entries_below(entries: Sequence[RunEntry], folders: Sequence[Path]) -> list[RunEntry]:
+    """The runs among ``entries`` that are below some folders.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    paths = {run.path.resolve() for folder in folders for run in results.read_runs(folder)}
+    below = [entry for entry in entries if entry.run.path.resolve() in paths]
+    if not below:
+        raise _no_other_run(folders[0])
+    return below
+
+
+def _no_other_run(folder: Path) -> ConfigError:
+    return ConfigError(f"{folder} holds no other run than the baseline: give another folder.")
+
+
+def _path(name: str, value: AnyPath) -> Path:
+    return Path(check_path(name, str(value)))
+
+
+def _path_or_none(name: str, value: AnyPath | None) -> Path | None:
+    return None if value is None else _path(name, value)
