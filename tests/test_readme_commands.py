@@ -27,7 +27,7 @@ from helpers.pages import FENCE, code_lines
 from helpers.paths import ROOT
 from helpers.tiny_models import save_tiny
 
-NAMES = ("install", "reference/arguments", "tutorial", "tasks", "reuse", "cost", "results", "paper")
+NAMES = ("install", "reference/arguments", "tutorial", "evaluate", "tasks", "reuse", "cost", "results", "paper")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 PROGRAMS = "accelerate|aft|bash|cat|curl|docker|export|git|lm_eval|make|pip|python3?|serve|torchrun|vllm"
 TEMPLATE = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
@@ -120,6 +120,23 @@ TABLE: dict[str, Run | Check] = {
     "--output_path out/sweep": Run(
         "33 generations a question instead of 66", {"pretrained=MODEL": "engine=scripted"}, SMALL
     ),
+    "lm_eval --model aft --model_args pretrained=MODEL,k=3,layers=1,max_gen_toks=256,record=out/try/traces "
+    "--tasks aft_gsm8k --limit 20 --apply_chat_template --batch_size auto --output_path out/try --log_samples": Run(
+        "|gsm8k|", {"aft_gsm8k": "gsm8k", "--limit 20": "--limit 2"}, "--include_path tasks"
+    ),
+    "aft votes out/try": Run("gsm8k, k=3, layers=1: 2 questions"),
+    "aft diagnose out/try": Run("answers repeat a draft word for word"),
+    "lm_eval --model aft --model_args pretrained=SFT,layers=0,record=out/baseline/traces --tasks gsm8k "
+    "--apply_chat_template --batch_size auto --output_path out/baseline --log_samples": Run(
+        "|gsm8k|", {"SFT": "MODEL"}, SMALL
+    ),
+    "aft compare out/baseline out/lora": Run("gsm8k, filter flexible-extract: MODEL (5, 2)"),
+    "aft report out/baseline out/lora --html page.html": Run("The page is in page.html."),
+    "aft train KIND --config FILE --merge": Check(
+        "training takes minutes: tests/trainers has small ones", "aft train --help"
+    ),
+    "aft report out/try": Run("MODEL"),
+    "python benchmarks/bare.py": Check(FIGURES, "python benchmarks/bare.py --help"),
     "aft cache info FILE": Run("generations", {"FILE": "out/traces/drafts.sqlite"}),
     "aft cache verify FILE": Run("0 damaged", {"FILE": "out/traces/drafts.sqlite"}),
     "python benchmarks/invariance.py --pretrained MODEL --questions test.jsonl --max_tokens 48": Check(
