@@ -37,6 +37,7 @@ from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import Selector, load_selector
 from lm_eval_aft.inference.shown_prompts import given_args, show_prompts
+from lm_eval_aft.inference.task_grading import RunGrader
 from lm_eval_aft.storage.draft_store import Store, open_store
 from lm_eval_aft.storage.traces import make_folder, write_traces
 
@@ -55,6 +56,7 @@ class _Totals:
     texts: int = 0
     texts_without_answer: int = 0
     unfinished_thoughts: int = 0
+    graded_texts: int = 0
 
     def __add__(self, other: _Totals) -> _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
@@ -106,7 +108,15 @@ class AFTLM(LM):
         self._assemble(engine, config, template, store, name, selector, given_drafts)
 
     @classmethod
-    def around(cls, engine: Engine, config: AFTConfig, template: Template, store: Store, name: str) -> AFTLM:
+    def around(
+        cls,
+        engine: Engine,
+        config: AFTConfig,
+        template: Template,
+        store: Store,
+        name: str,
+        selector: Selector | None = None,
+    ) -> AFTLM:
         """Make a model from a loaded engine. A sweep makes one for each of its points.
 
         Args:
@@ -115,9 +125,10 @@ class AFTLM(LM):
             template: The prompts.
             store: Holds finished generations.
             name: The model's name in the results file.
+            selector: Selects the answers, if the strategy selects.
         """
         model = cls.__new__(cls)
-        model._assemble(engine, config, template, store, name)
+        model._assemble(engine, config, template, store, name, selector)
         return model
 
     def _assemble(
@@ -161,8 +172,9 @@ class AFTLM(LM):
         questions = [dialogue.opening for dialogue in distinct]
         announce(questions, self.config, self.world_size)
         warn_elsewhere(self.name, {question.task for question in questions})
+        grader = RunGrader.of(requests, dialogues)
         with stoppable(self.store):
-            traces = self._answer(distinct, quiet=disable_tqdm or self.rank != 0)
+            traces = self._answer(distinct, grader, quiet=disable_tqdm or self.rank != 0)
         self._count(traces)
         self._show_prompts(requests)
         return [dialogue.response for dialogue in dialogues]
@@ -277,6 +289,8 @@ class AFTLM(LM):
             "cut_drafts": asdict(self._totals.cut_drafts),
             "equal_drafts": asdict(self._totals.equal_drafts),
             "texts_without_answer": self._totals.texts_without_answer,
+            "grade_drafts": self.config.grade_drafts,
+            "graded_texts": self._totals.graded_texts,
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
@@ -317,14 +331,16 @@ class AFTLM(LM):
         self._write_traces(traces)
         return scores, traces
 
-    def _propose(self, questions: Sequence[Question], quiet: bool, *, answer: bool = True) -> list[Trace]:
+    def _propose(
+        self, questions: Sequence[Question], quiet: bool, *, selector: Selector | None = None, answer: bool = True
+    ) -> list[Trace]:
         return propose_and_aggregate(
             questions,
             self.engine,
             self.template,
             self.config,
             self.store,
-            selector=self._selector,
+            selector=selector,
             given_drafts=self._given_drafts,
             answer=answer,
             quiet=quiet,
@@ -335,13 +351,16 @@ class AFTLM(LM):
             suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
             write_traces(self.config.record, self._settings(), traces, suffix)
 
-    def _answer(self, dialogues: Sequence[Dialogue], quiet: bool) -> list[Trace]:
-        """Answer the current turn of every dialogue until none is left. Write the traces and return them."""
+    def _answer(self, dialogues: Sequence[Dialogue], grader: RunGrader, quiet: bool) -> list[Trace]:
+        """Answer the current turn of every dialogue until none is left. Grade and write the traces and return them."""
+        selector = self._selector.for_run(grader) if self._selector else None
         while pending := [(dialogue, dialogue.question) for dialogue in dialogues if dialogue.question]:
-            traces = self._propose([question for _, question in pending], quiet)
+            traces = self._propose([question for _, question in pending], quiet, selector=selector)
             for (dialogue, _), trace in zip(pending, traces, strict=True):
                 dialogue.add(trace, self.engine.renderer)
         answered = [trace for dialogue in dialogues for trace in dialogue.traces]
+        if self.config.record and self.config.grade_drafts:
+            answered = grader.grade(answered)
         self._write_traces(answered)
         return answered
 
@@ -361,6 +380,7 @@ class AFTLM(LM):
             texts=sum(len(trace.drafts) for trace in traces),
             texts_without_answer=len(empty),
             unfinished_thoughts=sum(bool(draft.completion.text.strip()) for draft in empty),
+            graded_texts=sum(len(trace.grades) for trace in traces),
         )
         together = sum(self.gather_object(counts) or [counts], _Totals())
         self._totals = together if self._reported else self._totals + together
@@ -383,7 +403,9 @@ class AFTLM(LM):
         return self.engine.scorer
 
     def _settings(self) -> dict[str, Any]:
-        config = {name: value for name, value in self.config.to_dict().items() if name not in ("record", "cache")}
+        # These change no text, so runs that differ in them alone have equal traces.
+        unsaid = ("record", "cache", "grade_drafts")
+        config = {name: value for name, value in self.config.to_dict().items() if name not in unsaid}
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given_drafts.source if self._given_drafts else None
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}

@@ -79,7 +79,7 @@ class AFTConfig:
     vote_regex: str | None = setting(
         None,
         text,
-        "For `strategy=majority`: the last match in a text is its answer; default: the extraction of the task.",
+        "For `strategy=majority`: the last match in a text is its answer; default: the task's own filter.",
     )
     reward_model: str | None = setting(
         None, text, "For `strategy=best_of_n`: a sequence-classification checkpoint with one output."
@@ -106,6 +106,9 @@ class AFTConfig:
     template_override: bool = setting(False, flag, "Use `template` although the checkpoint was trained with another.")
     engine: str = setting("hf", text, "What generates: `hf`, `vllm`, `api` or `scripted`.")
     record: str | None = setting(None, path, "Folder for the traces.")
+    grade_drafts: bool = setting(
+        True, flag, "Grade every draft and hidden text by the task's own filters and metrics, for `record`."
+    )
     cache: str | None = setting(
         None, path_or_none, "File of the draft store; `none` switches it off; default: `drafts.sqlite` inside `record`."
     )

@@ -1,8 +1,9 @@
-"""Limits of time and memory for code that files bring along: templates and regular expressions."""
+"""Limits of time, memory and network for code that files bring along: templates, regular expressions, tasks."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # A template of a 100,000-token chat renders in milliseconds.
 MAX_SECONDS = 5.0
@@ -21,6 +23,10 @@ _ONE_AT_A_TIME = threading.RLock()
 
 class OutOfTime(Exception):
     """A block ran longer than its limit."""
+
+
+class NetworkRefused(OSError):
+    """A block that may not use the network tried to."""
 
 
 @contextmanager
@@ -72,6 +78,26 @@ def memory_limit(count: int) -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """Let every new connection of this process fail, in all its threads. Sockets of this machine's file system work."""
+
+    def refuse(connection: socket.socket, address: Any) -> None:
+        if connection.family != socket.AF_UNIX:
+            raise NetworkRefused("the network is not used here")
+        connect(connection, address)
+
+    def refuse_name(*arguments: Any, **options: Any) -> Any:
+        raise NetworkRefused("the network is not used here")
+
+    connect, find_address = socket.socket.connect, socket.getaddrinfo
+    socket.socket.connect, socket.getaddrinfo = refuse, refuse_name  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        socket.socket.connect, socket.getaddrinfo = connect, find_address  # type: ignore[method-assign]
 
 
 def _address_space() -> int | None:

@@ -210,6 +210,23 @@ class Question:
         return self.drafts, replace(self.final, temperature=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What the task makes of one text under one of its filters.
+
+    Attributes:
+        filter: Name of lm-eval's filter, such as flexible-extract.
+        metrics: The value of each metric that is a number for one document, in the task's order.
+        answer: The answer that the filter extracts. None if it finds none, or if it extracts nothing.
+        extracts: Whether the filter extracts answers at all; a filter that keeps the whole text does not.
+    """
+
+    filter: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    answer: str | None = None
+    extracts: bool = False
+
+
 # Names of fields in a line of a trace file, if they differ from the names here.
 _JSON_NAMES = {"computed_usage": "spent"}
 
@@ -228,6 +245,7 @@ class Trace:
         settings: Settings of the run that wrote the trace.
         scores: If the answer was selected, one score for each text of the layer before: votes or rewards.
         draft_tokens: For each aggregation layer, the tokens of all texts that it read, before the cut; 0 without one.
+        grades: For each text of ``drafts``, its grade under each of the task's filters; empty if nothing was graded.
     """
 
     question: Question
@@ -239,6 +257,7 @@ class Trace:
     settings: dict[str, Any] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
     draft_tokens: tuple[int, ...] = ()
+    grades: tuple[tuple[Grade, ...], ...] = ()
 
     @property
     def set_settings(self) -> dict[str, Any]:
@@ -276,6 +295,7 @@ class Trace:
             settings=row["settings"],
             scores=tuple(row.get("scores", ())),
             draft_tokens=tuple(row.get("draft_tokens", ())),
+            grades=tuple(tuple(Grade(**grade) for grade in text) for text in row.get("grades", ())),
         )
 
 

@@ -16,6 +16,7 @@ from operator import eq
 
 from lm_eval_aft.bundled import TASKS, arith
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.records import Grade
 from lm_eval_aft.core.regexes import compile_regex, last_match
 
 # Answers of these tasks, and of tasks named NAME_..., end in one number.
@@ -41,6 +42,16 @@ class Extraction:
     def rights(self, answers: Iterable[str | None], gold: str) -> frozenset[str]:
         """The right answers among these."""
         return frozenset(answer for answer in set(answers) if answer is not None and self.right(answer, gold))
+
+
+def voting_grade(grades: Iterable[Grade]) -> Grade | None:
+    """The grade whose answer votes: the first one under a flexible filter, else the first one that extracts answers.
+
+    A strict filter also measures the form of an answer. None if no filter of the task extracts answers.
+    """
+    extracting = [grade for grade in grades if grade.extracts]
+    flexible = (grade for grade in extracting if grade.filter.startswith("flexible"))
+    return next(flexible, extracting[0] if extracting else None)
 
 
 def has_extraction(task: str) -> bool:

@@ -1,15 +1,17 @@
-"""What lm-eval was called with but does not pass to a model: ``--seed``, and the name of a chat template.
+"""What lm-eval knows but does not pass to a model: ``--seed``, the name of a chat template, and its tasks.
 
 lm-eval seeds the generators of Python, numpy and torch, and passes no seed to a model. It calls
-``apply_chat_template`` without the name that ``--apply_chat_template NAME`` gives. Both are arguments of its functions,
-which are still running when they build or call a model. So this module reads them from the call stack.
+``apply_chat_template`` without the name that ``--apply_chat_template NAME`` gives. A request names its task but does
+not hold it. All of them are variables of its functions, which are still running when they build or call a model. So
+this module reads them from the call stack.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 from lm_eval_aft.core.config import SEED_LIMIT
 
@@ -38,6 +40,22 @@ def host_template_name() -> str | None:
         if isinstance(name, str):
             return name
     return None
+
+
+def host_tasks() -> Mapping[str, Any]:
+    """lm-eval's tasks by name, while it evaluates them; empty if lm-eval does not call."""
+    from lm_eval.api.task import Task
+
+    for frame in _host_frames("evaluate"):
+        for value in frame.f_locals.values():
+            if isinstance(value, Mapping) and value and all(isinstance(task, Task) for task in value.values()):
+                return value
+    return {}
+
+
+def host_allows_unsafe_code() -> bool:
+    """Whether lm-eval was started with ``--confirm_run_unsafe_code``."""
+    return any(frame.f_locals.get("confirm_run_unsafe_code") is True for frame in _host_frames("evaluate"))
 
 
 def _host_frames(*functions: str) -> Iterator[FrameType]:

@@ -1,6 +1,6 @@
 """Selection: the last layer chooses one of the texts of the layer before instead of writing a new one.
 
-    strategy=majority     the most frequent answer, found by the task's own extraction or by ``vote_regex``
+    strategy=majority     the most frequent answer, found by the task's own filter or by ``vote_regex``
     strategy=best_of_n    the best text by ``reward_model``, a sequence-classification checkpoint with one output
 
 The texts, their seeds and their place in the draft store are those of ``strategy=aggregate``. So a selection generates
@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.records import Message, Question
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.dialogue import answer_in
 from lm_eval_aft.inference.extraction import choose_extraction, has_extraction
 from lm_eval_aft.inference.reward_model import RewardModel
+from lm_eval_aft.inference.task_grading import RunGrader
 from lm_eval_aft.storage.draft_store import Store
 
 
@@ -46,6 +48,13 @@ class Selector(Protocol):
     def select(self, candidates: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
         """Choose among the texts of each question. Choices come in the order of the questions."""
 
+    def for_run(self, grader: RunGrader) -> Selector:
+        """The selector for the requests of a run, whose tasks ``grader`` knows.
+
+        Raises:
+            ConfigError: If it cannot choose among the texts of one of the tasks.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Majority:
@@ -56,6 +65,14 @@ class Majority:
     """
 
     regex: str | None = None
+    grader: RunGrader = field(default_factory=RunGrader)
+
+    def for_run(self, grader: RunGrader) -> Majority:
+        """See ``Selector.for_run``."""
+        selector = replace(self, grader=grader)
+        for task in dict.fromkeys(task for task, *_ in grader.documents):
+            selector._check(task)
+        return selector
 
     def select(self, candidates: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
         """See ``Selector.select``.
@@ -63,19 +80,35 @@ class Majority:
         Raises:
             ConfigError: If a task's answers cannot be found without a regex.
         """
-        return [self._count(question, texts) for question, texts in candidates]
+        choices = [self._count(question, texts) for question, texts in candidates]
+        silent = sum(not any(choice.scores) for choice in choices)
+        if silent:
+            finder = "the task's filter" if self.regex is None else f"vote_regex={self.regex}"
+            warn_once(
+                f"strategy=majority: {finder} finds no answer in any text of {silent} of {len(choices)} questions, "
+                "and takes the first text there."
+            )
+        return choices
 
-    def _count(self, question: Question, texts: Sequence[str]) -> Choice:
-        if self.regex is None and not has_extraction(question.task):
+    def _check(self, task: str) -> None:
+        if self.regex is None and not self.grader.can_extract(task) and not has_extraction(task):
             raise ConfigError(
-                f"strategy=majority cannot find the answers of {question.task}: give vote_regex=PATTERN, whose last "
+                f"strategy=majority cannot find the answers of {task}: give vote_regex=PATTERN, whose last "
                 "match is the answer, or use strategy=best_of_n."
             )
-        extraction = choose_extraction(question.task, self.regex)
-        answers = [extraction.answer(answer_in(question, text)) for text in texts]
+
+    def _count(self, question: Question, texts: Sequence[str]) -> Choice:
+        answers = self._answers(question, [answer_in(question, text) for text in texts])
         counts = Counter(answers)
         votes = tuple(float(counts[answer]) if answer is not None else 0.0 for answer in answers)
         return Choice(votes.index(max(votes)), votes)
+
+    def _answers(self, question: Question, texts: Sequence[str]) -> list[str | None]:
+        """The answer in each text: by the regex, by the task's filter, or by the extraction of a known task."""
+        self._check(question.task)
+        if self.regex is None and self.grader.can_extract(question.task):
+            return self.grader.answers(question, texts)
+        return list(map(choose_extraction(question.task, self.regex).answer, texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +116,10 @@ class BestOfN:
     """Chooses the text that a reward model scores highest. A text without an answer is chosen only if none has one."""
 
     model: RewardModel
+
+    def for_run(self, grader: RunGrader) -> BestOfN:
+        """See ``Selector.for_run``. A reward model scores the texts of any task."""
+        return self
 
     def select(self, candidates: Sequence[tuple[Question, Sequence[str]]]) -> list[Choice]:
         """See ``Selector.select``."""

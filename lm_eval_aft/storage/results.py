@@ -34,6 +34,7 @@ SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 # Fields that report results rather than settings. They are ignored when the settings of two runs are compared.
 MEASURED = (
     *("usage", "spent", "engine_info", "bare_prompts_wrapped", "cut_drafts", "equal_drafts", "texts_without_answer"),
+    *("grade_drafts", "graded_texts"),
     *SCORED,
 )
 

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl
-from lm_eval_aft.core.records import Draft, Question, Trace
+from lm_eval_aft.core.records import Draft, Grade, Question, Trace
 from lm_eval_aft.core.usage import MAX_COUNT
 
 # Characters of a task's name in a file name. The digest behind the name tells tasks apart.
@@ -128,6 +129,10 @@ def _check(trace: Trace) -> None:
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
     _check_counts(trace.settings["k"], trace.settings["layers"], *trace.draft_tokens)
+    if trace.grades and len(trace.grades) != len(trace.drafts):
+        raise ValueError(f"grades of {len(trace.grades)} texts in a trace of {len(trace.drafts)}")
+    for grade in (grade for text in trace.grades for grade in text):
+        _check_grade(grade)
 
 
 def _check_draft(draft: Draft, count: int) -> None:
@@ -136,6 +141,13 @@ def _check_draft(draft: Draft, count: int) -> None:
     if not isinstance(draft.completion.text, str) or not isinstance(draft.opened_thought, str):
         raise TypeError("a draft or its opened thought is not a text")
     _check_counts(draft.completion.generated_tokens)
+
+
+def _check_grade(grade: Grade) -> None:
+    if not isinstance(grade.filter, str) or not isinstance(grade.answer, str | None):
+        raise TypeError("a filter's name or answer is not a text")
+    if not all(isinstance(value, int | float) and isfinite(value) for value in grade.metrics.values()):
+        raise ValueError(f"a grade is {grade.metrics!r}")
 
 
 def _check_names(question: Question) -> None:

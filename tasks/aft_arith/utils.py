@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from lm_eval_aft.bundled.arith import Problem, is_right, problems
+from lm_eval_aft.bundled.arith import Problem, is_right, problems, spelling
 from lm_eval_aft.core.thinking import without_thoughts
 
 SIZES = {"test": 4000, "validation": 1000}
 SEED = 0
+INVALID = "[invalid]"
 
 
 def dataset(**_: Any) -> Any:
@@ -37,6 +38,11 @@ def _rows(split: str, size: int, skip: int = 0) -> list[dict[str, str]]:
     return [{"question": question} for question in islice(questions, skip, skip + size)]
 
 
+def spelled(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
+    """lm-eval filter: each first response in one spelling, so that equal ways vote together."""
+    return [spelling(without_thoughts(responses[0]).strip()) or INVALID for responses in resps]
+
+
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """1 if the answer uses each number once, every step is true, and it ends in the target; 0 otherwise."""
-    return {"exact": float(is_right(Problem.read(doc["question"]), without_thoughts(results[0]).strip()))}
+    return {"exact": float(is_right(Problem.read(doc["question"]), results[0]))}

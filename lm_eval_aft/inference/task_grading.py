@@ -1,0 +1,375 @@
+"""Grading: what a task of lm-eval makes of a text, by the task's own filters and ``process_results``.
+
+A request of lm-eval names its task but does not hold it. ``RunGrader`` finds the task among the variables of the call
+of lm-eval that is running (``host_call.host_tasks``). ``load_task`` builds a task by name, for stored runs.
+
+Nothing is generated here. Grading may neither use the network nor run longer than ``GRADE_SECONDS`` a document, and it
+leaves the random generators of the process as they were. If it fails, a warning says why and the run continues.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.filters.extraction import RegexFilter
+
+from lm_eval_aft.core.limits import no_network, time_limit
+from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.records import Grade, Question, Trace
+from lm_eval_aft.inference.dialogue import TURNS, Dialogue, answer_of, final_answer
+from lm_eval_aft.inference.extraction import voting_grade
+from lm_eval_aft.inference.host_call import host_allows_unsafe_code, host_tasks
+
+GRADE_SECONDS = 60.0  # a document
+# A task that fails on this many documents is not asked again: each may take GRADE_SECONDS.
+MAX_FAILURES = 5
+# lm-eval's metric of tasks that score nothing.
+BYPASS = "bypass"
+# Filters that keep the whole text, or one of several texts.
+KEEPING_FILTERS = (
+    "LowercaseFilter",
+    "MajorityVoteFilter",
+    "TakeFirstFilter",
+    "TakeKFilter",
+    "UppercaseFilter",
+    "WhitespaceFilter",
+)
+# Task, row and hash of a document.
+DocumentKey = tuple[str, int, str]
+Grades = tuple[tuple[Grade, ...], ...]
+
+
+class TaskGrader:
+    """Grades texts by one task.
+
+    Attributes:
+        task: lm-eval's task.
+        name: Its name.
+    """
+
+    def __init__(self, task: Any, name: str) -> None:
+        """Take a task of lm-eval and its name."""
+        self.task, self.name = task, name
+        # A filter may want as many responses as the task has repeats. All of them are then the same text.
+        self._repeats = max(1, int(task.get_config("repeats") or 1))
+        self._extracting = {ensemble.name: _extracts(ensemble) for ensemble in task._filters}
+
+    @property
+    def extracts(self) -> bool:
+        """Whether one of the task's filters extracts answers."""
+        return any(self._extracting.values())
+
+    def refusal(self, unsafe_code: bool) -> str:
+        """Why texts of this task cannot be graded; "" if they can.
+
+        Args:
+            unsafe_code: Whether the user allows tasks that run what a model wrote.
+        """
+        if self.task.OUTPUT_TYPE != "generate_until":
+            return f"its requests are {self.task.OUTPUT_TYPE}, not generate_until"
+        if _runs_code(self.task) and not unsafe_code:
+            return "it runs what the model wrote, which needs --confirm_run_unsafe_code"
+        return ""
+
+    def answers(self, document: Any, texts: Sequence[str]) -> list[str | None]:
+        """The answer that the task's filter extracts from each text; None if there is none.
+
+        Raises:
+            Exception: Whatever the filter raises.
+        """
+        with _bounded(document):
+            found = [self._filter(document, text)[1] for text in texts]
+        return [grade.answer if (grade := voting_grade(grades)) else None for grades in found]
+
+    def grade(self, document: Any, texts: Sequence[str]) -> Grades:
+        """Grade texts that answer a document. Equal texts are graded once. Empty ones are wrong.
+
+        Raises:
+            Exception: Whatever the task raises, and ``OutOfTime`` after ``GRADE_SECONDS``.
+        """
+        written = list(dict.fromkeys(text for text in texts if text.strip()))
+        with _bounded(document):
+            graded = {text: self._grade(document, text) for text in written or [""]}
+        wrong = tuple(self._as_wrong(grade) for grade in next(iter(graded.values())))
+        return tuple(graded[text] if text.strip() else wrong for text in texts)
+
+    def _grade(self, document: Any, text: str) -> tuple[Grade, ...]:
+        filtered, grades = self._filter(document, text)
+        results = [self.task.process_results(document, [filtered[grade.filter]]) for grade in grades]
+        return tuple(replace(grade, metrics=_numbers(metrics)) for grade, metrics in zip(grades, results, strict=True))
+
+    def _as_wrong(self, grade: Grade) -> Grade:
+        """The grade of a text without an answer. For metrics of which less is better there is none."""
+        better = self.task.higher_is_better() or {}
+        return replace(
+            grade, answer=None, metrics={name: 0.0 for name in grade.metrics if better.get(name) is not False}
+        )
+
+    def _filter(self, document: Any, text: str) -> tuple[dict[str, Any], tuple[Grade, ...]]:
+        """What each filter makes of a text, and grades without metrics that hold the extracted answers."""
+        filtered = self._filtered(document, text)
+        grades = []
+        for name, value in filtered.items():
+            answer = self._answer_string(name, value)
+            if answer is not None and answer not in text and answer == self._default(name, document):
+                # A filter that finds nothing gives a text of its own, such as [invalid].
+                answer = None
+            grades.append(Grade(name, {}, answer, self._gives_answers(name, value)))
+        return filtered, tuple(grades)
+
+    def _filtered(self, document: Any, text: str) -> dict[str, Any]:
+        instance = Instance(
+            request_type="generate_until",
+            doc=document,
+            arguments=("", {}),
+            idx=0,
+            metadata=(self.name, 0, self._repeats),
+            resps=[text] * self._repeats,
+        )
+        for ensemble in self.task._filters:
+            ensemble.apply([instance])
+        return dict(instance.filtered_resps)
+
+    def _default(self, name: str, document: Any) -> str | None:
+        """What a filter gives for a text without an answer."""
+        try:
+            return self._answer_string(name, self._filtered(document, "")[name])
+        except Exception:
+            return None
+
+    def _gives_answers(self, name: str, value: Any) -> bool:
+        """Whether a filter that gave this value extracts answers. Custom code may make lists of programs, say."""
+        kind = self._extracting[name]
+        return kind == "regex" or (kind == "custom" and isinstance(value, str))
+
+    def _answer_string(self, name: str, value: Any) -> str | None:
+        """The string that an extracting filter gives; None for other values and filters."""
+        if self._extracting[name] == "regex" and isinstance(value, list | tuple) and value:
+            value = value[0]
+        answer = value.strip() if self._extracting[name] and isinstance(value, str) else ""
+        return answer or None
+
+
+def _extracts(ensemble: Any) -> str:
+    """How an ensemble extracts answers: by "regex", by "custom" code, or "" if its filters keep the text."""
+    kinds = [getattr(make, "func", make) for make in ensemble.filters]
+    if any(isinstance(kind, type) and issubclass(kind, RegexFilter) for kind in kinds):
+        return "regex"
+    return "custom" if any(kind.__name__ not in KEEPING_FILTERS for kind in kinds) else ""
+
+
+def _runs_code(task: Any) -> bool:
+    return bool(getattr(task, "UNSAFE_CODE", False))
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are a plain number. A task may give lists, pairs, or numbers that carry more than a number."""
+    import numpy as np
+
+    numbers = {}
+    for name, value in metrics.items():
+        plain = type(value) in (bool, int, float) or isinstance(value, np.number | np.bool_)
+        if name != BYPASS and plain and isfinite(value):
+            numbers[name] = float(value)
+    return numbers
+
+
+@contextmanager
+def _bounded(document: Any) -> Iterator[None]:
+    """Run a task's code without network and within its time, with generators that are seeded by the document."""
+    with kept_generators(), no_network(), time_limit(GRADE_SECONDS):
+        _seed_generators(repr(document))
+        yield
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Restore the random generators of Python, numpy and torch afterwards. Some tasks draw random numbers."""
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    states = random.getstate(), numpy and numpy.random.get_state(), torch and torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
+        if torch:
+            torch.set_rng_state(states[2])
+
+
+def _seed_generators(text: str) -> None:
+    seed = random.Random(text).getrandbits(32)
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(seed)
+
+
+@dataclass
+class GradingLog:
+    """What happened while the texts of one task were graded.
+
+    Attributes:
+        texts: Texts that have grades.
+        without_answer: Those of them that hold no answer, which are wrong.
+        failures: Why documents have no grades, with how many.
+        skipped: Documents of which the task was not asked, after too many failures.
+    """
+
+    texts: int = 0
+    without_answer: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Documents without grades."""
+        return self.failures.total() + self.skipped
+
+    def sentence(self, task: str) -> str:
+        """Why documents have no grades."""
+        reason, _ = self.failures.most_common(1)[0]
+        documents = f"{self.failed:,} document{'s' * (self.failed != 1)}"
+        return f"The texts of {documents} of {task} are not graded, since grading failed: {reason}."
+
+
+def grade_trace(trace: Trace, grader: TaskGrader, document: Any, done: GradingLog) -> Trace:
+    """The trace with grades, or as it was if the task fails. ``done`` counts it."""
+    if done.failures.total() >= MAX_FAILURES:
+        done.skipped += 1
+        return trace
+    answered = [answer_of(trace.question, draft) for draft in trace.drafts[:-1]]
+    texts = [*answered, final_answer(trace)]
+    try:
+        grades = grader.grade(copy.deepcopy(document), texts)
+    # A task's code may raise anything, and a run of hours must not end for it.
+    except Exception as error:
+        reason = reason_of(error)
+        kind = type(error).__name__
+        done.failures[reason if reason.startswith(kind) else f"{kind}: {reason}"] += 1
+        return trace
+    done.texts += len(texts)
+    done.without_answer += sum(not text.strip() for text in texts)
+    return replace(trace, grades=grades)
+
+
+def ungradable(trace: Trace) -> str:
+    """Why the texts of a trace cannot be graded one by one; "" if they can."""
+    if trace.question.turn:
+        return "its requests have several turns"
+    if trace.question.chat.prefill and len(trace.drafts) > 1:
+        return "its answer continues a beginning that drafts do not have"
+    if trace.drafts[-1].layer < int(trace.settings.get("layers", 0)):
+        return "its last layer scored choices"
+    return ""
+
+
+@dataclass(frozen=True)
+class RunGrader:
+    """Grades the texts of the requests that lm-eval has a model answer.
+
+    Attributes:
+        tasks: The tasks whose texts can be graded.
+        documents: The document of each question.
+        reasons: For every other task, why its texts cannot be graded.
+    """
+
+    tasks: Mapping[str, TaskGrader] = field(default_factory=dict)
+    documents: Mapping[DocumentKey, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, requests: Sequence[Instance], dialogues: Sequence[Dialogue]) -> RunGrader:
+        """Find the tasks and documents of requests.
+
+        Args:
+            requests: lm-eval's requests.
+            dialogues: The dialogue of each.
+        """
+        documents: dict[DocumentKey, Any] = {}
+        owners: dict[DocumentKey, int] = {}
+        reasons: dict[str, str] = {}
+        for request, dialogue in zip(requests, dialogues, strict=True):
+            key = document_key(dialogue.opening)
+            documents[key] = request.doc
+            if owners.setdefault(key, id(request)) != id(request):
+                reasons[key[0]] = "it makes several requests of one document"
+            if TURNS in request.args[1]:
+                reasons[key[0]] = "its requests have several turns"
+        tasks: dict[str, TaskGrader] = {}
+        for name in dict.fromkeys(task for task, *_ in documents if task not in reasons):
+            grader, reason = _host_grader(name)
+            if grader is None:
+                reasons[name] = reason
+            else:
+                tasks[name] = grader
+        return cls(tasks, documents, reasons)
+
+    def can_extract(self, task: str) -> bool:
+        """Whether the task's own filters extract answers."""
+        return task in self.tasks and self.tasks[task].extracts
+
+    def answers(self, question: Question, texts: Sequence[str]) -> list[str | None]:
+        """The answer in each text of a question, by the task's filter; None if there is none, or the filter fails."""
+        try:
+            return self.tasks[question.task].answers(self.documents[document_key(question)], texts)
+        except Exception as error:
+            warn_once(f"The filter of {question.task} fails, so texts have no vote: {reason_of(error)}.")
+            return [None] * len(texts)
+
+    def grade(self, traces: Sequence[Trace]) -> list[Trace]:
+        """The traces with grades. A warning a task says why some of them have none."""
+        logs: dict[str, GradingLog] = {}
+        reasons = dict(self.reasons)
+        graded = []
+        for trace in traces:
+            task = trace.question.task
+            if reason := ungradable(trace):
+                reasons[task] = reason
+            if task in reasons or task not in self.tasks:
+                graded.append(trace)
+                continue
+            document = self.documents[document_key(trace.question)]
+            graded.append(grade_trace(trace, self.tasks[task], document, logs.setdefault(task, GradingLog())))
+        for task, reason in reasons.items():
+            log.info("The drafts of %s are not graded: %s.", task, reason)
+        for task, done in logs.items():
+            report(task, done)
+        return graded
+
+
+def report(task: str, done: GradingLog) -> None:
+    """Log how many texts of a task were graded, and warn of failures."""
+    log.info("%s: %s texts are graded; %s without an answer are wrong.", task, done.texts, done.without_answer)
+    if done.failed:
+        warn_once(done.sentence(task))
+
+
+def document_key(question: Question) -> DocumentKey:
+    """Task, row and hash of a question's document."""
+    return question.task, question.doc_id, question.doc_hash
+
+
+def _host_grader(name: str) -> tuple[TaskGrader | None, str]:
+    """The grader of a task that lm-eval is evaluating, or None and the reason why there is none."""
+    task = host_tasks().get(name)
+    if task is None:
+        return None, "lm-eval's task object was not found; aft grade OUT grades them"
+    try:
+        grader = TaskGrader(task, name)
+        reason = grader.refusal(host_allows_unsafe_code())
+    # A task in Python may be of any make.
+    except Exception as error:
+        grader, reason = None, reason_of(error)
+    return (None, reason) if reason else (grader, "")

@@ -1,0 +1,54 @@
+"""Small tasks of every kind of filter, and a model whose texts are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.engine import HostArgs
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Request
+from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.inference.selection import load_selector
+from lm_eval_aft.model import AFTLM
+from lm_eval_aft.storage.draft_store import NoStore
+
+DOCUMENTS = [{"question": f"q{number}", "answer": str(number)} for number in range(3)]
+TAKE_FIRST = {"function": "take_first"}
+STRICT = {"function": "regex", "regex_pattern": "#### ([0-9]+)"}
+FLEXIBLE = {"function": "regex", "regex_pattern": "([0-9]+)", "group_select": -1}
+REGEX = [
+    {"name": "strict-match", "filter": [STRICT, TAKE_FIRST]},
+    {"name": "flexible-extract", "filter": [FLEXIBLE, TAKE_FIRST]},
+]
+
+
+def dataset(**_: Any) -> Any:
+    """Three documents."""
+    from datasets import Dataset, DatasetDict
+
+    return DatasetDict({"test": Dataset.from_list(DOCUMENTS)})
+
+
+def graded_task(name: str = "numbers", **changes: Any) -> dict[str, Any]:
+    """The configuration of a task of three questions, whose answers two regexes find."""
+    return {
+        "task": name,
+        "custom_dataset": dataset,
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "question",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": [], "max_gen_toks": 8},
+        "filter_list": REGEX,
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        **changes,
+    }
+
+
+def scripted_model(script: Callable[[Request], str], **settings: Any) -> AFTLM:
+    """A model whose texts a function writes."""
+    config, store = AFTConfig(**settings), NoStore()
+    selector = load_selector(config, store, HostArgs(1, None, "cpu"))
+    return AFTLM.around(ScriptedEngine(script, 8192), config, Template.load(None), store, "scripted", selector)
