@@ -15,7 +15,7 @@ from typing import Literal
 
 from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.runs import RunEntry, by_run
-from lm_eval_aft.analysis.stats import Interval
+from lm_eval_aft.analysis.stats import Interval, ratio_interval
 from lm_eval_aft.analysis.votes import accuracy_interval, gold_answers
 from lm_eval_aft.analysis.voting import score_drafts
 from lm_eval_aft.core.cuts import Cuts
@@ -151,6 +151,9 @@ class Diagnostics:
         changes: Against the vote, the first and the mean draft; empty without gold answers.
         vote_shares: By number of right drafts, from 0 to k; numbers that do not occur are left out.
         cuts: How often drafts were cut to fit the context, over all layers.
+        gap_closed: (answer - vote) / (oracle - vote), in accuracies over the same drafts. It is 0 for an answer as good
+            as the majority vote and 1 for one as good as the oracle, and may be negative. None without gold answers, or
+            if the oracle is no better than the vote.
     """
 
     task: str
@@ -167,6 +170,7 @@ class Diagnostics:
     changes: tuple[Change, ...]
     vote_shares: tuple[VoteShare, ...]
     cuts: Cuts = field(default_factory=Cuts)
+    gap_closed: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,7 @@ def _diagnostics(
         changes=_changes(with_gold) if with_gold and layers and not scored else (),
         vote_shares=() if scored else _vote_shares(with_gold),
         cuts=sum((cuts for trace in traces for cuts in trace.cuts), Cuts()),
+        gap_closed=_gap_closed(with_gold, level) if with_gold and layers and not scored else None,
     )
 
 
@@ -352,6 +357,18 @@ def _changes(traces: Sequence[GradedTrace]) -> tuple[Change, ...]:
             count((1 - share) * answer for answer, share in zip(right, shares, strict=True)),
             count(share * (not answer) for answer, share in zip(right, shares, strict=True)),
         ),
+    )
+
+
+def _gap_closed(traces: Sequence[GradedTrace], level: float) -> Interval | None:
+    votes = [trace.vote or 0.0 for trace in traces]
+    oracles = [float(any(text.right for text in trace.layer(0))) for trace in traces]
+    rights = [float(trace.right is True) for trace in traces]
+    return ratio_interval(
+        [right - vote for right, vote in zip(rights, votes, strict=True)],
+        [oracle - vote for oracle, vote in zip(oracles, votes, strict=True)],
+        groups=[trace.doc_id for trace in traces],
+        level=level,
     )
 
 

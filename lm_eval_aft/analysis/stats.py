@@ -297,6 +297,51 @@ def _bootstrap(
     return Interval(estimate, float(low), float(high), level, method, values.size)
 
 
+def ratio_interval(
+    numerators: Scores,
+    denominators: Scores,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = 20_000,
+    level: float = 0.95,
+) -> Interval | None:
+    """Bootstrap interval of a ratio of two sums over the same questions: BCa, or percentile if BCa is undefined.
+
+    Questions are drawn with replacement, each with its two numbers. If a draw can have a denominator of 0, the ends are
+    -inf and inf. See ``paired_bootstrap`` for the method.
+
+    Args:
+        numerators: Shape (n,).
+        denominators: Shape (n,), none below 0.
+        groups: A label for each question. Whole groups are drawn.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+        level: Confidence in (0, 1).
+
+    Returns:
+        The ratio with its interval; None if the denominators are all 0.
+    """
+    import numpy as np
+
+    _check_draws(seed, resamples)
+    z = _critical(level)
+    above, below = _pair(numerators, denominators)
+    tops, _ = _by_group(above, groups)
+    bottoms, _ = _by_group(below, groups)
+    if not bottoms.sum():
+        return None
+    estimate = float(tops.sum() / bottoms.sum())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = _resampled_means(tops, bottoms, np.random.default_rng(seed), resamples)
+        defined = bool(np.isfinite(ratios).all()) and float(np.ptp(ratios)) > 0
+        shares = _bca_shares(ratios, tops, bottoms, z) if defined else None
+    if not defined:
+        return Interval(estimate, -inf, inf, level, "none", above.size)
+    low, high = np.quantile(ratios, shares or ((1 - level) / 2, (1 + level) / 2))
+    return Interval(estimate, float(low), float(high), level, "bca" if shares else "percentile", above.size)
+
+
 def _resampled_means(sums: FloatArray, sizes: FloatArray, rng: np.random.Generator, resamples: int) -> FloatArray:
     """Means of ``resamples`` draws of whole groups, shape (resamples,): the drawn sums divided by the drawn sizes."""
     import numpy as np

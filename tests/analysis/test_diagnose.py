@@ -139,6 +139,19 @@ def test_net_fixed_is_the_gain_over_the_mean_draft(tmp_path: Path):
     assert (first.fixed - first.broken) / 200 == pytest.approx(answer.mean.estimate - right_first)
 
 
+def test_the_gap_closed_lies_between_the_vote_and_the_oracle(tmp_path: Path):
+    """On 50 questions of 100 the vote is wrong and the oracle is right: the gap. Answers are right on 30 of these."""
+    traces = [trace(["8", "8", "7"], ["7" if doc < 30 else "8"], doc=doc) for doc in range(50)]
+    traces += [trace(["7", "7", "8"], ["7"], doc=doc) for doc in range(50, 100)]
+    gap = diagnosed(tmp_path, traces).gap_closed
+    assert gap.estimate == pytest.approx(0.6)
+    assert gap.low < 0.5 < 0.7 < gap.high
+    (finding,) = (each for each in diagnostics_panel(diagnosed(tmp_path, traces)).findings if "Gap closed" in each)
+    assert "in percent: 60.0 [" in finding
+    # A vote as good as the oracle leaves no gap.
+    assert diagnosed(tmp_path / "none", [trace(["7", "7"], ["7"], doc=doc) for doc in range(9)]).gap_closed is None
+
+
 def run_of(choose, questions: int = 600, k: int = 5) -> list[Trace]:
     """Traces with 40% right drafts and scattered wrong ones. ``choose`` makes the answer from the drafts."""
     rng, traces = random.Random(1), []

@@ -191,42 +191,42 @@ def test_curves_are_drawn_with_their_intervals(small: Page):
 
 
 def test_comparisons_say_what_was_measured(small: Page):
-    first, second = small.texts("#comparisons tbody tr")
-    for words in (
-        "28.0 → 24.4",
-        "\u22123.6 [\u22126.1, \u22121.1]",
-        "(worse)",
-        "0.005",
-        "0.010",
-        "118 / 1,035 / 166",
-        "x 9.6",
-        "1,319",
-    ):
-        assert words in first
-    assert "+1.10" in second
+    group, run, vote, _, graded = small.texts("#comparisons tbody tr")
+    assert "gsm8k exact_match, %" in group
+    numbers = ("28.0 \u2192 24.4", "\u22123.6 [\u22126.1, \u22121.1]", "worse", "0.005", "0.010", "118 / 1,035 / 166",
+               "\u00d7\u20099.6", "\u221212.0 [\u221220.0, \u22123.0]", "Another seed.")  # fmt: skip
+    assert [words for words in numbers if words not in run] == []
+    assert "against majority vote of 9, sft" in vote
+    assert "+1.10" in graded
     # An interval without an end is not shown.
-    assert "[" not in second
-    assert len(small.all("#comparisons svg.forest.worse .interval")) == 3
+    assert "[" not in graded
+    assert len(small.all("#comparisons .forest.worse .interval")) == 3
+    # Each axis has its ticks, since the units differ.
+    assert small.texts("#comparisons .ticks text") == ["\u22125", "0", "+5", "0"]
+    zero, five = (line.rect["x"] for line in small.all("#comparisons tr.run .forest.worse line")[1:3])
+    circle = small.one("#comparisons tr.run .forest.worse circle").rect
+    assert circle["x"] + circle["width"] / 2 == pytest.approx(zero - 3.6 / 5 * (five - zero), abs=1)
 
 
 def test_comparisons_take_the_side_that_the_data_say(opened):
-    (effect, _) = small_page().effects
+    effects = small_page().effects
+    effect = effects.groups[0].effects[0]
     turned = (("worse", 118), ("level", 1035), ("better", 166))
     neutral = (("level", 118), ("level", 1035), ("level", 166))
-    less = replace(effect, verdict="better", outcomes=turned, level="99.9%")
+    less = replace(effect, verdict="better", outcomes=turned)
     # The interval leaves out zero, and the verdict is the data's all the same.
     doubtful = replace(effect, verdict="no difference shown")
     neither = replace(effect, verdict="neither better nor worse", outcomes=neutral)
-    page = opened(PageData("effects", effects=(less, doubtful, neither)))
-    better, unclear, level = page.texts("#comparisons tbody tr")
-    assert "(better)" in better
-    assert "(no difference shown)" in unclear
-    assert "(neither better nor worse)" in level
+    group = replace(effects.groups[0], effects=(less, doubtful, neither))
+    page = opened(PageData("effects", effects=replace(effects, groups=(group,))))
+    better, unclear, level = page.texts("#comparisons tr.run th")
+    assert "better" in better
+    assert "no difference shown" in unclear
+    assert "neither better nor worse" in level
     bars = page.run("return [...document.querySelectorAll('.bar rect')].map((e) => e.getAttribute('class'))")
     assert bars == ["worse", "level", "better", "better", "level", "worse", "level", "level", "level"]
     forests = page.run("return [...document.querySelectorAll('svg.forest')].map((e) => e.getAttribute('class'))")
-    assert forests == ["forest better", "forest level", "forest level"]
-    assert "intervals of 99.9%." in page.one("#comparisons").text
+    assert forests == ["track forest better", "track forest level", "track forest level"]
 
 
 def test_filters_count_and_choose(small: Page):

@@ -51,8 +51,8 @@ def test_a_traced_question_has_its_texts_grade_and_score(tmp_path: Path):
     made = trace(["is 7", "is 8"], ["is 8"], model="m")
     log_run(tmp_path, "gsm8k", [row(0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    panels, (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
-    assert [(panel.run, panel.task) for panel in panels] == [("ours", "gsm8k")]
+    (diagnostics,), (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
+    assert (diagnostics.task, diagnostics.k) == ("gsm8k", 2)
     assert (sample.run, sample.task, sample.question, sample.gold) == ("ours", "gsm8k", "How many, 0?", "7")
     assert (sample.right, sample.score, sample.answer) == (False, "exact_match (flexible-extract): 0", "is 8")
     assert [(text.layer, text.index, text.answer, text.right, text.copies) for text in sample.texts] == [
@@ -80,8 +80,8 @@ def test_another_models_run_is_shown_from_the_log(tmp_path: Path):
         {**row(2), "filter": "strict-match"},
     ]
     log_run(tmp_path, "gsm8k", rows)
-    panels, samples = run_samples(RunEntry(read_run(tmp_path), "hf", None))
-    assert panels == ()
+    diagnostics, samples = run_samples(RunEntry(read_run(tmp_path), "hf", None))
+    assert diagnostics == ()
     assert [(s.doc_id, s.right, s.gold) for s in samples] == [(0, False, "#### 7"), (1, True, "#### 7"), (2, None, "")]
     assert [s.question for s in samples] == ["How many, 0?", "How many?", ""]
     assert [[m.role for m in s.messages] for s in samples] == [["user"], ["system", "user"], ["user"]]
@@ -109,8 +109,8 @@ def test_a_single_answer_has_no_panel(tmp_path: Path):
     made = trace(["is 7"])
     log_run(tmp_path, "gsm8k", [row(0, exact_match=1.0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    panels, (sample,) = run_samples(RunEntry(read_run(tmp_path), "single", tmp_path / "traces"))
-    assert panels == ()
+    diagnostics, (sample,) = run_samples(RunEntry(read_run(tmp_path), "single", tmp_path / "traces"))
+    assert diagnostics == ()
     assert (sample.right, len(sample.texts)) == (True, 1)
 
 
@@ -118,6 +118,6 @@ def test_an_essay_is_graded_by_its_metric_alone(tmp_path: Path):
     made = trace(["one", "two"], ["two"], task="essay")
     log_run(tmp_path, "essay", [row(0, exact_match=1.0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])
-    (panel,), (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
+    (diagnostics,), (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
     assert (sample.right, sample.gold, [text.right for text in sample.texts]) == (True, "#### 7", [None] * 3)
-    assert panel.tables[0].title == "Diversity and length by layer"
+    assert (diagnostics.judged, diagnostics.gap_closed) == (0, None)

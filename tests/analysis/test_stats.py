@@ -193,6 +193,28 @@ def test_groups_of_one_change_nothing_and_copies_add_no_certainty():
     assert fooled.high - fooled.low < 0.65 * (plain.high - plain.low)
 
 
+def test_a_ratio_of_sums_has_the_interval_of_its_resamples():
+    rng = np.random.default_rng(0)
+    bottoms = rng.integers(0, 2, 400).astype(float)
+    tops = bottoms * (rng.random(400) < 0.6) - 0.02
+    interval = stats.ratio_interval(tops, bottoms, resamples=4000)
+    assert interval.estimate == pytest.approx(tops.sum() / bottoms.sum())
+    # The interval of the delta method: the residuals top - ratio * bottom have this standard error.
+    error = np.std(tops - interval.estimate * bottoms) * sqrt(400) / bottoms.sum()
+    assert (interval.low, interval.high) == pytest.approx(
+        (interval.estimate - 1.96 * error, interval.estimate + 1.96 * error), abs=0.01
+    )
+    doubled = stats.ratio_interval([*tops, *tops], [*bottoms, *bottoms], groups=[*range(400)] * 2, resamples=4000)
+    assert (doubled.estimate, doubled.low) == pytest.approx((interval.estimate, interval.low))
+
+
+def test_a_ratio_without_a_denominator_has_no_value_and_no_ends():
+    assert stats.ratio_interval([1, 0], [0, 0]) is None
+    # A draw of the second question alone has a denominator of 0.
+    rare = stats.ratio_interval([1, 0], [1, 0])
+    assert (rare.estimate, rare.low, rare.high) == (1, -inf, inf)
+
+
 def test_large_samples_are_drawn_in_chunks(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(11)
     a, b = rng.random((2, 300))

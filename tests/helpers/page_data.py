@@ -13,6 +13,8 @@ from lm_eval_aft.analysis.report.page.data import (
     ChartPoint,
     Curve,
     Effect,
+    EffectGroup,
+    Effects,
     Fact,
     Headline,
     PageData,
@@ -80,14 +82,6 @@ def small_page() -> PageData:
         ),
     )
     vote = Curve("majority vote", (ChartPoint(100, 20), ChartPoint(500, 26.5)), dashed=True)
-    texts = {
-        "n": "1,319", "baseline": "28.0", "score": "24.4", "difference": "-3.6 [-6.1, -1.1]", "p": "0.005",
-        "p_holm": "0.010", "above_level_below": "118/1,035/166", "detectable": "3.6", "token_ratio": "x 9.6",
-    }  # fmt: skip
-    outcomes = (("better", 118), ("level", 1035), ("worse", 166))
-    effect = Effect("sft", "aft", "gsm8k", "exact_match", "worse", texts, -3.6, -6.1, -1.1, outcomes, " %")
-    open_end = {**dict.fromkeys(texts, "-"), "difference": "+1.10", "above_level_below": "50/20/10"}
-    graded = Effect("sft", "aft", "mt_bench", "score", "no difference shown", open_end, 1.1, None, None, outcomes)
     panel = DiagnosticsPanel("run A", "gsm8k", ("81.0% of the answers repeat a draft.",), (leaderboard(),))
     samples = (
         sample(0, right=True),
@@ -104,13 +98,44 @@ def small_page() -> PageData:
         strips=(small_strip(),),
         leaderboard=leaderboard(),
         charts=charts,
-        effects=(effect, graded),
+        effects=small_effects(),
         diagnostics=(panel,),
         samples=samples,
         runs=(RunFacts("sft", "engine hf, seed 1", "2026-11-30 12:00", "lm_eval --model aft"),),
         shared=(Fact("engine", "hf"),),
         notes=("mt_bench is left out.",),
     )
+
+
+def small_effects() -> Effects:
+    """A run against the baseline and against a vote on one task, and against the baseline on another."""
+    texts = {
+        "n": "1,319", "baseline": "28.0", "score": "24.4", "difference": "-3.6 [-6.1, -1.1]", "p": "0.005",
+        "p_holm": "0.010", "above_level_below": "118/1,035/166", "detectable": "3.6", "token_ratio": "x 9.6",
+        "gap_closed": "-12.0 [-20.0, -3.0]",
+    }  # fmt: skip
+    outcomes = (("better", 118), ("level", 1035), ("worse", 166))
+    effect = Effect("aft", "gsm8k", "run", "worse", texts, -3.6, -6.1, -1.1, outcomes, ("Another seed.",))
+    vote = {
+        "baseline": "30.0",
+        "score": "24.4",
+        "difference": "-5.6 [-8.0, -3.0]",
+        "p": "0.001",
+        "token_ratio": "x 1.2",
+    }
+    against = Effect("aft", "majority vote of 9, sft", "vote", "", vote, -5.6, -8.0, -3.0)
+    open_end = {**dict.fromkeys(texts, "-"), "difference": "+1.10", "above_level_below": "50/20/10"}
+    graded = Effect("aft", "mt_bench", "run", "no difference shown", open_end, 1.1, None, None, outcomes)
+    points = Axis(-10, 10, (Tick(-5, "-5"), Tick(0, "0"), Tick(5, "+5")), "difference, points")
+    ratings = Axis(-2, 2, (Tick(0, "0"),), "difference")
+    columns = tuple(
+        (key, key, f"the {key}") for key in ("p", "p_holm", "above_level_below", "token_ratio", "gap_closed")
+    )
+    groups = (
+        EffectGroup("gsm8k exact_match, %", points, (effect, against)),
+        EffectGroup("mt_bench", ratings, (graded,)),
+    )
+    return Effects(columns, groups, ("Baseline: sft.",))
 
 
 def small_headline() -> Headline:

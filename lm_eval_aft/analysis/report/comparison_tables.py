@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
 from lm_eval_aft.analysis.conditions import votable
@@ -30,6 +30,7 @@ from lm_eval_aft.analysis.report.tables import (
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.terminal import message
 from lm_eval_aft.inference.extraction import choose_extraction
+from lm_eval_aft.storage.results import Score
 
 METHODS = {
     "tango": "Tango",
@@ -170,6 +171,12 @@ def _paired_row(comparison: Comparison) -> Row:
     return Row((*names, *cells.values()), tuple(f"{note}." for note in comparison.notes))
 
 
+def measure(score: Score, unit: Unit) -> str:
+    """The metric with its filter, if it has one, and its unit."""
+    filtered = "" if score.filter == "none" else f", {score.filter}"
+    return f"{score.metric}{filtered}{unit.mark.replace(' ', ', ')}"
+
+
 def part_name(comparison: Comparison) -> str:
     """What a comparison is of: a task, a group, or a category."""
     return comparison.category or comparison.score.task
@@ -221,16 +228,8 @@ def equal_cost_table(
     Returns:
         None if no drafts can vote, or if the scores are not right or wrong and a vote cannot be compared with them.
     """
-    rows: list[Row] = []
-    for comparison in (each for each in comparisons if not each.explores and votable(each.score)):
-        other = next(entry for entry in others if entry.label == comparison.other)
-        pools = _pools(voters, comparison.score.task, regex)
-        means = {comparison.baseline_mean, comparison.other_mean}
-        if not pools or (means - {0.0, 1.0} and comparison.test != "exact McNemar"):
-            continue
-        entries = (base, other, *voters)
-        baselines = equal_cost_baselines(other, comparison.score, pools, entries, regex, level)
-        rows += [_equal_cost_row(comparison, baseline) for baseline in baselines]
+    found = equal_costs(base, others, comparisons, voters, regex, level)
+    rows = [_equal_cost_row(comparison, baseline) for comparison, baseline in found]
     if not rows:
         return None
     columns = (
@@ -251,6 +250,29 @@ def equal_cost_table(
     return Table("At the same generated tokens", columns, tuple(rows), notes)
 
 
+def equal_costs(
+    base: RunEntry,
+    others: Sequence[RunEntry],
+    comparisons: Sequence[Comparison],
+    voters: Sequence[RunEntry],
+    regex: str | None,
+    level: float,
+) -> Iterator[tuple[Comparison, EqualCostBaseline]]:
+    """Each comparison with the votes of as many drafts as cost the same; see ``comparison_tables`` for the arguments.
+
+    A run whose scores are not right or wrong is left out, and so are categories and members.
+    """
+    for comparison in (each for each in comparisons if not each.explores and votable(each.score)):
+        other = next(entry for entry in others if entry.label == comparison.other)
+        pools = _pools(voters, comparison.score.task, regex)
+        means = {comparison.baseline_mean, comparison.other_mean}
+        if not pools or (means - {0.0, 1.0} and comparison.test != "exact McNemar"):
+            continue
+        entries = (base, other, *voters)
+        for baseline in equal_cost_baselines(other, comparison.score, pools, entries, regex, level):
+            yield comparison, baseline
+
+
 def _pools(voters: Sequence[RunEntry], task: str, regex: str | None) -> list[DraftPool]:
     """For each model, the drafts of its run with the largest k that has traces; one draft is no vote."""
     largest: dict[str, DraftPool] = {}
@@ -264,10 +286,11 @@ def _pools(voters: Sequence[RunEntry], task: str, regex: str | None) -> list[Dra
     return list(largest.values())
 
 
+TOO_FEW_DRAFTS = "there are too few drafts for equal cost: give --drafts a run with a larger k."
+
+
 def _equal_cost_row(comparison: Comparison, baseline: EqualCostBaseline) -> Row:
-    notes = (
-        () if baseline.enough else ("there are too few drafts for equal cost: give --drafts a run with a larger k.",)
-    )
+    notes = () if baseline.enough else (TOO_FEW_DRAFTS,)
     cells = (
         Cell(comparison.other),
         Cell(comparison.score.task),

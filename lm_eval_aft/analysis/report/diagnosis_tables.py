@@ -8,6 +8,7 @@ from pathlib import Path
 from lm_eval_aft.analysis.diagnosis import Change, Diagnostics, LayerStats, Reading, VoteShare
 from lm_eval_aft.analysis.report.tables import (
     NONE,
+    PERCENT,
     Cell,
     Column,
     Row,
@@ -81,6 +82,11 @@ def _findings(diagnostics: Diagnostics) -> list[str]:
         fixed, broken, tied = map(_count_text, (change.fixed, change.broken, change.tied))
         more = f"; on {tied} more the vote is tied" if change.tied else ""
         findings.append(f"Against the majority vote {fixed} fixed, {broken} broken{more}.")
+    if d.gap_closed:
+        findings.append(
+            "Gap closed between the majority vote and the oracle of the same drafts, in percent: "
+            f"{PERCENT.interval(d.gap_closed)}."
+        )
     return findings
 
 

@@ -9,12 +9,14 @@ from lm_eval_aft.analysis.report.page.data import Axis, Tick
 
 # The steps between ticks, times a power of ten.
 _STEPS = (1, 2, 2.5, 5, 10)
-# Most ticks of an axis: more would touch each other on a phone.
-_MOST_TICKS = 7
 
 
 def linear_axis(
-    values: Iterable[float], label: str = "", signed: bool = False, within: tuple[float, float] | None = None
+    values: Iterable[float],
+    label: str = "",
+    signed: bool = False,
+    within: tuple[float, float] | None = None,
+    most_ticks: int = 7,
 ) -> Axis:
     """An axis that shows these values with a little room at both ends.
 
@@ -23,6 +25,7 @@ def linear_axis(
         label: What the axis shows.
         signed: Whether ticks have a plus sign, as for differences.
         within: Bounds that the room does not cross, such as 0 and 100 for percentages.
+        most_ticks: About as many ticks fit beside each other.
     """
     finite = [value for value in values if isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
@@ -30,11 +33,12 @@ def linear_axis(
     low, high = low - room, high + room
     if within:
         low, high = max(low, min(within[0], min(finite))), min(high, max(within[1], max(finite)))
-    return Axis(low, high, tuple(Tick(value, _tick_text(value, signed)) for value in _round_numbers(low, high)), label)
+    places = _round_numbers(low, high, most_ticks)
+    return Axis(low, high, tuple(Tick(value, _tick_text(value, signed)) for value in places), label)
 
 
-def _round_numbers(low: float, high: float) -> list[float]:
-    rough = (high - low) / (_MOST_TICKS - 1)
+def _round_numbers(low: float, high: float, most: int) -> list[float]:
+    rough = (high - low) / (most - 1)
     power = 10.0 ** floor(log10(rough))
     step = power * next(factor for factor in _STEPS if factor * power >= rough * 0.999)
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)

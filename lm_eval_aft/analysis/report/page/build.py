@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import isfinite
 from pathlib import Path
 
-from lm_eval_aft.analysis.comparison import Comparison, compare_all
+from lm_eval_aft.analysis.comparison import compare_all
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
 from lm_eval_aft.analysis.groups import listed_names
-from lm_eval_aft.analysis.report.comparison_tables import comparison_cells, comparison_unit, part_name
+from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel
 from lm_eval_aft.analysis.report.page.charts import charts
-from lm_eval_aft.analysis.report.page.data import Chart, Effect, PageData
+from lm_eval_aft.analysis.report.page.data import Chart, PageData
+from lm_eval_aft.analysis.report.page.effects import effects
 from lm_eval_aft.analysis.report.page.overview import (
     headlines,
     made_line,
@@ -25,7 +25,6 @@ from lm_eval_aft.analysis.report.page.samples import run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
 from lm_eval_aft.analysis.runs import RunEntry
-from lm_eval_aft.storage.results import Score
 
 
 def write_report(
@@ -47,6 +46,8 @@ def write_report(
     samples = [run_samples(entry, entries) for entry in entries]
     compared = compare_all(entries, baseline, members)
     base = compared.comparisons[0].baseline if compared.comparisons else ""
+    diagnostics = [(entry.label, d) for entry, (found, _) in zip(entries, samples, strict=True) for d in found]
+    gaps = {(label, each.task): each.gap_closed for label, each in diagnostics if each.gap_closed}
     scores, shared = without_shared_columns(table)
     data = PageData(
         title=page_title(entries, base),
@@ -55,36 +56,14 @@ def write_report(
         strips=tuple(strips(compared, entries, base)),
         leaderboard=scores,
         charts=tuple(_charts(entries)),
-        effects=tuple(map(_effect, compared.comparisons)),
-        diagnostics=tuple(panel for panels, _ in samples for panel in panels),
+        effects=effects(compared, entries, gaps),
+        diagnostics=tuple(diagnostics_panel(each, label) for label, each in diagnostics),
         samples=tuple(sample for _, of_run in samples for sample in of_run),
         runs=run_facts(entries),
         shared=shared,
         notes=compared.left_out,
     )
     write_page(path, data)
-
-
-def _effect(comparison: Comparison) -> Effect:
-    c, unit, difference = comparison, comparison_unit(comparison), comparison.difference
-    sides = ("level", "level") if not c.score.ranked else ("better", "worse")
-    above, below = sides if c.score.higher_is_better else sides[::-1]
-    return Effect(
-        baseline=c.baseline,
-        other=c.other,
-        name=part_name(c),
-        metric=_measure(c.score),
-        verdict=c.verdict,
-        texts={key: cell.text for key, cell in comparison_cells(c).items()},
-        difference=unit.scale * difference.estimate,
-        low=unit.scale * difference.low if isfinite(difference.low) else None,
-        high=unit.scale * difference.high if isfinite(difference.high) else None,
-        outcomes=((above, c.counts.wins), ("level", c.counts.ties), (below, c.counts.losses)),
-        unit=unit.mark,
-        part=c.explores,
-        level=f"{100 * difference.level:.10g}%",
-        notes=tuple(f"{note}." for note in c.notes),
-    )
 
 
 def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
@@ -96,8 +75,3 @@ def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:
     for each in curves(entries, votes):
         if each.key in main and not each.single_point:
             yield from charts(each)
-
-
-def _measure(score: Score) -> str:
-    """The metric, and the filter if there is one."""
-    return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"

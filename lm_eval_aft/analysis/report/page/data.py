@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel
     from lm_eval_aft.analysis.report.tables import Table
+
+
+EffectKind = Literal["run", "part", "vote", "bound"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,41 +152,59 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Another run against the baseline on one metric of one task or group, or on a part of it.
+    """A run against the baseline, against a part of it, or against a vote of equal cost.
 
-    The numbers are for the drawing alone. ``texts`` are the same as in the table of ``aft compare``.
+    The numbers are for the drawing alone. ``texts`` are the same as in the tables of ``aft compare``.
 
     Attributes:
-        baseline: Name of the baseline run.
-        other: Name of the other run.
-        name: Name of the task, the group or the category.
-        metric: Name of the metric, with its filter.
-        verdict: "better", "worse", "no difference shown" or "neither better nor worse".
+        run: Name of the run.
+        name: What this row compares: the task, the group, a part of them, or the vote.
+        kind: "run" for a task or a group, "part" for a category or a member, "vote" for the majority vote of as many
+            drafts as cost the same, "bound" for the best of these drafts, which needs the gold answer.
+        verdict: "better", "worse", "no difference shown" or "neither better nor worse"; empty for votes, which are not
+            judged.
         texts: Every number as a text, by the key of its column.
-        difference: Other minus baseline, in the shown unit.
+        difference: The run minus what it is compared with, in the shown unit.
         low: Lower end of its interval; None if there is none.
         high: Upper end.
-        outcomes: Numbers of questions on which the other run scored above, level with and below the baseline, each with
-            "better", "level" or "worse".
-        unit: Equal for differences that can be drawn on one scale.
-        part: Whether this is a part of the comparison above it.
-        level: Confidence of the interval, as a text such as 95%.
+        outcomes: Numbers of questions that the run wins, ties and loses, each with "better", "level" or "worse". Empty
+            for votes.
         notes: Remarks, a sentence each.
     """
 
-    baseline: str
-    other: str
+    run: str
     name: str
-    metric: str
+    kind: EffectKind
     verdict: str
     texts: Mapping[str, str]
     difference: float
     low: float | None
     high: float | None
-    outcomes: tuple[tuple[str, int], ...]
-    unit: str = ""
-    part: bool = False
-    level: str = "95%"
+    outcomes: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EffectGroup:
+    """All effects on one task or group, on one axis. Groups of equal units have equal axes."""
+
+    title: str
+    axis: Axis
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Every comparison of the page.
+
+    Attributes:
+        columns: Key, head and meaning of the columns after the picture. A column that is empty in all rows is left out.
+        groups: One for each task or group.
+        notes: Shown below the table, a sentence each.
+    """
+
+    columns: tuple[tuple[str, str, str], ...]
+    groups: tuple[EffectGroup, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -285,7 +306,7 @@ class PageData:
     strips: tuple[Strip, ...] = ()
     leaderboard: Table | None = None
     charts: tuple[Chart, ...] = ()
-    effects: tuple[Effect, ...] = ()
+    effects: Effects | None = None
     diagnostics: tuple[DiagnosticsPanel, ...] = ()
     samples: tuple[PageSample, ...] = ()
     runs: tuple[RunFacts, ...] = ()

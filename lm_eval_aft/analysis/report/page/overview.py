@@ -15,6 +15,7 @@ from lm_eval_aft.analysis.report.comparison_tables import (
     comparison_cells,
     comparison_sentences,
     comparison_unit,
+    measure,
     points,
 )
 from lm_eval_aft.analysis.report.model_card import command, settings_line
@@ -141,8 +142,7 @@ def _strip(
         rows.append(row)
     score = scored[0][1]
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
-    measure = score.metric + ("" if score.filter == "none" else f", {score.filter}") + unit.mark.replace(" %", ", %")
-    label = measure if score.higher_is_better or not score.ranked else f"{measure}; less is better"
+    label = measure(score, unit) + ("" if score.higher_is_better or not score.ranked else "; less is better")
     axis = linear_axis(ends, label, within=(0, 100) if unit == PERCENT else None)
     return Strip(f"{name}, {score.n:,} questions", axis, tuple(rows))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from lm_eval_aft.analysis.conditions import primary_score
-from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
 from lm_eval_aft.analysis.grading import GradedTrace
-from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel, diagnostics_panel
 from lm_eval_aft.analysis.report.page.data import PageMessage, PageSample, PageText
 from lm_eval_aft.analysis.runs import RunEntry, by_question
 from lm_eval_aft.core.chat import decode
@@ -20,11 +19,11 @@ Logged = Mapping[tuple[str, int, str], tuple[Sample, Score]]
 
 def run_samples(
     entry: RunEntry, others: Sequence[RunEntry] = ()
-) -> tuple[tuple[DiagnosticsPanel, ...], tuple[PageSample, ...]]:
-    """The diagnostics panels of one run, and its samples.
+) -> tuple[tuple[Diagnostics, ...], tuple[PageSample, ...]]:
+    """The diagnostics of one run, and its samples.
 
-    A run that did not aggregate has no panel. A question whose sample was not logged comes from its trace alone, and
-    one without a trace from lm-eval's samples file alone.
+    A run that did not aggregate has no diagnostics. A question whose sample was not logged comes from its trace alone,
+    and one without a trace from lm-eval's samples file alone.
 
     Args:
         entry: The run.
@@ -38,8 +37,7 @@ def run_samples(
     tasks = {sample.task for sample in traced}
     untraced = [_from_log(entry.label, *each) for (task, *_), each in logged.items() if task not in tasks]
     aggregated = (d.diagnostics for d in diagnosed if d.diagnostics.layers or d.diagnostics.scored)
-    panels = tuple(diagnostics_panel(diagnostics, entry.label) for diagnostics in aggregated)
-    return panels, (*traced, *untraced)
+    return tuple(aggregated), (*traced, *untraced)
 
 
 def _logged(entry: RunEntry) -> Logged:

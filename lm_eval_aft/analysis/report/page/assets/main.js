@@ -5,7 +5,7 @@ function main() {
   const parts = [
     (data.headlines.length || data.strips.length) && renderOverview(data),
     data.leaderboard && section("leaderboard", data.leaderboard.title || "Leaderboard", renderTable(data.leaderboard, false)),
-    data.effects.length && renderEffects(data.effects),
+    data.effects && renderEffects(data.effects),
     data.diagnostics.length && renderDiagnostics(data.diagnostics),
     data.index.entries.length && renderSamples(data.index),
     data.charts.length && renderCharts(data.charts),

@@ -11,6 +11,14 @@ const along = (axis, value) => `${(100 * (value - axis.low)) / (axis.high - axis
 
 const TRACK = 32;
 
+// A square and a diamond are texts or lines around their middle: a share of the width cannot be moved by half a square.
+const MARKS = {
+  circle: (x, y) => svg("circle", { cx: x, cy: y, r: 5 }),
+  hollow: (x, y) => svg("circle", { class: "hollow", cx: x, cy: y, r: 4.5 }),
+  square: (x, y) => svg("line", { class: "square", x1: x, x2: x, y1: y - 4.5, y2: y + 4.5 }),
+  diamond: (x, y) => svg("text", { class: "diamond", x, y: y + 5, "text-anchor": "middle" }, "\u25c6"),
+};
+
 // One interval on an axis: a point, its ends, and the lines of the ticks behind them.
 function track(axis, mark, attributes, shape) {
   const middle = TRACK / 2;
@@ -24,9 +32,7 @@ function track(axis, mark, attributes, shape) {
       picture.append(svg("line", { class: "interval", x1: along(axis, end), x2: along(axis, end), y1: middle - 4, y2: middle + 4 }));
     }
   }
-  const x = along(axis, mark.value);
-  // A square is a line as long as it is wide, since a share of the width cannot be moved by half a square.
-  picture.append(shape === "square" ? svg("line", { class: "square", x1: x, x2: x, y1: middle - 4.5, y2: middle + 4.5 }) : svg("circle", { cx: x, cy: middle, r: 5 }));
+  picture.append((MARKS[shape] || MARKS.circle)(along(axis, mark.value), middle));
   return picture;
 }
 
