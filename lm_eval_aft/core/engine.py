@@ -135,6 +135,10 @@ class Engine(Protocol):
         """What the user can do if seeded drafts come out equal. Empty if the engine draws with the seeds itself."""
 
     @property
+    def commits_each(self) -> bool:
+        """Whether the store commits each completion at once, because a server is paid or waited for."""
+
+    @property
     def scorer(self) -> Scorer | None:
         """Scores loglikelihood requests, or None if the engine cannot score."""
 
@@ -168,4 +172,10 @@ class Engine(Protocol):
 
         Raises:
             EngineError: If the engine stops working. Completions that were yielded before stay valid.
+        """
+
+    def finish(self) -> None:
+        """Begin no further call in the running ``generate``, which still yields the completions of calls under way.
+
+        An engine that computes in this process has no such calls and does nothing.
         """

@@ -59,6 +59,7 @@ class ScriptedEngine:
 
     counts_shared_prefill = True
     seed_advice = ""
+    commits_each = False
     shape: ModelShape | None = None
     scorer: Scorer | None = None
     processes: Processes = SingleProcess()
@@ -88,6 +89,9 @@ class ScriptedEngine:
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""
         return {}
+
+    def finish(self) -> None:
+        """See ``Engine.finish``."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``."""

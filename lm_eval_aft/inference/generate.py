@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lm_eval_aft.core.engine import Engine
+from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.inference.interrupts import raise_if_stopped
@@ -32,16 +33,40 @@ def generate_or_reuse(
     for key, completion in stored.items():
         for position in positions[key]:
             yield position, completion, True
-    missing = [key for key in positions if key not in stored]
+    missing = {key: requests[positions[key][0]] for key in positions if key not in stored}
     try:
-        for number, completion in engine.generate([requests[positions[key][0]] for key in missing]):
-            key = missing[number]
-            store.put(key, completion)
+        for key, completion in _generate(missing, engine, store):
             raise_if_stopped()
             for position in positions[key]:
                 yield position, completion, position != positions[key][0]
     finally:
         store.flush()
+
+
+def _generate(requests: Mapping[str, Request], engine: Engine, store: Store) -> Iterator[tuple[str, Completion]]:
+    """Complete requests by their keys, and put each completion into the store.
+
+    If the store fails, no further call to a server begins. Those under way are waited for, because they are paid for,
+    and the store gets them too.
+
+    Raises:
+        StoreError: If the store failed.
+    """
+    keys, failure = list(requests), None
+    for number, completion in engine.generate(list(requests.values())):
+        try:
+            store.put(keys[number], completion)
+            if engine.commits_each and failure is None:
+                store.flush()
+        except StoreError as error:
+            if not engine.commits_each:
+                raise
+            failure = failure or error
+            engine.finish()
+        if failure is None:
+            yield keys[number], completion
+    if failure is not None:
+        raise failure
 
 
 def show_progress(

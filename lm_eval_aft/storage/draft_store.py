@@ -3,8 +3,8 @@
 The key of a generation is a hash of everything that decides its text: engine fingerprint, prompt, sampling and seed.
 k, layers, batch size, order and --limit are not in the key, so a run with other settings finds its drafts here.
 
-Several processes may write one file, and a killed process leaves a sound file. A completion is committed within two
-seconds.
+Several processes may write one file, and a killed process leaves a sound file. A completion of a server is committed
+at once, and every other one within two seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import threading
 import weakref
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.records import Completion, Request
-from lm_eval_aft.storage.sqlite import FileKind, SQLiteFile, digest
+from lm_eval_aft.storage.sqlite import FileKind, SQLiteFile, digest, is_busy
 
 COMMIT_AFTER_S = 2.0
 COMMIT_AFTER_ROWS = 2000
@@ -159,32 +160,32 @@ class SQLiteStore:
         return completions
 
     def put(self, key: str, completion: Completion) -> None:
-        """See ``Store.put``.
+        """See ``Store.put``. The next ``flush`` tries to commit it, whatever this raises.
 
         Raises:
             StoreError: If an earlier completion could not be written, for example because the disk is full.
         """
         with self._lock:
+            self._uncommitted.setdefault(bytes.fromhex(key), _row(bytes.fromhex(key), completion))
             if self._failure:
                 raise self._failure
-            self._uncommitted.setdefault(bytes.fromhex(key), _row(bytes.fromhex(key), completion))
             if len(self._uncommitted) >= COMMIT_AFTER_ROWS or not self._commits_late:
                 self.flush()
 
     def flush(self) -> None:
-        """See ``Store.flush``.
+        """See ``Store.flush``. If the disk cannot hold all of them, those that fit are committed.
 
         Raises:
             StoreError: If the file cannot be written. What is not committed stays in memory for the next try.
         """
         with self._lock:
-            if not self._uncommitted:
-                return
-            with self._file.errors("written"), self._file.transaction():
-                self._file.db.executemany(
-                    "INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", self._uncommitted.values()
-                )
-            self._uncommitted = {}
+            try:
+                self._commit(list(self._uncommitted))
+            except StoreError as error:
+                if not is_busy(error.__cause__):
+                    self._commit_one_by_one()
+                raise
+            self._failure = None
 
     def flush_late(self) -> None:
         """Commit from the background thread. The next ``put`` raises the error of a commit that failed."""
@@ -192,6 +193,22 @@ class SQLiteStore:
             self.flush()
         except StoreError as error:
             self._failure = error
+
+    def _commit(self, keys: Sequence[bytes]) -> None:
+        if not keys:
+            return
+        rows = [self._uncommitted[key] for key in keys]
+        with self._file.errors("written"), self._file.transaction():
+            self._file.db.executemany("INSERT OR IGNORE INTO generations VALUES (?,?,?,?,?,?,?,?)", rows)
+        for key in keys:
+            del self._uncommitted[key]
+
+    def _commit_one_by_one(self) -> None:
+        """Commit what fits, the shortest texts first."""
+        shortest_first = sorted(self._uncommitted, key=lambda key: len(self._uncommitted[key][1]))
+        with suppress(StoreError):
+            for key in shortest_first:
+                self._commit([key])
 
     def close(self) -> None:
         """Commit what is not committed yet and close the file."""

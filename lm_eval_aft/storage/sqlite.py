@@ -120,7 +120,7 @@ class SQLiteFile:
                 self.db.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if not is_busy(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY_AFTER_S)
 
@@ -148,6 +148,12 @@ class SQLiteFile:
                 "was committed before is kept: free the disk, correct the permissions, or give "
                 f"{self._kind.option} another path."
             ) from error
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Whether SQLite failed because another process holds a lock."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def digest(text: str) -> bytes:

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.fake_server import FakeServer, Reply, completion, completion_with
+from helpers.full_disk import files_of_at_most
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
-from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, StoreError
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Request, Sampling
 from lm_eval_aft.engines.api import client as api_client
@@ -21,6 +22,7 @@ from lm_eval_aft.engines.api.engine import APIEngine
 from lm_eval_aft.engines.api.renderers import EstimateRenderer
 from lm_eval_aft.engines.api.responses import split_total
 from lm_eval_aft.engines.registry import load_engine
+from lm_eval_aft.inference.generate import generate_or_reuse
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import SQLiteStore
 
@@ -309,6 +311,45 @@ class TestFailing:
         model = AFTLM(engine="api", base_url=server.url, model="m")
         with pytest.raises(EngineError, match="engine=api cannot answer loglikelihood requests"):
             model.loglikelihood([])
+
+
+class TestPaidReplies:
+    """A reply of a server is kept as soon as it arrives, and none is lost because another does not fit the disk."""
+
+    @staticmethod
+    def generations(path) -> int:
+        store = SQLiteStore(path, create=False)
+        count = store.info().generations
+        store.close()
+        return count
+
+    def test_each_reply_is_committed_before_the_next_step(self, server, tmp_path):
+        store, engine = SQLiteStore(tmp_path / "drafts.sqlite"), load(server)
+        steps = generate_or_reuse(ask(engine, 4), engine, store)
+        kept = [self.generations(store.path) for _ in steps]
+        assert kept == [1, 2, 3, 4]
+        store.close()
+
+    def test_a_full_disk_waits_for_calls_under_way_and_keeps_those_that_fit(self, server, tmp_path):
+        started = threading.Barrier(8)
+
+        def one_long_reply(number, body):
+            if number < 8:
+                started.wait(20)
+            if body["seed"] == 2**62 + 3:
+                return 200, completion_with(body, "long" * 500_000), {}
+            # The others arrive after the store has failed.
+            time.sleep(0.3)
+            return None
+
+        server.faults = one_long_reply
+        store, engine = SQLiteStore(tmp_path / "drafts.sqlite"), load(server, concurrency=8)
+        with files_of_at_most(200_000), pytest.raises(StoreError, match="cannot be written"):
+            list(generate_or_reuse(ask(engine, 40), engine, store))
+        # A call may begin before the store has failed.
+        assert 8 <= len(server.calls) < 20
+        assert self.generations(store.path) == len(server.calls) - 1
+        store.close()
 
 
 class TestLoading:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import BinaryIO
 
-Reply = tuple[int, dict | str, dict[str, str]]
+# A body may be a function that writes without end.
+Reply = tuple[int, dict | str | Callable[[BinaryIO], None], dict[str, str]]
 
 
 class FakeServer:
@@ -44,6 +46,12 @@ class FakeServer:
                 if status == 0:
                     self.close_connection = True
                     self.connection.close()
+                    return
+                if callable(body):
+                    self.send_response(status)
+                    self.end_headers()
+                    self.close_connection = True
+                    body(self.wfile)
                     return
                 content = body if isinstance(body, str) else json.dumps(body)
                 self.send_response(status)

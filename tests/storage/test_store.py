@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.full_disk import files_of_at_most
 from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Request, Sampling
 from lm_eval_aft.storage.draft_store import SQLiteStore, generation_key
@@ -260,3 +261,22 @@ def test_a_hundred_thousand_generations(tmp_path):
     assert len(store.get(keys)) == 100_000
     assert written - started < 60
     assert time.monotonic() - written < 10
+
+
+def test_on_a_full_disk_those_are_kept_that_fit(tmp_path):
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    texts = {key(number): replace(TEXT, text=f"short {number}") for number in range(5)}
+    # Commits follow the order of these keys.
+    texts[key(2)] = replace(TEXT, text="long" * 500_000)
+    with files_of_at_most(200_000):
+        for name, text in texts.items():
+            store.put(name, text)
+        with pytest.raises(StoreError, match="cannot be written"):
+            store.flush()
+        with closing(SQLiteStore(tmp_path / "s.sqlite", create=False)) as written:
+            assert set(written.get(texts)) == set(texts) - {key(2)}
+    # With room on the disk the long text follows.
+    store.flush()
+    with closing(SQLiteStore(tmp_path / "s.sqlite", create=False)) as written:
+        assert written.get(texts) == texts
+    store.close()

@@ -23,6 +23,7 @@ import requests
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.secrets import KEY_VARIABLE, hide, hide_in_message, is_secret, looks_secret, public
+from lm_eval_aft.engines.api.replies import ENCODINGS, Oversized, Reply, TimedAdapter, read_reply
 
 CONNECT_S = 10.0
 BUSY = (408, 429)
@@ -69,7 +70,7 @@ class ChatClient:
 
         Args:
             base_url: Address with the version, such as http://127.0.0.1:8000/v1.
-            timeout_s: Seconds to wait for one reply.
+            timeout_s: Seconds to wait for one whole reply.
             max_retries: Number of further attempts.
 
         Raises:
@@ -132,6 +133,8 @@ class ChatClient:
             backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * doubled) * jitter
             try:
                 response = self._send(method, path, body)
+            except Oversized as error:
+                raise Unreachable(hide_in_message(str(error))) from error
             except NEVER_SENT as error:
                 raise Unreachable(hide_in_message(_root_cause(error, self.timeout_s))) from error
             except requests.RequestException as error:
@@ -141,26 +144,26 @@ class ChatClient:
             except (OSError, ValueError, OverflowError) as error:
                 raise Unreachable(hide_in_message(" ".join(str(error).split()) or type(error).__name__)) from error
             reason = ""
-            if response.status_code not in BUSY and response.status_code < 500:
+            if response.status not in BUSY and response.status < 500:
                 reply = self._parse(response)
                 if reply and not reply.get("error"):
                     return reply
                 reason = "" if reply else "its answer is not a JSON object"
                 # An address without a list of models is no chat server, so a retry does not help.
                 if method == "GET":
-                    raise Refused(response.status_code, reason or self._message(response)[0])
-            problem = f"HTTP {response.status_code}: {reason or self._message(response)[0]}"
+                    raise Refused(response.status, reason or self._message(response)[0])
+            problem = f"HTTP {response.status}: {reason or self._message(response)[0]}"
             header = response.headers.get("Retry-After")
             requested_s = _retry_after(header)
             if requested_s > MAX_RETRY_AFTER_S:
                 raise Unreachable(f"{problem}; it asks to wait {requested_s:.0f} s")
-            if response.status_code == 429 and not header:
+            if response.status == 429 and not header:
                 backoff_s = min(MAX_BACKOFF_S, QUOTA_BACKOFF_S * doubled) * jitter
             delay_s = max(backoff_s, requested_s)
         raise Unreachable(f"{problem}, {self.max_retries + 1} times")
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> requests.Response:
-        return self._session().request(
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Reply:
+        response = self._session().request(
             method,
             self.base_url + path,
             json=body,
@@ -168,28 +171,30 @@ class ChatClient:
             timeout=(CONNECT_S, self.timeout_s),
             # requests would follow a redirected POST with a GET.
             allow_redirects=False,
+            stream=True,
         )
+        return read_reply(response)
 
-    def _parse(self, response: requests.Response) -> dict[str, Any]:
+    def _parse(self, response: Reply) -> dict[str, Any]:
         """The JSON object of a reply. Empty if the reply holds none.
 
         Raises:
             Refused: If the server refuses the call.
         """
-        if response.status_code >= 300:
+        if response.status >= 300:
             message, code = self._message(response)
-            if response.is_redirect:
+            if response.redirects:
                 # A query may hold anything of the call.
                 place = re.split("[?#]", response.headers["Location"])[0]
                 message = hide_in_message(f"it redirects to {place}")
-            raise Refused(response.status_code, message, code)
+            raise Refused(response.status, message, code)
         reply = self._json(response)
         return reply if isinstance(reply, dict) else {}
 
-    def _json(self, response: requests.Response) -> Any:
+    def _json(self, response: Reply) -> Any:
         """The JSON of a reply without our key, which a server may repeat anywhere. None if the reply is no JSON."""
         try:
-            return self._without_key(parse_json(response.content))
+            return self._without_key(parse_json(response.body))
         except ValueError:
             return None
 
@@ -200,7 +205,7 @@ class ChatClient:
             return {self._hide(name): self._without_key(part) for name, part in value.items()}
         return [self._without_key(part) for part in value] if isinstance(value, list) else value
 
-    def _message(self, response: requests.Response) -> tuple[str, str]:
+    def _message(self, response: Reply) -> tuple[str, str]:
         """The server's error message on one line, and its error code. The message does not show the key."""
         body = self._json(response)
         error = body.get("error", body) if isinstance(body, dict) else {}
@@ -219,9 +224,17 @@ class ChatClient:
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
+            self._local.session = _new_session()
         session: requests.Session = self._local.session
         return session
+
+
+def _new_session() -> requests.Session:
+    session = requests.Session()
+    session.headers["Accept-Encoding"] = ", ".join(ENCODINGS)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, TimedAdapter())
+    return session
 
 
 def _checked_url(base_url: str) -> str:

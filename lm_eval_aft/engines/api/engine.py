@@ -46,6 +46,7 @@ class APIEngine:
 
     counts_shared_prefill = False
     seed_advice = SEED_ADVICE
+    commits_each = True
     shape: ModelShape | None = None
     scorer: Scorer | None = None
     processes: Processes = SingleProcess()
@@ -54,6 +55,8 @@ class APIEngine:
     def __init__(self, args: APIArgs) -> None:
         """Take checked arguments. Nothing is sent yet."""
         self._args, self._client = args, args.client
+        # Set it to begin no further call.
+        self._stop = Event()
         self.renderer, self.max_length = args.renderer, args.max_length
         extra = [json.dumps(args.extra_body, sort_keys=True)] if args.extra_body else []
         # Without these fields the server's own sampling defaults apply, which give other texts.
@@ -91,7 +94,7 @@ class APIEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``. If a call fails, those under way are still waited for and yielded."""
-        stop = Event()
+        stop = self._stop = Event()
         outcomes = run_calls(
             self._calls(requests),
             self._post,
@@ -111,6 +114,10 @@ class APIEngine:
             yield from zip(call.positions, texts, strict=True)
         if failure is not None:
             raise self._explain(failure, left) from failure
+
+    def finish(self) -> None:
+        """See ``Engine.finish``."""
+        self._stop.set()
 
     def _post(self, call: _Call, stop: Event) -> dict[str, Any]:
         return self._client.post("/chat/completions", call.body, stop)

@@ -50,6 +50,7 @@ class HFEngine:
 
     counts_shared_prefill = True
     seed_advice = ""
+    commits_each = False
 
     def __init__(self, lm: HFLM, args: HFArgs) -> None:
         """Wrap a loaded HFLM.
@@ -113,6 +114,9 @@ class HFEngine:
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""
         return dict(self.lm.get_model_info())
+
+    def finish(self) -> None:
+        """See ``Engine.finish``."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``. Batches run longest first; a batch that does not fit the memory is halved."""

@@ -46,6 +46,7 @@ class VLLMEngine:
     # than once.
     counts_shared_prefill = False
     seed_advice = ""
+    commits_each = False
     device: Any = None
     processes: Processes = SingleProcess()
 
@@ -114,6 +115,9 @@ class VLLMEngine:
     def model_info(self) -> dict[str, Any]:
         """See ``Engine.model_info``."""
         return {}
+
+    def finish(self) -> None:
+        """See ``Engine.finish``."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``. If the caller stops early, the requests that still run are aborted."""
