@@ -147,6 +147,20 @@ TABLE: dict[str, Run | Check] = {
     ),
     "python benchmarks/overhead.py --questions test.jsonl": Check(FIGURES, "python benchmarks/overhead.py --help"),
     "aft template check FILE.j2": Run("aggregate prompt"),
+    "aft template check released.j2": Run("aggregate prompt", {"released.j2": "FILE.j2"}),
+    "lm_eval --model aft --tasks aft_gsm8k,aft_ifeval,aft_mt_bench,aft_alpaca_eval --apply_chat_template --model_args "
+    "pretrained=linzw/Llama-AFT-On-Policy,engine=vllm,template=released.j2,k=5,layers=2,temperature=0.7,top_p=0.95,"
+    "final_temperature=0.7,final_top_p=1,max_gen_toks=4096,record=out/llama-on/traces "
+    "--output_path out/llama-on --log_samples": Check("it needs a GPU and an 8B model", "lm_eval run --help"),
+    "aft judge mt_bench out/llama-on --help": Run("Usage: aft judge mt_bench"),
+    "aft report out/llama-on out/llama-on-0 --html llama.html": Check(
+        "it reads runs of an 8B model", "aft report --help"
+    ),
+    **{
+        f"aft data {name}": Check("tests/trainers runs it on a tiny model", f"aft data {name} --help")
+        for name in ("drafts", "select", "aggregate")
+    },
+    "aft compare out/llama-on-0 out/llama-on": Check("it reads runs of an 8B model", "aft compare --help"),
 }
 
 

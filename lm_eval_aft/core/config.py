@@ -218,7 +218,7 @@ def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> 
     """
     for name in given:
         if name not in allowed:
-            hint = nearest(name, [*names(), *sorted(allowed)], "see the README for the list of model arguments.")
+            hint = nearest(name, [*names(), *sorted(allowed)], "docs/reference/arguments.md lists the model arguments.")
             value = public(name, given[name])
             raise ConfigError(f"{name}={value} is not an argument of --model aft with engine={engine}: {hint}")
 

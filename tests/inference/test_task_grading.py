@@ -117,10 +117,7 @@ def test_a_task_that_fails_costs_a_warning_and_no_run(tmp_path: Path, caplog):
     traces = evaluate(tmp_path, texts("bad", "good", "good"), [task], k=1, layers=2)
     assert [bool(trace.grades) for trace in traces] == [False, False, False]
     (warning,) = [record.message for record in caplog.records if "not graded" in record.message]
-    assert (
-        warning
-        == "The texts of 3 documents of numbers are not graded, since grading failed: KeyError: 'bad'."
-    )
+    assert warning == "The texts of 3 documents of numbers are not graded, since grading failed: KeyError: 'bad'."
 
 
 def waits(doc: dict, results: list[str]) -> dict[str, float]:
