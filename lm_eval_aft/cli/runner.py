@@ -57,6 +57,11 @@ def run_guarded(main: Callable[..., Any], arguments: Sequence[str] | None, **set
         except click.Abort:
             note("Aborted!")
             code = 1
+        except SystemExit as end:
+            # click ends a command whose pipe is closed itself, with 1.
+            if isinstance(end.__context__, BrokenPipeError):
+                raise end.__context__ from None
+            raise
     sys.exit(code if isinstance(code, int) else 0)
 
 

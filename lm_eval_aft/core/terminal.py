@@ -7,6 +7,7 @@ sequences in them.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -18,15 +19,19 @@ from lm_eval_aft.core.secrets import hide, hide_in_message
 
 # Characters of one message.
 MAX_MESSAGE = 2000
-_HEAD = 1400
 # Marks that change the direction or the line, and other invisible ones.
-_MARKS = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+_MARKS = (
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# Many scripts and emoji need the two joiners. Between other characters they only hide something.
+_JOINERS = r"(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 # C0 and C1 controls, the marks, and halves of surrogate pairs.
 _CLASS = "\x00-\x1f\x7f-\x9f\ud800-\udfff" + _MARKS
-_CONTROL = re.compile(f"[{_CLASS}]")
+_CONTROL = re.compile(f"[{_CLASS}]|{_JOINERS}")
 # A JSON text of several lines keeps its line breaks; JSON itself has escaped the other C0 controls.
-_CONTROL_IN_JSON = re.compile(f"(?!\n)[{_CLASS}]")
-_CONTROL_IN_LINES = re.compile(f"(?![\n\t])[{_CLASS}]")
+_CONTROL_IN_JSON = re.compile(f"(?!\n)[{_CLASS}]|{_JOINERS}")
+_CONTROL_IN_LINES = re.compile(f"(?![\n\t])[{_CLASS}]|{_JOINERS}")
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # What stands for signs of our tables if the terminal's encoding lacks them.
 _PLAIN_SIGNS = {"━": "-", "─": "-", "±": "+/-", "·": "*", "\u00d7": "x", "…": "..."}
@@ -48,11 +53,16 @@ def _code_point(match: re.Match[str]) -> str:
 
 def message(text: str) -> str:
     """A sentence as it may be shown: on one line, without secrets, and of at most ``MAX_MESSAGE`` characters."""
-    text = visible(hide_in_message(text))
-    if len(text) <= MAX_MESSAGE:
+    return shortened(visible(hide_in_message(text)), MAX_MESSAGE)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most ``most`` characters. If some are left out, the text says how many in their place."""
+    if len(text) <= most:
         return text
-    left_out = f" [{len(text) - MAX_MESSAGE:,} characters and more are left out here] "
-    return text[:_HEAD] + left_out + text[_HEAD - MAX_MESSAGE + len(left_out) :]
+    left_out = f" [{len(text) - most:,} characters and more are left out here] " if most >= 200 else "..."
+    head = 7 * (most - len(left_out)) // 10
+    return text[:head] + left_out + text[len(text) - (most - len(left_out) - head) :]
 
 
 def visible_in_json(text: str) -> str:
@@ -92,8 +102,21 @@ def note(text: object, *, err: bool = True) -> None:
     """Print a line about the work of a command, which continues even if nobody can read the line."""
     try:
         show(message(str(text)), err=err)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         _discard(sys.stderr if err else sys.stdout)
+        if not err:
+            sys.stdout = _LostStream(error if isinstance(error, OSError) else OSError(errno.EBADF, str(error)))
+
+
+class _LostStream(io.StringIO):
+    """Stands in for a stdout that took no more text, until ``output_guard`` says why."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def _encodable(text: str, stream: TextIO) -> str:
@@ -122,28 +145,18 @@ def output_guard() -> Iterator[None]:
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         yield
+        if isinstance(sys.stdout, _LostStream):
+            raise sys.stdout.error
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        lost = [stream for stream in (sys.stdout, sys.stderr) if _is_lost(stream)]
-        if error.errno not in _LOST or not lost:
+        # A file that cannot be written has a name.
+        if error.errno not in _LOST or error.filename is not None:
             raise
-        for stream in lost:
-            _discard(stream)
+        _discard(sys.stdout)
         if error.errno != errno.EPIPE:
             note(f"error: the output cannot be written ({error.strerror}): write it to another place.")
         raise SystemExit(PIPE_CLOSED if error.errno == errno.EPIPE else OUTPUT_LOST) from None
-
-
-def _is_lost(stream: Any) -> bool:
-    """Whether a stream is closed or cannot write what it holds."""
-    if stream is None:
-        return True
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        return True
-    return False
 
 
 def _discard(stream: Any) -> None:

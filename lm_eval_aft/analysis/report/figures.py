@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_aft.analysis.report.tables import is_share
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, writing
-from lm_eval_aft.core.terminal import visible
+from lm_eval_aft.core.terminal import shortened, visible
 
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.cost import Cost
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lm_eval_aft.analysis.stats import Interval
 
 VOTE_COLOUR, SINGLE_COLOUR = "#444444", "#999999"
-# Characters of a title or a label.
-MAX_TITLE = 200
+# Characters. A legend of longer labels would leave no room for the panel.
+MAX_TITLE, MAX_LABEL = 150, 60
 AXES = {"tokens": "generated tokens a question", "flops": "FLOPs a question"}
 # In the order in which one is chosen.
 COSTS: tuple[Cost, ...] = ("flops", "tokens")
@@ -121,19 +121,18 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> Path:
 
 def _label(name: str) -> str:
     """A name from a file as matplotlib shows it literally: without math, and also if it starts with an underscore."""
-    text = _title(name).replace("$", r"\$")
+    text = shortened(visible(name), MAX_LABEL).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def _title(text: str) -> str:
-    shown = visible(text)
-    return shown if len(shown) <= MAX_TITLE else f"{shown[: MAX_TITLE - 3]}..."
+    return shortened(visible(text), MAX_TITLE)
 
 
 def _save(figure: Any, path: Path) -> Path:
     with writing(path), warnings.catch_warnings():
-        # The fonts lack the letters of some scripts, and show a box instead.
-        warnings.filterwarnings("ignore", message="Glyph ")
+        # They are about letters that the fonts lack, which are drawn as boxes, and about labels that are too large.
+        warnings.simplefilter("ignore")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             figure.savefig(partial, dpi=150, format="png")

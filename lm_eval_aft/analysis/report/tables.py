@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lm_eval_aft.core.terminal import spreadsheet_text, visible, visible_in_json
+from lm_eval_aft.core.terminal import message, shortened, spreadsheet_text, visible, visible_in_json
 
 if TYPE_CHECKING:
     from lm_eval_aft.analysis.cost import TaskCost
@@ -27,6 +27,8 @@ REMARKS = "remarks"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # rich breaks lines that are longer than its console; a pager scrolls sideways instead.
 _CONSOLE_WIDTH = 2000
+# Characters of a cell of a text table. Labels of runs are shorter, but names come from files.
+MAX_CELL = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,16 +250,20 @@ def as_text(table: Table) -> str:
     drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
-        drawn.add_column(Text(visible(column.label)), justify=justify, no_wrap=True)
+        drawn.add_column(Text(_cell_text(column.label)), justify=justify, no_wrap=True)
     remarks, marks = _remarks(table)
     for row, mark in zip(table.rows, marks, strict=True):
-        first, *others = [visible(cell.text) for cell in row.cells]
+        first, *others = [_cell_text(cell.text) for cell in row.cells]
         drawn.add_row(Text(first + mark), *map(Text, others))
     out = io.StringIO()
     Console(file=out, width=_CONSOLE_WIDTH, color_system=None).print(drawn)
     lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
     # rich would break a title that is longer than its table.
-    return "\n".join([visible(table.title), *lines, *(f"  {line}" for line in remarks)])
+    return "\n".join([message(table.title), *lines, *(f"  {line}" for line in remarks)])
+
+
+def _cell_text(text: str) -> str:
+    return shortened(visible(text), MAX_CELL)
 
 
 def as_markdown(table: Table) -> str:
@@ -340,9 +346,9 @@ def _remarks(table: Table) -> tuple[list[str], list[str]]:
     """The remarks to print below a table, and for each row the marks that point to its own."""
     distinct = list(dict.fromkeys(note for row in table.rows for note in row.notes))
     names = {note: _letters(number) for number, note in enumerate(distinct)}
-    remarks = [f"{name}) {visible(note)}" for note, name in names.items()]
+    remarks = [f"{name}) {message(note)}" for note, name in names.items()]
     marks = [" " + ",".join(names[note] for note in row.notes) + ")" if row.notes else "" for row in table.rows]
-    return [*remarks, *map(visible, table.notes)], marks
+    return [*remarks, *map(message, table.notes)], marks
 
 
 def _letters(number: int) -> str:

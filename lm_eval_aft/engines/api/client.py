@@ -99,8 +99,11 @@ class ChatClient:
         return bool(self._key)
 
     def get(self, path: str) -> dict[str, Any]:
-        """GET a path and parse the reply. Raises as ``post`` does."""
-        return self._request("GET", path, None, threading.Event())
+        """GET a path and parse the reply. Raises as ``post`` does. It leaves no connection open."""
+        try:
+            return self._request("GET", path, None, threading.Event())
+        finally:
+            self.disconnect()
 
     def post(self, path: str, body: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
         """POST a body and parse the reply.
