@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from helpers.paths import ROOT
 from lm_eval_aft.cli import COMMANDS, aft
-from lm_eval_aft.core.config import markdown_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -27,10 +26,6 @@ def test_the_readme_is_short_and_begins_with_the_two_commands():
     assert demo < test < 25
     targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {"demo", "test"} <= set(targets)
-
-
-def test_the_table_of_arguments_is_that_of_the_config():
-    assert markdown_table() in page("reference/arguments.md")
 
 
 def test_the_start_up_line_is_quoted_exactly():

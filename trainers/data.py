@@ -26,31 +26,48 @@ WRONG = click.Choice(["keep", "drop", "retry", "repair"])
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of commands that load an engine."""
-    command = click.option("--batch_size", default="auto", help="As for lm_eval.")(command)
-    command = click.option("--device", default="cuda:0", help="As for lm_eval; the CPU if there is no GPU.")(command)
-    meaning = "As for lm_eval --model aft, without k, layers and final_..."
+    command = click.option("--batch_size", default="auto", help="Batch size of the engine, as in lm_eval.")(command)
+    command = click.option(
+        "--device", default="cuda:0", help="Device of the engine. It is the CPU if there is no GPU."
+    )(command)
+    meaning = "Model arguments of lm_eval --model aft, without k, layers and those that begin with final_."
     return click.option("--model_args", required=True, help=meaning)(command)
 
 
 def verifier_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of commands that grade texts."""
-    command = click.option("--gold", default="gold", help="Key of a row with the right answer.")(command)
-    meaning = "exact:REGEX (last match; exact: is the last number), or module:function."
+    command = click.option("--gold", default="gold", help="Key of a row that holds the right answer.")(command)
+    meaning = (
+        "What grades texts. exact: compares the last number, exact:REGEX compares the last match of a regular "
+        "expression, and module:function calls your function."
+    )
     return click.option("--verifier", help=meaning)(command)
 
 
 @click.group(context_settings={"show_default": True})
 def data() -> None:
-    """Build training data: drafts, selection and targets; and describe it."""
+    """Make training data from queries, and describe it.
+
+    The usual order is import, drafts, select, aggregate.
+    """
 
 
-@data.command("import")
+@data.command("import", short_help="Turn a data set into rows.")
 @SOURCE
 @OUT
-@click.option("--layout", default="auto", help="auto, generic, ultrafeedback or qa_feedback.")
-@click.option("--field", "fields", multiple=True, metavar="OURS=THEIRS", help="The file's name for one of our keys.")
+@click.option("--layout", default="auto", help="Layout of the data set: auto, generic, ultrafeedback or qa_feedback.")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="OURS=THEIRS",
+    help="Key in the file for one of our keys, such as gold=answer. Repeat the option for several.",
+)
 def import_command(source: Path, out: Path, layout: str, fields: tuple[str, ...]) -> None:
-    """Turn a data set with queries, and perhaps several responses each, into rows."""
+    """Turn a data set into rows.
+
+    SOURCE holds queries, and may hold several responses to each.
+    """
     from trainers.rows.importers import import_rows
 
     if any("=" not in field for field in fields):
@@ -58,57 +75,85 @@ def import_command(source: Path, out: Path, layout: str, fields: tuple[str, ...]
     _finish(out, import_rows(source, layout, dict(field.split("=", 1) for field in fields)))
 
 
-@data.command()
+@data.command(short_help="Sample drafts of each query.")
 @SOURCE
 @OUT
-@click.option("-n", "count", default=8, type=POSITIVE, help="Drafts a query.")
-@click.option("--demonstrations", type=PATH, help="JSONL of query and target: solved examples before each query.")
-@click.option("--ask", help='Text of the user turn, such as "Question: {query} Answer:" for a base model.')
-@click.option("--whole", is_flag=True, help="Leave out drafts that are empty or cut at the token limit.")
+@click.option("-n", "count", default=8, type=POSITIVE, help="Number of drafts per query.")
+@click.option(
+    "--demonstrations", type=PATH, help="JSONL file of query and target. The solved examples stand before each query."
+)
+@click.option(
+    "--ask",
+    help='Text of the user turn, such as "Question: {query} Answer:" for a base model. The default is the query.',
+)
+@click.option("--whole", is_flag=True, help="Leave out drafts that are empty or ended at the token limit.")
 @model_options
 def drafts(source: Path, out: Path, **options: Any) -> None:
-    """Sample drafts: temperature 1.0, top-k 50, top-p 0.95 unless --model_args says otherwise.
+    """Sample drafts of each query in SOURCE.
 
-    For base models give draft_until in --model_args, and --demonstrations.
+    The defaults are temperature 1.0, top-k 50 and top-p 0.95; --model_args replaces them. For base models give
+    --demonstrations, and draft_until in --model_args.
     """
     from trainers.generation.drafts import sample_drafts
 
     _finish(out, sample_drafts(source, _model(out, options), **options))
 
 
-@data.command()
+@data.command(short_help="Score drafts, and keep the best of each row.")
 @SOURCE
 @OUT
-@click.option("--k", type=POSITIVE, help="Drafts to keep a row; rows with fewer are left out.")
-@click.option("--at-least", type=POSITIVE, help="Leave out rows with fewer drafts; others keep all of theirs.")
-@click.option("--reward_model", help="A sequence-classification checkpoint with one output.")
-@click.option("--match", type=PATH, help="Scored file whose mean score each row is matched to (on- and off-policy).")
+@click.option(
+    "--k",
+    type=POSITIVE,
+    help="Number of drafts to keep per row. Rows with fewer are left out. The default keeps all drafts.",
+)
+@click.option("--at-least", type=POSITIVE, help="Least number of drafts of a row. Rows with fewer are left out.")
+@click.option(
+    "--reward_model", help="Reward model that scores the drafts: a sequence-classification checkpoint with one output."
+)
+@click.option(
+    "--match",
+    type=PATH,
+    help="Scored file. Drafts are chosen so that the mean score of each row is near that of its row there.",
+)
 @click.option("--device", default="cuda:0", help="Device of the reward model.")
 @click.option("--batch_size", default=8, type=POSITIVE, help="Batch size of the reward model.")
 @verifier_options
 def select(source: Path, out: Path, **options: Any) -> None:
-    """Score drafts, and keep the k best of each row; without --k only score them."""
+    """Score the drafts in SOURCE, and keep the k best of each row.
+
+    Without --k the command only scores them.
+    """
     from trainers.generation.selection import select_drafts
 
     _finish(out, select_drafts(source, store=Path(f"{out}.sqlite"), **options))
 
 
-@data.command()
+@data.command(short_help="Write targets from queries and drafts.")
 @SOURCE
 @OUT
-@click.option("--k", "ks", multiple=True, default=(5,), type=POSITIVE, help="Drafts a set.")
-@click.option("--sets", default=1, type=POSITIVE, help="Draft sets a query and k.")
-@click.option("--mixed", type=SHARE, help="Least share of sets with right and wrong drafts.")
-@click.option("--wrong", default="drop", type=WRONG, help="Treatment of wrong targets.")
-@click.option("--retries", default=2, type=POSITIVE, help="Most attempts of retry and repair.")
-@click.option("--shortest", default=0.0, type=RATIO, help="Least words of a target, as a share of its drafts' mean.")
-@click.option("--seed", default=0, help="Seed of the draft sets.")
+@click.option(
+    "--k",
+    "ks",
+    multiple=True,
+    default=(5,),
+    type=POSITIVE,
+    help="Number of drafts in a set. Repeat the option for several.",
+)
+@click.option("--sets", default=1, type=POSITIVE, help="Number of draft sets per query and k.")
+@click.option("--mixed", type=SHARE, help="Least share of sets that hold right and wrong drafts.")
+@click.option("--wrong", default="drop", type=WRONG, help="What to do with wrong targets.")
+@click.option("--retries", default=2, type=POSITIVE, help="Maximum number of attempts of --wrong retry and repair.")
+@click.option(
+    "--shortest", default=0.0, type=RATIO, help="Least length of a target in words, divided by the mean of its drafts."
+)
+@click.option("--seed", default=0, help="Seed of the draws of draft sets.")
 @verifier_options
 @model_options
 def aggregate(source: Path, out: Path, **options: Any) -> None:
-    """Let a teacher write targets from query and drafts, through the prompt of inference.
+    """Let a teacher write targets from queries and drafts, with the prompt of inference.
 
-    Give --k once for each number of drafts that you will evaluate: a target depends on the drafts it was made from.
+    A target depends on its drafts. So give --k once for each number of drafts that you will evaluate.
     """
     from trainers.generation.targets import aggregate as write_targets
     from trainers.inspection.overlap import overlap_of
@@ -117,28 +162,32 @@ def aggregate(source: Path, out: Path, **options: Any) -> None:
     _finish(out, replace(result, facts=[*result.facts, *overlap_of(result.rows).lines()]))
 
 
-@data.command()
+@data.command(short_help="Describe a file of rows.")
 @SOURCE
-@click.option("--against", type=PATH, help="Evaluation set (JSONL) to search for in queries and targets.")
-@click.option("--field", default="question", help="Key of its questions.")
-@click.option("--words", default=13, type=POSITIVE, help="Words in a row that count as overlap.")
+@click.option(
+    "--against", type=PATH, help="Evaluation set, a JSONL file. Its questions are searched for in queries and targets."
+)
+@click.option("--field", default="question", help="Key of the questions in the file of --against.")
+@click.option("--words", default=13, type=POSITIVE, help="Number of consecutive words that count as overlap.")
 @verifier_options
 def stats(source: Path, **options: Any) -> None:
-    """Print what a file holds: lengths, duplicates, diversity, correctness, overlap and contamination."""
+    """Print lengths, duplicates, diversity, correctness, overlap and contamination of the rows in SOURCE."""
     from trainers.inspection.describe import describe
 
     show("\n".join(describe(source, **options)))
 
 
-@data.command()
+@data.command(short_help="Measure the perplexity of the targets.")
 @SOURCE
-@click.option("--k", "ks", multiple=True, type=POSITIVE, help="Drafts drawn a row; default: all of a row's.")
-@click.option("--limit", type=POSITIVE, help="Most rows to read.")
+@click.option(
+    "--k", "ks", multiple=True, type=POSITIVE, help="Number of drafts that are drawn per row. The default is all."
+)
+@click.option("--limit", type=POSITIVE, help="Maximum number of rows to read. The default is all.")
 @click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @model_options
 def ppl(source: Path, as_json: bool, **options: Any) -> None:
-    """Perplexity of the targets: given the query, with the drafts, and without the nearest draft."""
+    """Measure the perplexity of the targets in SOURCE: given the query, with drafts, and without the nearest draft."""
     from trainers.inspection.perplexity import target_perplexity
 
     result = target_perplexity(source, **options)

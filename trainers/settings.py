@@ -62,26 +62,34 @@ class TrainConfig:
     output: str = setting("", _path, "Folder of the run: checkpoints, log and card.")
     revision: str | None = setting(None, text, "Revision of a hub model.")
     validation: str | None = setting(None, _path, "JSONL file like data; the checkpoint with its lowest loss is kept.")
-    template: str | None = setting(None, _path, "File of the prompt template; default: the model's, else ours.")
-    k: tuple[int, ...] = setting((), _counts, "Drafts an example, or several k drawn evenly; default: all of a row's.")
-    sets_per_query: int = setting(1, integer(1), "Examples with drafts a row; each has its own draw and order.")
+    template: str | None = setting(
+        None, _path, "File of the prompt template; default: the model's, else the built-in one."
+    )
+    k: tuple[int, ...] = setting(
+        (), _counts, "Drafts per example, or several numbers, drawn evenly; default: all drafts of a row."
+    )
+    sets_per_query: int = setting(1, integer(1), "Examples with drafts per row; each draws and orders its drafts anew.")
     plain_share: float = setting(0.2, real(0, 0.95), "Share of examples without drafts (aft and aft-pseudo).")
-    max_length: int = setting(2048, integer(8), "Most tokens of an example; drafts are cut to fit, targets never.")
+    max_length: int = setting(2048, integer(8), "Maximum tokens of an example; drafts are cut to fit, targets never.")
     lora_rank: int = setting(8, integer(0, 65_536), "Rank of the LoRA adapter; 0 trains all weights.")
     lora_alpha: float = setting(16.0, real(0, above=True), "Scale of the adapter, times its rank.")
     lora_dropout: float = setting(0.0, real(0, 0.9), "Dropout of the adapter.")
     lora_targets: tuple[str, ...] = setting(("all-linear",), _names, "Names of the layers that get an adapter.")
     learning_rate: float = setting(2e-4, real(0, above=True), "Highest learning rate; 2e-5 suits lora_rank: 0.")
     schedule: str = setting("cosine", choice("cosine", "linear", "constant"), "Schedule of the learning rate.")
-    warmup: float = setting(0.03, real(0, 1), "Share of the steps that warm up; less than one step is none.")
+    warmup: float = setting(
+        0.03, real(0, 1), "Share of the steps in which the learning rate rises; less than one step is none."
+    )
     weight_decay: float = setting(0.0, real(0), "Weight decay of AdamW.")
-    epochs: float = setting(1.0, real(0, above=True), "How often each example is trained on.")
-    max_steps: int | None = setting(None, or_none(integer(1)), "Number of optimizer steps; replaces epochs.")
-    batch_size: int = setting(8, integer(1), "Examples a device and step.")
-    accumulate: int = setting(1, integer(1), "Batches an optimizer step.")
-    bf16: bool = setting(False, flag, "Compute in bfloat16; under LoRA the frozen weights are bfloat16 too.")
-    save_dtype: str | None = setting(None, choice("float32", "bfloat16", "float16"), "Type of full weights on disk.")
-    gradient_checkpointing: bool = setting(False, flag, "Use less memory; training is about a third slower.")
+    epochs: float = setting(1.0, real(0, above=True), "Number of times that each example is trained on.")
+    max_steps: int | None = setting(None, or_none(integer(1)), "Number of optimizer steps; it replaces `epochs`.")
+    batch_size: int = setting(8, integer(1), "Examples per device and step.")
+    accumulate: int = setting(1, integer(1), "Batches per optimizer step.")
+    bf16: bool = setting(False, flag, "Whether to compute in bfloat16; with LoRA the frozen weights are bfloat16 too.")
+    save_dtype: str | None = setting(
+        None, choice("float32", "bfloat16", "float16"), "Number format of full weights on disk."
+    )
+    gradient_checkpointing: bool = setting(False, flag, "Whether to save memory; training is about a third slower.")
     device: str = setting("auto", choice("auto", "cpu"), "Device; auto takes a GPU if there is one.")
     seed: int = setting(0, integer(0, 2**32), "Seed of draws, order and new weights.")
     log_every: int = setting(10, integer(1), "Steps between two lines of the log.")

@@ -25,16 +25,28 @@ from trainers.settings import KINDS, Kind, TrainConfig, load_config
 MASK_POLICY = "the target and the token that ends the turn"
 
 
-@click.command()
+@click.command(short_help="Train a checkpoint: SFT, AFT, or a control.")
 @click.argument("kind", type=click.Choice(list(KINDS)))
-@click.option("--config", "path", required=True, metavar="FILE", help="Settings in YAML or TOML (docs/training.md).")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting that replaces the file's.")
-@click.option("--merge", is_flag=True, help="Also write adapter and base as one checkpoint, for vLLM.")
+@click.option(
+    "--config",
+    "path",
+    required=True,
+    metavar="FILE",
+    help="File of settings, in YAML or TOML. docs/training.md lists the settings.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting that replaces the one in the file. Repeat the option for several.",
+)
+@click.option("--merge", is_flag=True, help="Also write adapter and base as one checkpoint, into the folder merged.")
 def train(kind: Kind, path: str, overrides: tuple[str, ...], merge: bool) -> None:
     """Train a checkpoint: sft, aft, aft-no-drafts or aft-pseudo.
 
-    One data file serves all four: rows of query, drafts, target and sft_target. Give the same command again to resume
-    an interrupted run. For many GPUs: accelerate launch -m trainers.train KIND --config FILE.
+    One data file serves all four kinds. Its rows hold query, drafts, target and sft_target. If a run was interrupted,
+    give the same command again to resume it. For many GPUs, run accelerate launch -m trainers.train KIND --config FILE.
     """
     run_training(kind, load_config(path, overrides), merge=merge)
 

@@ -16,20 +16,20 @@ from lm_eval_aft.cli.runner import run
 COMMAND_GROUP = "lm_eval_aft.commands"
 
 COMMANDS: dict[str, Command] = {
-    "cache": Command("lm_eval_aft.cli.cache:cache", "Look into a draft store."),
+    "cache": Command("lm_eval_aft.cli.cache:cache", "Inspect a draft store."),
     "compare": Command("lm_eval_aft.cli.compare:compare", "Compare runs with a baseline: tests, intervals, cost."),
     "diagnose": Command(
-        "lm_eval_aft.cli.diagnose:diagnose", "Say what aggregation did: selected, fixed, broken, copied."
+        "lm_eval_aft.cli.diagnose:diagnose", "Report what aggregation selected, fixed, broke and copied."
     ),
-    "judge": Command("lm_eval_aft.cli.judge:judge", "Have a model judge a run's answers: MT-Bench, AlpacaEval."),
-    "plot": Command("lm_eval_aft.cli.plot:plot", "Draw score against k, layers and cost from a folder of runs."),
+    "judge": Command("lm_eval_aft.cli.judge:judge", "Let an LLM judge answers: MT-Bench, AlpacaEval."),
+    "plot": Command("lm_eval_aft.cli.plot:plot", "Draw scores against k, layers and cost."),
     "report": Command(
         "lm_eval_aft.cli.report:report",
-        "Show runs as a leaderboard with cost, or as a page of all drafts.",
+        "Show scores and cost of runs: a table, a page, a model card.",
     ),
-    "sweep": Command("lm_eval_aft.cli.sweep:sweep", "Evaluate a grid of k and layers, generating nothing twice."),
-    "template": Command("lm_eval_aft.cli.template:template", "Look at a prompt template."),
-    "votes": Command("lm_eval_aft.cli.votes:votes", "Score the drafts themselves: mean draft, majority vote, oracle."),
+    "sweep": Command("lm_eval_aft.cli.sweep:sweep", "Evaluate a grid of k and layers, and generate nothing twice."),
+    "template": Command("lm_eval_aft.cli.template:template", "Inspect a prompt template."),
+    "votes": Command("lm_eval_aft.cli.votes:votes", "Score the drafts alone: mean, majority vote, oracle."),
 }
 
 
@@ -41,7 +41,10 @@ COMMANDS: dict[str, Command] = {
 )
 @click.version_option(__version__, "-V", "--version", prog_name="lm_eval_aft")
 def aft() -> None:
-    """Work with runs of aggregation fine-tuning. lm_eval --model aft makes the runs."""
+    """Evaluate, compare and train models that aggregate drafts.
+
+    To evaluate one model, run lm_eval --model aft. The commands below work with such runs.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

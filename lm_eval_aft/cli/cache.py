@@ -14,23 +14,29 @@ from lm_eval_aft.storage.draft_store import SQLiteStore
 
 @click.group()
 def cache() -> None:
-    """Look into a draft store, the file that cache= names. By default it is drafts.sqlite in the folder of record=."""
+    """Inspect a draft store, the file that cache= names.
+
+    The default file is drafts.sqlite in the folder of record=.
+    """
 
 
-@cache.command()
+@cache.command(short_help="Print how many generations a draft store holds.")
 @click.argument("file", type=PATH)
 def info(file: Path) -> None:
-    """Print how many generations and tokens FILE holds."""
+    """Print how many generations and tokens the draft store FILE holds."""
     store = SQLiteStore(file, create=False).info()
     counts = f"{store.generations:,} generations, {store.generated_tokens:,} generated tokens"
     show(message(f"{store.path}: {counts}"))
     show(f"{store.file_bytes / 1e6:,.1f} MB")
 
 
-@cache.command()
+@cache.command(short_help="Check every generation in a draft store.")
 @click.argument("file", type=PATH)
 def verify(file: Path) -> None:
-    """Read all of FILE and compare every generation with its digest. The exit code is 1 if one is damaged."""
+    """Check every generation in the draft store FILE against its digest.
+
+    The exit code is 1 if a generation is damaged.
+    """
     store = SQLiteStore(file, create=False).verify()
     for key in store.damaged:
         show(message(f"damaged: {key}"))

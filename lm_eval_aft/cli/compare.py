@@ -17,6 +17,7 @@ from lm_eval_aft.analysis.report.comparison_tables import (
     paired_table,
 )
 from lm_eval_aft.analysis.report.tables import Form, Table, render
+from lm_eval_aft.cli.options import LEVEL, MEMBERS, REGEX, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.terminal import message, note, show
 
@@ -24,16 +25,34 @@ from lm_eval_aft.core.terminal import message, note, show
 @click.command()
 @click.argument("baseline", type=PATH)
 @click.argument("others", nargs=-1, type=PATH)
-@click.option("--task", "tasks", multiple=True, help="Compare this task or group alone; can be given several times.")
-@click.option("--members", is_flag=True, help="Also compare the tasks and groups within each group.")
-@click.option("--metric", help="NAME or NAME,FILTER instead of each task's first score, or its flexible one.")
-@click.option("--common", is_flag=True, help="Compare the questions that both answered, if they are not the same ones.")
-@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-@click.option("--traces", type=PATH, help="Folder that record= named, if not below the runs.")
-@click.option("--drafts", type=PATH, multiple=True, help="Further runs whose drafts vote.")
-@click.option("--regex", help="How votes find answers; see aft votes.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-@click.option("--fail-on-regression", is_flag=True, help="Exit 1 if a run is worse than the baseline (Holm p <= 0.05).")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Task or group to compare. Repeat the option for several. The default is all.",
+)
+@MEMBERS
+@click.option("--metric", help="Metric to compare, as NAME or NAME,FILTER. The default is each task's main metric.")
+@click.option(
+    "--common",
+    is_flag=True,
+    help="Compare only the questions that both runs answered. Without it, runs on different questions are refused.",
+)
+@LEVEL
+@traces_option("the runs")
+@click.option(
+    "--drafts",
+    type=PATH,
+    multiple=True,
+    help="Further run whose drafts are counted in the votes. Repeat the option for several.",
+)
+@REGEX
+@format_option(["text", "markdown", "json"])
+@click.option(
+    "--fail-on-regression",
+    is_flag=True,
+    help="Exit with code 1 if a run is worse than the baseline: p after Holm's correction is at most 0.05.",
+)
 def compare(
     baseline: Path,
     others: tuple[Path, ...],
@@ -48,10 +67,11 @@ def compare(
     form: Form,
     fail_on_regression: bool,
 ) -> None:
-    """Compare runs with BASELINE question by question: test, interval, cost, and votes at equal cost.
+    """Compare runs with BASELINE: a paired test, an interval, the cost, and votes at equal cost.
 
-    BASELINE is one run. Every run below OTHERS is compared with it. Samples must have been logged (--log_samples).
-    Judged models are compared by their files: FastChat's model_judgment/*.jsonl, or alpaca_eval's annotations.json.
+    BASELINE is one run. Every run below OTHERS is compared with it, question by question. Run lm_eval with
+    --log_samples. To compare judged models, give their files instead: FastChat's model_judgment/*.jsonl, or
+    alpaca_eval's annotations.json.
     """
     if is_judgement_file(baseline):
         compared = compare_judgements(baseline, others, common, level)

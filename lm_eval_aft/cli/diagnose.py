@@ -9,22 +9,23 @@ import click
 from lm_eval_aft.analysis import api
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_markdown, panel_text
 from lm_eval_aft.analysis.report.tables import to_json
+from lm_eval_aft.cli.options import LEVEL, REGEX, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.terminal import show
 
 
 @click.command()
 @click.argument("out", type=PATH)
-@click.option("--traces", type=PATH, help="Folder that record= named, if it is not below OUT.")
-@click.option("--task", help="Diagnose this task or group alone.")
-@click.option("--regex", help="Find answers by this regex: its last match, or that match's first group.")
-@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@traces_option("OUT")
+@click.option("--task", help="Task or group to diagnose. The default is all.")
+@REGEX
+@LEVEL
+@format_option(["text", "markdown", "json"])
 def diagnose(out: Path, traces: Path | None, task: str | None, regex: str | None, level: float, form: str) -> None:
-    """Say what aggregation did: what it selected, fixed, broke or copied, and how it changed diversity and length.
+    """Report what aggregation did: what it selected, fixed, broke and copied, and how diversity and length changed.
 
-    OUT is the --output_path of runs with record= and --log_samples. Tasks whose answers cannot be found have no
-    accuracies; --regex finds the answers.
+    OUT is the --output_path of runs with record= and --log_samples. Accuracies need an answer in each text. If a task
+    has no extraction, give --regex.
     """
     diagnosed = [each.diagnostics for each in api.diagnose(out, task, regex, level, traces)]
     if form == "json":

@@ -8,15 +8,15 @@ from lm_eval_aft.cli.lazy import Command, LazyGroup
 
 BENCHMARKS = {
     "alpaca_eval": Command(
-        "lm_eval_aft.cli.judge_alpaca_eval:alpaca_eval", "Win rates against reference answers, length-controlled."
+        "lm_eval_aft.cli.judge_alpaca_eval:alpaca_eval", "Compute win rates against reference answers."
     ),
-    "mt_bench": Command("lm_eval_aft.cli.judge_mt_bench:mt_bench", "Ratings from 1 to 10 of each turn of a dialogue."),
+    "mt_bench": Command("lm_eval_aft.cli.judge_mt_bench:mt_bench", "Rate each turn of a dialogue from 1 to 10."),
 }
 
 
 @click.group(cls=LazyGroup, table=BENCHMARKS)
 def judge() -> None:
-    """Have an LLM judge a run's answers.
+    """Let an LLM judge the answers of a run.
 
     Any server with an OpenAI-compatible API can be the judge. If the server needs a key, set the environment variable
     OPENAI_API_KEY. Each judgement is saved as soon as it arrives. If the command stops early, run it again to judge

@@ -26,22 +26,30 @@ PERCENTAGE = Unit(1, 2)
 
 @click.command("alpaca_eval")
 @click.argument("run", type=PATH, required=False)
-@click.option("--reference", type=PATH, help="Model outputs to compare with [default: the hub's].")
-@click.option("--annotations", type=PATH, help="Score these comparisons instead, without a judge.")
+@click.option(
+    "--reference", type=PATH, help="File of reference outputs to compare with. The default is the one of the hub."
+)
+@click.option("--annotations", type=PATH, help="File of finished comparisons to score, without a judge.")
 @judge_options
 @click.option(
-    "--regex", is_flag=True, help="Read the letter that the judge writes, and name the scores so. For --judge-engine."
+    "--regex",
+    is_flag=True,
+    help="Read the letter that the judge writes instead of log-probabilities. --judge-engine needs it.",
 )
 @click.option(
     "--top-logprobs",
     type=click.IntRange(1, 20),
     default=PUBLIC_TOP_LOGPROBS,
     show_default=True,
-    help="Number of likely tokens to request.",
+    help="Number of likely tokens whose log-probabilities are requested.",
 )
-@click.option("--difficulty", type=PATH, help="Folder with df_gamed.csv [default: the hub's].")
+@click.option(
+    "--difficulty",
+    type=PATH,
+    help="Folder with df_gamed.csv, the difficulty of each instruction. The default is the one of the hub.",
+)
 @click.option("--no-lc", is_flag=True, help="Leave out the length-controlled win rate.")
-@click.option("--name", help="Name of the model in the results.")
+@click.option("--name", help="Name of the model in the results. The default is the name in the outputs.")
 def alpaca_eval(
     run: Path | None,
     reference: Path | None,
@@ -56,7 +64,7 @@ def alpaca_eval(
     output: Path | None,
     form: Form,
 ) -> None:
-    """Compute win rates of a run's answers, which a judge compares with reference answers.
+    """Let a judge compare answers with reference answers, and compute win rates.
 
     RUN is a model_outputs.json, the folder that record= named, or the --output_path of a run of aft_alpaca_eval with
     --log_samples. The package alpaca_eval makes the comparisons with the judge that you name. With --annotations, the

@@ -34,23 +34,35 @@ RATING = Unit(1, 3)
 
 @click.command("mt_bench")
 @click.argument("run", type=PATH, required=False)
-@click.option("--judgments", type=PATH, help="Score these judgements instead, without a judge.")
+@click.option("--judgments", type=PATH, help="File of finished judgements to score, without a judge.")
 @judge_options
-@click.option("--judge-prompts", type=PATH, help="FastChat's judge_prompts.jsonl [default: our own prompts].")
-@click.option("--references", type=PATH, help="FastChat's reference_answer file [default: the data set's own].")
-@click.option("--questions", type=PATH, help="FastChat's question.jsonl [default: beside RUN, else the hub's].")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Judgements of each turn.")
+@click.option("--judge-prompts", type=PATH, help="FastChat's judge_prompts.jsonl. The default is our own prompts.")
 @click.option(
-    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature of the judge."
+    "--references",
+    type=PATH,
+    help="FastChat's file of reference answers. The default is the references of the data set.",
+)
+@click.option(
+    "--questions",
+    type=PATH,
+    help="FastChat's question.jsonl. The default is the file beside RUN, else the one of the hub.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Judgements per turn.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Temperature of the judge; 0 is greedy.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
     default=MAX_TOKENS,
     show_default=True,
-    help="Upper bound of the tokens of a judgement.",
+    help="Maximum number of tokens of a judgement.",
 )
-@click.option("--extra-body", help="JSON object of further fields of each call; null removes one of ours.")
+@click.option("--extra-body", help="JSON object of further fields of each call; null removes a default field.")
 def mt_bench(
     run: Path | None,
     judgments: Path | None,
@@ -66,7 +78,7 @@ def mt_bench(
     output: Path | None,
     form: Form,
 ) -> None:
-    """Have a judge rate both turns of each MT-Bench answer from 1 to 10.
+    """Let a judge rate both turns of each MT-Bench answer from 1 to 10.
 
     RUN is the --output_path of a run of aft_mt_bench with --log_samples, the folder that record= named, or a
     model_answer file of FastChat. Judgements and scores are written to --output. By default that is the folder mt_bench

@@ -51,20 +51,42 @@ class JudgeOptions:
 
 
 _OPTIONS = (
-    click.option("--judge-model", "model", help="The server's name of the judge; with --judge-engine, a checkpoint."),
+    click.option(
+        "--judge-model", "model", help="Name of the judge on the server; with --judge-engine, its checkpoint."
+    ),
     click.option(
         "--judge-base-url",
         "base_url",
-        help="The server's address, such as http://127.0.0.1:8000/v1. Its key is read from OPENAI_API_KEY.",
+        help="Address of the judge's server, such as http://127.0.0.1:8000/v1. The key comes from OPENAI_API_KEY.",
     ),
-    click.option("--judge-engine", "engine", type=click.Choice(["hf"]), help="Run the judge here, without a server."),
-    click.option("--judge-revision", "revision", default="", help="The weights that the server runs, in your words."),
-    click.option("--cache", type=PATH, help=f"The file that keeps the judgements [default: OUTPUT/{CACHE_FILE}]."),
-    click.option("--max-judge-calls", "max_calls", type=click.IntRange(0), help="Make no more calls than this."),
-    click.option("--price-in", type=click.FloatRange(0), help="Cost of a million prompt tokens, for the estimate."),
-    click.option("--price-out", type=click.FloatRange(0), help="Cost of a million generated tokens."),
     click.option(
-        "--concurrency", type=click.IntRange(1), default=CONCURRENCY, show_default=True, help="Calls at a time."
+        "--judge-engine",
+        "engine",
+        type=click.Choice(["hf"]),
+        help="Engine that runs the judge on this machine, without a server.",
+    ),
+    click.option(
+        "--judge-revision",
+        "revision",
+        default="",
+        help="Revision of the judge that the server runs, in your words. It is part of every key in the cache.",
+    ),
+    click.option("--cache", type=PATH, help=f"File that keeps the judgements. The default is OUTPUT/{CACHE_FILE}."),
+    click.option("--max-judge-calls", "max_calls", type=click.IntRange(0), help="Maximum number of judge calls."),
+    click.option(
+        "--price-in", type=click.FloatRange(0), help="Cost of a million prompt tokens, for the estimate of the cost."
+    ),
+    click.option(
+        "--price-out",
+        type=click.FloatRange(0),
+        help="Cost of a million generated tokens, for the estimate of the cost.",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        default=CONCURRENCY,
+        show_default=True,
+        help="Number of judge calls at a time.",
     ),
     click.option(
         "--timeout",
@@ -72,20 +94,30 @@ _OPTIONS = (
         type=click.FloatRange(0, min_open=True),
         default=TIMEOUT_S,
         show_default=True,
-        help="Seconds to wait for a reply.",
+        help="Seconds to wait for a reply of the judge.",
     ),
     click.option(
-        "--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Retries of a failed call."
+        "--retries",
+        type=click.IntRange(0),
+        default=RETRIES,
+        show_default=True,
+        help="Maximum number of retries of a failed call.",
     ),
-    click.option("--allow-missing", is_flag=True, help="Score even if judgements are missing, and count them."),
-    click.option("--output", type=PATH, help="Folder for the results [default: one beside RUN]."),
+    click.option(
+        "--allow-missing",
+        is_flag=True,
+        help="Score the answers even if judgements are missing, and report their number.",
+    ),
+    click.option(
+        "--output", type=PATH, help="Folder for the results. The default is a folder in that of record=, or beside RUN."
+    ),
     click.option(
         "--format",
         "form",
         type=click.Choice(FORMS),
         default="text",
         show_default=True,
-        help="Form of the printed scores.",
+        help="Form of the output.",
     ),
 )
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lm_eval_aft.cli.runner import run_guarded
-from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.errors import AFTError, ConfigError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+# Characters of a command's line in the help of its group.
+MAX_SHORT_HELP = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,9 @@ class LazyGroup(click.Group):
         return _load(cmd_name, added.value) if added else super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table. Click's own method would import each of them."""
+        """Write the list of commands with their short help. Only commands of other packages are imported."""
         rows = {name: command.short_help for name, command in self.table.items()}
-        rows |= {name: f"(from {point.module.partition('.')[0]})" for name, point in self._added().items()}
+        rows |= {name: _short_help(name, point) for name, point in self._added().items()}
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(sorted(rows.items()))
@@ -90,6 +93,14 @@ class LazyGroup(click.Group):
 
         points = entry_points(group=self.entry_point_group)
         return {point.name: point for point in points if point.name not in self.table}
+
+
+def _short_help(name: str, point: EntryPoint) -> str:
+    """The short help of another package's command, or the package's name if the command cannot be loaded."""
+    try:
+        return _load(name, point.value).get_short_help_str(limit=MAX_SHORT_HELP)
+    except AFTError:
+        return f"(from {point.module.partition('.')[0]}, which cannot be loaded)"
 
 
 def _load(name: str, target: str) -> click.Command:

@@ -24,6 +24,7 @@ from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
 from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
+from lm_eval_aft.cli.options import MEMBERS, REGEX, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import file_name
@@ -35,13 +36,17 @@ from lm_eval_aft.storage.traces import read_traces
 
 @click.command()
 @click.argument("out", type=PATH, nargs=-1, required=True)
-@click.option("--traces", type=PATH, help="Folder that record= named, if it is not below OUT.")
-@click.option("--png", type=PATH, help="Folder of the figures; the first OUT by default.")
-@click.option("--cost", type=click.Choice(["tokens", "flops"]), help="Cost to draw; FLOPs if every run knows them.")
-@click.option("--regex", help="How the majority vote finds answers; see aft votes.")
-@click.option("--frontier", is_flag=True, help="Draw and print the best score of each model at each budget.")
+@traces_option("OUT")
+@click.option("--png", type=PATH, help="Folder of the figures. The default is the first OUT.")
+@click.option(
+    "--cost",
+    type=click.Choice(["tokens", "flops"]),
+    help="Cost to draw. The default is flops if every run has them, else tokens.",
+)
+@REGEX
+@click.option("--frontier", is_flag=True, help="Draw and print the best score of each model at each cost.")
 @click.option("--format", "form", type=click.Choice(FORMS), help="Form of the table that --frontier prints.")
-@click.option("--members", is_flag=True, help="Also draw the tasks and groups within each group.")
+@MEMBERS
 @click.option("--training", is_flag=True, help="Draw the loss curves of the training runs below OUT.")
 def plot(
     out: tuple[Path, ...],
@@ -54,7 +59,10 @@ def plot(
     members: bool,
     training: bool,
 ) -> None:
-    """Draw score against k, layers and cost of all runs below OUT: a PNG for each task or group, metric and filter."""
+    """Draw the scores of all runs below OUT against k, layers and cost.
+
+    There is a PNG for each task or group, metric and filter.
+    """
     if form and not frontier:
         raise ConfigError(f"--format {form} is for the table that --frontier prints: add --frontier.")
     folder = png or (out[0].parent if out[0].suffix == ".json" else out[0])

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
-from lm_eval_aft.analysis.report.tables import FORMS, Form, render
+from lm_eval_aft.analysis.report.tables import Form, render
 from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.cli.options import MEMBERS, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import note, show
@@ -16,17 +17,26 @@ from lm_eval_aft.core.terminal import note, show
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=PATH)
-@click.option("--traces", type=PATH, help="Folder that record= named, if it is not below RUNS.")
-@click.option("--every", is_flag=True, help="Show all metrics and filters, not one for each task or group.")
-@click.option("--members", is_flag=True, help="Also show the tasks and groups within each group.")
-@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True)
+@traces_option("RUNS")
+@click.option(
+    "--every", is_flag=True, help="Show all metrics and filters. The default is the main metric of each task or group."
+)
+@MEMBERS
+@format_option()
 @click.option(
     "--baseline",
     type=PATH,
-    help="One of RUNS, with which --html and --model-card compare the others.",
+    help="Run with which --html and --model-card compare the others. It is one of RUNS.",
 )
-@click.option("--html", type=PATH, help="Write a page of tables, curves and all samples there.")
-@click.option("--model-card", "card", is_flag=True, help="Print Markdown with table, settings and commands.")
+@click.option(
+    "--html", type=PATH, help="File to write a page into. The page has tables, curves, comparisons and all samples."
+)
+@click.option(
+    "--model-card",
+    "card",
+    is_flag=True,
+    help="Print a block for a model card, in Markdown: the table, the settings and the commands.",
+)
 def report(
     runs: tuple[Path, ...],
     traces: Path | None,
@@ -39,8 +49,8 @@ def report(
 ) -> None:
     """Show the runs below RUNS as one table of scores and cost.
 
-    RUNS are folders that --output_path named, with runs of any lm-eval model. Rows that were another test than most are
-    marked with the reason.
+    RUNS are folders that --output_path named. They may hold runs of any lm-eval model. If a run used other settings
+    of a task than most runs, its row states the difference.
     """
     if baseline and not (html or card):
         raise ConfigError("--baseline is for --html and --model-card; aft compare BASELINE OTHER prints comparisons.")

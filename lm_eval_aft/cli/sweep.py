@@ -181,23 +181,42 @@ def _numbers(low: int) -> Callable[[click.Context, click.Parameter, str], list[i
 
 
 @click.command()
-@click.option("--model_args", required=True, help="As for lm_eval --model aft, without k and layers.")
-@click.option("--k", "k", default="1,3,5", show_default=True, callback=_numbers(1), help="Texts per layer.")
-@click.option("--layers", default="0,1,2,3", show_default=True, callback=_numbers(0), help="Aggregation layers.")
-@click.option("--tasks", required=True, help="Comma-separated names of lm-eval's tasks.")
-@click.option("--output_path", required=True, type=PATH, help="Folder of the sweep.")
-@click.option("--limit", type=float, help="Questions per task.")
-@click.option("--num_fewshot", type=int, help="Number of examples in the prompt.")
-@click.option("--apply_chat_template", is_flag=True, help="Give the model chats instead of bare strings.")
-@click.option("--system_instruction", help="As for lm_eval.")
-@click.option("--gen_kwargs", help="As for lm_eval; holds for the last layer.")
-@click.option("--include_path", type=PATH, help="Folder of further tasks.")
-@click.option("--batch_size", default="auto", show_default=True, help="As for lm_eval.")
-@click.option("--device", default="cuda:0", show_default=True, help="As for lm_eval.")
+@click.option(
+    "--model_args", required=True, help="Model arguments of lm_eval --model aft, without k, layers and record."
+)
+@click.option(
+    "--k",
+    "k",
+    default="1,3,5",
+    show_default=True,
+    callback=_numbers(1),
+    help="Numbers of drafts to evaluate, separated by commas.",
+)
+@click.option(
+    "--layers",
+    default="0,1,2,3",
+    show_default=True,
+    callback=_numbers(0),
+    help="Numbers of aggregation layers to evaluate, separated by commas; 0 is a single answer.",
+)
+@click.option("--tasks", required=True, help="Names of lm-eval tasks, separated by commas.")
+@click.option("--output_path", required=True, type=PATH, help="Folder of the sweep. Each setting gets a folder in it.")
+@click.option("--limit", type=float, help="Number of questions per task, or a share below 1. The default is all.")
+@click.option("--num_fewshot", type=int, help="Number of examples in the prompt. The default is the task's.")
+@click.option(
+    "--apply_chat_template", is_flag=True, help="Give the model chats, as lm_eval --apply_chat_template does."
+)
+@click.option("--system_instruction", help="System message of every prompt.")
+@click.option("--gen_kwargs", help="Generation settings of the last layer and of single answers, as in lm_eval.")
+@click.option("--include_path", type=PATH, help="Folder with tasks of your own.")
+@click.option("--batch_size", default="auto", show_default=True, help="Batch size of the engine, as in lm_eval.")
+@click.option(
+    "--device", default="cuda:0", show_default=True, help="Device of the engine. It is the CPU if there is no GPU."
+)
 def sweep(**chosen: Any) -> None:
-    """Evaluate a grid of k and layers, generating nothing twice.
+    """Evaluate a grid of k and layers, and generate nothing twice.
 
-    Every point is an ordinary lm-eval results folder. The same command again continues a killed sweep.
+    Each setting is a run in a folder of its own. If a sweep was killed, give the same command again to resume it.
     """
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import setup_logging
@@ -224,7 +243,8 @@ def sweep(**chosen: Any) -> None:
         note(f"{task}: {plan.distinct} generations a question instead of {plan.separate}: {plan.reason}.", err=False)
     if config.cache == "none":
         note(
-            "But cache=none keeps nothing, so every point makes all of its own: leave it out to reuse them.", err=False
+            "cache=none keeps no generation, so each setting generates all of its own: leave it out to reuse them.",
+            err=False,
         )
     points = grid(chosen["k"], chosen["layers"])
     run_sweep(model_args, points, options, out, HostArgs(chosen["batch_size"], None, chosen["device"]), manager)

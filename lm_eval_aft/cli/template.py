@@ -17,13 +17,16 @@ DRAFTS = ("3 * 8 = 24.\nThe answer is 24.", "Six legs each, so 18.")
 
 @click.group()
 def template() -> None:
-    """Look at a prompt template, as template= of --model aft takes it."""
+    """Inspect a prompt template, the file that template= names."""
 
 
-@template.command()
+@template.command(short_help="Print the hash and both prompts of a template.")
 @click.argument("file", type=PATH, required=False)
 def check(file: Path | None) -> None:
-    """Compile FILE or the default template, and print its sha256 and both prompts for an example."""
+    """Print the SHA-256 of a template, and both of its prompts for an example.
+
+    FILE is a template. The default is the built-in one.
+    """
     loaded = Template.load(None if file is None else str(file))
     show(visible(f"{loaded.name}: sha256 {loaded.digest}"))
     for name, chat in (("draft", loaded.draft_chat(EXAMPLE)), ("aggregate", loaded.aggregate_chat(EXAMPLE, DRAFTS))):

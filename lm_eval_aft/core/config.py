@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lm_eval_aft.core import settings
 from lm_eval_aft.core.arguments import (
     Parse,
     choice,
@@ -48,16 +47,18 @@ class AFTConfig:
 
     k: int = setting(5, integer(1), "Drafts a question, and generations per hidden layer.")
     layers: int = setting(2, integer(0), "Aggregation layers after the drafts; 0 answers directly.")
-    strategy: str = setting("aggregate", choice(*STRATEGIES), f"One of {', '.join(STRATEGIES)}.")
+    strategy: str = setting(
+        "aggregate", choice(*STRATEGIES), f"How the answer is made from the drafts: {', '.join(STRATEGIES)}."
+    )
     temperature: float = setting(0.7, sampling_temperature, "Temperature of drafts and hidden layers; 0 is greedy.")
     top_p: float = setting(0.95, real(0, 1, above=True), "Nucleus mass of drafts and hidden layers; 1 is off.")
     top_k: int | None = setting(
-        None, or_none(integer(1)), "Most likely tokens that sampling keeps; `none` keeps all of them."
+        None, or_none(integer(1)), "Number of most likely tokens that sampling keeps; `none` keeps all."
     )
     draft_max_tokens: int | None = setting(
-        None, integer(1), "Most tokens of a draft or hidden generation; default: as many as the answer may have."
+        None, integer(1), "Maximum tokens of a draft or hidden generation; default: that of the answer."
     )
-    draft_until: tuple[str, ...] = setting((), strings, "Strings that end a draft, for base models.")
+    draft_until: tuple[str, ...] = setting((), strings, "Strings at which a draft ends, for base models.")
     final_temperature: float | None = setting(
         None, sampling_temperature, "Temperature of the last layer; default: the task's, else that of the drafts."
     )
@@ -65,32 +66,32 @@ class AFTConfig:
         None, real(0, 1, above=True), "Nucleus mass of the last layer; default: the task's, else that of the drafts."
     )
     final_max_tokens: int | None = setting(
-        None, integer(1), "Most tokens of the answer; default: the task's, else `max_gen_toks`."
+        None, integer(1), "Maximum tokens of the answer; default: the task's, else `max_gen_toks`."
     )
-    max_gen_toks: int = setting(2048, integer(1), "Most tokens of the answer if the task sets no limit.")
+    max_gen_toks: int = setting(2048, integer(1), "Maximum tokens of the answer if the task sets no limit.")
     seed: int | None = setting(
         1234,
         or_none(integer(0, SEED_LIMIT)),
         "Seed of all generations; `none` lets vLLM or a server sample without seeds, which is faster.",
     )
     think_end_token: str | None = setting(
-        None, text, "Mark that ends thinking, for marks that are not known; the answer follows the last one."
+        None, text, "Mark that ends a thought, if the model has one of its own; the answer follows the last mark."
     )
     vote_regex: str | None = setting(
         None,
         text,
-        "For `strategy=majority`: the last match in a text is its answer; default: the task's own filter.",
+        "Regular expression of `strategy=majority`: its last match is the answer; default: the task's own filter.",
     )
     reward_model: str | None = setting(
-        None, text, "For `strategy=best_of_n`: a sequence-classification checkpoint with one output."
+        None, text, "Checkpoint for `strategy=best_of_n`: a sequence-classification model with one output."
     )
     probe: str = setting(
         "none",
         choice(*PROBES),
-        f"What changes in the drafts that a layer reads, to test what it uses: {', '.join(PROBES)}.",
+        f"Change of the drafts that a layer reads, to test what it uses: {', '.join(PROBES)}.",
     )
     drafts_from: str | None = setting(
-        None, path, "Folder of traces; their drafts are aggregated and no new drafts are generated."
+        None, path, "Folder of traces whose drafts are aggregated; no new drafts are generated."
     )
     mcq: str = setting(
         "plain",
@@ -98,16 +99,18 @@ class AFTConfig:
         "How multiple-choice questions are scored: `plain` scores the choices directly, `drafts` after drafting.",
     )
     mcq_orders: int = setting(
-        1, integer(1), "For `mcq=drafts`: orders of the drafts over which log-probabilities are averaged."
+        1, integer(1), "Number of orders of the drafts over which `mcq=drafts` averages log-probabilities."
     )
     template: str | None = setting(
-        None, path, "File with the two prompt blocks; default: the checkpoint's template, else the built-in one."
+        None, path, "File of the prompt template; default: the checkpoint's template, else the built-in one."
     )
-    template_override: bool = setting(False, flag, "Use `template` although the checkpoint was trained with another.")
-    engine: str = setting("hf", text, "What generates: `hf`, `vllm`, `api` or `scripted`.")
-    record: str | None = setting(None, path, "Folder for the traces.")
+    template_override: bool = setting(
+        False, flag, "Whether to use `template` although the checkpoint was trained with another."
+    )
+    engine: str = setting("hf", text, "Engine that generates: `hf`, `vllm`, `api` or `scripted`.")
+    record: str | None = setting(None, path, "Folder for the traces and the draft store.")
     grade_drafts: bool = setting(
-        True, flag, "Grade every draft and hidden text by the task's own filters and metrics, for `record`."
+        True, flag, "Whether each generation in `record` is graded by the task's own filters and metrics."
     )
     cache: str | None = setting(
         None, path_or_none, "File of the draft store; `none` switches it off; default: `drafts.sqlite` inside `record`."
@@ -203,11 +206,6 @@ class AFTConfig:
 def names() -> tuple[str, ...]:
     """The names of our arguments, in the order of the definition."""
     return tuple(parsers(AFTConfig))
-
-
-def markdown_table() -> str:
-    """Our arguments as a Markdown table; the documentation shows this table."""
-    return settings.markdown_table(AFTConfig, "argument")
 
 
 def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> None:

@@ -25,13 +25,14 @@ def echo(word: str) -> None:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
-    """A table of one good command and two that cannot be loaded, and a command of another package."""
+    """A table of one good command and two that cannot be loaded, and commands of other packages."""
     table = {
         "echo": Command(f"{__name__}:echo", "Repeat a word."),
         "lost": Command("lm_eval_aft_no_such_module:command", "Its module is missing."),
         "wrong": Command(f"{__name__}:pytest", "Its target is no command."),
     }
     joined = [
+        EntryPoint("gone", "lm_eval_aft_no_such_module:command", cli.COMMAND_GROUP),
         EntryPoint("joined", f"{__name__}:echo", cli.COMMAND_GROUP),
         EntryPoint("echo", "somewhere.else:echo", cli.COMMAND_GROUP),
     ]
@@ -51,13 +52,14 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str
 
 @pytest.mark.usefixtures("commands")
 class TestLazyGroup:
-    def test_help_lists_every_command_and_imports_none(self) -> None:
+    def test_help_lists_every_command_and_imports_none_of_the_table(self) -> None:
         result = CliRunner().invoke(cli.aft, ["--help"])
         assert result.exit_code == 0, result.output
         listed = result.output.partition("Commands:\n")[2].splitlines()
         assert [line.split(maxsplit=1) for line in listed] == [
             ["echo", "Repeat a word."],
-            ["joined", f"(from {__name__.partition('.')[0]})"],
+            ["gone", "(from lm_eval_aft_no_such_module, which cannot be loaded)"],
+            ["joined", "Repeat a word."],
             ["lost", "Its module is missing."],
             ["wrong", "Its target is no command."],
         ]

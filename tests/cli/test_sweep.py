@@ -253,7 +253,7 @@ def test_a_sweep_of_tasks_without_text_is_refused(tmp_path, tasks):
 
 def test_without_a_store_it_says_that_nothing_is_reused(tmp_path):
     more = ("--model_args", "engine=scripted,cache=none", "--k", "1", "--layers", "1")
-    assert "cache=none keeps nothing" in run(tmp_path, *more).output
+    assert "cache=none keeps no generation" in run(tmp_path, *more).output
     assert not (tmp_path / "out" / "drafts.sqlite").exists()
 
 

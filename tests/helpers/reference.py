@@ -6,24 +6,107 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
+import click
+
 from helpers.paths import ROOT
 from lm_eval_aft.analysis import frames
 from lm_eval_aft.analysis.frames import FrameColumn
+from lm_eval_aft.cli import aft
+from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.settings import markdown_table
+from trainers.settings import TrainConfig
 
-FOLDER = ROOT / "docs" / "reference"
+DOCS = ROOT / "docs"
+WIDTH = 120  # characters of a line
+CLI_HEAD = """\
+# Commands
+
+This page lists every command of `aft` with its options, as `aft COMMAND --help` prints them. To evaluate one model, run
+`lm_eval --model aft`: see [model arguments](arguments.md).
+
+A command that succeeds exits with code 0. If an argument or a file is wrong, the command prints one sentence and exits
+with code 2.
+"""
 
 
-def between_marks(page: str, name: str, text: str) -> str:
-    """The page with this text between the two comments that carry a name."""
+def pages() -> dict[Path, str]:
+    """Each page with its text."""
+    return {
+        DOCS / "reference" / "cli.md": cli_page(),
+        **_marked(DOCS / "reference" / "python.md", "frames", frame_tables()),
+        **_marked(DOCS / "reference" / "arguments.md", "arguments", markdown_table(AFTConfig, "argument") + "\n"),
+        **_marked(DOCS / "training.md", "settings", markdown_table(TrainConfig, "setting") + "\n"),
+    }
+
+
+def _marked(path: Path, name: str, text: str) -> dict[Path, str]:
+    """A page with this text between the two comments that carry a name."""
+    page = path.read_text(encoding="utf-8")
     begin, end = f"<!-- {name}: made by tests/helpers/reference.py -->\n", f"<!-- /{name} -->\n"
+    assert page.count(begin) == page.count(end) == 1, (path, name)
     before, _, rest = page.partition(begin)
-    return before + begin + text + end + rest.partition(end)[2]
+    return {path: before + begin + text + end + rest.partition(end)[2]}
+
+
+# ---------------------------------------------------------------- commands
+
+
+def cli_page() -> str:
+    """The page of commands."""
+    context = click.Context(aft, info_name="aft")
+    return CLI_HEAD + "".join(section for each in _commands(context, aft) for section in _command(*each))
+
+
+def _commands(context: click.Context, command: click.Command) -> Iterator[tuple[click.Context, click.Command]]:
+    """The commands below a group, each followed by those below it."""
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            inner = click.Context(below, context, name)
+            yield inner, below
+            yield from _commands(inner, below)
+
+
+def _command(context: click.Context, command: click.Command) -> Iterator[str]:
+    depth = context.command_path.count(" ")
+    yield f"\n{'#' * (depth + 1)} {context.command_path}\n"
+    yield f"\n```text\n{context.command_path} {' '.join(command.collect_usage_pieces(context))}\n```\n"
+    for paragraph in (command.help or "").split("\n\n"):
+        yield f"\n{textwrap.fill(_text(' '.join(paragraph.split())), WIDTH)}\n"
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    if options:
+        yield "\n" + _table(("option", "default", "meaning"), (_option(context, each) for each in options))
+
+
+def _option(context: click.Context, option: click.Option) -> tuple[str, str, str]:
+    name = ", ".join(option.opts)
+    metavar = "" if option.is_flag else f" {option.make_metavar(context)}"
+    default = option.get_default(context)
+    if option.required:
+        shown = "required"
+    elif option.is_flag or default is None or default in ((), "") or not isinstance(default, str | int | float | tuple):
+        shown = ""
+    else:
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f"`{name}{metavar}`".replace("|", "\\|"), shown, _text(option.help or "")
+
+
+def _text(text: str) -> str:
+    """Plain text as Markdown."""
+    for mark in ("|", "<", "*"):
+        text = text.replace(mark, "\\" + mark)
+    return text
+
+
+# ---------------------------------------------------------------- frames
 
 
 def frame_tables() -> str:
@@ -38,14 +121,14 @@ def frame_tables() -> str:
 
 
 def _columns(columns: Mapping[str, FrameColumn]) -> str:
-    rows = [f"| `{name}` | {column.dtype} | {column.meaning} |\n" for name, column in columns.items()]
-    return "| column | type | meaning |\n|---|---|---|\n" + "".join(rows)
+    rows = ((f"`{name}`", column.dtype, column.meaning) for name, column in columns.items())
+    return _table(("column", "type", "meaning"), rows)
 
 
-def pages() -> dict[Path, str]:
-    """Each page with its text."""
-    python = FOLDER / "python.md"
-    return {python: between_marks(python.read_text(encoding="utf-8"), "frames", frame_tables())}
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = tuple(head)
+    lines = (head, ("---",) * len(head), *rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

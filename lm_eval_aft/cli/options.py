@@ -1,0 +1,37 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from lm_eval_aft.analysis.report.tables import FORMS
+from lm_eval_aft.cli.paths import PATH
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+LEVEL = click.option(
+    "--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals, between 0 and 1."
+)
+MEMBERS = click.option("--members", is_flag=True, help="Also show the tasks and groups within each group.")
+REGEX = click.option(
+    "--regex",
+    help="Regular expression that extracts answers. The answer is its last match, or the first group of that match. "
+    "The default is the task's extraction.",
+)
+
+
+def traces_option(place: str) -> Decorator:
+    """The option ``--traces`` of a command that searches for traces below ``place``."""
+    return click.option(
+        "--traces", type=PATH, help=f"Folder that record= named. Give it if the traces are not below {place}."
+    )
+
+
+def format_option(forms: Sequence[str] = FORMS) -> Decorator:
+    """The option ``--format``, which a command receives as ``form``."""
+    return click.option(
+        "--format", "form", type=click.Choice(forms), default="text", show_default=True, help="Form of the output."
+    )
