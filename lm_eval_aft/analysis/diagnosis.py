@@ -361,7 +361,9 @@ def _changes(traces: Sequence[GradedTrace]) -> tuple[Change, ...]:
 
 
 def _gap_closed(traces: Sequence[GradedTrace], level: float) -> Interval | None:
-    votes = [trace.vote or 0.0 for trace in traces]
+    votes = [trace.vote for trace in traces if trace.vote is not None]
+    if len(votes) < len(traces):
+        return None
     oracles = [float(any(text.right for text in trace.layer(0))) for trace in traces]
     rights = [float(trace.right is True) for trace in traces]
     return ratio_interval(

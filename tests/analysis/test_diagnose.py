@@ -146,8 +146,9 @@ def test_the_gap_closed_lies_between_the_vote_and_the_oracle(tmp_path: Path):
     gap = diagnosed(tmp_path, traces).gap_closed
     assert gap.estimate == pytest.approx(0.6)
     assert gap.low < 0.5 < 0.7 < gap.high
-    (finding,) = (each for each in diagnostics_panel(diagnosed(tmp_path, traces)).findings if "Gap closed" in each)
-    assert "in percent: 60.0 [" in finding
+    against_vote, _, _ = diagnostics_panel(diagnosed(tmp_path, traces)).findings
+    assert against_vote.startswith("Against the majority vote 30 fixed, 0 broken. It closes 60.0% [")
+    assert against_vote.endswith("] of the gap between the vote and the oracle.")
     # A vote as good as the oracle leaves no gap.
     assert diagnosed(tmp_path / "none", [trace(["7", "7"], ["7"], doc=doc) for doc in range(9)]).gap_closed is None
 

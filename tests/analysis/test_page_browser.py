@@ -89,7 +89,9 @@ class Page:
     def open(self, number: int) -> str:
         """Open the n-th question of the list and return its text."""
         before = self.one(".detail").id, self.run("return document.querySelector('.detail').firstChild")
-        self.all(".list button")[number].click()
+        button = self.all(".list button")[number]
+        self.run("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
         self.wait(lambda: self.run("return document.querySelector('.detail').firstChild") != before[1])
         return self.run("return document.querySelector('.detail').textContent")
 
@@ -227,6 +229,27 @@ def test_comparisons_take_the_side_that_the_data_say(opened):
     assert bars == ["worse", "level", "better", "better", "level", "worse", "level", "level", "level"]
     forests = page.run("return [...document.querySelectorAll('svg.forest')].map((e) => e.getAttribute('class'))")
     assert forests == ["track forest better", "track forest level", "track forest level"]
+
+
+def test_aggregation_is_three_sentences_two_pictures_and_folded_tables(small: Page):
+    panel = small.one("#diagnostics .panel")
+    assert small.texts("#diagnostics .findings li") == [
+        "2 fixed, 1 broken.",
+        "Drafts disagree on 3 questions.",
+        "81.0% of the answers repeat a draft.",
+    ]
+    # No vote was counted on the questions with two right drafts.
+    assert [bar.get_attribute("textContent") for bar in small.all("figure svg[role=img] rect")] == [
+        "answer right on 0%", "vote right on 0%", "answer right on 75%", "vote right on 25%", "answer right on 100%",
+    ]  # fmt: skip
+    heights = [bar.rect["height"] for bar in small.all("figure svg[role=img] rect")]
+    assert heights == pytest.approx([1, 1, 112.5, 37.5, 150])
+    first, second = (bar.rect["width"] for bar in small.all(".copies rect"))
+    assert second == pytest.approx(2 * first, abs=1)
+    assert small.texts(".copies td.number") == ["20.0% (1)", "40.0% (2)"]
+    assert not panel.find_element("css selector", ".data table").is_displayed()
+    panel.find_element("css selector", ".data summary").click()
+    assert panel.find_element("css selector", ".data table").is_displayed()
 
 
 def test_filters_count_and_choose(small: Page):

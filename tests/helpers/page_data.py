@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel
 from lm_eval_aft.analysis.report.page.data import (
+    Aggregation,
     Axis,
     Chart,
     ChartPoint,
@@ -21,6 +22,8 @@ from lm_eval_aft.analysis.report.page.data import (
     PageMessage,
     PageSample,
     PageText,
+    PositionCopies,
+    RightDrafts,
     RunFacts,
     Strip,
     StripRow,
@@ -82,7 +85,14 @@ def small_page() -> PageData:
         ),
     )
     vote = Curve("majority vote", (ChartPoint(100, 20), ChartPoint(500, 26.5)), dashed=True)
-    panel = DiagnosticsPanel("run A", "gsm8k", ("81.0% of the answers repeat a draft.",), (leaderboard(),))
+    findings = ("2 fixed, 1 broken.", "Drafts disagree on 3 questions.", "81.0% of the answers repeat a draft.")
+    panel = DiagnosticsPanel("run A", "gsm8k", ("5 questions.",), findings, (leaderboard(), leaderboard()))
+    right_drafts = (
+        RightDrafts(0, "2", 0.0, 0.0, "0%", "0%"),
+        RightDrafts(1, "1.5", 0.75, 0.25, "75%", "25%"),
+        RightDrafts(2, "1", 1.0, None, "100%", ""),
+    )
+    copies = (PositionCopies(1, 0.2, "20.0% (1)"), PositionCopies(2, 0.4, "40.0% (2)"))
     samples = (
         sample(0, right=True),
         sample(1, right=True, fixed=True),
@@ -99,7 +109,7 @@ def small_page() -> PageData:
         leaderboard=leaderboard(),
         charts=charts,
         effects=small_effects(),
-        diagnostics=(panel,),
+        diagnostics=(Aggregation(panel, 2, right_drafts, copies),),
         samples=samples,
         runs=(RunFacts("sft", "engine hf, seed 1", "2026-11-30 12:00", "lm_eval --model aft"),),
         shared=(Fact("engine", "hf"),),
@@ -141,7 +151,7 @@ def small_effects() -> Effects:
 def small_headline() -> Headline:
     facts = (Fact("difference in points", "-3.6 [-6.1, -1.1]"), Fact("generated tokens", "x 9.6"))
     sentences = ("gsm8k: aft is 3.6 points worse than sft.", "This is the best of 2 runs against sft: 2 worse.")
-    return Headline("gsm8k", "worse", sentences, facts)
+    return Headline("gsm8k", "aft", "worse", sentences, facts)
 
 
 def small_strip() -> Strip:

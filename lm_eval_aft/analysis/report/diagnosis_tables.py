@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,14 @@ class DiagnosticsPanel:
     Attributes:
         run: Name of the run.
         task: Name of the task.
-        findings: What to read first, a sentence each.
+        remarks: What was counted, and how, a sentence each.
+        findings: What to read first, a sentence each: against the vote, where drafts disagree, and copies.
         tables: The numbers.
     """
 
     run: str
     task: str
+    remarks: tuple[str, ...]
     findings: tuple[str, ...]
     tables: tuple[Table, ...]
 
@@ -54,43 +57,47 @@ def diagnostics_panel(diagnostics: Diagnostics, run: str = "") -> DiagnosticsPan
         tables.append(_vote_shares(diagnostics))
     layers = diagnostics.layers + diagnostics.scored
     name = run or f"{Path(diagnostics.model).name or 'model'}, k={diagnostics.k}, layers={layers}"
-    return DiagnosticsPanel(name, diagnostics.task, tuple(_findings(diagnostics)), tuple(tables))
+    remarks, findings = tuple(_remarks(diagnostics)), tuple(_findings(diagnostics))
+    return DiagnosticsPanel(name, diagnostics.task, remarks, findings, tuple(tables))
 
 
-def _findings(diagnostics: Diagnostics) -> list[str]:
+def _remarks(diagnostics: Diagnostics) -> Iterator[str]:
     d = diagnostics
     count = _questions(d.questions) + (f", {d.judged} with a gold answer" if d.extraction else "")
     extraction = f"answers by {d.extraction}" if d.extraction else "no answers to find, so nothing is right or wrong"
-    findings = [f"{count}; {extraction}."]
+    yield f"{count}; {extraction}."
     if cut := d.cuts.sentence():
-        findings.append(f"{cut[0].upper()}{cut[1:]}.")
+        yield f"{cut[0].upper()}{cut[1:]}."
     if d.scored:
-        findings.append("The last layer scored choices: what follows is about the texts in its prompt.")
+        yield "The last layer scored choices: what follows is about the texts in its prompt."
+
+
+def _findings(diagnostics: Diagnostics) -> Iterator[str]:
+    d = diagnostics
     if not d.readings or d.scored:
-        return findings
+        return
+    for change in d.changes[:1]:
+        fixed, broken, tied = map(count_text, (change.fixed, change.broken, change.tied))
+        more = f"; on {tied} more the vote is tied" if change.tied else ""
+        yield f"Against the majority vote {fixed} fixed, {broken} broken{more}.{_gap(d.gap_closed)}"
     last = d.readings[-1]
-    findings.append(
-        f"{last.copy_rate:.1%} of the answers repeat a draft word for word ({last.copies} of {last.texts})."
-    )
     if last.selected and last.random and last.majority:
-        findings.append(
+        yield (
             f"Drafts disagree in correctness on {_questions(last.disputed)}: there the answer is right "
             f"{_percent(last.selected)} of the time, a random draft {_percent(last.random)}, the majority vote "
             f"{_percent(last.majority)}."
         )
-    for change in d.changes[:1]:
-        fixed, broken, tied = map(_count_text, (change.fixed, change.broken, change.tied))
-        more = f"; on {tied} more the vote is tied" if change.tied else ""
-        findings.append(f"Against the majority vote {fixed} fixed, {broken} broken{more}.")
-    if d.gap_closed:
-        findings.append(
-            "Gap closed between the majority vote and the oracle of the same drafts, in percent: "
-            f"{PERCENT.interval(d.gap_closed)}."
-        )
-    return findings
+    yield f"{last.copy_rate:.1%} of the answers repeat a draft word for word ({last.copies} of {last.texts})."
 
 
-def _count_text(count: float) -> str:
+def _gap(gap: Interval | None) -> str:
+    if gap is None:
+        return ""
+    estimate, *ends = PERCENT.interval(gap).split(" ", 1)
+    return f" It closes {' '.join([estimate + '%', *ends])} of the gap between the vote and the oracle."
+
+
+def count_text(count: float) -> str:
     """A number of questions, in which a repeat counts as a part."""
     return f"{count:,.1f}".removesuffix(".0")
 
@@ -233,7 +240,7 @@ def _change_row(change: Change) -> Row:
     net = change.fixed - change.broken
     whole = change.beside != "mean draft" and all(map(float.is_integer, map(float, (change.fixed, change.broken))))
     form = ".0f" if whole else ".1f"
-    tied = Cell(_count_text(change.tied), change.tied) if change.beside == "majority vote" else NONE
+    tied = Cell(count_text(change.tied), change.tied) if change.beside == "majority vote" else NONE
     counts = (number_cell(change.fixed, form), number_cell(change.broken, form), number_cell(net, "+" + form))
     return Row((Cell(change.beside), *counts, tied))
 
@@ -253,7 +260,7 @@ def _vote_share_row(share: VoteShare, k: int) -> Row:
     return Row(
         (
             Cell(f"{share.right_drafts} of {k}", share.right_drafts),
-            Cell(_count_text(share.questions), share.questions),
+            Cell(count_text(share.questions), share.questions),
             number_cell(share.answer, ".1f", 100),
             number_cell(share.majority, ".1f", 100),
         )
@@ -262,11 +269,12 @@ def _vote_share_row(share: VoteShare, k: int) -> Row:
 
 def panel_text(panel: DiagnosticsPanel) -> str:
     """The panel for a terminal."""
-    head = [f"{panel.task}: {panel.run}", *panel.findings]
+    head = [f"{panel.task}: {panel.run}", *panel.remarks, *panel.findings]
     return "\n".join([*map(message, head), "", render(panel.tables, "text")])
 
 
 def panel_markdown(panel: DiagnosticsPanel) -> str:
     """The panel as Markdown."""
-    head = [f"### {escaped(panel.task)}: {escaped(panel.run)}", "", *(f"- {escaped(each)}" for each in panel.findings)]
+    sentences = (*panel.remarks, *panel.findings)
+    head = [f"### {escaped(panel.task)}: {escaped(panel.run)}", "", *(f"- {escaped(each)}" for each in sentences)]
     return "\n".join([*head, "", render(panel.tables, "markdown")])

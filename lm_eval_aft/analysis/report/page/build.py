@@ -9,7 +9,7 @@ from lm_eval_aft.analysis.comparison import compare_all
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
 from lm_eval_aft.analysis.groups import listed_names
-from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel
+from lm_eval_aft.analysis.report.page.aggregation import aggregation
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Chart, PageData
 from lm_eval_aft.analysis.report.page.effects import effects
@@ -57,7 +57,7 @@ def write_report(
         leaderboard=scores,
         charts=tuple(_charts(entries)),
         effects=effects(compared, entries, gaps),
-        diagnostics=tuple(diagnostics_panel(each, label) for label, each in diagnostics),
+        diagnostics=tuple(aggregation(each, label) for label, each in diagnostics),
         samples=tuple(sample for _, of_run in samples for sample in of_run),
         runs=run_facts(entries),
         shared=shared,

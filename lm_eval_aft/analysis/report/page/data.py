@@ -93,12 +93,14 @@ class Headline:
 
     Attributes:
         name: Name of the task or the group.
-        verdict: The verdict on the best run.
+        run: Name of the best run.
+        verdict: The verdict on it.
         sentences: The sentence of ``aft compare`` on that run. If there are several runs, the verdicts on all of them.
         facts: The numbers of the first sentence one by one.
     """
 
     name: str
+    run: str
     verdict: str
     sentences: tuple[str, ...]
     facts: tuple[Fact, ...] = ()
@@ -209,6 +211,53 @@ class Effects:
 
 
 @dataclass(frozen=True, slots=True)
+class RightDrafts:
+    """Questions with the same number of right drafts.
+
+    Attributes:
+        drafts: How many of the drafts are right.
+        questions: How many such questions there are, as a text.
+        answer: Share of them that the answer gets right.
+        vote: Share of them that the majority vote gets right; None if there is no vote.
+        answer_text: ``answer`` in percent.
+        vote_text: ``vote`` in percent.
+    """
+
+    drafts: int
+    questions: str
+    answer: float
+    vote: float | None
+    answer_text: str
+    vote_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PositionCopies:
+    """Answers that repeat the draft at one position, as a share of all answers, and as a text."""
+
+    position: int
+    share: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """What aggregation did in one run on one task.
+
+    Attributes:
+        panel: Its sentences and tables.
+        k: Drafts a question.
+        by_right_drafts: From no right draft to k; empty if nothing is right or wrong.
+        copies: By position; empty if no answer repeats a draft.
+    """
+
+    panel: DiagnosticsPanel
+    k: int
+    by_right_drafts: tuple[RightDrafts, ...] = ()
+    copies: tuple[PositionCopies, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PageMessage:
     """One message of a prompt."""
 
@@ -293,7 +342,7 @@ class PageData:
         leaderboard: One row a run, without the columns that are equal in all rows.
         charts: Score against cost, k and layers.
         effects: Comparisons with a baseline.
-        diagnostics: One panel for each run and task with traces.
+        diagnostics: What aggregation did, for each run and task with traces.
         samples: All questions of all runs.
         runs: How each run was made.
         shared: The columns of the leaderboard that are equal in all rows.
@@ -307,7 +356,7 @@ class PageData:
     leaderboard: Table | None = None
     charts: tuple[Chart, ...] = ()
     effects: Effects | None = None
-    diagnostics: tuple[DiagnosticsPanel, ...] = ()
+    diagnostics: tuple[Aggregation, ...] = ()
     samples: tuple[PageSample, ...] = ()
     runs: tuple[RunFacts, ...] = ()
     shared: tuple[Fact, ...] = ()

@@ -78,7 +78,8 @@ def headlines(compared: ComparedRuns, entries: Sequence[RunEntry]) -> Iterator[H
     for name, comparisons in by_name.items():
         best = min(comparisons, key=_rank)
         counted = (_counted(comparisons),) if len(comparisons) > 1 else ()
-        yield Headline(name, best.verdict, (*comparison_sentences([best]), *counted), tuple(_facts(best, entries)))
+        sentences = (*comparison_sentences([best]), *counted)
+        yield Headline(name, best.other, best.verdict, sentences, tuple(_facts(best, entries)))
 
 
 def _rank(comparison: Comparison) -> tuple[int, float]:

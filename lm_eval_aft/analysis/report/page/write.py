@@ -23,7 +23,7 @@ from lm_eval_aft.analysis.report.page.data import PageData, PageSample
 from lm_eval_aft.analysis.report.tables import to_jsonable
 from lm_eval_aft.core.files import atomic_write, writing
 
-SCRIPTS = ("dom", "tables", "charts", "overview", "effects", "shards", "detail", "samples", "main")
+SCRIPTS = ("dom", "tables", "charts", "overview", "effects", "aggregation", "shards", "detail", "samples", "main")
 # Questions in a shard: at k=5, layers=2 about 250 kB of text, which a browser unpacks in a few milliseconds.
 SHARD_SIZE = 32
 # Characters of a question in the list.

@@ -53,16 +53,3 @@ function renderRow(columns, row) {
   });
   return h("tr", { class: row.notes.length ? "apart" : null }, cells);
 }
-
-function renderDiagnostics(panels) {
-  const all = panels.map((panel, number) =>
-    h(
-      "details",
-      { class: "panel", open: number === 0 },
-      h("summary", {}, h("h3", {}, show(panel.run)), h("span", { class: "quiet" }, show(panel.task))),
-      h("ul", { class: "findings" }, panel.findings.map((finding) => h("li", {}, show(finding)))),
-      panel.tables.map((table) => renderTable(table, true)),
-    ),
-  );
-  return section("diagnostics", "What aggregation did", all);
-}
