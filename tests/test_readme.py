@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 from click.testing import CliRunner
@@ -44,3 +45,17 @@ def test_every_command_shows_its_help_and_is_in_the_readme(name):
 def test_every_link_to_a_file_works():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_versions_is_that_of_the_requirements_and_pins():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["vllm"]]
+    pinned = (ROOT / "constraints.txt").read_text() + (ROOT / "constraints-vllm.txt").read_text()
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \|", page("install.md"), re.MULTILINE)
+    assert len(rows) == 8
+    assert rows.pop(0) == ("Python", project["requires-python"].removeprefix(">="), "3.11")
+    for name, minimum, pin in rows:
+        assert f"{name.lower()}>={minimum}" in required
+        assert re.search(
+            rf"^{name.replace('-', '_')}(?:-cpu)?=={re.escape(pin)}$", pinned, re.IGNORECASE | re.MULTILINE
+        )

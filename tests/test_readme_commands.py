@@ -98,6 +98,7 @@ TABLE: dict[str, Run | Check] = {
         "|aft_arith|", {"--limit 400": "--limit 4"}
     ),
     "aft compare out/sft out/aft": Run("bundled:aft (3, 1)"),
+    "aft report out/sft out/aft --html page.html": Run("The page is in page.html."),
     "lm_eval --model aft --model_args pretrained=MODEL,peft=ADAPTER,k=5,layers=2,record=out/lora/traces --tasks gsm8k "
     "--apply_chat_template --batch_size auto --output_path out/lora --log_samples": Run("|gsm8k|", more=SMALL),
     'lm_eval --model aft --model_args \'{"pretrained":"MODEL","model_kwargs":{"attn_implementation":"eager"}}\' '

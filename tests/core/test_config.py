@@ -110,7 +110,7 @@ def test_unknown_names_get_the_nearest():
         refuse_unknown({"layer": 2}, {"pretrained"}, "hf")
     with pytest.raises(ConfigError, match="did you mean pretrained"):
         refuse_unknown({"pretraind": "x"}, {"pretrained"}, "hf")
-    with pytest.raises(ConfigError, match="docs/reference/arguments.md"):
+    with pytest.raises(ConfigError, match=r"docs/reference/arguments\.md"):
         refuse_unknown({"zzz": 1}, {"pretrained"}, "hf")
 
 
