@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm_eval_aft.analysis.comparison import ComparedRuns, compare_entries, compare_judgements
@@ -15,10 +15,8 @@ from lm_eval_aft.analysis.judgements import is_judgement_file
 from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
 from lm_eval_aft.analysis.votes import Votes, count_votes
 from lm_eval_aft.core.errors import ConfigError, RecordError
-from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.extraction import has_extraction
 from lm_eval_aft.storage import results
 
 AnyPath = str | Path
@@ -90,7 +88,7 @@ def votes(
     Args:
         out: The ``--output_path`` of runs with ``record=`` and ``--log_samples``.
         task: Count this task or group alone.
-        regex: Finds answers: its last match, or that match's first group.
+        regex: Finds answers instead of the task's filter: its last match, or that match's first group.
         level: Confidence of the intervals, in (0, 1).
         traces: Folder that ``record=`` named, if it is not below ``out``.
 
@@ -102,21 +100,14 @@ def votes(
         RecordError: A file cannot be read, or a task has no gold answers.
     """
     entries, stored = _stored(out, task, traces)
-    counted = count_votes(_countable(stored, regex), entries, regex, level)
+    counted = count_votes(stored, entries, regex, level)
     if not counted:
         which = f"no traces of --task {task}" if task else "no traces of tasks"
-        raise ConfigError(f"{traces or out} holds {which} whose answers can be found: give --regex or another --task.")
+        raise ConfigError(
+            f"{traces or out} holds {which} that are graded or whose answers can be found: run aft grade, give --regex "
+            "or another --task."
+        )
     return counted
-
-
-def _countable(traces: Iterable[Trace], regex: str | None) -> Iterator[Trace]:
-    """The traces whose answers can be found. A warning names each task that is left out."""
-    for trace in traces:
-        name = trace.question.task
-        if regex is not None or has_extraction(name):
-            yield trace
-        else:
-            warn_once(f"{name} is left out: it has no extraction of its own here; give --task {name} --regex.")
 
 
 def diagnose(
@@ -131,7 +122,7 @@ def diagnose(
     Args:
         out: The ``--output_path`` of runs with ``record=`` and ``--log_samples``.
         task: Diagnose this task or group alone.
-        regex: Finds answers: its last match, or that match's first group.
+        regex: Finds answers instead of the task's filter: its last match, or that match's first group.
         level: Confidence of the intervals, in (0, 1).
         traces: Folder that ``record=`` named, if it is not below ``out``.
 

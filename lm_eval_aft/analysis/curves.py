@@ -24,7 +24,6 @@ from lm_eval_aft.core.errors import AFTError, RecordError
 from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.extraction import has_extraction
 from lm_eval_aft.storage.results import MEASURED, EvalRun, Score
 
 # The settings in which runs of one figure may differ.
@@ -214,8 +213,10 @@ def _point(entry: RunEntry, score: Score, level: float) -> CurvePoint:
 def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Score) -> Curves:
     """The figure with the vote of the most drafts, if there is one that can be compared with the score."""
     of_family = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
-    drafted = [each for each in of_family if each.layers > 0]
-    if not drafted or not votable(score):
+    measure = score.metric + (f", {score.filter}" if score.filter != "none" else "")
+    drafted = [each for each in of_family if each.layers > 0 and each.extraction]
+    drafted = [each for each in drafted if votable(score) or each.measure == measure]
+    if not drafted:
         return figure
     widest = max(drafted, key=lambda each: (each.k, each.aggregate.n))
     return replace(figure, voted=widest.points, extraction=widest.extraction)
@@ -226,12 +227,11 @@ def votes_of(entries: Sequence[RunEntry], traces: Iterable[Trace], regex: str | 
 
     Args:
         entries: Runs whose logged samples hold the gold answers.
-        traces: Of any runs. Traces of tasks whose answers cannot be found are left out.
-        regex: Finds answers instead of the tasks' own extraction.
+        traces: Of any runs. Tasks whose texts are not graded and whose answers cannot be found are left out.
+        regex: Finds answers instead of the tasks' own filters.
     """
     try:
-        countable = (trace for trace in traces if regex or has_extraction(trace.question.task))
-        return count_votes(countable, entries, regex)
+        return count_votes(traces, entries, regex)
     except AFTError as error:
         # The figure is complete without the line of the vote.
         log.warning("No line for the majority vote: %s", error)

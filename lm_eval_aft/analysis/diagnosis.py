@@ -14,14 +14,14 @@ from statistics import fmean
 from typing import Literal
 
 from lm_eval_aft.analysis.grading import GradedTrace, grade
+from lm_eval_aft.analysis.marking import Marking, choose_marking, extraction_of, gold_answers
 from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval, ratio_interval
-from lm_eval_aft.analysis.votes import accuracy_interval, gold_answers
-from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.analysis.votes import accuracy_interval
+from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class LayerStats:
         layer: 0 for the drafts.
         texts: Texts in it, over all questions.
         mean: Mean accuracy of its texts. For a layer above 0 this is the score of a run that ends at this layer. None
-            if no question has a gold answer.
-        majority: Accuracy of the majority vote over its answers, ties drawn by lot.
+            if nothing says which texts are right.
+        majority: Accuracy of the majority vote over its answers, ties drawn by lot. None if there are no answers.
         oracle: Share of questions that at least one of its texts answers correctly.
         distinct_answers: Different answers a question; texts without an answer do not count.
         distinct_texts: Different texts a question, white space normalised.
@@ -75,7 +75,7 @@ class Reading:
         disputed: Questions on which the texts of ``read`` disagree in correctness.
         selected: Accuracy of ``layer`` on the disputed questions.
         random: Mean accuracy of ``read`` on the disputed questions, which is the score of a random choice.
-        majority: Accuracy of the majority vote of ``read`` on the disputed questions.
+        majority: Accuracy of the majority vote of ``read`` on the disputed questions; None if there are no answers.
     """
 
     layer: int
@@ -123,13 +123,13 @@ class VoteShare:
         right_drafts: How many of the k drafts are right.
         questions: Number of such questions. A repeat of a question counts as its part.
         answer: Share of these questions that the answer gets right.
-        majority: Share of these questions that the vote gets right.
+        majority: Share of these questions that the vote gets right; None if there are no answers to vote on.
     """
 
     right_drafts: int
     questions: float
     answer: float
-    majority: float
+    majority: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +145,17 @@ class Diagnostics:
         settings: The traces' settings, as JSON.
         extraction: How answers were found; empty if the task has no answers to find.
         questions: Number of questions. The repeats and turns of a question belong to it.
-        judged: Questions with a gold answer, to which every accuracy and every count of right and wrong refers.
+        judged: Questions with a gold answer or grades, to which every accuracy and count of right and wrong refers.
         by_layer: From the drafts to the answer.
         readings: Each layer with the layer before; for more than one layer, also the answer with the drafts.
-        changes: Against the vote, the first and the mean draft; empty without gold answers.
+        changes: Against the vote, the first and the mean draft; the vote is missing if there are no answers to vote on.
+            Empty if nothing says which texts are right.
         vote_shares: By number of right drafts, from 0 to k; numbers that do not occur are left out.
         cuts: How often drafts were cut to fit the context, over all layers.
         gap_closed: (answer - vote) / (oracle - vote), in accuracies over the same drafts. It is 0 for an answer as good
-            as the majority vote and 1 for one as good as the oracle, and may be negative. None without gold answers, or
-            if the oracle is no better than the vote.
+            as the majority vote and 1 for one as good as the oracle, and may be negative. None if nothing says which
+            texts are right, if there is no vote, or if the oracle is no better than the vote.
+        measure: The task's metric that says which texts are right; "" if gold answers say it.
     """
 
     task: str
@@ -171,6 +173,7 @@ class Diagnostics:
     vote_shares: tuple[VoteShare, ...]
     cuts: Cuts = field(default_factory=Cuts)
     gap_closed: Interval | None = None
+    measure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,40 +189,49 @@ def diagnose_traces(
 ) -> tuple[Diagnosis, ...]:
     """Grade traces and count, one result for each task and setting among them.
 
-    Tasks whose answers cannot be found have no accuracies, but copies, diversity and lengths.
+    Tasks whose texts were not graded and whose answers cannot be found have no accuracies, but copies, diversity and
+    lengths.
 
     Args:
         traces: Of any runs; read once, one at a time.
         entries: Runs whose logged samples hold the gold answers, paired on task and hash of the document.
-        regex: Finds answers instead of the tasks' own extraction.
+        regex: Finds answers instead of the tasks' own filters.
         level: Confidence of the intervals, in (0, 1).
 
     Raises:
         ConfigError: The regex is not valid.
         RecordError: A file is damaged.
     """
-    groups = by_run(traces, lambda trace: grade(trace, find_extraction(trace.question.task, regex)))
-    ungraded = [trace for group in groups.values() for trace in group.values()]
-    documents = {(trace.task, trace.doc_hash) for trace in ungraded if find_extraction(trace.task, regex)}
-    gold = gold_answers(entries, documents, regex)
+    groups = by_run(traces, lambda trace: grade(trace, extraction_of(trace, regex)))
     diagnoses = []
     for (settings, task, _), group in groups.items():
-        extraction = find_extraction(task, regex)
-        graded = [trace.with_gold(gold.get((task, trace.doc_hash)), extraction) for trace in group.values()]
-        diagnoses.append(Diagnosis(_diagnostics(graded, settings, extraction, level), tuple(graded)))
+        marking, marked = mark_traces(task, list(group.values()), entries, regex)
+        diagnoses.append(Diagnosis(_diagnostics(marked, settings, marking, level), tuple(marked)))
     return tuple(diagnoses)
 
 
-def find_extraction(task: str, regex: str | None = None) -> Extraction | None:
-    """A task's extraction, or one by regex; None if the task has none."""
-    return choose_extraction(task, regex) if regex is not None or has_extraction(task) else None
+def mark_traces(
+    task: str, traces: Sequence[GradedTrace], entries: Sequence[RunEntry], regex: str | None = None
+) -> tuple[Marking, list[GradedTrace]]:
+    """Say which texts are right, by the task's grades or by gold answers.
+
+    Args:
+        task: Name of the task.
+        traces: Traces of it, from ``grade`` with the extraction of ``extraction_of``.
+        entries: Runs whose logged samples hold the gold answers.
+        regex: Finds answers instead of the task's own filter.
+    """
+    graded = [text.grades for trace in traces for text in trace.texts if trace.graded]
+    marking = choose_marking(task, graded, entries, regex)
+    if marking.extraction is None:
+        return marking, [trace.with_rule(marking.rule) for trace in traces]
+    gold = gold_answers(entries, {(task, trace.doc_hash) for trace in traces}, regex)
+    return marking, [trace.with_gold(gold.get((task, trace.doc_hash)), marking.extraction) for trace in traces]
 
 
-def _diagnostics(
-    traces: Sequence[GradedTrace], settings: str, extraction: Extraction | None, level: float
-) -> Diagnostics:
+def _diagnostics(traces: Sequence[GradedTrace], settings: str, marking: Marking, level: float) -> Diagnostics:
     values = json.loads(settings)
-    with_gold = [trace for trace in traces if trace.gold is not None]
+    judged = [trace for trace in traces if trace.right is not None]
     layers = max(text.layer for text in traces[0].texts)
     _check_depth(traces, layers)
     scored = layers < int(values.get("layers", layers))
@@ -231,15 +243,16 @@ def _diagnostics(
         layers=layers,
         scored=scored,
         settings=settings,
-        extraction=extraction.name if extraction else "",
+        extraction=marking.name,
         questions=_question_count(traces),
-        judged=_question_count(with_gold),
-        by_layer=tuple(_layer(traces, layer, extraction is not None, level) for layer in range(layers + 1)),
-        readings=tuple(_reading(traces, *step, level) for step in steps),
-        changes=_changes(with_gold) if with_gold and layers and not scored else (),
-        vote_shares=() if scored else _vote_shares(with_gold),
+        judged=_question_count(judged),
+        by_layer=tuple(_layer(traces, layer, marking.votes, level) for layer in range(layers + 1)),
+        readings=tuple(_reading(traces, *step, marking.votes, level) for step in steps),
+        changes=_changes(judged, marking.votes) if judged and layers and not scored else (),
+        vote_shares=() if scored else _vote_shares(judged, marking.votes),
         cuts=sum((cuts for trace in traces for cuts in trace.cuts), Cuts()),
-        gap_closed=_gap_closed(with_gold, level) if with_gold and layers and not scored else None,
+        gap_closed=_gap_closed(judged, level) if judged and layers and not scored and marking.votes else None,
+        measure=marking.measure,
     )
 
 
@@ -257,7 +270,8 @@ def _check_depth(traces: Sequence[GradedTrace], layers: int) -> None:
 def _layer(traces: Sequence[GradedTrace], layer: int, has_answers: bool, level: float) -> LayerStats:
     groups = [trace.layer(layer) for trace in traces]
     texts = [text for group in groups for text in group]
-    mean, majority, oracle = _accuracies([trace for trace in traces if trace.gold is not None], layer, level)
+    judged = [trace for trace in traces if trace.right is not None]
+    mean, majority, oracle = _accuracies(judged, layer, has_answers, level)
     answers = [{text.answer for text in group} - {None} for group in groups]
     written = [[text.identity for text in group if not text.empty] for group in groups]
     return LayerStats(
@@ -277,26 +291,34 @@ def _layer(traces: Sequence[GradedTrace], layer: int, has_answers: bool, level: 
     )
 
 
-def _accuracies(traces: Sequence[GradedTrace], layer: int, level: float) -> tuple[Interval | None, ...]:
-    """Mean, majority and oracle of a layer's texts; all None without a trace."""
+def _accuracies(
+    traces: Sequence[GradedTrace], layer: int, votes: bool, level: float
+) -> tuple[Interval | None, Interval | None, Interval | None]:
+    """Mean, majority and oracle of a layer's texts; all None without a trace, no majority without answers."""
     if not traces:
         return None, None, None
     scores = []
     for trace in traces:
-        answers = [text.answer for text in trace.layer(layer)]
-        rights = {str(text.answer) for text in trace.layer(layer) if text.right}
-        scores.append(score_drafts(answers, rights, len(answers)))
+        texts = trace.layer(layer)
+        answers = [text.answer for text in texts] if votes else None
+        scores.append(score_texts(answers, [float(text.right is True) for text in texts], len(texts)))
     documents = [trace.doc_id for trace in traces]
-    return tuple(accuracy_interval(documents, column, level) for column in zip(*scores, strict=True))
+    means, majorities, oracles = zip(*scores, strict=True)
+    voted = [score for score in majorities if score is not None]
+    return (
+        accuracy_interval(documents, means, level),
+        accuracy_interval(documents, voted, level) if voted else None,
+        accuracy_interval(documents, oracles, level),
+    )
 
 
-def _reading(traces: Sequence[GradedTrace], layer: int, read: int, level: float) -> Reading:
+def _reading(traces: Sequence[GradedTrace], layer: int, read: int, votes: bool, level: float) -> Reading:
     texts = [(trace, text) for trace in traces for text in trace.layer(layer)]
     copied = [positions for trace, text in texts if (positions := trace.copies(text, read))]
     overlaps = [text.overlaps for _, text in texts if not text.empty] if layer == read + 1 else []
     disputed = [trace for trace in traces if 0 < _share_right(trace, read) < 1]
-    random, majority, _ = _accuracies(disputed, read, level)
-    selected, _, _ = _accuracies(disputed, layer, level)
+    random, majority, _ = _accuracies(disputed, read, votes, level)
+    selected, _, _ = _accuracies(disputed, layer, votes, level)
     width = max(len(trace.layer(read)) for trace in traces)
     by_position = [sum(1 / len(each) for each in copied if position in each) for position in range(width)]
     return Reading(
@@ -315,7 +337,7 @@ def _reading(traces: Sequence[GradedTrace], layer: int, read: int, level: float)
 
 
 def _share_right(trace: GradedTrace, layer: int = 0) -> float:
-    """Share of a layer's texts that are right; 0 without a gold answer."""
+    """Share of a layer's texts that are right; 0 if nothing says which are."""
     return fmean(text.right is True for text in trace.layer(layer))
 
 
@@ -330,8 +352,8 @@ def _weights(traces: Sequence[GradedTrace]) -> list[float]:
     return [1 / counts[trace.doc_id] for trace in traces]
 
 
-def _changes(traces: Sequence[GradedTrace]) -> tuple[Change, ...]:
-    """The answer beside the vote, the first and the mean draft, for traces with a gold answer."""
+def _changes(traces: Sequence[GradedTrace], votes: bool) -> tuple[Change, ...]:
+    """The answer beside the vote, if there is one, the first and the mean draft, for traces that are marked."""
     weights = _weights(traces)
     right = [trace.right is True for trace in traces]
     first = [trace.texts[0].right is True for trace in traces]
@@ -340,13 +362,14 @@ def _changes(traces: Sequence[GradedTrace]) -> tuple[Change, ...]:
     def count(parts: Iterable[float]) -> float:
         return sum(weight * part for weight, part in zip(weights, parts, strict=True))
 
+    vote = Change(
+        "majority vote",
+        count(trace.fixed for trace in traces),
+        count(trace.broken for trace in traces),
+        count(trace.vote is not None and 0 < trace.vote < 1 for trace in traces),
+    )
     return (
-        Change(
-            "majority vote",
-            count(trace.fixed for trace in traces),
-            count(trace.broken for trace in traces),
-            count(trace.vote is not None and 0 < trace.vote < 1 for trace in traces),
-        ),
+        *((vote,) if votes else ()),
         Change(
             "first draft",
             count(answer and not draft for answer, draft in zip(right, first, strict=True)),
@@ -374,7 +397,7 @@ def _gap_closed(traces: Sequence[GradedTrace], level: float) -> Interval | None:
     )
 
 
-def _vote_shares(traces: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
+def _vote_shares(traces: Sequence[GradedTrace], votes: bool) -> tuple[VoteShare, ...]:
     groups: dict[int, list[tuple[GradedTrace, float]]] = {}
     for trace, weight in zip(traces, _weights(traces), strict=True):
         groups.setdefault(sum(text.right is True for text in trace.layer(0)), []).append((trace, weight))
@@ -386,7 +409,7 @@ def _vote_shares(traces: Sequence[GradedTrace]) -> tuple[VoteShare, ...]:
                 right_drafts=count,
                 questions=sum(weights),
                 answer=fmean((trace.right is True for trace, _ in group), weights),
-                majority=fmean((trace.vote or 0.0 for trace, _ in group), weights),
+                majority=fmean((trace.vote or 0.0 for trace, _ in group), weights) if votes else None,
             )
         )
     return tuple(shares)

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from lm_eval_aft.analysis.conditions import votable
+from lm_eval_aft.analysis.marking import Marking, choose_marking, gold_answers, rule_for
 from lm_eval_aft.analysis.pairing import Document, samples_by_document
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
-from lm_eval_aft.analysis.votes import gold_answers
-from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.analysis.votes import drafter_of
+from lm_eval_aft.analysis.voting import score_texts
+from lm_eval_aft.core.records import Trace
 from lm_eval_aft.inference.dialogue import answer_of
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
 from lm_eval_aft.storage.results import Score
 
 
@@ -25,7 +27,7 @@ class EqualCostBaseline:
     """Drafts of one model as a baseline of a run.
 
     Attributes:
-        kind: "majority vote" or "best draft". The best draft is the oracle, which needs the gold answer.
+        kind: "majority vote" or "best draft". The best draft is the oracle, which knows the right answer.
         pool: Label of the run whose drafts they are.
         drafts: How many drafts were taken.
         generated_tokens: A question, for that many drafts.
@@ -33,6 +35,7 @@ class EqualCostBaseline:
         score: With its interval.
         difference: The run minus this baseline, paired, with its interval.
         p_value: Of the sign-flip test of that difference.
+        extraction: How the vote found answers; "" for the best draft.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class EqualCostBaseline:
     score: Interval
     difference: Interval
     p_value: float
+    extraction: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +55,29 @@ class DraftPool:
 
     Attributes:
         label: Label of the run that made them.
-        answers: The answer in each draft of a document; None if there is none.
+        model: Fingerprint of the model that wrote them.
+        answers: The answer in each draft of a document; None if there is none. The whole is None if there is nothing
+            to vote on.
+        values: The score of each draft of a document, in [0, 1].
         tokens: Mean generated tokens of a draft.
+        extraction: How answers were found; "" if there are none.
     """
 
     label: str
-    answers: Mapping[Document, tuple[str | None, ...]]
+    model: str
+    answers: Mapping[Document, tuple[str | None, ...]] | None
+    values: Mapping[Document, tuple[float, ...]]
     tokens: float
+    extraction: str
 
     @property
     def size(self) -> int:
         """The number of drafts that every question has."""
-        return min(map(len, self.answers.values()))
+        return min(map(len, self.values.values()))
 
 
 def equal_cost_baselines(
-    entry: RunEntry,
-    score: Score,
-    pools: Sequence[DraftPool],
-    entries: Sequence[RunEntry],
-    regex: str | None,
-    level: float,
+    entry: RunEntry, score: Score, pools: Sequence[DraftPool], level: float
 ) -> tuple[EqualCostBaseline, ...]:
     """Compare a run with votes of the same cost.
 
@@ -79,8 +85,6 @@ def equal_cost_baselines(
         entry: The run.
         score: One of its scores; it must be 0 or 1 for each question.
         pools: Drafts that vote. A pool without all questions of the run is left out.
-        entries: Runs whose samples hold the gold answers.
-        regex: Finds answers instead of the task's own extraction.
         level: Confidence of the intervals.
     """
     cost = entry.costs.get(score.task)
@@ -90,30 +94,25 @@ def equal_cost_baselines(
     scores = {document: sample.score(score.metric) for document, sample in samples.items()}
     baselines: list[EqualCostBaseline] = []
     for pool in pools:
-        documents = {(score.task, doc_hash) for _, doc_hash in pool.answers}
-        gold = gold_answers(entries, documents, regex)
-        if not all(document in pool.answers and (score.task, document[1]) in gold for document in scores):
-            continue
-        truth = {document: gold[score.task, document[1]] for document in scores}
-        baselines += _baselines(pool, scores, truth, cost.generated_tokens, choose_extraction(score.task, regex), level)
+        if all(document in pool.values for document in scores):
+            baselines += _baselines(pool, scores, cost.generated_tokens, level)
     return tuple(baselines)
 
 
 def _baselines(
-    pool: DraftPool,
-    scores: Mapping[Document, float],
-    truth: Mapping[Document, str],
-    tokens: float,
-    extraction: Extraction,
-    level: float,
+    pool: DraftPool, scores: Mapping[Document, float], tokens: float, level: float
 ) -> Iterator[EqualCostBaseline]:
     """The majority vote and the best draft of one pool, for a run of these scores and this many tokens a question."""
     affordable = int(tokens / pool.tokens + 1e-9)
     n = max(1, min(affordable, pool.size))
-    rights = {document: extraction.rights(pool.answers[document], gold) for document, gold in truth.items()}
-    votes = [score_drafts(pool.answers[document], right, n)[1:] for document, right in rights.items()]
-    run_scores = [scores[document] for document in rights]
-    for kind, column in zip(("majority vote", "best draft"), zip(*votes, strict=True), strict=True):
+    votes = [
+        score_texts(pool.answers[document] if pool.answers else None, pool.values[document], n) for document in scores
+    ]
+    _, majority, oracle = zip(*votes, strict=True)
+    run_scores = list(scores.values())
+    for kind, column in (("majority vote", majority), ("best draft", oracle)):
+        if None in column:
+            continue
         yield EqualCostBaseline(
             kind=kind,
             pool=pool.label,
@@ -123,22 +122,67 @@ def _baselines(
             score=mean_interval(column, level),
             difference=paired_bootstrap(column, run_scores, level=level),
             p_value=paired_permutation(column, run_scores).p_value,
+            extraction=pool.extraction if kind == "majority vote" else "",
         )
 
 
-def draft_pool(entry: RunEntry, task: str, regex: str | None) -> DraftPool | None:
-    """A run's drafts of a task; None if it has no traces, or answers cannot be found in them."""
-    if entry.trace_folder is None or task not in entry.run.tasks or not (regex or has_extraction(task)):
+def draft_pool(entry: RunEntry, score: Score, entries: Sequence[RunEntry], regex: str | None) -> DraftPool | None:
+    """A run's drafts of a task, marked as a score marks answers.
+
+    Args:
+        entry: The run.
+        score: The score that the drafts are compared with.
+        entries: Runs whose samples may hold the gold answers.
+        regex: Finds answers instead of the task's own filter.
+
+    Returns:
+        The drafts; None if the run has no traces of the task, or nothing says which drafts are right.
+    """
+    task = score.task
+    if entry.trace_folder is None or task not in entry.run.tasks:
         return None
-    extraction = choose_extraction(task, regex)
-    answers: dict[Document, tuple[str | None, ...]] = {}
-    tokens: list[int] = []
-    for trace in entry.traces():
-        question = trace.question
-        if question.task != task or question.repeat or question.turn:
-            continue
-        drafts = trace.layer(0)
-        texts = [answer_of(question, draft) for draft in drafts]
-        answers[question.doc_id, question.doc_hash] = tuple(map(extraction.answer, texts))
-        tokens += [draft.completion.generated_tokens for draft in drafts]
-    return DraftPool(entry.label, answers, fmean(tokens)) if tokens and sum(tokens) else None
+    traces = {
+        (trace.question.doc_id, trace.question.doc_hash): trace
+        for trace in entry.traces()
+        if trace.question.task == task and not trace.question.repeat and not trace.question.turn
+    }
+    marked = _mark(score, traces, entries, regex)
+    tokens = [draft.completion.generated_tokens for trace in traces.values() for draft in trace.layer(0)]
+    if marked is None or not sum(tokens):
+        return None
+    extraction, answers, values = marked
+    settings = entry.run.settings or {}
+    drafter = drafter_of(settings)
+    label = entry.label if drafter is settings else f"{drafter.get('model')}, read by {entry.label}"
+    return DraftPool(label, str(drafter.get("fingerprint")), answers, values, fmean(tokens), extraction)
+
+
+_Marks = tuple[str, dict[Document, tuple[str | None, ...]] | None, dict[Document, tuple[float, ...]]]
+
+
+def _mark(
+    score: Score, traces: Mapping[Document, Trace], entries: Sequence[RunEntry], regex: str | None
+) -> _Marks | None:
+    """How answers were found, and the answer and the score of each draft by document; None if nothing says them."""
+    graded = {document: trace.grades[: len(trace.layer(0))] for document, trace in traces.items() if trace.grades}
+    if graded and regex is None:
+        rule = rule_for((score.metric, score.filter), [each for grades in graded.values() for each in grades])
+        if rule is None:
+            return None
+        values = {document: tuple(rule.value(each) or 0.0 for each in grades) for document, grades in graded.items()}
+        answers = {document: tuple(map(rule.answer, grades)) for document, grades in graded.items()}
+        return Marking(rule=rule).name, answers if rule.answers else None, values
+    extraction = choose_marking(score.task, [], entries, regex).extraction
+    if extraction is None or not votable(score):
+        return None
+    found = {
+        document: tuple(extraction.answer(answer_of(trace.question, draft)) for draft in trace.layer(0))
+        for document, trace in traces.items()
+    }
+    gold = gold_answers(entries, {(score.task, doc_hash) for _, doc_hash in found}, regex)
+    values = {}
+    for document, drafts in found.items():
+        if (truth := gold.get((score.task, document[1]))) is not None:
+            rights = extraction.rights(drafts, truth)
+            values[document] = tuple(float(answer in rights) for answer in drafts)
+    return (extraction.name, found, values) if values else None

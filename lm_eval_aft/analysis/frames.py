@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_aft.analysis.api import AnyPath, read_runs
-from lm_eval_aft.analysis.diagnosis import find_extraction
+from lm_eval_aft.analysis.diagnosis import mark_traces
 from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.judgements import stored_model
+from lm_eval_aft.analysis.marking import extraction_of
 from lm_eval_aft.analysis.runs import RunEntry, by_question
-from lm_eval_aft.analysis.votes import gold_answers
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import Usage, total
@@ -99,7 +99,7 @@ DRAFT_COLUMNS = {
     "index": FrameColumn(WHOLE, "Position in the layer, from 0."),
     "text": FrameColumn(TEXT, "The generated text."),
     "answer": FrameColumn(TEXT, "The answer extracted from it; missing if none was found."),
-    "right": FrameColumn(FLAG, "Whether this answer is right; missing if the gold answer is unknown."),
+    "right": FrameColumn(FLAG, "Whether this answer is right; missing if neither grades nor a gold answer say it."),
     "finish_reason": FrameColumn(TEXT, "`stop`, or `length` if the token limit ended the text."),
     "empty": FrameColumn(FLAG, "Whether the text holds no answer: only white space, or only a thought."),
     "seed": FrameColumn(WHOLE, "Seed of the generation."),
@@ -132,7 +132,7 @@ class Frames:
 
         Args:
             entries: The runs.
-            regex: Finds the answers in the texts of ``drafts`` instead of the tasks' own extraction.
+            regex: Finds the answers in the texts of ``drafts`` instead of the tasks' own filters.
         """
         self.entries = tuple(entries)
         self._regex = regex
@@ -159,13 +159,15 @@ class Frames:
 
     def _draft_rows(self, entry: RunEntry) -> Iterator[Cells]:
         traces = list(by_question(entry.traces(), lambda trace: trace).values())
-        extractions = {trace.question.task: find_extraction(trace.question.task, self._regex) for trace in traces}
-        documents = {(t.question.task, t.question.doc_hash) for t in traces if extractions[t.question.task]}
-        gold = gold_answers([entry, *self.entries], documents, self._regex)
+        graded: dict[str, list[GradedTrace]] = {}
         for trace in traces:
-            task, doc_hash = trace.question.task, trace.question.doc_hash
-            graded = grade(trace, extractions[task], gold.get((task, doc_hash)))
-            yield from _trace_rows(entry.label, trace, graded)
+            graded.setdefault(trace.question.task, []).append(grade(trace, extraction_of(trace, self._regex)))
+        marked = {
+            task: iter(mark_traces(task, group, [entry, *self.entries], self._regex)[1])
+            for task, group in graded.items()
+        }
+        for trace in traces:
+            yield from _trace_rows(entry.label, trace, next(marked[trace.question.task]))
 
 
 def frames(*out: AnyPath, traces: AnyPath | None = None, regex: str | None = None) -> Frames:
@@ -174,7 +176,7 @@ def frames(*out: AnyPath, traces: AnyPath | None = None, regex: str | None = Non
     Args:
         *out: Folders that ``--output_path`` named, or results files.
         traces: Folder that ``record=`` named, if it is not below ``out``.
-        regex: Finds the answers in generated texts instead of the tasks' own extraction.
+        regex: Finds the answers in generated texts instead of the tasks' own filters.
 
     Raises:
         ConfigError: pandas is not installed, or a path is wrong.

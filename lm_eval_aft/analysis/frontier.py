@@ -15,7 +15,7 @@ from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval
-from lm_eval_aft.analysis.votes import Votes
+from lm_eval_aft.analysis.votes import Votes, drafter_of
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.storage.results import Score
 
@@ -153,15 +153,16 @@ def _cost(entry: RunEntry, task: str, kind: Cost) -> float:
 
 
 def _vote_points(task: str, model: str, name: str, votes: Sequence[Votes], kind: Cost) -> Iterator[FrontierPoint]:
-    """The majority votes of 2 to k drafts of a model.
+    """The majority votes of 2 to k drafts that a model wrote.
 
     They come from the run with the most questions, and of equal runs from the one with the most drafts.
     """
-    of_model = [each for each in votes if each.task == task and json.loads(each.settings)["model"] == model]
+    of_task = (each for each in votes if each.task == task and each.extraction)
+    of_model = [each for each in of_task if drafter_of(json.loads(each.settings)).get("model") == model]
     if not of_model:
         return
     largest = max(of_model, key=lambda each: (each.aggregate.n, each.k))
     for point in largest.points[1:]:
         cost = point.generated_tokens if kind == "tokens" else point.flops
-        if cost:
+        if cost and point.majority:
             yield FrontierPoint(name, f"{name} vote of {point.n}", cost, point.majority)

@@ -6,12 +6,13 @@ A ``GradedTrace`` keeps no texts, so that a run of any size can be graded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.analysis.marking import TaskRule
+from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.cuts import Cuts, cuts_of
-from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.inference.dialogue import answer_of, without_thinking
 from lm_eval_aft.inference.extraction import Extraction
 
@@ -27,13 +28,14 @@ class GradedText:
         layer: 0 for the drafts.
         index: Position in the layer, from 0.
         answer: The answer found in it; None if there is none.
-        right: Whether that is the gold answer; None if there is no gold answer.
+        right: Whether it is right, by the gold answer or by the task's grade; None if neither is known.
         tokens: Generated tokens.
         empty: Whether it holds no answer: only white space, or a thought that does not end.
         cut: Whether it ended at the token limit.
         identity: Equal for texts of this trace that are equal without thoughts and once white space is normalised.
         overlaps: For each text of the layer before, the share of this text's word 3-grams that occur in it, counted as
             multisets: |A n B| / |A|. A text of fewer than three words is compared by single words. Empty for drafts.
+        grades: The task's own grades; empty if there are none.
     """
 
     layer: int
@@ -45,6 +47,7 @@ class GradedText:
     cut: bool
     identity: int
     overlaps: tuple[float, ...]
+    grades: tuple[Grade, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,11 @@ class GradedTrace:
         doc_hash: lm-eval's hash of the document.
         repeat: Which of the task's repeats.
         turn: Which turn of a dialogue.
-        gold: The gold answer. If it is None, then ``vote`` and ``right`` are None too.
+        gold: The gold answer; None if it is not known, or the task graded the texts.
         texts: All texts, the answer last.
-        vote: Chance that the drafts' majority vote is right, ties drawn by lot.
-        right: Whether the answer is right.
+        vote: Chance that the drafts' majority vote is right, ties drawn by lot. If the task has no answers to vote on,
+            it is 1 if all drafts are right, 0 if none is, and None otherwise.
+        right: Whether the answer is right; None if nothing says so.
         fixed: The answer is right and the vote is wrong for certain (``vote`` = 0).
         broken: The answer is wrong and the vote is right for certain (``vote`` = 1).
         cuts: For each aggregation layer with a prompt, whether and by how much its drafts were cut.
@@ -90,9 +94,27 @@ class GradedTrace:
             return self
         rights = extraction.rights((text.answer for text in self.texts), gold)
         texts = tuple(replace(text, right=text.answer in rights) for text in self.texts)
-        vote, right = _vote(self.layer(0), rights), texts[-1].answer in rights
-        fixed, broken = right and vote == 0, not right and vote == 1
-        return replace(self, gold=gold, texts=texts, vote=vote, right=right, fixed=fixed, broken=broken)
+        return replace(self, gold=gold)._marked(texts, votes=True)
+
+    def with_rule(self, rule: TaskRule | None) -> GradedTrace:
+        """The same trace, graded by the task's grades. A trace without grades, or without a rule, stays as it is."""
+        if rule is None or not self.graded:
+            return self
+        texts = tuple(
+            replace(text, answer=rule.answer(text.grades), right=rule.right(text.grades)) for text in self.texts
+        )
+        return self._marked(texts, votes=bool(rule.answers))
+
+    @property
+    def graded(self) -> bool:
+        """Whether the task graded the texts."""
+        return bool(self.texts[0].grades)
+
+    def _marked(self, texts: tuple[GradedText, ...], votes: bool) -> GradedTrace:
+        right = texts[-1].right
+        vote = None if right is None else _vote([text for text in texts if text.layer == 0], votes)
+        fixed, broken = right is True and vote == 0, right is False and vote == 1
+        return replace(self, texts=texts, vote=vote, right=right, fixed=fixed, broken=broken)
 
     def layer(self, number: int) -> tuple[GradedText, ...]:
         """The texts of one layer, by index."""
@@ -108,7 +130,7 @@ def grade(trace: Trace, extraction: Extraction | None, gold: str | None = None) 
 
     Args:
         trace: The trace.
-        extraction: Finds the answer in a text; None if the task has no answers to find, as essays have none.
+        extraction: Finds the answer in a text; None if the task's grades hold the answers, or there are none to find.
         gold: The gold answer; ``GradedTrace.with_gold`` can add it later.
     """
     question = trace.question
@@ -125,9 +147,12 @@ def grade(trace: Trace, extraction: Extraction | None, gold: str | None = None) 
     return graded.with_gold(gold, extraction)
 
 
-def _vote(drafts: tuple[GradedText, ...], rights: Set[str]) -> float:
-    answers = [draft.answer for draft in drafts]
-    return score_drafts(answers, rights, len(answers))[1]
+def _vote(drafts: Sequence[GradedText], votes: bool) -> float | None:
+    """Chance that a vote of the drafts is right. Without answers to vote on it is known only if all drafts agree."""
+    values = [float(draft.right is True) for draft in drafts]
+    if votes:
+        return score_texts([draft.answer for draft in drafts], values, len(drafts))[1]
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...]:
@@ -149,6 +174,7 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
                 cut=draft.cut,
                 identity=identities.setdefault(tuple(words[number]), number),
                 overlaps=tuple(_overlap(grams[number], other) for other in before),
+                grades=trace.grades[number] if trace.grades else (),
             )
         )
     return tuple(texts)

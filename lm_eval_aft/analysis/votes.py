@@ -1,24 +1,27 @@
 """What the drafts alone would score: the mean draft, the majority vote and the oracle of n drafts.
 
-Answers are found in the drafts of traces by the task's own extraction or by a regex. Gold answers come from lm-eval's
-samples.
+The task's own grades say which drafts are right, and its filter says what they answer. Without grades a regex or a
+known extraction finds the answers, and gold answers come from lm-eval's samples.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
+from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extraction_of, gold_answers
 from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval, mean_interval
-from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.core.usage import ModelShape
-from lm_eval_aft.inference.dialogue import answer_of, final_answer
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction
+from lm_eval_aft.inference.dialogue import answer_of, final_answer, is_empty
+from lm_eval_aft.inference.extraction import Extraction, has_extraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +32,37 @@ class Ballot:
         task: Name of the task.
         doc_id: Row of the document.
         doc_hash: lm-eval's hash of the document.
-        settings: The trace's settings, as JSON.
-        answers: The answer in each draft; None if there is none.
+        answers: The answer in each draft by an extraction; None if there is none.
+        grades: The task's grades of each draft; empty if there are none.
         prompt_tokens: Length of the drafts' prompt.
         tokens: Generated tokens of each draft.
+        empty: Drafts that hold no answer: only white space, or a thought.
         final: The answer in the text of the last layer; None if there is none.
+        final_grades: The task's grades of that text.
         final_tokens: Generated tokens of the whole trace.
     """
 
     task: str
     doc_id: int
     doc_hash: str
-    settings: str
     answers: tuple[str | None, ...]
+    grades: tuple[tuple[Grade, ...], ...]
     prompt_tokens: int
     tokens: tuple[int, ...]
+    empty: int
     final: str | None
+    final_grades: tuple[Grade, ...]
     final_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Marked:
+    """A ballot with the score of each text. ``answers`` is None if there is nothing to vote on."""
+
+    ballot: Ballot
+    answers: tuple[str | None, ...] | None
+    values: tuple[float, ...]
+    final: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +72,16 @@ class VotePoint:
     Attributes:
         n: Number of drafts.
         mean: Mean accuracy of a draft.
-        majority: Accuracy of the most frequent answer. Ties are drawn by lot, so this is the expected accuracy.
+        majority: Accuracy of the most frequent answer. Ties are drawn by lot, so this is the expected accuracy. None if
+            the task has no answers to vote on.
         oracle: Share of questions that at least one draft answers correctly.
         generated_tokens: A question, for n drafts.
-        flops: A question, for n drafts and their prompt once; None if the shape of the model is unknown.
+        flops: A question, for n drafts and their prompt once; None if the shape of their model is unknown.
     """
 
     n: int
     mean: Interval
-    majority: Interval
+    majority: Interval | None
     oracle: Interval
     generated_tokens: float
     flops: float | None
@@ -78,12 +96,15 @@ class Votes:
         k: Drafts a question.
         layers: Aggregation layers after them.
         settings: The traces' settings, as JSON.
-        extraction: How answers were found.
+        extraction: How answers were found; "" if the task has no answers to vote on.
         silent: Share of drafts in which no answer was found. They do not vote.
-        without_gold: Questions that are left out since they have no gold answer.
+        without_gold: Questions that are left out since they have neither a gold answer nor grades.
         points: For n = 1 to k.
-        aggregate: Accuracy of the last layer's text by the same extraction.
+        aggregate: Accuracy of the last layer's text by the same rule.
         aggregate_tokens: Generated tokens a question for that text, drafts included.
+        measure: The task's metric that says which texts are right; "" if gold answers say it.
+        empty: Share of drafts that are only white space or a thought. They are wrong.
+        drafter: The model that wrote the drafts; "" if it is the run's own.
     """
 
     task: str
@@ -96,6 +117,9 @@ class Votes:
     points: tuple[VotePoint, ...]
     aggregate: Interval
     aggregate_tokens: float
+    measure: str = ""
+    empty: float = 0.0
+    drafter: str = ""
 
 
 def count_votes(
@@ -105,22 +129,37 @@ def count_votes(
 
     Args:
         traces: Of any runs; read once, one at a time.
-        entries: Runs whose logged samples hold the gold answers, paired on task and hash of the document.
-        regex: Finds answers instead of the task's own extraction.
+        entries: Runs whose logged samples hold the gold answers, paired on task and hash of the document. Traces with
+            grades need none.
+        regex: Finds answers instead of the task's own filter.
         level: Confidence of the intervals, in (0, 1).
 
+    Returns:
+        The results. A task whose texts have no grades and whose answers cannot be found has none; a warning names it.
+
     Raises:
-        ConfigError: A task has no extraction of its own, or the regex is not valid.
+        ConfigError: The regex is not valid.
         RecordError: There are no gold answers for a task.
     """
-    groups = by_run(traces, lambda trace: _ballot(trace, choose_extraction(trace.question.task, regex)))
-    documents = {(ballot.task, ballot.doc_hash) for group in groups.values() for ballot in group.values()}
+    groups = by_run(traces, lambda trace: _ballot(trace, extraction_of(trace, regex)))
+    documents = {
+        (ballot.task, ballot.doc_hash)
+        for group in groups.values()
+        for ballot in group.values()
+        if regex or (not ballot.grades and has_extraction(ballot.task))
+    }
     gold = gold_answers(entries, documents, regex)
     shapes = _shapes(entries)
-    return tuple(
-        _votes(list(group.values()), gold, shapes, choose_extraction(task, regex), level)
-        for (_, task, _), group in groups.items()
-    )
+    counted = []
+    for (settings, task, _), group in groups.items():
+        ballots = list(group.values())
+        graded = [grades for ballot in ballots if ballot.grades for grades in (*ballot.grades, ballot.final_grades)]
+        marking = choose_marking(task, graded, entries, regex)
+        if marking.extraction is None and marking.rule is None:
+            warn_once(f"{task} is left out: {'no metric of it is between 0 and 1' if graded else UNGRADED}.")
+        else:
+            counted.append(_votes(task, settings, ballots, marking, gold, shapes, level))
+    return tuple(counted)
 
 
 def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
@@ -129,89 +168,95 @@ def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
     return {row["fingerprint"]: ModelShape(**row["model_shape"]) for row in settings if row.get("model_shape")}
 
 
-def _ballot(trace: Trace, extraction: Extraction) -> Ballot:
+def drafter_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Model and fingerprint of the model that wrote the drafts: that of ``drafts_from=``, or the run's own."""
+    source = settings.get("drafts_from")
+    return source if isinstance(source, Mapping) else settings
+
+
+def _ballot(trace: Trace, extraction: Extraction | None) -> Ballot:
     question, drafts = trace.question, trace.layer(0)
+    answers = [extraction.answer(answer_of(question, draft)) if extraction else None for draft in drafts]
     return Ballot(
         task=question.task,
         doc_id=question.doc_id,
         doc_hash=question.doc_hash,
-        settings=json.dumps(trace.set_settings, sort_keys=True),
-        answers=tuple(extraction.answer(answer_of(question, draft)) for draft in drafts),
+        answers=tuple(answers),
+        grades=trace.grades[: len(drafts)],
         prompt_tokens=drafts[0].completion.prompt_tokens,
         tokens=tuple(draft.completion.generated_tokens for draft in drafts),
-        final=extraction.answer(final_answer(trace)),
+        empty=sum(is_empty(question, draft) for draft in drafts),
+        final=extraction.answer(final_answer(trace)) if extraction else None,
+        final_grades=trace.grades[-1] if trace.grades else (),
         final_tokens=trace.usage.generated_tokens,
     )
 
 
-def gold_answers(
-    entries: Sequence[RunEntry], documents: Set[tuple[str, str]], regex: str | None = None
-) -> dict[tuple[str, str], str]:
-    """Gold answers by task and document hash, from as few samples files as hold them all.
-
-    Args:
-        entries: Runs whose logged samples may hold the gold answers.
-        documents: Task and hash of the documents whose gold answers are needed.
-        regex: Finds answers instead of the tasks' own extraction.
-    """
-    gold: dict[tuple[str, str], str] = {}
-    for entry in entries:
-        for task in entry.run.tasks:
-            lacking = any(name == task and (name, doc) not in gold for name, doc in documents)
-            if not lacking or not entry.logged(task):
-                continue
-            for sample in entry.samples(task):
-                answer = choose_extraction(task, regex).gold(sample.target)
-                if answer is not None:
-                    gold[task, sample.key.doc_hash] = answer
-    return gold
-
-
-def _votes(
-    ballots: Sequence[Ballot],
-    gold: Mapping[tuple[str, str], str],
-    shapes: Mapping[str, ModelShape],
-    extraction: Extraction,
-    level: float,
-) -> Votes:
-    task, settings = ballots[0].task, json.loads(ballots[0].settings)
-    known = [ballot for ballot in ballots if (task, ballot.doc_hash) in gold]
-    if not known:
-        raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
-    truth = [gold[task, ballot.doc_hash] for ballot in known]
-    right = [float(bool(extraction.rights([b.final], answer))) for b, answer in zip(known, truth, strict=True)]
-    k = min(len(ballot.answers) for ballot in known)
-    drafts = [answer for ballot in known for answer in ballot.answers]
-    shape = shapes.get(settings.get("fingerprint"))
-    return Votes(
-        task=task,
-        k=k,
-        layers=int(settings["layers"]),
-        settings=ballots[0].settings,
-        extraction=extraction.name,
-        silent=drafts.count(None) / len(drafts),
-        without_gold=len(ballots) - len(known),
-        points=tuple(_point(known, truth, n, shape, extraction, level) for n in range(1, k + 1)),
-        aggregate=accuracy_interval([ballot.doc_id for ballot in known], right, level),
-        aggregate_tokens=fmean(ballot.final_tokens for ballot in known),
+def _mark(ballot: Ballot, marking: Marking, gold: Mapping[tuple[str, str], str]) -> _Marked | None:
+    """The score of each text; None if neither grades nor a gold answer say it."""
+    if rule := marking.rule:
+        values = [rule.value(grades) for grades in (*ballot.grades, ballot.final_grades)]
+        known = [value for value in values if value is not None]
+        if not ballot.grades or len(known) < len(values):
+            return None
+        answers = tuple(rule.answer(grades) for grades in ballot.grades) if rule.answers else None
+        return _Marked(ballot, answers, tuple(known[:-1]), known[-1])
+    truth = gold.get((ballot.task, ballot.doc_hash))
+    if truth is None or marking.extraction is None:
+        return None
+    rights = marking.extraction.rights((*ballot.answers, ballot.final), truth)
+    return _Marked(
+        ballot, ballot.answers, tuple(float(each in rights) for each in ballot.answers), float(ballot.final in rights)
     )
 
 
-def _point(
+def _votes(
+    task: str,
+    settings: str,
     ballots: Sequence[Ballot],
-    truth: Sequence[str],
-    n: int,
-    shape: ModelShape | None,
-    extraction: Extraction,
+    marking: Marking,
+    gold: Mapping[tuple[str, str], str],
+    shapes: Mapping[str, ModelShape],
     level: float,
-) -> VotePoint:
-    rights = [extraction.rights(ballot.answers, gold) for ballot, gold in zip(ballots, truth, strict=True)]
-    scores = [score_drafts(ballot.answers, right, n) for ballot, right in zip(ballots, rights, strict=True)]
-    documents = [ballot.doc_id for ballot in ballots]
-    mean, majority, oracle = (accuracy_interval(documents, column, level) for column in zip(*scores, strict=True))
-    tokens = fmean(n * fmean(ballot.tokens) for ballot in ballots)
-    flops = fmean(_flops(ballot, n, shape) for ballot in ballots) if shape else None
-    return VotePoint(n, mean, majority, oracle, tokens, flops)
+) -> Votes:
+    values = json.loads(settings)
+    marked = [each for ballot in ballots if (each := _mark(ballot, marking, gold))]
+    if not marked:
+        raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
+    k = min(len(each.values) for each in marked)
+    drafts = [answer for each in marked for answer in each.answers or ()]
+    drafter = drafter_of(values)
+    shape = shapes.get(str(drafter.get("fingerprint")))
+    return Votes(
+        task=task,
+        k=k,
+        layers=int(values["layers"]),
+        settings=settings,
+        extraction=marking.name,
+        silent=drafts.count(None) / len(drafts) if drafts else 0.0,
+        without_gold=len(ballots) - len(marked),
+        points=tuple(_point(marked, n, shape, level) for n in range(1, k + 1)),
+        aggregate=accuracy_interval((e.ballot.doc_id for e in marked), (e.final for e in marked), level),
+        aggregate_tokens=fmean(each.ballot.final_tokens for each in marked),
+        measure=marking.measure,
+        empty=sum(each.ballot.empty for each in marked) / sum(len(each.values) for each in marked),
+        drafter=str(drafter.get("model")) if drafter is not values else "",
+    )
+
+
+def _point(marked: Sequence[_Marked], n: int, shape: ModelShape | None, level: float) -> VotePoint:
+    means, majorities, oracles = zip(*(score_texts(each.answers, each.values, n) for each in marked), strict=True)
+    documents = [each.ballot.doc_id for each in marked]
+    voted = [score for score in majorities if score is not None]
+    ballots = [each.ballot for each in marked]
+    return VotePoint(
+        n=n,
+        mean=accuracy_interval(documents, means, level),
+        majority=accuracy_interval(documents, voted, level) if voted else None,
+        oracle=accuracy_interval(documents, oracles, level),
+        generated_tokens=fmean(n * fmean(ballot.tokens) for ballot in ballots),
+        flops=fmean(_flops(ballot, n, shape) for ballot in ballots) if shape else None,
+    )
 
 
 def _flops(ballot: Ballot, n: int, shape: ModelShape) -> float:

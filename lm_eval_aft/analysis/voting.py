@@ -7,26 +7,50 @@ from collections.abc import Sequence, Set
 from fractions import Fraction
 from functools import lru_cache
 from math import comb
+from statistics import fmean
 
 
 def score_drafts(answers: Sequence[str | None], rights: Set[str], n: int) -> tuple[float, float, float]:
+    """The same as ``score_texts`` for drafts that are right if their answer is among ``rights``."""
+    values = [float(answer is not None and answer in rights) for answer in answers]
+    mean, majority, oracle = score_texts(answers, values, n)
+    return mean, majority or 0.0, oracle
+
+
+def score_texts(
+    answers: Sequence[str | None] | None, values: Sequence[float], n: int
+) -> tuple[float, float | None, float]:
     """Expected score of one draft, of the majority vote and of the oracle, over all choices of n of these drafts.
 
     Args:
-        answers: The answer in each draft; None if there is none.
-        rights: The answers that are right. Equal answers vote together, two different right answers vote apart.
+        answers: The answer in each draft; None for a draft without one. Equal answers vote together, two different
+            right answers vote apart. None if there is nothing to vote on, and then there is no majority.
+        values: The score of each draft, in [0, 1].
         n: Number of drafts that are chosen.
     """
+    return fmean(values), None if answers is None else _majority(answers, values, n), _oracle(values, n)
+
+
+def _majority(answers: Sequence[str | None], values: Sequence[float], n: int) -> float:
+    """Expected score of a draft with the most frequent answer. If no draft has an answer, the vote scores 0."""
     votes = Counter(answers)
     silent = votes.pop(None, 0)
-    right = sum(votes[answer] for answer in rights)
-    all_wrong = comb(len(answers) - right, n) / comb(len(answers), n)
-    won = sum(
-        majority_chance(count, tuple(sorted(c for other, c in votes.items() if other != answer)), silent, n)
-        for answer, count in votes.items()
-        if answer in rights
-    )
-    return right / len(answers), won, 1 - all_wrong
+    won = 0.0
+    for answer, count in votes.items():
+        score = fmean(value for other, value in zip(answers, values, strict=True) if other == answer)
+        if score:
+            others = tuple(sorted(other for name, other in votes.items() if name != answer))
+            won += score * majority_chance(count, others, silent, n)
+    return won
+
+
+def _oracle(values: Sequence[float], n: int) -> float:
+    """Expected highest score. The i-th lowest of k values is the highest of C(i-1, n-1) of the C(k, n) choices."""
+    if set(values) <= {0.0, 1.0}:
+        wrong = len(values) - int(sum(values))
+        return 1 - comb(wrong, n) / comb(len(values), n)
+    ways = comb(len(values), n)
+    return sum(value * comb(place, n - 1) / ways for place, value in enumerate(sorted(values)))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -214,7 +214,7 @@ def test_essays_are_diagnosed_without_accuracies(tmp_path: Path):
     assert (diagnostics.extraction, diagnostics.judged, diagnostics.changes, diagnostics.vote_shares) == ("", 0, (), ())
     assert diagnostics.by_layer[0].mean is None
     assert diagnostics.readings[0].copies == 1
-    assert "no answers to find" in panel_text(diagnostics_panel(diagnostics))
+    assert "nothing is right or wrong, since texts are not graded" in panel_text(diagnostics_panel(diagnostics))
 
 
 def test_a_regex_finds_answers_where_the_task_has_none(tmp_path: Path):

@@ -253,7 +253,7 @@ def test_tasks_without_extraction_are_left_out_and_named(out: Path, caplog: pyte
     assert "essay, k=2" in by_regex.stdout
     assert "gsm8k" not in by_regex.output
     for task in ("essay", "poem"):
-        with pytest.raises(ConfigError, match=f"no traces of --task {task} whose answers can be found: give --regex"):
+        with pytest.raises(ConfigError, match=f"no traces of --task {task} that are graded or whose answers"):
             CliRunner().invoke(aft, ["votes", str(out), "--task", task], catch_exceptions=False)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
+from dataclasses import replace
+
+from lm_eval_aft.core.records import Chat, Completion, Draft, Grade, Message, Question, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
 
 SETTINGS = {"k": 1, "layers": 0, "model": "m"}
@@ -32,3 +34,13 @@ def trace_of_texts(
     )
     values = {"k": len(layers[0]), "layers": len(layers) - 1, "model": "some/model", **settings}
     return Trace(question, drafts, (), layers[-1][-1], Usage(), Usage(), values)
+
+
+def with_grades(trace: Trace, metric: str, values: list[float], answers: list[str | None] | None = None) -> Trace:
+    """The trace with one grade a text, under the filter flexible-extract, which extracts if there are answers."""
+    found = answers or [None] * len(values)
+    grades = tuple(
+        (Grade("flexible-extract" if answers else "none", {metric: value}, answer, answers is not None),)
+        for value, answer in zip(values, found, strict=True)
+    )
+    return replace(trace, grades=grades)

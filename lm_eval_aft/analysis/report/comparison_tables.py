@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
-from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.equal_cost import DraftPool, EqualCostBaseline, draft_pool, equal_cost_baselines
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
@@ -29,7 +28,6 @@ from lm_eval_aft.analysis.report.tables import (
 )
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.terminal import message
-from lm_eval_aft.inference.extraction import choose_extraction
 from lm_eval_aft.storage.results import Score
 
 METHODS = {
@@ -112,7 +110,7 @@ def comparison_tables(
         others: The runs that are compared with it.
         comparisons: Their comparisons.
         voters: Runs whose drafts vote at equal cost.
-        regex: How votes find answers, instead of the task's own extraction.
+        regex: How votes find answers, instead of the task's own filter.
         level: Confidence of the intervals.
     """
     equal = equal_cost_table(base, others, comparisons, voters, regex, level)
@@ -228,8 +226,9 @@ def equal_cost_table(
     Returns:
         None if no drafts can vote, or if the scores are not right or wrong and a vote cannot be compared with them.
     """
-    found = equal_costs(base, others, comparisons, voters, regex, level)
+    found = list(equal_costs(base, others, comparisons, voters, regex, level))
     rows = [_equal_cost_row(comparison, baseline) for comparison, baseline in found]
+    extractions = dict.fromkeys(baseline.extraction for _, baseline in found if baseline.extraction)
     if not rows:
         return None
     columns = (
@@ -241,11 +240,10 @@ def equal_cost_table(
         Column("difference", "run minus baseline", True, "paired, with its interval", ("low", "high")),
         Column("p", "p", True, "sign-flip test, not corrected"),
     )
-    tasks = dict.fromkeys(row.cells[1].text for row in rows)
-    extractions = ", ".join(dict.fromkeys(choose_extraction(task, regex).name for task in tasks))
+    how = f"How votes find answers: {', '.join(extractions)}; " if extractions else ""
     notes = (
         "The best draft needs the gold answer: it is the upper bound of choosing among the drafts.",
-        f"How votes find answers: {extractions}; the run has the score that lm-eval gave it.",
+        f"{how}the run has the score that lm-eval gave it.",
     )
     return Table("At the same generated tokens", columns, tuple(rows), notes)
 
@@ -262,27 +260,25 @@ def equal_costs(
 
     A run whose scores are not right or wrong is left out, and so are categories and members.
     """
-    for comparison in (each for each in comparisons if not each.explores and votable(each.score)):
+    for comparison in (each for each in comparisons if not each.explores):
         other = next(entry for entry in others if entry.label == comparison.other)
-        pools = _pools(voters, comparison.score.task, regex)
         means = {comparison.baseline_mean, comparison.other_mean}
-        if not pools or (means - {0.0, 1.0} and comparison.test != "exact McNemar"):
+        if means - {0.0, 1.0} and comparison.test != "exact McNemar":
             continue
-        entries = (base, other, *voters)
-        for baseline in equal_cost_baselines(other, comparison.score, pools, entries, regex, level):
+        pools = _pools(voters, comparison.score, (base, other, *voters), regex)
+        for baseline in equal_cost_baselines(other, comparison.score, pools, level):
             yield comparison, baseline
 
 
-def _pools(voters: Sequence[RunEntry], task: str, regex: str | None) -> list[DraftPool]:
+def _pools(voters: Sequence[RunEntry], score: Score, entries: Sequence[RunEntry], regex: str | None) -> list[DraftPool]:
     """For each model, the drafts of its run with the largest k that has traces; one draft is no vote."""
     largest: dict[str, DraftPool] = {}
     for entry in voters:
-        pool = draft_pool(entry, task, regex)
+        pool = draft_pool(entry, score, entries, regex)
         if pool is None or pool.size < 2:
             continue
-        model = str((entry.run.settings or {}).get("fingerprint"))
-        if model not in largest or pool.size > largest[model].size:
-            largest[model] = pool
+        if pool.model not in largest or pool.size > largest[pool.model].size:
+            largest[pool.model] = pool
     return list(largest.values())
 
 

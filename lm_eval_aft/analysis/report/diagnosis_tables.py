@@ -24,6 +24,7 @@ from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.core.terminal import message
 
 INTERVAL = ("low", "high")
+NOTHING_MARKED = "nothing is right or wrong, since texts are not graded and no answers are found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,7 @@ def diagnostics_panel(diagnostics: Diagnostics, run: str = "") -> DiagnosticsPan
 
 def _remarks(diagnostics: Diagnostics) -> Iterator[str]:
     d = diagnostics
-    count = _questions(d.questions) + (f", {d.judged} with a gold answer" if d.extraction else "")
-    extraction = f"answers by {d.extraction}" if d.extraction else "no answers to find, so nothing is right or wrong"
-    yield f"{count}; {extraction}."
+    yield _marked(d)
     if cut := d.cuts.sentence():
         yield f"{cut[0].upper()}{cut[1:]}."
     if d.scored:
@@ -79,13 +78,13 @@ def _findings(diagnostics: Diagnostics) -> Iterator[str]:
     for change in d.changes[:1]:
         fixed, broken, tied = map(count_text, (change.fixed, change.broken, change.tied))
         more = f"; on {tied} more the vote is tied" if change.tied else ""
-        yield f"Against the majority vote {fixed} fixed, {broken} broken{more}.{_gap(d.gap_closed)}"
+        yield f"Against the {change.beside} {fixed} fixed, {broken} broken{more}.{_gap(d.gap_closed)}"
     last = d.readings[-1]
-    if last.selected and last.random and last.majority:
+    if last.selected and last.random:
+        vote = f", the majority vote {_percent(last.majority)}" if last.majority else ""
         yield (
             f"Drafts disagree in correctness on {_questions(last.disputed)}: there the answer is right "
-            f"{_percent(last.selected)} of the time, a random draft {_percent(last.random)}, the majority vote "
-            f"{_percent(last.majority)}."
+            f"{_percent(last.selected)} of the time, a random draft {_percent(last.random)}{vote}."
         )
     yield f"{last.copy_rate:.1%} of the answers repeat a draft word for word ({last.copies} of {last.texts})."
 
@@ -95,6 +94,17 @@ def _gap(gap: Interval | None) -> str:
         return ""
     estimate, *ends = PERCENT.interval(gap).split(" ", 1)
     return f" It closes {' '.join([estimate + '%', *ends])} of the gap between the vote and the oracle."
+
+
+def _marked(d: Diagnostics) -> str:
+    """How many questions were marked, and by what."""
+    questions = _questions(d.questions)
+    if d.measure:
+        answers = f"answers by {d.extraction}" if d.extraction else "no answer string to vote on"
+        return f"{questions}, {d.judged} graded by the task's {d.measure}; {answers}."
+    if d.extraction:
+        return f"{questions}, {d.judged} with a gold answer; answers by {d.extraction}."
+    return f"{questions}; {NOTHING_MARKED}."
 
 
 def count_text(count: float) -> str:

@@ -197,7 +197,7 @@ def _line(panel: Any, xs: Sequence[float], scores: Sequence[Interval], colour: A
 
 
 def _vote_line(panel: Any, xs: Sequence[float], curves: Curves) -> None:
-    scores = [point.majority for point in curves.voted]
+    scores = [point.majority for point in curves.voted if point.majority]
     _line(panel, xs, scores, VOTE_COLOUR, "majority vote", marker="s", markersize=4, linestyle="--", elinewidth=0.6)
 
 
@@ -235,8 +235,8 @@ def _against_layers(panel: Any, curves: Curves) -> None:
         points = [*_single_answer(curves), *aggregated]
         xs = [point.layers + _offset(place, len(widths)) for point in points]
         _line(panel, xs, [point.score for point in points], colour, f"K={width}")
-    if curves.voted:
-        last = curves.voted[-1]
+    last = curves.voted[-1] if curves.voted else None
+    if last and last.majority:
         label = f"majority vote of {last.n} drafts"
         panel.axhline(last.majority.estimate, color=VOTE_COLOUR, linestyle="--", label=label)
     panel.set_xlabel("L, aggregation layers")

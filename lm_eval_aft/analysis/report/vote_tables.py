@@ -20,7 +20,8 @@ def vote_table(votes: Votes) -> Table:
     )
     answer = (Cell("answer"), interval_cell(votes.aggregate), NONE, NONE, number_cell(votes.aggregate_tokens, ",.1f"))
     questions = f"{votes.aggregate.n} question{'s' * (votes.aggregate.n != 1)}"
-    title = f"{votes.task}, k={votes.k}, layers={votes.layers}: {questions}"
+    drafter = f", drafts of {votes.drafter}" if votes.drafter else ""
+    title = f"{votes.task}, k={votes.k}, layers={votes.layers}{drafter}: {questions}"
     return Table(title, columns, (*map(_row, votes.points), Row(answer)), _notes(votes))
 
 
@@ -30,10 +31,14 @@ def _row(point: VotePoint) -> Row:
 
 
 def _notes(votes: Votes) -> tuple[str, ...]:
-    notes = [
-        f"Answers by {votes.extraction}; {votes.silent:.1%} of the drafts hold no answer.",
-        "Each row is the exact mean over all choices of that many drafts.",
-    ]
+    if votes.extraction:
+        notes = [f"Answers by {votes.extraction}; {votes.silent:.1%} of the drafts hold no answer."]
+    else:
+        notes = [f"There is no answer string to vote on; {votes.empty:.1%} of the drafts are empty."]
+    if votes.measure:
+        notes.append(f"Right by the task's {votes.measure}; a draft that is empty or only a thought is wrong.")
+    notes.append("Each row is the exact mean over all choices of that many drafts.")
     if votes.without_gold:
-        notes.append(f"Left out without a gold answer: {votes.without_gold}.")
+        missing = "grades" if votes.measure else "a gold answer"
+        notes.append(f"Left out without {missing}: {votes.without_gold}.")
     return tuple(notes)

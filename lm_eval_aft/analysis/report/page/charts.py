@@ -53,7 +53,7 @@ def _cost_lines(curves: Curves, kind: Cost, unit: Unit) -> Iterator[Curve]:
     votes = [
         _chart_point(unit, cost, vote.majority, f"vote of {vote.n}")
         for vote in curves.voted
-        if (cost := vote.flops if kind == "flops" else vote.generated_tokens)
+        if vote.majority and (cost := vote.flops if kind == "flops" else vote.generated_tokens)
     ]
     if votes:
         yield Curve("majority vote", tuple(votes), dashed=True)
