@@ -61,11 +61,12 @@ coverage: .venv/installed-dev ## the tests again, counting which lines of the pa
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-lint: .venv/installed-dev ## ruff, ruff format, mypy and the direction of imports
+lint: .venv/installed-dev ## ruff, ruff format, mypy, the direction of imports and the prose of pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/helpers/prose.py *.md docs tasks
 
 # The settings of the site refuse dead links, missing anchors and pages outside the navigation (mkdocs.yml).
 docs: .venv/installed-docs ## build the site of the pages into site/

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from helpers.pages import code_lines
+from helpers.pages import FENCE, code_lines
 from helpers.paths import ROOT
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
@@ -57,6 +57,15 @@ def test_every_module_on_a_page_exists(page: Path):
     folders = (page.parent, ROOT, ROOT / "lm_eval_aft", ROOT / "trainers")
     for name in re.findall(r"(?<![\w/.])[a-z_][a-z_/]*\.py\b", page.read_text(encoding="utf-8")):
         assert name in FILES_OF_READERS or any((folder / name).exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_stands_in_fenced_blocks_with_a_language(page: Path):
+    text = page.read_text(encoding="utf-8")
+    fences = re.findall(r"^```(.*)$", text, re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert all(fences[::2])
+    assert not re.search(r"\n\n {4,}\S", FENCE.sub("", text))
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
