@@ -19,7 +19,12 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat."""
+    """One message of a chat.
+
+    Attributes:
+        role: Who speaks: system, user or assistant.
+        content: What is said.
+    """
 
     role: str
     content: str
@@ -241,7 +246,7 @@ class Trace:
         cut_tokens: For each aggregation layer, the tokens cut from each text it read so that the prompt fits.
         answer: The last text, before the task's stop strings cut it.
         usage: Logical cost. Every generation counts, wherever it came from.
-        computed_usage: The part of ``usage`` that this run computed (``spent`` in the file).
+        computed_usage: The part of ``usage`` that this run computed.
         settings: Settings of the run that wrote the trace.
         scores: If the answer was selected, one score for each text of the layer before: votes or rewards.
         draft_tokens: For each aggregation layer, the tokens of all texts that it read, before the cut; 0 without one.

@@ -20,8 +20,7 @@ class EqualDrafts:
     """Counts of questions; they add with ``+``.
 
     Attributes:
-        questions: Number of questions with two or more seeded drafts at a temperature above 0. Each draft has at least
-            ``MIN_TOKENS`` tokens.
+        questions: Number of questions with two or more seeded drafts of 8 tokens or more, at a temperature above 0.
         equal: Number of those whose drafts are all the same text.
     """
 

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -20,10 +23,25 @@ from lm_eval_aft.analysis import frames
 from lm_eval_aft.analysis.frames import FrameColumn
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.cuts import Cuts
+from lm_eval_aft.core.records import Chat, Completion, Draft, Grade, Message, Question, Sampling, Trace
 from lm_eval_aft.core.settings import markdown_table
+from lm_eval_aft.core.usage import ModelShape, Usage
+from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from lm_eval_aft.inference.equal_drafts import EqualDrafts
+from lm_eval_aft.inference.sweep_plan import SweepPlan
+from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
+from lm_eval_aft.judging.mt_bench.scores import MTBenchScores
 from trainers.settings import TrainConfig
 
 DOCS = ROOT / "docs"
+# Records whose fields are those of a file.
+RECORDS = (
+    *(Usage, Cuts, EqualDrafts, ModelShape, Trace, Question, Chat, Message, Sampling, Draft, Completion, Grade),
+    *(SweepPlan, MTBenchScores, ModelOutput, Annotation, CheckpointConfig),
+)
+# Fields that have another name in the file.
+FILE_NAMES = {(Trace, "computed_usage"): "spent"}
 WIDTH = 120  # characters of a line
 CLI_HEAD = """\
 # Commands
@@ -38,21 +56,27 @@ with code 2.
 
 def pages() -> dict[Path, str]:
     """Each page with its text."""
-    return {
-        DOCS / "reference" / "cli.md": cli_page(),
-        **_marked(DOCS / "reference" / "python.md", "frames", frame_tables()),
-        **_marked(DOCS / "reference" / "arguments.md", "arguments", markdown_table(AFTConfig, "argument") + "\n"),
-        **_marked(DOCS / "training.md", "settings", markdown_table(TrainConfig, "setting") + "\n"),
+    parts = {
+        "reference/python.md": {"frames": frame_tables()},
+        "reference/arguments.md": {"arguments": markdown_table(AFTConfig, "argument") + "\n"},
+        "reference/files.md": {record.__name__: record_table(record) for record in RECORDS},
+        "training.md": {"settings": markdown_table(TrainConfig, "setting") + "\n"},
     }
+    made = {DOCS / "reference" / "cli.md": cli_page()}
+    for name, texts in parts.items():
+        page = (DOCS / name).read_text(encoding="utf-8")
+        for mark, text in texts.items():
+            page = _between_marks(page, mark, text)
+        made[DOCS / name] = page
+    return made
 
 
-def _marked(path: Path, name: str, text: str) -> dict[Path, str]:
-    """A page with this text between the two comments that carry a name."""
-    page = path.read_text(encoding="utf-8")
+def _between_marks(page: str, name: str, text: str) -> str:
+    """The page with this text between the two comments that carry a name."""
     begin, end = f"<!-- {name}: made by tests/helpers/reference.py -->\n", f"<!-- /{name} -->\n"
-    assert page.count(begin) == page.count(end) == 1, (path, name)
+    assert page.count(begin) == page.count(end) == 1, name
     before, _, rest = page.partition(begin)
-    return {path: before + begin + text + end + rest.partition(end)[2]}
+    return before + begin + text + end + rest.partition(end)[2]
 
 
 # ---------------------------------------------------------------- commands
@@ -104,6 +128,26 @@ def _text(text: str) -> str:
     for mark in ("|", "<", "*"):
         text = text.replace(mark, "\\" + mark)
     return text
+
+
+# ---------------------------------------------------------------- files
+
+
+def record_table(record: type) -> str:
+    """The fields of a dataclass with the meanings in its docstring."""
+    meanings = attributes(record)
+    rows = (
+        (f"`{FILE_NAMES.get((record, f.name), f.name)}`", _text(meanings[f.name].replace("``", "`")))
+        for f in fields(record)
+    )
+    return _table(("field", "meaning"), rows)
+
+
+def attributes(record: type) -> dict[str, str]:
+    """The attributes that the docstring of a class lists."""
+    listed = inspect.getdoc(record).partition("Attributes:\n")[2]
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 # ---------------------------------------------------------------- frames

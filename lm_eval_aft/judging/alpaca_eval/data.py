@@ -27,7 +27,14 @@ BASELINE = "f5bb4925227aed2d5e67974655eb4da63129806a09eead5b3941919868aff967"
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """One answer, with the fields of alpaca_eval's model_outputs.json."""
+    """One answer, with the fields of alpaca_eval's model_outputs.json.
+
+    Attributes:
+        instruction: What the model answered.
+        output: The answer.
+        generator: Name of the model.
+        dataset: Part of the data set, or "".
+    """
 
     instruction: str
     output: str
