@@ -1,8 +1,9 @@
 """Makes ``--model aft`` and our tasks known to a version of lm-eval that discovers no plugins.
 
 ``install`` runs at every start of Python. lm_eval_aft.pth calls it, and from Python 3.15 on lm_eval_aft.start. It
-imports only sys and puts a finder on ``sys.meta_path``, which acts on the import of two modules:
+imports only sys and puts a finder on ``sys.meta_path``, which acts on the import of three modules:
 
+    lm_eval                 If the command line names our model, a signal ends the program in order from here on.
     lm_eval.models          "aft" joins the registry after lm-eval's own table, which it would hide otherwise. An error
                             of ours that ends the program becomes one sentence and exit code 2.
     lm_eval.tasks.manager   Every TaskManager with the built-in tasks searches our folder too.
@@ -29,7 +30,7 @@ MODEL_TARGET = "lm_eval_aft.model:AFTLM"
 
 
 class PluginFinder:
-    """A finder that finds nothing itself, and adds our part to two of lm-eval's modules right after they have run."""
+    """A finder that finds nothing itself, and adds our part to some of lm-eval's modules right after they have run."""
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -116,12 +117,25 @@ def _add_quietly(name: str, module: "ModuleType") -> None:
         _print(f"lm_eval_aft: {_explain(error)}")
 
 
+def _prepare(module: "ModuleType") -> None:
+    if _names_our_model(sys.argv):
+        from lm_eval_aft.core.program import prepare_program
+
+        _catch_our_errors()
+        prepare_program()
+
+
 def _add_model(module: "ModuleType") -> None:
     from lm_eval.api import registry
 
     _catch_our_errors()
     if MODEL_NAME not in registry.model_registry and not _discovered_by_lm_eval(registry):
         registry.model_registry.register(MODEL_NAME, target=MODEL_TARGET)
+
+
+def _names_our_model(words: "list[str]") -> bool:
+    """Whether a command line chooses our model. If a file of settings does, the model prepares the program later."""
+    return any(word == MODEL_NAME or word.endswith(f"={MODEL_NAME}") for word in words)
 
 
 def _discovered_by_lm_eval(registry: "ModuleType") -> bool:
@@ -173,7 +187,7 @@ def _put_first(ours: "Path", include_path: "Any") -> "list[Any]":
 
 
 def _catch_our_errors() -> None:
-    """Print an error of ours that ends the program as one sentence and use its exit code.
+    """Print an error of ours, or a stop, that ends the program as one sentence and use its exit code.
 
     Plain ``lm_eval`` catches nothing. All other errors go to the hook that was there before.
     """
@@ -183,7 +197,7 @@ def _catch_our_errors() -> None:
 
     def excepthook(kind: "type[BaseException]", error: BaseException, trace: "TracebackType | None") -> None:
         errors = sys.modules.get("lm_eval_aft.core.errors")
-        if errors is None or not isinstance(error, errors.AFTError):
+        if errors is None or not isinstance(error, (errors.AFTError, errors.Stopped)):
             previous(kind, error, trace)
             return
         print_error(error)
@@ -231,6 +245,7 @@ def tasks_path() -> "Path":
 
 
 ADDITIONS: "dict[str, Callable[[ModuleType], None]]" = {
+    "lm_eval": _prepare,
     "lm_eval.models": _add_model,
     "lm_eval.tasks.manager": _add_tasks,
 }

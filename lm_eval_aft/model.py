@@ -22,8 +22,10 @@ from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.program import prepare_program
 from lm_eval_aft.core.prompts import Template, chat_of_draft, check_templates
 from lm_eval_aft.core.records import Chat, Question, Trace
+from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -31,14 +33,13 @@ from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.host_call import host_seed, host_template_name
-from lm_eval_aft.inference.interrupts import stoppable
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.inference.selection import Selector, load_selector
 from lm_eval_aft.inference.shown_prompts import given_args, show_prompts
 from lm_eval_aft.inference.task_grading import RunGrader
-from lm_eval_aft.storage.draft_store import Store, open_store
+from lm_eval_aft.storage.draft_store import Store, kept_in, open_store
 from lm_eval_aft.storage.traces import make_folder, write_traces
 
 
@@ -92,6 +93,11 @@ class AFTLM(LM):
         Raises:
             AFTError: If an argument is wrong, or something cannot be loaded.
         """
+        prepare_program()
+        with stoppable():
+            self._load(HostArgs(batch_size, max_batch_size, device or "cuda:0"), model_args)
+
+    def _load(self, host: HostArgs, model_args: dict[str, Any]) -> None:
         if model_args.get("seed") is None and (seed := host_seed()) is not None:
             model_args["seed"] = seed
             log.info("Generations are seeded with %d of --seed. Give seed= in --model_args for another.", seed)
@@ -101,7 +107,6 @@ class AFTLM(LM):
         if config.record:
             make_folder(Path(config.record))
         store = open_store(config.cache, config.record and Path(config.record, "drafts.sqlite"))
-        host = HostArgs(batch_size, max_batch_size, device or "cuda:0")
         given_drafts = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
         selector = load_selector(config, store, host)
         engine = load_engine(config.engine, engine_args, host)
@@ -173,7 +178,7 @@ class AFTLM(LM):
         announce(questions, self.config, self.world_size)
         warn_elsewhere(self.name, {question.task for question in questions})
         grader = RunGrader.of(requests, dialogues)
-        with stoppable(self.store):
+        with stoppable(self._kept):
             traces = self._answer(distinct, grader, quiet=disable_tqdm or self.rank != 0)
         self._count(traces)
         self._show_prompts(requests)
@@ -190,14 +195,16 @@ class AFTLM(LM):
             scorer = self._scorer("loglikelihood", len(rest))
             rendered = _rendered([requests[position] for position in rest], scorer)
             usage = plain_cost(rendered, scorer, self.engine.shape)
-            scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
+            with stoppable(self._kept):
+                scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
         self._count(traces, usage, len(questions), len(rest))
         return [scores[position] for position in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts with the engine's own model. Nothing is aggregated."""
         scorer = self._scorer("loglikelihood_rolling", len(requests))
-        answers = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        with stoppable(self._kept):
+            answers = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         self._count([], plain=len(requests))
         return answers
 
@@ -323,13 +330,16 @@ class AFTLM(LM):
         scorer = self._scorer("loglikelihood", 0)
         questions = [choice_question.question for choice_question in choice_questions]
         announce(questions, self.config, self.world_size)
-        with stoppable(self.store):
+        with stoppable(self._kept):
             traces = self._propose(questions, quiet, answer=False)
             scores, traces = score_questions(
                 choice_questions, traces, self.engine, scorer, self.template, self.config, quiet=quiet
             )
         self._write_traces(traces)
         return scores, traces
+
+    def _kept(self) -> str:
+        return kept_in(self.store)
 
     def _propose(
         self, questions: Sequence[Question], quiet: bool, *, selector: Selector | None = None, answer: bool = True

@@ -236,10 +236,29 @@ class TestOtherImports:
         )
         assert sandbox.show(INSTALL + look) == sandbox.show(look)
 
-    def test_it_answers_for_two_modules_only(self, sandbox: Sandbox) -> None:
+    def test_it_answers_for_three_modules_only(self, sandbox: Sandbox) -> None:
         code = INSTALL + "finder = sys.meta_path[0]\n"
-        code += "shown = [finder.find_spec(n) for n in ('json', 'lm_eval', 'lm_eval.tasks', 'lm_eval_aft.model', 'x')]"
+        code += (
+            "shown = [finder.find_spec(n) for n in ('json', 'lm_eval.api', 'lm_eval.tasks', 'lm_eval_aft.model', 'x')]"
+        )
         assert sandbox.show(code) == [None] * 5
+
+    @pytest.mark.parametrize(
+        ("words", "taken"),
+        [
+            (["/bin/lm_eval", "--model", "aft"], True),
+            (["/bin/lm-eval", "run", "--model=aft"], True),
+            (["/packages/lm_eval/__main__.py", "--model", "aft"], True),
+            (["/bin/lm_eval", "--model", "hf"], False),
+            (["/bin/own_program", "--model", "aft"], False),
+            (["/own/__main__.py", "--model", "aft"], False),
+        ],
+    )
+    def test_signals_are_taken_in_runs_of_our_model_only(self, sandbox: Sandbox, words: list[str], taken: bool) -> None:
+        code = (
+            f"sys.argv = {words}\n{INSTALL}import signal\nbefore = signal.getsignal(signal.SIGTERM)\nimport lm_eval\n"
+        )
+        assert sandbox.show(f"{code}shown = signal.getsignal(signal.SIGTERM) != before") == taken
 
     def test_two_finders_that_ask_each_other_come_to_an_end(self, sandbox: Sandbox) -> None:
         code = INSTALL + (

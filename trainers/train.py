@@ -12,11 +12,12 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.core.files import locked
+from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.terminal import note
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.examples import Encoded, Encoder
 from trainers.fitting.resume import open_run
-from trainers.fitting.run import TrainingRun
+from trainers.fitting.run import TrainingRun, kept_in
 from trainers.inspection.overlap import Overlap, measure, warnings
 from trainers.rows.row import TrainingRow, read_training_rows
 from trainers.rows.samples import Sample, make_samples, pseudo_samples
@@ -77,7 +78,8 @@ def run_training(
     if _first_process() and not Path(config.output).is_dir():
         # Settings and data are checked before a folder is made.
         open_run(kind, config).make_folder()
-    with _alone(Path(config.output)):
+    folder = Path(config.output)
+    with _alone(folder), stoppable(lambda: kept_in(folder)):
         run = open_run(kind, config)
         for sentence in run.notes:
             say(sentence)

@@ -12,6 +12,7 @@ from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, U
 from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.judging.alpaca_eval.annotate import PUBLIC_TOP_LOGPROBS
 from lm_eval_aft.judging.alpaca_eval.files import find_outputs, judged_folder, read_outputs
@@ -92,7 +93,7 @@ def alpaca_eval(
     def show_estimate(estimate: Estimate) -> None:
         note(estimate.sentence(judge.price_in, judge.price_out))
 
-    with closing(open_judge(judge, folder)) as client:
+    with closing(open_judge(judge, folder)) as client, stoppable(client.kept):
         summary = judge_outputs(answers, references, client, options, folder, show_estimate)
     show(render([_table(summary)], form))
 

@@ -16,6 +16,7 @@ from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import mapping, sampling_temperature
 from lm_eval_aft.core.errors import ConfigError, JudgeError
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.judging.mt_bench.data import (
     JUDGMENT_FOLDER,
@@ -95,7 +96,7 @@ def mt_bench(
     temperature = sampling_temperature("--temperature", temperature)
     options = RatingOptions(repeats, allow_missing, judge.price_in, judge.price_out, max_tokens, temperature)
     settings = {"prompt_version": prompts.name, "extra_body": _object(extra_body)}
-    with closing(open_judge(judge, answer_set.folder, **settings)) as client:
+    with closing(open_judge(judge, answer_set.folder, **settings)) as client, stoppable(client.kept):
         scores = [judge_answers(answer_set, prompts, client, options, note)]
     show(render([_table(scores)], form))
 

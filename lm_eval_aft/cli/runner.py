@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -12,20 +13,27 @@ import click
 
 from lm_eval_aft import _autoload
 from lm_eval_aft.core.arguments import refuse_secrets
-from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.errors import RESUMES, AFTError, RunStopped, stop_sentence
+from lm_eval_aft.core.hangup import STDERR, outlive_readers
+from lm_eval_aft.core.stops import stoppable, take_signals
 from lm_eval_aft.core.terminal import note, output_guard
 
 
 def run(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the program. An error of ours becomes one sentence on stderr and the error's exit code.
 
+    So does a signal; see ``core.stops``.
+
     Args:
         command: The command.
         prog_name: What its help calls it.
         arguments: Its arguments; those of the program by default.
     """
+    take_signals()
+    outlive_readers(STDERR)
     try:
-        run_guarded(command.main, arguments, prog_name=prog_name)
+        with stoppable():
+            run_guarded(command.main, arguments, prog_name=prog_name)
     except AFTError as error:
         _autoload.print_error(error)
         sys.exit(error.exit_code)
@@ -54,9 +62,10 @@ def run_guarded(main: Callable[..., Any], arguments: Sequence[str] | None, **set
         except click.ClickException as error:
             _show_usage_error(error)
             code = error.exit_code
-        except click.Abort:
-            note("Aborted!")
-            code = 1
+        except click.Abort as abort:
+            # click raises it for a KeyboardInterrupt, which only a program without our handlers gets.
+            sentence = stop_sentence(signal.SIGINT, RESUMES)
+            raise RunStopped(sentence, 128 + signal.SIGINT) from abort
         except SystemExit as end:
             # click ends a command whose pipe is closed itself, with 1.
             if isinstance(end.__context__, BrokenPipeError):

@@ -12,10 +12,16 @@ and exit with ``exit_code``.
     ├── StoreError         the draft store cannot be used
     ├── RecordError        traces, results or data files cannot be read or written
     ├── JudgeError         a judge cannot be reached, or judgements are missing
-    └── RunStopped         the user or the system ended a run; finished generations are kept
+    └── RunStopped         a signal ended the command; the message says what is kept
+
+``Stopped`` is the signal itself, on its way to the block that knows what is kept.
 """
 
+import signal
+
 from lm_eval_aft.core.terminal import message
+
+RESUMES = "finished work is kept, and the same command resumes."
 
 
 class AFTError(Exception):
@@ -64,7 +70,7 @@ class JudgeError(AFTError):
 
 
 class RunStopped(AFTError):
-    """SIGINT or SIGTERM ended a run."""
+    """A signal ended the command."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         """Make the error.
@@ -75,3 +81,23 @@ class RunStopped(AFTError):
         """
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Stopped(BaseException):
+    """A signal ends the command. It is not an Exception, so that no code in between handles it as a failure.
+
+    Its text is a message to the user.
+
+    Attributes:
+        exit_code: The shell's exit code for the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Make it from the signal's number."""
+        super().__init__(stop_sentence(number, RESUMES))
+        self.exit_code = 128 + number
+
+
+def stop_sentence(number: int, kept: str) -> str:
+    """The message of a command that the signal ``number`` ended; ``kept`` says what is kept and how to resume."""
+    return f"stopped by {signal.Signals(number).name}; {kept}"

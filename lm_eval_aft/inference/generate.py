@@ -9,7 +9,7 @@ from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Completion, Request
-from lm_eval_aft.inference.interrupts import raise_if_stopped
+from lm_eval_aft.core.stops import raise_if_stopped
 from lm_eval_aft.storage.draft_store import Store
 
 

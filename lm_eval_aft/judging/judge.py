@@ -213,6 +213,12 @@ class Judge:
         parts += [self.extra_body] if self.extra_body else []
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def kept(self) -> str:
+        """What is kept if the command stops now, and how to resume; see ``core.stops``."""
+        if self.cache.path is None:
+            return "no judgement is kept without --cache: the same command starts again."
+        return f"the judgements made are kept in {self.cache.path}: the same command resumes and makes the rest."
+
     def close(self) -> None:
         """Close the cache."""
         self.cache.close()

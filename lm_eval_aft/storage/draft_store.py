@@ -266,6 +266,18 @@ def open_store(cache: str | None, default: str | Path | None) -> Store:
     return SQLiteStore(cache or str(default))
 
 
+def kept_in(store: Store) -> str:
+    """Commit what a store holds, and say what it keeps and how to resume. The words end a message about a stop."""
+    if not isinstance(store, SQLiteStore):
+        return "nothing is kept without a draft store: give record=DIR or cache=FILE next time."
+    try:
+        store.flush()
+        kept = store.info().generations
+    except StoreError as error:
+        return str(error)
+    return f"{kept:,} finished generations are in {store.path}: the same command resumes there."
+
+
 def _commit_in_background(store: SQLiteStore, closed: threading.Event) -> bool:
     """Commit every two seconds until the store is closed or deleted. Returns whether a thread could be started.
 

@@ -140,6 +140,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=step_of, default=None)
 
 
+def kept_in(folder: Path) -> str:
+    """What a run has kept if it stops now, and how to resume; see ``core.stops``."""
+    whole = [path for path in folder.glob("checkpoints/checkpoint-*") if (path / FILE).is_file()]
+    if not whole:
+        return f"no checkpoint is in {folder} yet: the same command resumes the run from its start."
+    return f"the same command resumes in {folder} after step {max(map(step_of, whole))}."
+
+
 def check_checkpoint(checkpoint: Path) -> None:
     """Refuse to resume from a checkpoint with a file that is cut or of another kind.
 

@@ -17,11 +17,12 @@ from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template, check_templates
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Question, Request, Sampling
+from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.schedule import generation_seed
-from lm_eval_aft.storage.draft_store import Store, open_store
+from lm_eval_aft.storage.draft_store import Store, kept_in, open_store
 
 # The paper sampled on-policy drafts with these settings.
 DRAFT_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
@@ -63,8 +64,9 @@ class TextGenerator:
         """The completions of all requests, in their order; ``name`` labels the progress bar."""
         completions: dict[int, Completion] = {}
         steps = generate_or_reuse(requests, self.engine, self.store)
-        for position, completion, _ in show_progress(steps, name, len(requests), quiet=False):
-            completions[position] = completion
+        with stoppable(lambda: kept_in(self.store)):
+            for position, completion, _ in show_progress(steps, name, len(requests), quiet=False):
+                completions[position] = completion
         return [completions[position] for position in range(len(requests))]
 
     def facts(self) -> dict[str, Any]:
