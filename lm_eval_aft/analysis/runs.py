@@ -240,6 +240,27 @@ def stored_traces(path: Path, entries: Sequence[RunEntry], folder: Path | None =
     return chain.from_iterable(entry.traces() for entry in entries)
 
 
+def stored_trace_files(path: Path, entries: Sequence[RunEntry], folder: Path | None = None) -> list[Path]:
+    """The trace files that belong to a path which a command was given.
+
+    Args:
+        path: A folder or file of runs or of traces.
+        entries: The runs at the path. Their folders of traces count if the path holds no traces.
+        folder: A folder of traces to take instead.
+
+    Raises:
+        RecordError: If there are no traces.
+    """
+    if path.suffix == ".jsonl" and path.is_file():
+        return [path]
+    folders = [folder] if folder else [path] if path.is_dir() and trace_files(path) else []
+    folders = folders or [entry.trace_folder for entry in entries if entry.trace_folder]
+    files = [file for each in dict.fromkeys(folders) for file in trace_files(each)]
+    if not files:
+        raise RecordError(f"there are no traces in {folder or path}: give the folder that record= named.")
+    return files
+
+
 def by_question(traces: Iterable[Trace], reduce: Callable[[Trace], Kept]) -> dict[QuestionKey, Kept]:
     """What ``reduce`` keeps of the trace of each question, turn and repeat of one run.
 

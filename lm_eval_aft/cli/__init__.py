@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command(
         "lm_eval_aft.cli.diagnose:diagnose", "Report what aggregation selected, fixed, broke and copied."
     ),
+    "grade": Command("lm_eval_aft.cli.grade:grade", "Grade the drafts of stored runs by their task."),
     "judge": Command("lm_eval_aft.cli.judge:judge", "Let an LLM judge answers: MT-Bench, AlpacaEval."),
     "plot": Command("lm_eval_aft.cli.plot:plot", "Draw scores against k, layers and cost."),
     "report": Command(

@@ -19,7 +19,7 @@ MEMBERS = click.option("--members", is_flag=True, help="Also show the tasks and 
 REGEX = click.option(
     "--regex",
     help="Regular expression that extracts answers. The answer is its last match, or the first group of that match. "
-    "The default is the task's extraction.",
+    "The default is the task's filter.",
 )
 
 

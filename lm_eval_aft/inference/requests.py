@@ -70,19 +70,22 @@ def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int,
     if unknown:
         warn_once(f"Generation settings {unknown} of {request.task_name} are not used by --model aft.")
     drafts, final = samplings(config, gen_kwargs)
-    # lm-eval's sample logs hold the same hash.
-    document = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return Question(
         chat=decode(given_args(request)[0]),
         drafts=drafts,
         final=final,
         task=request.task_name or "",
         doc_id=request.doc_id or 0,
-        doc_hash=hash_string(document),
+        doc_hash=document_hash(request.doc),
         repeat=repeat,
         until=_stop_strings(gen_kwargs.get("until")),
         think_end=config.think_end_token or "",
     )
+
+
+def document_hash(document: Any) -> str:
+    """The hash of a document in lm-eval's sample logs."""
+    return str(hash_string(json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False)))
 
 
 def _stop_strings(until: Any) -> tuple[str, ...]:

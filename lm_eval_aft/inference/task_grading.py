@@ -22,6 +22,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.filters.extraction import RegexFilter
 
+from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.limits import no_network, time_limit
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.log import log, warn_once
@@ -29,6 +30,7 @@ from lm_eval_aft.core.records import Grade, Question, Trace
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue, answer_of, final_answer
 from lm_eval_aft.inference.extraction import voting_grade
 from lm_eval_aft.inference.host_call import host_allows_unsafe_code, host_tasks
+from lm_eval_aft.inference.requests import document_hash
 
 GRADE_SECONDS = 60.0  # a document
 # A task that fails on this many documents is not asked again: each may take GRADE_SECONDS.
@@ -354,6 +356,66 @@ def report(task: str, done: GradingLog) -> None:
     log.info("%s: %s texts are graded; %s without an answer are wrong.", task, done.texts, done.without_answer)
     if done.failed:
         warn_once(done.sentence(task))
+
+
+def load_task(name: str, folders: Sequence[str], metadata: Mapping[str, Any]) -> TaskGrader:
+    """Build a task of lm-eval by its name.
+
+    Args:
+        name: Name of the task.
+        folders: Folders of tasks, besides those of lm-eval.
+        metadata: What lm-eval hands to its tasks: the model arguments of the run.
+
+    Raises:
+        RecordError: If lm-eval cannot build the task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    # lm-eval needs seconds to list its own tasks.
+    for defaults in (False, True):
+        try:
+            manager = TaskManager(include_path=list(folders), include_defaults=defaults, metadata=dict(metadata))
+            if not defaults and name not in manager.all_subtasks:
+                continue
+            return TaskGrader(manager.load([name])["tasks"][name], name)
+        # The data of a task may be missing, damaged or elsewhere, and its code may raise anything.
+        except Exception as error:
+            raise RecordError(
+                f"the task {name} cannot be loaded ({reason_of(error)}): give its folder with --include_path, or "
+                "download its data with lm_eval first."
+            ) from error
+    raise AssertionError("the second pass returns or raises")
+
+
+class StoredDocuments:
+    """The documents of a task, found by lm-eval's hash."""
+
+    def __init__(self, grader: TaskGrader) -> None:
+        """Read and hash the documents.
+
+        Args:
+            grader: Holds the task.
+
+        Raises:
+            RecordError: If the task's data cannot be read.
+        """
+        try:
+            self._documents = {document_hash(document): document for document in grader.task.eval_docs}
+        except Exception as error:
+            raise RecordError(f"the documents of {grader.name} cannot be read ({reason_of(error)}).") from error
+
+    def find(self, question: Question) -> Any:
+        """The document of a question.
+
+        Raises:
+            RecordError: If the task does not have it.
+        """
+        if question.doc_hash not in self._documents:
+            raise RecordError(
+                f"document {question.doc_id} of {question.task} is not in the task's data: the data or the task has "
+                "changed since the run, so give the task of then with --include_path."
+            )
+        return self._documents[question.doc_hash]
 
 
 def document_key(question: Question) -> DocumentKey:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -97,6 +97,20 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
                 trace = Trace.from_dict(row)
                 _check(trace)
             yield trace
+
+
+def rewrite_traces(file: Path, change: Callable[[Trace], Trace]) -> None:
+    """Replace the traces of a file, whole or not at all. If ``change`` raises, the file stays as it was.
+
+    Args:
+        file: A trace file.
+        change: Makes the new trace from the old one.
+
+    Raises:
+        RecordError: If the file cannot be read or written.
+    """
+    with _writing(file), atomic_write(file) as partial, partial.open("w", encoding="utf-8") as lines:
+        lines.writelines(change(trace).to_json() + "\n" for trace in read_traces(file))
 
 
 def trace_files(folder: Path) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.config import AFTConfig
@@ -45,6 +47,31 @@ def graded_task(name: str = "numbers", **changes: Any) -> dict[str, Any]:
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         **changes,
     }
+
+
+def write_task(
+    folder: Path, name: str = "numbers", documents: list[dict[str, str]] = DOCUMENTS, **changes: Any
+) -> Path:
+    """Write the task of ``graded_task`` as a YAML file with its data. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / f"{name}.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    config = graded_task(name, dataset_path="json", dataset_kwargs={"data_files": {"test": str(data)}}, **changes)
+    del config["custom_dataset"]
+    # JSON is YAML too.
+    (folder / f"{name}.yaml").write_text(json.dumps(config))
+    return folder
+
+
+def texts(*written: str) -> Callable[[Request], str]:
+    """A script that gives these texts in turn for each prompt."""
+    counts: dict[str, int] = {}
+
+    def script(request: Request) -> str:
+        number = counts[request.prompt.digest] = counts.get(request.prompt.digest, -1) + 1
+        return written[number % len(written)]
+
+    return script
 
 
 def scripted_model(script: Callable[[Request], str], **settings: Any) -> AFTLM:

@@ -12,30 +12,14 @@ from typing import Any
 
 import pytest
 
-from helpers.graded_tasks import graded_task, scripted_model
+from helpers.graded_tasks import graded_task, scripted_model, texts
 from helpers.lm_eval_runs import run_lm_eval
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.records import Grade, Request, Trace
+from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.inference import task_grading
 from lm_eval_aft.storage.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
-
-
-def question(request: Request) -> str:
-    """The question of the chat, such as q2."""
-    return request.prompt.chat.messages[-1].content.split()[-1]
-
-
-def texts(*written: str):
-    """A script that gives these texts in turn for each prompt; N stands for the number of the question."""
-    counts: dict[str, int] = {}
-
-    def script(request: Request) -> str:
-        number = counts[request.prompt.digest] = counts.get(request.prompt.digest, -1) + 1
-        return written[number % len(written)]
-
-    return script
 
 
 def evaluate(tmp_path: Path, script, tasks: list[Any], options: dict | None = None, **settings) -> list[Trace]:
