@@ -70,7 +70,7 @@ lint: .venv/installed-dev ## ruff, ruff format, mypy, the direction of imports a
 
 # The settings of the site refuse dead links, missing anchors and pages outside the navigation (mkdocs.yml).
 docs: .venv/installed-docs ## build the site of the pages into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # pytest ends with 5 where no test is selected; asking first keeps that apart from a run that went wrong.
 test-vllm: .venv-vllm/installed ## install vLLM's CPU build into .venv-vllm and run the tests marked vllm

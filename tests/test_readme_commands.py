@@ -65,6 +65,7 @@ TABLE: dict[str, Run | Check] = {
     "make test": Check("it would run this test", "make -n test"),
     "make demo-chat": Check("it downloads a real checkpoint", "make -n demo-chat"),
     "make checkpoints": Check("it takes hours: tests/trainers/test_family.py runs it small", "make -n checkpoints"),
+    "git clone https://github.com/OWNER/lm_eval_aft": Check("it needs a network", "git --version"),
     "pip install .": Check(INSTALLS, "pip install --help"),
     "lm_eval --model aft --model_args pretrained=MODEL,k=5,layers=2,record=out/traces --tasks gsm8k "
     "--apply_chat_template --batch_size auto --output_path out --log_samples": Run("|gsm8k|", more=SMALL),
