@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.jsonl import iterate_jsonl
+from lm_eval_aft.core.paths import missing_or
 
 LOG = "log.jsonl"
 # The keys of a line: mean training loss, and loss on the validation rows.
@@ -46,7 +47,7 @@ def read_losses(folders: Sequence[Path]) -> list[LossCurve]:
                     f"{folder} has no {LOG}: the run has logged no step yet, or an older version trained fewer steps "
                     "than log_every."
                 )
-            raise RecordError(f"{folder} has no {LOG}: give the output folder of aft train.")
+            raise RecordError(f"{missing_or(folder, f'{folder} has no {LOG}')}: give the output folder of aft train.")
         logs |= {log.resolve(): log for log in below}
     names = [log.parent.name for log in logs]
     return [

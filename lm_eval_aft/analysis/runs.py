@@ -24,7 +24,7 @@ from lm_eval_aft.core.records import Question, Sampling, Trace
 from lm_eval_aft.judging.stored import StoredScores, stored_scores, with_stored_scores
 from lm_eval_aft.storage.location import run_folders
 from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples
-from lm_eval_aft.storage.traces import read_traces, trace_files
+from lm_eval_aft.storage.traces import no_traces, read_traces, trace_files
 
 # The settings from which a run's sampling follows.
 SAMPLING_SETTINGS = (
@@ -187,8 +187,10 @@ def read_entries(folders: Sequence[Path], traces: Path | None = None, keep: bool
         keep: Whether each run keeps its samples and traces in memory, for a caller that needs them more than once.
 
     Raises:
-        RecordError: A folder holds no run, or a file cannot be read; the message names it.
+        RecordError: A folder holds no run, ``traces`` holds no traces, or a file cannot be read; the message names it.
     """
+    if traces is not None and not trace_files(traces):
+        raise no_traces(traces)
     roots: dict[Path, tuple[EvalRun, Path]] = {}
     for folder in folders:
         for run in read_runs(folder):

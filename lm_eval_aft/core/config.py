@@ -39,6 +39,25 @@ DEFAULTS = {"refine": {"k": 1}, "majority": {"layers": 1}, "best_of_n": {"layers
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 # In the order in which lm-eval reads them.
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+# What other programs call these arguments, in small letters with underscores.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "k": ("n", "num_drafts", "drafts", "proposals", "num_samples", "num_return_sequences"),
+    "layers": ("l", "num_layers", "aggregation_layers", "depth"),
+    "temperature": ("temp",),
+    "max_gen_toks": TOKEN_ALIASES,
+    "cache": ("store", "draft_store"),
+    "record": ("traces", "trace", "output"),
+    "template": ("prompt_template", "aggregation_template"),
+    "vote_regex": ("regex", "answer_regex"),
+    "reward_model": ("rm", "reward", "verifier"),
+    # Arguments of engines.
+    "peft": ("lora", "lora_path", "lora_local_path", "lora_name_or_path", "adapter", "adapter_path"),
+    "lora_local_path": ("lora", "lora_path", "peft", "lora_name_or_path", "adapter", "adapter_path"),
+    "pretrained": ("model", "model_name", "model_path", "model_name_or_path", "checkpoint", "path"),
+    "max_length": ("max_model_len", "max_seq_len", "max_context_len", "context_length"),
+    "base_url": ("api_base", "url", "endpoint", "server"),
+    "tensor_parallel_size": ("tp", "tp_size"),
+}
 
 
 @dataclass(frozen=True)
@@ -209,14 +228,16 @@ def names() -> tuple[str, ...]:
 
 
 def refuse_unknown(given: Mapping[str, Any], allowed: set[str], engine: str) -> None:
-    """Refuse arguments that neither we nor the engine know. The message names the nearest one.
+    """Refuse arguments that neither we nor the engine know. The message names the one that is probably meant.
 
     Raises:
         ConfigError: On the first unknown name.
     """
     for name in given:
         if name not in allowed:
-            hint = nearest(name, [*names(), *sorted(allowed)], "docs/reference/arguments.md lists the model arguments.")
+            known, plain = [*names(), *sorted(allowed)], name.lower().replace("-", "_")
+            meant = next((each for each, others in ALIASES.items() if plain in others and each in known), name)
+            hint = nearest(meant, known, "docs/reference/arguments.md lists the model arguments.")
             value = public(name, given[name])
             raise ConfigError(f"{name}={value} is not an argument of --model aft with engine={engine}: {hint}")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.core.jsonl import parse_json
 
 MAX_REASON = 300  # characters
 
@@ -40,3 +43,53 @@ def reason_of(error: BaseException) -> str:
         # "0" or "'q'" alone says nothing.
         reason = f"{type(error).__name__}: {reason}"
     return reason[:MAX_REASON]
+
+
+def refuse_no_checkpoint(argument: str, name: str) -> None:
+    """Refuse a name that neither a folder nor a model of the hub can have, before a loader asks the hub.
+
+    Args:
+        argument: The argument that gave it, such as "pretrained".
+        name: The name.
+
+    Raises:
+        ConfigError: If it is the placeholder of an example, or a path without a file or folder.
+    """
+    if Path(name).exists():
+        return
+    if re.fullmatch("[A-Z][A-Z_]+", name):
+        raise ConfigError(
+            f"{argument}={name} is the placeholder of an example, and there is no folder {name}: give the folder of a "
+            "checkpoint or its name on the hub."
+        )
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII):
+        raise ConfigError(f"{argument}={name} does not exist: give the folder of a checkpoint or its name on the hub.")
+
+
+def refuse_adapter(folder: str, argument: str) -> None:
+    """Refuse a folder that holds an adapter and no whole model as ``pretrained``.
+
+    Args:
+        folder: Folder or hub name.
+        argument: The argument that takes an adapter.
+
+    Raises:
+        ConfigError: If it is one. The message names the adapter's base model.
+    """
+    file = Path(folder, "adapter_config.json")
+    if not file.is_file() or Path(folder, "config.json").exists():
+        return
+    base = None
+    with suppress(OSError, ValueError, AttributeError):
+        base = parse_json(file.read_bytes()).get("base_model_name_or_path")
+    shown = base if isinstance(base, str) and base.strip() else "BASE"
+    raise ConfigError(
+        f"pretrained={folder} holds adapter_config.json, so it is an adapter: give "
+        f"pretrained={shown},{argument}={folder}."
+    )
+
+
+def load_reason(error: BaseException, name: str) -> str:
+    """Why a checkpoint cannot be loaded: what the error says, and first of all that there is no folder of this name."""
+    missing = "" if Path(name).exists() else f"there is no folder {name}, and the hub's model cannot be loaded: "
+    return missing + reason_of(error)

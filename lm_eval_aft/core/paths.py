@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lm_eval_aft.core.errors import AFTError, ConfigError
 
 # What Linux and macOS allow, in bytes.
@@ -22,6 +24,11 @@ def check_path(name: str, value: str, error: type[AFTError] = ConfigError) -> st
     if reason := _fault(value):
         raise error(f"the path of {name} {reason}: give another.")
     return value
+
+
+def missing_or(path: str | Path, otherwise: str) -> str:
+    """The beginning of a message about a path: that it does not exist, or else what is wrong with it."""
+    return otherwise if Path(path).exists() else f"{path} does not exist"
 
 
 def _fault(value: str) -> str:

@@ -32,5 +32,7 @@ def markdown_table(settings: type, head: str) -> str:
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """The end of a message about an unknown name: the nearest known one, or ``otherwise``."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    # Upper case is a habit (K=5), and so are hyphens, which no name of ours has.
+    names = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower().replace("-", "_"), names, n=1)
+    return f"did you mean {names[near[0]]}?" if near else otherwise

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError
-from lm_eval_aft.core.loading import loading, reason_of
+from lm_eval_aft.core.loading import load_reason, loading, refuse_no_checkpoint
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Message
 from lm_eval_aft.core.rendering import render
@@ -45,7 +45,8 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.device = device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu"
-        with loading(lambda error: EngineError(f"reward_model {name} cannot be loaded: {reason_of(error)}")):
+        refuse_no_checkpoint("reward_model", name)
+        with loading(lambda error: EngineError(f"reward_model {name} cannot be loaded: {load_reason(error, name)}")):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
             model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype="auto", use_safetensors=True)
         if model.config.num_labels != 1:

@@ -19,7 +19,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
-from lm_eval_aft.core.paths import MAX_PART
+from lm_eval_aft.core.paths import MAX_PART, missing_or
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
@@ -311,7 +311,8 @@ def _split_name(path: Path) -> tuple[str, str]:
 def _found_files(path: str | Path) -> list[Path]:
     files = results_files(path)
     if not files:
-        raise RecordError(f"there is no {RESULTS}*.json in {path}: give the folder that --output_path named.")
+        problem = missing_or(path, f"there is no {RESULTS}*.json in {path}")
+        raise RecordError(f"{problem}: give the folder that --output_path named.")
     return files
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl
+from lm_eval_aft.core.paths import missing_or
 from lm_eval_aft.core.records import Draft, Grade, Question, Trace
 from lm_eval_aft.core.usage import MAX_COUNT
 
@@ -90,7 +91,7 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
     path = Path(path)
     files = trace_files(path) if path.is_dir() else [path] if path.exists() else []
     if not files:
-        raise RecordError(f"there are no traces in {path}: give the folder that record= named.")
+        raise no_traces(path)
     for file in files:
         for where, row in iterate_jsonl(file):
             with reading(where, "a trace"):
@@ -111,6 +112,11 @@ def rewrite_traces(file: Path, change: Callable[[Trace], Trace]) -> None:
     """
     with _writing(file), atomic_write(file) as partial, partial.open("w", encoding="utf-8") as lines:
         lines.writelines(change(trace).to_json() + "\n" for trace in read_traces(file))
+
+
+def no_traces(path: Path) -> RecordError:
+    """The error for a path without traces."""
+    return RecordError(f"{missing_or(path, f'there are no traces in {path}')}: give the folder that record= named.")
 
 
 def trace_files(folder: Path) -> list[Path]:

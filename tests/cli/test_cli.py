@@ -110,6 +110,16 @@ def test_every_command_of_the_table_can_be_loaded() -> None:
         assert command.short_help.endswith(".")
 
 
+@pytest.mark.parametrize("group", [[], ["data"], ["cache"], ["judge"], ["template"]])
+def test_no_line_of_a_list_of_commands_is_cut(group: list[str]) -> None:
+    result = CliRunner().invoke(cli.aft, [*group, "--help"])
+    assert result.exit_code == 0
+    listed = result.output.partition("Commands:\n")[2]
+    assert listed
+    assert "..." not in listed
+    assert "(from " not in listed
+
+
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(capfd, "--version") == (0, f"lm_eval_aft, version {__version__}\n", "")
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.loading import loading, reason_of
+from lm_eval_aft.core.loading import load_reason, loading, reason_of, refuse_no_checkpoint
 from lm_eval_aft.core.model_checks import damaged_weights, embedding_rows, foreign_token, missing_weights
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
@@ -29,6 +29,7 @@ def load_tokenizer(config: TrainConfig) -> Any:
         EngineError: If it cannot be loaded.
         ConfigError: If the model is an adapter.
     """
+    refuse_no_checkpoint("model", locate(config.model))
     _refuse_adapter(config, Path(locate(config.model), "adapter_config.json").is_file())
     return _load(AutoTokenizer, config)
 
@@ -44,7 +45,7 @@ def _refuse_adapter(config: TrainConfig, is_adapter: bool) -> None:
 
 def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
     def refuse(error: Exception) -> EngineError:
-        reason = reason_of(error)
+        reason = load_reason(error, locate(config.model))
         if "safetensors" in reason:
             reason += ": weights in pickle files can run code and are refused; save them as safetensors first."
         if "ignore_mismatched_sizes" in reason:

@@ -11,7 +11,7 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, real, text
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.loading import loading, reason_of
+from lm_eval_aft.core.loading import load_reason, loading, refuse_no_checkpoint
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.secrets import public_word
 from lm_eval_aft.core.usage import MAX_COUNT
@@ -128,8 +128,9 @@ def _renderer(args: Mapping[str, Any], template_args: Any) -> Renderer:
         from transformers import AutoTokenizer
 
         name = text("tokenizer", args["tokenizer"])
+        refuse_no_checkpoint("tokenizer", name)
         given = template_args if isinstance(template_args, dict) else {}
-        with loading(lambda error: EngineError(f"tokenizer={name} cannot be loaded: {reason_of(error)}")):
+        with loading(lambda error: EngineError(f"tokenizer={name} cannot be loaded: {load_reason(error, name)}")):
             renderer = counting = CountingRenderer(AutoTokenizer.from_pretrained(name), given)
         takes_system = counting.has_system_role
     return renderer if flag("system_role", args.get("system_role", takes_system)) else FoldingRenderer(renderer)

@@ -23,7 +23,7 @@ from lm_eval_aft.core.arguments import integer, mapping
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.loading import load_reason, refuse_adapter, refuse_no_checkpoint
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.model_checks import damaged_weights, missing_weights
 from lm_eval_aft.core.secrets import is_secret
@@ -74,6 +74,11 @@ class HFArgs:
         refuse_unknown(engine_args, allowed, "hf")
         if "pretrained" not in engine_args:
             raise ConfigError("pretrained is missing: give --model_args pretrained=FOLDER_OR_HUB_NAME.")
+        refuse_no_checkpoint("pretrained", str(engine_args["pretrained"]))
+        if not engine_args.get("subfolder"):
+            refuse_adapter(str(engine_args["pretrained"]), "peft")
+        for name in [each for each in ("peft", "delta", "tokenizer") if isinstance(engine_args.get(each), str)]:
+            refuse_no_checkpoint(name, str(engine_args[name]))
         args = dict(engine_args)
         batch_tokens = args.pop("batch_tokens", None)
         batch_tokens = None if batch_tokens is None else integer(1)("batch_tokens", batch_tokens)
@@ -143,7 +148,7 @@ def _missing_weights() -> Iterator[list[str]]:
 
 def load_failure(error: Exception, args: HFArgs) -> EngineError:
     """The sentence for an error of ``load_lm``."""
-    reason = reason_of(error)
+    reason = load_reason(error, str(args.loader.get("pretrained")))
     advice = PICKLES if "safetensors" in reason else ""
     return EngineError(f"pretrained={args.loader.get('pretrained')} cannot be loaded: {reason}{advice}")
 

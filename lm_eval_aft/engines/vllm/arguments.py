@@ -21,6 +21,7 @@ from lm_eval_aft.core.config import SEED_LIMIT, refuse_unknown
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.loading import refuse_adapter, refuse_no_checkpoint
 
 OWN_ARGS = {
     "pretrained",
@@ -76,6 +77,9 @@ class VLLMArgs:
         if "pretrained" not in engine_args:
             raise ConfigError("pretrained is missing: give --model_args pretrained=FOLDER_OR_HUB_NAME.")
         args = {name: value for name, value in engine_args.items() if str(value).lower() != "none"}
+        pretrained = text("pretrained", args.get("pretrained"))
+        refuse_no_checkpoint("pretrained", pretrained)
+        refuse_adapter(pretrained, "lora_local_path")
         engine = {name: _number(value, known[name]) for name, value in args.items() if name in known}
         _refuse_data_parallel(engine)
         if re.fullmatch(r"cuda:[1-9]\d*", host.device):
@@ -95,7 +99,6 @@ class VLLMArgs:
             template_args = {**template_args, "enable_thinking": flag("enable_thinking", args["enable_thinking"])}
         lora_path = _lora(args, engine)
         device = _device(engine)
-        pretrained = text("pretrained", args.get("pretrained"))
         if device == "cpu":
             _set_cpu_defaults(pretrained, engine)
         bos = flag("add_bos_token", args["add_bos_token"]) if "add_bos_token" in args else None

@@ -19,7 +19,7 @@ import transformers
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import EngineError
-from lm_eval_aft.core.loading import loading, reason_of
+from lm_eval_aft.core.loading import load_reason, loading
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Request
@@ -98,9 +98,10 @@ class VLLMEngine:
         args = VLLMArgs.of(engine_args, host)
 
         def refuse(error: Exception) -> EngineError:
+            reason = load_reason(error, args.pretrained)
             return EngineError(
-                f"pretrained={args.pretrained} cannot be loaded by vLLM {vllm.__version__}: {reason_of(error)} (vLLM's "
-                "own lines above may say more)."
+                f"pretrained={args.pretrained} cannot be loaded by vLLM {vllm.__version__}: {reason} (vLLM's own lines "
+                "above may say more)."
             )
 
         with loading(refuse):

@@ -14,6 +14,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import write_text
 from lm_eval_aft.core.jsonl import read_json, read_jsonl
 from lm_eval_aft.core.names import display_name
+from lm_eval_aft.core.paths import missing_or
 from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.storage.location import benchmark_folder
@@ -41,9 +42,10 @@ def find_outputs(path: str | Path) -> Path:
             )
         if files:
             return files[-1]
+    problem = missing_or(path, f"there are no answers to judge in {path}")
     raise RecordError(
-        f"there are no answers to judge in {path}: give a {OUTPUT_FILE}, the folder that record= named, or the one "
-        f"that --output_path named in a run of {ALPACA_TASK} with --log_samples."
+        f"{problem}: give a {OUTPUT_FILE}, the folder that record= named, or the one that --output_path named in a run "
+        f"of {ALPACA_TASK} with --log_samples."
     )
 
 
