@@ -180,11 +180,22 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
     return tuple(texts)
 
 
-def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
-    size = GRAM if len(words) >= GRAM else 1
+def _grams(words: list[str], size: int = 0) -> Counter[tuple[str, ...]]:
+    size = size or (GRAM if len(words) >= GRAM else 1)
     return Counter(zip(*(words[start:] for start in range(size)), strict=False))
 
 
 def _overlap(text: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
     shared = sum(min(text[gram], other[gram]) for gram in text.keys() & other.keys())
     return shared / text.total() if text else 0.0
+
+
+def nearest_text(text: str, others: Sequence[str]) -> int:
+    """The place of the text that has the highest share of this text's word 3-grams; the first of several.
+
+    If one of the texts has fewer than three words, they are compared by single words.
+    """
+    words, *other_words = [each.split() for each in (text, *others)]
+    size = GRAM if all(len(each) >= GRAM for each in (words, *other_words) if each) else 1
+    overlaps = [_overlap(_grams(words, size), _grams(each, size)) for each in other_words]
+    return overlaps.index(max(overlaps))

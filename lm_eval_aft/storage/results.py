@@ -228,7 +228,8 @@ class Sample:
         filtered: The responses after the filter.
         metrics: The value of each metric for this question.
         category: The document's category, or "".
-        prompt: The prompt as lm-eval logs it, examples included.
+        prompt: The context that the task gave, examples included.
+        rendered: The prompt as the model got it, if it was logged beside its messages; else "".
         question: The document's own question without the rest of the prompt, or "" if no known field holds it.
         file: The file that the sample comes from.
     """
@@ -240,6 +241,7 @@ class Sample:
     metrics: Mapping[str, Any]
     category: str = ""
     prompt: str = ""
+    rendered: str = ""
     question: str = ""
     file: Path | None = None
 
@@ -567,6 +569,7 @@ def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
         # A number that is too large for a float is an OverflowError here, where the message names the line.
         isinstance(value, int) and float(value)
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
+    prompt, rendered = _prompt(row.get("arguments"))
     return Sample(
         key,
         _target(row),
@@ -574,23 +577,25 @@ def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
         tuple(row["filtered_resps"]),
         metrics,
         category=str(doc.get("category") or ""),
-        prompt=_prompt(row.get("arguments")),
+        prompt=prompt,
+        rendered=rendered,
         question=next((doc[name] for name in QUESTION_FIELDS if isinstance(doc.get(name), str)), ""),
         file=file,
     )
 
 
-def _prompt(arguments: Any) -> str:
-    """The context of the first request, or "" if another version of lm-eval logged requests in another form.
+def _prompt(arguments: Any) -> tuple[str, str]:
+    """The context of the first request and its rendered prompt; "" for what was not logged, or in another form.
 
     ``--model aft`` logs the rendered prompt, and the messages of the context beside it.
     """
     first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
     if not isinstance(first, dict):
-        return ""
+        return "", ""
     beside = next((value for value in first.values() if isinstance(value, dict) and "messages" in value), {})
+    prompt = str(first.get("arg_0", ""))
     try:
         messages = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in beside["messages"]]
-        return ChatContext.of(messages, messages[-1]["role"] != "assistant")
+        return ChatContext.of(messages, messages[-1]["role"] != "assistant"), prompt
     except (KeyError, TypeError, IndexError):
-        return str(first.get("arg_0", ""))
+        return prompt, ""

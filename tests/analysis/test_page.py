@@ -89,16 +89,16 @@ def test_shards_and_index_hold_every_sample(tmp_path: Path):
     assert [len(shard) for shard in shards] == [SHARD_SIZE, SHARD_SIZE, 1]
     assert shards[2][0]["texts"][2] == {
         "layer": 1, "index": 0, "text": "draft two of 64: 8", "answer": "8", "right": False,
-        "seed": "3", "generated_tokens": 34, "finish_reason": "stop", "copies": [1],
+        "seed": "3", "generated_tokens": 34, "finish_reason": "stop", "copies": [1], "nearest": 1, "spoken": None,
     }  # fmt: skip
     index = json.loads(found["data"])["index"]
     assert (index["runs"], index["tasks"], index["shard_size"]) == (["run A"], ["gsm8k"], SHARD_SIZE)
-    assert index["entries"][64] == [0, 0, 64, 2, "question 64?"]
+    assert index["entries"][64] == [0, 0, 0, 64, 2, None, None, "question 64?"]
 
 
 def test_grades_are_bits_of_the_index(tmp_path: Path):
     index = json.loads(blocks(written(tmp_path, small_page()))["data"])["index"]
-    assert [entry[3] for entry in index["entries"]] == [1, 1 + 4, 2 + 8, 2, 0]
+    assert [entry[4] for entry in index["entries"]] == [1, 1 + 4, 2 + 8, 2, 0]
 
 
 def test_open_ends_of_intervals_are_null(tmp_path: Path):

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from helpers.made_traces import trace_of_texts as trace
-from lm_eval_aft.analysis.report.page.samples import run_samples
+from helpers.page_data import sample as page_sample
+from lm_eval_aft.analysis.report.page.samples import featured, run_samples
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.chat import ChatContext
 from lm_eval_aft.core.usage import Usage
@@ -121,3 +122,58 @@ def test_an_essay_is_graded_by_its_metric_alone(tmp_path: Path):
     (diagnostics,), (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
     assert (sample.right, sample.gold, [text.right for text in sample.texts]) == (True, "#### 7", [None] * 3)
     assert (diagnostics.judged, diagnostics.gap_closed) == (0, None)
+
+
+def test_a_sample_says_which_drafts_are_right_and_which_layer_changed_the_answer(tmp_path: Path):
+    """In the first question layer 1 finds another answer; in the second a draft has it already."""
+    traces = [
+        trace(["it is 8", "it is 8", "see 7"], ["so 7", "so 7", "so 8"], ["see 7 then"], doc=0),
+        trace(["it is 8", "it is 7", "it is 9"], ["is 7", "is 7", "is 7"], ["is 7"], doc=1),
+        trace(["none", "none", "none"], ["none", "none", "none"], ["none"], doc=2),
+    ]
+    rows = [row(number, doc={"question": "How many?", "category": "sums"}) for number in range(3)]
+    log_run(tmp_path, "gsm8k", rows, traces[0].settings)
+    write_traces(str(tmp_path / "traces"), traces[0].settings, traces)
+    _, samples = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
+    assert [(s.right_drafts, s.changed, s.category) for s in samples] == [
+        (1, 1, "sums"),
+        (1, 0, "sums"),
+        (0, None, "sums"),
+    ]
+    # The answer resembles the third draft, though a text of layer 1 stood in its prompt.
+    assert [text.nearest for text in samples[0].texts] == [None, None, None, 2, 2, 0, 2]
+
+
+def test_thoughts_stand_apart_from_what_a_text_says(tmp_path: Path):
+    made = trace(["<think>8?</think>is 7", "is 8"], ["<think>no end"])
+    log_run(tmp_path, "gsm8k", [row(0)], made.settings)
+    write_traces(str(tmp_path / "traces"), made.settings, [made])
+    _, (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
+    assert [(text.spoken, text.nearest) for text in sample.texts] == [("is 7", None), (None, None), ("", None)]
+
+
+def test_a_rendered_prompt_is_kept_beside_its_messages(tmp_path: Path):
+    messages = [{"role": "user", "content": "How many?"}]
+    request = {"arg_0": "<|im_start|>user\nHow many?", "arg_1": {}, "arg_2": {"messages": messages}}
+    log_run(tmp_path, "gsm8k", [row(0, arguments={"gen_args_0": request}), row(1)])
+    _, samples = run_samples(RunEntry(read_run(tmp_path), "ours", None))
+    assert [sample.rendered for sample in samples] == ["<|im_start|>user\nHow many?", ""]
+
+
+def test_a_gold_answer_that_is_the_question_is_not_repeated(tmp_path: Path):
+    made = trace(["is 7", "is 8"], ["is 7"], task="essay")
+    log_run(tmp_path, "essay", [row(0, target="How many, 0?")], made.settings)
+    write_traces(str(tmp_path / "traces"), made.settings, [made])
+    _, (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
+    assert sample.gold == ""
+
+
+def test_the_featured_sample_was_fixed_with_the_fewest_right_drafts():
+    samples = (
+        page_sample(0, "a", right=True, fixed=True, right_drafts=1),
+        page_sample(1, "b", right=True, fixed=True, right_drafts=0),
+        page_sample(2, "b", right=True, fixed=True, right_drafts=2),
+        page_sample(3, "b", right=True, right_drafts=1),
+    )
+    assert [featured(samples, run) for run in ("b", "a", "c")] == [2, 0, 0]
+    assert featured(samples[3:], "b") is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from lm_eval_aft.analysis.report.diagnosis_tables import DiagnosticsPanel
@@ -68,7 +68,7 @@ def sample(doc: int = 0, run: str = "run A", texts: tuple[PageText, ...] | None 
     made = texts or (
         PageText(0, 0, f"draft one of {doc}: 7", "7", True, "4611686018427387905", 12, "stop"),
         PageText(0, 1, f"draft two of {doc}: 8", "8", False, "2", 34, "length"),
-        PageText(1, 0, f"draft two of {doc}: 8", "8", False, "3", 34, "stop", copies=(1,)),
+        PageText(1, 0, f"draft two of {doc}: 8", "8", False, "3", 34, "stop", copies=(1,), nearest=1),
     )
     asked = (PageMessage("system", "be brief"), PageMessage("user", f"question {doc}?"))
     chosen = {"gold": "7", "right": False, **more}
@@ -93,12 +93,14 @@ def small_page() -> PageData:
         RightDrafts(2, "1", 1.0, None, "100%", ""),
     )
     copies = (PositionCopies(1, 0.2, "20.0% (1)"), PositionCopies(2, 0.4, "40.0% (2)"))
+    thought = PageText(0, 0, "<think>hard</think>it is 6", "6", False, spoken="it is 6")
+    answer = PageText(1, 0, "draft one of 1 is 7", "7", True, nearest=0)
     samples = (
-        sample(0, right=True),
-        sample(1, right=True, fixed=True),
-        sample(2, broken=True),
-        sample(3),
-        sample(0, "run B", right=None),
+        sample(0, right=True, right_drafts=1, changed=0, category="sums"),
+        sample(1, texts=(*sample(1).texts[:2], answer), right=True, fixed=True, right_drafts=1, changed=1),
+        sample(2, broken=True, right_drafts=2, changed=1, rendered="<user>question 2?"),
+        sample(3, category="sums"),
+        sample(0, "run B", texts=(thought,), right=None),
     )
     charts = (Chart("Accuracy against tokens", "tokens", "accuracy, %", (curve, vote), log_x=True),)
     return PageData(
@@ -206,7 +208,7 @@ def large_page(questions: int = 1319, k: int = 5, layers: int = 2) -> PageData:
         asked = (*shots, PageMessage("user", question))
         needle = "the needle" if doc == questions - 1 else ""
         answer = texts[-1].text
-        samples.append(
-            PageSample("run", "gsm8k", doc, question, asked, texts, answer, needle, doc % 3 == 0, doc % 6 == 0)
-        )
-    return PageData("A large page", leaderboard=leaderboard(), samples=tuple(samples))
+        rendered = "".join(f"<{message.role}>{message.text}" for message in asked)
+        made = PageSample("run", "gsm8k", doc, question, asked, texts, answer, needle, doc % 3 == 0, doc % 6 == 0)
+        samples.append(replace(made, right_drafts=doc % 6, changed=doc % 3, rendered=rendered))
+    return PageData("A large page", leaderboard=leaderboard(), samples=tuple(samples), featured=questions - 10)

@@ -21,7 +21,7 @@ from lm_eval_aft.analysis.report.page.overview import (
     strips,
     without_shared_columns,
 )
-from lm_eval_aft.analysis.report.page.samples import run_samples
+from lm_eval_aft.analysis.report.page.samples import featured, run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
 from lm_eval_aft.analysis.runs import RunEntry
@@ -46,19 +46,22 @@ def write_report(
     samples = [run_samples(entry, entries) for entry in entries]
     compared = compare_all(entries, baseline, members)
     base = compared.comparisons[0].baseline if compared.comparisons else ""
+    shown = tuple(sample for _, of_run in samples for sample in of_run)
+    verdicts = tuple(headlines(compared, entries))
     diagnostics = [(entry.label, d) for entry, (found, _) in zip(entries, samples, strict=True) for d in found]
     gaps = {(label, each.task): each.gap_closed for label, each in diagnostics if each.gap_closed}
     scores, shared = without_shared_columns(table)
     data = PageData(
         title=page_title(entries, base),
         made=made_line(entries),
-        headlines=tuple(headlines(compared, entries)),
+        headlines=verdicts,
         strips=tuple(strips(compared, entries, base)),
         leaderboard=scores,
         charts=tuple(_charts(entries)),
         effects=effects(compared, entries, gaps),
         diagnostics=tuple(aggregation(each, label) for label, each in diagnostics),
-        samples=tuple(sample for _, of_run in samples for sample in of_run),
+        samples=shown,
+        featured=featured(shown, verdicts[0].run if verdicts else ""),
         runs=run_facts(entries),
         shared=shared,
         notes=compared.left_out,

@@ -279,6 +279,8 @@ class PageText:
         generated_tokens: None if unknown.
         finish_reason: "stop" or "length"; empty if unknown.
         copies: Positions, from 0, of the texts in its prompt that it repeats word for word.
+        nearest: Position, from 0, of the draft that a text of a later layer resembles most; None for drafts.
+        spoken: The text without its thoughts; None if it has none.
     """
 
     layer: int
@@ -290,6 +292,8 @@ class PageText:
     generated_tokens: int | None = None
     finish_reason: str = ""
     copies: tuple[int, ...] = ()
+    nearest: int | None = None
+    spoken: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,11 @@ class PageSample:
         score: The task's own metric for this question, with its name; empty if unknown.
         repeat: Which of the task's repeats this is.
         turn: Which turn of a dialogue was answered.
+        category: The document's category, else the group of its task; empty if there is neither.
+        right_drafts: How many of several drafts are right; None if they were not graded.
+        changed: The first layer whose most frequent answer is none of the drafts'; 0 if there is none, and None if no
+            answer can be found or no layer wrote one.
+        rendered: The prompt of a draft as the model got it; empty if it was not logged.
     """
 
     run: str
@@ -327,6 +336,10 @@ class PageSample:
     score: str = ""
     repeat: int = 0
     turn: int = 0
+    category: str = ""
+    right_drafts: int | None = None
+    changed: int | None = None
+    rendered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +357,7 @@ class PageData:
         effects: Comparisons with a baseline.
         diagnostics: What aggregation did, for each run and task with traces.
         samples: All questions of all runs.
+        featured: The place of the sample that is open at first; None opens none.
         runs: How each run was made.
         shared: The columns of the leaderboard that are equal in all rows.
         notes: Shown under the headlines, a sentence each.
@@ -358,6 +372,7 @@ class PageData:
     effects: Effects | None = None
     diagnostics: tuple[Aggregation, ...] = ()
     samples: tuple[PageSample, ...] = ()
+    featured: int | None = None
     runs: tuple[RunFacts, ...] = ()
     shared: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()

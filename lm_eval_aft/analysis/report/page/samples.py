@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
-from lm_eval_aft.analysis.grading import GradedTrace
+from lm_eval_aft.analysis.grading import GradedTrace, nearest_text
 from lm_eval_aft.analysis.report.page.data import PageMessage, PageSample, PageText
 from lm_eval_aft.analysis.runs import RunEntry, by_question
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.records import Chat, Trace
+from lm_eval_aft.inference.dialogue import without_thinking
 from lm_eval_aft.storage.results import Sample, Score
 
 # Logged samples by task, doc_id and doc_hash, each with the score that stands for its task.
@@ -33,11 +35,27 @@ def run_samples(
     traces = by_question(entry.traces(), lambda trace: trace)
     diagnosed = diagnose_traces(traces.values(), [entry, *others])
     grades = {(grade.task, grade.doc_id, grade.repeat, grade.turn): grade for d in diagnosed for grade in d.traces}
-    traced = [_from_trace(entry.label, trace, grades[key], logged) for key, trace in traces.items()]
+    traced = [_from_trace(entry, trace, grades[key], logged) for key, trace in traces.items()]
     tasks = {sample.task for sample in traced}
-    untraced = [_from_log(entry.label, *each) for (task, *_), each in logged.items() if task not in tasks]
+    untraced = [_from_log(entry, *each) for (task, *_), each in logged.items() if task not in tasks]
     aggregated = (d.diagnostics for d in diagnosed if d.diagnostics.layers or d.diagnostics.scored)
     return tuple(aggregated), (*traced, *untraced)
+
+
+def featured(samples: Sequence[PageSample], run: str) -> int | None:
+    """The place of the sample that tells most about aggregation: a question that it fixed with the fewest right drafts.
+
+    Args:
+        samples: All samples of the page.
+        run: The run to choose from, if it fixed a question.
+
+    Returns:
+        None if no run fixed a question.
+    """
+    fixed = [place for place, sample in enumerate(samples) if sample.fixed]
+    # A question without a right draft may be fixed by chance, so it comes last.
+    order = {place: (samples[place].run != run, samples[place].right_drafts or 1_000_000) for place in fixed}
+    return min(fixed, key=order.__getitem__, default=None)
 
 
 def _logged(entry: RunEntry) -> Logged:
@@ -52,28 +70,64 @@ def _logged(entry: RunEntry) -> Logged:
     return logged
 
 
-def _from_trace(label: str, trace: Trace, grade: GradedTrace, logged: Logged) -> PageSample:
+def _from_trace(entry: RunEntry, trace: Trace, grade: GradedTrace, logged: Logged) -> PageSample:
     question = trace.question
     sample, score = logged.get((question.task, question.doc_id, question.doc_hash), (None, None))
     right = grade.right
     if right is None and sample and score:
         right = _right(sample, score)
     return PageSample(
-        run=label,
+        run=entry.label,
         task=question.task,
         doc_id=question.doc_id,
         question=(sample.question if sample else "") or question.chat.messages[-1].content,
         messages=_messages(question.chat),
         texts=tuple(_texts(trace, grade)),
         answer=trace.answer,
-        gold=grade.gold if grade.gold is not None else _target(sample),
+        gold=_gold(grade, sample),
         right=right,
         fixed=grade.fixed,
         broken=grade.broken,
         score=_score(sample, score),
         repeat=question.repeat,
         turn=question.turn,
+        category=_category(entry, question.task, sample),
+        right_drafts=_right_drafts(grade),
+        changed=_changed(grade),
+        rendered=sample.rendered if sample and not question.turn else "",
     )
+
+
+def _gold(grade: GradedTrace, sample: Sample | None) -> str:
+    """The gold answer; empty if it is the question, which a checker of the task then reads."""
+    gold = grade.gold if grade.gold is not None else _target(sample)
+    return "" if sample and gold.strip() == sample.question.strip() else gold
+
+
+def _category(entry: RunEntry, task: str, sample: Sample | None) -> str:
+    """The document's category, else the first group that holds its task."""
+    groups = (group.name for group in entry.run.groups.values() if task in group.tasks)
+    return (sample.category if sample else "") or next(groups, "")
+
+
+def _right_drafts(grade: GradedTrace) -> int | None:
+    drafts = grade.layer(0)
+    graded = len(drafts) > 1 and all(draft.right is not None for draft in drafts)
+    return sum(draft.right is True for draft in drafts) if graded else None
+
+
+def _changed(grade: GradedTrace) -> int | None:
+    """See ``PageSample.changed``."""
+    layers = [_leading(grade, layer) for layer in range(max(text.layer for text in grade.texts) + 1)]
+    if len(layers) < 2 or not any(layers):
+        return None
+    return next((number for number, answers in enumerate(layers) if answers and not answers & layers[0]), 0)
+
+
+def _leading(grade: GradedTrace, layer: int) -> set[str]:
+    """The most frequent answers of a layer."""
+    counts = Counter(text.answer for text in grade.layer(layer) if text.answer is not None)
+    return {answer for answer, count in counts.items() if count == max(counts.values())}
 
 
 def _messages(chat: Chat) -> tuple[PageMessage, ...]:
@@ -81,7 +135,9 @@ def _messages(chat: Chat) -> tuple[PageMessage, ...]:
 
 
 def _texts(trace: Trace, grade: GradedTrace) -> Iterator[PageText]:
-    for draft, graded in zip(trace.drafts, grade.texts, strict=True):
+    spoken = [without_thinking(trace.question, draft) for draft in trace.drafts]
+    first = [text for draft, text in zip(trace.drafts, spoken, strict=True) if not draft.layer]
+    for draft, graded, text in zip(trace.drafts, grade.texts, spoken, strict=True):
         yield PageText(
             layer=draft.layer,
             index=draft.index,
@@ -92,15 +148,17 @@ def _texts(trace: Trace, grade: GradedTrace) -> Iterator[PageText]:
             generated_tokens=draft.completion.generated_tokens,
             finish_reason=draft.completion.finish_reason,
             copies=grade.copies(graded, draft.layer - 1),
+            nearest=nearest_text(text, first) if draft.layer and text.strip() else None,
+            spoken=None if text == draft.completion.text else text,
         )
 
 
-def _from_log(label: str, sample: Sample, score: Score) -> PageSample:
+def _from_log(entry: RunEntry, sample: Sample, score: Score) -> PageSample:
     """What lm-eval logged: the prompt, the first response and the score."""
     chat = decode(sample.prompt)
     text = str(sample.resps[0]) if sample.resps else ""
     return PageSample(
-        run=label,
+        run=entry.label,
         task=sample.key.task,
         doc_id=sample.key.doc_id,
         question=sample.question or chat.messages[-1].content,
@@ -110,6 +168,8 @@ def _from_log(label: str, sample: Sample, score: Score) -> PageSample:
         gold=_target(sample),
         right=_right(sample, score),
         score=_score(sample, score),
+        category=_category(entry, sample.key.task, sample),
+        rendered=sample.rendered,
     )
 
 

@@ -11,7 +11,7 @@ import base64
 import gzip
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from hashlib import sha256
 from importlib.resources import files
@@ -23,7 +23,19 @@ from lm_eval_aft.analysis.report.page.data import PageData, PageSample
 from lm_eval_aft.analysis.report.tables import to_jsonable
 from lm_eval_aft.core.files import atomic_write, writing
 
-SCRIPTS = ("dom", "tables", "charts", "overview", "effects", "aggregation", "shards", "detail", "samples", "main")
+SCRIPTS = (
+    "dom",
+    "tables",
+    "charts",
+    "overview",
+    "effects",
+    "aggregation",
+    "shards",
+    "diff",
+    "detail",
+    "samples",
+    "main",
+)
 # Questions in a shard: at k=5, layers=2 about 250 kB of text, which a browser unpacks in a few milliseconds.
 SHARD_SIZE = 32
 # Characters of a question in the list.
@@ -97,19 +109,36 @@ def _without_samples(data: PageData) -> dict[str, Any]:
 
 
 def _index(samples: Sequence[PageSample]) -> dict[str, Any]:
-    runs = {name: number for number, name in enumerate(dict.fromkeys(sample.run for sample in samples))}
-    tasks = {name: number for number, name in enumerate(dict.fromkeys(sample.task for sample in samples))}
+    names = {field: _numbered(getattr(sample, field) for sample in samples) for field in ("run", "task", "category")}
     return {
-        "runs": list(runs),
-        "tasks": list(tasks),
+        "runs": list(names["run"]),
+        "tasks": list(names["task"]),
+        "categories": list(names["category"]),
         "shard_size": SHARD_SIZE,
-        "entries": [_index_entry(sample, runs, tasks) for sample in samples],
+        "entries": [_index_entry(sample, names) for sample in samples],
     }
 
 
-def _index_entry(sample: PageSample, runs: dict[str, int], tasks: dict[str, int]) -> list[int | str]:
-    """Run, task, document, grade as bits (1 right, 2 wrong, 4 fixed, 8 broken) and the start of the question."""
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+
+def _index_entry(sample: PageSample, names: Mapping[str, Mapping[str, int]]) -> list[int | str | None]:
+    """One row of the list.
+
+    Returns:
+        Numbers of run, task and category, the document, the grade as bits (1 right, 2 wrong, 4 fixed, 8 broken), the
+        right drafts, the layer that changed the answer, and the start of the question.
+    """
     right = 0 if sample.right is None else 1 if sample.right else 2
-    grade = right + 4 * sample.fixed + 8 * sample.broken
     snippet = " ".join(sample.question[: 4 * SNIPPET].split())[:SNIPPET]
-    return [runs[sample.run], tasks[sample.task], sample.doc_id, grade, snippet]
+    return [
+        names["run"][sample.run],
+        names["task"][sample.task],
+        names["category"][sample.category],
+        sample.doc_id,
+        right + 4 * sample.fixed + 8 * sample.broken,
+        sample.right_drafts,
+        sample.changed,
+        snippet,
+    ]

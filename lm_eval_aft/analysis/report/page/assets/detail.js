@@ -1,27 +1,34 @@
-// One question: its messages, the drafts side by side, each layer, the answer.
+// One question: its messages, the drafts side by side, each layer, the answer; or its answers in all runs.
 
 const badge = (kind, text) => h("span", { class: "badge " + kind }, text);
+const rightBadge = (right) => (right === null ? null : right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong"));
 
 function verdicts(right, fixed, broken) {
-  return [
-    right === null ? null : right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong"),
-    fixed ? badge("right", "fixed") : null,
-    broken ? badge("wrong", "broken") : null,
-  ].filter(Boolean);
+  return [rightBadge(right), fixed ? badge("right", "fixed") : null, broken ? badge("wrong", "broken") : null].filter(Boolean);
 }
 
 const fact = (label, value) => (value ? [h("dt", {}, label), h("dd", {}, show(clip(value, 1000)))] : []);
+const spoken = (text) => text.spoken ?? text.text;
 
 function finish(text) {
-  if (text.finish_reason === "length") return badge("cut", "cut at the token limit");
-  return text.finish_reason === "stop" ? "ended by itself" : text.finish_reason ? show(text.finish_reason) : null;
+  return text.finish_reason === "stop" ? "ended by itself" : text.finish_reason === "length" ? "cut" : text.finish_reason ? show(text.finish_reason) : null;
 }
 
-function textCard(text, title, source) {
-  const copied = text.copies.length
-    ? badge("copy", `copies ${source} ${text.copies.map((place) => place + 1).join(", ")}`)
-    : null;
-  const judged = text.right === null ? null : text.right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong");
+// The answer that was found in a text. One that is most of the text says nothing new.
+function found(text) {
+  if (text.answer === null || text.answer.length > 0.7 * spoken(text).trim().length) return null;
+  return h("p", { class: "found" }, h("span", { class: "quiet" }, "answer found: "), show(clip(text.answer, 100)));
+}
+
+// A part of a text that is made when it is opened, since it may be long.
+function fold(label, make) {
+  const details = h("details", { class: "fold" }, h("summary", {}, label));
+  details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) details.append(...[make()].flat()); });
+  return details;
+}
+
+function textCard(text, title, source, body) {
+  const copied = text.copies.length ? badge("copy", `copies ${source} ${text.copies.map((place) => place + 1).join(", ")}`) : null;
   const facts = [
     text.generated_tokens === null ? null : plural(text.generated_tokens, "token"),
     finish(text),
@@ -30,13 +37,27 @@ function textCard(text, title, source) {
   return h(
     "article",
     { class: "card" },
-    h("header", {}, h("h5", {}, title), judged, copied, text.answer === null ? null : h("span", { class: "found", title: "the answer found in this text" }, "= ", show(clip(text.answer, 100)))),
-    textBox(text.text, title),
+    h("header", {}, h("h5", {}, title), rightBadge(text.right), copied, text.finish_reason === "length" ? badge("cut", "cut at the token limit") : null),
+    body || textBox(spoken(text), title),
+    text.spoken === null ? null : fold("With its reasoning", () => textBox(text.text, title + " with its reasoning")),
+    found(text),
     facts.length ? h("footer", {}, facts.flatMap((each, i) => (i ? [" \u00b7 ", each] : [each]))) : null,
   );
 }
 
-function layers(sample) {
+// The answer, or what it changed in the draft that it resembles most.
+function answerCard(sample, text, source, view) {
+  const draft = text.nearest === null ? null : sample.texts.find((each) => each.layer === 0 && each.index === text.nearest);
+  if (!draft || spoken(draft) === spoken(text)) return textCard(text, "Answer", source);
+  const name = `draft ${draft.index + 1}`;
+  const body = view.diff ? diffBox(spoken(draft), spoken(text), `changes from ${name}`) : null;
+  const button = h("button", { type: "button", class: "more", "aria-pressed": String(view.diff), onclick: () => view.set("diff", !view.diff) }, view.diff ? "Show the answer alone" : `Show changes from ${name}, which it resembles most`);
+  const card = textCard(text, "Answer", source, body);
+  card.querySelector("header").after(button);
+  return card;
+}
+
+function layers(sample, view) {
   const last = Math.max(...sample.texts.map((text) => text.layer));
   const sections = [];
   for (let layer = 0; layer <= last; layer++) {
@@ -44,9 +65,9 @@ function layers(sample) {
     // A last layer of several texts is no answer: the choices were scored after it.
     const answer = layer === last && texts.length === 1;
     const heading = answer ? "Answer" : layer === 0 ? `Drafts (${texts.length})` : `Layer ${layer} (${texts.length})`;
-    const kind = answer ? "Answer" : layer === 0 ? "Draft" : `Layer ${layer}, text`;
+    const kind = layer === 0 ? "Draft" : `Layer ${layer}, text`;
     const source = layer === 1 ? "draft" : "text";
-    const cards = texts.map((text) => textCard(text, answer ? kind : `${kind} ${text.index + 1}`, source));
+    const cards = texts.map((text) => (answer ? answerCard(sample, text, source, view) : textCard(text, `${kind} ${text.index + 1}`, source)));
     sections.push(h("section", { class: "layer" + (answer ? " answer" : "") }, h("h4", {}, heading), h("div", { class: "cards" }, cards)));
   }
   return sections;
@@ -60,23 +81,46 @@ function messages(sample) {
     "section",
     { class: "layer" },
     h("h4", {}, "Question"),
-    earlier.length ? h("details", {}, h("summary", {}, `${plural(earlier.length, "earlier message")} (examples, system)`), earlier.map(turn)) : null,
     h("div", { class: "card" }, textBox(last ? last.text : sample.question, "question")),
+    earlier.length ? fold(`${plural(earlier.length, "earlier message")} (examples, system)`, () => earlier.map(turn)) : null,
+    sample.rendered ? fold("Prompt of a draft, as the model got it", () => textBox(sample.rendered, "prompt of a draft")) : null,
   );
 }
 
-function renderSample(sample, others, open) {
+const draftsRight = (sample) => (sample.right_drafts === null ? "" : `${sample.right_drafts} of ${sample.texts.filter((text) => text.layer === 0).length}`);
+
+// The answers of all runs to one question, side by side.
+function allRuns(samples, open) {
+  const card = ({ place, sample }) => {
+    const text = sample.texts.at(-1);
+    const name = h("button", { type: "button", class: "link", onclick: () => open(place) }, show(sample.run));
+    return h(
+      "article",
+      { class: "card" },
+      h("header", {}, h("h5", {}, name), verdicts(sample.right, sample.fixed, sample.broken)),
+      sample.right_drafts === null ? null : h("p", { class: "quiet" }, `${draftsRight(sample)} drafts right`),
+      textBox(text ? spoken(text) : sample.answer, sample.run),
+      text ? found(text) : null,
+    );
+  };
+  return h("section", { class: "layer" }, h("h4", {}, `Answers of all runs (${samples.length})`), h("div", { class: "cards" }, samples.map(card)));
+}
+
+function renderSample(sample, others, open, view) {
   const written = sample.texts.length ? sample.texts.at(-1).text : "";
   const twins = others.map((other) =>
     h("button", { type: "button", class: "link", onclick: () => open(other.place) }, show(other.run), " ", verdicts(other.right, false, false)),
   );
   const extra = (sample.repeat ? `, repeat ${sample.repeat + 1}` : "") + (sample.turn ? `, turn ${sample.turn + 1}` : "");
+  const own = () => [
+    sample.texts.length ? layers(sample, view) : null,
+    sample.answer === written || sample.answer === spoken(sample.texts.at(-1) || { text: written, spoken: null }) ? null : h("section", { class: "layer" }, h("h4", {}, "What was scored"), h("div", { class: "card" }, textBox(sample.answer, "what was scored"))),
+  ];
   return [
     h("header", { class: "sample" }, h("h3", { tabindex: "-1" }, show(`${sample.task} #${sample.doc_id}${extra}`)), verdicts(sample.right, sample.fixed, sample.broken)),
-    h("dl", { class: "facts" }, fact("run", sample.run), fact("gold answer", sample.gold), fact("score", sample.score)),
-    twins.length ? h("p", { class: "twins" }, h("span", { class: "quiet" }, "The same question in "), twins) : null,
+    h("dl", { class: "facts" }, fact("run", sample.run), fact("gold answer", sample.gold), fact("score", sample.score), fact("right drafts", draftsRight(sample)), fact("category", sample.category)),
+    twins.length && !view.samples ? h("p", { class: "twins" }, h("span", { class: "quiet" }, "The same question in "), twins) : null,
     messages(sample),
-    sample.texts.length ? layers(sample) : null,
-    sample.answer === written ? null : h("section", { class: "layer" }, h("h4", {}, "What was scored"), h("div", { class: "card" }, textBox(sample.answer, "what was scored"))),
-  ].filter(Boolean);
+    view.samples ? allRuns(view.samples, open) : own(),
+  ].flat(2).filter(Boolean);
 }

@@ -7,7 +7,7 @@ function main() {
     data.leaderboard && section("leaderboard", data.leaderboard.title || "Leaderboard", renderTable(data.leaderboard, false)),
     data.effects && renderEffects(data.effects),
     data.diagnostics.length && renderDiagnostics(data.diagnostics, data.headlines[0]?.run),
-    data.index.entries.length && renderSamples(data.index),
+    data.index.entries.length && renderSamples(data.index, data.featured),
     data.charts.length && renderCharts(data.charts),
     data.runs.length && renderRuns(data),
   ].filter(Boolean);
