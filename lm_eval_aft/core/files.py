@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -14,6 +16,8 @@ from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.core.log import log
 
 MAX_NAME_LENGTH = 100  # characters; file systems allow 255 bytes, and stamps and suffixes are added
+# What a full file system answers, or one whose quota or limit is reached.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a file system without locks answers.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
@@ -75,6 +79,36 @@ def reading(path: Path | str, what: str, error: type[AFTError] = RecordError) ->
             f"{path} is not {what} ({type(cause).__name__}: {cause}): it is damaged, or another program's; remove it "
             "or give another."
         ) from cause
+
+
+def is_full(folder: Path, size: int, error: BaseException) -> bool:
+    """Whether a write into ``folder`` failed because there was no room. The words of the error are not read.
+
+    Some packages report a failed write without its errno. Then the file system is asked for room for ``size`` bytes.
+
+    Args:
+        folder: Any folder of that file system that can be written.
+        size: Bytes that were to be written.
+        error: What the write raised.
+    """
+    causes: list[BaseException | None] = [error]
+    while causes[-1] is not None and len(causes) < 10:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    if any(isinstance(cause, OSError) and cause.errno in NO_ROOM for cause in causes):
+        return True
+    return not isinstance(error, AFTError) and not _has_room(folder, size)
+
+
+def _has_room(folder: Path, size: int) -> bool:
+    try:
+        if not hasattr(os, "posix_fallocate"):
+            return shutil.disk_usage(folder).free >= size
+        # Quotas and limits of a process count too.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            os.posix_fallocate(probe.fileno(), 0, size)
+    except OSError as error:
+        return error.errno not in NO_ROOM
+    return True
 
 
 def refuse_stream(path: str | Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.full_disk import files_of_at_most
+from helpers.full_disk import files_of_at_most, small_disk
 from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Request, Sampling
 from lm_eval_aft.storage.draft_store import SQLiteStore, generation_key
@@ -203,12 +203,8 @@ def fill(store: SQLiteStore, numbers: range) -> None:
 class TestFullDisk:
     @pytest.fixture
     def small(self, tmp_path):
-        mount = tmp_path / "small"
-        mount.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", mount], capture_output=True).returncode:
-            pytest.skip("this machine does not let a test mount a tmpfs")
-        yield mount
-        subprocess.run(["umount", "-l", mount], check=True)
+        with small_disk(tmp_path / "small", "400k") as disk:
+            yield disk
 
     def test_what_was_committed_is_kept(self, small):
         store = SQLiteStore(small / "s.sqlite")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from helpers.full_disk import small_disk
 from helpers.tiny_models import save_tiny, tiny_tokenizer
 from helpers.training_runs import SHORT, contradicted, log_of, same, weights
 from lm_eval_aft.core.errors import ConfigError, EngineError
@@ -19,6 +23,7 @@ from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
 from trainers.fitting import loop
 from trainers.fitting.callbacks import RunLog
 from trainers.fitting.checkpoint_card import write_checkpoint_card
+from trainers.fitting.run import check_checkpoint
 from trainers.train import run_training, train
 
 
@@ -195,16 +200,37 @@ def test_a_run_whose_weights_were_not_written_is_not_finished(config, monkeypatc
     assert not json.loads(Path(config.output, "run.json").read_text())["finished"]
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_can_resume(config, monkeypatch):
-    def full(*args, **rest):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+@pytest.mark.parametrize(("size", "missing"), [("560k", "model.safetensors"), ("760k", "scheduler.pt")])
+def test_a_full_disk_is_one_sentence_and_the_run_can_resume(config, tmp_path, capsys, size, missing):
+    with small_disk(tmp_path / "small", size) as disk:
+        whole = replace(config, lora_rank=0, keep=1, output=str(disk / "run"))
+        with pytest.raises(EngineError, match="the disk is full: a checkpoint could not be written") as full:
+            run_training("sft", whole)
+        assert full.value.exit_code == 2
+        # The disk had no room for the weights, or for the optimizer, which is before this file.
+        checkpoints = Path(whole.output, "checkpoints")
+        assert not (checkpoints / "checkpoint-4" / missing).exists()
+        check_checkpoint(checkpoints / "checkpoint-2")
+        with pytest.raises(EngineError, match="the disk is full"):
+            run_training("sft", whole)
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        capsys.readouterr()
+        run_training("sft", whole)
+        assert "resumes after checkpoint 2" in capsys.readouterr().out
+        assert json.loads(Path(whole.output, "run.json").read_text())["finished"]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.AFTTrainer, "_save_optimizer_and_scheduler", full)
-        with pytest.raises(EngineError, match="the disk is full: a checkpoint could not be written"):
-            run_training("sft", config)
-    run_training("sft", config)
-    assert json.loads(Path(config.output, "run.json").read_text())["finished"]
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("No space left on device"), OSError(errno.EIO, "Input/output error")], ids=repr
+)
+def test_an_error_of_a_save_on_a_disk_with_room_is_not_called_a_full_disk(config, monkeypatch, error):
+    def fail(*args, **rest):
+        raise error
+
+    monkeypatch.setattr(loop.AFTTrainer, "_save_optimizer_and_scheduler", fail)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        run_training("sft", config)
 
 
 def test_a_model_with_sampling_settings_that_it_does_not_use_can_be_saved(config, tmp_path):

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
-from trainers.fitting.run import TrainingRun
+from trainers.fitting.run import TrainingRun, disk_guard
 
 Say = Callable[[str], None]
 
@@ -53,7 +53,9 @@ class RunLog(TrainerCallback):
         """The same if the end of an epoch is evaluated."""
         return self.on_step_end(args, state, control)
 
-    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, model: Any = None, **_: Any
+    ) -> None:
         """Write one line to log.jsonl and print it."""
         keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
         row = {key: float(logs[key]) for key in keys if key in logs}
@@ -65,7 +67,7 @@ class RunLog(TrainerCallback):
         elapsed_s = round(time.monotonic() - self.started, 2)
         row |= {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "elapsed_s": elapsed_s}
         row |= {"tokens": state.num_input_tokens_seen}
-        with self.run.log.open("a", encoding="utf-8") as lines:
+        with disk_guard(self.run.folder, model), self.run.log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
         self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
 
@@ -76,13 +78,16 @@ class RunLog(TrainerCallback):
         shares = [getattr(weights, "ds_tensor", weights) for weights in trained]
         return all(bool(share.isfinite().all()) for share in shares)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
         """Mark a checkpoint as whole after all processes wrote their parts, and then remove older ones."""
         if args.world_size > 1:
             args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
             folder = self.run.checkpoint(state.global_step)
-            write_checkpoint_card(folder, self.run, self.aft, self.facts)
+            with disk_guard(self.run.folder, model):
+                write_checkpoint_card(folder, self.run, self.aft, self.facts)
             self.run.remove_checkpoints(self.run.config.keep, state.best_model_checkpoint)
 
     def broken(self, what: str, step: int) -> EngineError:

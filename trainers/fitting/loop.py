@@ -87,7 +87,7 @@ def fit(
     if trainer.is_world_process_zero():
         trim_log(run.log, step_of(run.resume_from) if run.resume_from else -1)
         run.write_state(finished=False)
-    with disk_guard(run), _resuming(trainer, run):
+    with _resuming(trainer, run):
         if not _is_trained(trainer, run):
             trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     best = best_checkpoint(trainer)
@@ -95,7 +95,7 @@ def fit(
         step = step_of(Path(best))
         say(f"kept: step {step}, validation loss {trainer.state.best_metric:.4f}, the lowest")
         facts = [*facts, f"kept: step {step} of {trainer.state.global_step}, by validation loss"]
-    with disk_guard(run):
+    with disk_guard(run.folder, model):
         _save(trainer, run, aft, facts)
 
 
@@ -250,10 +250,11 @@ class AFTTrainer(Trainer):
         # One process sees its own share of the weights only.
         if self.accelerator.reduce(broken):
             raise self.run_log.broken("weights became no numbers", self.state.global_step)
-        # Trainer checks whether the folder of the best checkpoint exists, and processes must agree on it. With shards
-        # one process may see the folder before another does.
-        Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
-        super()._save_checkpoint(model, trial)
+        with disk_guard(self.run_log.run.folder, model):
+            # Trainer checks whether the folder of the best checkpoint exists, and processes must agree on it. With
+            # shards one process may see the folder before another does.
+            Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
+            super()._save_checkpoint(model, trial)
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

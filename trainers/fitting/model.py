@@ -228,7 +228,7 @@ def merge(run: TrainingRun, end_id: int, aft: CheckpointConfig, facts: Sequence[
         with loading(lambda error: EngineError(f"the adapter in {run.folder} cannot be loaded: {reason_of(error)}")):
             merged = PeftModel.from_pretrained(base.float(), str(run.folder)).merge_and_unload()
     set_end_token(merged, end_id)
-    with disk_guard(run):
+    with disk_guard(run.folder, merged):
         merged.to(dtype).save_pretrained(folder)
         AutoTokenizer.from_pretrained(run.folder).save_pretrained(folder)
         write_checkpoint_card(folder, run, aft, facts, merged=True)

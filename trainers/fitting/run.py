@@ -9,7 +9,6 @@ merged/           the full checkpoint that --merge writes
 
 from __future__ import annotations
 
-import errno
 import shutil
 import tempfile
 import zipfile
@@ -17,20 +16,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from lm_eval_aft import __version__
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.files import is_full, reading
 from lm_eval_aft.core.jsonl import parse_json, write_jsonl
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import FILE
 from trainers.settings import Kind, TrainConfig
 
-# The errors of torch and safetensors on a full disk have no errno.
-FULL_DISK = ("No space left", "os error 28", "PytorchStreamWriter failed")
+# Tokenizer, settings, state and cards of a checkpoint.
+SMALL_FILES_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,12 @@ class TrainingRun:
 
 
 @contextmanager
-def disk_guard(run: TrainingRun) -> Iterator[None]:
+def disk_guard(folder: Path, model: Any) -> Iterator[None]:
     """Turn a full disk into one sentence. Earlier checkpoints stay whole, and the run can resume from them.
+
+    Args:
+        folder: The run's folder.
+        model: The model whose weights, and perhaps optimizer, are written.
 
     Raises:
         EngineError: If a file could not be written for want of space.
@@ -120,13 +124,18 @@ def disk_guard(run: TrainingRun) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(sign in str(error) for sign in FULL_DISK):
+        if isinstance(error, MemoryError) or not is_full(folder, _checkpoint_bytes(model), error):
             raise
         raise EngineError(
-            f"the disk is full: a checkpoint could not be written to {run.folder} ({error}); free some space and give "
-            "the same command, it resumes from the last whole checkpoint."
+            f"the disk is full: a checkpoint could not be written to {folder} ({reason_of(error)}); free some space "
+            "and give the same command, it resumes from the last whole checkpoint."
         ) from error
+
+
+def _checkpoint_bytes(model: Any) -> int:
+    """About the size of a checkpoint: the trained weights, two moments of each for the optimizer, and small files."""
+    weights = [each for each in model.parameters() if each.requires_grad] or list(model.parameters())
+    return 3 * sum(int(each.numel() * each.element_size()) for each in weights) + SMALL_FILES_BYTES
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
