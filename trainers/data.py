@@ -61,7 +61,8 @@ def data() -> None:
     "fields",
     multiple=True,
     metavar="OURS=THEIRS",
-    help="Key in the file for one of our keys, such as gold=answer. Repeat the option for several.",
+    help="Key in the file for one of our keys, such as gold=answer. A key within others is written a.b[].c. "
+    "Repeat the option for several.",
 )
 def import_command(source: Path, out: Path, layout: str, fields: tuple[str, ...]) -> None:
     """Turn a data set into rows.
@@ -71,7 +72,7 @@ def import_command(source: Path, out: Path, layout: str, fields: tuple[str, ...]
     from trainers.rows.importers import import_rows
 
     if any("=" not in field for field in fields):
-        raise ConfigError("--field is written OURS=THEIRS, such as --field gold=answer.")
+        raise ConfigError("--field is written OURS=THEIRS, such as --field gold=answer or drafts=a.b[].text.")
     _finish(out, import_rows(source, layout, dict(field.split("=", 1) for field in fields)))
 
 

@@ -45,7 +45,7 @@ def test_the_card_names_inputs_by_path_and_digests_them_as_they_were(tmp_path):
         ({"drafts": ["a", None]}, "drafts of .* row 1 must be a list of texts"),
         ({"drafts": "abcdef"}, "drafts of .* row 1 must be a list of texts"),
         ({"target": 5}, "target of .* row 1 is 5: it must be a text"),
-        ({"scores": [None, 1.0]}, "scores of .* row 1 must be a list with one finite number for each of its 2 drafts"),
+        ({"scores": ["x", 1.0]}, "scores of .* row 1 must be a list with one finite number or null for each of its 2"),
         ({"scores": [float("nan"), 1.0]}, "scores of .* row 1 must be a list with one finite number"),
         ({"scores": [1.0]}, "scores of .* row 1 must be a list"),
         ({"models": "gpt-4"}, "models of .* row 1 must be a list"),

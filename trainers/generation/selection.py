@@ -74,7 +74,8 @@ def _means(rows: Sequence[DataRow], name: str) -> list[str]:
     """Mean scores as facts. Each query has the same weight, as in ``keep_matched``."""
     facts = []
     for key, what in (("scores", "score"), ("right", "share of right drafts")):
-        means = [fmean(map(float, row[key])) for row in rows if row.get(key)]
+        known = ([float(each) for each in row.get(key) or () if each is not None] for row in rows)
+        means = [fmean(values) for values in known if values]
         if means:
             facts.append(f"mean {what} in {name}: {fmean(means):.3f}")
     return facts
@@ -118,7 +119,8 @@ def keep_best(rows: Sequence[DataRow], k: int, *, right_first: bool = False) -> 
         values = row.get("scores") or row.get("right") or [0.0] * len(row["drafts"])
         usable = [i for i, draft in enumerate(row["drafts"]) if shown_text(draft)]
         first = row["right"] if right_first else [True] * len(values)
-        best = sorted(usable, key=lambda i: (not first[i], -values[i]))[:k]
+        # Drafts without a score come last.
+        best = sorted(usable, key=lambda i: (not first[i], inf if values[i] is None else -values[i]))[:k]
         if len(best) == k:
             kept.append(keep_drafts(row, sorted(best)))
     return kept
@@ -136,8 +138,9 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
     for number, row in enumerate(others, 1):
         if row["drafts"]:
             known = scores_there.setdefault(query_chat(row, "the other file").identity, [])
-            known.extend(_scores(row, f"row {number} of the other file"))
-    goals = {identity: sum(scores) / len(scores) for identity, scores in scores_there.items()}
+            scores = _scores(row, f"row {number} of the other file")
+            known.extend(score for score in scores if score is not None)
+    goals = {identity: sum(known) / len(known) for identity, known in scores_there.items()}
     kept = []
     for number, row in enumerate(rows, 1):
         identity = query_chat(row, "a row").identity
@@ -146,6 +149,9 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
         if goal is None or len(usable) < k:
             continue
         scores = _scores(row, f"row {number}")
+        usable = [i for i in usable if scores[i] is not None]
+        if len(usable) < k:
+            continue
         random = Random(f"{identity}/{row['drafts']}")
         few = comb(len(usable), k) <= MOST_SETS
         sets = combinations(usable, k) if few else (sorted(random.sample(usable, k)) for _ in range(MOST_SETS))
@@ -156,7 +162,8 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
     return kept
 
 
-def _scores(row: DataRow, where: str) -> list[float]:
-    if not row.get("scores"):
+def _scores(row: DataRow, where: str) -> list[float | None]:
+    """The score of each draft; None for a draft without one."""
+    if all(score is None for score in row.get("scores") or ()):
         raise ConfigError(f"{where} has no scores: run aft data select --reward_model MODEL on both files first.")
     return list(row["scores"])

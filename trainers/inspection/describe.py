@@ -89,7 +89,8 @@ def _diversity(drafts: Iterable[Sequence[str]]) -> float:
 def _correctness(rows: Sequence[DataRow]) -> list[str]:
     lines = []
     rows = [row for row in rows if row.get("drafts")]
-    scored = [mean(row["scores"]) for row in rows if row.get("scores")]
+    known = ([score for score in row.get("scores") or () if score is not None] for row in rows)
+    scored = [mean(scores) for scores in known if scores]
     if scored:
         lines.append(f"score of a draft      {mean(scored):.3f} (mean of {len(scored)} rows)")
     right = [row["right"] for row in rows if row.get("right")]

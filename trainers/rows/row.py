@@ -33,11 +33,12 @@ def _finite(value: Any) -> bool:
 # Lists with one entry a draft: what an entry is called in messages, and its check.
 DRAFT_LISTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ends": ("text", lambda value: isinstance(value, str)),
-    "scores": ("finite number", _finite),
+    "scores": ("finite number or null", lambda value: value is None or _finite(value)),
     "right": ("true or false", lambda value: value in (0, 1)),
     "models": ("entry", lambda value: True),
 }
 ALIGNED_KEYS = ("drafts", *DRAFT_LISTS)
+QUERY_ADVICE = "aft data import turns other layouts into this one, and an answer at the end belongs in sft_target."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,13 @@ class TrainingRow:
         return self.sft_target or self.target
 
     @classmethod
-    def of(cls, row: DataRow, where: str) -> TrainingRow:
+    def of(cls, row: DataRow, where: str, advice: str = QUERY_ADVICE) -> TrainingRow:
         """Check one object of a data file.
+
+        Args:
+            row: The object.
+            where: File and row number, for messages.
+            advice: The end of the message about a query that is none.
 
         Raises:
             ConfigError: If a key is missing or has another type.
@@ -83,7 +89,7 @@ class TrainingRow:
         if len(set(sources)) < len(sources):
             raise ConfigError(f"sources of {where} are {sources}: name each position once, or remove them.")
         return cls(
-            chat=query_chat(row, where),
+            chat=query_chat(row, where, advice),
             drafts=tuple(drafts[number] for number in full),
             sources=tuple(full.index(source) for source in sources if source in full),
             where=where,
@@ -107,13 +113,18 @@ def keep_drafts(row: DataRow, kept: Sequence[int]) -> dict[str, Any]:
     return {**row, **lists}
 
 
-def check_row(row: DataRow, where: str) -> None:
+def check_row(row: DataRow, where: str, advice: str = QUERY_ADVICE) -> None:
     """Check a row for the data commands: as for training, and each list about drafts has one entry a draft.
+
+    Args:
+        row: The row.
+        where: File and row number, for messages.
+        advice: The end of the message about a query that is none.
 
     Raises:
         ConfigError: If a key is missing or has another type, or a list has another length.
     """
-    TrainingRow.of(row, where)
+    TrainingRow.of(row, where, advice)
     drafts = row.get("drafts")
     for name, (entry, fits) in DRAFT_LISTS.items():
         # In a row without drafts the key has another meaning.
@@ -149,7 +160,7 @@ def _text(row: DataRow, name: str, where: str) -> str:
     return (value or "").strip()
 
 
-def query_chat(row: DataRow, where: str) -> Chat:
+def query_chat(row: DataRow, where: str, advice: str = QUERY_ADVICE) -> Chat:
     """The query of a row as a chat.
 
     Raises:
@@ -166,7 +177,7 @@ def query_chat(row: DataRow, where: str) -> Chat:
     if not messages or not texts or messages[-1].role != "user" or not messages[-1].content.strip():
         raise ConfigError(
             f"query of {where} must be a text, or a list of messages (role and content, both texts) that ends with the "
-            "user: aft data import turns other layouts into this one, and an answer at the end belongs in sft_target."
+            f"user: {advice}"
         )
     return Chat(messages)
 
@@ -202,4 +213,6 @@ def read_drafted_rows(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if row.get("drafts") is None:
             raise ConfigError(f"row {number} of {path} has no list of drafts: run aft data drafts or import first.")
+    if not any(row["drafts"] for row in rows):
+        raise ConfigError(f"no row of {path} has a draft: run aft data drafts, or import the file's own drafts.")
     return rows
