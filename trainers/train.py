@@ -135,6 +135,11 @@ def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
             say(line)
         if encoded.hidden:
             say(f"warning: {encoded.hidden} drafts are not shown: without control tokens and thoughts they are empty.")
+        if encoded.unknown:
+            say(
+                f"warning: {encoded.unknown} of {len(encoded.examples)} targets hold words that the tokenizer does not "
+                "know: they are learnt as its unknown token. Use another tokenizer, or remove these words."
+            )
         loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
         say(f"saved in {run.folder}")
     if merge and _first_process():

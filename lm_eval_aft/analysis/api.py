@@ -69,10 +69,10 @@ def compare(
         RecordError: The runs cannot be paired, or a file cannot be read.
     """
     base_path, paths = _path("baseline", baseline), [_path("others", each) for each in others]
-    if is_judgement_file(base_path):
-        return compare_judgements(base_path, paths, common, level)
-    base, rest = read_sides(base_path, paths, _path_or_none("traces", traces))
     names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if is_judgement_file(base_path):
+        return compare_judgements(base_path, paths, common, level, names, metric)
+    base, rest = read_sides(base_path, paths, _path_or_none("traces", traces))
     return compare_entries(base, rest, names, metric, common, level, members)
 
 
@@ -170,7 +170,8 @@ def read_sides(
     if len(runs) > 1:
         files = ", ".join(str(run.path) for run in runs[:3])
         raise RecordError(f"{baseline} holds {len(runs)} runs and the baseline is one: give its file, such as {files}.")
-    base, *rest = read_entries([runs[0].path, *others, *more], traces)
+    # The folder rather than the file in it: the traces may lie elsewhere in the folder.
+    base, *rest = read_entries([baseline, *others, *more], traces)
     if not rest:
         raise _no_other_run(others[0])
     return base, tuple(rest)

@@ -20,7 +20,7 @@ from typing import Literal
 
 from lm_eval_aft.analysis.conditions import conditions_of, group_differences, primary_score
 from lm_eval_aft.analysis.groups import listed_names, members_of
-from lm_eval_aft.analysis.judgements import pair_judgements, pair_stored_judgements, read_judged_models
+from lm_eval_aft.analysis.judgements import judgements_of, pair_judgements, pair_stored_judgements, read_judged_models
 from lm_eval_aft.analysis.pairing import PairedScores, UnusableScores, pair_group, pair_scores
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import (
@@ -366,7 +366,12 @@ def _test(baseline: str, other: str, score: Score, pairs: PairedScores, level: f
 
 
 def compare_judgements(
-    baseline: Path, others: Sequence[Path], common: bool = False, level: float = 0.95
+    baseline: Path,
+    others: Sequence[Path],
+    common: bool = False,
+    level: float = 0.95,
+    tasks: Sequence[str] = (),
+    metric: str | None = None,
 ) -> ComparedRuns:
     """Compare judged models, from FastChat's judgement files or alpaca_eval's annotations.
 
@@ -375,12 +380,15 @@ def compare_judgements(
         others: Further files.
         common: Compare the questions on which both models have a score, if they are not the same ones.
         level: Confidence of the intervals.
+        tasks: Compare judgements of these benchmarks alone, such as mt_bench; all by default.
+        metric: The name of the score, if it is given: rating or preference.
 
     Raises:
-        ConfigError: There is one model only.
+        ConfigError: There is one model only, or the files have no such task or metric.
         RecordError: A file is of another kind, or two models were not judged alike.
     """
-    base, *rest = [model for path in (baseline, *others) for model in read_judged_models(path)]
+    models = [model for path in (baseline, *others) for model in read_judged_models(path)]
+    base, *rest = judgements_of(models, tasks, metric)
     rest = [model for model in rest if (model.path, model.model) != (base.path, base.model)]
     if not rest:
         raise ConfigError(f"{baseline} holds judgements on {base.model} alone: give another file too.")

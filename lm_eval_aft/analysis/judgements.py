@@ -7,14 +7,14 @@ reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from lm_eval_aft.analysis.pairing import PairedScores, UnusableScores
 from lm_eval_aft.analysis.runs import RunEntry
-from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations
 from lm_eval_aft.judging.mt_bench.replies import read_judgements
 
@@ -57,6 +57,29 @@ def read_judged_models(path: Path) -> tuple[JudgedModel, ...]:
         RecordError: The file is neither FastChat's nor alpaca_eval's.
     """
     return _ratings(path) if path.suffix == ".jsonl" else (_preferences(path),)
+
+
+def judgements_of(models: Sequence[JudgedModel], tasks: Sequence[str], metric: str | None) -> list[JudgedModel]:
+    """The models that were judged in some benchmarks.
+
+    Args:
+        models: Judged models.
+        tasks: Names of benchmarks, or of their tasks such as aft_mt_bench; empty for all.
+        metric: NAME or NAME,FILTER of the score; None for any.
+
+    Raises:
+        ConfigError: No model was judged in them, or the score has another name.
+    """
+    wanted = {task.removeprefix("aft_") for task in tasks}
+    found = [model for model in models if not wanted or model.task in wanted]
+    have = ", ".join(dict.fromkeys(model.task for model in models))
+    for task in tasks:
+        if task.removeprefix("aft_") not in {model.task for model in models}:
+            raise ConfigError(f"--task {task}: these files hold judgements of {have}; give that, or leave --task out.")
+    metrics = list(dict.fromkeys(model.metric for model in found))
+    if metric is not None and metric.removesuffix(",none") not in metrics:
+        raise ConfigError(f"--metric {metric}: these judgements have {', '.join(metrics)}; give that, or leave it out.")
+    return [model for model in found if metric is None or model.metric == metric.removesuffix(",none")]
 
 
 def _ratings(path: Path) -> tuple[JudgedModel, ...]:

@@ -74,7 +74,7 @@ def compare(
     alpaca_eval's annotations.json.
     """
     if is_judgement_file(baseline):
-        compared = compare_judgements(baseline, others, common, level)
+        compared = compare_judgements(baseline, others, common, level, tasks, metric)
         tables: Sequence[Table] = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
         base, rest = api.read_sides(baseline, others, traces, drafts)

@@ -18,6 +18,8 @@ from huggingface_hub.errors import HFValidationError
 from lm_eval_aft.core.jsonl import parse_json
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+# What a training run leaves beside its weights to resume from. It changes no text.
+TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
 # Bytes read at each end of a file, and at each end of a tensor.
 FILE_END_BYTES, TENSOR_END_BYTES = 1 << 20, 1 << 12
@@ -63,7 +65,8 @@ def _pieces(folder: Path) -> Iterator[bytes]:
     for config in CONFIGS:
         if (folder / config).is_file():
             yield (folder / config).read_bytes()
-    for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+    weights = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
+    for path in sorted(path for path in weights if path.name not in TRAINING_STATE):
         size = path.stat().st_size
         yield f"{path.name}:{size}".encode()
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from helpers.made_runs import make_run
 from helpers.made_traces import trace_of_texts, with_grades
+from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_text
 from lm_eval_aft.analysis.report.tables import render
@@ -162,3 +163,16 @@ def test_votes_over_given_drafts_name_the_model_that_wrote_them(tmp_path: Path):
     assert own.points[0].flops is not None
     assert (read.drafter, read.points[0].flops) == ("other/writer", None)
     assert "own, k=3, layers=1, drafts of other/writer: 2 questions" in vote_table(read).title
+
+
+def test_the_baselines_traces_are_found_beside_it_under_any_name(tmp_path: Path):
+    graded_run(tmp_path / "run", essays(), [1, 1, 0])
+    (tmp_path / "run" / "traces").rename(tmp_path / "run" / "notes")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    make_run(tmp_path / "moved" / "model", [1, 1, 0], k=3, layers=1, metric="strict_acc", tokens=3)
+    for file in (tmp_path / "moved").glob("*_2026*"):
+        file.unlink()
+    make_run(tmp_path / "other", [0, 1, 1], k=1, layers=0, metric="strict_acc", tokens=1, model="b")
+    base, (other,) = read_sides(tmp_path / "moved", [tmp_path / "other"])
+    assert [trace.question.doc_id for trace in base.traces()] == [0, 1, 2]
+    assert list(other.traces()) == []

@@ -56,6 +56,17 @@ def test_another_judge_or_other_questions_are_refused(tmp_path: Path):
         compare_judgements(a, [write(tmp_path / "d.jsonl", [{"question_id": 1}])])
 
 
+def test_a_task_and_a_metric_of_judgements_are_honoured(tmp_path: Path):
+    file = write(tmp_path / "a.jsonl", [judgement(n, model, 5 + n) for n in range(3) for model in ("a", "b")])
+    for task, metric in (("mt_bench", "rating"), ("aft_mt_bench", "rating,none")):
+        (row,) = compare_judgements(file, [], tasks=[task], metric=metric).comparisons
+        assert (row.score.task, row.score.metric) == ("mt_bench", "rating")
+    with pytest.raises(ConfigError, match="--task gsm8k: these files hold judgements of mt_bench; give that"):
+        CliRunner().invoke(aft, ["compare", str(file), "--task", "gsm8k"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="--metric acc: these judgements have rating; give that"):
+        CliRunner().invoke(aft, ["compare", str(file), "--metric", "acc"], catch_exceptions=False)
+
+
 def test_published_judgements_and_annotations(shared: Path):
     ratings = shared / "data/mt_bench/model_judgment/gpt-4_single.claude-3.jsonl"
     done = CliRunner().invoke(aft, ["compare", str(ratings)])

@@ -59,3 +59,15 @@ def test_an_adapter_from_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
     assert checkpoint_fingerprint("somebody/adapter", None, None) == "hub:somebody/adapter@c0ffee"
     assert checkpoint_fingerprint("somebody/other", None, None) == "hub:somebody/other@main"
     assert checkpoint_fingerprint("a name/that cannot be", "v1", None) == "hub:a name/that cannot be@v1"
+
+
+def test_the_state_of_an_optimizer_is_no_part_of_a_checkpoint(tmp_path):
+    plain = save(tmp_path / "plain", None)
+    # As version 0.1.0 identified it.
+    assert plain == "folder:ba460ab74dc79ab6abc3e77025aa0786a2fff780b9a3d6d0454b46f5b450c551"
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (tmp_path / "plain" / name).write_bytes(b"state")
+        assert checkpoint_fingerprint(str(tmp_path / "plain"), None, None) == plain
+    # Weights of any other name still count.
+    (tmp_path / "plain" / "extra.pt").write_bytes(b"weights")
+    assert checkpoint_fingerprint(str(tmp_path / "plain"), None, None) != plain

@@ -157,3 +157,11 @@ def test_the_last_step_is_always_logged(config, changes, steps):
         assert logged[-1] < state["max_steps"]
     else:
         assert logged == steps
+
+
+def test_target_words_that_the_tokenizer_does_not_know_are_warned_of(config, tmp_path, capsys):
+    rows = [{"query": "1 2 3 4 make 10", "sft_target": target} for target in ("1 + 2 = 3", "one + 2 = 3", "1 plus 2")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = replace(config, model="bundled:base", template=None, k=(5,), lora_rank=2, max_steps=1, max_length=64)
+    run_training("sft", small)
+    assert "warning: 2 of 3 targets hold words that the tokenizer does not know" in capsys.readouterr().out

@@ -52,12 +52,14 @@ class Encoded:
         too_long: Number of samples that did not fit.
         cut: Number of examples whose drafts were cut.
         hidden: Number of drafts that consist of control tokens and thoughts, so that prompts do not show them.
+        unknown: Number of examples whose target has words that the tokenizer does not know.
     """
 
     examples: list[Example]
     too_long: int
     cut: int
     hidden: int = 0
+    unknown: int = 0
 
 
 class Encoder:
@@ -119,7 +121,7 @@ class Encoder:
         Raises:
             ConfigError: If none fits.
         """
-        examples, too_long, cut, hidden = [], 0, 0, 0
+        examples, too_long, cut, hidden, unknown = [], 0, 0, 0, 0
         for sample in samples:
             try:
                 example, was_cut = self.encode(sample)
@@ -129,9 +131,10 @@ class Encoder:
             examples.append(example)
             cut += was_cut
             hidden += sum(not self.renderer.clean(draft).strip() for draft in sample.drafts)
+            unknown += self.renderer.tokenizer.unk_token_id in example.token_ids[example.prompt_tokens : -1]
         if not examples:
             raise ConfigError(f"none of the {too_long} {name} fits max_length={self.max_length}: raise max_length.")
-        return Encoded(examples, too_long, cut, hidden)
+        return Encoded(examples, too_long, cut, hidden, unknown)
 
     def _find_lead(self) -> str:
         """What the chat template writes before an answer: white space, as in "[/INST] answer", or the end of a thought.
