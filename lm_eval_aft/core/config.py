@@ -38,6 +38,13 @@ SELECTIONS = ("majority", "best_of_n")
 DEFAULTS = {"refine": {"k": 1}, "majority": {"layers": 1}, "best_of_n": {"layers": 1}, "beam": {"layers": 0}}
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 # In the order in which lm-eval reads them.
+# Settings of the last layer that only a task or --gen_kwargs can give. The bounds are those of OpenAI and vLLM.
+EXTRAS: dict[str, Parse] = {
+    "min_p": real(0, 1),
+    "repetition_penalty": real(0, above=True),
+    "frequency_penalty": real(-2, 2),
+    "presence_penalty": real(-2, 2),
+}
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 # What other programs call these arguments, in small letters with underscores.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -278,6 +285,7 @@ def samplings(config: AFTConfig, gen_kwargs: Mapping[str, Any]) -> tuple[Samplin
         top_k=max(0, int(_first(gen_kwargs.get("top_k"), config.top_k, 0, parse=integer(-1), name="top_k"))),
         max_tokens=config.final_max_tokens or limit,
         seeded=seeded,
+        **{name: parse(name, gen_kwargs[name]) for name, parse in EXTRAS.items() if gen_kwargs.get(name) is not None},
     )
     return drafts, final
 

@@ -87,6 +87,10 @@ class Prompt:
         return "" if self.token_ids is None else self.opened_thought
 
 
+# The rarer settings of ``Sampling``, with the values that switch them off.
+EXTRAS_OFF = {"min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How an engine samples a text.
@@ -99,6 +103,11 @@ class Sampling:
         until: Strings that end the text and are cut from it (drafts of base models only).
         seeded: False lets the engine sample without the request's seed (``seed=none``), at its full speed.
         beams: Number of beams of beam search; 1 is none.
+        min_p: Least probability of a token, as a share of the most likely token's; 0 is off.
+        repetition_penalty: Divides positive logits of tokens in the prompt or the text, and multiplies negative ones; 1
+            is off.
+        frequency_penalty: Subtracted from a token's logit for each time that the text has it; 0 is off.
+        presence_penalty: Subtracted from the logit of a token that the text has; 0 is off.
     """
 
     temperature: float
@@ -108,6 +117,20 @@ class Sampling:
     until: tuple[str, ...] = ()
     seeded: bool = True
     beams: int = 1
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+    @property
+    def extras(self) -> dict[str, float]:
+        """The rarer settings that are on, by the names that servers and vLLM have for them."""
+        return {name: getattr(self, name) for name, off in EXTRAS_OFF.items() if getattr(self, name) != off}
+
+    @property
+    def penalised(self) -> bool:
+        """Whether tokens that the text has already are penalised."""
+        return bool(set(self.extras) - {"min_p"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from lm_eval.utils import handle_non_serializable, hash_string
 
 from lm_eval_aft.core.arguments import refuse_count, strings
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, decode
-from lm_eval_aft.core.config import MAX_RUN_GENERATIONS, TOKEN_ALIASES, AFTConfig, samplings
+from lm_eval_aft.core.config import EXTRAS, MAX_RUN_GENERATIONS, TOKEN_ALIASES, AFTConfig, samplings
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Question
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue
 from lm_eval_aft.inference.shown_prompts import given_args
 
 # Generation settings that are used. A warning names the others.
-KNOWN_SETTINGS = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES}
+KNOWN_SETTINGS = {"until", "do_sample", "temperature", "top_p", "top_k", TURNS, *TOKEN_ALIASES, *EXTRAS}
 
 
 def read_dialogues(requests: Sequence[Instance], config: AFTConfig, renderer: Renderer) -> list[Dialogue]:

@@ -15,7 +15,7 @@ import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +39,8 @@ DRAFT_STORE = FileKind(
     "finish_reason TEXT NOT NULL, prompt_tokens INT NOT NULL, computed_prompt_tokens INT NOT NULL, generated_tokens "
     "INT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
 )
+# The fields of ``Sampling`` that every key has, in this order.
+KEY_FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "until", "seeded")
 _COLUMNS = "key, text, token_ids, finish_reason, prompt_tokens, computed_prompt_tokens, generated_tokens, digest"
 
 
@@ -49,11 +51,11 @@ def generation_key(fingerprint: str, request: Request) -> str:
     """
     sampling, seed = request.sampling, request.seed
     if not sampling.temperature:
-        sampling, seed = replace(sampling, top_p=1.0, top_k=0, seeded=True), 0
-    values = list(astuple(sampling))
-    # ``beams`` is the last field. Keys that were made before it existed must stay as they are.
-    if sampling.beams == 1:
-        values.pop()
+        sampling, seed = replace(sampling, top_p=1.0, top_k=0, min_p=0.0, seeded=True), 0
+    values: list[Any] = [getattr(sampling, name) for name in KEY_FIELDS]
+    # Keys that were made before these settings existed must stay as they are.
+    values += [sampling.beams] if sampling.beams != 1 else []
+    values += [dict(sorted(sampling.extras.items()))] if sampling.extras else []
     parts = ["v1", fingerprint, request.prompt.digest, values, seed]
     return sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 

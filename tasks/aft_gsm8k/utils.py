@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ def doc_to_text(doc: dict[str, Any]) -> str:
 def doc_to_target(doc: dict[str, Any]) -> str:
     """The gold number, in the spelling of ``normalise``."""
     return normalise(doc["answer"].rsplit("####", 1)[-1]) or INVALID
+
+
+def worked_solution(doc: dict[str, Any]) -> str:
+    """The answer of a few-shot example: the solution without calculator notes, in the form that the prompt names."""
+    steps = re.sub(r"<<[^<>]*>>", "", doc["answer"].rsplit("####", 1)[0]).strip()
+    return f"{steps}\nThe answer is {doc_to_target(doc)}."
 
 
 def strict(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:

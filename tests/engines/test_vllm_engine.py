@@ -102,6 +102,12 @@ class TestArguments:
         with pytest.raises(EngineError, match="tensor_parallel_size=64 needs 64 devices and this machine has"):
             self.check(tensor_parallel_size=64)
 
+    def test_heads_of_a_size_that_a_cpu_does_not_run(self):
+        from lm_eval_aft.bundled import locate
+
+        with pytest.raises(EngineError, match=r"heads of size 24, and vLLM on a CPU runs sizes 32, .*: use engine=hf"):
+            self.check(pretrained=locate("bundled:aft"))
+
     def test_a_device_of_ones_own_choice(self):
         with pytest.raises(
             ConfigError, match=r"--device cuda:1 cannot be chosen .* set CUDA_VISIBLE_DEVICES=1 instead"
@@ -391,7 +397,11 @@ class TestTiny:
         assert engine.stop_ids == hf.stop_ids == {3}
         requests = ask(engine, Sampling(0.0, 1.0, 0, 48), 1)
         assert [r.prompt for r in requests] == [r.prompt for r in ask(hf, GREEDY, 1)]
-        assert ids(engine, requests) == ids(hf, requests)
+        greedy = ids(engine, requests)
+        assert greedy == ids(hf, requests)
+        for penalty in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
+            penalised = ask(engine, Sampling(0.0, 1.0, 0, 48, **{penalty: 1.5}), 1)
+            assert greedy != ids(engine, penalised) == ids(hf, penalised)
 
 
 class TestDeath:

@@ -212,6 +212,39 @@ def test_aft_gsm8k_takes_a_local_file_and_scores(tmp_path):
     assert score(task, "no idea") == {"strict-match": 0.0, "flexible-extract": 0.0}
 
 
+def test_aft_gsm8k_follows_num_fewshot(tmp_path):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    answer = "{0}+{0}=<<{0}+{0}={1}>>{1}\n#### {1}"
+    rows = [{"question": f"What is {n}+{n}?", "answer": answer.format(n, 2 * n)} for n in (2, 3)]
+    for split, row in zip(("train", "test"), rows, strict=True):
+        (tmp_path / split).write_text(json.dumps(row) + "\n")
+    files = {"data_files": {split: str(tmp_path / split) for split in ("train", "test")}}
+    spec = {"task": "aft_gsm8k", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files}
+    manager = TaskManager(include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
+
+    def messages(**options) -> list[dict]:
+        results = lm_eval.simple_evaluate(
+            model=lm_eval_aft.AFTLM(engine="scripted", k=1, layers=1),
+            tasks=[{"group": "local", "task": [spec]}],
+            task_manager=manager,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            bootstrap_iters=0,
+            **options,
+        )
+        return results["samples"]["aft_gsm8k"][0]["arguments"][0][2]["messages"]
+
+    question = {"role": "user", "content": gsm8k.doc_to_text(rows[1])}
+    assert messages() == messages(num_fewshot=0) == [question]
+    shot = [
+        {"role": "user", "content": gsm8k.doc_to_text(rows[0])},
+        {"role": "assistant", "content": "2+2=4\nThe answer is 4."},
+    ]
+    assert messages(num_fewshot=1) == [*shot, question]
+
+
 def score(task, answer: str) -> dict[str, float]:
     task.build_all_requests(limit=1)
     (request,) = task.instances

@@ -168,7 +168,8 @@ class APIEngine:
             body["n"] = choices
         if chat.prefill:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        return body | self._args.extra_body
+        # A task's own setting is for its last layer. extra_body is for all calls.
+        return body | self._args.extra_body | sampling.extras
 
     def _explain(self, error: Exception, left: int) -> Exception:
         """The sentence that the user reads."""

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from lm_eval_aft.core.records import Request
 from lm_eval_aft.engines.hf.batching import Group, left_pad
 from lm_eval_aft.engines.hf.forward import restart_rope, rope_changes
+from lm_eval_aft.engines.hf.penalties import BeamPenalties
 from lm_eval_aft.engines.hf.sampling import refuse_damaged
 
 
@@ -46,7 +47,7 @@ def beam_search(
         input_ids=ids,
         attention_mask=mask,
         generation_config=settings,
-        logits_processor=LogitsProcessorList([_refuse_damaged]),
+        logits_processor=LogitsProcessorList([_refuse_damaged, BeamPenalties(sampling, mask)]),
     )
     for group, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
         end = next((index for index, token in enumerate(row) if token in stop_ids), len(row) - 1)

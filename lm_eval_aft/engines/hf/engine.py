@@ -180,7 +180,8 @@ class HFEngine:
         # The prefill of a prompt is counted at its first sample.
         first_samples = {group.positions[0] for group in batch}
         sampling = requests[rows[0]].sampling
-        sampler = RowSampler(sampling, [requests[row].seed for row in rows], self.device)
+        prompts = [requests[row].prompt.token_ids or () for row in rows]
+        sampler = RowSampler(sampling, [requests[row].seed for row in rows], self.device, prompts)
         lengths = mask.sum(-1)  # (rows,)
         generated: dict[int, list[int]] = {row: [] for row in rows}
         while True:

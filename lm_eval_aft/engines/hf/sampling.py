@@ -8,12 +8,14 @@ over sorted probabilities would change it whenever two probabilities swap places
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Sampling
+from lm_eval_aft.engines.hf.penalties import RowPenalties
 
 # Most nuclei are smaller. A larger one is found by a full sort.
 NUCLEUS_GUESS = 256
@@ -22,9 +24,19 @@ NUCLEUS_GUESS = 256
 class RowSampler:
     """Samples rows that share their sampling settings, each with a random generator of its own."""
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        """Seed one generator per row. An unseeded sampling takes its seeds from the system."""
+    def __init__(
+        self, sampling: Sampling, seeds: Sequence[int], device: torch.device, prompts: Sequence[Sequence[int]] = ()
+    ) -> None:
+        """Seed one generator per row. An unseeded sampling takes its seeds from the system.
+
+        Args:
+            sampling: The settings of all rows.
+            seeds: The seed of each row.
+            device: Where the logits are.
+            prompts: Token ids of each row's prompt, which a repetition penalty counts in.
+        """
         self._sampling = sampling
+        self._penalties = RowPenalties(sampling, prompts)
         self._generators = [torch.Generator(device) for _ in seeds]
         for generator, seed in zip(self._generators, seeds, strict=True):
             generator.manual_seed(seed) if sampling.seeded else generator.seed()
@@ -32,6 +44,7 @@ class RowSampler:
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows only."""
         self._generators = [self._generators[row] for row in rows]
+        self._penalties.keep(rows)
 
     def draw(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the next token ids.
@@ -42,7 +55,11 @@ class RowSampler:
         Returns:
             (rows,) of int64.
         """
-        scores = logits.float()
+        tokens = self._draw(self._penalties.apply(logits.float()))
+        self._penalties.add(tokens)
+        return tokens
+
+    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
         if not self._sampling.temperature:
             return scores.argmax(-1)
         scores = scores / self._sampling.temperature
@@ -70,15 +87,22 @@ def refuse_damaged(logits: torch.Tensor) -> None:
 
 
 def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """The lowest score that top-k and then top-p keep. Scores equal to it are kept too.
+    """The lowest score that top-k, top-p and min-p keep, in transformers' order. Scores equal to it are kept too.
 
     Args:
         scores: Logits divided by the temperature, (rows, vocab).
-        sampling: ``top_k`` and ``top_p`` are read.
+        sampling: ``top_k``, ``top_p`` and ``min_p`` are read.
 
     Returns:
         (rows, 1).
     """
+    lowest = _nucleus_threshold(scores, sampling)
+    if not sampling.min_p:
+        return lowest
+    return lowest.maximum(scores.amax(-1, keepdim=True) + math.log(sampling.min_p))
+
+
+def _nucleus_threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     vocab = scores.shape[-1]
     top_k = min(sampling.top_k or vocab, vocab)
     if sampling.top_p >= 1:

@@ -211,20 +211,50 @@ def _device_count(device: str) -> int | None:
 
 
 def _set_cpu_defaults(pretrained: str, engine: dict[str, Any]) -> None:
-    """Set defaults of the CPU build for arguments that the user leaves out.
+    """Set defaults of the CPU build for arguments that the user leaves out, and refuse models that it cannot run.
 
     The CPU build dies on a seeded request whose prompt is prefilled in chunks ("CPU Generator does not use offset",
     0.32), so a whole prompt must fit one batch. Compiling the model takes longer there than it saves.
+
+    Raises:
+        EngineError: If the CPU build cannot run the model.
     """
     engine.setdefault("enforce_eager", True)
-    if engine.setdefault("enable_chunked_prefill", False) or "max_num_batched_tokens" in engine:
-        return
+    chunked = engine.setdefault("enable_chunked_prefill", False) or "max_num_batched_tokens" in engine
     from vllm import EngineArgs
 
     try:
-        longest = EngineArgs(model=pretrained, **engine).create_model_config().max_model_len
+        config = EngineArgs(model=pretrained, **engine).create_model_config()
     except Exception:
         # Loading will raise the same error, with a message.
         return
-    # 4096 is the CPU build's own default.
-    engine["max_num_batched_tokens"] = max(longest, 4096)
+    _refuse_head_size(pretrained, config)
+    if not chunked:
+        # 4096 is the CPU build's own default.
+        engine["max_num_batched_tokens"] = max(config.max_model_len, 4096)
+
+
+def _refuse_head_size(pretrained: str, config: Any) -> None:
+    """Refuse attention heads of a size that the CPU build has no code for. It would die while it starts.
+
+    Args:
+        pretrained: Name of the model.
+        config: vLLM's ModelConfig.
+
+    Raises:
+        EngineError: If there is none.
+    """
+    if config.use_mla or config.is_attention_free:
+        return
+    try:
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        sizes = list(CPUAttentionBackend.get_supported_head_sizes())
+    # These names are vLLM's own and may move. vLLM itself then ends with its message.
+    except (ImportError, AttributeError):
+        return
+    if sizes and (size := config.get_head_size()) not in sizes:
+        raise EngineError(
+            f"pretrained={pretrained} has attention heads of size {size}, and vLLM on a CPU runs sizes "
+            f"{', '.join(map(str, sizes))}: use engine=hf, or vLLM on a GPU."
+        )

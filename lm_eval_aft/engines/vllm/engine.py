@@ -159,6 +159,7 @@ class VLLMEngine:
             max_tokens=sampling.max_tokens,
             seed=request.seed if seeded else None,
             stop=list(sampling.until) or None,
+            **sampling.extras,
             stop_token_ids=sorted(self.stop_ids),
             # A stop string may be a special token.
             skip_special_tokens=False,
