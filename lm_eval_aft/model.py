@@ -5,7 +5,9 @@ It turns lm-eval's requests into dialogues, has ``inference.schedule`` answer th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
@@ -25,6 +27,7 @@ from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.program import prepare_program
 from lm_eval_aft.core.prompts import Template, chat_of_draft, check_templates
 from lm_eval_aft.core.records import Chat, Question, Trace
+from lm_eval_aft.core.secrets import hide
 from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
@@ -40,7 +43,8 @@ from lm_eval_aft.inference.selection import Selector, load_selector
 from lm_eval_aft.inference.shown_prompts import given_args, show_prompts
 from lm_eval_aft.inference.task_grading import RunGrader
 from lm_eval_aft.storage.draft_store import Store, kept_in, open_store
-from lm_eval_aft.storage.traces import make_folder, write_traces
+from lm_eval_aft.storage.run_state import PREFIX, RunRecorder, RunState, recording
+from lm_eval_aft.storage.traces import file_stem, make_folder, write_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +182,9 @@ class AFTLM(LM):
         announce(questions, self.config, self.world_size)
         warn_elsewhere(self.name, {question.task for question in questions})
         grader = RunGrader.of(requests, dialogues)
-        with stoppable(self._kept):
-            traces = self._answer(distinct, grader, quiet=disable_tqdm or self.rank != 0)
+        turns = sum(dialogue.turns for dialogue in distinct)
+        with stoppable(self._kept), self._recording(questions, turns) as recorder:
+            traces = self._answer(distinct, grader, recorder, quiet=disable_tqdm or self.rank != 0)
         self._count(traces)
         self._show_prompts(requests)
         return [dialogue.response for dialogue in dialogues]
@@ -330,19 +335,25 @@ class AFTLM(LM):
         scorer = self._scorer("loglikelihood", 0)
         questions = [choice_question.question for choice_question in choice_questions]
         announce(questions, self.config, self.world_size)
-        with stoppable(self._kept):
-            traces = self._propose(questions, quiet, answer=False)
+        with stoppable(self._kept), self._recording(questions, len(questions)) as recorder:
+            traces = self._propose(questions, recorder, quiet, answer=False)
             scores, traces = score_questions(
                 choice_questions, traces, self.engine, scorer, self.template, self.config, quiet=quiet
             )
-        self._write_traces(traces)
+            self._write_traces(traces, recorder)
         return scores, traces
 
     def _kept(self) -> str:
         return kept_in(self.store)
 
     def _propose(
-        self, questions: Sequence[Question], quiet: bool, *, selector: Selector | None = None, answer: bool = True
+        self,
+        questions: Sequence[Question],
+        recorder: RunRecorder,
+        quiet: bool,
+        *,
+        selector: Selector | None = None,
+        answer: bool = True,
     ) -> list[Trace]:
         return propose_and_aggregate(
             questions,
@@ -352,26 +363,53 @@ class AFTLM(LM):
             self.store,
             selector=selector,
             given_drafts=self._given_drafts,
+            recorder=recorder,
             answer=answer,
             quiet=quiet,
         )
 
-    def _write_traces(self, traces: Sequence[Trace]) -> None:
-        if self.config.record:
-            suffix = f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
-            write_traces(self.config.record, self._settings(), traces, suffix)
+    def _recording(self, questions: Sequence[Question], turns: int) -> AbstractContextManager[RunRecorder]:
+        """Keep the state of the run beside its traces. ``turns`` counts the questions with all their later turns."""
+        tasks = Counter(question.task for question in questions)
+        state = RunState(
+            model=hide(self.name),
+            engine=self.config.engine,
+            strategy=self.config.strategy,
+            questions={hide(task): count for task, count in tasks.items()},
+            k=self.config.k,
+            layers=self.config.layers,
+            generations=turns * (self.config.generations - self.config.k * (self._given_drafts is not None)),
+            rank=self.rank,
+            processes=self.world_size,
+        )
+        if not self.config.record or not questions:
+            return recording(state, None)
+        task = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)}_tasks"
+        name = PREFIX + file_stem(task, self._settings(), questions) + self._process_suffix()
+        return recording(state, Path(self.config.record, f"{name}.json"))
 
-    def _answer(self, dialogues: Sequence[Dialogue], grader: RunGrader, quiet: bool) -> list[Trace]:
+    def _process_suffix(self) -> str:
+        """What tells the files of several processes apart."""
+        return f"_rank{self.rank}of{self.world_size}" if self.world_size > 1 else ""
+
+    def _write_traces(self, traces: Sequence[Trace], recorder: RunRecorder) -> None:
+        if self.config.record:
+            recorder.add_traces(write_traces(self.config.record, self._settings(), traces, self._process_suffix()))
+
+    def _answer(
+        self, dialogues: Sequence[Dialogue], grader: RunGrader, recorder: RunRecorder, quiet: bool
+    ) -> list[Trace]:
         """Answer the current turn of every dialogue until none is left. Grade and write the traces and return them."""
         selector = self._selector.for_run(grader) if self._selector else None
         while pending := [(dialogue, dialogue.question) for dialogue in dialogues if dialogue.question]:
-            traces = self._propose([question for _, question in pending], quiet, selector=selector)
+            traces = self._propose([question for _, question in pending], recorder, quiet, selector=selector)
             for (dialogue, _), trace in zip(pending, traces, strict=True):
                 dialogue.add(trace, self.engine.renderer)
         answered = [trace for dialogue in dialogues for trace in dialogue.traces]
         if self.config.record and self.config.grade_drafts:
             answered = grader.grade(answered)
-        self._write_traces(answered)
+            recorder.add_grades(answered)
+        self._write_traces(answered, recorder)
         return answered
 
     def _count(

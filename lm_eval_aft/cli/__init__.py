@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command("lm_eval_aft.cli.sweep:sweep", "Evaluate a grid of k and layers, and generate nothing twice."),
     "template": Command("lm_eval_aft.cli.template:template", "Inspect a prompt template."),
     "votes": Command("lm_eval_aft.cli.votes:votes", "Score the drafts alone: mean, majority vote, oracle."),
+    "watch": Command("lm_eval_aft.cli.watch:watch", "Watch a run that is under way or was killed."),
 }
 
 

@@ -82,6 +82,11 @@ class Dialogue:
         self.question = _next_question(trace, turns[number], renderer) if number < len(turns) else None
 
     @property
+    def turns(self) -> int:
+        """Number of turns, the later ones included."""
+        return 1 + len(self._later_turns or ())
+
+    @property
     def response(self) -> str:
         """What lm-eval gets: the answer, or the answers of all turns as JSON if the request has a list of turns."""
         answers = [final_answer(trace) for trace in self.traces]

@@ -25,13 +25,14 @@ from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, draft_p
 from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampling, Trace
 from lm_eval_aft.core.thinking import has_marks, unopened_thought
 from lm_eval_aft.core.usage import ModelShape, Usage, total
-from lm_eval_aft.inference.dialogue import without_thinking
+from lm_eval_aft.inference.dialogue import is_empty, without_thinking
 from lm_eval_aft.inference.equal_drafts import equal_drafts
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.selection import Choice, Selector
 from lm_eval_aft.storage.draft_store import Store
+from lm_eval_aft.storage.run_state import RunRecorder
 
 
 @dataclass
@@ -78,6 +79,7 @@ class _Setup:
     template: Template
     config: AFTConfig
     store: Store
+    recorder: RunRecorder
     quiet: bool
 
 
@@ -90,6 +92,7 @@ def propose_and_aggregate(
     *,
     selector: Selector | None = None,
     given_drafts: GivenDrafts | None = None,
+    recorder: RunRecorder | None = None,
     answer: bool = True,
     quiet: bool = False,
 ) -> list[Trace]:
@@ -103,6 +106,7 @@ def propose_and_aggregate(
         store: Holds finished generations. A generation that it holds is not generated again.
         selector: If given, the last layer selects a text of the layer before instead of writing one.
         given_drafts: If given, the drafts of another run, which replace layer 0.
+        recorder: Counts the generations that are done.
         answer: False leaves out the last layer, for callers that only need the texts it would read.
         quiet: No progress bar.
 
@@ -114,7 +118,7 @@ def propose_and_aggregate(
         EngineError: If the engine stops working. The store holds what had ended by then.
         RecordError: If a question has too few given drafts.
     """
-    setup = _Setup(engine, template, config, store, quiet)
+    setup = _Setup(engine, template, config, store, recorder or RunRecorder(), quiet)
     runs = [_InFlight(question) for question in questions]
     for layer in range(config.layers + answer):
         if given_drafts and layer == 0:
@@ -133,6 +137,7 @@ def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
     requests, places = _requests(runs, layer, setup)
     for run in runs:
         run.layers.append({})
+    setup.recorder.begin_layer(_name(layer, setup), len(requests))
     steps = generate_or_reuse(requests, setup.engine, setup.store)
     started = time.monotonic()
     for position, completion, reused in show_progress(steps, _name(layer, setup), len(requests), setup.quiet):
@@ -142,6 +147,7 @@ def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
         opened = request.prompt.unshown_mark
         draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, opened)
         runs[number].layers[layer][index] = draft
+        setup.recorder.add(draft, empty=is_empty(runs[number].question, draft))
     for run in runs:
         run.find_cut_thoughts()
     if setup.engine.seed_advice and not layer:

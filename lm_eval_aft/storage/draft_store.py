@@ -113,6 +113,51 @@ class StoreInfo:
     damaged: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """What a store holds at one moment.
+
+    Attributes:
+        generations: Number of generations.
+        generated_tokens: Their tokens.
+        cut: How many of them ended at their token limit.
+        blank: How many of the texts are empty, or white space only.
+        file_bytes: Size of the store in bytes, its write-ahead log included.
+        changed: When the newest generation was written, in seconds since 1970.
+    """
+
+    generations: int
+    generated_tokens: int
+    cut: int
+    blank: int
+    file_bytes: int
+    changed: float
+
+
+def count_store(path: Path) -> StoreCounts:
+    """Count what a store holds, and change nothing on disk. A run may be writing the store.
+
+    Raises:
+        StoreError: If the file is not a draft store, is damaged, or cannot be opened.
+    """
+    if not path.is_file():
+        raise StoreError(f"there is no draft store at {path}: give the file that cache= named.")
+    query = (
+        "SELECT count(*), coalesce(sum(generated_tokens), 0), coalesce(sum(finish_reason = 'length'), 0), "
+        "coalesce(sum(trim(text, char(9, 10, 13, 32)) = ''), 0) FROM generations"
+    )
+    file = SQLiteFile(path, DRAFT_STORE, create=False, untouched=True)
+    try:
+        with file.errors("read"):
+            generations, tokens, cut, blank = file.db.execute(query).fetchone()
+            log = path.with_name(f"{path.name}-wal")
+            states = [each.stat() for each in (path, log) if each.exists()]
+    finally:
+        file.db.close()
+    file_bytes, changed = sum(state.st_size for state in states), max(state.st_mtime for state in states)
+    return StoreCounts(generations, tokens, cut, blank, file_bytes, changed)
+
+
 class SQLiteStore:
     """A draft store on disk, safe for threads and for several processes."""
 

@@ -52,13 +52,17 @@ class SQLiteFile:
         db: The connection. It opens no transaction by itself.
     """
 
-    def __init__(self, path: str | Path | None, kind: FileKind, *, create: bool = True) -> None:
+    def __init__(
+        self, path: str | Path | None, kind: FileKind, *, create: bool = True, untouched: bool = False
+    ) -> None:
         """Open a file.
 
         Args:
             path: The file. Its folder is made if it is missing. None keeps everything in memory.
             kind: What the file holds.
             create: False opens an existing file for reading only.
+            untouched: With ``create=False``, also leave the files of SQLite beside it as they are, and wait for no
+                lock. It is for reads of moments.
 
         Raises:
             AFTError: ``kind.error`` if the file is of another kind, newer than this package, damaged, or cannot be
@@ -67,7 +71,7 @@ class SQLiteFile:
         self.path = None if path is None else Path(path)
         self._kind = kind
         with self.errors("opened"):
-            self.db = self._connect(create)
+            self.db = self._connect(create, untouched)
             try:
                 self._recognise(create)
                 if create:
@@ -76,13 +80,13 @@ class SQLiteFile:
                 self.db.close()
                 raise
 
-    def _connect(self, create: bool) -> sqlite3.Connection:
+    def _connect(self, create: bool, untouched: bool) -> sqlite3.Connection:
         address: str | Path = self.path or ":memory:"
         if self.path and create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             refuse_without_locks(self.path, self._kind.option, self._kind.error)
         elif self.path:
-            address = f"{self.path.resolve().as_uri()}?mode=ro"
+            address = f"{self.path.resolve().as_uri()}?{_untouched_mode(self.path) if untouched else 'mode=ro'}"
         return sqlite3.connect(address, uri=not create, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
     def _recognise(self, may_be_new: bool) -> None:
@@ -154,6 +158,16 @@ def is_busy(error: BaseException | None) -> bool:
     """Whether SQLite failed because another process holds a lock."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _untouched_mode(path: Path) -> str:
+    """The parameters with which SQLite reads a file in WAL mode and neither makes nor changes a file beside it.
+
+    Without a write-ahead log the file is complete. With a log, SQLite reads the index of the log from shared memory,
+    or makes an index in its own memory if no process has the file open (https://www.sqlite.org/walformat.html).
+    """
+    log = path.with_name(f"{path.name}-wal")
+    return "mode=ro&readonly_shm=1" if log.exists() else "immutable=1"
 
 
 def digest(text: str) -> bytes:

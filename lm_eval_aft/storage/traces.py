@@ -50,18 +50,18 @@ def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace],
         by_task.setdefault(trace.question.task, []).append(trace)
     paths = []
     for task, group in by_task.items():
-        path = Path(folder, _file_stem(task, settings, group) + suffix + ".jsonl")
+        questions = [trace.question for trace in group]
+        path = Path(folder, file_stem(task, settings, questions) + suffix + ".jsonl")
         with _writing(path.parent), atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
             file.writelines(replace(trace, settings=settings).to_json() + "\n" for trace in group)
         paths.append(path)
     return paths
 
 
-def _file_stem(task: str, settings: dict[str, Any], traces: Sequence[Trace]) -> str:
-    questions = sorted(
-        f"{q.chat.identity}/{q.doc_id}/{q.repeat}/{q.turn}/{q.drafts}/{q.final}" for q in (t.question for t in traces)
-    )
-    digest = sha256(json.dumps([settings, task, questions], sort_keys=True).encode()).hexdigest()[:8]
+def file_stem(task: str, settings: dict[str, Any], questions: Sequence[Question]) -> str:
+    """The name of a run's files of a task. Runs with other settings or questions have another name."""
+    asked = sorted(f"{q.chat.identity}/{q.doc_id}/{q.repeat}/{q.turn}/{q.drafts}/{q.final}" for q in questions)
+    digest = sha256(json.dumps([settings, task, asked], sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", task)[:MAX_TASK_LENGTH] or "task"
     return f"{name}_k{settings['k']}_l{settings['layers']}_{digest}"
 

@@ -32,13 +32,14 @@ from lm_eval_aft.inference.equal_drafts import EqualDrafts
 from lm_eval_aft.inference.sweep_plan import SweepPlan
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.judging.mt_bench.scores import MTBenchScores
+from lm_eval_aft.storage.run_state import MeanGrade, RunState
 from trainers.settings import TrainConfig
 
 DOCS = ROOT / "docs"
 # Records whose fields are those of a file.
 RECORDS = (
     *(Usage, Cuts, EqualDrafts, ModelShape, Trace, Question, Chat, Message, Sampling, Draft, Completion, Grade),
-    *(SweepPlan, MTBenchScores, ModelOutput, Annotation, CheckpointConfig),
+    *(RunState, MeanGrade, SweepPlan, MTBenchScores, ModelOutput, Annotation, CheckpointConfig),
 )
 # Fields that have another name in the file.
 FILE_NAMES = {(Trace, "computed_usage"): "spent"}

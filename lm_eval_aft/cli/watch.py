@@ -1,0 +1,116 @@
+"""``aft watch``: a live view of a run that is under way or was killed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lm_eval_aft.analysis.watching import Block, Look, as_lines, blocks, look_at
+from lm_eval_aft.cli.paths import PATH
+from lm_eval_aft.core.arguments import real
+from lm_eval_aft.core.errors import Stopped
+from lm_eval_aft.core.terminal import show
+
+# A store of gigabytes takes seconds to count. Counting takes at most this share of the time.
+_BUSY_SHARE = 0.1
+_BAR_WIDTH = 24
+# The exit code of Ctrl-C.
+LEFT = 128 + signal.SIGINT
+
+
+def _interval(ctx: click.Context, parameter: click.Parameter, value: str) -> float:
+    seconds: float = real(0.1, 86_400)("--interval", value)
+    return seconds
+
+
+@click.command()
+@click.argument("folder", type=PATH)
+@click.option("--once", is_flag=True, help="Print one state and end.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    default="2",
+    show_default=True,
+    callback=_interval,
+    help="Seconds between two looks.",
+)
+def watch(folder: Path, once: bool, interval: float) -> None:
+    """Show what the runs in FOLDER are doing, until all have finished or you press Ctrl-C.
+
+    FOLDER is the folder that record= names, or the file of a draft store. Nothing in it is changed or locked.
+    """
+    first = look_at(folder)
+    if once:
+        show(as_lines(blocks(first)))
+        return
+    try:
+        if _is_terminal():
+            _watch_live(folder, first, interval)
+        else:
+            _watch_lines(folder, first, interval)
+    except Stopped as stop:
+        # Ctrl-C is the way to leave.
+        if stop.exit_code != LEFT:
+            raise
+
+
+def _is_terminal() -> bool:
+    from rich.console import Console
+
+    console = Console()
+    return sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
+
+
+def _watch_lines(folder: Path, look: Look, interval: float) -> None:
+    """Print the lines of each state that differs from the one before."""
+    first, shown = look, ""
+    while True:
+        text = as_lines(blocks(look, first))
+        if text != shown:
+            show(text + "\n")
+        if look.over:
+            return
+        shown, look = text, _next_look(folder, interval)
+
+
+def _watch_live(folder: Path, look: Look, interval: float) -> None:
+    """Draw the state again in the same place of the terminal. The last state stays there."""
+    from rich.live import Live
+
+    first = look
+    with Live(_drawn(blocks(look, first)), auto_refresh=False) as live:
+        while not look.over:
+            look = _next_look(folder, interval)
+            live.update(_drawn(blocks(look, first)), refresh=True)
+
+
+def _next_look(folder: Path, interval: float) -> Look:
+    """Look, and wait before that: longer than ``interval`` if looking takes long."""
+    time.sleep(interval)
+    started = time.monotonic()
+    look = look_at(folder)
+    time.sleep(max(0.0, (time.monotonic() - started) / _BUSY_SHARE - interval))
+    return look
+
+
+def _drawn(shown: Sequence[Block]) -> Any:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for block in shown:
+        grid = Table.grid(padding=(0, 2))
+        for line in block.lines:
+            grid.add_row(Text(f"  {line.label}"), Text(line.text))
+            if line.share is not None:
+                grid.add_row("", ProgressBar(completed=100 * line.share, width=_BAR_WIDTH))
+        parts += [Text(block.title, style="bold"), grid]
+    return Group(*parts)
