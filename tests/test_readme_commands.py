@@ -107,6 +107,7 @@ TABLE: dict[str, Run | Check] = {
     "pip install -e .": Check(INSTALLS, "pip install --help"),
     "pip install '.[vllm,ifeval]'": Check(INSTALLS, "pip install --help"),
     "pip uninstall lm_eval_aft": Check("tests/test_install.py uninstalls the package", "pip uninstall --help"),
+    "aft grade OUT": Check("it needs a task's data: tests/cli/test_grade.py has some", "aft grade --help"),
     "aft judge mt_bench": Check("needs a judge: tests/judging/test_mt_bench.py has one", "aft judge mt_bench --help"),
     "aft judge alpaca_eval": Check(
         "needs a judge: tests/judging/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"
