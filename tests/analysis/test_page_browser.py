@@ -530,7 +530,8 @@ def test_a_phone_gets_one_pane_and_no_sideways_scrolling(opened):
 def test_both_colour_schemes_are_readable(small: Page):
     """The contrast of text on its background, by the formula of WCAG 2, is at least 4.5 in both schemes."""
     pairs = [("ink", "paper"), ("soft", "paper"), ("soft", "card"), ("good", "good-paper"), ("bad", "bad-paper"),
-             ("warn", "warn-paper"), ("warn", "paper"), ("link", "paper")]  # fmt: skip
+             ("warn", "warn-paper"), ("warn", "paper"), ("link", "paper"), ("link", "card"), ("good", "paper"),
+             ("bad", "paper"), *((f"s{number}", "paper") for number in range(8))]  # fmt: skip
     style = "const style = getComputedStyle(document.documentElement);"
     read = style + "return arguments[0].map((name) => style.getPropertyValue('--' + name))"
     for scheme in ("light", "dark"):
@@ -541,6 +542,94 @@ def test_both_colour_schemes_are_readable(small: Page):
             contrast = (max(front, back) + 0.05) / (min(front, back) + 0.05)
             assert contrast >= 4.5, (scheme, pair)
     small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+SMALLEST = """
+    const sizes = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement;
+      if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest('script')) continue;
+      sizes.push([parseFloat(getComputedStyle(element).fontSize), element.tagName + '.' + element.className]);
+    }
+    return sizes.sort((a, b) => a[0] - b[0])[0];
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_text_is_smaller_than_12_pixels(opened, width: int):
+    page = opened(hostile_page())
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.wait(lambda: page.all(".canvas svg"))
+        page.run("for (const each of document.querySelectorAll('details')) each.open = true;")
+        smallest = [page.run(SMALLEST)]
+        page.run("document.querySelectorAll('.list button')[2].click()")
+        page.wait(lambda: page.all(".detail h3"))
+        page.run("document.querySelector('.detail').classList.add('technical')")
+        smallest.append(page.run(SMALLEST))
+        assert all(pixels >= 12 for pixels, _ in smallest), smallest
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_everything_that_can_be_used_has_a_name_and_shows_the_focus(small: Page):
+    small.open(0)
+    nameless = """
+        const named = (e) => e.getAttribute('aria-label') || e.labels?.[0]?.textContent.trim() || e.textContent.trim();
+        const used = document.querySelectorAll('button, select, input, summary, a, [tabindex="0"], [role=img]');
+        return [...used].filter((e) => !named(e)).map((e) => e.outerHTML.slice(0, 80));
+    """
+    assert small.run(nameless) == []
+    tab = "\ue004"
+    for _ in range(12):
+        small.driver.switch_to.active_element.send_keys(tab)
+        shown = small.run(
+            "return [document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        assert shown[0] == "INPUT" or shown[1] != "none", shown
+
+
+def test_a_toggle_keeps_the_focus(small: Page):
+    small.open(0)
+    small.press("Seeds and tokens")
+    assert small.driver.switch_to.active_element.text == "Seeds and tokens"
+    assert small.driver.switch_to.active_element.get_attribute("aria-pressed") == "true"
+
+
+def test_nothing_moves_if_less_motion_is_wished(small: Page):
+    reduce = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": reduce})
+    small.open(0)
+    assert small.run("return document.getAnimations().length") == 0
+    assert small.run("return getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+    small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_paper_gets_the_open_question_and_the_settings_in_dark_ink(small: Page):
+    small.open(1)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    try:
+        small.run("dispatchEvent(new Event('beforeprint'))")
+        shown = {
+            name: small.one(name).is_displayed()
+            for name in (".side", ".filters", "nav.parts", ".detail", "#settings pre")
+        }
+        assert shown == {
+            ".side": False, ".filters": False, "nav.parts": False, ".detail": True, "#settings pre": True,
+        }  # fmt: skip
+        paper = "return getComputedStyle(document.documentElement).getPropertyValue('--paper')"
+        assert small.run(paper).strip() == "#fff"
+        # No table is wider than the paper.
+        size = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        small.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        widths = "const page = document.documentElement; return [page.scrollWidth, page.clientWidth]"
+        assert len(set(small.run(widths))) == 1
+    finally:
+        small.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def _luminance(colour: str) -> float:

@@ -51,7 +51,7 @@ function answerCard(sample, text, source, view) {
   if (!draft || spoken(draft) === spoken(text)) return textCard(text, "Answer", source);
   const name = `draft ${draft.index + 1}`;
   const body = view.diff ? diffBox(spoken(draft), spoken(text), `changes from ${name}`) : null;
-  const button = h("button", { type: "button", class: "more", "aria-pressed": String(view.diff), onclick: () => view.set("diff", !view.diff) }, view.diff ? "Show the answer alone" : `Show changes from ${name}, which it resembles most`);
+  const button = h("button", { type: "button", class: "more", "data-toggle": "diff", "aria-pressed": String(view.diff), onclick: () => view.set("diff", !view.diff) }, view.diff ? "Show the answer alone" : `Show changes from ${name}, which it resembles most`);
   const card = textCard(text, "Answer", source, body);
   card.querySelector("header").after(button);
   return card;

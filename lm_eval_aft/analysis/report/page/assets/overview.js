@@ -100,5 +100,7 @@ function renderRuns(data) {
     h("div", { class: "run" }, h("h3", {}, show(run.name)), h("p", {}, run.date ? h("span", { class: "quiet" }, show(`Ended ${run.date}. `)) : null, show(run.settings)), textBox(run.command, "command of " + run.name)),
   );
   const shared = data.shared.length ? h("dl", { class: "facts" }, data.shared.map((fact) => [h("dt", {}, show(fact.label)), h("dd", {}, show(fact.text))])) : null;
+  // Paper has nothing to click: how the runs were made is printed.
+  addEventListener("beforeprint", () => { document.querySelector("#settings details").open = true; });
   return section("settings", "Settings and commands", h("details", { class: "panel" }, h("summary", {}, "How each run was made"), shared ? [h("h3", {}, "Equal in all runs"), shared] : null, runs));
 }

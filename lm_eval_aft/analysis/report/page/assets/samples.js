@@ -50,7 +50,14 @@ function renderSamples(index, featured) {
   const readShard = shardReader();
   const readSample = async (place) => (await readShard(Math.floor(place / index.shard_size)))[place % index.shard_size];
   const state = { values: {}, kind: "all", words: "", found: entries, first: 0, last: 0, open: -1, search: 0 };
-  const view = { diff: false, all: false, facts: false, samples: null, set(name, value) { view[name] = value; open(state.open, false); } };
+  const view = { diff: false, all: false, facts: false, samples: null, set: change };
+
+  // Draws the question again in another way. The button that was pressed keeps the focus.
+  async function change(name, value) {
+    view[name] = value;
+    await open(state.open, false);
+    detail.querySelector(`[data-toggle="${name}"]`)?.focus();
+  }
 
   const selects = FILTERS.map(([label, key, name]) => {
     const choices = options(entries, key, name);
@@ -190,7 +197,7 @@ function renderSamples(index, featured) {
 
   function toolbar(place, others) {
     const step = (by, label, key) => h("button", { type: "button", disabled: !next(by), title: `key ${key}`, onclick: () => open(next(by).place) }, label);
-    const toggle = (name, label) => h("button", { type: "button", class: "toggle", "aria-pressed": String(view[name]), onclick: () => view.set(name, !view[name]) }, label);
+    const toggle = (name, label) => h("button", { type: "button", class: "toggle", "data-toggle": name, "aria-pressed": String(view[name]), onclick: () => view.set(name, !view[name]) }, label);
     const back = h("button", { type: "button", class: "back", onclick: () => explorer.classList.remove("open") }, "\u2190 List");
     return h("nav", { class: "steps", "aria-label": "Questions one by one" }, back, step(-1, "Previous", "k"), step(1, "Next", "j"), toggle("facts", "Seeds and tokens"), others ? toggle("all", "All runs side by side") : null);
   }
