@@ -128,7 +128,7 @@ def test_diagnose_has_a_column_and_a_sentence():
     sentence = "which lost 4 of their 10 draft tokens (40.0%)."
     assert any(finding.startswith("Drafts were cut") and finding.endswith(sentence) for finding in panel.remarks)
     (table,) = (table for table in panel.tables if "length" in table.title)
-    place = [column.label for column in table.columns].index("drafts cut")
+    place = [column.label for column in table.columns].index("prompts cut")
     assert [row.cells[place].text for row in table.rows] == ["-", "1"]
 
 

@@ -71,7 +71,7 @@ def choose_extraction(task: str, regex: str | None = None) -> Extraction:
     if not has_extraction(task):
         raise ConfigError(f"{task} has no extraction of its own here: give --regex, whose last match is the answer.")
     if task in TASKS:
-        return Extraction("the way written, in one spelling", arith.spelling, str.strip, arith.solves)
+        return Extraction("normalised expressions", arith.spelling, str.strip, arith.solves)
     return Extraction(
         "extract_flexible of aft_gsm8k", extract_flexible, lambda target: normalise(target.rsplit("####", 1)[-1])
     )

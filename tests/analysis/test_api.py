@@ -51,7 +51,7 @@ def test_the_objects_are_those_of_the_commands(runs: Path):
     ("call", "sentence"),
     [
         (lambda: lm_eval_aft.read_runs(), "no folder is given"),
-        (lambda: lm_eval_aft.frames("nowhere"), r"there is no results_\*\.json in nowhere"),
+        (lambda: lm_eval_aft.frames("nowhere"), "nowhere does not exist"),
         (lambda: lm_eval_aft.frames(""), "the path of out is empty"),
         (lambda: lm_eval_aft.compare(FILES / "sft"), "nothing to compare the baseline with"),
         (lambda: lm_eval_aft.compare(FILES / "sft", FILES / "aft", level=2), "between 0 and 1"),

@@ -220,7 +220,7 @@ def test_no_difference_is_said_with_what_could_have_been_seen(tmp_path: Path):
     assert "level with" in sentence
     assert "no difference is shown" in sentence
     assert row.detectable is None
-    assert "could hardly show one" in sentence
+    assert "can hardly show one" in sentence
 
 
 def test_where_less_is_better_the_sentence_turns_round(tmp_path: Path):
@@ -332,4 +332,6 @@ def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):
     comparisons = compare_entries(base, others).comparisons
     table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
     assert table is not None
-    assert table.rows[0].notes == ("there are too few drafts for equal cost: give --drafts a run with a larger k.",)
+    assert table.rows[0].notes == (
+        "too few drafts for equal cost: run the model with a larger k, and name that run with --drafts.",
+    )

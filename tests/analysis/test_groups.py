@@ -197,5 +197,5 @@ def test_other_settings_of_a_group_are_one_remark(runs: Path, tmp_path: Path):
     assert notes == [
         (),
         (),
-        ("school: not to be compared with the other rows: 8 questions instead of 14.",),
+        ("school: do not compare this row with the others: 8 questions instead of 14.",),
     ]

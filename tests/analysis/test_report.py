@@ -48,7 +48,7 @@ def test_the_cost_of_a_task_without_traces_is_what_the_others_leave(tmp_path: Pa
         "u": (100, True),
     }
     assert cells(leaderboard([entry]), "tokens") == ["150"]
-    assert cells(leaderboard([entry]), "cut %") == ["0.0"]
+    assert cells(leaderboard([entry]), "truncated %") == ["0.0"]
 
 
 def test_a_row_a_run_with_score_and_cost(tmp_path: Path):
@@ -114,7 +114,7 @@ def test_a_row_that_was_another_test_says_why(tmp_path: Path, changes: dict, rea
     make_run(tmp_path / "c", [1, 0], model="c", **changes)
     notes = [row.notes for row in table_of(tmp_path).rows]
     assert notes[:2] == [(), ()]
-    assert notes[2] == (f"t: not to be compared with the other rows: {reason}.",)
+    assert notes[2] == (f"t: do not compare this row with the others: {reason}.",)
 
 
 def test_another_limit_is_a_remark(tmp_path: Path):

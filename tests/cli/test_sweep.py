@@ -164,7 +164,7 @@ def test_what_the_engine_does_not_know_is_not_printed_as_nothing(done):
     # The scripted engine has no FLOPs.
     assert {entry.costs["aft_demo"].flops for entry in entries(folder).values()} == {None}
     heads, _, *rows = [[cell.strip() for cell in line.split("|")] for line in table(output)]
-    assert [row[heads.index("TFLOPs")] for row in rows] == ["-"] * 3
+    assert [row[heads.index("FLOPs")] for row in rows] == ["-"] * 3
 
 
 def test_gen_kwargs_count_in_the_plan(tmp_path):

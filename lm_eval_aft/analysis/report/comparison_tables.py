@@ -81,8 +81,8 @@ def _detectable(comparison: Comparison, unit: Unit) -> str:
     if not comparison.difference.bounded:
         return ""
     if comparison.detectable is None:
-        return ", and this many questions could hardly show one"
-    return f", and fewer than {unit.text(comparison.detectable)}{points(unit)} would be seen too seldom here"
+        return ", and this many questions can hardly show one"
+    return f"; the least difference that is detectable here is {unit.text(comparison.detectable)}{points(unit)}"
 
 
 def comparison_unit(comparison: Comparison) -> Unit:
@@ -131,8 +131,8 @@ def paired_table(base: str, comparisons: Sequence[Comparison]) -> Table:
         Column("p_holm", "p Holm", True, "corrected over the tasks of this run"),
         Column(
             "above_level_below",
-            "above/level/below",
-            title="questions on which the run scored above, level with and below the baseline",
+            "wins/ties/losses",
+            title="questions on which the run scored more than the baseline, the same, and less",
         ),
         Column("detectable", "detectable", True, "least true difference that is found with a chance of 80%"),
         Column("token_ratio", "tokens", True, "generated tokens a question, divided by the baseline's"),
@@ -140,6 +140,7 @@ def paired_table(base: str, comparisons: Sequence[Comparison]) -> Table:
     )
     tests = sorted({comparison.test for comparison in comparisons})
     notes = [f"Baseline: {base}. Tests: {', '.join(tests)}; intervals: {_methods(comparisons)}."]
+    notes.append("detectable: the least true difference that this many questions show with a chance of 80%.")
     filters = dict.fromkeys(_filter_phrase(comparison) for comparison in comparisons if not comparison.explores)
     filters.pop("", None)
     if filters:
@@ -209,7 +210,7 @@ def cost_table(entries: Sequence[RunEntry], comparisons: Sequence[Comparison]) -
         Row((Cell(entry.label), Cell(task), *cost_cells(entry.cost_of(task)))) for task in tasks for entry in entries
     ]
     unknown = any(entry.cost and entry.cost_of(task) is None for task in tasks for entry in entries)
-    notes = ("What one of several tasks cost is known from traces only: run with record=DIR.",) if unknown else ()
+    notes = ("Only traces tell the cost of one task among several: run with record=DIR.",) if unknown else ()
     return Table("Cost of a question", columns, tuple(rows), notes)
 
 
@@ -235,14 +236,14 @@ def equal_cost_table(
         Column("run", "run"),
         Column("task", "task"),
         Column("baseline", "baseline"),
-        Column("baseline_tokens", "its tokens", True, "generated tokens a question of the baseline"),
-        Column("baseline_score", "its score %", True, "accuracy of the baseline", ("low", "high")),
+        Column("baseline_tokens", "baseline tokens", True, "generated tokens a question of the baseline"),
+        Column("baseline_score", "baseline score %", True, "accuracy of the baseline", ("low", "high")),
         Column("difference", "run minus baseline", True, "paired, with its interval", ("low", "high")),
         Column("p", "p", True, "sign-flip test, not corrected"),
     )
     how = f"How votes find answers: {', '.join(extractions)}; " if extractions else ""
     notes = (
-        "The best draft needs the gold answer: it is the upper bound of choosing among the drafts.",
+        "best draft: the right draft if there is one. It needs the gold answer, so it bounds any selection.",
         f"{how}the run has the score that lm-eval gave it.",
     )
     return Table("At the same generated tokens", columns, tuple(rows), notes)
@@ -282,7 +283,7 @@ def _pools(voters: Sequence[RunEntry], score: Score, entries: Sequence[RunEntry]
     return list(largest.values())
 
 
-TOO_FEW_DRAFTS = "there are too few drafts for equal cost: give --drafts a run with a larger k."
+TOO_FEW_DRAFTS = "too few drafts for equal cost: run the model with a larger k, and name that run with --drafts."
 
 
 def _equal_cost_row(comparison: Comparison, baseline: EqualCostBaseline) -> Row:

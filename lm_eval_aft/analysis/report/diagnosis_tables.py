@@ -68,7 +68,7 @@ def _remarks(diagnostics: Diagnostics) -> Iterator[str]:
     if cut := d.cuts.sentence():
         yield f"{cut[0].upper()}{cut[1:]}."
     if d.scored:
-        yield "The last layer scored choices: what follows is about the texts in its prompt."
+        yield "The last layer scored choices. The numbers below are about the texts in its prompt."
 
 
 def _findings(diagnostics: Diagnostics) -> Iterator[str]:
@@ -129,8 +129,8 @@ def _accuracies(diagnostics: Diagnostics) -> Table:
         Column("oracle", "oracle %", True, "share of questions that at least one text answers rightly", INTERVAL),
     )
     note = (
-        "mean %: accuracy of one text of the layer; above the drafts, what a run with that many layers would score; "
-        "oracle %: at least one text is right."
+        "mean: average accuracy of the layer's texts. oracle: at least one text is right. The mean of a later layer is "
+        "what a run with that many layers would score."
     )
     rows = tuple(_accuracy_row(layer, _is_answer(diagnostics, layer.layer)) for layer in diagnostics.by_layer)
     return Table("Accuracy by layer", columns, rows, (note,))
@@ -148,15 +148,15 @@ def _lengths(diagnostics: Diagnostics) -> Table:
         Column("distinct_texts", "distinct texts", True, "different texts a question"),
         Column("generated_tokens", "tokens", True, "generated tokens a text"),
         Column("growth", "growth", True, "tokens a text, divided by those of a draft"),
-        Column("silent", "silent", True, "texts in which no answer was found"),
-        Column("repeats", "repeats", True, "texts equal to an earlier one of their layer"),
+        Column("silent", "no answer", True, "texts from which no answer could be extracted"),
+        Column("repeats", "duplicates", True, "texts equal to an earlier one of their layer"),
         Column("empty", "empty", True, "texts without an answer: empty, or cut inside a thought"),
-        Column("cut", "cut", True, "texts that ended at the token limit"),
-        Column("cut_prompts", "drafts cut", True, "prompts of the layer whose drafts were cut to fit the context"),
+        Column("cut", "truncated", True, "texts that ended at the token limit"),
+        Column("cut_prompts", "prompts cut", True, "prompts of the layer whose drafts were cut to fit the context"),
     )
     note = (
-        "growth: tokens a text, divided by those of a draft; silent: no answer found; repeats: equal to an earlier "
-        "text of the layer; drafts cut: prompts whose drafts were cut to fit the context."
+        "growth: length relative to the drafts. no answer: none could be extracted. duplicates: equal to an earlier "
+        "text of the layer. truncated: ended at the token limit. prompts cut: drafts were cut to fit the context."
     )
     drafts = diagnostics.by_layer[0].generated_tokens
     rows = tuple(_length_row(layer, drafts, _is_answer(diagnostics, layer.layer)) for layer in diagnostics.by_layer)
@@ -199,17 +199,20 @@ def _readings(diagnostics: Diagnostics) -> Table:
             True,
             "how many copy the first, second, ... text; white space normalised",
         ),
-        Column("nearest", "nearest %", True, "share of a text's word 3-grams found in the nearest text of its prompt"),
-        Column("any", "any %", True, "the same for a random text of its prompt"),
+        Column(
+            "nearest", "nearest overlap %", True, "share of a text's word 3-grams in the nearest text of its prompt"
+        ),
+        Column("any", "mean overlap %", True, "the same, averaged over the texts of its prompt"),
         Column("disputed", "disputed", True, "questions on which the earlier texts disagree in correctness"),
-        Column("selected", "right there %", True, "accuracy of the later texts on those, with its interval", INTERVAL),
-        Column("random", "random %", True, "accuracy of a random earlier text on those", INTERVAL),
-        Column("majority", "majority %", True, "accuracy of the earlier texts' majority vote on those", INTERVAL),
+        Column("selected", "text right %", True, "accuracy of the later texts on those, with its interval", INTERVAL),
+        Column("random", "random right %", True, "accuracy of a random earlier text on those", INTERVAL),
+        Column("majority", "vote right %", True, "accuracy of the earlier texts' majority vote on those", INTERVAL),
     )
     notes = (
-        "nearest %: share of a text's word 3-grams found in the nearest text of its prompt; any %: in a random one.",
-        "disputed: questions on which the earlier texts disagree in correctness. The columns after it count these "
-        "alone: the later text, a random earlier text, and the majority vote of the earlier texts.",
+        "overlap: share of a text's word 3-grams that occur in an earlier text, the nearest one or the mean over all.",
+        "copies by position: a copy of several equal texts counts as a part at each of their positions.",
+        "disputed: questions on which the earlier texts disagree in correctness. The columns after it count only "
+        "these: accuracy of the later text, of a random earlier text, and of the majority vote of the earlier texts.",
     )
     rows = tuple(_reading_row(reading, _is_answer(diagnostics, reading.layer)) for reading in diagnostics.readings)
     return Table("What each layer took from an earlier one", columns, rows, notes)
@@ -237,12 +240,22 @@ def _reading_row(reading: Reading, answer: bool) -> Row:
 def _changes(diagnostics: Diagnostics) -> Table:
     columns = (
         Column("against", "against"),
-        Column("fixed", "fixed", True, "right answers to questions that it gets wrong; for the mean draft, expected"),
-        Column("broken", "broken", True, "wrong answers to questions that it gets right; for the mean draft, expected"),
+        Column(
+            "fixed",
+            "fixed",
+            True,
+            "right after aggregation, wrong by this one; for the mean draft, the expected number",
+        ),
+        Column(
+            "broken",
+            "broken",
+            True,
+            "wrong after aggregation, right by this one; for the mean draft, the expected number",
+        ),
         Column("net", "net", True, "fixed minus broken"),
-        Column("tied", "tied", True, "questions on which right and wrong answers tie in the vote: counted in neither"),
+        Column("tied", "tied", True, "questions on which right and wrong answers tie in the vote"),
     )
-    notes = ("fixed: the answer is right and the other way wrong; broken: the reverse; tied votes are in neither.",)
+    notes = ("fixed: right after aggregation and wrong before. broken: the reverse. Tied votes count in neither.",)
     return Table("Fixed and broken", columns, tuple(map(_change_row, diagnostics.changes)), notes)
 
 
@@ -259,8 +272,8 @@ def _vote_shares(diagnostics: Diagnostics) -> Table:
     columns = (
         Column("right_drafts", "right drafts", True, "how many of a question's drafts are right"),
         Column("questions", "questions", True),
-        Column("answer", "answer right %", True, "share of them that the answer gets right"),
-        Column("majority", "vote right %", True, "share of them that the majority vote gets right"),
+        Column("answer", "answer right %", True, "share of these questions that the answer gets right"),
+        Column("majority", "vote right %", True, "share of these questions that the majority vote gets right"),
     )
     rows = tuple(_vote_share_row(share, diagnostics.k) for share in diagnostics.vote_shares)
     return Table("By right drafts", columns, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lm_eval_aft.analysis.frontier import Frontier
-from lm_eval_aft.analysis.report.tables import Cell, Column, Row, Table, Unit, interval_cell, number_cell, unit_of
+from lm_eval_aft.analysis.report.tables import Cell, Column, Row, Table, Unit, interval_cell, short_number, unit_of
 
 # The key and the head of the column of costs.
 COSTS = {"tokens": ("generated_tokens", "generated tokens"), "flops": ("flops", "FLOPs")}
@@ -18,12 +18,19 @@ def frontier_table(frontier: Frontier) -> Table:
     key, head = COSTS[frontier.kind]
     columns = (
         Column("model", "model"),
-        Column(key, head, True, f"{head} a question: the budget from which this is the model's best"),
+        Column(key, head, True, f"{head} a question from which this is the best of the model"),
         Column("score", frontier.measure + unit.mark, True, "the score, with its interval", ("low", "high")),
         Column("run", "run", title="the run, or the vote over some of its drafts"),
     )
     rows = tuple(
-        Row((Cell(point.model), number_cell(point.cost, ".4g"), interval_cell(point.score, unit), Cell(point.label)))
+        Row(
+            (
+                Cell(point.model),
+                Cell(short_number(point.cost), point.cost),
+                interval_cell(point.score, unit),
+                Cell(point.label),
+            )
+        )
         for point in points
     )
     title = f"{frontier.task}, {frontier.measure}: the best of {len(frontier.points)} points at each budget"
@@ -36,7 +43,7 @@ def _notes(frontier: Frontier, unit: Unit) -> Iterator[str]:
         after, before = crossing.after, crossing.before
         against = f" against {before.label}" if before else ""
         yield (
-            f"From {crossing.cost:.4g} {counted} a question on, {after.model} is ahead: {after.label} "
+            f"From {short_number(crossing.cost)} {counted} a question on, {after.model} is ahead: {after.label} "
             f"({unit.interval(after.score)}){against}."
         )
     if len(frontier.best) > 1 and len(frontier.crossings) == 1:

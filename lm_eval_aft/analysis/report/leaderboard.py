@@ -127,7 +127,7 @@ def _remarks(run: EvalRun, runs: Sequence[EvalRun]) -> Iterator[str]:
     """Why a row is not the same test as most others, a sentence for each task or group; and scores without a value."""
     for name in listed_names(run):
         if phrases := unusual_conditions(run, runs, name):
-            yield f"{name}: not to be compared with the other rows: {'; '.join(phrases)}."
+            yield f"{name}: do not compare this row with the others: {'; '.join(phrases)}."
     for score in (*run.scores, *(score for group in run.groups.values() for score in group.scores)):
         if not isfinite(score.value):
             yield f"{score.task}: {score.metric},{score.filter} is not a finite number."
@@ -144,6 +144,7 @@ def _notes(entries: Sequence[RunEntry], measures: Sequence[Measure]) -> tuple[st
     notes = [f"{'; '.join(filters)}."] if filters else []
     several = any(len(entry.run.conditions) > 1 for entry in entries)
     notes.append(f"Scores with lm-eval's standard error; cost is per question{', all tasks together' * several}.")
+    notes.append("Prompt tokens: each generation counts its whole prompt. Truncated: ended at the token limit.")
     if any(entry.cost is None for entry in entries):
         notes.append("The cost of other models than --model aft is not known: run them as --model aft with layers=0.")
     return tuple(notes)

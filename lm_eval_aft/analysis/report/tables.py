@@ -210,9 +210,9 @@ def p_cell(p_value: float | None) -> Cell:
 COST_COLUMNS = (
     Column("generations", "generations", True, "generations a question"),
     Column("generated_tokens", "tokens", True, "generated tokens a question"),
-    Column("prompt_tokens", "prompt", True, "prompt tokens a question; each generation counts its whole prompt"),
-    Column("tflops", "TFLOPs", True, "10^12 floating-point operations a question"),
-    Column("cut", "cut %", True, "share of the generations that ended at the token limit"),
+    Column("prompt_tokens", "prompt tokens", True, "prompt tokens a question; each generation counts its whole prompt"),
+    Column("tflops", "FLOPs", True, "floating-point operations a question; JSON and CSV state them in 10^12"),
+    Column("cut", "truncated %", True, "share of the generations that ended at the token limit"),
 )
 
 
@@ -224,7 +224,7 @@ def cost_cells(cost: TaskCost | None) -> tuple[Cell, ...]:
         number_cell(cost.generations, ",.3g"),
         number_cell(cost.generated_tokens, ",.0f"),
         number_cell(cost.prompt_tokens, ",.0f"),
-        number_cell(None if cost.flops is None else cost.flops / 1e12, ".3g"),
+        NONE if cost.flops is None else Cell(short_number(cost.flops), cost.flops / 1e12),
         number_cell(cost.cut / cost.texts if cost.texts else None, ".1f", 100),
     )
 

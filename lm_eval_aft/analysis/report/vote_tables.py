@@ -10,7 +10,7 @@ def vote_table(votes: Votes) -> Table:
     """One row for each number of drafts, and one for the answer."""
     ends = ("low", "high")
     columns = (
-        Column("drafts", "drafts", True, "number of drafts; answer: the text of the last layer"),
+        Column("drafts", "drafts", True, "number of drafts; the last row is the answer"),
         Column("mean", "mean %", True, "mean accuracy of a draft, with its interval", ends),
         Column("majority", "majority %", True, "accuracy of the majority vote, ties drawn by lot", ends),
         Column(
@@ -37,7 +37,7 @@ def _notes(votes: Votes) -> tuple[str, ...]:
         notes = [f"There is no answer string to vote on; {votes.empty:.1%} of the drafts are empty."]
     if votes.measure:
         notes.append(f"Right by the task's {votes.measure}; a draft that is empty or only a thought is wrong.")
-    notes.append("Each row is the exact mean over all choices of that many drafts.")
+    notes.append("Each row is the exact mean over all choices of that many of the k drafts.")
     if votes.without_gold:
         missing = "grades" if votes.measure else "a gold answer"
         notes.append(f"Left out without {missing}: {votes.without_gold}.")
