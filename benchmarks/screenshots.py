@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parse()
     from selenium.webdriver.support.wait import WebDriverWait
 
-    browser = open_browser(arguments.width, 780)
+    browser = open_browser(arguments.width, 830)
     try:
         address = arguments.page.resolve().as_uri()
         browser.get(address)
