@@ -148,7 +148,9 @@ TABLE: dict[str, Run | Check] = {
     "python benchmarks/prefill.py --pretrained MODEL --questions test.jsonl": Check(
         FIGURES, "python benchmarks/prefill.py --help"
     ),
-    "python benchmarks/overhead.py --questions test.jsonl": Check(FIGURES, "python benchmarks/overhead.py --help"),
+    "python benchmarks/overhead.py --questions test.jsonl --turns 1": Check(
+        FIGURES, "python benchmarks/overhead.py --help"
+    ),
     "aft template check FILE.j2": Run("aggregate prompt"),
     "aft template check released.j2": Run("aggregate prompt", {"released.j2": "FILE.j2"}),
     "lm_eval --model aft --tasks aft_gsm8k,aft_ifeval,aft_mt_bench,aft_alpaca_eval --apply_chat_template --model_args "

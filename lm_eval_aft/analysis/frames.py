@@ -100,6 +100,7 @@ DRAFT_COLUMNS = {
     "text": FrameColumn(TEXT, "The generated text."),
     "answer": FrameColumn(TEXT, "The answer extracted from it; missing if none was found."),
     "right": FrameColumn(FLAG, "Whether this answer is right; missing if neither grades nor a gold answer say it."),
+    "grades": FrameColumn(TEXT, "The task's metrics by filter, as a dictionary; missing if the text is not graded."),
     "finish_reason": FrameColumn(TEXT, "`stop`, or `length` if the token limit ended the text."),
     "empty": FrameColumn(FLAG, "Whether the text holds no answer: only white space, or only a thought."),
     "seed": FrameColumn(WHOLE, "Seed of the generation."),
@@ -318,7 +319,8 @@ def _usage_cells(usage: Usage) -> Cells:
 
 def _trace_rows(label: str, trace: Trace, graded: GradedTrace) -> Iterator[Cells]:
     question = trace.question
-    for draft, grades in zip(trace.drafts, graded.texts, strict=True):
+    grades = trace.grades or ((),) * len(trace.drafts)
+    for draft, text, text_grades in zip(trace.drafts, graded.texts, grades, strict=True):
         completion = draft.completion
         yield {
             "run": label,
@@ -330,8 +332,9 @@ def _trace_rows(label: str, trace: Trace, graded: GradedTrace) -> Iterator[Cells
             "layer": draft.layer,
             "index": draft.index,
             "text": completion.text,
-            "answer": grades.answer,
-            "right": grades.right,
+            "answer": text.answer,
+            "right": text.right,
+            "grades": {grade.filter: dict(grade.metrics) for grade in text_grades} or None,
             "finish_reason": completion.finish_reason,
             "empty": is_empty(question, draft),
             "seed": draft.seed,

@@ -13,7 +13,7 @@ import lm_eval_aft
 from helpers.fake_judge import quick_judge
 from helpers.lm_eval_runs import run_lm_eval
 from helpers.made_runs import log_targets, make_run
-from helpers.made_traces import trace_of_texts
+from helpers.made_traces import trace_of_texts, with_grades
 from helpers.mt_bench_suite import write_suite
 from helpers.paths import ROOT
 from lm_eval_aft.analysis.frames import DRAFT_COLUMNS, JUDGEMENT_COLUMNS, RUN_COLUMNS, SAMPLE_COLUMNS
@@ -81,6 +81,7 @@ def test_frames_of_two_runs(runs: Path):
     answers = drafts[drafts["layer"] == 1]
     assert answers["right"].tolist() == [bool(score) for score in samples["score"]]
     assert drafts["generated_tokens"].sum() == samples["generated_tokens"].sum()
+    assert drafts["grades"].isna().all()
     assert frames.judgements.empty
     assert list(frames.judgements) == list(JUDGEMENT_COLUMNS)
 
@@ -114,6 +115,15 @@ def test_answers_are_found_by_a_regex_and_graded_by_the_samples_of_other_runs(tm
     assert frames.drafts["answer"].tolist() == ["7", None, "8"]
     assert frames.drafts["right"].tolist() == [True, False, False]
     assert lm_eval_aft.frames(tmp_path / "a").drafts["right"].isna().all()
+
+
+def test_grades_of_the_task_are_kept(tmp_path: Path):
+    trace = with_grades(trace_of_texts(["7", "9"], ["8"], task="t"), "exact_match", [1, 0, 0])
+    write_traces(str(tmp_path / "traces"), {"k": 2, "layers": 1, "model": "m"}, [trace])
+    make_run(tmp_path, [1], k=2, layers=1)
+    drafts = lm_eval_aft.frames(tmp_path).drafts
+    assert drafts["right"].tolist() == [True, False, False]
+    assert drafts["grades"][0] == {"none": {"exact_match": 1}}
 
 
 def test_text_that_is_no_unicode_is_kept(tmp_path: Path):
