@@ -44,18 +44,27 @@ def test_the_title_names_the_runs_and_the_tasks(tmp_path: Path):
 def test_the_headline_is_about_the_best_run(tmp_path: Path):
     entries = made_entries(tmp_path, [0] * 20, [1] * 8 + [0] * 12, [1] * 12 + [0] * 8, [1] + [0] * 19)
     compared = compare_all(entries, None)
-    (headline,) = headlines(compared, entries)
+    findings = {("c (3, 2)", "t"): "2 fixed.", ("b (2, 2)", "t"): "1 fixed."}
+    (headline,) = headlines(compared, entries, findings)
     best = next(each for each in compared.comparisons if each.other == "c (3, 2)")
     assert headline.verdict == "better"
     assert headline.sentences == (
         comparison_sentences([best])[0],
         "This is the best of 3 runs against a (1, 2): 2 better, 1 no difference shown.",
+        "2 fixed.",
     )
     assert [(fact.label, fact.text) for fact in headline.facts] == [
         ("difference in points", "+60.0 [+34.2, +78.1]"),
         ("p, corrected by Holm over tasks", "4.9e-04"),
         ("generated tokens, by the baseline's", "x 3 (300 a question)"),
     ]
+
+
+def test_a_single_run_has_its_score_and_cost_as_headline(tmp_path: Path):
+    entries = made_entries(tmp_path, [1] * 30 + [0] * 10)
+    (headline,) = headlines(compare_all(entries, None), entries, {("a (1, 2)", "t"): "2 fixed."})
+    score = "t: a (1, 2) scores 75.0 [58.8, 87.3] (acc, %; n = 40), at 100 generated tokens a question."
+    assert (headline.run, headline.verdict, headline.sentences) == ("a (1, 2)", "", (score, "2 fixed."))
 
 
 def test_the_scores_of_all_runs_share_an_axis(tmp_path: Path):

@@ -176,4 +176,11 @@ def test_the_featured_sample_was_fixed_with_the_fewest_right_drafts():
         page_sample(3, "b", right=True, right_drafts=1),
     )
     assert [featured(samples, run) for run in ("b", "a", "c")] == [2, 0, 0]
-    assert featured(samples[3:], "b") is None
+
+
+def test_without_a_fixed_question_the_featured_sample_is_one_that_the_run_won():
+    lost, won = page_sample(0, "a", right=False), page_sample(1, "a", right=False)
+    samples = (lost, won, page_sample(2, "b", right=True), page_sample(1, "b", right=True))
+    assert featured(samples, "b") == 3
+    assert featured(samples[:3], "b") == 2
+    assert featured((), "b") is None

@@ -47,9 +47,11 @@ def write_report(
     compared = compare_all(entries, baseline, members)
     base = compared.comparisons[0].baseline if compared.comparisons else ""
     shown = tuple(sample for _, of_run in samples for sample in of_run)
-    verdicts = tuple(headlines(compared, entries))
     diagnostics = [(entry.label, d) for entry, (found, _) in zip(entries, samples, strict=True) for d in found]
+    panels = [aggregation(each, label) for label, each in diagnostics]
+    findings = {(each.panel.run, each.panel.task): each.panel.findings[0] for each in panels if each.panel.findings}
     gaps = {(label, each.task): each.gap_closed for label, each in diagnostics if each.gap_closed}
+    verdicts = tuple(headlines(compared, entries, findings))
     scores, shared = without_shared_columns(table)
     data = PageData(
         title=page_title(entries, base),
@@ -59,7 +61,7 @@ def write_report(
         leaderboard=scores,
         charts=tuple(_charts(entries)),
         effects=effects(compared, entries, gaps),
-        diagnostics=tuple(aggregation(each, label) for label, each in diagnostics),
+        diagnostics=tuple(panels),
         samples=shown,
         featured=featured(shown, verdicts[0].run if verdicts else ""),
         runs=run_facts(entries),

@@ -94,8 +94,9 @@ class Headline:
     Attributes:
         name: Name of the task or the group.
         run: Name of the best run.
-        verdict: The verdict on it.
-        sentences: The sentence of ``aft compare`` on that run. If there are several runs, the verdicts on all of them.
+        verdict: The verdict on it; empty if nothing was compared.
+        sentences: The sentence of ``aft compare`` on that run. Then, as far as they are known, how many runs have each
+            verdict, and what aggregation did.
         facts: The numbers of the first sentence one by one.
     """
 

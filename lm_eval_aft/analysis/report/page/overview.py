@@ -24,6 +24,7 @@ from lm_eval_aft.analysis.report.page.data import Fact, Headline, RunFacts, Stri
 from lm_eval_aft.analysis.report.tables import NONE, PERCENT, Table, ratio_text, unit_of
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.scores import score_interval
+from lm_eval_aft.core.terminal import message
 from lm_eval_aft.storage.results import Score
 
 # Names that a title lists.
@@ -69,8 +70,16 @@ def _is_time(stamp: str) -> bool:
 # ---------------------------------------------------------------- verdicts
 
 
-def headlines(compared: ComparedRuns, entries: Sequence[RunEntry]) -> Iterator[Headline]:
-    """The verdict on each task or group that was compared."""
+def headlines(
+    compared: ComparedRuns, entries: Sequence[RunEntry], findings: Mapping[tuple[str, str], str]
+) -> Iterator[Headline]:
+    """The verdict on each task or group that was compared. If none was, the best score of each task.
+
+    Args:
+        compared: The comparisons with the baseline.
+        entries: All runs.
+        findings: By label and task, a sentence on what aggregation did there.
+    """
     by_name: dict[str, list[Comparison]] = {}
     for comparison in compared.comparisons:
         if not comparison.explores:
@@ -78,8 +87,28 @@ def headlines(compared: ComparedRuns, entries: Sequence[RunEntry]) -> Iterator[H
     for name, comparisons in by_name.items():
         best = min(comparisons, key=_rank)
         counted = (_counted(comparisons),) if len(comparisons) > 1 else ()
-        sentences = (*comparison_sentences([best]), *counted)
+        found = (findings[best.other, name],) if (best.other, name) in findings else ()
+        sentences = (*comparison_sentences([best]), *counted, *found)
         yield Headline(name, best.other, best.verdict, sentences, tuple(_facts(best, entries)))
+    if not by_name:
+        yield from _best_scores(entries, findings)
+
+
+def _best_scores(entries: Sequence[RunEntry], findings: Mapping[tuple[str, str], str]) -> Iterator[Headline]:
+    """The run with the best score on each task or group, of runs that were not compared."""
+    for name in task_names(entries):
+        scored = _scored_alike(entries, name)
+        if not scored:
+            continue
+        unit = unit_of(score.value for _, score in scored)
+        side = 1 if scored[0][1].higher_is_better else -1
+        entry, score = max(scored, key=lambda each: side * each[1].value)
+        tokens = _tokens(entry, name)
+        cost = f", at {tokens} generated tokens a question" if tokens else ""
+        value = unit.interval(score_interval(entry, score))
+        sentence = f"{name}: {entry.label} scores {value} ({measure(score, unit)}; n = {score.n:,}){cost}."
+        found = (findings[entry.label, name],) if (entry.label, name) in findings else ()
+        yield Headline(name, entry.label, "", (message(sentence), *found))
 
 
 def _rank(comparison: Comparison) -> tuple[int, float]:
@@ -112,12 +141,15 @@ def strips(compared: ComparedRuns, entries: Sequence[RunEntry], baseline: str) -
     """The scores of all runs on each task or group that any of them has."""
     verdicts = {(c.other, c.score.task): c.verdict for c in compared.comparisons if not c.explores}
     for name in task_names(entries):
-        scored = [(entry, primary_score(entry.run, name)) for entry in entries if entry.run.scores_of(name)]
-        finite = [(entry, score) for entry, score in scored if isfinite(score.value)]
-        # Scores of other metrics or filters would need an axis of their own.
-        alike = [(entry, score) for entry, score in finite if score.key == finite[0][1].key]
-        if alike:
+        if alike := _scored_alike(entries, name):
             yield _strip(name, alike, baseline, verdicts)
+
+
+def _scored_alike(entries: Sequence[RunEntry], name: str) -> list[tuple[RunEntry, Score]]:
+    """The runs with a score of one metric and filter on a task or group. Others would need an axis of their own."""
+    scored = [(entry, primary_score(entry.run, name)) for entry in entries if entry.run.scores_of(name)]
+    finite = [(entry, score) for entry, score in scored if isfinite(score.value)]
+    return [(entry, score) for entry, score in finite if score.key == finite[0][1].key]
 
 
 def _strip(

@@ -43,19 +43,23 @@ def run_samples(
 
 
 def featured(samples: Sequence[PageSample], run: str) -> int | None:
-    """The place of the sample that tells most about aggregation: a question that it fixed with the fewest right drafts.
+    """The place of the sample that tells most about a run.
+
+    It is a question that aggregation fixed with the fewest right drafts. Without one, it is a question that the run
+    answers rightly and another run wrongly, else the run's first one.
 
     Args:
         samples: All samples of the page.
-        run: The run to choose from, if it fixed a question.
-
-    Returns:
-        None if no run fixed a question.
+        run: Name of the run. If it is on none of the samples, the first of all samples is taken.
     """
-    fixed = [place for place, sample in enumerate(samples) if sample.fixed]
+    own = [place for place, sample in enumerate(samples) if sample.run == run] or list(range(len(samples)))
     # A question without a right draft may be fixed by chance, so it comes last.
-    order = {place: (samples[place].run != run, samples[place].right_drafts or 1_000_000) for place in fixed}
-    return min(fixed, key=order.__getitem__, default=None)
+    fixed = {place: samples[place].right_drafts or 1_000_000 for place in own if samples[place].fixed}
+    if fixed:
+        return min(fixed, key=fixed.__getitem__)
+    wrong = {(sample.task, sample.doc_id) for sample in samples if sample.right is False}
+    gained = [p for p in own if samples[p].right and (samples[p].task, samples[p].doc_id) in wrong]
+    return next(iter(gained or own), None)
 
 
 def _logged(entry: RunEntry) -> Logged:

@@ -57,13 +57,13 @@ function renderHeadline(headline, several) {
   return h(
     "div",
     { class: "headline " + kind(headline.verdict) },
-    h("p", {}, verdictMark(headline.verdict), " ", show(first)),
+    h("p", {}, headline.verdict ? [verdictMark(headline.verdict), " "] : null, show(first)),
     facts.length ? h("dl", { class: "facts-row" }, facts.map((fact) => h("div", {}, h("dt", {}, show(fact.label)), h("dd", {}, show(typeset(fact.text)))))) : null,
     others.map((sentence) => h("p", { class: "more quiet" }, show(sentence))),
   );
 }
 
-function stripRow(row, axis) {
+function stripRow(row, axis, columns) {
   const side = row.baseline ? "baseline" : kind(row.verdict);
   const name = [show(row.name), row.baseline ? h("span", { class: "quiet" }, " baseline") : row.verdict ? [" ", verdictMark(row.verdict)] : null];
   return h(
@@ -72,27 +72,28 @@ function stripRow(row, axis) {
     h("th", { scope: "row", role: "rowheader" }, name),
     h("td", { class: "picture", role: "cell" }, track(axis, row, { class: "track " + side }, row.baseline ? "square" : "circle")),
     h("td", { class: "number score", role: "cell" }, show(row.score)),
-    h("td", { class: "number", role: "cell" }, row.tokens ? [show(row.tokens), h("span", { class: "unit" }, " tokens")] : "\u2013"),
-    h("td", { class: "number", role: "cell" }, show(row.ratio.replace("x ", "\u00d7\u2009") || "\u2013")),
+    columns.tokens ? h("td", { class: "number", role: "cell" }, row.tokens ? [show(row.tokens), h("span", { class: "unit" }, " tokens")] : "\u2013") : null,
+    columns.ratio ? h("td", { class: "number", role: "cell" }, show(row.ratio.replace("x ", "\u00d7\u2009") || "\u2013")) : null,
   );
 }
 
 function renderStrip(strip) {
-  const heads = [["run", ""], [strip.axis.label, "picture"], ["score", "number"], ["tokens", "number"], ["cost", "number"]];
+  const columns = { tokens: strip.rows.some((row) => row.tokens), ratio: strip.rows.some((row) => row.ratio) };
+  const heads = [["run", ""], [strip.axis.label, "picture"], ["score", "number"], columns.tokens && ["tokens", "number"], columns.ratio && ["cost", "number"]].filter(Boolean);
   const titles = { tokens: "generated tokens a question", cost: "generated tokens, divided by the baseline's" };
   return h(
     "table",
     { class: "strip", role: "table" },
     h("caption", {}, show(strip.title)),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(([label, name]) => h("th", { scope: "col", role: "columnheader", class: name || null, title: titles[label] || null }, show(label))))),
-    h("tbody", { role: "rowgroup" }, strip.rows.map((row) => stripRow(row, strip.axis)), h("tr", { class: "axis", role: "row", "aria-hidden": "true" }, h("td"), h("td", { class: "picture" }, axisTexts(strip.axis)), h("td", { colspan: 3 }))),
+    h("tbody", { role: "rowgroup" }, strip.rows.map((row) => stripRow(row, strip.axis, columns)), h("tr", { class: "axis", role: "row", "aria-hidden": "true" }, h("td"), h("td", { class: "picture" }, axisTexts(strip.axis)), h("td", { colspan: heads.length - 2 }))),
   );
 }
 
 function renderOverview(data) {
   const headlines = data.headlines.map((headline) => renderHeadline(headline, data.headlines.length > 2));
   const key = h("p", { class: "quiet" }, "Bars are 95% intervals. Tokens are generated tokens a question, and cost is their ratio to the baseline's. (k, layers) behind a name: k drafts, then so many layers that aggregate them.");
-  return section("verdict", "Verdict", headlines, data.notes.map((note) => h("p", { class: "note" }, show(note))), h("div", { class: "strips" }, data.strips.map(renderStrip)), data.strips.length ? key : null);
+  return section("verdict", data.effects ? "Verdict" : "Result", headlines, data.notes.map((note) => h("p", { class: "note" }, show(note))), h("div", { class: "strips" }, data.strips.map(renderStrip)), data.strips.length ? key : null);
 }
 
 function renderRuns(data) {
