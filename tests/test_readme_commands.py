@@ -108,6 +108,10 @@ TABLE: dict[str, Run | Check] = {
     "pip install '.[vllm,ifeval]'": Check(INSTALLS, "pip install --help"),
     "pip uninstall lm_eval_aft": Check("tests/test_install.py uninstalls the package", "pip uninstall --help"),
     "aft grade OUT": Check("it needs a task's data: tests/cli/test_grade.py has some", "aft grade --help"),
+    **{
+        f"aft watch {place}": Check("it shows runs until they end: tests/cli/test_watch.py", "aft watch --help")
+        for place in ("out/traces", "FILE")
+    },
     "aft judge mt_bench": Check("needs a judge: tests/judging/test_mt_bench.py has one", "aft judge mt_bench --help"),
     "aft judge alpaca_eval": Check(
         "needs a judge: tests/judging/test_alpaca_judge.py has one", "aft judge alpaca_eval --help"
@@ -118,6 +122,7 @@ TABLE: dict[str, Run | Check] = {
     "python benchmarks/family.py FAMILY WORK --limit 4000 --ablations 4000 --seed N": Check(
         FIGURES, "python benchmarks/family.py --help"
     ),
+    "python benchmarks/opponents.py FAMILY WORK --limit 1000": Check(FIGURES, "python benchmarks/opponents.py --help"),
     "python benchmarks/family_seeds.py WORK --markdown": Check(FIGURES, "python benchmarks/family_seeds.py --help"),
     "aft sweep --model_args pretrained=MODEL --k 1,3,5 --layers 0,1,2,3 --tasks gsm8k --apply_chat_template "
     "--output_path out/sweep": Run(

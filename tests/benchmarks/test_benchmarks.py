@@ -19,7 +19,7 @@ from lm_eval_aft.storage.draft_store import NoStore
 
 FOLDER = ROOT / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
-NAMES += ("family", "family_data", "family_seeds", "train")
+NAMES += ("family", "family_data", "family_figure", "family_seeds", "train")
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
@@ -323,3 +323,18 @@ def test_an_interval_over_seeds_is_wider_if_seeds_differ(script):
     assert low < problems.mean() < high
     wide_low, wide_high = interval(apart, np.random.default_rng(0))
     assert wide_high - wide_low > 1.5 * (high - low)
+
+
+def test_the_figure_of_the_family_has_gains_and_intervals_in_points(script, tmp_path):
+    figure = script("family_figure")
+    voted = {"difference": -0.06, "difference_low": -0.08, "difference_high": -0.03, "generated_tokens": 90.0}
+    rows = [
+        {"system": "SFT, greedy", "generated_tokens": 18.0},
+        {"system": "SFT, majority of 5", **voted},
+    ]
+    *_, (_, _, systems) = figure.LINES.values()
+    greedy, vote = figure.points(rows, systems)
+    assert greedy == (18.0, 0.0, 0.0, 0.0)
+    assert vote == pytest.approx((90.0, -6.0, 2.0, 3.0))
+    figure.draw(rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
