@@ -5,8 +5,9 @@ It turns lm-eval's requests into dialogues, has ``inference.schedule`` answer th
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
@@ -27,7 +28,7 @@ from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.program import prepare_program
 from lm_eval_aft.core.prompts import Template, chat_of_draft, check_templates
 from lm_eval_aft.core.records import Chat, Question, Trace
-from lm_eval_aft.core.secrets import hide
+from lm_eval_aft.core.secrets import hide, public
 from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
@@ -35,7 +36,7 @@ from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
 from lm_eval_aft.inference.given_drafts import GivenDrafts
-from lm_eval_aft.inference.host_call import host_seed, host_template_name
+from lm_eval_aft.inference.host_call import host_prompting, host_seed, host_template_name
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
@@ -67,6 +68,13 @@ class _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
 
 
+# Arguments of engines that change prompts and are no part of the engine's fingerprint.
+PROMPT_ARGS = frozenset(
+    {
+        *("max_length", "max_model_len", "tokenizer", "tokenizer_mode", "tokenizer_revision", "use_fast_tokenizer"),
+        *("add_bos_token", "prefix_token_id", "chat_template", "chat_template_args", "enable_thinking", "system_role"),
+    }
+)
 DATE_ADVICE = (
     "The chat template writes today's date into every prompt. Prompts of tomorrow differ, so nothing of today is "
     'found in the draft store. Pin the date with chat_template_args={{"strftime_now":"{today}"}} in --model_args.'
@@ -114,7 +122,7 @@ class AFTLM(LM):
         given_drafts = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
         selector = load_selector(config, store, host)
         engine = load_engine(config.engine, engine_args, host)
-        self._assemble(engine, config, template, store, name, selector, given_drafts)
+        self._assemble(engine, config, template, store, name, selector, given_drafts, engine_args)
 
     @classmethod
     def around(
@@ -125,6 +133,7 @@ class AFTLM(LM):
         store: Store,
         name: str,
         selector: Selector | None = None,
+        engine_args: Mapping[str, Any] | None = None,
     ) -> AFTLM:
         """Make a model from a loaded engine. A sweep makes one for each of its points.
 
@@ -135,9 +144,10 @@ class AFTLM(LM):
             store: Holds finished generations.
             name: The model's name in the results file.
             selector: Selects the answers, if the strategy selects.
+            engine_args: The arguments with which the engine was loaded.
         """
         model = cls.__new__(cls)
-        model._assemble(engine, config, template, store, name, selector)
+        model._assemble(engine, config, template, store, name, selector, engine_args=engine_args)
         return model
 
     def _assemble(
@@ -149,12 +159,17 @@ class AFTLM(LM):
         name: str,
         selector: Selector | None = None,
         given_drafts: GivenDrafts | None = None,
+        engine_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.config, self.template, self.store = engine, config, template, store
         self.name = name
         self._totals, self._reported = _Totals(), False
         self._selector, self._given_drafts = selector, given_drafts
+        given = {name: value for name, value in (engine_args or {}).items() if name in PROMPT_ARGS}
+        # As a trace file gives them back.
+        self._prompt_args = json.loads(json.dumps({name: public(name, given[name]) for name in given}, default=str))
+        self._prompting: dict[str, Any] = {}
         self._template_name: str | None = None
         if template_name := host_template_name():
             self._use_chat_template(template_name)
@@ -175,6 +190,7 @@ class AFTLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation layers."""
+        self._prompting = host_prompting()
         dialogues = read_dialogues(requests, self.config, self.engine.renderer)
         # lm-eval repeats requests as padding, so that all processes of a run have equally many.
         distinct = list(dict.fromkeys(dialogues))
@@ -191,6 +207,7 @@ class AFTLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
         """Score continuations with the engine's own model, directly or after drafts (``mcq``)."""
+        self._prompting = host_prompting()
         questions = questions_with_choices(requests, self.config) if self.config.mcq == "drafts" else []
         scores, traces = self._score_after_drafts(questions, quiet=disable_tqdm or self.rank != 0)
         self._show_prompts([requests[position] for position in scores])
@@ -456,6 +473,9 @@ class AFTLM(LM):
         config = {name: value for name, value in self.config.to_dict().items() if name not in unsaid}
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given_drafts.source if self._given_drafts else None
+        # What else changes prompts. An ordinary run has neither, so its traces keep the names of older versions.
+        more = {"engine_args": self._prompt_args, "prompting": self._prompting}
+        config |= {name: value for name, value in more.items() if value}
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
 
 

@@ -168,6 +168,8 @@ def _telling_settings(run: EvalRun) -> dict[str, Any]:
     settings: Mapping[str, Any] = run.settings or {}
     names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
     template = settings.get("template") or {}
-    return {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings} | (
-        {"template": Path(str(template.get("name"))).name} if template else {}
+    return (
+        {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings}
+        | ({"template": Path(str(template.get("name"))).name} if template else {})
+        | dict(settings.get("engine_args") or {})
     )

@@ -27,7 +27,7 @@ from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage.results import MEASURED, EvalRun, Score
 
 # The settings in which runs of one figure may differ.
-VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", *MEASURED)
+VARIED = ("k", "layers", "version", "generations_per_question", "model_shape", "prompting", *MEASURED)
 
 
 @dataclass(frozen=True, slots=True)

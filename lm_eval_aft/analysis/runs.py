@@ -39,6 +39,8 @@ SAMPLING_SETTINGS = (
     "final_top_p",
     "final_max_tokens",
 )
+# What changed the prompts of a run, besides its other settings.
+PROMPT_SETTINGS = ("engine_args", "prompting")
 RunKey = tuple[str, str, Hashable]
 Kept = TypeVar("Kept")
 
@@ -298,9 +300,9 @@ def _without_token_ids(trace: Trace) -> Trace:
 
 def _has_settings(run: EvalRun, trace: Trace) -> bool:
     settings = run.settings or {}
-    return trace.question.task in run.tasks and all(
-        settings.get(name) == value for name, value in trace.settings.items()
-    )
+    # Settings that a trace lacks are of a later version, except those which ordinary runs lack.
+    names = {*trace.settings, *PROMPT_SETTINGS}
+    return trace.question.task in run.tasks and all(settings.get(name) == trace.settings.get(name) for name in names)
 
 
 def sampling_of(run: EvalRun, generation: Mapping[str, Any]) -> tuple[Sampling, Sampling]:

@@ -88,7 +88,7 @@ def run_sweep(
         generations = f"{k * layers + 1} generation{'s' * (k * layers > 0)}"
         note(f"[{number}/{len(waiting)}] {_name((k, layers))}: {generations} a question", err=False)
         point_config = replace(config, k=k, layers=layers, record=str(folder / "traces"))
-        lm = AFTLM.around(engine, point_config, template, store, name)
+        lm = AFTLM.around(engine, point_config, template, store, name, engine_args=engine_args)
         _evaluate(lm, {**model_args, "k": k, "layers": layers}, options, folder, manager, host)
         new = lm.computed_usage
         note(f"    {new.generations:,} new generations, {new.generated_tokens:,} new tokens", err=False)

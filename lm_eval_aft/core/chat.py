@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
+from itertools import groupby
 from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import ChatError, ConfigError
@@ -244,6 +245,22 @@ class TokenizerRenderer:
         channels = CHANNEL_TOKENS if "<|channel|>" in special.values() else ()
         return frozenset(number for number, text in special.items() if text in channels or is_thought_token(text))
 
+    def show_mark(self, text: str, token_ids: Sequence[int], mark: str) -> str:
+        """Put a mark that is a control token into a generated text, since decoding leaves control tokens out.
+
+        Args:
+            text: The text.
+            token_ids: Its tokens.
+            mark: The mark. Its last occurrence is shown. Any other string changes nothing.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        ids = {number for number, token in added.items() if token.special and token.content == mark}
+        places = [place for place, token_id in enumerate(token_ids) if token_id in ids - self.thought_ids]
+        if not places:
+            return text
+        before = decode_shown(self.tokenizer, token_ids[: places[-1]], self.thought_ids)
+        return before + mark + text[len(before) :] if text.startswith(before) else text
+
     @cached_property
     def turn_end_ids(self) -> frozenset[int]:
         """The control token with which the chat template ends an assistant message, if there is one.
@@ -370,6 +387,14 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
         return (Message("user", system), *rest)
     rest[first] = Message("user", f"{system}\n\n{rest[first].content}")
     return tuple(rest)
+
+
+def decode_shown(tokenizer: Any, token_ids: Sequence[int], shown: Set[int]) -> str:
+    """The text of tokens without control tokens, except those that are ``shown``."""
+    if shown.isdisjoint(token_ids):
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    runs = groupby(token_ids, key=shown.__contains__)
+    return "".join(str(tokenizer.decode(list(run), skip_special_tokens=not kept)) for kept, run in runs)
 
 
 def strip_control(text: str, control: Sequence[str]) -> str:

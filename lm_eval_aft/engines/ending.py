@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from itertools import groupby
 from typing import Any
 
-from lm_eval_aft.core.chat import TokenizerRenderer
+from lm_eval_aft.core.chat import TokenizerRenderer, decode_shown
 from lm_eval_aft.core.records import Sampling
 
 
@@ -51,16 +50,8 @@ def text_before_stop(
         shown: Control tokens that the text shows; see ``TokenizerRenderer.thought_ids``.
     """
     at_stop_id = bool(token_ids) and token_ids[-1] in stop_ids
-    text = _decode(tokenizer, token_ids[:-1] if at_stop_id else token_ids, shown)
+    text = decode_shown(tokenizer, token_ids[:-1] if at_stop_id else token_ids, shown)
     cut = min((text.index(stop) for stop in until if stop in text), default=None)
     # A stop string may be a special token, which the text leaves out.
     stopped = at_stop_id or cut is not None or any(stop in tokenizer.decode(list(token_ids)) for stop in until)
     return text[:cut], stopped
-
-
-def _decode(tokenizer: Any, token_ids: Sequence[int], shown: Set[int]) -> str:
-    """The text of tokens without control tokens, except those that are shown."""
-    if shown.isdisjoint(token_ids):
-        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
-    runs = groupby(token_ids, key=shown.__contains__)
-    return "".join(str(tokenizer.decode(list(run), skip_special_tokens=not kept)) for kept, run in runs)

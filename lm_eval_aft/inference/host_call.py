@@ -1,4 +1,4 @@
-"""What lm-eval knows but does not pass to a model: ``--seed``, the name of a chat template, and its tasks.
+"""What lm-eval knows but does not pass to a model: ``--seed``, how it makes prompts, and its tasks.
 
 lm-eval seeds the generators of Python, numpy and torch, and passes no seed to a model. It calls
 ``apply_chat_template`` without the name that ``--apply_chat_template NAME`` gives. A request names its task but does
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from types import FrameType
 from typing import Any
 
@@ -40,6 +41,28 @@ def host_template_name() -> str | None:
         if isinstance(name, str):
             return name
     return None
+
+
+def host_prompting() -> dict[str, Any]:
+    """What the user told lm-eval about prompts, besides the chat template's name. Empty for an ordinary run.
+
+    Returns:
+        Up to four entries: a digest of ``--system_instruction``, ``num_fewshot`` with ``multiturn``, and ``bare`` if
+        no chat template is applied.
+    """
+    given: dict[str, Any] = {}
+    for frame in _host_frames("evaluate", "simple_evaluate"):
+        for name in ("system_instruction", "num_fewshot", "fewshot_as_multiturn", "apply_chat_template"):
+            if frame.f_locals.get(name) is not None:
+                given.setdefault(name, frame.f_locals[name])
+    prompting: dict[str, Any] = {}
+    if given.get("system_instruction"):
+        prompting["system_instruction"] = sha256(str(given["system_instruction"]).encode()).hexdigest()[:16]
+    if "num_fewshot" in given:
+        prompting |= {"num_fewshot": given["num_fewshot"], "multiturn": bool(given.get("fewshot_as_multiturn"))}
+    if "apply_chat_template" in given and not given["apply_chat_template"]:
+        prompting["bare"] = True
+    return prompting
 
 
 def host_tasks() -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
+from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.log import warn_once
@@ -145,6 +146,7 @@ def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
         elapsed_s = round(time.monotonic() - started, 3)
         request = requests[position]
         opened = request.prompt.unshown_mark
+        completion = _with_mark(completion, runs[number].question, setup.engine)
         draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, opened)
         runs[number].layers[layer][index] = draft
         setup.recorder.add(draft, empty=is_empty(runs[number].question, draft))
@@ -154,6 +156,14 @@ def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
         equal = equal_drafts((run.question, list(run.layers[0].values())) for run in runs).sentence()
         if equal:
             warn_once(f"With k={setup.config.k} {equal}. {setup.engine.seed_advice}")
+
+
+def _with_mark(completion: Completion, question: Question, engine: Engine) -> Completion:
+    """The completion, with the user's mark of the end of a thought in its text, even if the mark is a control token."""
+    renderer = engine.renderer
+    if not question.think_end or not isinstance(renderer, TokenizerRenderer):
+        return completion
+    return replace(completion, text=renderer.show_mark(completion.text, completion.token_ids, question.think_end))
 
 
 def _requests(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> tuple[list[Request], list[tuple[int, int]]]:

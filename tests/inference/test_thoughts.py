@@ -14,7 +14,7 @@ from lm_eval_aft.analysis.cost import trace_cost
 from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.records import Completion, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.dialogue import answer_of, final_answer, is_empty
@@ -162,3 +162,30 @@ def test_the_users_mark_ends_a_thought_and_a_cut_text_without_it_holds_no_answer
     assert [answer_of(question, draft) for draft in trace.drafts] == ["it is 4", "", "5", "4"]
     assert [is_empty(question, draft) for draft in trace.drafts] == [False, True, False, False]
     assert "[draft 1]\nit is 4\n[/draft 1]\n\n[draft 2]\n5\n[/draft 2]" in read_by_the_answer(engine)
+
+
+class Tokenized(ScriptedEngine):
+    """A scripted engine with a tokenizer, which decodes without control tokens as the others do."""
+
+    def __init__(self, tokenizer, text: str) -> None:
+        super().__init__(lambda request: text)
+        self.renderer, self.text = TokenizerRenderer(tokenizer), text
+
+    def complete(self, request, shared):
+        ids = tuple(self.renderer.tokenizer.encode(self.text, add_special_tokens=False))
+        shown = self.renderer.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(shown, ids, "stop", request.prompt.prompt_tokens, 0, len(ids))
+
+
+def test_a_mark_that_is_a_control_token_ends_a_thought():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|so|>"], special_tokens=True)
+    engine = Tokenized(tokenizer, "5? 6?<|so|>it is 7")
+    question = replace(make_question("2+5?"), think_end="<|so|>")
+    config = AFTConfig(k=1, layers=1, think_end_token="<|so|>")
+    (trace,) = propose_and_aggregate([question], engine, TEMPLATE, config, NoStore(), quiet=True)
+    assert [draft.completion.text for draft in trace.drafts] == ["5? 6?<|so|>it is 7"] * 2
+    assert [answer_of(question, draft) for draft in trace.drafts] == ["it is 7"] * 2
+    # Without the argument the text stays as the engine made it.
+    (plain,) = propose_and_aggregate([make_question("2+5?")], engine, TEMPLATE, AFTConfig(k=1, layers=1), NoStore())
+    assert plain.drafts[0].completion.text == "5? 6?it is 7"
