@@ -32,6 +32,18 @@ def damaged_weights(model: Any) -> str | None:
     return _reason("weights are not numbers (NaN or infinite)", damaged)
 
 
+def damaged_logits(dtype: object) -> str:
+    """The reason to refuse a model whose logits are NaN or infinite.
+
+    Args:
+        dtype: The torch dtype in which it computes.
+    """
+    return (
+        "the model's logits are not numbers (NaN or infinite): its weights are damaged, or they overflow "
+        f"{str(dtype).removeprefix('torch.')}; try dtype=bfloat16 or dtype=float32."
+    )
+
+
 def embedding_rows(model: Any) -> int | None:
     """Number of token ids that a transformers model has an embedding for, or None if it does not say."""
     try:

@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError
 from lm_eval_aft.core.loading import load_reason, loading, refuse_no_checkpoint
+from lm_eval_aft.core.model_checks import damaged_logits, damaged_weights, missing_weights
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Message
 from lm_eval_aft.core.rendering import render
+from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.storage.draft_store import Store
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
@@ -38,7 +40,7 @@ class RewardModel:
             batch_size: Chats that are scored together.
 
         Raises:
-            EngineError: If the checkpoint cannot be loaded.
+            EngineError: If the checkpoint cannot be loaded, or its weights are missing or damaged.
             ConfigError: If it has several outputs, or no chat template.
         """
         import torch
@@ -47,8 +49,15 @@ class RewardModel:
         self.device = device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu"
         refuse_no_checkpoint("reward_model", name)
         with loading(lambda error: EngineError(f"reward_model {name} cannot be loaded: {load_reason(error, name)}")):
+            if reason := refused_shard(name):
+                raise ValueError(reason)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype="auto", use_safetensors=True)
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                name, dtype="auto", use_safetensors=True, output_loading_info=True
+            )
+            model, info = loaded
+            if fault := missing_weights(info["missing_keys"]) or damaged_weights(model):
+                raise ValueError(fault)
         if model.config.num_labels != 1:
             raise ConfigError(
                 f"reward_model {name} has {model.config.num_labels} outputs: give a model with a single one."
@@ -69,6 +78,7 @@ class RewardModel:
 
         Raises:
             ChatError: If the chat template refuses a chat.
+            EngineError: If a score is no number.
         """
         texts = [[self._text(chat) for chat in row] for row in rows]
         keys = {text: self._key(text) for row in texts for text in row}
@@ -114,8 +124,11 @@ class RewardModel:
         mask = batch["attention_mask"].bool()
         batch["input_ids"] = batch["input_ids"].masked_fill(~mask, self._pad_token(batch["input_ids"], mask))
         with torch.inference_mode():
-            scores: list[float] = self.model(**batch).logits[:, 0].float().tolist()
-        return scores
+            scores = self.model(**batch).logits[:, 0]
+        if not bool(scores.isfinite().all()):
+            raise EngineError(f"reward_model {self.name} cannot be used: {damaged_logits(scores.dtype)}")
+        rewards: list[float] = scores.float().tolist()
+        return rewards
 
     def _pad_token(self, ids: Any, mask: Any) -> int:
         """The token to pad a batch with.

@@ -16,6 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.shards import shards
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 # What a training run leaves beside its weights to resume from. It changes no text.
@@ -66,9 +67,10 @@ def _pieces(folder: Path) -> Iterator[bytes]:
         if (folder / config).is_file():
             yield (folder / config).read_bytes()
     weights = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
-    for path in sorted(path for path in weights if path.name not in TRAINING_STATE):
+    # An index may name files in subfolders, or with other endings.
+    for path in sorted({path for path in weights if path.name not in TRAINING_STATE} | set(shards(folder))):
         size = path.stat().st_size
-        yield f"{path.name}:{size}".encode()
+        yield f"{path.relative_to(folder).as_posix()}:{size}".encode()
         with path.open("rb") as file:
             file_ends = ((0, FILE_END_BYTES), (max(0, size - FILE_END_BYTES), FILE_END_BYTES))
             for start, length in chain(file_ends, _samples(path, size)):

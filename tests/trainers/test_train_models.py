@@ -92,6 +92,16 @@ def test_weights_that_are_missing_or_no_numbers_are_refused(config, tmp_path, ra
         run_training("sft", replace(config, model=str(folder), lora_rank=rank))
 
 
+def test_logits_that_are_no_numbers_are_refused(config, tmp_path):
+    folder = Path(save_tiny(tmp_path / "m"))
+    tensors = load_file(folder / "model.safetensors")
+    # These weights are numbers, and their products are not.
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 3e38
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EngineError, match=r"cannot be trained: the model's logits are not numbers .* overflow float32"):
+        run_training("sft", replace(config, model=str(folder)))
+
+
 def test_tokens_beyond_the_embedding_are_refused_before_the_first_step(config, tmp_path):
     folder = save_tiny(tmp_path / "m")
     tokenizer = load_tokenizer(replace(config, model=folder))

@@ -269,6 +269,27 @@ def test_a_checkpoint_with_a_damaged_file(name, change, tmp_path):
         check_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_that_lacks_a_file(name, tmp_path):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(HALF, checkpoint)
+    (checkpoint / name).unlink()
+    with pytest.raises(
+        ConfigError, match=rf"checkpoint-2 is damaged \(it has no {name}, so the training would differ\): remove this"
+    ):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("names", [("optimizer_0", "rng_state_0.pth"), ("global_step2", "rng_state_1.pth")])
+def test_the_files_of_sharded_checkpoints_count(names, tmp_path):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(HALF, checkpoint)
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "rng_state.pth").rename(checkpoint / names[1])
+    (checkpoint / names[0]).mkdir()
+    check_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

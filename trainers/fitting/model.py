@@ -15,7 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import load_reason, loading, reason_of, refuse_no_checkpoint
-from lm_eval_aft.core.model_checks import damaged_weights, embedding_rows, foreign_token, missing_weights
+from lm_eval_aft.core.model_checks import (
+    damaged_logits,
+    damaged_weights,
+    embedding_rows,
+    foreign_token,
+    missing_weights,
+)
+from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.run import TrainingRun, disk_guard
@@ -55,6 +62,8 @@ def _load(loader: Any, config: TrainConfig, **options: Any) -> Any:
         return EngineError(f"model={config.model} cannot be loaded: {reason}")
 
     with loading(refuse):
+        if reason := refused_shard(locate(config.model)):
+            raise EngineError(f"model={config.model} cannot be loaded: {reason}")
         return loader.from_pretrained(locate(config.model), revision=config.revision or "main", **options)
 
 
@@ -76,7 +85,7 @@ def _refuse_other_models(model: Any, config: TrainConfig) -> None:
     """Check on a few tokens that the model is causal, and that an example's logits do not depend on its batch.
 
     Raises:
-        EngineError: If it is not, or cannot be run.
+        EngineError: If it is not, or cannot be run, or its logits are not numbers.
     """
     ids = torch.arange(2, 14) % (embedding_rows(model) or 14)
     batch = torch.stack([ids, torch.cat([ids[:8], ids[:4]]), ids.flip(0)])
@@ -87,6 +96,8 @@ def _refuse_other_models(model: Any, config: TrainConfig) -> None:
         raise EngineError(f"model={config.model} cannot be trained: it does not run on token ids ({error}).") from error
     finally:
         model.eval()
+    if not bool(together.amax(-1).isfinite().all()):
+        raise EngineError(f"model={config.model} cannot be trained: {damaged_logits(model.dtype)}")
     bound = alone.nan_to_num().abs().max() * torch.finfo(model.dtype).eps ** 0.5
     if any(bool((row[:8] - alone).abs().max() > bound) for row in together[:2]):
         raise EngineError(

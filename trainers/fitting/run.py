@@ -31,6 +31,13 @@ from trainers.settings import Kind, TrainConfig
 
 # Tokenizer, settings, state and cards of a checkpoint.
 SMALL_FILES_BYTES = 1 << 20
+# What Trainer needs to continue as it would have, and the names that FSDP, DeepSpeed and several processes give it.
+STATE_FILES = (
+    ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+    ("scheduler.pt", "global_step*"),
+    ("trainer_state.json",),
+    ("rng_state.pth", "rng_state_*.pth"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +165,13 @@ def kept_in(folder: Path) -> str:
 
 
 def check_checkpoint(checkpoint: Path) -> None:
-    """Refuse to resume from a checkpoint with a file that is cut or of another kind.
+    """Refuse to resume from a checkpoint with a file that is cut, of another kind or gone.
 
     Raises:
         ConfigError: If there is one; the message names it.
     """
+    if gone := [names[0] for names in STATE_FILES if not any(any(checkpoint.glob(name)) for name in names)]:
+        raise ConfigError(damaged(checkpoint, f"it has no {' and no '.join(gone)}, so the training would differ"))
     for path in sorted(checkpoint.iterdir()):
         try:
             if path.suffix == ".json":

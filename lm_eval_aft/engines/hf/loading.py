@@ -27,6 +27,7 @@ from lm_eval_aft.core.loading import load_reason, refuse_adapter, refuse_no_chec
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.model_checks import damaged_weights, missing_weights
 from lm_eval_aft.core.secrets import is_secret
+from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 
 PICKLES = (
@@ -68,7 +69,7 @@ class HFArgs:
 
         Raises:
             ConfigError: If an argument is unknown, of the wrong type, or if ``pretrained`` is missing.
-            EngineError: If an adapter's weights are a pickle.
+            EngineError: If an adapter's weights are a pickle, or an index names files that must not be loaded.
         """
         allowed = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs", "think_end_token"} | OWN_ARGS
         refuse_unknown(engine_args, allowed, "hf")
@@ -89,6 +90,7 @@ class HFArgs:
         text_settings |= {name: value for name, value in chosen.items() if name not in COMPUTE_ARGS}
         batch_prompts = _batch_prompts(host.batch_size)
         loader = _loader_args(args, model_kwargs, host)
+        _refuse_shards(loader)
         return cls(loader, host.batch_size, batch_prompts, batch_tokens, text_settings)
 
 
@@ -192,6 +194,20 @@ def _refuse_pickles(adapter: Any) -> None:
     folder = Path(str(adapter or ""))
     if adapter and folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise EngineError(f"peft={adapter} holds no adapter_model.safetensors{PICKLES}")
+
+
+def _refuse_shards(loader: Mapping[str, Any]) -> None:
+    """Refuse checkpoints and adapters whose index names pickles, or files outside its folder.
+
+    Raises:
+        EngineError: If one does.
+    """
+    for argument in ("pretrained", "peft", "delta"):
+        if not isinstance(name := loader.get(argument), str):
+            continue
+        folder = str(Path(name, loader.get("subfolder") or "")) if argument == "pretrained" else name
+        if reason := refused_shard(folder, pickles=not loader.get("use_safetensors")):
+            raise EngineError(f"{argument}={name} cannot be loaded: {reason}")
 
 
 def _share_requests(lm: HFLM) -> None:

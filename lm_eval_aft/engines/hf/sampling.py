@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.model_checks import damaged_logits
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.engines.hf.penalties import RowPenalties
 
@@ -80,10 +81,7 @@ def refuse_damaged(logits: torch.Tensor) -> None:
         EngineError: If one is NaN or infinite.
     """
     if not bool(logits.isfinite().all()):
-        raise EngineError(
-            "the model's logits are not numbers (NaN or infinite): its weights are damaged, or they overflow "
-            f"{str(logits.dtype).removeprefix('torch.')}; try dtype=bfloat16 or dtype=float32."
-        )
+        raise EngineError(damaged_logits(logits.dtype))
 
 
 def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:

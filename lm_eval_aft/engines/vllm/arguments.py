@@ -22,6 +22,7 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.loading import refuse_adapter, refuse_no_checkpoint
+from lm_eval_aft.core.shards import refused_shard
 
 OWN_ARGS = {
     "pretrained",
@@ -68,7 +69,8 @@ class VLLMArgs:
 
         Raises:
             ConfigError: If an argument is unknown, missing, of the wrong type, or belongs elsewhere.
-            EngineError: If the machine does not have the requested devices.
+            EngineError: If the machine does not have the requested devices, or an index names files that must not be
+                loaded.
         """
         from vllm import EngineArgs
 
@@ -101,6 +103,9 @@ class VLLMArgs:
         device = _device(engine)
         if device == "cpu":
             _set_cpu_defaults(pretrained, engine)
+        for argument, name in (("pretrained", pretrained), ("lora_local_path", lora_path)):
+            if name and (reason := refused_shard(name)):
+                raise EngineError(f"{argument}={name} cannot be loaded: {reason}")
         bos = flag("add_bos_token", args["add_bos_token"]) if "add_bos_token" in args else None
         return cls(pretrained, engine, device, lora_path, bos, template_args)
 

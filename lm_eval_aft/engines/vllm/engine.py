@@ -11,18 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.loading import load_reason, loading
 from lm_eval_aft.core.log import log
+from lm_eval_aft.core.model_checks import missing_weights
 from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Request
+from lm_eval_aft.core.shards import shards
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.ending import find_stop_ids, text_before_stop
 from lm_eval_aft.engines.lm_scorer import LMScorer
@@ -66,7 +70,7 @@ class VLLMEngine:
         )
         self.max_length = int(self._model_config.max_model_len)
         self.shape = config_shape(self._model_config.hf_config)
-        prompt_lm = PromptLM(
+        self._prompt_lm = PromptLM(
             llm,
             self.tokenizer,
             max_length=self.max_length,
@@ -74,7 +78,7 @@ class VLLMEngine:
             add_bos_token=args.add_bos_token,
             template_args=self.renderer.template_args,
         )
-        self.scorer: Scorer = LMScorer(prompt_lm, self.renderer)
+        self.scorer: Scorer = LMScorer(self._prompt_lm, self.renderer)
         self.stop_ids = self._find_stop_ids()
         self._calls = count()
         self.fingerprint = self._fingerprint()
@@ -92,12 +96,16 @@ class VLLMEngine:
 
         Raises:
             ConfigError: If an argument is unknown, missing, wrong, or belongs to another engine.
-            EngineError: If vLLM is not installed, finds no device, or cannot load the checkpoint.
+            EngineError: If vLLM is not installed, finds no device, or cannot load the checkpoint, or if the logits are
+                not numbers.
         """
         vllm = import_vllm()
         args = VLLMArgs.of(engine_args, host)
 
         def refuse(error: Exception) -> EngineError:
+            # vLLM's own process dies of missing weights, and its error says only that it died.
+            if reason := missing_weights(missing_from_files(args.pretrained)):
+                return EngineError(f"pretrained={args.pretrained} cannot be loaded: {reason}")
             reason = load_reason(error, args.pretrained)
             return EngineError(
                 f"pretrained={args.pretrained} cannot be loaded by vLLM {vllm.__version__}: {reason} (vLLM's own lines "
@@ -105,7 +113,17 @@ class VLLMEngine:
             )
 
         with loading(refuse):
-            return cls(vllm.LLM(**args.for_llm()), args)
+            engine = cls(vllm.LLM(**args.for_llm()), args)
+        engine.refuse_damaged()
+        return engine
+
+    def refuse_damaged(self) -> None:
+        """Refuse a model whose logits are not numbers: it would write one token again and again.
+
+        Raises:
+            EngineError: If they are not.
+        """
+        self._prompt_lm.check_logits()
 
     def use_chat_template(self, name: str | None) -> None:
         """See ``Engine.use_chat_template``. Another template may end its messages with another token."""
@@ -240,3 +258,33 @@ def config_shape(config: Any) -> ModelShape | None:
         log.warning("Operations are not counted, as transformers cannot lay this model out: %s", error)
         return None
     return model_shape(model)
+
+
+def missing_from_files(name: str) -> list[str]:
+    """The weights that a folder's safetensors files lack. Empty if they cannot be compared with the model's names.
+
+    Args:
+        name: The folder. The name of a hub repository has no files here.
+    """
+    folder = Path(name)
+    files = sorted({*folder.glob("*.safetensors"), *(path for path in shards(folder) if path.suffix == ".safetensors")})
+    if not files:
+        return []
+    try:
+        found: set[str] = set()
+        for file in files:
+            with safe_open(file, "pt") as weights:
+                found.update(weights.keys())
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(name))
+    except Exception:
+        # Something else is wrong with the checkpoint, and the loader says what.
+        return []
+    owners: dict[int, set[str]] = {}
+    for weight_name, weight in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weight), set()).add(weight_name)
+    # Names that the model does not have mean that a loader renames them.
+    if found - set().union(*owners.values()):
+        return []
+    # Tied weights are in the files once.
+    return [min(names) for names in owners.values() if not names & found]

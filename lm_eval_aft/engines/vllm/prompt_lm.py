@@ -7,6 +7,7 @@ windows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,12 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from lm_eval_aft.core.chat import refused_chat
 from lm_eval_aft.core.engine import Score
 from lm_eval_aft.core.errors import EngineError
+from lm_eval_aft.core.model_checks import damaged_logits
 from lm_eval_aft.core.rendering import render
 from lm_eval_aft.engines.vllm.watchdog import watched
 
+# A text to score before a run.
+SAMPLE = "The quick brown fox jumps over the lazy dog."
 # lm-eval's: cache key, context ids, continuation ids.
 Pair = tuple[Any, list[int], list[int]]
 
@@ -118,7 +122,7 @@ class PromptLM(TemplateLM):
         """Score continuations. A context that does not fit loses its beginning, as in HFLM.
 
         Raises:
-            EngineError: If vLLM stops working.
+            EngineError: If vLLM stops working, or the model's logits are not numbers.
         """
         from vllm import SamplingParams
 
@@ -135,10 +139,22 @@ class PromptLM(TemplateLM):
                 f"vLLM stopped working while it scored ({str(error).strip() or type(error).__name__}): start the same "
                 "command again, with a lower max_num_batched_tokens if memory was short."
             ) from error
-        return [
+        scores = [
             continuation_score(output, len(continuation))
             for output, (_, _, continuation) in zip(outputs, requests, strict=True)
         ]
+        if any(math.isnan(score) for score, _ in scores):
+            raise EngineError(damaged_logits(self._llm.llm_engine.model_config.dtype))
+        return scores
+
+    def check_logits(self) -> None:
+        """Score a short text.
+
+        Raises:
+            EngineError: If the model's logits are not numbers.
+        """
+        token_ids = self.tok_encode(SAMPLE, add_special_tokens=False)[: self._scored_length]
+        self._loglikelihood_tokens([(None, token_ids[:1], token_ids[1:])], disable_tqdm=True)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Not implemented: the engine generates."""
