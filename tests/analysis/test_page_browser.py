@@ -409,6 +409,8 @@ def test_thoughts_and_prompts_are_folded(small: Page):
     assert "<user>" not in small.open(2)
     small.all(".detail .fold summary")[1].click()
     small.wait(lambda: "<user>question 2?" in small.texts(".detail .fold pre"))
+    small.one(".detail .answer > .fold summary").click()
+    small.wait(lambda: small.texts(".detail .answer > .fold pre") == ["2 drafts:"])
 
 
 def test_one_question_in_all_runs_side_by_side(small: Page):

@@ -98,7 +98,9 @@ def small_page() -> PageData:
     samples = (
         sample(0, right=True, right_drafts=1, changed=0, category="sums"),
         sample(1, texts=(*sample(1).texts[:2], answer), right=True, fixed=True, right_drafts=1, changed=1),
-        sample(2, broken=True, right_drafts=2, changed=1, rendered="<user>question 2?"),
+        sample(
+            2, broken=True, right_drafts=2, changed=1, rendered="<user>question 2?", prompts=("Below are 2 drafts.",)
+        ),
         sample(3, category="sums"),
         sample(0, "run B", texts=(thought,), right=None),
     )
@@ -192,6 +194,12 @@ def _poison(value: Any, name: str) -> Any:
     return HOSTILE[sum(map(ord, value + name)) % len(HOSTILE)] + value
 
 
+def _prompts(texts: tuple[PageText, ...], k: int) -> tuple[str, ...]:
+    """What the layers of a large page read: k texts each."""
+    layers = (texts[start : start + k] for start in range(0, len(texts) - 1, k))
+    return tuple("\n".join(f"[draft]\n{text.text}\n[/draft]" for text in layer) for layer in layers)
+
+
 def large_page(questions: int = 1319, k: int = 5, layers: int = 2) -> PageData:
     """A benchmark of realistic lengths: few-shot prompts of 2,400 characters, texts of about 500."""
     rng = random.Random(0)
@@ -210,5 +218,7 @@ def large_page(questions: int = 1319, k: int = 5, layers: int = 2) -> PageData:
         answer = texts[-1].text
         rendered = "".join(f"<{message.role}>{message.text}" for message in asked)
         made = PageSample("run", "gsm8k", doc, question, asked, texts, answer, needle, doc % 3 == 0, doc % 6 == 0)
-        samples.append(replace(made, right_drafts=doc % 6, changed=doc % 3, rendered=rendered))
+        samples.append(
+            replace(made, right_drafts=doc % 6, changed=doc % 3, rendered=rendered, prompts=_prompts(texts, k))
+        )
     return PageData("A large page", leaderboard=leaderboard(), samples=tuple(samples), featured=questions - 10)

@@ -261,13 +261,16 @@ def equal_costs(
 
     A run whose scores are not right or wrong is left out, and so are categories and members.
     """
+    pools: dict[tuple[str, str, str], list[DraftPool]] = {}
     for comparison in (each for each in comparisons if not each.explores):
         other = next(entry for entry in others if entry.label == comparison.other)
         means = {comparison.baseline_mean, comparison.other_mean}
         if means - {0.0, 1.0} and comparison.test != "exact McNemar":
             continue
-        pools = _pools(voters, comparison.score, (base, other, *voters), regex)
-        for baseline in equal_cost_baselines(other, comparison.score, pools, level):
+        key = comparison.score.key
+        if key not in pools:
+            pools[key] = _pools(voters, comparison.score, (base, *others, *voters), regex)
+        for baseline in equal_cost_baselines(other, comparison.score, pools[key], level):
             yield comparison, baseline
 
 

@@ -321,6 +321,7 @@ class PageSample:
         changed: The first layer whose most frequent answer is none of the drafts'; 0 if there is none, and None if no
             answer can be found or no layer wrote one.
         rendered: The prompt of a draft as the model got it; empty if it was not logged.
+        prompts: The system message of each aggregation layer, with the texts that it read; empty if they are not known.
     """
 
     run: str
@@ -341,6 +342,7 @@ class PageSample:
     right_drafts: int | None = None
     changed: int | None = None
     rendered: str = ""
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.diagnosis import Diagnostics, diagnose_traces
 from lm_eval_aft.analysis.grading import GradedTrace, nearest_text
 from lm_eval_aft.analysis.report.page.data import PageMessage, PageSample, PageText
+from lm_eval_aft.analysis.report.page.prompts import Templates, known_templates, layer_prompts
 from lm_eval_aft.analysis.runs import RunEntry, by_question
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.records import Chat, Trace
@@ -35,7 +36,8 @@ def run_samples(
     traces = by_question(entry.traces(), lambda trace: trace)
     diagnosed = diagnose_traces(traces.values(), [entry, *others])
     grades = {(grade.task, grade.doc_id, grade.repeat, grade.turn): grade for d in diagnosed for grade in d.traces}
-    traced = [_from_trace(entry, trace, grades[key], logged) for key, trace in traces.items()]
+    templates = known_templates() if traces else {}
+    traced = [_from_trace(entry, trace, grades[key], logged, templates) for key, trace in traces.items()]
     tasks = {sample.task for sample in traced}
     untraced = [_from_log(entry, *each) for (task, *_), each in logged.items() if task not in tasks]
     aggregated = (d.diagnostics for d in diagnosed if d.diagnostics.layers or d.diagnostics.scored)
@@ -74,8 +76,9 @@ def _logged(entry: RunEntry) -> Logged:
     return logged
 
 
-def _from_trace(entry: RunEntry, trace: Trace, grade: GradedTrace, logged: Logged) -> PageSample:
+def _from_trace(entry: RunEntry, trace: Trace, grade: GradedTrace, logged: Logged, templates: Templates) -> PageSample:
     question = trace.question
+    spoken = [without_thinking(question, draft) for draft in trace.drafts]
     sample, score = logged.get((question.task, question.doc_id, question.doc_hash), (None, None))
     right = grade.right
     if right is None and sample and score:
@@ -86,7 +89,7 @@ def _from_trace(entry: RunEntry, trace: Trace, grade: GradedTrace, logged: Logge
         doc_id=question.doc_id,
         question=(sample.question if sample else "") or question.chat.messages[-1].content,
         messages=_messages(question.chat),
-        texts=tuple(_texts(trace, grade)),
+        texts=tuple(_texts(trace, grade, spoken)),
         answer=trace.answer,
         gold=_gold(grade, sample),
         right=right,
@@ -99,6 +102,7 @@ def _from_trace(entry: RunEntry, trace: Trace, grade: GradedTrace, logged: Logge
         right_drafts=_right_drafts(grade),
         changed=_changed(grade),
         rendered=sample.rendered if sample and not question.turn else "",
+        prompts=layer_prompts(trace, spoken, templates),
     )
 
 
@@ -138,8 +142,7 @@ def _messages(chat: Chat) -> tuple[PageMessage, ...]:
     return tuple(PageMessage(message.role, message.content) for message in chat.messages)
 
 
-def _texts(trace: Trace, grade: GradedTrace) -> Iterator[PageText]:
-    spoken = [without_thinking(trace.question, draft) for draft in trace.drafts]
+def _texts(trace: Trace, grade: GradedTrace, spoken: Sequence[str]) -> Iterator[PageText]:
     first = [text for draft, text in zip(trace.drafts, spoken, strict=True) if not draft.layer]
     for draft, graded, text in zip(trace.drafts, grade.texts, spoken, strict=True):
         yield PageText(

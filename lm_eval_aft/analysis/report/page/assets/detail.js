@@ -68,7 +68,9 @@ function layers(sample, view) {
     const kind = layer === 0 ? "Draft" : `Layer ${layer}, text`;
     const source = layer === 1 ? "draft" : "text";
     const cards = texts.map((text) => (answer ? answerCard(sample, text, source, view) : textCard(text, `${kind} ${text.index + 1}`, source)));
-    sections.push(h("section", { class: "layer" + (answer ? " answer" : "") }, h("h4", {}, heading), h("div", { class: "cards" }, cards)));
+    const prompt = layer && sample.prompts[layer - 1];
+    const read = prompt ? fold("What it read: the system message", () => textBox(prompt, `system message of layer ${layer}`)) : null;
+    sections.push(h("section", { class: "layer" + (answer ? " answer" : "") }, h("h4", {}, heading), h("div", { class: "cards" }, cards), read));
   }
   return sections;
 }
