@@ -98,9 +98,7 @@ def small_page() -> PageData:
     samples = (
         sample(0, right=True, right_drafts=1, changed=0, category="sums"),
         sample(1, texts=(*sample(1).texts[:2], answer), right=True, fixed=True, right_drafts=1, changed=1),
-        sample(
-            2, broken=True, right_drafts=2, changed=1, rendered="<user>question 2?", prompts=("Below are 2 drafts.",)
-        ),
+        sample(2, broken=True, right_drafts=2, changed=1, rendered="<user>question 2?", prompts=("2 drafts:",)),
         sample(3, category="sums"),
         sample(0, "run B", texts=(thought,), right=None),
     )
