@@ -12,7 +12,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,8 +32,11 @@ checkpoints: .venv/installed-demo ## train the bundled family again, from scratc
 test: .venv/installed-dev ## install into .venv and run the tests (no network, no GPU)
 	$(BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
 
-test-faults: .venv/installed-dev ## end two hundred runs by signals and limits, and start each again
+test-faults: .venv/installed-dev ## end two hundred runs and trainings, and start each again
 	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults
+
+reliability-table: .venv/installed-dev ## write the tables of faults in docs/reliability.md again
+	$(BIN)/python tests/faults/table.py
 
 test-hostile: .venv/installed-dev ## give every reader a thousand damaged files each
 	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/hostile/test_hostile_many.py

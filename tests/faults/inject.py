@@ -1,9 +1,9 @@
-"""Injects faults into runs, repeats each run, and reports what was kept, the message and the exit code.
+"""Injects faults into runs and trainings, repeats each, and reports what was kept, the message and the exit code.
 
-Each round is a whole run of AFTLM in a process of its own. It is a fork of this process, because importing takes far
-longer than the tiny model. The fault is a signal or a limit of the operating system, at a random moment (from a fixed
-seed) while the run generates. The repeated run must give the result of an undisturbed one: the same texts, token ids,
-seeds and counts, with no finished generation lost.
+Each round is a whole run of AFTLM, or a whole training, in a process of its own. The fault is a signal or a limit of
+the operating system, at a random moment (from a fixed seed). The same command again must give the result of an
+undisturbed one: the same texts, token ids, seeds and counts, or the same weights. Nothing that is on disk may be made
+again.
 
 Usage: python tests/faults/inject.py TINY_MODEL WORK_FOLDER [--share 1.0] [--json FILE]
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -20,18 +21,23 @@ import resource
 import shutil
 import signal
 import sqlite3
+import struct
 import sys
 import tempfile
+import termios
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from bench import Bench, Fault, Outcome
+from lm_eval.api import task  # noqa: F401
 from lm_eval.api.instance import Instance
+from table import as_markdown
+from trainings import Trainings
 
 # These are imported before the forks, because every run needs them.
 from transformers.models.llama import modeling_llama  # noqa: F401
@@ -39,6 +45,7 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 import lm_eval_aft.engines.api.engine
 import lm_eval_aft.engines.hf.engine  # noqa: F401
 from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft.core.hangup import STDERR, STDOUT, outlive_readers
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage import draft_store as store
 from lm_eval_aft.storage import sqlite, traces
@@ -46,60 +53,32 @@ from lm_eval_aft.storage import sqlite, traces
 QUESTIONS, K, LAYERS = 5, 3, 2
 TOTAL = QUESTIONS * (K * LAYERS + 1)
 SEED = 20250121
-# A run that takes longer than this is ended.
-TIMEOUT_S = 30
-# Exit code of a run that was ended after TIMEOUT_S.
-HUNG = 98
-# Exit code of a run that ended with another exception than AFTError.
-CRASH = 99
 # Frequent commits give many moments at which a run can be ended.
 store.COMMIT_AFTER_S = 0.01
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one round.
+class Runs:
+    """Runs of AFTLM. The units of work are generations, and those on disk are in the draft store."""
 
-    Attributes:
-        fault: Name of the fault.
-        exit_code: Exit code of the disturbed run; negative if a signal ended it.
-        message: Error message of the disturbed run.
-        kept: Generations in the store after the disturbed run.
-        new: Generations that the second run computed.
-        whole: Whether the second run has the result of an undisturbed one: texts, token ids, seeds, counts.
-    """
-
-    fault: str
-    exit_code: int
-    message: str
-    kept: int
-    new: int
-    whole: bool
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A kind of fault.
-
-    Attributes:
-        name: Its name.
-        rounds: How often a full test injects it.
-        inject: Runs once with the fault. Returns the exit code.
-    """
-
-    name: str
-    rounds: int
-    inject: Callable[[Bench, Path, random.Random], int]
-
-
-class Bench:
-    """Starts runs and reads what they have written."""
-
-    def __init__(self, model: str, work: Path) -> None:
-        self.model, self.work = model, work
+    def __init__(self, bench: Bench, model: str) -> None:
+        self.bench, self.model = bench, model
         self.expected: dict[str, Any] = {}
+        put = store.SQLiteStore.put
 
-    def run(self, folder: Path, loaded: Callable[[], None] = lambda: None, **changes: Any) -> None:
+        def counted(self: Any, *given: Any) -> None:
+            bench.add()
+            put(self, *given)
+
+        store.SQLiteStore.put = counted  # type: ignore[method-assign]
+        bench.wait(self.start(bench.work / "whole"))
+        self.expected["hf"] = self.results(bench.work / "whole")
+        with served() as engine_args:
+            bench.wait(self.start(bench.work / "whole-server", **engine_args))
+        self.expected["server"] = self.results(bench.work / "whole-server")
+        if not all(len(traces) == QUESTIONS for traces in self.expected.values()):
+            raise RuntimeError("an undisturbed run failed")
+
+    def run(self, folder: Path, loaded: Callable[[], None] = lambda: None, quiet: bool = True, **changes: Any) -> None:
         """Run in this process; ``loaded`` is called after the model is loaded."""
         arguments = {"pretrained": self.model, "dtype": "float32", "device": "cpu", "batch_size": 1, **changes}
         arguments = {name: value for name, value in arguments.items() if value is not None}
@@ -107,49 +86,17 @@ class Bench:
         requests = [Instance("generate_until", {"n": n}, (q, {}), 0, ("t", n, 1)) for n, q in enumerate(questions)]
         model = AFTLM(k=K, layers=LAYERS, max_gen_toks=40, record=str(folder), **arguments)
         loaded()
-        model.generate_until(requests, disable_tqdm=True)
+        model.generate_until(requests, disable_tqdm=quiet)
 
-    def start(self, folder: Path, prepare: Callable[[], None] = lambda: None, **changes: Any) -> int:
+    def start(
+        self, folder: Path, prepare: Callable[[], object] = int, streams: int | None = None, **changes: Any
+    ) -> int:
         """Run in a child process, after ``prepare``. Returns its process id."""
-        # The file is opened before a limit or a right is taken away.
-        message = os.open(folder.with_suffix(".message"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        pid = os.fork()
-        if pid:
-            os.close(message)
-            return pid
-        code = CRASH
-        try:
-            prepare()
-            self.run(folder, **changes)
-            code = 0
-        except AFTError as error:
-            code = error.exit_code
-            os.write(message, f"error: {error}".encode())
-        except BaseException as error:
-            os.write(message, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(code)
+        return self.bench.start(folder, lambda: self.run(folder, **changes), prepare, streams)
 
-    def wait(self, pid: int) -> int:
-        """Wait for a run. Returns its exit code, negative if a signal ended it, or ``HUNG``."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        return HUNG
-
-    def reach(self, pid: int, folder: Path, generations: int) -> int | None:
-        """Wait until the store holds this many generations. Returns the exit code if the run ends before."""
-        while self.rows(folder) < generations:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.001)
-        return None
+    def reach(self, pid: int, folder: Path, generations: int) -> None:
+        """Wait until the store holds this many generations."""
+        self.bench.reach(pid, lambda: self.rows(folder) >= generations)
 
     def rows(self, folder: Path) -> int:
         """The number of committed generations."""
@@ -175,33 +122,80 @@ class Bench:
                 usage.pop("flops", None)
         return rows
 
-    def round(self, fault: Fault, number: int, draw: random.Random) -> Outcome:
-        """Inject a fault into a run and repeat the run."""
-        folder = self.work / f"{fault.name.replace(' ', '-').replace(',', '')}-{number}"
-        code = fault.inject(self, folder, draw)
-        kept, message = self.rows(folder), folder.with_suffix(".message").read_text()
-        kind = "server" if fault.name == "server gone" else "hf"
-        with served() if kind == "server" else contextlib.nullcontext({}) as engine_args:
-            repeated = self.wait(self.start(folder, **engine_args))
-        whole = repeated == 0 and self.results(folder) == self.expected[kind]
-        return Outcome(fault.name, code, message, kept, self.rows(folder) - kept, whole)
+    def round(self, inject: Inject, counts: bool = True) -> Callable[[Fault, Path, random.Random], Outcome]:
+        """A round: inject a fault into a run, and repeat the run.
+
+        Args:
+            inject: Runs once with the fault. Returns the exit code.
+            counts: Whether the generations that were finished and not committed are counted.
+        """
+
+        def play(fault: Fault, folder: Path, draw: random.Random) -> Outcome:
+            code = inject(self, folder, draw)
+            kept, finished, message = self.rows(folder), self.bench.count(), self.bench.message(folder)
+            kind = "server" if inject is server_gone else "hf"
+            with served() if kind == "server" else contextlib.nullcontext({}) as engine_args:
+                repeated = self.bench.wait(self.start(folder, **engine_args))
+            whole = repeated == 0 and self.results(folder) == self.expected[kind] and self.rows(folder) == TOTAL
+            again = kept + self.bench.count() - TOTAL
+            uncommitted = finished - kept if counts else None
+            known = self.bench.tracebacks(folder), self.bench.key_characters(folder)
+            return Outcome(fault.name, fault.codes, code, message, TOTAL, kept, again, uncommitted, whole, *known)
+
+        return play
 
 
-def by_signal(number: signal.Signals) -> Callable[[Bench, Path, random.Random], int]:
-    """A fault that sends a signal when the store holds a random number of generations."""
+Inject = Callable[[Runs, Path, random.Random], int]
 
-    def inject(bench: Bench, folder: Path, draw: random.Random) -> int:
-        pid = bench.start(folder)
-        code = bench.reach(pid, folder, draw.randint(1, TOTAL - 5))
-        if code is not None:
-            raise RuntimeError(f"the run ended with {code} before the signal")
-        os.kill(pid, number)
-        return bench.wait(pid)
+
+def by_signal(*numbers: signal.Signals) -> Inject:
+    """A fault that sends signals when the store holds a random number of generations."""
+
+    def inject(runs: Runs, folder: Path, draw: random.Random) -> int:
+        pid = runs.start(folder)
+        runs.reach(pid, folder, draw.randint(1, TOTAL - 5))
+        for number in numbers:
+            os.kill(pid, number)
+            time.sleep(draw.random() / 100)
+        return runs.bench.wait(pid)
 
     return inject
 
 
-def full_disk(bench: Bench, folder: Path, draw: random.Random) -> int:
+def while_loading(runs: Runs, folder: Path, draw: random.Random) -> int:
+    """Send SIGINT before a text is generated."""
+    pid = runs.start(folder)
+    runs.bench.reach(pid, folder.with_suffix(".started").exists)
+    time.sleep(draw.random() / 10)
+    os.kill(pid, signal.SIGINT)
+    return runs.bench.wait(pid)
+
+
+def while_saving(runs: Runs, folder: Path, draw: random.Random) -> int:
+    """Send SIGINT after the last text is generated, while the traces are written."""
+    pid = runs.start(folder)
+    with contextlib.suppress(RuntimeError, ProcessLookupError):
+        runs.bench.reach(pid, lambda: runs.bench.count() >= TOTAL)
+        time.sleep(draw.random() / 500)
+        os.kill(pid, signal.SIGINT)
+        return runs.bench.wait(pid)
+    return 0
+
+
+def terminal_gone(runs: Runs, folder: Path, draw: random.Random) -> int:
+    """Close the terminal, or the pipe, that a run draws its progress bar to."""
+    reader, writer = os.openpty() if draw.random() < 0.5 else os.pipe()
+    if os.isatty(writer):
+        # A bar in a terminal without columns is empty.
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    pid = runs.start(folder, lambda: outlive_readers(STDOUT, STDERR), writer, quiet=False)
+    os.close(writer)
+    runs.reach(pid, folder, draw.randint(1, TOTAL - 5))
+    os.close(reader)
+    return runs.bench.wait(pid)
+
+
+def full_disk(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Limit the size of files to some kilobytes. The kernel then refuses to write, as on a full disk."""
     limit = draw.randint(40, 90) * 1024
 
@@ -209,10 +203,10 @@ def full_disk(bench: Bench, folder: Path, draw: random.Random) -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return bench.wait(bench.start(folder, prepare))
+    return runs.bench.wait(runs.start(folder, prepare))
 
 
-def out_of_memory(bench: Bench, folder: Path, draw: random.Random) -> int:
+def out_of_memory(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Limit the address space after the model is loaded to little more than is in use."""
     spare = draw.randint(0, 8) << 14
 
@@ -220,10 +214,10 @@ def out_of_memory(bench: Bench, folder: Path, draw: random.Random) -> int:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))
 
-    return bench.wait(bench.start(folder, loaded=limit))
+    return runs.bench.wait(runs.start(folder, loaded=limit))
 
 
-def read_only(bench: Bench, folder: Path, draw: random.Random) -> int:
+def read_only(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Run as a user who may not write to the output folder."""
     folder.mkdir(mode=0o755)
 
@@ -234,26 +228,26 @@ def read_only(bench: Bench, folder: Path, draw: random.Random) -> int:
 
     # The user nobody cannot read the folders of the tests, so the model is copied.
     with tempfile.TemporaryDirectory() as readable:
-        shutil.copytree(bench.model, Path(readable, "model"))
+        shutil.copytree(runs.model, Path(readable, "model"))
         for path in (Path(readable), Path(readable, "model")):
             path.chmod(0o755)
-        return bench.wait(bench.start(folder, prepare, pretrained=str(Path(readable, "model"))))
+        return runs.bench.wait(runs.start(folder, prepare, pretrained=str(Path(readable, "model"))))
 
 
-def locked(bench: Bench, folder: Path, draw: random.Random) -> int:
+def locked(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Lock the store from another process for longer than a run waits."""
-    pid = bench.start(folder, lambda: setattr(sqlite, "BUSY_S", 0.2))
-    bench.reach(pid, folder, 1)
+    pid = runs.start(folder, lambda: setattr(sqlite, "BUSY_S", 0.2))
+    runs.reach(pid, folder, 1)
     with contextlib.closing(sqlite3.connect(folder / "drafts.sqlite", timeout=10, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        code = bench.wait(pid)
+        code = runs.bench.wait(pid)
         db.execute("ROLLBACK")
     return code
 
 
-def half_written(bench: Bench, folder: Path, draw: random.Random) -> int:
+def half_written(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Cut a trace file at a random byte, as an incomplete copy may be."""
-    bench.wait(bench.start(folder))
+    runs.bench.wait(runs.start(folder))
     (file,) = folder.glob("*.jsonl")
     whole = file.read_bytes()
     file.write_bytes(whole[: draw.randint(1, len(whole) - 2)])
@@ -265,17 +259,17 @@ def half_written(bench: Bench, folder: Path, draw: random.Random) -> int:
     return 0
 
 
-def two_runs(bench: Bench, folder: Path, draw: random.Random) -> int:
+def two_runs(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Run the same command twice at once in one folder."""
-    pids = [bench.start(folder), bench.start(folder)]
+    pids = [runs.start(folder), runs.start(folder)]
     time.sleep(draw.random() / 50)
-    return max(bench.wait(pid) for pid in pids)
+    return max(runs.bench.wait(pid) for pid in pids)
 
 
-def server_gone(bench: Bench, folder: Path, draw: random.Random) -> int:
+def server_gone(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Use a server that stops answering after some replies."""
     with served(replies=draw.randint(2, TOTAL - 5)) as engine_args:
-        return bench.wait(bench.start(folder, **engine_args))
+        return runs.bench.wait(runs.start(folder, **engine_args))
 
 
 @contextlib.contextmanager
@@ -328,55 +322,43 @@ def served(replies: int = 10**9) -> Iterator[dict[str, Any]]:
         http.server_close()
 
 
-FAULTS = (
-    Fault("kill -9", 50, by_signal(signal.SIGKILL)),
-    Fault("SIGTERM", 40, by_signal(signal.SIGTERM)),
-    Fault("SIGINT", 40, by_signal(signal.SIGINT)),
-    Fault("disk full", 20, full_disk),
-    Fault("out of memory", 12, out_of_memory),
-    Fault("read-only output", 4, read_only),
-    Fault("locked store", 6, locked),
-    Fault("half-written traces", 12, half_written),
-    Fault("two runs, one folder", 10, two_runs),
-    Fault("server gone", 20, server_gone),
-)
+def faults_of(runs: Runs) -> tuple[Fault, ...]:
+    """All faults of runs."""
+    return (
+        Fault("kill -9", 40, runs.round(by_signal(signal.SIGKILL)), (-9,)),
+        Fault("SIGTERM", 20, runs.round(by_signal(signal.SIGTERM)), (143,)),
+        Fault("SIGINT", 20, runs.round(by_signal(signal.SIGINT)), (130,)),
+        Fault("SIGHUP", 8, runs.round(by_signal(signal.SIGHUP)), (129,)),
+        Fault("SIGXCPU", 8, runs.round(by_signal(signal.SIGXCPU)), (128 + signal.SIGXCPU,)),
+        Fault("SIGUSR1", 8, runs.round(by_signal(signal.SIGUSR1)), (128 + signal.SIGUSR1,)),
+        Fault("SIGINT, then SIGTERM", 15, runs.round(by_signal(signal.SIGINT, signal.SIGTERM)), (130,)),
+        Fault("SIGINT twice", 8, runs.round(by_signal(signal.SIGINT, signal.SIGINT)), (130,)),
+        Fault("SIGINT while loading", 8, runs.round(while_loading), (130,)),
+        Fault("SIGINT while saving", 8, runs.round(while_saving), (0, 130)),
+        Fault("terminal gone", 10, runs.round(terminal_gone), (0,)),
+        Fault("disk full", 15, runs.round(full_disk)),
+        # The engine halves its batches, which may suffice or not.
+        Fault("out of memory", 8, runs.round(out_of_memory), (0, 2)),
+        Fault("read-only output", 3, runs.round(read_only)),
+        Fault("locked store", 4, runs.round(locked)),
+        Fault("half-written traces", 8, runs.round(half_written)),
+        Fault("two runs, one folder", 6, runs.round(two_runs, counts=False), (0,)),
+        Fault("server gone", 15, runs.round(server_gone)),
+    )
 
 
 def run_all(model: str, work: Path, share: float = 1.0) -> list[Outcome]:
-    """Inject every fault in ``share`` of its rounds, at least once."""
+    """Inject every fault in ``share`` of its rounds, at least once. Faults that this machine forbids are left out."""
     work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(model, work)
-    bench.wait(bench.start(work / "whole"))
-    bench.expected["hf"] = bench.results(work / "whole")
-    with served() as engine_args:
-        bench.wait(bench.start(work / "whole-server", **engine_args))
-    bench.expected["server"] = bench.results(work / "whole-server")
-    if not all(len(traces) == QUESTIONS for traces in bench.expected.values()):
-        raise RuntimeError("an undisturbed run failed")
-    draw = random.Random(SEED)
-    return [
-        bench.round(fault, number, draw) for fault in FAULTS for number in range(max(1, round(fault.rounds * share)))
-    ]
-
-
-def as_markdown(outcomes: list[Outcome]) -> str:
-    """The table of docs/reliability.md."""
-    head = "| fault | rounds | exit code | kept of " + str(TOTAL) + " | whole after the same command | what it says |"
-    lines = [head, "|" + "---|" * 6]
-    for fault in FAULTS:
-        rounds = [outcome for outcome in outcomes if outcome.fault == fault.name]
-        codes = ", ".join(str(code) for code in sorted({outcome.exit_code for outcome in rounds}))
-        kept = sorted(outcome.kept for outcome in rounds)
-        messages = Counter(_without_details(outcome.message) for outcome in rounds if outcome.message)
-        message = messages.most_common(1)[0][0] if messages else "nothing"
-        whole = f"{sum(outcome.whole for outcome in rounds)} of {len(rounds)}"
-        lines.append(f"| {fault.name} | {len(rounds)} | {codes} | {kept[0]} to {kept[-1]} | {whole} | {message} |")
-    return "\n".join(lines)
-
-
-def _without_details(message: str) -> str:
-    """A message with N for each number and PATH for each path."""
-    return re.sub(r"\d[\d,]*", "N", re.sub(r"(?:file://)?/[\w./:-]+", "PATH", message)).replace("|", "/")
+    bench = Bench(work)
+    outcomes = []
+    for fault in (*faults_of(Runs(bench, model)), *Trainings(bench, model).faults()):
+        draw = random.Random(f"{SEED} {fault.name}")
+        for number in range(max(1, round(fault.rounds * share))):
+            folder = work / f"{re.sub(r'[ ,]+', '-', fault.name)}-{number}"
+            outcome = fault.round(fault, folder, draw)
+            outcomes += [outcome] if outcome else []
+    return outcomes
 
 
 def main() -> None:
