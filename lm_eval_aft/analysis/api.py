@@ -12,12 +12,13 @@ from lm_eval_aft.analysis.comparison import ComparedRuns, compare_entries, compa
 from lm_eval_aft.analysis.diagnosis import Diagnosis, diagnose_traces
 from lm_eval_aft.analysis.groups import tasks_named
 from lm_eval_aft.analysis.judgements import is_judgement_file
-from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
-from lm_eval_aft.analysis.votes import Votes, count_votes
+from lm_eval_aft.analysis.runs import RunEntry, entries_at, read_entries, stored_traces
+from lm_eval_aft.analysis.votes import Votes, count_row_votes, count_votes
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.storage import results
+from lm_eval_aft.storage.draft_files import is_draft_file
 
 AnyPath = str | Path
 
@@ -86,7 +87,7 @@ def votes(
     """Score the drafts themselves: the mean draft, the majority vote and the oracle of n drafts.
 
     Args:
-        out: The ``--output_path`` of runs with ``record=`` and ``--log_samples``.
+        out: The ``--output_path`` of runs with ``record=``, a folder or file of traces, or a drafts file.
         task: Count this task or group alone.
         regex: Finds answers instead of the task's filter: its last match, or that match's first group.
         level: Confidence of the intervals, in (0, 1).
@@ -99,6 +100,9 @@ def votes(
         ConfigError: An argument is wrong, or no task is left.
         RecordError: A file cannot be read, or a task has no gold answers.
     """
+    path = _path("out", out)
+    if is_draft_file(path):
+        return (count_row_votes(path, regex, level),)
     entries, stored = _stored(out, task, traces)
     counted = count_votes(stored, entries, regex, level)
     if not counted:
@@ -143,7 +147,7 @@ def diagnose(
 def _stored(out: AnyPath, task: str | None, traces: AnyPath | None) -> tuple[tuple[RunEntry, ...], Iterator[Trace]]:
     """The runs below ``out``, and their traces of one task or group, or of all tasks."""
     path = _path("out", out)
-    entries = read_entries([path])
+    entries = entries_at(path)
     tasks = tasks_named((entry.run for entry in entries), task)
     stored = stored_traces(path, entries, _path_or_none("traces", traces))
     return entries, (trace for trace in stored if tasks is None or trace.question.task in tasks)

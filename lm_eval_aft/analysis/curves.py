@@ -218,7 +218,7 @@ def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Scor
     drafted = [each for each in drafted if votable(score) or each.measure == measure]
     if not drafted:
         return figure
-    widest = max(drafted, key=lambda each: (each.k, each.aggregate.n))
+    widest = max(drafted, key=lambda each: (each.k, each.questions))
     return replace(figure, voted=widest.points, extraction=widest.extraction)
 
 

@@ -161,7 +161,7 @@ def _vote_points(task: str, model: str, name: str, votes: Sequence[Votes], kind:
     of_model = [each for each in of_task if drafter_of(json.loads(each.settings)).get("model") == model]
     if not of_model:
         return
-    largest = max(of_model, key=lambda each: (each.aggregate.n, each.k))
+    largest = max(of_model, key=lambda each: (each.questions, each.k))
     for point in largest.points[1:]:
         cost = point.generated_tokens if kind == "tokens" else point.flops
         if cost and point.majority:

@@ -23,7 +23,7 @@ from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Sampling, Trace
 from lm_eval_aft.judging.stored import StoredScores, stored_scores, with_stored_scores
 from lm_eval_aft.storage.location import run_folders
-from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples
+from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples, results_files
 from lm_eval_aft.storage.traces import no_traces, read_traces, trace_files
 
 # The settings from which a run's sampling follows.
@@ -204,6 +204,16 @@ def read_entries(folders: Sequence[Path], traces: Path | None = None, keep: bool
     )
 
 
+def entries_at(path: Path) -> tuple[RunEntry, ...]:
+    """The runs at a path; none if it holds traces alone.
+
+    Raises:
+        RecordError: The path holds neither a run nor traces, or a file cannot be read; the message names it.
+    """
+    traced = path.suffix == ".jsonl" or (path.is_dir() and not results_files(path) and trace_files(path))
+    return () if traced else read_entries([path])
+
+
 def _entry(run: EvalRun, label: str, trace_folder: Path | None, keep: bool) -> RunEntry:
     judged = stored_scores(run)
     return RunEntry(with_stored_scores(run, judged), label, trace_folder, keep, judged)
@@ -229,15 +239,15 @@ def stored_traces(path: Path, entries: Sequence[RunEntry], folder: Path | None =
     """The traces that belong to a path which a command was given.
 
     Args:
-        path: A folder, whose traces are all read; or a results file, or the DIR/FILE.json that --output_path named,
-            of which each run's own traces are read.
+        path: A folder or file of traces, which are all read; or a results file, or the DIR/FILE.json that --output_path
+            named, of which each run's own traces are read.
         entries: The runs at the path.
         folder: A folder of traces to read instead.
 
     Raises:
         RecordError: If there are no traces, or a file cannot be read.
     """
-    if folder or path.is_dir():
+    if folder or path.is_dir() or path.suffix == ".jsonl":
         return read_traces(folder or path)
     if not any(entry.trace_folder for entry in entries):
         raise RecordError(f"there are no traces of {path}: give the folder that record= named.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,12 +17,13 @@ from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extr
 from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval, mean_interval
 from lm_eval_aft.analysis.voting import score_texts
-from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.inference.dialogue import answer_of, final_answer, is_empty
-from lm_eval_aft.inference.extraction import Extraction, has_extraction
+from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
+from lm_eval_aft.storage.draft_files import DraftRow, read_draft_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class VotePoint:
         majority: Accuracy of the most frequent answer. Ties are drawn by lot, so this is the expected accuracy. None if
             the task has no answers to vote on.
         oracle: Share of questions that at least one draft answers correctly.
-        generated_tokens: A question, for n drafts.
+        generated_tokens: A question, for n drafts; None if it is not known.
         flops: A question, for n drafts and their prompt once; None if the shape of their model is unknown.
     """
 
@@ -83,7 +85,7 @@ class VotePoint:
     mean: Interval
     majority: Interval | None
     oracle: Interval
-    generated_tokens: float
+    generated_tokens: float | None
     flops: float | None
 
 
@@ -100,7 +102,7 @@ class Votes:
         silent: Share of drafts in which no answer was found. They do not vote.
         without_gold: Questions that are left out since they have neither a gold answer nor grades.
         points: For n = 1 to k.
-        aggregate: Accuracy of the last layer's text by the same rule.
+        aggregate: Accuracy of the last layer's text by the same rule; None for a file of drafts, which has none.
         aggregate_tokens: Generated tokens a question for that text, drafts included.
         measure: The task's metric that says which texts are right; "" if gold answers say it.
         empty: Share of drafts that are only white space or a thought. They are wrong.
@@ -115,11 +117,73 @@ class Votes:
     silent: float
     without_gold: int
     points: tuple[VotePoint, ...]
-    aggregate: Interval
-    aggregate_tokens: float
+    aggregate: Interval | None
+    aggregate_tokens: float | None
     measure: str = ""
     empty: float = 0.0
     drafter: str = ""
+
+    @property
+    def questions(self) -> int:
+        """The number of questions that are counted. The repeats of a question belong to it."""
+        return self.points[0].mean.n
+
+
+def count_row_votes(path: Path, regex: str | None = None, level: float = 0.95) -> Votes:
+    """Score the drafts of a drafts file, as ``count_votes`` scores those of traces.
+
+    Args:
+        path: The file. A verifier has said which drafts are right, or ``regex`` is given and rows have ``gold``.
+        regex: Finds answers in drafts and gold answers.
+        level: Confidence of the intervals, in (0, 1).
+
+    Raises:
+        ConfigError: The regex is not valid, or nothing says which drafts are right.
+        RecordError: The file cannot be read, or no row has drafts.
+    """
+    rows = list(read_draft_rows(path))
+    if not rows:
+        raise RecordError(f"{path} has no row with drafts: aft data drafts writes such a file.")
+    extraction = choose_extraction(path.stem, regex) if regex is not None else None
+    marked = [each for row in rows if (each := _mark_row(row, extraction))]
+    if not marked:
+        raise ConfigError(
+            f"{path} does not say which drafts are right: give --regex for rows with a gold answer under gold, or "
+            "grade the drafts with aft data select --verifier."
+        )
+    drafts = [answer for each in marked for answer in each.answers or ()]
+    k = min(len(each.values) for each in marked)
+    return Votes(
+        task=path.stem,
+        k=k,
+        layers=0,
+        settings="{}",
+        extraction=extraction.name if extraction else "",
+        silent=drafts.count(None) / len(drafts) if drafts else 0.0,
+        without_gold=len(rows) - len(marked),
+        points=tuple(_point(marked, n, None, level) for n in range(1, k + 1)),
+        aggregate=None,
+        aggregate_tokens=None,
+        measure="" if extraction else "verifier",
+        empty=sum(each.ballot.empty for each in marked) / sum(len(each.values) for each in marked),
+    )
+
+
+def _mark_row(row: DraftRow, extraction: Extraction | None) -> _Marked | None:
+    """The score of each draft of a row; None if nothing says it."""
+    empty = sum(not answer for answer in row.answers)
+    ballot = Ballot("", row.number, "", (), (), 0, (), empty, None, (), 0)
+    if extraction is None:
+        if row.right is None:
+            return None
+        values = tuple(float(r and bool(a)) for r, a in zip(row.right, row.answers, strict=True))
+        return _Marked(ballot, None, values, 0.0)
+    truth = extraction.gold(row.gold)
+    if not row.gold or truth is None:
+        return None
+    answers = tuple(map(extraction.answer, row.answers))
+    rights = extraction.rights(answers, truth)
+    return _Marked(ballot, answers, tuple(float(answer in rights) for answer in answers), 0.0)
 
 
 def count_votes(
@@ -254,7 +318,7 @@ def _point(marked: Sequence[_Marked], n: int, shape: ModelShape | None, level: f
         mean=accuracy_interval(documents, means, level),
         majority=accuracy_interval(documents, voted, level) if voted else None,
         oracle=accuracy_interval(documents, oracles, level),
-        generated_tokens=fmean(n * fmean(ballot.tokens) for ballot in ballots),
+        generated_tokens=fmean(n * fmean(ballot.tokens) for ballot in ballots) if ballots[0].tokens else None,
         flops=fmean(_flops(ballot, n, shape) for ballot in ballots) if shape else None,
     )
 

@@ -24,7 +24,7 @@ from lm_eval_aft.core.terminal import show
 def votes(out: Path, traces: Path | None, task: str | None, regex: str | None, level: float, form: Form) -> None:
     """Score the drafts alone: the mean draft, the majority vote and the oracle of n drafts.
 
-    OUT is the --output_path of runs with record= and --log_samples. Each score is the
+    OUT is the --output_path of runs with record=, or a drafts file of aft data. Each score is the
     exact mean over all choices of n of the k drafts.
     """
     counted = api.votes(out, task, regex, level, traces)

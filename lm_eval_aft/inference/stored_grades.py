@@ -137,6 +137,8 @@ def _grade_file(file: Path, task: str, grader: TaskGrader, documents: StoredDocu
     parts = [f"{done.texts:,} texts of {task} are graded; {done.without_answer:,} without an answer are wrong."]
     if before:
         parts.append(f"Those of {before:,} questions had grades.")
+    if done.unscored:
+        parts.append(f"{done.unscored:,} documents have no metric that is a number, so no grades.")
     if done.failed:
         parts.append(done.sentence(task))
     return " ".join(parts)

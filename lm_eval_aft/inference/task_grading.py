@@ -227,12 +227,14 @@ class GradingLog:
         without_answer: Those of them that hold no answer, which are wrong.
         failures: Why documents have no grades, with how many.
         skipped: Documents of which the task was not asked, after too many failures.
+        unscored: Documents of which the task has no metric that is a number.
     """
 
     texts: int = 0
     without_answer: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
+    unscored: int = 0
 
     @property
     def failed(self) -> int:
@@ -260,6 +262,9 @@ def grade_trace(trace: Trace, grader: TaskGrader, document: Any, done: GradingLo
         reason = reason_of(error)
         kind = type(error).__name__
         done.failures[reason if reason.startswith(kind) else f"{kind}: {reason}"] += 1
+        return trace
+    if not any(grade.metrics for text in grades for grade in text):
+        done.unscored += 1
         return trace
     done.texts += len(texts)
     done.without_answer += sum(not text.strip() for text in texts)
@@ -353,6 +358,8 @@ class RunGrader:
 
 def report(task: str, done: GradingLog) -> None:
     """Log how many texts of a task were graded, and warn of failures."""
+    if done.unscored:
+        log.info("%s of the documents of %s have no metric that is a number, so no grades.", done.unscored, task)
     log.info("%s: %s texts are graded; %s without an answer are wrong.", task, done.texts, done.without_answer)
     if done.failed:
         warn_once(done.sentence(task))

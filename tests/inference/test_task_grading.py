@@ -191,3 +191,10 @@ def test_a_vote_regex_that_never_matches_is_said(tmp_path: Path, caplog):
         "strategy=majority: vote_regex=<(.*)> finds no answer in any text of 3 of 3 questions, and takes the first "
         "text there." in caplog.messages
     )
+
+
+def test_a_run_that_scores_nothing_has_no_grades(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    traces = evaluate(tmp_path, texts("1"), [graded_task()], {"predict_only": True})
+    assert [trace.grades for trace in traces] == [(), (), ()]
+    assert "3 of the documents of numbers have no metric that is a number, so no grades." in caplog.messages

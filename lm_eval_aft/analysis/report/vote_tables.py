@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lm_eval_aft.analysis.report.tables import NONE, Cell, Column, Row, Table, count_cell, interval_cell, number_cell
 from lm_eval_aft.analysis.votes import VotePoint, Votes
 
@@ -18,11 +20,17 @@ def vote_table(votes: Votes) -> Table:
         ),
         Column("generated_tokens", "tokens", True, "generated tokens a question"),
     )
-    answer = (Cell("answer"), interval_cell(votes.aggregate), NONE, NONE, number_cell(votes.aggregate_tokens, ",.1f"))
-    questions = f"{votes.aggregate.n} question{'s' * (votes.aggregate.n != 1)}"
+    questions = f"{votes.questions} question{'s' * (votes.questions != 1)}"
     drafter = f", drafts of {votes.drafter}" if votes.drafter else ""
-    title = f"{votes.task}, k={votes.k}, layers={votes.layers}{drafter}: {questions}"
-    return Table(title, columns, (*map(_row, votes.points), Row(answer)), _notes(votes))
+    layers = f", layers={votes.layers}" if votes.aggregate else ""
+    title = f"{votes.task}, k={votes.k}{layers}{drafter}: {questions}"
+    return Table(title, columns, (*map(_row, votes.points), *_answer(votes)), _notes(votes))
+
+
+def _answer(votes: Votes) -> Iterator[Row]:
+    if votes.aggregate:
+        tokens = number_cell(votes.aggregate_tokens, ",.1f")
+        yield Row((Cell("answer"), interval_cell(votes.aggregate), NONE, NONE, tokens))
 
 
 def _row(point: VotePoint) -> Row:
@@ -36,7 +44,8 @@ def _notes(votes: Votes) -> tuple[str, ...]:
     else:
         notes = [f"There is no answer string to vote on; {votes.empty:.1%} of the drafts are empty."]
     if votes.measure:
-        notes.append(f"Right by the task's {votes.measure}; a draft that is empty or only a thought is wrong.")
+        judge = "a verifier" if votes.measure == "verifier" else f"the task's {votes.measure}"
+        notes.append(f"Right by {judge}; a draft that is empty or only a thought is wrong.")
     notes.append("Each row is the exact mean over all choices of that many of the k drafts.")
     if votes.without_gold:
         missing = "grades" if votes.measure else "a gold answer"
