@@ -337,10 +337,9 @@ class AFTLM(LM):
     def _check_prompts(self) -> None:
         """Refuse templates that drop the question or the drafts, and warn of one that writes today's date."""
         renderer = self.engine.renderer
-        if not isinstance(renderer, TokenizerRenderer):
-            return
-        check_templates(self.template, renderer, drafts=self.config.layers > self.config.selects)
-        if renderer.prints_date:
+        of_tokenizer = renderer if isinstance(renderer, TokenizerRenderer) else None
+        check_templates(self.template, of_tokenizer, drafts=self.config.layers > self.config.selects)
+        if of_tokenizer and of_tokenizer.prints_date:
             warn_once(DATE_ADVICE.format(today=f"{date.today():%d %b %Y}"))
 
     def _score_after_drafts(

@@ -14,13 +14,14 @@ from typing import Any
 
 import click
 
+from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import note, show
 from trainers.rows.result import DataResult
 
 SOURCE, OUT = click.argument("source", type=PATH), click.argument("out", type=PATH)
-POSITIVE, RATIO, SHARE = click.IntRange(1), click.FloatRange(0), click.FloatRange(0, 1, min_open=True)
+POSITIVE, RATIO, SHARE = click.IntRange(1), Real(0), Real(0, 1, min_open=True)
 WRONG = click.Choice(["keep", "drop", "retry", "repair"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,7 +49,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 def _path(name: str, value: Any) -> str:
     """A text that may begin with ~, the user's home."""
     # Path.expanduser raises an error for an unknown user, and this function does not.
-    return check_path(f"{name}=", os.path.expanduser(text(name, value)))
+    return check_path(f"{name}=", text(name, value))
 
 
 @dataclass(frozen=True)

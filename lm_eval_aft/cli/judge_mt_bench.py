@@ -12,6 +12,7 @@ import click
 
 from lm_eval_aft.analysis.report.tables import Cell, Column, Form, Row, Table, Unit, render, score_cell
 from lm_eval_aft.cli.judge_options import JudgeOptions, judge_options, open_judge, require_run_and_judge
+from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import mapping, sampling_temperature
 from lm_eval_aft.core.errors import ConfigError, JudgeError
@@ -51,7 +52,7 @@ RATING = Unit(1, 3)
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Judgements per turn.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(0),
+    type=Real(0),
     default=0.0,
     show_default=True,
     help="Temperature of the judge; 0 is greedy.",

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from lm_eval_aft.analysis.report.tables import FORMS
+from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.names import display_name
@@ -73,12 +74,10 @@ _OPTIONS = (
     ),
     click.option("--cache", type=PATH, help=f"File that keeps the judgements. The default is OUTPUT/{CACHE_FILE}."),
     click.option("--max-judge-calls", "max_calls", type=click.IntRange(0), help="Maximum number of judge calls."),
-    click.option(
-        "--price-in", type=click.FloatRange(0), help="Cost of a million prompt tokens, for the estimate of the cost."
-    ),
+    click.option("--price-in", type=Real(0), help="Cost of a million prompt tokens, for the estimate of the cost."),
     click.option(
         "--price-out",
-        type=click.FloatRange(0),
+        type=Real(0),
         help="Cost of a million generated tokens, for the estimate of the cost.",
     ),
     click.option(
@@ -91,7 +90,7 @@ _OPTIONS = (
     click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(0, min_open=True),
+        type=Real(0, min_open=True),
         default=TIMEOUT_S,
         show_default=True,
         help="Seconds to wait for a reply of the judge.",

@@ -8,12 +8,17 @@ from typing import Any
 import click
 
 from lm_eval_aft.analysis.report.tables import FORMS
+from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 LEVEL = click.option(
-    "--level", type=float, default=0.95, show_default=True, help="Confidence of the intervals, between 0 and 1."
+    "--level",
+    type=Real(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Confidence of the intervals, between 0 and 1.",
 )
 MEMBERS = click.option("--members", is_flag=True, help="Also show the tasks and groups within each group.")
 REGEX = click.option(

@@ -21,6 +21,7 @@ from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets
 from lm_eval_aft.core.config import AFTConfig
@@ -201,7 +202,9 @@ def _numbers(low: int) -> Callable[[click.Context, click.Parameter, str], list[i
 )
 @click.option("--tasks", required=True, help="Names of lm-eval tasks, separated by commas.")
 @click.option("--output_path", required=True, type=PATH, help="Folder of the sweep. Each setting gets a folder in it.")
-@click.option("--limit", type=float, help="Number of questions per task, or a share below 1. The default is all.")
+@click.option(
+    "--limit", type=Real(0, min_open=True), help="Number of questions per task, or a share below 1. The default is all."
+)
 @click.option("--num_fewshot", type=int, help="Number of examples in the prompt. The default is the task's.")
 @click.option(
     "--apply_chat_template", is_flag=True, help="Give the model chats, as lm_eval --apply_chat_template does."

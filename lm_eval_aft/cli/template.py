@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.prompts import Template, check_templates
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.terminal import show, visible
 
@@ -33,3 +33,4 @@ def check(file: Path | None) -> None:
         show(f"\n{name} prompt")
         for message in chat.messages:
             show(visible(f"  {message.role}: {message.content!r}"))
+    check_templates(loaded, None)

@@ -96,7 +96,7 @@ class Template:
         """
         if path is None:
             return cls(DEFAULT_TEMPLATE, "default")
-        check_path("template=", path, TemplateError)
+        path = check_path("template=", path, TemplateError)
         refuse_stream(path)
         try:
             return cls(Path(path).read_text(encoding="utf-8-sig"), path)
@@ -159,25 +159,25 @@ def _with_system(chat: Chat, addition: str) -> Chat:
     return Chat(tuple(messages), chat.prefill, chat.wrapped)
 
 
-def check_templates(template: Template, renderer: TokenizerRenderer, *, drafts: bool = True) -> None:
+def check_templates(template: Template, renderer: TokenizerRenderer | None, *, drafts: bool = True) -> None:
     """Refuse templates that drop the question or the drafts, as some chat templates do with contents that are texts.
 
     Args:
         template: The prompts.
-        renderer: Renders chats with the tokenizer's chat template.
+        renderer: Renders chats with the tokenizer's chat template. None if a server does so, or nothing does.
         drafts: Whether prompts must show drafts, besides the question.
 
     Raises:
         TemplateError: If they are not shown.
     """
     chat, probes = Chat((Message("user", "question-probe"),)), ["first-probe", "second-probe"] if drafts else []
-    prompt = renderer.render(template.aggregate_chat(chat, probes) if drafts else template.draft_chat(chat))
+    shown = template.aggregate_chat(chat, probes) if drafts else template.draft_chat(chat)
+    prompt = renderer.render(shown) if renderer else "\n".join(message.content for message in shown.messages)
     missing = [probe for probe in ("question-probe", *probes) if probe not in prompt]
     if missing:
-        raise TemplateError(
-            f"the prompt made with the template {template.name} and the tokenizer's chat template does not show the "
-            f"{'user message' if missing[0] == 'question-probe' else 'drafts'}: correct the template."
-        )
+        makers = f"the template {template.name}" + " and the tokenizer's chat template" * bool(renderer)
+        what = "user message" if missing[0] == "question-probe" else "drafts"
+        raise TemplateError(f"the prompt made with {makers} does not show the {what}: correct the template.")
 
 
 def draft_prompt(template: Template, renderer: Renderer, chat: Chat, budget: int, *, final: bool = False) -> Fitted:

@@ -28,6 +28,8 @@ ENGINES = {
     "api": "lm_eval_aft.engines.api.engine:APIEngine",
     "scripted": "lm_eval_aft.engines.scripted:ScriptedEngine",
 }
+# Arguments of engines that may name a folder.
+FOLDERS = ("peft", "delta", "tokenizer", "lora_local_path")
 # These engines distribute the work themselves. Several processes would each run every request.
 SINGLE_PROCESS = ("vllm", "api")
 
@@ -58,6 +60,8 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
     args = dict(engine_args)
     if "pretrained" in args:
         args["pretrained"] = locate(str(args["pretrained"]))
+    # The shell expands no ~ after a comma.
+    args |= {name: os.path.expanduser(args[name]) for name in FOLDERS if isinstance(args.get(name), str)}
     try:
         engine: Engine = getattr(import_module(module), attribute).load(args, host)
     except MemoryError as error:

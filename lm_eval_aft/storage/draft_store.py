@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lm_eval_aft.core.errors import StoreError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.storage.sqlite import FileKind, SQLiteFile, digest, is_busy
 
@@ -182,6 +183,9 @@ class SQLiteStore:
         with self._file.errors("opened"):
             # With WAL the file stays sound after a kill; only a power cut can lose committed rows.
             self._file.db.execute("PRAGMA synchronous = NORMAL")
+            (held,) = self._file.db.execute("SELECT EXISTS (SELECT * FROM generations)").fetchone()
+        if self._file.copied_alone and not held:
+            log.info("The draft store %s is empty: if it is a copy, copy %s-wal too.", self.path, self.path)
         self._commits_late = create and _commit_in_background(self, self._closed)
 
     def key(self, fingerprint: str, request: Request) -> str:

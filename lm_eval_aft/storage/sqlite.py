@@ -19,6 +19,8 @@ from lm_eval_aft.core.files import refuse_without_locks
 # How long a statement waits for the lock of another process.
 BUSY_S = 60.0
 RETRY_AFTER_S = 0.02
+# The shortest file that SQLite recognises.
+HEADER_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class SQLiteFile:
 
     Attributes:
         path: The file, or None if everything is kept in memory.
+        copied_alone: Whether the file was there without FILE-wal, as after a clean end or an incomplete copy.
         db: The connection. It opens no transaction by itself.
     """
 
@@ -70,6 +73,7 @@ class SQLiteFile:
         """
         self.path = None if path is None else Path(path)
         self._kind = kind
+        self.copied_alone = self.path is not None and _is_alone(self.path)
         with self.errors("opened"):
             self.db = self._connect(create, untouched)
             try:
@@ -82,6 +86,8 @@ class SQLiteFile:
 
     def _connect(self, create: bool, untouched: bool) -> sqlite3.Connection:
         address: str | Path = self.path or ":memory:"
+        if self.path and self.path.exists() and not self._may_be_ours(self.path):
+            raise self._foreign()
         if self.path and create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             refuse_without_locks(self.path, self._kind.option, self._kind.error)
@@ -96,15 +102,31 @@ class SQLiteFile:
             (application,) = self.db.execute("PRAGMA application_id").fetchone()
             (version,) = self.db.execute("PRAGMA user_version").fetchone()
             (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != kind.application_id and (application or version or tables or not may_be_new):
+        if not (may_be_new or application or version or tables):
             raise kind.error(
-                f"{self.path} is not a {kind.name} but a file of another program: give {kind.option} another path."
+                f"{self.path} is not a {kind.name} but an empty file: if it is a copy, copy {self.path}-wal too, which "
+                "holds what was written last."
             )
+        if application != kind.application_id and (application or version or tables):
+            raise self._foreign()
         if version > kind.version:
             raise kind.error(
                 f"{self.path} was written by a newer lm_eval_aft ({kind.name} version {version}, this one reads "
                 f"{kind.version}): upgrade the package or give {kind.option} another path."
             )
+
+    @staticmethod
+    def _may_be_ours(path: Path) -> bool:
+        """Whether a path is a file that SQLite would not take for a new one and write over."""
+        return path.is_file() and not 0 < path.stat().st_size < HEADER_BYTES
+
+    def _foreign(self) -> AFTError:
+        kind = self._kind
+        if self.path and self.path.is_dir():
+            return kind.error(f"{self.path} is a folder and no {kind.name}: give {kind.option} the path of a file.")
+        return kind.error(
+            f"{self.path} is not a {kind.name} but a file of another program: give {kind.option} another path."
+        )
 
     def _prepare(self) -> None:
         self._use_wal()
@@ -112,6 +134,8 @@ class SQLiteFile:
             self.db.execute(f"PRAGMA application_id = {self._kind.application_id}")
             self.db.execute(f"PRAGMA user_version = {self._kind.version}")
             self.db.execute(self._kind.table)
+        # From now on the file itself says what it is, whatever is left in the file FILE-wal beside it.
+        self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _use_wal(self) -> None:
         """Switch to WAL, so that a killed process leaves a sound file.
@@ -152,6 +176,13 @@ class SQLiteFile:
                 "was committed before is kept: free the disk, correct the permissions, or give "
                 f"{self._kind.option} another path."
             ) from error
+
+
+def _is_alone(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0 and not Path(f"{path}-wal").exists()
+    except OSError:
+        return False
 
 
 def is_busy(error: BaseException | None) -> bool:

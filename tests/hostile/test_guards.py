@@ -397,6 +397,10 @@ PATHS = {
     "a long path": "ab/" * 1500,
     "not UTF-8": "a\udcff",
     "half a pair": "a\ud800b",
+    "an address": "s3://bucket/a",
+    "an address of a file": "file:///tmp/a",
+    "SQLite's memory": ":memory:",
+    "the home of nobody": "~no-such-user/a",
 }
 TAKES = {
     "record=": lambda path: AFTConfig.split({"record": path}),

@@ -56,7 +56,8 @@ def test_a_home_in_the_settings_is_expanded(config, tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text(json.dumps({**settings_of(config), "output": "~/run", "data": "~/rows.jsonl"}))
     loaded = load_config(str(tmp_path / "c.yaml"), ["template=~/short.j2"])
     assert (loaded.output, loaded.data, loaded.template) == (config.output, config.data, config.template)
-    assert load_config(str(tmp_path / "c.yaml"), ["output=~no-such-user/run"]).output == "~no-such-user/run"
+    with pytest.raises(ConfigError, match="names the home of a user that there is not"):
+        load_config(str(tmp_path / "c.yaml"), ["output=~no-such-user/run"])
 
 
 def test_help_needs_no_torch():
