@@ -48,6 +48,7 @@ def grade(
         folders=(str(tasks_path()), *map(str, folders)),
         unsafe_code=unsafe_code,
         model_args={name: arguments for entry in entries for name, arguments in _model_args(entry)},
+        groups={name: _groups(entry, name) for entry in entries for name in entry.run.tasks},
     )
     done, refused = 0, []
     for each in grade_files(stored_trace_files(out, entries, traces), options):
@@ -68,3 +69,8 @@ def _model_args(entry: RunEntry) -> Iterator[tuple[str, Mapping[str, Any]]]:
     arguments = entry.run.config.get("model_args")
     if isinstance(arguments, Mapping):
         yield from ((name, arguments) for name in entry.run.tasks)
+
+
+def _groups(entry: RunEntry, task: str) -> list[str]:
+    """The groups of a run that a task is in, the outer ones first."""
+    return [name for name, group in reversed(tuple(entry.run.groups.items())) if task in group.tasks]

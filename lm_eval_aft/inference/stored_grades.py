@@ -13,8 +13,8 @@ from lm_eval_aft.inference.task_grading import (
     GradingLog,
     StoredDocuments,
     TaskGrader,
+    TaskLoader,
     grade_trace,
-    load_task,
     ungradable,
 )
 from lm_eval_aft.storage.traces import read_traces, rewrite_traces
@@ -30,6 +30,7 @@ class GradeOptions:
         folders: Folders of tasks, besides those of lm-eval and of this package.
         unsafe_code: Whether tasks may run what a model wrote.
         model_args: For each task the model arguments of its run, which lm-eval hands to its tasks.
+        groups: For each task the groups that it was in, the outer ones first.
     """
 
     task: str | None = None
@@ -37,6 +38,7 @@ class GradeOptions:
     folders: tuple[str, ...] = ()
     unsafe_code: bool = False
     model_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def grade_files(files: Sequence[Path], options: GradeOptions) -> Iterator[Graded
     Raises:
         RecordError: If a file cannot be read.
     """
+    loader = TaskLoader(options.folders)
     sources: dict[str, tuple[TaskGrader, StoredDocuments]] = {}
     refused: dict[str, str] = {}
     for file in files:
@@ -80,7 +83,7 @@ def grade_files(files: Sequence[Path], options: GradeOptions) -> Iterator[Graded
                 if task in refused:
                     raise RecordError(refused[task])
                 if task not in sources:
-                    sources[task] = _source(task, options)
+                    sources[task] = _source(task, loader, options)
                 yield GradedFile(file, task, _grade_file(file, task, *sources[task], options.again))
             except RecordError as error:
                 refused[task] = str(error)
@@ -108,13 +111,13 @@ def _tasks(file: Path, options: GradeOptions) -> dict[str, tuple[str, bool]]:
     return outcomes
 
 
-def _source(task: str, options: GradeOptions) -> tuple[TaskGrader, StoredDocuments]:
+def _source(task: str, loader: TaskLoader, options: GradeOptions) -> tuple[TaskGrader, StoredDocuments]:
     """The task and its documents.
 
     Raises:
         RecordError: If the task cannot be loaded, or must not be.
     """
-    grader = load_task(task, options.folders, options.model_args.get(task, {}))
+    grader = loader.load(task, options.groups.get(task, ()), options.model_args.get(task, {}))
     if reason := grader.refusal(options.unsafe_code):
         raise RecordError(f"the texts of {task} are not graded: {reason}.")
     return grader, StoredDocuments(grader)

@@ -1,7 +1,7 @@
 """Grading: what a task of lm-eval makes of a text, by the task's own filters and ``process_results``.
 
 A request of lm-eval names its task but does not hold it. ``RunGrader`` finds the task among the variables of the call
-of lm-eval that is running (``host_call.host_tasks``). ``load_task`` builds a task by name, for stored runs.
+of lm-eval that is running (``host_call.host_tasks``). ``TaskLoader`` builds a task by name, for stored runs.
 
 Nothing is generated here. Grading may neither use the network nor run longer than ``GRADE_SECONDS`` a document, and it
 leaves the random generators of the process as they were. If it fails, a warning says why and the run continues.
@@ -365,33 +365,57 @@ def report(task: str, done: GradingLog) -> None:
         warn_once(done.sentence(task))
 
 
-def load_task(name: str, folders: Sequence[str], metadata: Mapping[str, Any]) -> TaskGrader:
-    """Build a task of lm-eval by its name.
+class TaskLoader:
+    """Builds tasks of lm-eval by their names."""
 
-    Args:
-        name: Name of the task.
-        folders: Folders of tasks, besides those of lm-eval.
-        metadata: What lm-eval hands to its tasks: the model arguments of the run.
+    def __init__(self, folders: Sequence[str]) -> None:
+        """Keep the folders of tasks, besides those of lm-eval."""
+        self._folders = list(folders)
+        self._managers: dict[tuple[bool, str], Any] = {}
+        self._loaded: dict[tuple[bool, str, str], Mapping[str, Any]] = {}
 
-    Raises:
-        RecordError: If lm-eval cannot build the task.
-    """
-    from lm_eval.tasks import TaskManager
+    def load(self, name: str, groups: Sequence[str], metadata: Mapping[str, Any]) -> TaskGrader:
+        """Build a task as a run had it.
 
-    # lm-eval needs seconds to list its own tasks.
-    for defaults in (False, True):
-        try:
-            manager = TaskManager(include_path=list(folders), include_defaults=defaults, metadata=dict(metadata))
-            if not defaults and name not in manager.all_subtasks:
-                continue
-            return TaskGrader(manager.load([name])["tasks"][name], name)
-        # The data of a task may be missing, damaged or elsewhere, and its code may raise anything.
-        except Exception as error:
-            raise RecordError(
-                f"the task {name} cannot be loaded ({reason_of(error)}): give its folder with --include_path, or "
-                "download its data with lm_eval first."
-            ) from error
-    raise AssertionError("the second pass returns or raises")
+        Args:
+            name: Name of the task.
+            groups: The groups that it was in, the outer ones first. A group may change the settings of its tasks.
+            metadata: What lm-eval hands to its tasks: the model arguments of the run.
+
+        Raises:
+            RecordError: If lm-eval cannot build the task.
+        """
+        reason = "lm-eval has no task of this name"
+        # lm-eval needs seconds to list its own tasks.
+        for defaults in (False, True):
+            for source in (*groups, name):
+                try:
+                    task = self._tasks(defaults, source, metadata).get(name)
+                    if task is not None:
+                        return TaskGrader(task, name)
+                # The data of a task may be missing, damaged or elsewhere, and its code may raise anything.
+                except Exception as error:
+                    reason = reason_of(error)
+        raise RecordError(
+            f"the task {name} cannot be loaded ({reason}): give its folder with --include_path, or download its data "
+            "with lm_eval first."
+        )
+
+    def _tasks(self, defaults: bool, source: str, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The tasks of a task or a group; empty if lm-eval does not know it."""
+        from lm_eval.tasks import TaskManager
+
+        given = repr(metadata)
+        if (defaults, given) not in self._managers:
+            self._managers[defaults, given] = TaskManager(
+                include_path=list(self._folders), include_defaults=defaults, metadata=dict(metadata)
+            )
+        manager = self._managers[defaults, given]
+        if source not in manager.all_tasks:
+            return {}
+        if (defaults, given, source) not in self._loaded:
+            self._loaded[defaults, given, source] = manager.load([source])["tasks"]
+        return self._loaded[defaults, given, source]
 
 
 class StoredDocuments:

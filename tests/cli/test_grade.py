@@ -95,6 +95,17 @@ def test_one_task_of_several(tmp_path: Path, tasks: Path):
     assert "holds no traces of --task poems" in refused(out, "--task", "poems")
 
 
+def test_a_task_is_built_as_its_group_has_it(tmp_path: Path, tasks: Path):
+    # The group reads other data than the task of this name.
+    other = write_task(tmp_path / "other", documents=[{"question": f"q{n}", "answer": "1"} for n in range(3)])
+    data = {"test": str(other / "numbers.jsonl")}
+    member = {"task": "numbers", "dataset_path": "json", "dataset_kwargs": {"data_files": data}}
+    (tasks / "suite.yaml").write_text(json.dumps({"group": "suite", "task": [member]}))
+    out = run(tmp_path / "out", tasks, False, "suite")
+    assert "12 texts of numbers are graded" in grade(out, "--include_path", tasks)
+    assert [trace.grades[0][0].metrics["exact_match"] for trace in read_traces(out)] == [1.0, 1.0, 1.0]
+
+
 def test_a_folder_without_traces_is_refused(tmp_path: Path):
     with pytest.raises(RecordError, match="there are no traces in"):
         CliRunner().invoke(aft, ["grade", str(tmp_path)], catch_exceptions=False)
