@@ -280,6 +280,14 @@ def test_a_checkpoint_that_lacks_a_file(name, tmp_path):
         check_checkpoint(checkpoint)
 
 
+def test_a_checkpoint_whose_index_names_a_pickle(tmp_path):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(HALF, checkpoint)
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "a.bin"}}))
+    with pytest.raises(ConfigError, match=r"checkpoint-2 is damaged \(model\.safetensors\.index\.json names 'a\.bin'"):
+        check_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize("names", [("optimizer_0", "rng_state_0.pth"), ("global_step2", "rng_state_1.pth")])
 def test_the_files_of_sharded_checkpoints_count(names, tmp_path):
     checkpoint = tmp_path / "checkpoint-2"

@@ -26,6 +26,7 @@ from lm_eval_aft.core.files import is_full, reading
 from lm_eval_aft.core.jsonl import parse_json, write_jsonl
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.inference.checkpoint import FILE
 from trainers.settings import Kind, TrainConfig
 
@@ -172,6 +173,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     """
     if gone := [names[0] for names in STATE_FILES if not any(any(checkpoint.glob(name)) for name in names)]:
         raise ConfigError(damaged(checkpoint, f"it has no {' and no '.join(gone)}, so the training would differ"))
+    if reason := refused_shard(str(checkpoint)):
+        raise ConfigError(damaged(checkpoint, reason.rstrip(".")))
     for path in sorted(checkpoint.iterdir()):
         try:
             if path.suffix == ".json":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -124,6 +125,15 @@ class PromptLM(TemplateLM):
         Raises:
             EngineError: If vLLM stops working, or the model's logits are not numbers.
         """
+        scores = self._scores(requests, disable_tqdm)
+        self._refuse_damaged(scores)
+        return scores
+
+    def _refuse_damaged(self, scores: Sequence[Score]) -> None:
+        if any(math.isnan(score) for score, _ in scores):
+            raise EngineError(damaged_logits(self._llm.llm_engine.model_config.dtype))
+
+    def _scores(self, requests: Sequence[Pair], disable_tqdm: bool) -> list[Score]:
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
@@ -139,13 +149,10 @@ class PromptLM(TemplateLM):
                 f"vLLM stopped working while it scored ({str(error).strip() or type(error).__name__}): start the same "
                 "command again, with a lower max_num_batched_tokens if memory was short."
             ) from error
-        scores = [
+        return [
             continuation_score(output, len(continuation))
             for output, (_, _, continuation) in zip(outputs, requests, strict=True)
         ]
-        if any(math.isnan(score) for score, _ in scores):
-            raise EngineError(damaged_logits(self._llm.llm_engine.model_config.dtype))
-        return scores
 
     def check_logits(self) -> None:
         """Score a short text.
@@ -154,7 +161,11 @@ class PromptLM(TemplateLM):
             EngineError: If the model's logits are not numbers.
         """
         token_ids = self.tok_encode(SAMPLE, add_special_tokens=False)[: self._scored_length]
-        self._loglikelihood_tokens([(None, token_ids[:1], token_ids[1:])], disable_tqdm=True)
+        scores: list[Score] = []
+        # A model that cannot score, for example with max_logprobs=0, may still generate.
+        with suppress(EngineError):
+            scores = self._scores([(None, token_ids[:1], token_ids[1:])], disable_tqdm=True)
+        self._refuse_damaged(scores)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Not implemented: the engine generates."""
