@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from helpers.page_data import small_page
 from helpers.paths import ROOT
+from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
@@ -19,7 +22,7 @@ from lm_eval_aft.storage.draft_store import NoStore
 
 FOLDER = ROOT / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
-NAMES += ("family", "family_data", "family_figure", "family_seeds", "train")
+NAMES += ("family", "family_data", "family_figure", "family_seeds", "screenshots", "train")
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
@@ -338,3 +341,18 @@ def test_the_figure_of_the_family_has_gains_and_intervals_in_points(script, tmp_
     assert vote == pytest.approx((90.0, -6.0, 2.0, 3.0))
     figure.draw(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.browser
+def test_the_screenshots_are_two_pictures_of_the_given_width(script, monkeypatch, tmp_path):
+    pytest.importorskip("selenium")
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("Chromium and ChromeDriver are not installed")
+    write_page(tmp_path / "page.html", small_page())
+    words = (str(tmp_path / "page.html"), "--out", str(tmp_path), "--sample", "0", "--width", "700")
+    monkeypatch.setattr(sys, "argv", ["screenshots.py", *words])
+    script("screenshots").main()
+    for name in ("page-verdict.png", "page-sample.png"):
+        picture = (tmp_path / name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert int.from_bytes(picture[16:20], "big") == 700
