@@ -146,7 +146,7 @@ def test_the_cost_of_a_group_is_that_of_its_tasks(runs: Path):
 def test_the_page_the_card_and_plots_have_the_group(runs: Path, tmp_path: Path):
     page = tmp_path / "page.html"
     output("report", runs / "school" / "weak", runs / "school" / "strong", "--html", page)
-    assert '"name":"school","metric":"exact_match"' in page.read_text()
+    assert '"title":"school exact_match, %; ' in page.read_text()
     assert '"name":"school_maths"' not in page.read_text()
     card = output("report", runs / "school", "--model-card", "--baseline", runs / "school" / "weak")
     assert "--tasks school --" in card
