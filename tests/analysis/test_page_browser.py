@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 
@@ -672,3 +673,26 @@ def test_curves_over_the_same_few_places_stand_apart(opened):
     assert len(set(lines)) == 9
     ticks = page.run("return [...document.querySelectorAll('.canvas text')].map((e) => e.textContent)")
     assert not {"0.5", "1.5"} & set(ticks)
+    # The names stand beside the last points, one below the other.
+    names = page.all(".canvas text.name")
+    assert [name.text for name in names] == ["K=5", "K=3", "K=1"]
+    tops = [name.rect["y"] for name in names]
+    assert all(below - above >= 13 for above, below in pairwise(tops))
+
+
+def test_an_axis_that_does_not_start_at_zero_says_so(opened):
+    page = opened(small_page())
+    page.wait(lambda: page.all(".canvas svg"))
+    assert page.texts(".canvas text.label")[-1] == "accuracy, % (axis cut below)"
+
+
+def test_many_votes_wait_for_a_click(opened):
+    effects = small_page().effects
+    run, vote = effects.groups[0].effects
+    group = replace(effects.groups[0], effects=(run, *[vote] * 17))
+    page = opened(PageData("votes", effects=replace(effects, groups=(group,))))
+    votes = page.all("#comparisons tr.vote")
+    assert not any(row.is_displayed() for row in votes)
+    page.one("#comparisons button").click()
+    assert all(row.is_displayed() for row in votes)
+    assert page.one("#comparisons button").text == "Show 17 votes of equal cost"

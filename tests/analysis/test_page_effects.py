@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from helpers.made_runs import make_run
 from helpers.made_traces import trace_of_texts
 from lm_eval_aft.analysis.comparison import compare_all
+from lm_eval_aft.analysis.report.leaderboard import leaderboard
+from lm_eval_aft.analysis.report.page.build import write_report
 from lm_eval_aft.analysis.report.page.effects import effects
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.analysis.stats import Interval
@@ -64,3 +68,15 @@ def test_a_page_of_one_run_compares_nothing(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     entries = read_entries([tmp_path / "a"])
     assert effects(compare_all(entries, None), entries, {}) is None
+
+
+def test_a_page_says_which_parts_it_lacks_and_why(tmp_path: Path):
+    path = make_run(tmp_path / "a", [1, 0])
+    for samples in path.parent.glob("samples_*"):
+        samples.unlink()
+    entries = read_entries([tmp_path / "a"], keep=True)
+    write_report(tmp_path / "page.html", entries, leaderboard(entries), None)
+    data = json.loads(re.search(r'id="data">([^<]*)<', (tmp_path / "page.html").read_text())[1])
+    traces, logged = data["notes"]
+    assert traces.endswith("run with record=DIR.")
+    assert logged.endswith("run with --log_samples.")

@@ -11,7 +11,7 @@ from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
 from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.report.page.aggregation import aggregation
 from lm_eval_aft.analysis.report.page.charts import charts
-from lm_eval_aft.analysis.report.page.data import Chart, PageData
+from lm_eval_aft.analysis.report.page.data import Aggregation, Chart, PageData, PageSample
 from lm_eval_aft.analysis.report.page.effects import effects
 from lm_eval_aft.analysis.report.page.overview import (
     headlines,
@@ -66,9 +66,17 @@ def write_report(
         featured=featured(shown, verdicts[0].run if verdicts else ""),
         runs=run_facts(entries),
         shared=shared,
-        notes=compared.left_out,
+        notes=(*compared.left_out, *_missing(panels, shown)),
     )
     write_page(path, data)
+
+
+def _missing(panels: Sequence[Aggregation], samples: Sequence[PageSample]) -> Iterator[str]:
+    """Why parts of the page are not there."""
+    if not panels:
+        yield "No run that aggregated has traces, so nothing is said of drafts: run with record=DIR."
+    if not samples:
+        yield "No samples were logged, so there is no question to show: run with --log_samples."
 
 
 def _charts(entries: Sequence[RunEntry]) -> Iterator[Chart]:

@@ -7,6 +7,9 @@ const SHAPES = [
   (x, y) => svg("path", { d: `M${x} ${y - 5.2}l5.2 5.2l-5.2 5.2l-5.2 -5.2z` }),
 ];
 const COLOURS = 8;
+const DIRECT = 6;
+// Pixels between two names, one below the other.
+const LINE = 14;
 
 function niceTicks(low, high, wanted) {
   const rough = (high - low) / Math.max(1, wanted);
@@ -46,7 +49,10 @@ function axis(values, log, from, to, wanted) {
 
 function drawChart(chart, width) {
   const height = Math.round(Math.min(340, Math.max(230, width * 0.56)));
-  const [left, right, top, bottom] = [46, 14, 22, 42];
+  // Few curves have their names beside their last points, and a key names more of them.
+  const named = chart.curves.length > 1 && chart.curves.length <= DIRECT && width >= 360;
+  const longest = Math.max(...chart.curves.map((curve) => curve.name.length));
+  const [left, right, top, bottom] = [46, named ? Math.min(120, 16 + 7 * longest) : 14, 22, 42];
   const points = chart.curves.flatMap((curve) => curve.points);
   const x = axis(points.map((p) => p.x), chart.log_x, left, width - right, Math.min(6, width / 80));
   const ys = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]);
@@ -64,7 +70,7 @@ function drawChart(chart, width) {
   picture.append(
     svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
     svg("text", { class: "label", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, chart.x_label + (chart.log_x ? " (log scale)" : "")),
-    svg("text", { class: "label", x: 4, y: 12 }, chart.y_label),
+    svg("text", { class: "label", x: 4, y: 12 }, chart.y_label + (y.place(0) > height - bottom + 1 ? " (axis cut below)" : "")),
   );
   // Pixels between curves whose points have the same x.
   const apart = x.whole ? 5 : 0;
@@ -72,7 +78,19 @@ function drawChart(chart, width) {
     const shift = apart * (number - (chart.curves.length - 1) / 2);
     picture.append(drawCurve(curve, number, { ...x, place: (value) => x.place(value) + shift }, y));
   });
+  if (named) picture.append(...curveNames(chart, x, y, apart));
   return picture;
+}
+
+// The name of each curve beside its last point, moved down where two would touch.
+function curveNames(chart, x, y, apart) {
+  const ends = chart.curves.map((curve, number) => ({ curve, number, x: x.place(curve.points.at(-1).x) + apart * chart.curves.length / 2 + 9, y: y.place(curve.points.at(-1).y) + 4 }));
+  ends.sort((a, b) => a.y - b.y);
+  ends.forEach((end, place) => {
+    const above = ends.slice(0, place).filter((other) => Math.abs(other.x - end.x) < 110).map((other) => other.y + LINE);
+    end.y = Math.max(end.y, ...above);
+  });
+  return ends.map((end) => svg("text", { class: `name s${end.number % COLOURS}`, x: end.x, y: end.y }, show(end.curve.name)));
 }
 
 function drawCurve(curve, number, x, y) {

@@ -1,5 +1,8 @@
 // Comparisons: one table of all runs, a group of rows for each task. Verdicts and numbers are texts made in Python.
 
+// More votes than these are shown on a click.
+const MANY = 16;
+
 const SHAPE = { run: "circle", part: "circle", vote: "diamond", bound: "hollow" };
 
 function winBar(effect) {
@@ -51,15 +54,22 @@ function renderEffects(effects) {
   const heads = [["run", ""], ["difference", "the run minus what it is compared with, with its interval"], ["", ""], ["scores", "of what it is compared with, then of the run"], ...effects.columns.map(([, label, title]) => [label, title])];
   const textual = (i) => i === 0 || i === 2 || effects.columns[i - 4]?.[0] === "above_level_below";
   const head = heads.map(([label, title], i) => h("th", { scope: "col", role: "columnheader", title: title || null, class: textual(i) ? null : "number" }, show(label)));
+  const table = h("table", { class: "effects", role: "table" });
+  const votes = effects.groups.flatMap((group) => group.effects).filter((effect) => effect.kind === "vote" || effect.kind === "bound");
+  const button = votes.length > MANY ? h("button", { type: "button", class: "more", "aria-pressed": "false", onclick: () => {
+    button.setAttribute("aria-pressed", String(!table.classList.toggle("brief")));
+  } }, `Show ${count(votes.length)} votes of equal cost`) : null;
+  if (button) table.classList.add("brief");
   const axes = effects.groups.map((group) => JSON.stringify(group.axis));
   return section(
     "comparisons",
     "Comparisons",
+    button,
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparisons" },
       // One axis stands for the groups after it, as long as they have the same one.
-      h("table", { class: "effects", role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)), effects.groups.map((group, i) => effectGroup(group, effects.columns, axes[i] !== axes[i - 1]))),
+      fill(table, {}, [h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)), effects.groups.map((group, i) => effectGroup(group, effects.columns, axes[i] !== axes[i - 1]))]),
     ),
     h("ul", { class: "notes" }, effects.notes.map((note) => h("li", {}, show(note)))),
   );
