@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from lm_eval.api.instance import Instance
 
+from helpers.instances import make_instance
 from helpers.made_runs import make_run
 from helpers.made_traces import trace_of_texts
 from helpers.scripted_runs import TEMPLATE
@@ -42,7 +42,7 @@ def answer(words: int, max_length: int, questions: int = 2, **settings) -> AFTLM
     lm = AFTLM.around(engine, config, TEMPLATE, NoStore(), "scripted")
     for kind in ("short", "other"):
         requests = [
-            Instance("generate_until", {}, (f"{kind} {number}", {"until": []}), 0, (kind, number, 1))
+            make_instance("generate_until", {}, (f"{kind} {number}", {"until": []}), 0, (kind, number, 1))
             for number in range(questions)
         ]
         lm.generate_until(requests, disable_tqdm=True)
@@ -82,7 +82,7 @@ def test_texts_without_an_answer_are_counted(caplog):
     engine = ScriptedEngine(lambda request: texts.pop(0), 8192)
     config = AFTConfig(k=2, layers=1, engine="scripted")
     lm = AFTLM.around(engine, config, TEMPLATE, NoStore(), "scripted")
-    requests = [Instance("generate_until", {}, (f"q{n}", {"until": []}), 0, ("t", n, 1)) for n in range(2)]
+    requests = [make_instance("generate_until", {}, (f"q{n}", {"until": []}), 0, ("t", n, 1)) for n in range(2)]
     lm.generate_until(requests, disable_tqdm=True)
     assert lm.get_model_info()["aft"]["texts_without_answer"] == 2
     assert "1 of 6 texts end inside their thought and hold no answer: raise draft_max_tokens" in caplog.text

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from lm_eval.api.instance import Instance
 
+from helpers.instances import make_instance
 from helpers.tiny_models import CHATML, save_tiny, tiny_tokenizer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError, PromptTooLong, RecordError, TemplateError
@@ -126,13 +126,15 @@ def test_a_stop_string_that_no_text_shows_ends_the_answer_as_in_model_hf(tmp_pat
     monkeypatch.setattr(model.engine.model, "forward", scripted)
     settings = {"until": ["<|im_start|>", "<|im_end|>"], "do_sample": False, "max_gen_toks": 64}
     for lm in (model, model.engine.lm):
-        request = Instance("generate_until", {"q": 1}, ("1+1?", settings), 0, metadata=("t", 0, 1))
+        request = make_instance("generate_until", {"q": 1}, ("1+1?", settings), 0, metadata=("t", 0, 1))
         assert lm.generate_until([request], disable_tqdm=True) == ["It is 7."]
 
 
 def test_stop_strings_that_end_texts_anyway_change_no_sampling(tiny):
     model = aft(tiny)
-    request = Instance("generate_until", {"q": 1}, ("1+1?", {"until": ["<|im_end|>", "\n"]}), 0, metadata=("t", 0, 1))
+    request = make_instance(
+        "generate_until", {"q": 1}, ("1+1?", {"until": ["<|im_end|>", "\n"]}), 0, metadata=("t", 0, 1)
+    )
     question = make_question(request, request.args[1], 0, model.config)
     assert stop_at_tokens(question, model.engine.renderer) == question
 
@@ -460,7 +462,7 @@ def test_a_request_whose_prompt_is_shown_can_be_answered_again(tiny):
     lm = aft(tiny, k=1)
     context = lm.apply_chat_template([{"role": "user", "content": "1+1?"}])
     settings = {"until": [], "max_gen_toks": 4}
-    request = Instance("generate_until", {"q": 1}, (context, settings), 0, metadata=("t", 0, 1))
+    request = make_instance("generate_until", {"q": 1}, (context, settings), 0, metadata=("t", 0, 1))
     first = lm.generate_until([request], disable_tqdm=True)
     shown = request.args
     assert lm.generate_until([request], disable_tqdm=True) == first
@@ -478,8 +480,8 @@ def test_each_run_of_one_model_has_its_own_costs(tiny, tmp_path):
 
 def test_requests_of_several_kinds_are_one_run(tiny, tmp_path):
     lm = aft(tiny)
-    lm.generate_until([Instance("generate_until", {"q": 1}, ("1+1?", {"until": []}), 0, metadata=("t", 0, 1))])
-    lm.loglikelihood([Instance("loglikelihood", {"q": 1}, ("1+1?", " 2"), 0, metadata=("t", 0, 1))])
+    lm.generate_until([make_instance("generate_until", {"q": 1}, ("1+1?", {"until": []}), 0, metadata=("t", 0, 1))])
+    lm.loglikelihood([make_instance("loglikelihood", {"q": 1}, ("1+1?", " 2"), 0, metadata=("t", 0, 1))])
     ours = lm.get_model_info()["aft"]
     assert (ours["usage"]["generations"], ours["scored_without_aggregation"]) == (3, 1)
 
@@ -487,8 +489,8 @@ def test_requests_of_several_kinds_are_one_run(tiny, tmp_path):
 def test_padding_clones_are_neither_run_nor_counted(tiny, tmp_path):
 
     args = ("2+2?", {"max_gen_toks": 4})
-    one = Instance("generate_until", {"q": 1}, args, 0, ("t", 0, 1))
-    two = Instance("generate_until", {"q": 2}, ("3+3?", {"max_gen_toks": 4}), 0, ("t", 1, 1))
+    one = make_instance("generate_until", {"q": 1}, args, 0, ("t", 0, 1))
+    two = make_instance("generate_until", {"q": 2}, ("3+3?", {"max_gen_toks": 4}), 0, ("t", 1, 1))
     model = aft(tiny, record=str(tmp_path / "r"))
     # lm-eval pads the requests of a process with the last one.
     texts = model.generate_until([one, two, two, two], disable_tqdm=True)
@@ -516,7 +518,7 @@ def test_a_bare_prompt_is_wrapped_with_a_warning_and_a_count(tiny, tmp_path, cap
 def test_an_empty_prompt_and_one_beyond_the_context(tiny):
 
     def request(text):
-        return [Instance("generate_until", {}, (text, {"max_gen_toks": 4}), 0, ("t", 0, 1))]
+        return [make_instance("generate_until", {}, (text, {"max_gen_toks": 4}), 0, ("t", 0, 1))]
 
     assert isinstance(aft(tiny).generate_until(request(""), disable_tqdm=True)[0], str)
     with pytest.raises(PromptTooLong, match="longer context"):
@@ -597,19 +599,19 @@ class TestCheckpointTemplate:
     [(None, "a\n\nb Q: c"), ([], "a\n\nb Q: c"), (["Q:", "\n\n"], "a"), ("Q:", "a\n\nb "), ([""], "a\n\nb Q: c")],
 )
 def test_stop_strings_cut_the_final_text(until, expected):
-    request = Instance("generate_until", {}, ("?", {"until": until}), 0, ("t", 0, 1))
+    request = make_instance("generate_until", {}, ("?", {"until": until}), 0, ("t", 0, 1))
     question = make_question(request, request.args[1], 0, AFTConfig())
     assert answer_in(question, "a\n\nb Q: c") == expected
 
 
 def test_a_stop_string_that_is_none_is_refused_before_anything_is_generated():
-    request = Instance("generate_until", {}, ("?", {"until": 5}), 0, ("t", 0, 1))
+    request = make_instance("generate_until", {}, ("?", {"until": 5}), 0, ("t", 0, 1))
     with pytest.raises(ConfigError, match="until=5 is not allowed: until must be a text or a list of texts"):
         make_question(request, request.args[1], 0, AFTConfig())
 
 
 def test_what_precedes_the_end_of_thinking_is_no_part_of_an_answer():
-    request = Instance("generate_until", {}, ("?", {"until": ["\n\n"]}), 0, ("t", 0, 1))
+    request = make_instance("generate_until", {}, ("?", {"until": ["\n\n"]}), 0, ("t", 0, 1))
     question = make_question(request, request.args[1], 0, AFTConfig(think_end_token="</think>"))
     assert answer_in(question, "<think>two\n\nlines</think>\n4\n\nrambling") == "4"
     assert answer_in(question, "4\n\nrambling") == "4"

@@ -41,6 +41,7 @@ BYPASS = "bypass"
 KEEPING_FILTERS = (
     "LowercaseFilter",
     "MajorityVoteFilter",
+    "NoopFilter",
     "TakeFirstFilter",
     "TakeKFilter",
     "UppercaseFilter",
@@ -64,7 +65,7 @@ class TaskGrader:
         self.task, self.name = task, name
         # A filter may want as many responses as the task has repeats. All of them are then the same text.
         self._repeats = max(1, int(task.get_config("repeats") or 1))
-        self._extracting = {ensemble.name: _extracts(ensemble) for ensemble in task._filters}
+        self._extracting = {ensemble.name: _extracts(ensemble) for ensemble in _ensembles(task)}
 
     @property
     def extracts(self) -> bool:
@@ -107,8 +108,18 @@ class TaskGrader:
 
     def _grade(self, document: Any, text: str) -> tuple[Grade, ...]:
         filtered, grades = self._filter(document, text)
-        results = [self.task.process_results(document, [filtered[grade.filter]]) for grade in grades]
+        results = [self._metrics(document, grade.filter, filtered[grade.filter]) for grade in grades]
         return tuple(replace(grade, metrics=_numbers(metrics)) for grade, metrics in zip(grades, results, strict=True))
+
+    def _metrics(self, document: Any, name: str, filtered: Any) -> Mapping[str, Any]:
+        """The task's metrics of one filtered text."""
+        results = self.task.process_results(document, [filtered])
+        if results is not None:
+            return dict(results)
+        # lm-eval 0.5: a task without a function of its own leaves this to the scorer of each filter.
+        scorer = next(scorer for scorer in self.task.scorers if scorer.name == name)
+        scores = scorer.score(self.task.doc_to_target(document), [filtered])
+        return {metric: value[0] if isinstance(value, list) and value else value for metric, value in scores.items()}
 
     def _as_wrong(self, grade: Grade) -> Grade:
         """The grade of a text without an answer. For metrics of which less is better there is none."""
@@ -136,11 +147,17 @@ class TaskGrader:
             arguments=("", {}),
             idx=0,
             metadata=(self.name, 0, self._repeats),
+            # lm-eval 0.5 wants two parts of the metadata by name.
+            task_name=self.name,
+            doc_id=0,
             resps=[text] * self._repeats,
         )
-        for ensemble in self.task._filters:
+        for ensemble in _ensembles(self.task):
             ensemble.apply([instance])
-        return dict(instance.filtered_resps)
+        if _is_0_4(self.task):
+            return dict(instance.filtered_resps)
+        # lm-eval 0.5 keeps a list of as many results as there were responses.
+        return {name: values[0] if values else values for name, values in instance.filtered_resps.items()}
 
     def _default(self, name: str, document: Any) -> str | None:
         """What a filter gives for a text without an answer."""
@@ -162,6 +179,16 @@ class TaskGrader:
         return answer or None
 
 
+def _is_0_4(task: Any) -> bool:
+    """Whether lm-eval 0.4 made a task. Version 0.5 moved the filters from the task to its scorers."""
+    return hasattr(task, "_filters")
+
+
+def _ensembles(task: Any) -> Sequence[Any]:
+    """The filter ensembles of a task."""
+    return task._filters if _is_0_4(task) else [scorer.filter for scorer in task.scorers]
+
+
 def _extracts(ensemble: Any) -> str:
     """How an ensemble extracts answers: by "regex", by "custom" code, or "" if its filters keep the text."""
     kinds = [getattr(make, "func", make) for make in ensemble.filters]
@@ -171,7 +198,7 @@ def _extracts(ensemble: Any) -> str:
 
 
 def _runs_code(task: Any) -> bool:
-    return bool(getattr(task, "UNSAFE_CODE", False))
+    return bool(getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"))
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 import pytest
-from lm_eval.api.instance import Instance
 
 from helpers.fake_server import FakeServer, completion_with
+from helpers.instances import make_instance
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.log import warn_once
@@ -30,7 +30,9 @@ def answer(server: FakeServer, questions: int = 4, gen_kwargs: dict | None = Non
     """Answer questions, and return what the results file gets under ``config.aft``."""
     lm = AFTLM(engine="api", base_url=server.url, model="m", cache="none", **{"k": 3, "layers": 2, **args})
     kwargs = {"until": [], **(gen_kwargs or {})}
-    requests = [Instance("generate_until", {}, (f"Question {n}", kwargs), 0, ("seeds", n, 1)) for n in range(questions)]
+    requests = [
+        make_instance("generate_until", {}, (f"Question {n}", kwargs), 0, ("seeds", n, 1)) for n in range(questions)
+    ]
     lm.generate_until(requests, disable_tqdm=True)
     return lm.get_model_info()["aft"]
 

@@ -14,6 +14,7 @@ import transformers
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
+from helpers.instances import make_instance
 from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError
@@ -38,7 +39,7 @@ def damaged(tiny: str, folder: Path, value: float | None = None) -> str:
 
 
 def instance(kind: str, args: tuple[str, ...]) -> Instance:
-    return Instance(kind, {}, args, 0, metadata=("t", 0, 1))
+    return make_instance(kind, {}, args, 0, metadata=("t", 0, 1))
 
 
 def requests(engine, sampling: Sampling) -> list[Request]:

@@ -44,10 +44,10 @@ def ids(engine, requests: list[Request]) -> list[tuple[int, ...]]:
 
 
 def instance(kind: str, *args, doc_id: int = 0):
-    from lm_eval.api.instance import Instance
+    from helpers.instances import make_instance
 
     metadata = ("t", doc_id, 1)
-    return Instance(request_type=kind, doc={"id": doc_id}, arguments=args, idx=0, metadata=metadata)
+    return make_instance(request_type=kind, doc={"id": doc_id}, arguments=args, idx=0, metadata=metadata)
 
 
 @pytest.mark.parametrize("name", ["vllm", "api"])

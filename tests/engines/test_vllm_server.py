@@ -185,8 +185,7 @@ def test_unknown_models(server):
 
 def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path):
     """This test comes last, because it kills the server."""
-    from lm_eval.api.instance import Instance
-
+    from helpers.instances import make_instance
     from lm_eval_aft.model import AFTLM
 
     settings = {"engine": "api", "base_url": server.url, "model": "smollm2", "tokenizer": smollm2, "max_retries": 1}
@@ -195,7 +194,7 @@ def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path)
 
     def run(until: int):
         requests_ = [
-            Instance("generate_until", {"id": i}, (context, {"until": []}), 0, ("t", i, 1))
+            make_instance("generate_until", {"id": i}, (context, {"until": []}), 0, ("t", i, 1))
             for i, context in enumerate(contexts[:until])
         ]
         return model.generate_until(requests_, disable_tqdm=True)

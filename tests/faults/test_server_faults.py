@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from lm_eval.api.instance import Instance
 
 from helpers.fake_server import FakeServer, completion_with
 from helpers.full_disk import files_of_at_most
+from helpers.instances import make_instance
 from lm_eval_aft.core.errors import AFTError, EngineError, StoreError
 from lm_eval_aft.engines.api import replies
 from lm_eval_aft.model import AFTLM
@@ -41,7 +41,7 @@ def answer(folder: Path, url: str, **args) -> list[str]:
     """Run once. Returns the text of every generation, in the order of the traces."""
     settings = {"concurrency": 2, "max_retries": 0, "timeout_s": 20, "check": False, **args}
     lm = AFTLM(engine="api", base_url=url, model="m", k=K, layers=LAYERS, record=str(folder), **settings)
-    requests = [Instance("generate_until", {}, (f"Question {n}", {}), 0, ("t", n, 1)) for n in range(QUESTIONS)]
+    requests = [make_instance("generate_until", {}, (f"Question {n}", {}), 0, ("t", n, 1)) for n in range(QUESTIONS)]
     lm.generate_until(requests, disable_tqdm=True)
     return [draft.completion.text for trace in read_traces(folder) for draft in trace.drafts]
 

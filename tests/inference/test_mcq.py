@@ -10,6 +10,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from helpers.instances import make_instance
 from helpers.made_runs import make_run
 from helpers.tiny_models import save_tiny
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
@@ -34,7 +35,7 @@ CHOICES = (" a dog", " a cat", " it")
 
 def instances(contexts=QUESTIONS, choices=CHOICES) -> list[Instance]:
     return [
-        Instance("loglikelihood", {"q": context}, (context, choice), index, metadata=("quiz", doc, 1))
+        make_instance("loglikelihood", {"q": context}, (context, choice), index, metadata=("quiz", doc, 1))
         for doc, context in enumerate(contexts)
         for index, choice in enumerate(choices)
     ]

@@ -31,10 +31,10 @@ def model(k: int = 2, layers: int = 1, store=None, **settings) -> AFTLM:
 
 
 def request(turns, number: int = 0, until=(), question: str = "2+2?"):
-    from lm_eval.api.instance import Instance
+    from helpers.instances import make_instance
 
     context = AFTLM.apply_chat_template(None, [{"role": "user", "content": f"{question} ({number})"}])
-    return Instance(
+    return make_instance(
         "generate_until",
         {"id": number},
         (context, {"until": list(until), "max_gen_toks": 40, "temperature": 0.1, "turns": turns}),

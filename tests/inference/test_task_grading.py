@@ -160,11 +160,11 @@ def test_what_the_model_wrote_runs_only_where_lm_eval_may_run_it(tmp_path: Path,
 
 
 def test_without_lm_evals_task_one_sentence_says_so(tmp_path: Path, caplog):
-    from lm_eval.api.instance import Instance
+    from helpers.instances import make_instance
 
     caplog.set_level(logging.INFO)
     model = scripted_model(texts("a"), k=1, layers=1, record=str(tmp_path))
-    request = Instance("generate_until", {"q": 1}, ("q", {"until": []}), 0, ("other", 0, 1))
+    request = make_instance("generate_until", {"q": 1}, ("q", {"until": []}), 0, ("other", 0, 1))
     model.generate_until([request], disable_tqdm=True)
     assert "The drafts of other are not graded: lm-eval's task object was not found; aft grade OUT grades them." in (
         caplog.messages

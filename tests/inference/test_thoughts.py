@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from lm_eval.api.instance import Instance
 
+from helpers.instances import make_instance
 from helpers.scripted_runs import SAMPLED, TEMPLATE, make_question
 from helpers.tiny_models import CHATML, tiny_tokenizer
 from lm_eval_aft.analysis.cost import trace_cost
@@ -139,7 +139,7 @@ def test_the_task_gets_the_answer_without_its_thought(text, answer):
     config = AFTConfig(k=1, layers=0, engine="scripted", max_gen_toks=7)
     lm = AFTLM.around(Thinker([text]), config, TEMPLATE, NoStore(), "scripted")
     context = lm.apply_chat_template([{"role": "user", "content": "2+2?"}])
-    request = Instance("generate_until", {}, (context, {"until": []}), 0, ("t", 0, 1))
+    request = make_instance("generate_until", {}, (context, {"until": []}), 0, ("t", 0, 1))
     assert lm.generate_until([request], disable_tqdm=True) == [answer]
 
 
@@ -149,7 +149,7 @@ def test_the_next_turn_does_not_hold_a_thought():
     lm = AFTLM.around(engine, config, TEMPLATE, NoStore(), "scripted")
     context = lm.apply_chat_template([{"role": "user", "content": "2+2?"}])
     settings = {"until": [], "turns": ["And twice?", "And half?"]}
-    (response,) = lm.generate_until([Instance("generate_until", {}, (context, settings), 0, ("t", 0, 1))])
+    (response,) = lm.generate_until([make_instance("generate_until", {}, (context, settings), 0, ("t", 0, 1))])
     assert json.loads(response)["turns"] == ["It is 4", "", "bye"]
     last = engine.requests[-1].prompt.chat.messages
     assert [m.content for m in last if m.role == "assistant"] == ["It is 4", ""]

@@ -6,8 +6,8 @@ import logging
 from itertools import islice
 
 import pytest
-from lm_eval.api.instance import Instance
 
+from helpers.instances import make_instance
 from lm_eval_aft import bundled
 from lm_eval_aft.bundled import arith, choose_checkpoint, locate
 from lm_eval_aft.core.engine import HostArgs
@@ -49,7 +49,7 @@ def test_they_are_small_and_safe():
 def ask(model: AFTLM, task: str, problems: list[arith.Problem]) -> list[str]:
     args = {"until": [], "max_gen_toks": 24, "do_sample": False}
     requests = [
-        Instance(
+        make_instance(
             "generate_until",
             {"question": problem.question},
             (model.apply_chat_template([{"role": "user", "content": problem.question}]), args),

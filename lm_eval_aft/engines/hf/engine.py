@@ -28,7 +28,7 @@ from lm_eval_aft.engines.hf.batching import Group, cut_batches, left_pad
 from lm_eval_aft.engines.hf.beam_search import beam_search
 from lm_eval_aft.engines.hf.choice_scoring import SharedPromptScorer
 from lm_eval_aft.engines.hf.forward import RowCache, rope_changes
-from lm_eval_aft.engines.hf.loading import HFArgs, load_failure, load_lm
+from lm_eval_aft.engines.hf.loading import HFArgs, HFProcesses, load_failure, load_lm
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory, measured_tokens
 from lm_eval_aft.engines.hf.sampling import RowSampler, refuse_damaged
 from lm_eval_aft.engines.hf.self_check import SAMPLE, find_forward
@@ -69,7 +69,7 @@ class HFEngine:
         self.shape = model_shape(self.model)
         self._embedding_rows = embedding_rows(self.model)
         self.device: torch.device = lm.device
-        self.processes: Processes = lm
+        self.processes: Processes = HFProcesses(lm)
         self.stop_ids = self._find_stop_ids()
         tokens = args.batch_tokens or measured_tokens(self.model, self.device)
         self.limits = BatchLimits(tokens, args.batch_prompts)

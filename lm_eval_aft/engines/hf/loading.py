@@ -218,6 +218,41 @@ def _share_requests(lm: HFLM) -> None:
         lm._rank, lm._world_size = accelerator.process_index, accelerator.num_processes
 
 
+class HFProcesses:
+    """The processes of a loaded HFLM. Its methods for them differ between versions of lm-eval."""
+
+    def __init__(self, lm: HFLM) -> None:
+        """Take a loaded HFLM."""
+        self._lm = lm
+
+    @property
+    def rank(self) -> int:
+        """See ``Processes.rank``."""
+        return int(self._lm.rank)
+
+    @property
+    def world_size(self) -> int:
+        """See ``Processes.world_size``."""
+        return int(self._lm.world_size)
+
+    def all_gather(self, tensor: Any) -> Any:
+        """See ``Processes.all_gather``."""
+        return self._lm.accelerator.gather(tensor) if self.world_size > 1 else tensor
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """See ``Processes.gather_object``."""
+        if self.world_size == 1:
+            return [obj]
+        objects = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, objects, dst)
+        return objects
+
+    def barrier(self) -> None:
+        """See ``Processes.barrier``."""
+        if self.world_size > 1:
+            self._lm.accelerator.wait_for_everyone()
+
+
 def _warn_of_ignored_settings(model: Any, loader: Mapping[str, Any]) -> None:
     """Warn of settings that ``--model hf`` applies and our decode loop does not."""
     settings = {name: getattr(model.generation_config, name, None) for name in IGNORED_SETTINGS}
