@@ -8,7 +8,8 @@ The files in ``tests/fixtures/version_0_1_0`` were written at commit 330ae10 wit
 (``sft``: ``pretrained=bundled:sft,layers=0``; ``adapter``: ``--limit 4``, ``pretrained=bundled:base,peft=whole,k=2,
 layers=1``) and by ``aft train aft`` with the settings in ``run.json``. ``half`` was killed after the checkpoint of
 step 2 of 4. ``expected`` holds what ``aft report``, ``compare``, ``votes`` and ``diagnose`` printed then,
-except that k is 1 for a run with layers=0, and that FLOPs have a prefix.
+except that k is 1 for a run with layers=0, that FLOPs have a prefix,
+and that the label names the adapter.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from lm_eval_aft.storage.results import Conditions, EvalRun, Score
 SAMPLING = ("temperature", "top_p", "top_k", "do_sample", "max_gen_toks", "until")
 # Metrics that are 0 or 1 for each question.
 RIGHT_OR_WRONG = ("exact_match", "exact", "acc")
+# Engine arguments that name an adapter.
+ADAPTERS = ("peft", "lora_local_path")
 PROMPTS = {
     "chat": "a chat prompt",
     "bare": "a bare prompt",
@@ -130,7 +132,7 @@ def labels(runs: Sequence[EvalRun]) -> tuple[str, ...]:
 
 
 def _label(run: EvalRun) -> str:
-    name = Path(run.model).name or run.model
+    name = (Path(run.model).name or run.model) + _adapter(run)
     if not run.settings:
         return f"{name}, --model {run.config.get('model', '?')}"
     system = _system(str(run.settings.get("strategy", "aggregate")), run.k, run.layers)
@@ -139,6 +141,13 @@ def _label(run: EvalRun) -> str:
     if run.settings.get("scored_without_aggregation") and not run.answers:
         return f"{name} scored at once"
     return f"{name} {system}"
+
+
+def _adapter(run: EvalRun) -> str:
+    """The name of the adapter on the model, after a plus sign; empty if there is none."""
+    model_args = run.config.get("model_args")
+    given = (model_args.get(name) for name in ADAPTERS) if isinstance(model_args, Mapping) else ()
+    return next((f"+{Path(str(value)).name}" for value in given if value), "")
 
 
 def _system(strategy: str, k: int | None, layers: int | None) -> str:

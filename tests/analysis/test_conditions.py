@@ -28,3 +28,13 @@ from lm_eval_aft.storage.results import EvalRun
 def test_a_label_says_how_a_run_made_its_answers(strategy: str, k: int, layers: int, label: str):
     settings = {"strategy": strategy, "k": k, "layers": layers}
     assert labels([EvalRun(Path("results_1.json"), "some/m", settings, (), None)]) == (label,)
+
+
+@pytest.mark.parametrize("name", ["peft", "lora_local_path"])
+def test_a_label_names_the_adapter(name: str):
+    settings = {"strategy": "aggregate", "k": 5, "layers": 2}
+    runs = [
+        EvalRun(Path(f"results_{adapter}.json"), "some/m", settings, (), None, {"model_args": {name: f"out/{adapter}"}})
+        for adapter in ("sft", "aft")
+    ]
+    assert labels(runs) == ("m+sft (5, 2)", "m+aft (5, 2)")
