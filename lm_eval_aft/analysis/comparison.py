@@ -212,7 +212,7 @@ def _named_entry(entries: Sequence[RunEntry], baseline: Path) -> RunEntry:
     if len(named) != 1:
         paths = ", ".join(str(entry.run.path) for entry in (named or entries)[:4])
         raise ConfigError(
-            f"--baseline {baseline} names {len(named)} of these runs and must name one; give one of {paths}."
+            f"--baseline {baseline} matches {len(named)} of these runs and must match one: give one of {paths}."
         )
     return named[0]
 

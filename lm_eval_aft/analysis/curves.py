@@ -109,7 +109,10 @@ def curves(
     """
     runs = drawable_runs(finished_runs(entries))
     if not runs:
-        raise RecordError(f"{_paths(entries)}: no run aggregates or gives a single answer: add --frontier for others.")
+        raise RecordError(
+            f"{_paths(entries)}: no run aggregates or gives a single answer, so there is no curve: add "
+            "--frontier for other strategies."
+        )
     families = list(dict.fromkeys(_family(entry.run.settings or {}) for entry in runs))
     groups: dict[tuple[str, str, str, int], list[tuple[RunEntry, Score]]] = {}
     for entry in runs:

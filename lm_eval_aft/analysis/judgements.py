@@ -143,8 +143,8 @@ def stored_model(entry: RunEntry, task: str) -> JudgedModel:
     if stored is None:
         benchmark = task.rpartition("::")[2].removeprefix("aft_")
         raise UnusableScores(
-            f"{task}: {entry.label} is not judged, or its judgements are not beside it, so there is no comparison: aft "
-            f"judge {benchmark} {entry.run.path} judges it."
+            f"{task}: {entry.label} is not judged, or its judgements are not beside it: run aft judge "
+            f"{benchmark} {entry.run.path}."
         )
     models = read_judged_models(stored.judgements)
     return next((model for model in models if stored.judge in model.setting), models[0])

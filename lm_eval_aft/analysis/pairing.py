@@ -158,8 +158,9 @@ def pair_group(baseline: RunEntry, other: RunEntry, score: Score, common: bool =
     apart = sorted(set(ours) ^ set(theirs))
     if (apart and not common) or not tasks:
         raise RecordError(
-            f"{score.task} has other tasks with {score.metric},{score.filter} in {baseline.run.path} than in "
-            f"{other.run.path} ({', '.join(apart[:SHOWN_IDS])}): give --common to compare the {len(tasks)} of both."
+            f"{score.task} has different tasks with {score.metric},{score.filter} in {baseline.run.path} "
+            f"and in {other.run.path} ({', '.join(apart[:SHOWN_IDS])}): give --common to compare the "
+            f"{len(tasks)} that both have."
         )
     parts = [pair_scores(baseline, other, task, score.metric, score.filter, common) for task in tasks]
     # Two tasks may hold the same document.

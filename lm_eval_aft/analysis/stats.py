@@ -635,7 +635,7 @@ def _critical(level: float) -> float:
         ConfigError: ``level`` is not between 0 and 1.
     """
     if not 0 < level < 1:
-        raise ConfigError(f"level is a confidence between 0 and 1, such as 0.95; given was {level!r}.")
+        raise ConfigError(f"level={level!r} is not allowed: give a confidence between 0 and 1, such as 0.95.")
     return NormalDist().inv_cdf((1 + level) / 2)
 
 

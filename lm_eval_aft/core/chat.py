@@ -156,8 +156,8 @@ class TokenizerRenderer:
             return
         if name is not None and name not in templates:
             raise ConfigError(
-                f"--apply_chat_template {name} is not a chat template of this tokenizer: it has "
-                f"{', '.join(sorted(templates))}."
+                f"--apply_chat_template {name} is not a chat template of this tokenizer: give one of "
+                f"{', '.join(sorted(templates))}, or no name."
             )
         self.template_args.pop("chat_template", None)
         if name is not None or self._date is not None:

@@ -253,6 +253,7 @@ def _checked(fitted: Fitted, budget: int) -> Fitted:
         return fitted
     question = next((m.content for m in reversed(prompt.chat.messages) if m.role == "user"), "")
     raise PromptTooLong(
-        f"the question {question[:60]!r}... needs {prompt.prompt_tokens} prompt tokens but {max(budget, 0)} are left "
-        "beside the tokens to generate: lower max_gen_toks or draft_max_tokens, or use a model with a longer context."
+        f"the question {question[:60]!r}... needs {prompt.prompt_tokens} prompt tokens, and the context "
+        f"has room for {max(budget, 0)}: lower max_gen_toks or draft_max_tokens, or use a model with a "
+        "longer context."
     )

@@ -44,7 +44,7 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
                 last = match
     except (OutOfTime, RecursionError, MemoryError) as error:
         raise ConfigError(
-            f"the regular expression {pattern.pattern[:100]!r} cannot be searched in a text of {len(text):,} "
-            f"characters ({error or type(error).__name__}): give one without repeats inside repeats."
+            f"the regular expression {pattern.pattern[:100]!r} cannot be searched in a text of "
+            f"{len(text):,} characters ({error or type(error).__name__}): give one without nested repeats."
         ) from error
     return last

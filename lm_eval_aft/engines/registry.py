@@ -52,8 +52,8 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
         raise ConfigError(f"engine={name} is unknown: {hint}")
     if name in SINGLE_PROCESS and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ConfigError(
-            f"engine={name} runs in one process and {processes} were started, each of which would do everything: leave "
-            "the launcher out, and use tensor_parallel_size= (vllm) or concurrency= (api)."
+            f"engine={name} runs in one process, and {processes} were started: start it without a "
+            "launcher, and use tensor_parallel_size= (vllm) or concurrency= (api)."
         )
     refuse_secrets(engine_args, "--model_args")
     module, _, attribute = ENGINES[name].partition(":")

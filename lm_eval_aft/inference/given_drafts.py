@@ -54,7 +54,8 @@ class GivenDrafts:
         drafts = self._drafts.get((question.chat.identity, question.repeat), ())
         if len(drafts) < k:
             raise RecordError(
-                f"drafts_from={self.folder} has {len(drafts)} drafts of document {question.doc_id} of {question.task} "
-                f"and k={k} are needed: run it with as many, on the same prompts and --limit."
+                f"drafts_from={self.folder} has {len(drafts)} drafts of document {question.doc_id} of "
+                f"{question.task}, and k={k} needs {k}: make its traces with k={k} or more on the same "
+                "prompts and --limit, or lower k."
             )
         return tuple(replace(draft, reused=True, elapsed_s=0.0) for draft in drafts[:k])

@@ -470,8 +470,9 @@ class StoredDocuments:
         """
         if question.doc_hash not in self._documents:
             raise RecordError(
-                f"document {question.doc_id} of {question.task} is not in the task's data: the data or the task has "
-                "changed since the run, so give the task of then with --include_path."
+                f"document {question.doc_id} of {question.task} is not in the task's data, so the data or "
+                "the task has changed since the run: give the earlier version of the task with "
+                "--include_path."
             )
         return self._documents[question.doc_hash]
 

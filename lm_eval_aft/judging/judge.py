@@ -227,8 +227,8 @@ class Judge:
         if self.max_calls is not None and self.calls_made + needed > self.max_calls:
             made = f"{self.calls_made} were made and " if self.calls_made else ""
             raise JudgeError(
-                f"--max-judge-calls={self.max_calls} does not suffice: {made}{needed} more are needed ({kept} are kept "
-                "from before): raise it, or judge less."
+                f"--max-judge-calls={self.max_calls} is too low: {made}{needed} more are needed ({kept} "
+                "are kept from before): raise it, or judge less."
             )
 
     def _replies(self, kept: Mapping[str, str], missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply]]:

@@ -48,7 +48,9 @@ class NamedJudge:
         if not model and not base_url:
             return None
         if not model or not base_url:
-            raise ConfigError("--metadata names half a judge: give both judge_model=NAME and judge_base_url=URL.")
+            raise ConfigError(
+                "--metadata names only a part of a judge: give both judge_model=NAME and judge_base_url=URL."
+            )
         if not record:
             raise ConfigError(
                 "a run that is judged must keep its answers and judgements: give record=DIR in --model_args."

@@ -256,7 +256,7 @@ class Sample:
             have = ", ".join(self.metrics) or "none"
             where = f" in {self.file}" if self.file else ""
             raise RecordError(
-                f"{metric} of {self.key.task} is not one number a question{where}; its metrics are: {have}."
+                f"{metric} of {self.key.task} is not one number per question{where}: its metrics are {have}."
             )
         return float(value)
 

@@ -411,7 +411,7 @@ def test_a_baseline_that_is_none_of_the_runs(tmp_path: Path):
         aft, ["report", str(tmp_path / "a"), "--html", str(tmp_path / "p.html"), "--baseline", str(tmp_path / "x")]
     )
     assert isinstance(done.exception, ConfigError)
-    assert "names 0 of these runs" in str(done.exception)
+    assert "matches 0 of these runs" in str(done.exception)
     with pytest.raises(AFTError, match="--baseline is for --html"):
         CliRunner().invoke(aft, ["report", str(tmp_path / "a"), "--baseline", str(tmp_path)], catch_exceptions=False)
 

@@ -133,7 +133,7 @@ class TestMemory:
 
         monkeypatch.setattr(tiny_engine.model, "forward", never)
         monkeypatch.setattr(tiny_engine.limits, "tokens", 4000)
-        with pytest.raises(EngineError, match="does not fit the memory"):
+        with pytest.raises(EngineError, match="does not fit into the memory"):
             ids(tiny_engine, ask(tiny_engine))
 
     def test_one_sequence_that_is_left_of_many_is_tried_alone(self, tiny_engine, monkeypatch):

@@ -212,7 +212,7 @@ class TestGivenDrafts:
     def test_a_question_it_has_not_asked_and_too_few_drafts(self, tmp_path):
         given_drafts = GivenDrafts.read(self.write(tmp_path, run([make_question("q")], 3, 1)))
         for question, k in ((make_question("other"), 3), (make_question("q"), 4)):
-            with pytest.raises(RecordError, match=rf"drafts of document 0 of t and k={k} are needed"):
+            with pytest.raises(RecordError, match=rf"drafts of document 0 of t, and k={k} needs {k}"):
                 given_drafts.of(question, k)
 
     @pytest.mark.parametrize("changes", [{"model": "another"}, {"draft_max_tokens": 9}, {"template": {"sha256": "f"}}])

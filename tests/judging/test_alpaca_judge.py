@@ -177,7 +177,7 @@ class TestTrouble:
         assert set(seen.values()) == {2}
 
     def test_more_calls_than_allowed_are_refused_before_the_first(self, judge, server):
-        with pytest.raises(JudgeError, match="--max-judge-calls=39 does not suffice"):
+        with pytest.raises(JudgeError, match="--max-judge-calls=39 is too low"):
             judge("--max-judge-calls", "39")
         assert server.calls == []
 

@@ -249,7 +249,7 @@ class TestCost:
         assert "--price" not in estimate.sentence(3.0, None)
 
     def test_more_calls_than_allowed_are_refused_before_one_is_made(self, server, tmp_path):
-        with pytest.raises(JudgeError, match=r"--max-judge-calls=4 does not suffice: 5 more are needed"):
+        with pytest.raises(JudgeError, match=r"--max-judge-calls=4 is too low: 5 more are needed"):
             ask(server, calls(5), tmp_path / "c", max_calls=4)
         assert server.calls == []
         ask(server, calls(4), tmp_path / "c", max_calls=4)

@@ -280,7 +280,7 @@ class TestFiles:
         answer_set = make_answers(tmp_path)
         file = write_answers(tmp_path, "m", answer_set.questions, answer_set.answers).rename(tmp_path / "alone.jsonl")
         (tmp_path / "question.jsonl").rename(tmp_path / "q.jsonl")
-        with pytest.raises(RecordError, match=r"cannot be had from the hub: give .* --questions FILE"):
+        with pytest.raises(RecordError, match=r"cannot be downloaded: give .* --questions FILE"):
             find_answers(file, None)
         assert find_answers(file, tmp_path / "q.jsonl").answers == answer_set.answers
 
@@ -443,7 +443,7 @@ class TestJudging:
 
     def test_the_estimate_comes_first_and_the_bound_is_kept(self, server, tmp_path):
         notices: list[str] = []
-        with pytest.raises(JudgeError, match="--max-judge-calls=15 does not suffice"):
+        with pytest.raises(JudgeError, match="--max-judge-calls=15 is too low"):
             judged(
                 server, make_answers(tmp_path), RatingOptions(price_in=1.0, price_out=2.0), notices.append, max_calls=15
             )

@@ -78,7 +78,7 @@ def test_a_judged_run_beside_an_unjudged_one(server: FakeJudge, tmp_path: Path):
     page = tmp_path / "page.html"
     command("report", judged, plain, "--html", page)
     assert "aft-v1_score" in page.read_text()
-    with pytest.raises(RecordError, match=r"plain .* is not judged, .* aft judge mt_bench .* judges it"):
+    with pytest.raises(RecordError, match=r"plain .* is not judged, .*run aft judge mt_bench"):
         compare_entries(*read_sides(judged, [plain], None))
 
 

@@ -174,7 +174,7 @@ def test_samples_are_keyed_and_scored(tmp_path: Path):
     ]
     assert [row.score("acc") for row in rows] == [1.0, 0.0, 1.0]
     assert (rows[1].target, rows[0].resps, rows[0].filtered) == ("5", ("so 18",), ("18",))
-    with pytest.raises(RecordError, match=r"f1 of t is not one number a question in .*; its metrics are: acc"):
+    with pytest.raises(RecordError, match=r"f1 of t is not one number per question in .*: its metrics are acc"):
         rows[0].score("f1")
 
 

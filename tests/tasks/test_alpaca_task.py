@@ -187,7 +187,7 @@ def test_predict_only_writes_the_answers_and_calls_no_judge(run, named, server, 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"judge_base_url": ""}, ConfigError, "names half a judge"),
+        ({"judge_base_url": ""}, ConfigError, "names only a part of a judge"),
         ({"alpaca_reference": "/nowhere.json"}, RecordError, "nowhere.json cannot be read"),
         ({"alpaca_difficulty": "/nowhere"}, JudgeError, "holds 0 files df_gamed"),
         ({"generator": "base"}, RecordError, "both called base"),

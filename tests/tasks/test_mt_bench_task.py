@@ -150,7 +150,7 @@ def test_predict_only_never_calls_a_judge(server, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"judge_model": "m"}, "names half a judge"),
+        ({"judge_model": "m"}, "names only a part of a judge"),
         ({"judge_api_key": "sk-zzz"}, "judge_api_key must not be given in --metadata"),
         ({"judge_model": "m", "judge_base_url": "nowhere"}, "is not an address"),
         ({"judge_model": "m", "judge_base_url": "http://h/v1", "mt_bench_repeats": 0}, "mt_bench_repeats=0"),

@@ -41,7 +41,9 @@ def test_stats(tmp_path):
     short = write(tmp_path / "short.jsonl", [{"question": "what  is 1 + 1 ?"}])
     output = aft_data("stats", source, "--against", short)
     assert "contamination         1 of 3 queries (first: row 2) and 0 targets" in output
-    with pytest.raises(ConfigError, match="has rows without a text 'prompt': name the key with --field"):
+    with pytest.raises(
+        ConfigError, match="has rows without the key 'prompt': name the key of the questions with --field"
+    ):
         aft_data("stats", source, "--against", against, "--field", "prompt")
     assert "drafts                0" in aft_data("stats", write(tmp_path / "q.jsonl", queries()))
     ignoring = [{"query": f"q{n}", "drafts": [f"alpha {n}"], "target": "zebra", "sft_target": "zebra"} for n in "ab"]

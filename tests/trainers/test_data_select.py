@@ -59,7 +59,7 @@ def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):
     assert all(row["right"] == [True, False] for row in rows)
     assert "3 of 4 rows kept" in output
     assert "mean share of right drafts in the file: 0.500" in output
-    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: ask for fewer"):
+    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: lower --k or --at-least"):
         aft_data("select", source, tmp_path / "t.jsonl", "--k", 9)
     with pytest.raises(ConfigError, match=r"row 1 of .* has no list of drafts"):
         aft_data("select", write(tmp_path / "q.jsonl", queries()), tmp_path / "t.jsonl")
@@ -205,7 +205,7 @@ def test_rows_with_few_drafts_can_be_left_out_and_nothing_else(tmp_path):
     assert "warning" not in output
     output = aft_data("select", source, tmp_path / "s.jsonl", "--k", 2)
     assert "warning: 3 rows have neither scores nor right: their first 2 drafts were kept" in output
-    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: ask for fewer"):
+    with pytest.raises(ConfigError, match=r"no row of .* has 9 drafts with text: lower --k or --at-least"):
         aft_data("select", source, tmp_path / "s.jsonl", "--at-least", 9)
 
 

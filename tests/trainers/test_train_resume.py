@@ -172,7 +172,7 @@ def test_a_run_resumes_in_as_many_processes_as_it_started_with(config, monkeypat
     run_until(monkeypatch, config, 3)
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ConfigError, match="was started with WORLD_SIZE=1, now it is 2: start as many"):
+        with pytest.raises(ConfigError, match="was started with WORLD_SIZE=1 and has 2 now: start 1 processes"):
             run_training("aft", config)
     run_training("aft", config)
     monkeypatch.setenv("WORLD_SIZE", "2")

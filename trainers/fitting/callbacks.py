@@ -93,8 +93,8 @@ class RunLog(TrainerCallback):
     def broken(self, what: str, step: int) -> EngineError:
         """The error that ends a run whose loss or weights are not finite."""
         return EngineError(
-            f"{what} by step {step}: give another output with a lower learning_rate, or with data without broken rows; "
-            f"whole checkpoints in {self.run.folder} are from before."
+            f"{what} by step {step}: train again with a lower learning_rate or with corrected data, into "
+            f"another output; the checkpoints in {self.run.folder} are from earlier steps."
         )
 
 

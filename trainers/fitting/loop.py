@@ -212,8 +212,9 @@ def _save(trainer: Trainer, run: TrainingRun, aft: CheckpointConfig, facts: Sequ
     unset_hf_deepspeed_config()
     if not list(run.folder.glob("*model*.safetensors")):
         raise EngineError(
-            f"no weights were written to {run.folder}, they are only in its checkpoints, as shards: let them be "
-            "gathered when a model is saved, and give the same command."
+            f"no weights were written to {run.folder}, since they are sharded in its checkpoints: "
+            "configure the launcher to gather weights when a model is saved, and give the same command "
+            "again."
         )
     if not run.config.lora_rank and run.config.save_dtype:
         model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=getattr(torch, run.config.save_dtype))

@@ -90,8 +90,8 @@ def _refuse_another(run: TrainingRun, state: dict[str, Any]) -> None:
             raise ConfigError(f"the run in {run.folder} was started with {change}: give another output.")
     if not run.finished and state["processes"] not in (None, run.processes):
         raise ConfigError(
-            f"the run in {run.folder} was started with WORLD_SIZE={state['processes']}, now it is {run.processes}: "
-            "start as many processes again, or give another output."
+            f"the run in {run.folder} was started with WORLD_SIZE={state['processes']} and has "
+            f"{run.processes} now: start {state['processes']} processes, or give another output."
         )
 
 

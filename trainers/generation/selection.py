@@ -60,7 +60,9 @@ def select_drafts(
         right_first = bool(verifier) and not reward_model
         rows = keep_matched(rows, others, k) if match else keep_best(rows, k, right_first=right_first)
     if not rows:
-        raise ConfigError(f"no row of {source} has {max(k or 0, at_least or 0)} drafts with text: ask for fewer.")
+        raise ConfigError(
+            f"no row of {source} has {max(k or 0, at_least or 0)} drafts with text: lower --k or --at-least."
+        )
     queries = {query_chat(row, "a row").identity for row in rows}
     matched = [row for row in others if query_chat(row, "a row").identity in queries]
     facts = [f"{len(rows)} of {len(every)} rows kept", *_means(rows, "the file"), *_means(matched, "--match")]
@@ -158,7 +160,7 @@ def keep_matched(rows: Sequence[DataRow], others: Sequence[DataRow], k: int) -> 
         nearest = min(sets, key=lambda chosen: abs(sum(scores[i] for i in chosen) / k - goal))
         kept.append(keep_drafts(row, nearest))
     if not kept:
-        raise ConfigError("the two files share no query with enough drafts: they must ask the same.")
+        raise ConfigError("the two files share no query with enough drafts: give two files of the same queries.")
     return kept
 
 

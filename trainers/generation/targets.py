@@ -62,7 +62,7 @@ def aggregate(
         AFTError: If an option, a row or a model is wrong, or no target can be used.
     """
     if verifier is None and (mixed or wrong in ("retry", "repair")):
-        raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier: nothing else says what is right.")
+        raise ConfigError("--mixed, --wrong retry and --wrong repair need --verifier, which says what is right.")
     verify = load_verifier(verifier, gold) if verifier else None
     every = read_drafted_rows(source)
     wanted = sum(min(sets, comb(len(row["drafts"]), k)) for k in ks for row in every)

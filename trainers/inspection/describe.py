@@ -45,7 +45,9 @@ def describe(
         questions = [row.get(field) for row in read_jsonl(against, strict=True)]
         texts = [question for question in questions if isinstance(question, str)]
         if len(texts) < len(questions):
-            raise ConfigError(f"{against} has rows without a text {field!r}: name the key with --field.")
+            raise ConfigError(
+                f"{against} has rows without the key {field!r}: name the key of the questions with --field."
+            )
         lines.append(_contamination(rows, texts, words))
     return [*lines, f"sha256                {file_digest(source)}"]
 

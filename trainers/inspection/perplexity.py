@@ -104,7 +104,10 @@ def _fitting(
         kept.append((sample, sft_target))
         cut += was_cut
     if not kept:
-        raise ConfigError(f"none of the {len(samples)} rows fits the model's {encoder.max_length} tokens.")
+        raise ConfigError(
+            f"none of the {len(samples)} rows fits the model's {encoder.max_length} tokens: shorten the rows, "
+            "or use a model with a longer context."
+        )
     return kept, cut
 
 

@@ -48,7 +48,7 @@ def leaderboard(entries: Sequence[RunEntry], every: bool = False, members: bool 
     measures = _measures(runs, every, members)
     if not measures:
         files = ", ".join(str(run.path) for run in runs)
-        raise RecordError(f"no score in {files}: were they made with --predict_only?")
+        raise RecordError(f"no score in {files}: run lm_eval without --predict_only.")
     units = {measure: _unit(runs, measure) for measure in measures}
     columns = (
         Column("model", "model"),

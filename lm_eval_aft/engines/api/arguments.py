@@ -100,7 +100,7 @@ def _model(args: Mapping[str, Any]) -> str:
     """The server's name of the model, from ``model=`` or ``pretrained=``."""
     names = {str(args[name]) for name in ("model", "pretrained") if name in args}
     if not names:
-        raise ConfigError("model is missing: give the name by which the server knows it.")
+        raise ConfigError("model is missing: give the server's name of the model.")
     if len(names) > 1:
         raise ConfigError(f"model={args['model']} and pretrained={args['pretrained']} differ: give only one of them.")
     return str(text("model", names.pop()))
@@ -111,8 +111,8 @@ def _seed_field(args: Mapping[str, Any]) -> str:
     name = str(text("seed_field", args.get("seed_field", SEED_FIELD)))
     if not re.fullmatch(r"[A-Za-z_][\w.-]{0,99}", name) or name in (OUR_FIELDS | set(VLLM_NEUTRAL)) - {SEED_FIELD}:
         raise ConfigError(
-            f"seed_field={public_word(name)} is not allowed: give the name by which the server knows the seed of a "
-            f"call; the default is {SEED_FIELD}."
+            f"seed_field={public_word(name)} is not allowed: give the server's name of the seed of a call; "
+            f"the default is {SEED_FIELD}."
         )
     return name
 

@@ -79,8 +79,8 @@ class ChatClient:
         self.base_url = _checked_url(base_url)
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise ConfigError(
-                f"timeout_s={timeout_s:g} is not allowed: a reply may take more than 0 and at most "
-                f"{MAX_TIMEOUT_S:,.0f} seconds."
+                f"timeout_s={timeout_s:g} is not allowed: give a number of seconds above 0 and up to "
+                f"{MAX_TIMEOUT_S:,.0f}."
             )
         self.timeout_s, self.max_retries = timeout_s, max_retries
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
@@ -262,8 +262,9 @@ def _checked_url(base_url: str) -> str:
         ) from None
     if "@" in parts.netloc or any(sign in base_url for sign in "?#;") or _holds_key(base_url, parts.path):
         raise ConfigError(
-            "base_url must hold neither a user, a password, a query, a fragment nor a key, as it is written into "
-            f"result files: the key comes from the environment variable {KEY_VARIABLE}."
+            "base_url holds a user, a password, a query, a fragment or a key, and it is written into "
+            "result files: give the bare address, and set the key in the environment variable "
+            f"{KEY_VARIABLE}."
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
         address = public("base_url", base_url)

@@ -84,8 +84,8 @@ class APIEngine:
         if name is None:
             return
         raise ConfigError(
-            f"--apply_chat_template {name} names a chat template, and with engine=api the server renders its own: "
-            "leave the name out, and start the server with that template."
+            f"--apply_chat_template {name} has no effect with engine=api, since the server renders the "
+            "chat template: leave the name out, and start the server with that template."
         )
 
     def model_info(self) -> dict[str, Any]:

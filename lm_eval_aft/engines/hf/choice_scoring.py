@@ -108,8 +108,8 @@ class SharedPromptScorer(LMScorer):
             if len(prompts) > 1:
                 return None
             raise EngineError(
-                f"one question of {len(prompts[0])} tokens with {len(choices[0])} choices does not fit the memory of "
-                f"{self.lm.device}: use a smaller dtype, fewer drafts or more devices."
+                f"one question of {len(prompts[0])} tokens with {len(choices[0])} choices does not fit "
+                f"into the memory of {self.lm.device}: use a smaller dtype, fewer drafts or more devices."
             ) from error
 
     def _score_batch(self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]]) -> list[list[Score]]:

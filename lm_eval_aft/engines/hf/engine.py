@@ -134,8 +134,8 @@ class HFEngine:
                     raise
                 if sum(len(group.positions) for group in batch) == 1:
                     raise EngineError(
-                        f"one sequence of {_longest(requests, left)} tokens does not fit the memory of "
-                        f"{self.device}: lower max_gen_toks, or use a smaller dtype or more devices."
+                        f"one sequence of {_longest(requests, left)} tokens does not fit into the memory "
+                        f"of {self.device}: lower max_gen_toks, or use a smaller dtype or more devices."
                     ) from error
             if left:
                 self.limits.lower(_longest(requests, left) * len(left) // 2)

