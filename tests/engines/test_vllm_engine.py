@@ -109,9 +109,7 @@ class TestArguments:
             self.check(pretrained=locate("bundled:aft"))
 
     def test_a_device_of_ones_own_choice(self):
-        with pytest.raises(
-            ConfigError, match=r"--device cuda:1 has no effect .* set CUDA_VISIBLE_DEVICES=1 instead"
-        ):
+        with pytest.raises(ConfigError, match=r"--device cuda:1 has no effect .* set CUDA_VISIBLE_DEVICES=1 instead"):
             self.check(HostArgs(1, None, "cuda:1"))
 
     def test_no_device_at_all(self, monkeypatch):

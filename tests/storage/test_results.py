@@ -242,7 +242,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
 
 def test_what_is_missing_says_how_to_get_it(tmp_path: Path):
     for read in (read_run, read_runs):
-        with pytest.raises(RecordError, match=r"there is no results_\*\.json in .*--output_path"):
+        with pytest.raises(RecordError, match=r"nowhere does not exist: .*--output_path"):
             read(tmp_path / "nowhere")
     with pytest.raises(RecordError, match="--log_samples"):
         read_samples(read_run(write(tmp_path, results())), "t")
