@@ -217,7 +217,7 @@ def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Scor
     """The figure with the vote of the most drafts, if there is one that can be compared with the score."""
     of_family = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
     measure = score.metric + (f", {score.filter}" if score.filter != "none" else "")
-    drafted = [each for each in of_family if each.layers > 0 and each.extraction]
+    drafted = [each for each in of_family if each.layers > 0 and each.extraction and not each.drafter]
     drafted = [each for each in drafted if votable(score) or each.measure == measure]
     if not drafted:
         return figure

@@ -163,6 +163,8 @@ def test_votes_over_given_drafts_name_the_model_that_wrote_them(tmp_path: Path):
     assert own.points[0].flops is not None
     assert (read.drafter, read.points[0].flops) == ("other/writer", None)
     assert "own, k=3, layers=1, drafts of other/writer: 2 questions" in vote_table(read).title
+    (diagnosis,) = diagnose_traces(given, [])
+    assert "The drafts are those of other/writer" in panel_text(diagnostics_panel(diagnosis.diagnostics))
 
 
 def test_the_baselines_traces_are_found_beside_it_under_any_name(tmp_path: Path):

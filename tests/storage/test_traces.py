@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from helpers.made_runs import make_run
-from helpers.made_traces import SETTINGS
+from helpers.made_traces import SETTINGS, trace_of_texts
 from helpers.made_traces import trace_of_tokens as trace
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
+from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write
-from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
 
 
@@ -86,3 +88,29 @@ def test_what_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mo
         write_traces(str(tmp_path), SETTINGS, [trace()])
     assert list(tmp_path.iterdir()) == [file]
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "grades",
+    [
+        [[]],
+        [[], 7],
+        [[7], []],
+        [[{"filter": "none", "metrics": []}], []],
+        [[{"filter": "none", "metrics": {"acc": "1"}}], []],
+        [[{"filter": "none", "metrics": {"acc": 1e999}}], []],
+        [[{"filter": 1, "metrics": {}}], []],
+        [[{"filter": "none", "answer": 7}], []],
+        [[{"filter": "none", "more": 7}], []],
+    ],
+)
+def test_grades_of_another_shape_are_refused_in_one_sentence(tmp_path: Path, grades: list):
+    row = json.loads(trace_of_texts(["a"], ["b"]).to_json())
+    (tmp_path / "t.jsonl").write_text(json.dumps({**row, "grades": grades}))
+    with pytest.raises(RecordError, match=r"t\.jsonl line 1 is not a trace"):
+        list(read_traces(tmp_path))
+    (tmp_path / "t.jsonl").write_text(json.dumps(row | {"grades": [[{"filter": "none", "metrics": {"acc": 1}}], []]}))
+    (trace,) = read_traces(tmp_path)
+    assert trace.grades == ((Grade("none", {"acc": 1}),), ())
+    (tmp_path / "t.jsonl").write_text(trace.to_json())
+    assert list(read_traces(tmp_path)) == [trace]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lm_eval_aft.analysis.report.tables import (
     render,
 )
 from lm_eval_aft.analysis.stats import Interval
+from lm_eval_aft.analysis.votes import drafter_of
 from lm_eval_aft.core.terminal import message
 
 INTERVAL = ("low", "high")
@@ -65,6 +67,9 @@ def diagnostics_panel(diagnostics: Diagnostics, run: str = "") -> DiagnosticsPan
 def _remarks(diagnostics: Diagnostics) -> Iterator[str]:
     d = diagnostics
     yield _marked(d)
+    settings = json.loads(d.settings)
+    if (drafter := drafter_of(settings)) is not settings:
+        yield f"The drafts are those of {drafter.get('model')}, which drafts_from= gave."
     if cut := d.cuts.sentence():
         yield f"{cut[0].upper()}{cut[1:]}."
     if d.scored:
