@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_eval_aft.analysis.conditions import primary_score
+from lm_eval_aft.analysis.conditions import primary_score, unusual_conditions
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes, drafter_of
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.storage.results import Score
+from lm_eval_aft.storage.results import EvalRun, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,16 @@ class FrontierPoint:
         label: Model and settings, as in reports.
         cost: Generated tokens or FLOPs, a question.
         score: With its interval.
+        name: What the point is beside the others of its model, such as "k=5, layers=2", for figures.
+        drafts: Number of drafts of a vote; 0 if the point is a run.
     """
 
     model: str
     label: str
     cost: float
     score: Interval
+    name: str = ""
+    drafts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,30 @@ def frontiers(
     results = []
     for task in tasks:
         rows = [(entry, intervals[task]) for entry, intervals in scored if task in intervals]
+        runs = [entry.run for entry, _ in rows]
         names = _names([entry.run.model for entry, _ in rows])
         points = [
-            FrontierPoint(names[entry.run.model], entry.label, _cost(entry, task, kind), score) for entry, score in rows
+            FrontierPoint(
+                names[entry.run.model], entry.label, _cost(entry, task, kind), score, _name(entry.run, runs, task)
+            )
+            for entry, score in rows
         ]
         points += [point for model, name in names.items() for point in _vote_points(task, model, name, votes, kind)]
         score = primary_score(rows[0][0].run, task)
-        results.append(_frontier(task, _measure(score), kind, score.higher_is_better, points))
+        results.append(make_frontier(task, _measure(score), kind, score.higher_is_better, points))
     return results
 
 
-def _frontier(task: str, measure: str, kind: Cost, higher: bool, points: Sequence[FrontierPoint]) -> Frontier:
+def make_frontier(task: str, measure: str, kind: Cost, higher: bool, points: Sequence[FrontierPoint]) -> Frontier:
+    """The frontier of some points.
+
+    Args:
+        task: Name of the task.
+        measure: Metric and filter.
+        kind: What a budget counts.
+        higher: Whether a higher score is better.
+        points: At least one.
+    """
     ordered = tuple(sorted(points, key=lambda point: (point.cost, -_merit(point, higher))))
     models = dict.fromkeys(point.model for point in ordered)
     best = {model: tuple(rising([p for p in ordered if p.model == model], higher)) for model in models}
@@ -143,6 +160,20 @@ def _names(models: Sequence[str]) -> dict[str, str]:
     return {model: name if list(last.values()).count(name) == 1 else model for model, name in last.items()}
 
 
+def _name(run: EvalRun, runs: Sequence[EvalRun], task: str) -> str:
+    """What a run is beside the others of its model, and why it is another test than most of the runs."""
+    k, layers = run.k or 0, run.layers or 0
+    names = {
+        "aggregate": f"k={k}, layers={layers}" if layers else "single answer",
+        "majority": f"majority vote of {k}",
+        "best_of_n": f"best of {k} by a reward model",
+        "refine": f"refined {layers} times",
+        "beam": f"{k} beams",
+    }
+    strategy = str((run.settings or {}).get("strategy", "aggregate"))
+    return ", ".join([names.get(strategy, strategy), *unusual_conditions(run, runs, task)])
+
+
 def _cost(entry: RunEntry, task: str, kind: Cost) -> float:
     cost = entry.cost_per_answer(task, kind)
     if cost is None:
@@ -165,4 +196,5 @@ def _vote_points(task: str, model: str, name: str, votes: Sequence[Votes], kind:
     for point in largest.points[1:]:
         cost = point.generated_tokens if kind == "tokens" else point.flops
         if cost and point.majority:
-            yield FrontierPoint(name, f"{name} vote of {point.n}", cost, point.majority)
+            short = f"vote of {point.n}"
+            yield FrontierPoint(name, f"{name} {short}", cost, point.majority, short, point.n)

@@ -23,7 +23,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "grade": Command("lm_eval_aft.cli.grade:grade", "Grade the drafts of stored runs by their task."),
     "judge": Command("lm_eval_aft.cli.judge:judge", "Let an LLM judge answers: MT-Bench, AlpacaEval."),
-    "plot": Command("lm_eval_aft.cli.plot:plot", "Draw scores against k, layers and cost."),
+    "plot": Command("lm_eval_aft.cli.plot:plot", "Draw scores at equal cost, or against k and layers."),
     "report": Command(
         "lm_eval_aft.cli.report:report",
         "Show scores and cost of runs: a table, a page, a model card.",

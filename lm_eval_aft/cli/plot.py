@@ -1,4 +1,4 @@
-"""``aft plot``: figures of score against k, layers and cost, of frontiers, and of training losses."""
+"""``aft plot``: figures of scores at equal cost, against k and layers, of frontiers, and of training losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lm_eval_aft.analysis.curves import Curves, curves, finished_runs, votes_of
 from lm_eval_aft.analysis.frontier import Frontier, frontiers
 from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.losses import read_losses
-from lm_eval_aft.analysis.report.figures import draw, draw_frontier, draw_losses
+from lm_eval_aft.analysis.report.figures import draw_costs, draw_curves, draw_frontier, draw_losses
 from lm_eval_aft.analysis.report.frontier_tables import frontier_table
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
 from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
@@ -41,9 +41,10 @@ from lm_eval_aft.storage.traces import read_traces
 @click.option(
     "--cost",
     type=click.Choice(["tokens", "flops"]),
-    help="Cost to draw. The default is flops if every run has them, else tokens.",
+    help="Cost to draw. The default is tokens. With --curves or --frontier it is flops if every run has them.",
 )
 @REGEX
+@click.option("--curves", "by_setting", is_flag=True, help="Draw scores against k, against layers and against cost.")
 @click.option("--frontier", is_flag=True, help="Draw and print the best score of each model at each cost.")
 @click.option("--format", "form", type=click.Choice(FORMS), help="Form of the table that --frontier prints.")
 @MEMBERS
@@ -54,14 +55,16 @@ def plot(
     png: Path | None,
     cost: Cost | None,
     regex: str | None,
+    by_setting: bool,
     frontier: bool,
     form: Form | None,
     members: bool,
     training: bool,
 ) -> None:
-    """Draw the scores of all runs below OUT against k, layers and cost.
+    """Draw the scores of all runs below OUT against the tokens that they generated.
 
-    There is a PNG for each task or group, metric and filter.
+    There is a figure for each task or group, as PNG and as SVG. It shows each run, and the majority vote of the drafts
+    in the traces. With --curves there is a figure for each metric and filter, of runs that differ in k and layers.
     """
     if form and not frontier:
         raise ConfigError(f"--format {form} is for the table that --frontier prints: add --frontier.")
@@ -71,10 +74,12 @@ def plot(
         return
     entries = read_entries(out, traces)
     votes = votes_of(entries, _drafted(out, traces), regex)
-    if frontier:
+    if by_setting:
+        _plot_curves(curves(entries, votes, members=members), cost, folder)
+    elif frontier:
         _plot_frontiers(_frontiers(finished_runs(entries), votes, cost, members), form or "text", folder)
     else:
-        _plot_curves(curves(entries, votes, members=members), cost, folder)
+        _plot_costs(_frontiers(finished_runs(entries), votes, cost or "tokens", members), folder)
 
 
 def _drafted(out: Sequence[Path], traces: Path | None) -> Iterator[Trace]:
@@ -97,7 +102,35 @@ def _plot_curves(figures: Sequence[Curves], cost: Cost | None, folder: Path) -> 
         note(message)
     for figure in figures:
         if not figure.single_point:
-            show(visible(str(draw(figure, cost, folder / f"{figure.name}.png"))))
+            _show_files(draw_curves(figure, cost, folder / f"{figure.name}.png"))
+
+
+def _plot_costs(drawn: Sequence[Frontier], folder: Path) -> None:
+    """Draw the costs of each task. A message names the tasks of a single point, which a table shows as well.
+
+    Raises:
+        RecordError: Every task has a single point.
+    """
+    single = [each for each in drawn if len({(point.cost, point.score) for point in each.points}) < 2]
+    if single:
+        names = ", ".join(each.task for each in single)
+        message = f"{names}: one point makes no figure: give a second run, or use aft report."
+        if len(single) == len(drawn):
+            raise RecordError(message)
+        note(message)
+    for each in drawn:
+        if each not in single:
+            _show_files(draw_costs(each, folder / f"{_stem(each, each.kind)}.png"))
+
+
+def _stem(drawn: Frontier, kind: str) -> str:
+    """The name of a figure's files."""
+    return file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{drawn.task}_{kind}"))
+
+
+def _show_files(files: Sequence[Path], *, err: bool = False) -> None:
+    for file in files:
+        show(visible(str(file)), err=err)
 
 
 def _plot_losses(out: Sequence[Path], folder: Path) -> None:
@@ -110,16 +143,15 @@ def _plot_losses(out: Sequence[Path], folder: Path) -> None:
     if all(len(curve.training) < 2 and len(curve.validation) < 2 for curve in logged):
         points = ", ".join(f"{each.name}: loss {each.training[0][1]:.4f}" for each in logged)
         raise RecordError(f"one logged step is no curve ({points}): train longer, or set log_every lower.")
-    show(visible(str(draw_losses(logged, folder / "training.png"))))
+    _show_files(draw_losses(logged, folder / "training.png"))
 
 
 def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None:
     """Print the frontier of each task, and draw it. CSV and JSON stand alone on stdout."""
     show(render([frontier_table(each) for each in drawn], form))
     for each in drawn:
-        name = file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{each.task}_frontier"))
-        figure = draw_frontier(each, folder / f"{name}.png")
-        show(visible(str(figure)), err=form in ("csv", "json"))
+        files = draw_frontier(each, folder / f"{_stem(each, 'frontier')}.png")
+        _show_files(files, err=form in ("csv", "json"))
 
 
 def _frontiers(entries: Sequence[RunEntry], votes: Sequence[Votes], cost: Cost | None, members: bool) -> list[Frontier]:

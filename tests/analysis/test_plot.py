@@ -1,14 +1,16 @@
-"""Figures from a folder of runs: their points and intervals, and the PNG files."""
+"""Figures from a folder of runs: their points and intervals, and the files."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -16,12 +18,13 @@ from click.testing import CliRunner
 from helpers.made_runs import two_tasks
 from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.curves import curves, votes_of
-from lm_eval_aft.analysis.frontier import Frontier, FrontierPoint, frontiers, rising
+from lm_eval_aft.analysis.frontier import Frontier, FrontierPoint, frontiers, make_frontier, rising
 from lm_eval_aft.analysis.losses import LossCurve, read_losses
+from lm_eval_aft.analysis.report.figures import PALETTE, draw_costs, draw_frontier
 from lm_eval_aft.analysis.report.frontier_tables import frontier_table
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.analysis.scores import score_interval
-from lm_eval_aft.analysis.stats import mean_interval
+from lm_eval_aft.analysis.stats import Interval, mean_interval
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
@@ -143,15 +146,121 @@ def test_a_score_that_is_no_mean_of_its_samples_keeps_lm_evals_error(tmp_path: P
     assert score_interval(entry, entry.run.scores[0]).method == "stderr"
 
 
-def test_the_command_writes_pngs_with_the_vote_beside_flexible_scores(out: Path, tmp_path: Path):
-    printed = plot(out, "--png", tmp_path / "new" / "folder").split()
+def test_curves_are_a_png_and_an_svg_for_each_metric_and_filter(out: Path, tmp_path: Path):
+    printed = plot(out, "--curves", "--png", tmp_path / "new" / "folder").split()
     assert [Path(line).name for line in printed] == [
-        "gsm8k_exact_match_strict-match.png",
-        "gsm8k_exact_match_flexible-extract.png",
+        f"gsm8k_exact_match_{name}.{form}" for name in FILTERS for form in ("png", "svg")
     ]
-    for line in printed:
-        assert Path(line).read_bytes().startswith(b"\x89PNG")
-        assert Path(line).stat().st_size > 20_000
+    for png, svg in (printed[:2], printed[2:]):
+        assert Path(png).read_bytes().startswith(b"\x89PNG")
+        assert Path(png).stat().st_size > 20_000
+        assert Path(svg).read_text(encoding="utf-8").startswith("<?xml")
+    texts = written(Path(printed[3]))
+    named = {"layers=1", "layers=2", "layers=3", "k=1", "k=3", "k=5", "single answer", "majority vote"}
+    assert {"k (drafts)", "layers (aggregation layers)", "majority vote of 5 drafts", *named} < set(texts)
+    assert "gsm8k, 60 questions: model; bars are 95% intervals" in texts
+    # Neither the paper's letters nor the name of a function.
+    assert not any("extract_" in text or "K=" in text or "L=" in text for text in texts)
+
+
+def written(svg: Path) -> list[str]:
+    """The texts of an SVG, in the order in which they were drawn."""
+    tree = ElementTree.parse(svg)
+    return ["".join(text.itertext()).strip() for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def markers(svg: Path, colour: str) -> list[tuple[float, float]]:
+    """Where the points of a colour are, from left to right, without the paler ends of bars and without the legend."""
+    root = ElementTree.parse(svg).getroot()
+    (legend,) = (group for group in root.iter() if group.get("id") == "legend_1")
+    names = "{http://www.w3.org/2000/svg}use"
+    uses = [use for use in root.iter(names) if use not in set(legend.iter(names))]
+    drawn = [use for use in uses if f"fill: {colour}" in use.get("style", "") and "opacity" not in use.get("style")]
+    return sorted((float(use.get("x")), float(use.get("y"))) for use in drawn)
+
+
+def interval(value: float) -> Interval:
+    return Interval(value, value - 0.05, value + 0.05, 0.95, "wilson", 400)
+
+
+def small_frontier() -> Frontier:
+    """Two models: SFT with a vote, and AFT."""
+    points = [
+        FrontierPoint("sft", "sft (1, 0)", 10, interval(0.4), "single answer"),
+        FrontierPoint("sft", "sft vote of 5", 50, interval(0.45), "vote of 5", 5),
+        FrontierPoint("sft", "sft vote of 10", 100, interval(0.5), "vote of 10", 10),
+        FrontierPoint("aft", "aft (5, 2)", 100, interval(0.7), "k=5, layers=2"),
+        FrontierPoint("aft", "aft (1, 1)", 20, interval(0.3), "k=1, layers=1"),
+    ]
+    return make_frontier("gsm8k", "exact_match", "tokens", True, points)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_figure_of_costs_names_each_point_beside_it(tmp_path: Path):
+    png, svg = draw_costs(small_frontier(), tmp_path / "f.png")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    texts = written(svg)
+    names = ["single answer", "vote of 5", "vote of 10", "k=1, layers=1", "k=5, layers=2"]
+    assert all(texts.count(name) == 1 for name in names), texts
+    assert {"sft", "aft", "majority vote of its drafts", "generated tokens a question (log scale)"} < set(texts)
+    assert "gsm8k: score and cost of each run; bars are 95% intervals" in texts
+    assert {"exact_match", "40%", "50%", "60%", "70%"} < set(texts)
+
+
+def test_the_figure_of_costs_places_points_by_the_logarithm_of_cost_and_by_score(tmp_path: Path):
+    _, svg = draw_costs(small_frontier(), tmp_path / "f.png")
+    # The first model is moved aside by less than a hundredth, the second one as far to the other side.
+    (x10, y40), (x50, y45), (x100, y50) = markers(svg, PALETTE[0])
+    assert (x50 - x10) / (x100 - x10) == pytest.approx(math.log(5) / math.log(10), abs=1e-3)
+    assert (y45 - y40) / (y50 - y40) == pytest.approx(0.5, abs=1e-3)
+    (x20, y30), (x100b, y70) = markers(svg, PALETTE[1])
+    assert (y30 - y70) / (y40 - y50) == pytest.approx(4, abs=1e-3)
+    assert (x100b - x20) / (x100 - x10) == pytest.approx(math.log(5) / math.log(10), abs=1e-3)
+
+
+def test_equal_figures_are_equal_files(tmp_path: Path):
+    first, second = (draw_costs(small_frontier(), tmp_path / name / "f.png") for name in "ab")
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+def test_a_figure_of_many_points_names_the_best_ones(tmp_path: Path):
+    points = [FrontierPoint("m", "", 10.0 * n, interval(0.5), f"k={n}, layers=1") for n in range(1, 40)]
+    best = FrontierPoint("m", "", 500, interval(0.9), "k=50, layers=1")
+    _, svg = draw_costs(make_frontier("t", "acc", "tokens", True, [*points, best]), tmp_path / "f.png")
+    assert {text for text in written(svg) if text.startswith("k=")} == {"k=1, layers=1", "k=50, layers=1"}
+
+
+def test_the_frontier_names_its_points_and_who_is_ahead(tmp_path: Path):
+    _, svg = draw_frontier(small_frontier(), tmp_path / "f.png")
+    texts = written(svg)
+    assert {"single answer", "vote of 10", "k=5, layers=2", "aft is ahead"} < set(texts)
+    assert "majority vote of its drafts" not in texts
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_default_is_the_figure_of_tokens(out: Path, tmp_path: Path):
+    printed = plot(out, "--png", tmp_path)
+    assert [Path(line).name for line in printed.split()] == ["gsm8k_tokens.png", "gsm8k_tokens.svg"]
+    texts = written(tmp_path / "gsm8k_tokens.svg")
+    settings = [f"k={k}, layers={layers}" for k in (1, 3, 5) for layers in (1, 2, 3)]
+    assert {"single answer", "vote of 5", "exact_match, flexible-extract", *settings} < set(texts)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_run_makes_no_figure_and_two_runs_make_one(tmp_path: Path):
+    run(tmp_path / "runs" / "a", 5, 1)
+    with pytest.raises(RecordError, match="gsm8k: one point makes no figure: give a second run, or use aft report"):
+        plot(tmp_path / "runs", "--png", tmp_path / "png")
+    assert not (tmp_path / "png").exists()
+    run(tmp_path / "runs" / "b", 1, 0, model="some/other", fingerprint="g")
+    assert "gsm8k_tokens.svg" in plot(tmp_path / "runs", "--png", tmp_path / "png")
+
+
+def test_a_run_of_other_questions_is_named_as_such(tmp_path: Path):
+    for name, layers, n in (("a", 1, 60), ("b", 2, 60), ("c", 3, 20)):
+        run(tmp_path / name, 3, layers, n=n)
+    plot(tmp_path)
+    assert "k=3, layers=3, 20 questions instead of 60" in written(tmp_path / "gsm8k_tokens.svg")
 
 
 def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: Path):
@@ -199,10 +308,10 @@ def test_runs_without_traces_and_flops_are_drawn_too(tmp_path: Path, caplog: pyt
     data["config"]["aft"]["usage"]["flops"] = None
     data["config"]["aft"]["model_shape"] = None
     (folder / "results_1.json").write_text(json.dumps(data))
-    plot(tmp_path)
+    plot(tmp_path, "--curves")
     assert "No line for the majority vote: there are no traces" in caplog.text
     with pytest.raises(ConfigError, match="use --cost tokens"):
-        plot(tmp_path, "--cost", "flops")
+        plot(tmp_path, "--curves", "--cost", "flops")
 
 
 def test_tasks_without_extraction_have_no_vote_unless_a_regex_is_given(tmp_path: Path):
@@ -230,7 +339,9 @@ def test_a_metric_outside_0_and_1_and_of_less_is_better(tmp_path: Path):
         (folder / "results_1.json").write_text(json.dumps(data))
     (figure,) = curves(read_entries([tmp_path]))
     assert (figure.higher_is_better, figure.measure, figure.points[0].score.method) == (False, "ppl", "none")
-    assert plot(tmp_path).splitlines()[-1].endswith("gsm8k_ppl_none.png")
+    assert plot(tmp_path, "--curves").splitlines()[-1].endswith("gsm8k_ppl_none.svg")
+    plot(tmp_path)
+    assert "ppl (lower is better)" in written(tmp_path / "gsm8k_tokens.svg")
 
 
 def test_other_models_alone_are_refused_and_so_is_an_empty_folder(tmp_path: Path):
@@ -275,7 +386,7 @@ def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
     assert [point.generated_tokens for point in strict.points] == [12, 24, 48]
     voted = CliRunner().invoke(aft, ["votes", str(tmp_path / "out")], catch_exceptions=False).output
     assert "aft_demo, k=3, layers=1: 2 questions" in voted
-    assert len(plot(tmp_path / "out").split()) == 2
+    assert len(plot(tmp_path / "out", "--curves").split()) == 4
 
 
 def notes(frontier: Frontier) -> str:
@@ -350,7 +461,7 @@ class TestFrontier:
         arguments = ["plot", str(runs), "--frontier", "--png", str(tmp_path), "--format", "json"]
         done = CliRunner().invoke(aft, arguments, catch_exceptions=False)
         (table,) = json.loads(done.stdout)
-        assert done.stderr.strip().endswith("gsm8k_frontier.png")
+        assert done.stderr.strip().endswith("gsm8k_frontier.svg")
         assert [row["run"]["text"] for row in table["rows"]][-1] == "large (5, 2)"
         assert table["rows"][0]["flops"]["value"] == 100 * 2 * 10**8
         assert table["rows"][0]["score"]["low"] < table["rows"][0]["score"]["value"]
@@ -415,7 +526,9 @@ class TestLosses:
         both = [tmp_path / "runs", tmp_path / "runs" / "aft", tmp_path / "other"]
         names = [str(tmp_path / "runs" / "aft"), "sft", str(tmp_path / "other" / "aft")]
         assert [curve.name for curve in read_losses(both)] == names
-        assert plot(tmp_path / "runs", "--training").strip() == str(tmp_path / "runs" / "training.png")
+        printed = plot(tmp_path / "runs", "--training").split()
+        assert printed == [str(tmp_path / "runs" / f"training.{form}") for form in ("png", "svg")]
+        assert {"sft", "aft", "tokens seen"} < set(written(tmp_path / "runs" / "training.svg"))
         assert (tmp_path / "runs" / "training.png").read_bytes().startswith(b"\x89PNG")
 
     @pytest.mark.parametrize(
@@ -455,7 +568,7 @@ def test_one_point_is_one_sentence_and_no_figure(tmp_path: Path):
         "gsm8k_exact_match_strict-match, gsm8k_exact_match_flexible-extract: one point is no curve: give runs with "
     )
     with pytest.raises(RecordError, match=message):
-        plot(tmp_path, "--png", tmp_path / "png")
+        plot(tmp_path, "--curves", "--png", tmp_path / "png")
     assert not (tmp_path / "png").exists()
 
 
@@ -464,11 +577,12 @@ def test_a_task_of_one_point_does_not_stop_the_figures_of_others(tmp_path: Path)
     run(tmp_path / "u", 1, 1, task="u")
     for k in (1, 3):
         run(tmp_path / "t", k, 1)
-    done = CliRunner().invoke(aft, ["plot", str(tmp_path), "--png", str(tmp_path / "png")], catch_exceptions=False)
+    arguments = ["plot", str(tmp_path), "--curves", "--png", str(tmp_path / "png")]
+    done = CliRunner().invoke(aft, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert "u_exact_match_strict-match" in done.stderr
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
-        f"gsm8k_exact_match_{name}.png" for name in sorted(FILTERS)
+        f"gsm8k_exact_match_{name}.{form}" for name in sorted(FILTERS) for form in ("png", "svg")
     ]
 
 
@@ -497,7 +611,7 @@ def test_a_score_without_a_known_cost_is_drawn_without_it(tmp_path: Path):
         (folder / "results_1.json").write_text(json.dumps(data))
     figures = {figure.key[0]: figure for figure in curves(read_entries([tmp_path]))}
     assert (figures["gsm8k"].costs("tokens"), figures["u"].costs("tokens"), figures["u"].costs("flops")) == (True, 0, 0)
-    assert "u_acc_none.png" in plot(tmp_path)
+    assert "u_acc_none.png" in plot(tmp_path, "--curves")
     done = CliRunner().invoke(aft, ["plot", "--frontier", str(tmp_path), "--cost", "tokens"], catch_exceptions=False)
     assert "model (1, 1) on u, model (1, 1) on v, model (3, 1) on u, " in done.stderr
     assert "the cost in tokens is not known, so no point: run with record=DIR." in done.stderr

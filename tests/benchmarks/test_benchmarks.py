@@ -22,7 +22,7 @@ from lm_eval_aft.storage.draft_store import NoStore
 
 FOLDER = ROOT / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
-NAMES += ("family", "family_data", "family_figure", "family_seeds", "screenshots", "train")
+NAMES += ("family", "family_data", "family_figure", "family_seeds", "figures", "screenshots", "train")
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
@@ -356,3 +356,21 @@ def test_the_screenshots_are_two_pictures_of_the_given_width(script, monkeypatch
         picture = (tmp_path / name).read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert int.from_bytes(picture[16:20], "big") == 700
+
+
+def test_one_script_draws_the_family_with_all_its_points(script, monkeypatch, tmp_path, capsys):
+    figures = script("figures")
+    points = figures.family().points
+    assert {point.model for point in points} == {"SFT", "AFT", "SFT that aggregates"}
+    (deepest,) = (point for point in points if point.name == "k=5, layers=3")
+    assert (deepest.score.estimate, deepest.score.n, round(deepest.cost)) == (0.6965, 4000, 288)
+    (best,) = (point for point in points if point.name.startswith("best of 10") and point.model == "SFT")
+    assert (best.score.estimate, best.score.n) == (0.734, 1000)
+    assert [point.drafts for point in points if point.drafts] == [5, 5, 11, 11]
+    monkeypatch.setattr(sys, "argv", ["figures.py", "--out", str(tmp_path)])
+    figures.main()
+    printed = capsys.readouterr().out.split()
+    names = [f"{name}-family.{form}" for name in ("cost", "frontier") for form in ("png", "svg")]
+    assert printed == [str(tmp_path / name) for name in (*names, "family-tokens.png")]
+    texts = (tmp_path / "cost-family.svg").read_text(encoding="utf-8")
+    assert all(f">{point.name}</text>" in texts for point in points)

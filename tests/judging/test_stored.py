@@ -159,7 +159,7 @@ def test_judged_runs_are_compared_by_their_judgements(server: FakeJudge, tmp_pat
 def test_plots_draw_a_judges_scores(server: FakeJudge, tmp_path: Path):
     for layers in (0, 1):
         judge(server, answer(tmp_path / str(layers), "m", layers))
-    output = command("plot", tmp_path / "0/out", tmp_path / "1/out", "--png", tmp_path / "png")
+    output = command("plot", tmp_path / "0/out", tmp_path / "1/out", "--curves", "--png", tmp_path / "png")
     assert f"{MT_BENCH_TASK}_aft-v1_score_none.png" in output
 
 
