@@ -69,7 +69,7 @@ def choose_extraction(task: str, regex: str | None = None) -> Extraction:
     if regex is not None:
         return _by_regex(regex)
     if not has_extraction(task):
-        raise ConfigError(f"{task} has no extraction of its own here: give --regex, whose last match is the answer.")
+        raise ConfigError(f"the answers of {task} cannot be extracted: give --regex, whose last match is the answer.")
     if task in TASKS:
         return Extraction("normalised expressions", arith.spelling, str.strip, arith.solves)
     return Extraction(

@@ -102,7 +102,7 @@ def test_of_a_regex_the_last_match_wins():
 
 
 def test_a_task_without_extraction_and_a_broken_regex_are_refused():
-    with pytest.raises(ConfigError, match="ifeval has no extraction of its own here: give --regex"):
+    with pytest.raises(ConfigError, match="the answers of ifeval cannot be extracted: give --regex"):
         choose_extraction("ifeval")
     with pytest.raises(ConfigError, match=r"the regex '\(' is not a valid"):
         choose_extraction("gsm8k", "(")

@@ -271,7 +271,7 @@ class TestFiles:
         with pytest.raises(RecordError, match="there is no"):
             find_answers(tmp_path / "nowhere", None)
         (tmp_path / "empty").mkdir()
-        with pytest.raises(RecordError, match="none: run with --log_samples or record="):
+        with pytest.raises(RecordError, match="no answers to MT-Bench: run lm_eval with --log_samples or record="):
             find_answers(tmp_path / "empty", None)
         with pytest.raises(RecordError, match="no single-answer judgement"):
             read_judgements(published / "question.jsonl")
@@ -489,7 +489,7 @@ class TestCommand:
         assert len(list(home.glob("scores_*.json"))) == 2
         code, _, err = run_cli(capfd, home, *arguments)
         assert code == 2
-        assert "several: give one of" in err
+        assert "files of answers to MT-Bench: give one of" in err
 
     def test_the_key_is_nowhere(self, server, tmp_path, capfd, caplog):
         answer_set = make_answers(tmp_path)

@@ -70,7 +70,7 @@ def pseudo_samples(rows: Sequence[TrainingRow], config: TrainConfig) -> list[Sam
 
 def _single_answer(row: TrainingRow, target: str, needed: str) -> Sample:
     if not target:
-        raise ConfigError(f"{row.where} has no {needed}: every row needs the text that is to be learnt.")
+        raise ConfigError(f"{row.where} has no {needed}: add the text that the model should learn.")
     return Sample(row.chat, (), target, row.where)
 
 

@@ -259,6 +259,6 @@ def _warn_of_ignored_settings(model: Any, loader: Mapping[str, Any]) -> None:
     settings = {name: value for name, value in settings.items() if value not in (None, IGNORED_SETTINGS[name])}
     if settings:
         listed = ", ".join(f"{name}={value}" for name, value in settings.items())
-        log.warning("The generation config asks for %s: --model hf applies it, --model aft does not.", listed)
+        log.warning("The generation config sets %s: --model hf applies it, --model aft does not.", listed)
     for name in IGNORED_ARGS & set(loader):
         log.warning("%s=%s has no effect on what --model aft generates.", name, loader[name])

@@ -196,10 +196,10 @@ def find_answers(run: Path, questions: Path | None) -> AnswerSet:
         return _of_samples(logged[0])
     files = sorted(run.rglob(f"{ANSWER_FOLDER}/*.jsonl"))
     if len(files) != 1:
-        state = "none: run with --log_samples or record="
+        problem = "no answers to MT-Bench: run lm_eval with --log_samples or record="
         if files:
-            state = f"several: give one of {', '.join(map(str, files))}"
-        raise RecordError(f"answers to MT-Bench in {run}: {state}.")
+            problem = f"{len(files)} files of answers to MT-Bench: give one of {', '.join(map(str, files))}"
+        raise RecordError(f"{run} holds {problem}.")
     return _of_file(files[0], questions)
 
 
