@@ -56,7 +56,7 @@ def test_the_headline_is_about_the_best_run(tmp_path: Path):
     assert [(fact.label, fact.text) for fact in headline.facts] == [
         ("difference in points", "+60.0 [+34.2, +78.1]"),
         ("p, corrected by Holm over tasks", "4.9e-04"),
-        ("generated tokens, by the baseline's", "x 3 (300 a question)"),
+        ("generated tokens, times the baseline's", "x 3 (300 a question)"),
     ]
 
 

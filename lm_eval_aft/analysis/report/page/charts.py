@@ -19,14 +19,14 @@ def charts(curves: Curves) -> Iterator[Chart]:
     y_label = curves.measure + (", %" if unit.mark else "") + ("" if curves.higher_is_better else ", less is better")
     by_k, by_layers = _lines(curves, "k", unit), _lines(curves, "layers", unit)
     if any(len(line.points) > 1 for line in by_k):
-        yield Chart(f"By aggregation layers: {curves.title}", "aggregation layers", y_label, by_k)
+        yield Chart(f"{curves.title}, by layers", "aggregation layers", y_label, by_k)
     if any(len(line.points) > 1 for line in by_layers):
-        yield Chart(f"By k: {curves.title}", "k, drafts", y_label, by_layers)
+        yield Chart(f"{curves.title}, by k", "k, drafts", y_label, by_layers)
     kind: Cost = "flops" if curves.costs("flops") else "tokens"
     x_label = "FLOPs a question" if kind == "flops" else "generated tokens a question"
     if curves.costs(kind):
         lines = tuple(_cost_lines(curves, kind, unit))
-        yield Chart(f"By cost: {curves.title}", x_label, y_label, lines, log_x=True)
+        yield Chart(f"{curves.title}, by cost", x_label, y_label, lines, log_x=True)
 
 
 def _lines(curves: Curves, by: Literal["k", "layers"], unit: Unit) -> tuple[Curve, ...]:

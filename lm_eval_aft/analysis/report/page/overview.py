@@ -130,8 +130,9 @@ def _facts(comparison: Comparison, entries: Sequence[RunEntry]) -> Iterator[Fact
     yield Fact(f"difference{points(comparison_unit(comparison), ' in ')}", cells["difference"].text)
     yield Fact("p, corrected by Holm over tasks", (cells["p"] if cells["p_holm"] == NONE else cells["p_holm"]).text)
     if cells["token_ratio"] != NONE:
-        tokens = [_tokens(entry, comparison.score.task) for entry in entries if entry.label == comparison.other]
-        yield Fact("generated tokens, by the baseline's", f"{cells['token_ratio'].text} ({''.join(tokens)} a question)")
+        other = next(entry for entry in entries if entry.label == comparison.other)
+        tokens = _tokens(other, comparison.score.task)
+        yield Fact("generated tokens, times the baseline's", f"{cells['token_ratio'].text} ({tokens} a question)")
 
 
 # ---------------------------------------------------------------- scores of all runs
