@@ -1,7 +1,11 @@
 """Extraction: finding the answer in a text.
 
-Tasks that end in a number, the arithmetic tasks and tasks with a regex have an extraction. Votes use it on drafts, and
-the task ``aft_gsm8k`` uses it in its filters.
+A task's own filters extract answers, and its grades keep them. This module has what is left:
+
+- a regex of the user
+- the extraction of tasks that end in a number and of the arithmetic tasks, for traces without grades and for runs in
+  which lm-eval's task object is not found
+- the filters of the task ``aft_gsm8k``
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Grade
 from lm_eval_aft.core.regexes import compile_regex, last_match
 
-# Answers of these tasks, and of tasks named NAME_..., end in one number.
+# Answers of these tasks, and of tasks named NAME_..., end in one number. Traces of version 0.1.0 have no grades.
 NUMERIC = ("aft_gsm8k", "aft_demo", "gsm8k")
 
 

@@ -12,6 +12,7 @@ from helpers.made_runs import make_run
 from helpers.made_traces import trace_of_texts, with_grades
 from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
+from lm_eval_aft.analysis.frontier import frontiers
 from lm_eval_aft.analysis.report.diagnosis_tables import diagnostics_panel, panel_text
 from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.report.vote_tables import vote_table
@@ -178,3 +179,15 @@ def test_the_baselines_traces_are_found_beside_it_under_any_name(tmp_path: Path)
     base, (other,) = read_sides(tmp_path / "moved", [tmp_path / "other"])
     assert [trace.question.doc_id for trace in base.traces()] == [0, 1, 2]
     assert list(other.traces()) == []
+
+
+def test_votes_over_given_drafts_are_no_points_of_the_model_that_read_them(tmp_path: Path):
+    make_run(tmp_path, [1, 1], task="own", k=3, layers=1, model="some/model", metric="exact_match")
+    (entry,) = read_entries([tmp_path])
+    given = [replace(each, settings={**each.settings, "drafts_from": SOURCE}) for each in voting()]
+    labels = []
+    for traces in (voting(), given):
+        votes = count_votes(traces, [entry])
+        (drawn,) = frontiers([(entry, {"own": votes[0].points[0].mean})], votes, "tokens")
+        labels.append({point.label for point in drawn.points})
+    assert labels == [{entry.label, "model vote of 2", "model vote of 3"}, {entry.label}]
