@@ -27,7 +27,7 @@ from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
-from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.files import read_bytes, write_text
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.engines.registry import load_engine
@@ -153,7 +153,7 @@ def _is_done(folder: Path, digest: str) -> bool:
 
 def _read_done(folder: Path) -> dict[str, Any]:
     try:
-        done = parse_json((folder / DONE).read_bytes())
+        done = parse_json(read_bytes(folder / DONE))
         if not isinstance(done, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:

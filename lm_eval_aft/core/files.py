@@ -121,6 +121,17 @@ def refuse_stream(path: str | Path) -> None:
         raise RecordError(f"{path} is a stream, not a file: write it to a file first, since it is read more than once.")
 
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file; like ``Path.read_bytes``, but a pipe cannot keep the reader waiting.
+
+    Raises:
+        OSError: If the file cannot be read, or is a stream.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "It is a stream, not a file", str(path))
+    return path.read_bytes()
+
+
 @contextmanager
 def locked(folder: Path, message: str, error: type[AFTError] = ConfigError) -> Iterator[None]:
     """Hold a lock on a folder, which the system releases when the process ends, whatever ends it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import AFTError, RecordError
-from lm_eval_aft.core.files import atomic_write, reading, refuse_stream, writing
+from lm_eval_aft.core.files import atomic_write, read_bytes, reading, refuse_stream, writing
 
 # Levels of lists and objects. Python's own limit for nested calls is 1,000, and readers walk what they read.
 MAX_DEPTH = 200
@@ -58,7 +58,7 @@ def read_json(path: Path, what: str, error: type[AFTError] = RecordError) -> Any
     """
     refuse_stream(path)
     with reading(path, what, error):
-        return parse_json(path.read_bytes())
+        return parse_json(read_bytes(path))
 
 
 def iterate_jsonl(path: str | Path, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:

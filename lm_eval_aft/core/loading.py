@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.core.files import read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 
 MAX_REASON = 300  # characters
@@ -81,7 +82,7 @@ def refuse_adapter(folder: str, argument: str) -> None:
         return
     base = None
     with suppress(OSError, ValueError, AttributeError):
-        base = parse_json(file.read_bytes()).get("base_model_name_or_path")
+        base = parse_json(read_bytes(file)).get("base_model_name_or_path")
     shown = base if isinstance(base, str) and base.strip() else "BASE"
     raise ConfigError(
         f"pretrained={folder} holds adapter_config.json, so it is an adapter: give "

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from lm_eval_aft.core.files import read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 
 SAFE_INDEX, SAFE = ".safetensors.index.json", ".safetensors"
 
 
 def refused_shard(name: str, *, pickles: bool = False) -> str:
-    """Why the index of a checkpoint must not be loaded, or "".
+    """Why a checkpoint must not be loaded, or "".
 
-    A loader opens whatever file an index names, and reads a pickle if the name does not end in ``.safetensors``.
+    A loader waits for ever for a pipe. It opens whatever file an index names, and reads a pickle if the name does not
+    end in ``.safetensors``.
 
     Args:
         name: Folder of the checkpoint. The name of a hub repository has no files here and is not looked at.
         pickles: Whether the user trusts weights in pickle files.
     """
+    for path in sorted(Path(name).glob("*")):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return f"{path.name} is a stream, not a file: give a folder of files."
     for index, shard in _named(Path(name)):
         if _leaves(shard):
             return (
@@ -42,7 +47,7 @@ def _named(folder: Path) -> Iterator[tuple[Path, str]]:
     """Each index of a folder with each file that it names. An index that cannot be read is left to the loader."""
     for index in sorted(folder.glob("*.index.json")):
         try:
-            weight_map = parse_json(index.read_bytes())["weight_map"]
+            weight_map = parse_json(read_bytes(index))["weight_map"]
             names = sorted({str(shard) for shard in weight_map.values()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -14,7 +14,7 @@ from typing import Any
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.files import atomic_write
+from lm_eval_aft.core.files import atomic_write, read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.paths import check_path
@@ -59,7 +59,7 @@ class CheckpointConfig:
             ConfigError: If the file is not an aft_config.json, or states another digest than its template has.
         """
         try:
-            row = parse_json(path.read_bytes())
+            row = parse_json(read_bytes(path))
             config = cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})
             if not isinstance(config.template, str) or not isinstance(config.template_sha256, str):
                 raise TypeError("template and template_sha256 must be texts")

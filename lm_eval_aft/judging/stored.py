@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.files import read_bytes, reading
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.judging.alpaca_eval.data import JUDGED_METRICS
@@ -115,7 +115,7 @@ def _other_answers(run: EvalRun, file: Path) -> None:
 
 def _ratings(run: EvalRun, task: str, file: Path) -> StoredScores | None:
     """The scores in a file of ``aft judge mt_bench``; None if they are of another model or of other answers."""
-    answers, facts = answers_of(run, task, file.parent), parse_json(file.read_bytes())
+    answers, facts = answers_of(run, task, file.parent), parse_json(read_bytes(file))
     scores, judge = facts["scores"], str(facts["judge"]["model"])
     if answers is None or scores["model"] != answers.model:
         return None
@@ -149,7 +149,7 @@ def _win_rates(run: EvalRun, task: str, file: Path) -> StoredScores | None:
     source = samples if samples.is_file() else outputs
     if not source.is_file():
         return None
-    facts, annotations = parse_json(file.read_bytes()), file.parent / ANNOTATIONS_FILE
+    facts, annotations = parse_json(read_bytes(file)), file.parent / ANNOTATIONS_FILE
     answers = {row.instruction: row.output for row in read_outputs(source)}
     if {row.instruction: row.output_2 for row in read_annotations(annotations)} != answers:
         _other_answers(run, file)

@@ -16,7 +16,7 @@ from typing import Any
 from lm_eval_aft.core.chat import ChatContext
 from lm_eval_aft.core.cuts import Cuts, check_cuts
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import reading
+from lm_eval_aft.core.files import read_bytes, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.paths import MAX_PART, missing_or
@@ -295,7 +295,7 @@ def is_results_file(path: Path) -> bool:
             beginning = file.read(64)
         if beginning.strip() and not re.match(rb'\s*{\s*"(results|config)"', beginning):
             return False
-        data = parse_json(path.read_bytes())
+        data = parse_json(read_bytes(path))
     except (OSError, ValueError):
         return _STAMP.fullmatch(path.stem) is not None
     return isinstance(data, dict) and all(isinstance(data.get(part), dict) for part in _PARTS)
@@ -420,7 +420,7 @@ def _judges(run: EvalRun) -> str:
 
 def _read_run(file: Path) -> EvalRun:
     with reading(file, "a results file of lm-eval"):
-        data = parse_json(file.read_bytes())
+        data = parse_json(read_bytes(file))
         config = data["config"]
         settings = config.get("aft")
         usage = _usage(settings["usage"]) if settings else None

@@ -1,13 +1,15 @@
-"""No file and no output of a whole evaluation, failures included, holds a key of the environment."""
+"""No file, no output and no process list of a whole evaluation, failures included, holds a key of the environment."""
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,6 +36,50 @@ def forms(key: str) -> list[bytes]:
     whole = key.encode()
     coded = [base64.b64encode(b"x" * offset + whole)[4:-4] for offset in range(3)]
     return [whole, quote(key, safe="").encode(), *coded]
+
+
+class ProcessList(threading.Thread):
+    """Reads the command line and the environment of every process that this one starts, as ``ps`` shows them.
+
+    Attributes:
+        commands: All command lines.
+        variables: All variables, as name and value, of their environments and of this process at the end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.commands: set[bytes] = set()
+        self.variables: set[tuple[bytes, bytes]] = set()
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.05):
+            for process in self.started():
+                # A process may end meanwhile.
+                with suppress(OSError):
+                    self.commands.add(Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" "))
+                    environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+                    self.variables |= {tuple(each.split(b"=", 1)) for each in environment if b"=" in each}
+
+    def started(self) -> set[int]:
+        """All processes whose parents lead to this one."""
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        found = {os.getpid()}
+        while more := {process for process, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found - {os.getpid()}
+
+    def __enter__(self) -> ProcessList:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.join()
+        self.variables |= {(os.fsencode(name), os.fsencode(value)) for name, value in os.environ.items()}
 
 
 class Workshop:
@@ -69,6 +115,26 @@ class Workshop:
         assert done.returncode == code, output.decode()[-2000:]
         return output.decode()
 
+    def shown(self, processes: ProcessList, *more: str) -> list[tuple[str, str]]:
+        """Every key that a file, the output, a command line or a further variable shows, with the place.
+
+        Args:
+            processes: Command lines and variables.
+            *more: Further keys.
+        """
+        content = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        content |= {f"command line {number}": command for number, command in enumerate(processes.commands)}
+        content |= {f"variable {name!r}": value for name, value in processes.variables if name.decode() not in KEYS}
+        content["output"] = self.output
+        keys = [*KEYS.items(), *(("another form", key) for key in more)]
+        return [
+            (name, where)
+            for where, text in content.items()
+            for name, key in keys
+            for form in forms(key)
+            if form in text
+        ]
+
     def stumble(self) -> None:
         """Let every third request end in 429 or 503, with the request's key in the reply."""
 
@@ -103,7 +169,11 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksh
 
 def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     folder = workshop.folder
-    workshop.evaluate("one", "k=2", "layers=1")
+    with ProcessList() as processes:
+        workshop.evaluate("one", "k=2", "layers=1")
+    # The list has the evaluation, with the keys where the user put them.
+    assert any(b"lm_eval_aft --model aft" in command for command in processes.commands)
+    assert (b"OPENAI_API_KEY", KEYS["OPENAI_API_KEY"].encode()) in processes.variables
     # The evaluation did use the key.
     assert any(KEYS["OPENAI_API_KEY"] in sent.get("Authorization", "") for sent in workshop.server.headers)
 
@@ -141,12 +211,28 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
 
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".json", ".jsonl", ".html", ".sqlite"}
-    content = {str(path): path.read_bytes() for path in files} | {"output": workshop.output}
-    found = [
-        (name, where)
-        for where, text in content.items()
-        for name, key in [*KEYS.items(), ("shortened", shortened)]
-        for form in forms(key)
-        if form in text
-    ]
-    assert found == []
+    assert workshop.shown(processes, shortened) == []
+
+
+@pytest.mark.usefixtures("quick_lm_eval")
+@pytest.mark.filterwarnings("ignore")
+def test_sweeps_data_trainings_and_judges_show_no_key(workshop: Workshop, tiny: str) -> None:
+    folder, server = workshop.folder, workshop.server
+    rows = [{"query": f"{n} + 1?", "drafts": ["1"], "target": f"{n + 1}", "sft_target": f"{n + 1}"} for n in range(4)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"model": tiny, "data": str(folder / "rows.jsonl"), "output": str(folder / "run"), "device": "cpu"}
+    (folder / "train.yaml").write_text(json.dumps({**settings, "lora_rank": 2, "max_steps": 2}))
+    questions = [MTBenchQuestion(81, "writing", ("a", "b"))]
+    answers = write_answers(folder / "judged", "m", questions, [MTBenchAnswer(81, ("x", "y"))])
+    remote, local = f"engine=api,base_url={server.url},model=m", f"pretrained={tiny},dtype=float32"
+    with ProcessList() as processes:
+        sweep = ("--k", 1, "--layers", "0,1", "--tasks", "aft_arith", "--limit", 2, "--output_path", folder / "sweep")
+        workshop.aft("sweep", "--model_args", remote, *sweep)
+        for name, model in (("far", remote), ("near", local)):
+            drafts = ("data", "drafts", folder / "rows.jsonl", folder / f"{name}.jsonl", "-n", 2, "--device", "cpu")
+            workshop.aft(*drafts, "--model_args", model)
+        workshop.aft("train", "sft", "--config", folder / "train.yaml")
+        server.trouble = lambda number, body: None
+        workshop.aft("judge", "mt_bench", answers, "--judge-model", "m", "--judge-base-url", server.url)
+    assert any(KEYS["OPENAI_API_KEY"] in sent.get("Authorization", "") for sent in server.headers)
+    assert workshop.shown(processes) == []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from click.testing import CliRunner
@@ -31,14 +32,18 @@ from lm_eval_aft.core.records import Completion
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.requests import announce
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
+from lm_eval_aft.judging.alpaca_eval.package import find_difficulty
 from lm_eval_aft.judging.mt_bench.data import read_answers, read_question_file
 from lm_eval_aft.judging.mt_bench.rate import RatingOptions, judge_answers
+from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.draft_store import SQLiteStore
 from lm_eval_aft.storage.results import read_runs
 from lm_eval_aft.storage.traces import write_traces
+from trainers.fitting.run import check_checkpoint
 from trainers.rows.row import read_training_rows
 from trainers.rows.samples import make_samples
 from trainers.settings import TrainConfig, make_config
+from trainers.train import run_training
 
 
 class Hang(BaseException):
@@ -153,6 +158,46 @@ def test_a_pipe_in_place_of_a_file(tmp_path: Path, command: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = CliRunner().invoke(aft, [str(tmp_path / "pipe") if word == "PIPE" else word for word in command.split()])
     assert isinstance(done.exception, AFTError), done.exception
+
+
+CHECKPOINT_FILES = ("config.json", "tokenizer.json", "model.safetensors", "aft_config.json", "x.safetensors.index.json")
+
+
+@pytest.mark.usefixtures("no_hang")
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_a_pipe_among_the_files_of_a_checkpoint(tmp_path: Path, tiny: str, name: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(AFTError, match="stream, not a file"):
+        AFTLM(pretrained=str(folder), device="cpu")
+    (tmp_path / "rows.jsonl").write_text('{"query": "a", "drafts": [], "target": "", "sft_target": "b"}\n')
+    config = TrainConfig(model=str(folder), data=str(tmp_path / "rows.jsonl"), output=str(tmp_path / "out"))
+    with pytest.raises(AFTError, match="stream, not a file"):
+        run_training("sft", config)
+
+
+@pytest.mark.usefixtures("no_hang")
+@pytest.mark.parametrize("name", ["optimizer.pt", "adapter_config.json", "adapter_model.safetensors"])
+def test_a_pipe_among_the_files_of_a_training(tmp_path: Path, name: str) -> None:
+    for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", name):
+        if file == name:
+            (tmp_path / file).unlink(missing_ok=True)
+            os.mkfifo(tmp_path / file)
+        elif file.endswith(".json"):
+            (tmp_path / file).write_text("{}")
+        else:
+            ZipFile(tmp_path / file, "w").close()
+    with pytest.raises(AFTError, match="stream, not a file"):
+        check_checkpoint(tmp_path)
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_a_pipe_in_place_of_the_difficulties(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "df_gamed.csv")
+    with pytest.raises(AFTError, match="stream, not a file"):
+        find_difficulty(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])

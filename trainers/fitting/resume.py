@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.core.files import file_digest, read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -67,7 +67,7 @@ def template_of(config: TrainConfig) -> Template:
 def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
     """Contents of run.json, and its settings."""
     try:
-        state: dict[str, Any] = parse_json(path.read_bytes())
+        state: dict[str, Any] = parse_json(read_bytes(path))
         if missing := {"kind", "finished", "data_digest", "config"} - state.keys():
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         settings = {name: value for name, value in state["config"].items() if value not in (None, [])}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from lm_eval_aft import __version__
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.files import is_full, reading
+from lm_eval_aft.core.files import is_full, read_bytes, reading, refuse_stream
 from lm_eval_aft.core.jsonl import parse_json, write_jsonl
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.prompts import Template
@@ -176,9 +176,10 @@ def check_checkpoint(checkpoint: Path) -> None:
     if reason := refused_shard(str(checkpoint)):
         raise ConfigError(damaged(checkpoint, reason.rstrip(".")))
     for path in sorted(checkpoint.iterdir()):
+        refuse_stream(path)
         try:
             if path.suffix == ".json":
-                parse_json(path.read_bytes())
+                parse_json(read_bytes(path))
             elif path.suffix in (".pt", ".pth", ".bin"):
                 # What torch.save writes is a zip archive, whose table stands at its end.
                 zipfile.ZipFile(path).close()

@@ -20,6 +20,7 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, text
 from lm_eval_aft.core.config import SEED_LIMIT, refuse_unknown
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.files import read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.loading import refuse_adapter, refuse_no_checkpoint
 from lm_eval_aft.core.shards import refused_shard
@@ -168,7 +169,7 @@ def _lora(args: Mapping[str, Any], engine: dict[str, Any]) -> str:
         return ""
     folder = Path(os.path.expanduser(text("lora_local_path", args["lora_local_path"])))
     try:
-        rank = int(parse_json((folder / "adapter_config.json").read_bytes())["r"])
+        rank = int(parse_json(read_bytes(folder / "adapter_config.json"))["r"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"lora_local_path={folder} has no readable adapter_config.json ({error}): give the folder of a PEFT LoRA "

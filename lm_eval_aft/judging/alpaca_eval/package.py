@@ -7,6 +7,7 @@ pkg_resources.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import JudgeError
-from lm_eval_aft.core.files import file_digest
+from lm_eval_aft.core.files import file_digest, read_bytes
 from lm_eval_aft.judging.alpaca_eval.data import INSTRUCTIONS
 
 HUB = "tatsu-lab/alpaca_eval"
@@ -143,12 +144,11 @@ def _difficulties(file: Path, columns: Sequence[str]) -> dict[int, float]:
         JudgeError: If the file lacks a column or a row.
     """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            # pandas writes its index under an empty name
-            names = ["index" if name == "" else name for name in reader.fieldnames or []]
-            reader.fieldnames = names
-            rows = list(reader)
+        reader = csv.DictReader(io.StringIO(read_bytes(file).decode("utf-8-sig"), newline=""))
+        # pandas writes its index under an empty name
+        names = ["index" if name == "" else name for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        rows = list(reader)
         difficulties = {int(row["index"]): float(row[DIFFICULTY]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise JudgeError(
