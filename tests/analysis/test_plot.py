@@ -203,7 +203,7 @@ def test_the_figure_of_costs_names_each_point_beside_it(tmp_path: Path):
     names = ["single answer", "vote of 5", "vote of 10", "k=1, layers=1", "k=5, layers=2"]
     assert all(texts.count(name) == 1 for name in names), texts
     assert {"sft", "aft", "majority vote of its drafts", "generated tokens a question (log scale)"} < set(texts)
-    assert "gsm8k: score and cost of each run; bars are 95% intervals" in texts
+    assert "gsm8k, 400 questions: score and cost of each run; bars are 95% intervals" in texts
     assert {"exact_match", "40%", "50%", "60%", "70%"} < set(texts)
 
 
@@ -244,6 +244,7 @@ def test_the_default_is_the_figure_of_tokens(out: Path, tmp_path: Path):
     texts = written(tmp_path / "gsm8k_tokens.svg")
     settings = [f"k={k}, layers={layers}" for k in (1, 3, 5) for layers in (1, 2, 3)]
     assert {"single answer", "vote of 5", "exact_match, flexible-extract", *settings} < set(texts)
+    assert any(text.startswith("gsm8k, 60 questions: ") for text in texts)
 
 
 @pytest.mark.filterwarnings("error")
@@ -260,7 +261,9 @@ def test_a_run_of_other_questions_is_named_as_such(tmp_path: Path):
     for name, layers, n in (("a", 1, 60), ("b", 2, 60), ("c", 3, 20)):
         run(tmp_path / name, 3, layers, n=n)
     plot(tmp_path)
-    assert "k=3, layers=3, 20 questions instead of 60" in written(tmp_path / "gsm8k_tokens.svg")
+    texts = written(tmp_path / "gsm8k_tokens.svg")
+    assert "k=3, layers=3, 20 questions instead of 60" in texts
+    assert "gsm8k: score and cost of each run; bars are 95% intervals" in texts
 
 
 def test_the_vote_is_that_of_the_most_drafts_and_only_beside_free_answers(out: Path):

@@ -74,6 +74,26 @@ def test_every_generation_that_is_written_is_planned(tmp_path, settings, generat
     assert (state.done, state.generations) == (generations, generations)
 
 
+def test_the_plan_is_there_before_the_first_generation(tmp_path, monkeypatch):
+    seen = []
+
+    def generate(self, requests):
+        seen.append(only(tmp_path))
+        return original(self, requests)
+
+    original = ScriptedEngine.generate
+    monkeypatch.setattr(ScriptedEngine, "generate", generate)
+    ask(tmp_path)
+    assert (seen[0].status, seen[0].questions, seen[0].generations, seen[0].done) == ("running", {"t": 3}, 15, 0)
+
+
+def test_later_turns_of_a_dialogue_are_planned(tmp_path):
+    request = Instance("generate_until", {}, ("?", {"turns": ["and then?", "and then?"]}), 0, ("t", 0, 1))
+    AFTLM(engine="scripted", k=2, layers=1, record=str(tmp_path)).generate_until([request], disable_tqdm=True)
+    state = only(tmp_path)
+    assert (state.questions, state.done, state.generations) == ({"t": 1}, 9, 9)
+
+
 def test_given_drafts_are_not_planned(tmp_path):
     ask(tmp_path / "first")
     ask(tmp_path / "second", drafts_from=str(tmp_path / "first"), temperature=0.5)

@@ -65,7 +65,7 @@ def draw_costs(costs: Frontier, path: Path, title: str = "") -> tuple[Path, ...]
     _cost_axes(panel, costs)
     _legend(panel, costs, squares=True)
     _write_names(figure, (panel, names))
-    _set_title(figure, title or f"{costs.task}: score and cost of each run; bars are 95% intervals")
+    _set_title(figure, title or f"{_subject(costs)}: score and cost of each run; bars are 95% intervals")
     return _save(figure, path)
 
 
@@ -98,7 +98,7 @@ def draw_frontier(frontier: Frontier, path: Path, title: str = "") -> tuple[Path
         names.append(_Name(crossing.cost, bottom, f"{crossing.after.model} is ahead", SINGLE_COLOUR))
     _legend(panel, frontier, squares=False)
     _write_names(figure, (panel, names))
-    _set_title(figure, title or f"{frontier.task}: the best of each model at each cost; bars are 95% intervals")
+    _set_title(figure, title or f"{_subject(frontier)}: the best of each model at each cost; bars are 95% intervals")
     return _save(figure, path)
 
 
@@ -352,6 +352,12 @@ def _legend(panel: Any, costs: Frontier, *, squares: bool) -> None:
         fontsize=FONT_SIZE + 1,
         frameon=False,
     )
+
+
+def _subject(costs: Frontier) -> str:
+    """The task, and its number of questions if all runs answered equally many."""
+    sizes = {point.score.n for point in costs.points if not point.drafts}
+    return costs.task + (f", {sizes.pop():,} questions" if len(sizes) == 1 else "")
 
 
 def _set_title(figure: Any, title: str) -> None:
