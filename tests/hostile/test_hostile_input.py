@@ -136,5 +136,5 @@ def test_a_trace_of_a_question_with_a_damaged_name(tmp_path: Path, name: str) ->
 
 
 def test_traces_that_are_not_there_have_a_message_about_reading(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"no traces in .*gone\.jsonl: give the folder that record= named"):
+    with pytest.raises(RecordError, match=r"gone\.jsonl does not exist: give the folder that record= named"):
         list(read_traces(tmp_path / "gone.jsonl"))
