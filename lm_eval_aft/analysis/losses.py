@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.files import files_below
 from lm_eval_aft.core.jsonl import iterate_jsonl
 from lm_eval_aft.core.paths import missing_or
 
@@ -40,7 +41,7 @@ def read_losses(folders: Sequence[Path]) -> list[LossCurve]:
     """
     logs: dict[Path, Path] = {}
     for folder in folders:
-        below = sorted(folder.rglob(LOG))
+        below = files_below(folder, LOG)
         if not below:
             if (folder / "run.json").is_file():
                 raise RecordError(

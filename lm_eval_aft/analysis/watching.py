@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.files import files_below
 from lm_eval_aft.core.terminal import message
 from lm_eval_aft.storage.draft_store import StoreCounts, count_store
 from lm_eval_aft.storage.run_state import (
@@ -85,7 +86,7 @@ def look_at(path: Path) -> Look:
     if path.is_file():
         return Look(time.time(), (), {str(path): count_store(path)})
     runs = tuple(state for _, state in read_run_states(path)) if path.is_dir() else ()
-    files = sorted(file for file in path.rglob(STORE_NAME) if file.is_file())
+    files = [file for file in files_below(path, STORE_NAME) if file.is_file()]
     stores = {str(file.relative_to(path)): count_store(file) for file in files}
     if not runs and not stores:
         raise RecordError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import re
 import shutil
@@ -20,6 +21,15 @@ MAX_NAME_LENGTH = 100  # characters; file systems allow 255 bytes, and stamps an
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a file system without locks answers.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder and its subfolders whose names match a pattern such as ``*.json``, by path.
+
+    A command at work may remove files and folders meanwhile; those are left out.
+    """
+    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in fnmatch.filter(names, pattern))
+    return sorted(found)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 from lm_eval_aft.core.chat import ChatContext
 from lm_eval_aft.core.cuts import Cuts, check_cuts
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import read_bytes, reading
+from lm_eval_aft.core.files import files_below, read_bytes, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.paths import MAX_PART, missing_or
@@ -272,7 +272,7 @@ def results_files(path: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = [file for file in path.rglob("*.json") if is_results_file(file)]
+        files = [file for file in files_below(path, "*.json") if is_results_file(file)]
     elif path.suffix == ".json" and path.parent.is_dir():
         files = [file for file in path.parent.glob("*.json") if _split_name(file)[0] == f"{path.stem}_"]
     else:
@@ -519,7 +519,7 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
     return {
         task: Conditions(
             version=str(data.get("versions", {}).get(task, "")),
-            shots=data.get("n-shot", {}).get(task),
+            shots=_whole(data.get("n-shot", {}).get(task)),
             questions=_questions(samples),
             prompt=prompt,
             system=data.get("system_instruction_sha") or "",
@@ -530,6 +530,13 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
         )
         for task, samples in data["n-samples"].items()
     }
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, or None if it is not stated."""
+    if not isinstance(value, int | None):
+        raise TypeError(f"{value!r:.100} is no whole number")
+    return value
 
 
 def _questions(samples: Mapping[str, Any]) -> int:

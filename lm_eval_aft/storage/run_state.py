@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import reading, write_text
+from lm_eval_aft.core.files import files_below, reading, write_text
 from lm_eval_aft.core.jsonl import read_json
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.records import Draft, Trace
@@ -161,7 +161,7 @@ def read_run_states(folder: Path) -> list[tuple[Path, RunState]]:
         RecordError: If a file cannot be read, or is damaged.
     """
     states = []
-    for path in sorted(path for path in folder.rglob(f"{PREFIX}*.json") if path.is_file()):
+    for path in [path for path in files_below(folder, f"{PREFIX}*.json") if path.is_file()]:
         row = read_json(path, "the state of a run")
         if isinstance(row, dict) and row.get("format") == FORMAT:
             with reading(path, "the state of a run"):

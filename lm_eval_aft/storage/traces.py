@@ -18,14 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import atomic_write, reading
+from lm_eval_aft.core.files import atomic_write, files_below, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl
 from lm_eval_aft.core.paths import missing_or
-from lm_eval_aft.core.records import Draft, Grade, Question, Trace
+from lm_eval_aft.core.records import Draft, Grade, Question, Sampling, Trace
 from lm_eval_aft.core.usage import MAX_COUNT
 
 # Characters of a task's name in a file name. The digest behind the name tells tasks apart.
 MAX_TASK_LENGTH = 100
+# What fields of samplings, drafts and completions may be. JSON may hold whole numbers as floats.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(
+        ("temperature", "top_p", "top_k", "max_tokens", "beams", "min_p", "repetition_penalty", "frequency_penalty"),
+        (int, float),
+    ),
+    **dict.fromkeys(("presence_penalty", "seed", "elapsed_s", "prompt_tokens", "computed_prompt_tokens"), (int, float)),
+    **dict.fromkeys(("seeded", "reused"), int),
+    "finish_reason": str,
+}
 
 
 def write_traces(folder: str, settings: dict[str, Any], traces: Sequence[Trace], suffix: str = "") -> list[Path]:
@@ -121,7 +131,7 @@ def no_traces(path: Path) -> RecordError:
 
 def trace_files(folder: Path) -> list[Path]:
     """The trace files in a folder and its subfolders, by name. lm-eval's samples and MT-Bench's files are left out."""
-    return [file for file in sorted(folder.rglob("*.jsonl")) if not _is_foreign(file.absolute())]
+    return [file for file in files_below(folder, "*.jsonl") if not _is_foreign(file.absolute())]
 
 
 def _is_foreign(file: Path) -> bool:
@@ -140,6 +150,8 @@ def _check(trace: Trace) -> None:
         raise ValueError("a trace has at least one text, and a question")
     for draft in trace.drafts:
         _check_draft(draft, len(trace.drafts))
+    for record in (trace.question.drafts, trace.question.final, *trace.drafts, *(d.completion for d in trace.drafts)):
+        _check_types(record)
     layers = {draft.layer for draft in trace.drafts}
     if layers != set(range(len(layers))):
         raise ValueError(f"texts of the layers {sorted(layers)} and of none between")
@@ -149,10 +161,20 @@ def _check(trace: Trace) -> None:
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
     _check_counts(trace.settings["k"], trace.settings["layers"], *trace.draft_tokens)
+    for layer in trace.cut_tokens:
+        _check_counts(*layer)
     if trace.grades and len(trace.grades) != len(trace.drafts):
         raise ValueError(f"grades of {len(trace.grades)} texts in a trace of {len(trace.drafts)}")
     for grade in (grade for text in trace.grades for grade in text):
         _check_grade(grade)
+
+
+def _check_types(record: Any) -> None:
+    for name, allowed in _TYPES.items():
+        if name in record.__slots__ and not isinstance(value := getattr(record, name), allowed):
+            raise TypeError(f"{name} is {value!r:.100}")
+    if isinstance(record, Sampling) and not all(isinstance(mark, str) for mark in record.until):
+        raise TypeError(f"until is {record.until!r:.100}")
 
 
 def _check_draft(draft: Draft, count: int) -> None:
@@ -174,6 +196,8 @@ def _check_names(question: Question) -> None:
     names = question.task, question.doc_id, question.doc_hash, question.repeat, question.turn
     if not all(isinstance(name, str | int | None) for name in names):
         raise TypeError("task, doc_id, doc_hash, repeat or turn is neither a text nor a number")
+    if not all(isinstance(mark, str) for mark in (question.think_end, *question.until)):
+        raise TypeError("think_end or until is not a text")
 
 
 def _check_counts(*counts: Any) -> None:

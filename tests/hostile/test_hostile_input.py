@@ -1,11 +1,16 @@
 """Malformed input gives a value, or one sentence that names the file or the argument, never a traceback."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from helpers.made_runs import make_run
+from helpers.made_traces import trace_of_texts
 from helpers.scripted_runs import make_question, run
+from lm_eval_aft.cli import aft
 from lm_eval_aft.core.chat import decode
 from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError, RecordError, TemplateError
 from lm_eval_aft.core.prompts import Template
@@ -13,7 +18,9 @@ from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from lm_eval_aft.judging.alpaca_eval.files import read_annotations, read_outputs
 from lm_eval_aft.judging.mt_bench.data import read_answers
+from lm_eval_aft.storage.results import results_files
 from lm_eval_aft.storage.traces import read_traces
+from trainers.rows.importers import import_rows
 from trainers.rows.row import read_training_rows
 from trainers.settings import load_config
 
@@ -138,3 +145,79 @@ def test_a_trace_of_a_question_with_a_damaged_name(tmp_path: Path, name: str) ->
 def test_traces_that_are_not_there_have_a_message_about_reading(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"gone\.jsonl does not exist: give the folder that record= named"):
         list(read_traces(tmp_path / "gone.jsonl"))
+
+
+WRONG_TYPES: dict[str, list[object]] = {
+    "question/drafts/temperature": ["x", None, [1]],
+    "question/drafts/seeded": [["a"], "x"],
+    "question/final/repetition_penalty": [{}, "1"],
+    "question/final/until": [[1], [None]],
+    "question/until": [[1], [["a"]]],
+    "question/think_end": [[None], 5],
+    "cut_tokens": ["../..", [["x"]], [[None]], [[-1]]],
+    "drafts/0/seed": ["x", []],
+    "drafts/0/reused": ["x", []],
+    "drafts/0/elapsed_s": ["x", {}],
+    "drafts/0/completion/finish_reason": [5, ["stop"]],
+    "drafts/0/completion/prompt_tokens": ["x", [1]],
+}
+
+
+WRONG = [(place, value) for place, values in WRONG_TYPES.items() for value in values]
+
+
+@pytest.mark.parametrize(("place", "value"), WRONG)
+def test_a_trace_with_a_value_of_another_type(tmp_path: Path, place: str, value: object) -> None:
+    row = json.loads(trace_of_texts(["is 7"], ["is 8"]).to_json())
+    *steps, last = place.split("/")
+    at = row
+    for step in steps:
+        at = at[int(step)] if step.isdigit() else at[step]
+    at[last] = value
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(RecordError, match=r"t\.jsonl line 1"):
+        list(read_traces(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["report", "report --model-card", "report --format csv", "votes"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n-shot": {"t": ["a", "a"]}},
+        {"n-shot": {"t": "five"}},
+        {"n-shot": {"t": {}}},
+        {"config": {"model": "hf", "limit": "ten"}},
+        {"config": {"model": "hf", "limit": [1]}},
+        {"config": {"model": "hf", "limit": {"a": 1}}},
+    ],
+)
+def test_conditions_of_another_type(tmp_path: Path, changes: dict[str, object], command: str) -> None:
+    make_run(tmp_path, [1.0, 0.0], **changes)
+    done = CliRunner().invoke(aft, [*command.split(), str(tmp_path)])
+    assert done.exception is None or isinstance(done.exception, AFTError | SystemExit), done.exception
+
+
+def test_a_folder_that_is_removed_while_it_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "a", [1.0, 0.0])
+    (tmp_path / "b").mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path) == str(tmp_path / "b"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [file.parent.name for file in results_files(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("score", [10**400, "1e999", "nan", {}, [1], True])
+def test_a_score_of_a_data_set_that_is_no_number(tmp_path: Path, score: object) -> None:
+    source = tmp_path / "u.jsonl"
+    row = {"instruction": "i", "completions": [{"response": "a", "overall_score": score}]}
+    source.write_text(json.dumps(row) + "\n")
+    if score is True:
+        assert import_rows(source).rows[0]["scores"] == [1.0]
+        return
+    with pytest.raises(ConfigError, match=r"row 1 of .*u\.jsonl"):
+        import_rows(source)

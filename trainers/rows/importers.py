@@ -107,7 +107,7 @@ def _convert(row: DataRow, layout: str, names: Mapping[str, str], where: str) ->
         converted = LAYOUTS[layout](row, names)
         if layout != "generic":
             converted |= {ours: field_of(row, theirs) for ours, theirs in names.items()}
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = str(error) if type(error) is LookupError else f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"{where} does not have the layout {layout} ({reason}): give --layout {' or '.join(LAYOUTS)}, or name its "

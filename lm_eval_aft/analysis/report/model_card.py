@@ -141,8 +141,8 @@ def _options(run: EvalRun) -> Iterator[tuple[str, ...]]:
     # Zero shots are named too, because the task's own file may set another number.
     if len(shots) == 1 and (count := shots.pop()) is not None:
         yield "--num_fewshot", str(count)
-    if run.config.get("limit") is not None:
-        yield "--limit", f"{run.config['limit']:g}"
+    if (number := run.config.get("limit")) is not None:
+        yield "--limit", f"{number:g}" if isinstance(number, int | float) else str(number)
     if gen_kwargs := run.config.get("gen_kwargs"):
         yield "--gen_kwargs", _pairs(gen_kwargs)
     if run.config.get("batch_size"):

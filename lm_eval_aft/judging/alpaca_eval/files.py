@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import write_text
+from lm_eval_aft.core.files import files_below, write_text
 from lm_eval_aft.core.jsonl import read_json, read_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.core.paths import missing_or
@@ -35,7 +35,7 @@ def find_outputs(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file() and not is_results_file(path):
         return path
-    for files in (sorted(path.rglob(OUTPUT_FILE)), _samples_files(path)):
+    for files in (files_below(path, OUTPUT_FILE), _samples_files(path)):
         if len({file.parent for file in files}) > 1:
             raise RecordError(
                 f"{path} holds answers of several runs: name the one to judge, such as {files[-1].parent}."
@@ -52,7 +52,7 @@ def find_outputs(path: str | Path) -> Path:
 def _samples_files(path: Path) -> list[Path]:
     """The samples files of a run, the newest last: the stamps in their names sort by time."""
     if path.is_dir():
-        files = list(path.rglob(f"{SAMPLES}{ALPACA_TASK}_*.jsonl"))
+        files = files_below(path, f"{SAMPLES}{ALPACA_TASK}_*.jsonl")
     else:
         files = [samples_beside(results, ALPACA_TASK) for results in results_files(path)]
     return sorted((file for file in files if file.is_file()), key=lambda file: (file.name, file))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.core.files import file_name, reading
+from lm_eval_aft.core.files import file_name, files_below, reading
 from lm_eval_aft.core.jsonl import parse_json, read_jsonl, write_jsonl
 from lm_eval_aft.core.names import display_name
 from lm_eval_aft.core.thinking import without_thoughts
@@ -194,7 +194,7 @@ def find_answers(run: Path, questions: Path | None) -> AnswerSet:
         raise RecordError(f"{run} holds several runs of {MT_BENCH_TASK}: give one of {paths}.")
     if logged:
         return _of_samples(logged[0])
-    files = sorted(run.rglob(f"{ANSWER_FOLDER}/*.jsonl"))
+    files = [file for file in files_below(run, "*.jsonl") if file.parent.name == ANSWER_FOLDER]
     if len(files) != 1:
         problem = "no answers to MT-Bench: run lm_eval with --log_samples or record="
         if files:
