@@ -12,7 +12,7 @@ from helpers.made_traces import trace_of_texts
 from lm_eval_aft.analysis.comparison import compare_all
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.page.build import write_report
-from lm_eval_aft.analysis.report.page.effects import effects
+from lm_eval_aft.analysis.report.page.effects import effects, vote_sentences
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.core.usage import Usage
@@ -61,6 +61,9 @@ def test_a_vote_of_equal_cost_and_its_oracle_are_on_the_same_axis(tmp_path: Path
     assert bound.name.startswith("oracle bound of 3, ")
     assert (vote.verdict, vote.texts["baseline"], vote.texts["score"]) == ("", "100.0", "100.0")
     assert run.difference == 75
+    assert vote_sentences(shown) == {
+        (run.run, "gsm8k"): f"Against the {vote.name} (x 1.33 its tokens): {vote.texts['difference']} points."
+    }
     assert any("it is an upper bound" in note for note in shown.notes)
 
 
@@ -68,6 +71,7 @@ def test_a_page_of_one_run_compares_nothing(tmp_path: Path):
     make_run(tmp_path / "a", [1, 0])
     entries = read_entries([tmp_path / "a"])
     assert effects(compare_all(entries, None), entries, {}) is None
+    assert vote_sentences(None) == {}
 
 
 def test_a_page_says_which_parts_it_lacks_and_why(tmp_path: Path):

@@ -12,7 +12,7 @@ from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.report.page.aggregation import aggregation
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Aggregation, Chart, PageData, PageSample
-from lm_eval_aft.analysis.report.page.effects import effects
+from lm_eval_aft.analysis.report.page.effects import effects, vote_sentences
 from lm_eval_aft.analysis.report.page.overview import (
     headlines,
     made_line,
@@ -47,11 +47,15 @@ def write_report(
     compared = compare_all(entries, baseline, members)
     base = compared.comparisons[0].baseline if compared.comparisons else ""
     shown = tuple(sample for _, of_run in samples for sample in of_run)
-    diagnostics = [(entry.label, d) for entry, (found, _) in zip(entries, samples, strict=True) for d in found]
+    diagnostics = [(entry.label, d) for entry, (each, _) in zip(entries, samples, strict=True) for d in each]
     panels = [aggregation(each, label) for label, each in diagnostics]
-    findings = {(each.panel.run, each.panel.task): each.panel.findings[0] for each in panels if each.panel.findings}
     gaps = {(label, each.task): each.gap_closed for label, each in diagnostics if each.gap_closed}
-    verdicts = tuple(headlines(compared, entries, findings))
+    compared_effects = effects(compared, entries, gaps)
+    votes = vote_sentences(compared_effects)
+    found = {(each.panel.run, each.panel.task): each.panel.findings[0] for each in panels if each.panel.findings}
+    # What both say of a run on a task stands below its verdict.
+    remarks = {key: " ".join(each[key] for each in (votes, found) if key in each) for key in (*votes, *found)}
+    verdicts = tuple(headlines(compared, entries, remarks))
     scores, shared = without_shared_columns(table)
     data = PageData(
         title=page_title(entries, base),
@@ -60,7 +64,7 @@ def write_report(
         strips=tuple(strips(compared, entries, base)),
         leaderboard=scores,
         charts=tuple(_charts(entries)),
-        effects=effects(compared, entries, gaps),
+        effects=compared_effects,
         diagnostics=tuple(panels),
         samples=shown,
         featured=featured(shown, verdicts[0].run if verdicts else ""),

@@ -56,6 +56,19 @@ def effects(compared: ComparedRuns, entries: Sequence[RunEntry], gaps: Gaps) -> 
     return Effects(tuple(_columns(shown)), tuple(groups), tuple(_notes(compared.comparisons, shown)))
 
 
+def vote_sentences(effects: Effects | None) -> dict[tuple[str, str], str]:
+    """By run and task, the run against the best majority vote of equal cost."""
+    sentences: dict[tuple[str, str], str] = {}
+    for group in effects.groups if effects else ():
+        task = next(effect.name for effect in group.effects if effect.kind == "run")
+        # The last one of a run stays: the best vote leaves the least difference.
+        for vote in sorted(group.effects, key=lambda effect: -effect.difference):
+            if vote.kind == "vote":
+                against = f"Against the {vote.name} ({vote.texts['token_ratio']} its tokens)"
+                sentences[vote.run, task] = f"{against}: {vote.texts['difference']} points."
+    return sentences
+
+
 def _columns(shown: Sequence[Effect]) -> Iterator[tuple[str, str, str]]:
     """The columns in which a row has a text.
 

@@ -78,7 +78,7 @@ def headlines(
     Args:
         compared: The comparisons with the baseline.
         entries: All runs.
-        findings: By label and task, a sentence on what aggregation did there.
+        findings: By label and task, what votes of equal cost and aggregation did there.
     """
     by_name: dict[str, list[Comparison]] = {}
     for comparison in compared.comparisons:
