@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.records import Grade, Trace
-from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction, voting_grade
+from lm_eval_aft.inference.extraction import (
+    Extraction,
+    choose_extraction,
+    has_extraction,
+    vote_spelling,
+    voting_grade,
+)
 
 # Metric and filter
 Measure = tuple[str, str]
@@ -48,8 +54,8 @@ class TaskRule:
         return None if value is None or not self.binary else value == 1
 
     def answer(self, grades: Sequence[Grade]) -> str | None:
-        """The answer in a text; None if there is none."""
-        return next((grade.answer for grade in grades if grade.filter == self.answers), None)
+        """The answer in a text, in its ``vote_spelling``; None if there is none."""
+        return next((vote_spelling(grade.answer) for grade in grades if grade.filter == self.answers), None)
 
 
 @dataclass(frozen=True, slots=True)

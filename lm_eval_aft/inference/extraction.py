@@ -58,6 +58,11 @@ def voting_grade(grades: Iterable[Grade]) -> Grade | None:
     return next(flexible, extracting[0] if extracting else None)
 
 
+def vote_spelling(answer: str | None) -> str | None:
+    """One spelling for answers that vote together, such as 18, 18.00 and $18. No answer (None) stays None."""
+    return None if answer is None else normalise(answer) or answer
+
+
 def has_extraction(task: str) -> bool:
     """Whether a task's answers can be found without a regex."""
     return task in TASKS or any(task == name or task.startswith(name + "_") for name in NUMERIC)

@@ -28,7 +28,7 @@ from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.records import Grade, Question, Trace
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue, answer_of, final_answer
-from lm_eval_aft.inference.extraction import voting_grade
+from lm_eval_aft.inference.extraction import vote_spelling, voting_grade
 from lm_eval_aft.inference.host_call import host_allows_unsafe_code, host_tasks
 from lm_eval_aft.inference.requests import document_hash
 
@@ -85,14 +85,14 @@ class TaskGrader:
         return ""
 
     def answers(self, document: Any, texts: Sequence[str]) -> list[str | None]:
-        """The answer that the task's filter extracts from each text; None if there is none.
+        """The answer that the task's filter extracts from each text, in its ``vote_spelling``; None if there is none.
 
         Raises:
             Exception: Whatever the filter raises.
         """
         with _bounded(document):
             found = [self._filter(document, text)[1] for text in texts]
-        return [grade.answer if (grade := voting_grade(grades)) else None for grades in found]
+        return [vote_spelling(grade.answer) if (grade := voting_grade(grades)) else None for grades in found]
 
     def grade(self, document: Any, texts: Sequence[str]) -> Grades:
         """Grade texts that answer a document. Equal texts are graded once. Empty ones are wrong.

@@ -56,6 +56,16 @@ def test_votes_need_neither_samples_nor_a_regex():
     assert (votes.aggregate.estimate, votes.silent) == (1.0, pytest.approx(1 / 6))
 
 
+def test_equal_numbers_vote_together_whatever_their_spelling():
+    trace = trace_of_texts(["a", "b", "c", "d"], ["e"], task="own")
+    graded = with_grades(trace, "exact_match", [1, 0, 0, 1, 1], ["1,800", "$1800.00", "7", "1800.", "1800"])
+    (votes,) = count_votes([graded], [])
+    # Three of four drafts say 1800. The metric takes two of the three for right, and the vote takes one of the three.
+    assert votes.points[-1].majority.estimate == pytest.approx(2 / 3)
+    (diagnosis,) = diagnose_traces([graded], [])
+    assert diagnosis.diagnostics.by_layer[0].distinct_answers == 2
+
+
 def test_without_an_answer_string_there_is_no_vote_but_the_rest():
     (votes,) = count_votes(essays(), [])
     assert [point.majority for point in votes.points] == [None, None]

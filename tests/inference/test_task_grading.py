@@ -198,3 +198,11 @@ def test_a_run_that_scores_nothing_has_no_grades(tmp_path: Path, caplog):
     traces = evaluate(tmp_path, texts("1"), [graded_task()], {"predict_only": True})
     assert [trace.grades for trace in traces] == [(), (), ()]
     assert "3 of the documents of numbers have no metric that is a number, so no grades." in caplog.messages
+
+
+def test_a_majority_counts_equal_numbers_together(tmp_path: Path):
+    number = {"function": "regex", "regex_pattern": r"(\S+)$"}
+    task = graded_task(filter_list=[{"name": "last", "filter": [number, {"function": "take_first"}]}])
+    traces = evaluate(tmp_path, texts("so 7", "so 18", "is $18.00"), [task], strategy="majority")
+    assert [trace.answer for trace in traces] == ["so 18"] * 3
+    assert traces[0].scores == (1.0, 2.0, 2.0)
