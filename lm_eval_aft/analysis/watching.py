@@ -85,6 +85,8 @@ def look_at(path: Path) -> Look:
     """
     if path.is_file():
         return Look(time.time(), (), {str(path): count_store(path)})
+    if not path.exists():
+        raise RecordError(f"{path} does not exist: give the folder that record= names, or the file that cache= names.")
     runs = tuple(state for _, state in read_run_states(path)) if path.is_dir() else ()
     files = [file for file in files_below(path, STORE_NAME) if file.is_file()]
     stores = {str(file.relative_to(path)): count_store(file) for file in files}

@@ -111,7 +111,9 @@ def _plot_costs(drawn: Sequence[Frontier], folder: Path) -> None:
     Raises:
         RecordError: Every task has a single point.
     """
-    single = [each for each in drawn if len({(point.cost, point.score) for point in each.points}) < 2]
+    single = [
+        each for each in drawn if len({(point.model, point.name, point.cost, point.score) for point in each.points}) < 2
+    ]
     if single:
         names = ", ".join(each.task for each in single)
         message = f"{names}: one point makes no figure: give a second run, or use aft report."

@@ -262,8 +262,10 @@ def test_a_wrong_interval_is_refused(tmp_path, value):
 
 
 def test_bad_input_is_one_sentence(tmp_path):
-    with pytest.raises(RecordError, match="there is neither a run nor a draft store in"):
+    with pytest.raises(RecordError, match="nowhere does not exist: give the folder that record= names"):
         raise watch(tmp_path / "nowhere").exception or AssertionError
+    with pytest.raises(RecordError, match="there is neither a run nor a draft store in"):
+        raise watch(tmp_path).exception or AssertionError
     (tmp_path / "notes.txt").write_text("my notes\n" * 1000)
     with pytest.raises(StoreError, match=r"notes\.txt"):
         raise watch(tmp_path / "notes.txt", "--once").exception or AssertionError

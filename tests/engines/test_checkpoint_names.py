@@ -109,7 +109,7 @@ def test_a_name_that_may_be_on_the_hub_says_first_that_there_is_no_folder(tmp_pa
 NOWHERE = [
     *("report PATH", "votes PATH", "diagnose PATH", "plot PATH", "plot PATH --training", "compare PATH PATH"),
     *("data stats PATH", "data import PATH out", "template check PATH", "train sft --config PATH"),
-    *("judge mt_bench --judgments PATH", "judge alpaca_eval --annotations PATH", "cache info PATH"),
+    *("judge mt_bench --judgments PATH", "judge alpaca_eval --annotations PATH", "cache info PATH", "watch PATH"),
     *("judge mt_bench PATH --judge-model m --judge-base-url http://127.0.0.1:9/v1",),
     *("judge alpaca_eval PATH --judge-model m --judge-base-url http://127.0.0.1:9/v1",),
 ]

@@ -441,7 +441,7 @@ COMMANDS = (
     *("votes PATH", "votes RUN --traces PATH", "diagnose PATH", "diagnose RUN --traces PATH"),
     *("compare PATH RUN", "compare RUN PATH", "compare RUN RUN --traces PATH", "compare RUN RUN --drafts PATH"),
     *("plot PATH", "plot RUN --png PATH", "plot RUN --traces PATH", "plot PATH --training"),
-    *("cache info PATH", "cache verify PATH", "template check PATH"),
+    *("cache info PATH", "cache verify PATH", "template check PATH", "watch PATH", "watch PATH --once"),
     *("judge mt_bench PATH", "judge mt_bench --judgments PATH", "judge mt_bench RUN --judge-prompts PATH"),
     *("judge mt_bench RUN --references PATH", "judge mt_bench RUN --questions PATH", "judge mt_bench RUN --cache PATH"),
     *("judge mt_bench RUN --output PATH", "judge alpaca_eval PATH", "judge alpaca_eval --annotations PATH"),

@@ -208,6 +208,7 @@ READING = [
     *("votes ALL", "votes ALL --regex \\d", "votes ALL --regex [ --format json", "votes ALL --task TEXT"),
     *("votes A --regex \\d --format csv", "votes A --regex TEXT", "diagnose A", "diagnose A --format json"),
     *("diagnose A --regex \\d", "diagnose A --task TEXT", "diagnose A --format markdown"),
+    *("plot ALL --curves --png OUT", "watch ALL --once", "watch TEXT", "watch A --interval TEXT"),
     *("plot ALL --png OUT", "plot ALL --frontier --png OUT", "plot ALL --frontier --format csv --png OUT"),
     *("report TEXT", "votes TEXT", "diagnose TEXT", "plot TEXT", "compare TEXT B", "compare A TEXT", "cache info TEXT"),
     *("cache verify TEXT", "template check TEXT", "data stats TEXT", "data import TEXT OUT/x", "data ppl TEXT"),
@@ -358,7 +359,8 @@ PRINTING = [
     *("--help", "--version", "report --help", "data --help", "train --help", "judge --help", "judge mt_bench --help"),
     *("sweep --help", "cache --help", "plot --help", "report a b", "report a b --format json", "report a --format csv"),
     *("report a b --model-card", "compare a b", "compare a b --format json", "votes b", "votes b --format csv"),
-    *("diagnose b", "plot a b --frontier --png OUT", "cache info s.sqlite"),
+    *("diagnose b", "plot a b --frontier --png OUT", "plot a b --png OUT", "plot a b --curves --png OUT"),
+    *("cache info s.sqlite", "watch s.sqlite --once"),
     *("cache verify s.sqlite", "data stats rows.jsonl", "data import rows.jsonl OUT/o.jsonl", "template check"),
     *("data select rows.jsonl OUT/o.jsonl --verifier exact:", "judge mt_bench --judgments judged.jsonl"),
 ]
