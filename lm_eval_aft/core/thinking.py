@@ -47,6 +47,8 @@ _TOKEN_WORDS = {"begin": "end", "BEGIN": "END", "start": "end", "START": "END", 
     "content_thinking": "content_text"
 }
 _EITHER = "|".join(f"(?P<open_{kind}>{opens})|(?P<end_{kind}>{ends})" for kind, (opens, ends) in _KINDS.items())
+# The characters with which marks begin.
+_FIRST = ("<", "[", "\u25c1")
 # The look-ahead at the first character makes the search nine times as fast.
 _MARK = re.compile(rf"(?=[<\[\u25c1])(?:{_EITHER})", re.IGNORECASE)
 # The tokens of gpt-oss's channels.
@@ -156,6 +158,9 @@ def is_thought_token(token: str) -> bool:
 
 def _marks(text: str) -> Iterator[_Mark]:
     """The marks in a text, in their order."""
+    # Most texts hold none of the characters with which marks begin, and this search is a hundred times as fast.
+    if not any(first in text for first in _FIRST):
+        return
     for match in _MARK.finditer(text):
         start, end = match.span()
         action, _, kind = str(match.lastgroup).partition("_")
