@@ -196,8 +196,10 @@ def _check_names(question: Question) -> None:
     names = question.task, question.doc_id, question.doc_hash, question.repeat, question.turn
     if not all(isinstance(name, str | int | None) for name in names):
         raise TypeError("task, doc_id, doc_hash, repeat or turn is neither a text nor a number")
-    if not all(isinstance(mark, str) for mark in (question.think_end, *question.until)):
-        raise TypeError("think_end or until is not a text")
+    texts = [part for message in question.chat.messages for part in (message.role, message.content)]
+    texts += [question.task, question.think_end, question.chat.prefill, *question.until]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a message, the task, think_end, prefill or until is not a text")
 
 
 def _check_counts(*counts: Any) -> None:
