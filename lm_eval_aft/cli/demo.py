@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from lm_eval_aft.bundled.arith import Problem, is_right
+from lm_eval_aft.cli.runner import run_program
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.terminal import output_guard, show
 from lm_eval_aft.storage.traces import read_traces
@@ -80,4 +81,4 @@ def show_question(trace: Trace) -> None:
 
 if __name__ == "__main__":
     with output_guard():
-        sys.exit(main())
+        run_program(main)

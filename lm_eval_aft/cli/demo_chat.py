@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft import _autoload, register, tasks_path
-from lm_eval_aft.core.errors import AFTError
+from lm_eval_aft import register, tasks_path
+from lm_eval_aft.cli.runner import run_program
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.terminal import output_guard, show
 from lm_eval_aft.storage.traces import read_traces
@@ -133,9 +133,5 @@ def _indent(text: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        with output_guard():
-            sys.exit(main())
-    except AFTError as error:
-        _autoload.print_error(error)
-        sys.exit(error.exit_code)
+    with output_guard():
+        run_program(main)

@@ -20,20 +20,29 @@ from lm_eval_aft.core.terminal import note, output_guard
 
 
 def run(command: click.Command, prog_name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and end the program. An error of ours becomes one sentence on stderr and the error's exit code.
-
-    So does a signal; see ``core.stops``.
+    """Run a command and end the program; see ``run_program``.
 
     Args:
         command: The command.
         prog_name: What its help calls it.
         arguments: Its arguments; those of the program by default.
     """
+    run_program(lambda: run_guarded(command.main, arguments, prog_name=prog_name))
+
+
+def run_program(main: Callable[[], int]) -> NoReturn:
+    """Run a program and end it. An error of ours becomes one sentence on stderr and the error's exit code.
+
+    So does a signal; see ``core.stops``.
+
+    Args:
+        main: The program. It returns its exit code.
+    """
     take_signals()
     outlive_readers(STDERR)
     try:
         with stoppable():
-            run_guarded(command.main, arguments, prog_name=prog_name)
+            sys.exit(main())
     except AFTError as error:
         _autoload.print_error(error)
         sys.exit(error.exit_code)

@@ -118,6 +118,8 @@ class Bench:
         try:
             for stream in (1, 2):
                 os.dup2(output if streams is None else streams, stream)
+            # A suite under nohup ignores SIGHUP.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             take_signals()
             label.with_suffix(".started").touch()
             prepare()

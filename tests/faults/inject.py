@@ -66,8 +66,10 @@ class Runs:
         put = store.SQLiteStore.put
 
         def counted(self: Any, *given: Any) -> None:
-            bench.add()
-            put(self, *given)
+            try:
+                put(self, *given)
+            finally:
+                bench.add()
 
         store.SQLiteStore.put = counted  # type: ignore[method-assign]
         bench.wait(self.start(bench.work / "whole"))
