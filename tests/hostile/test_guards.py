@@ -533,5 +533,5 @@ def test_a_call_that_cannot_be_written_as_json_is_tried_once(body: dict[str, Any
 
 @pytest.mark.parametrize("timeout_s", [0, -1, 1e308, float("inf"), float("nan"), 1e10])
 def test_a_time_out_that_no_socket_takes(timeout_s: float) -> None:
-    with pytest.raises(ConfigError, match=r"timeout_s=.* is not allowed: give a number of seconds above 0 and up to 604,800"):
+    with pytest.raises(ConfigError, match=r"timeout_s=.* is not allowed: give a number .* up to 604,800\."):
         ChatClient("http://127.0.0.1:9/v1", timeout_s=timeout_s, max_retries=0)
