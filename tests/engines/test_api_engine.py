@@ -380,7 +380,7 @@ class TestLoading:
             ({"timeout_s": 0}, ConfigError, "timeout_s=0 is not allowed"),
             ({"pretrained": "m2"}, ConfigError, "model=m and pretrained=m2 differ"),
             ({"extra_body": {"seed": 3}}, ConfigError, "must not hold seed"),
-            ({"tokenizer": "/no/such/folder"}, EngineError, "tokenizer=/no/such/folder cannot be loaded"),
+            ({"tokenizer": "/no/such/folder"}, ConfigError, "tokenizer=/no/such/folder does not exist"),
         ],
     )
     def test_wrong_arguments_are_one_sentence(self, server, args, kind, message):
