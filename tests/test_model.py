@@ -330,11 +330,8 @@ def test_the_template_of_an_adapter_in_the_home_folder_is_used(tmp_path, monkeyp
     CheckpointConfig(own, Template(own, "x").digest).save(tmp_path / "adapter")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~/adapter"}).source == own
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert (
-        choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~no-such-user/adapter"}).source
-        == DEFAULT_TEMPLATE
-    )
+    with pytest.raises(ConfigError, match="names the home of a user that there is not"):
+        choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~no-such-user/adapter"})
 
 
 @pytest.mark.parametrize("chat", [False, True])
