@@ -139,7 +139,7 @@ TABLE: dict[str, Run | Check] = {
     "--apply_chat_template --batch_size auto --output_path out/baseline --log_samples": Run(
         "|gsm8k|", {"SFT": "MODEL"}, SMALL
     ),
-    "aft compare out/baseline out/lora": Run("gsm8k, filter flexible-extract: MODEL (5, 2)"),
+    "aft compare out/baseline out/lora": Run("gsm8k, filter flexible-extract: MODEL+ADAPTER (5, 2)"),
     "aft report out/baseline out/lora --html page.html": Run("The page is in page.html."),
     "aft train KIND --config FILE --merge": Check(
         "training takes minutes: tests/trainers has small ones", "aft train --help"

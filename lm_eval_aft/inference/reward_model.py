@@ -56,12 +56,13 @@ class RewardModel:
                 name, dtype="auto", use_safetensors=True, output_loading_info=True
             )
             model, info = loaded
+            # A model of another kind also lacks the weights of the score. Its outputs say better what is wrong.
+            if model.config.num_labels != 1:
+                raise ConfigError(
+                    f"reward_model {name} has {model.config.num_labels} outputs: give a model with a single one."
+                )
             if fault := missing_weights(info["missing_keys"]) or damaged_weights(model):
                 raise ValueError(fault)
-        if model.config.num_labels != 1:
-            raise ConfigError(
-                f"reward_model {name} has {model.config.num_labels} outputs: give a model with a single one."
-            )
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"reward_model {name} has no chat template, so it cannot tell question from answer: give a chat model."

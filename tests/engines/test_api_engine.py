@@ -367,7 +367,7 @@ class TestLoading:
         [
             ({"model": "nobody"}, EngineError, "has no model=nobody: it lists m, other"),
             ({"base_url": "localhost:8000"}, ConfigError, "is not an address"),
-            ({"base_url": "http://me:pw@x/v1"}, ConfigError, "neither a user, a password"),
+            ({"base_url": "http://me:pw@x/v1"}, ConfigError, "holds a user, a password, a query, a fragment or a key"),
             (
                 {"base_url": "http://127.0.0.1:9/v1", "max_retries": 1},
                 EngineError,

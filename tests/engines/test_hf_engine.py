@@ -292,7 +292,7 @@ class TestLoading:
         config = tmp_path / "model" / "generation_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "repetition_penalty": 1.3}))
         load_engine("hf", {"pretrained": str(tmp_path / "model"), "truncation": True}, self.host)
-        assert "asks for repetition_penalty=1.3: --model hf applies it, --model aft does not" in caplog.text
+        assert "sets repetition_penalty=1.3: --model hf applies it, --model aft does not" in caplog.text
         assert "truncation=True has no effect" in caplog.text
 
     def test_thinking_can_be_switched_on_without_hflms_own_condition(self, tiny):

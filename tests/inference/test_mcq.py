@@ -151,7 +151,7 @@ def test_out_of_memory_halves_the_batch_of_choices_and_one_that_does_not_fit_is_
     assert close(model(tiny_engine).loglikelihood(instances(), disable_tqdm=True), lm.scores)
     assert "Out of memory" in caplog.text
     monkeypatch.setattr(tiny_engine.model, "forward", lambda **_: limited(input_ids=[0] * 4))
-    with pytest.raises(EngineError, match="with 3 choices does not fit the memory"):
+    with pytest.raises(EngineError, match="with 3 choices does not fit into the memory"):
         list(tiny_engine.scorer.score_choices([[5, 6]], [[[7], [8], [9]]]))
     monkeypatch.setattr(tiny_engine.model, "forward", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -43,11 +44,14 @@ def test_damaged_weights_are_refused_at_load(reward, tmp_path, value, reason):
         RewardModel(changed(reward, tmp_path / "m", value), NoStore(), "cpu", 1)
 
 
-def test_a_head_that_was_never_trained_is_missing(tiny):
+def test_a_head_that_was_never_trained_is_missing(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "headless")
+    config = tmp_path / "headless" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "id2label": {"0": "score"}}))
     with pytest.raises(
         EngineError, match=r"weights are missing from the checkpoint and would be random: score\.weight"
     ):
-        RewardModel(tiny, NoStore(), "cpu", 1)
+        RewardModel(str(config.parent), NoStore(), "cpu", 1)
 
 
 def test_scores_that_are_no_numbers_are_refused(reward):

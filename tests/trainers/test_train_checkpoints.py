@@ -195,7 +195,7 @@ def test_a_run_whose_weights_were_not_written_is_not_finished(config, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.AFTTrainer, "save_model", save_checkpoints_alone)
-        with pytest.raises(EngineError, match=r"no weights were written to .*: let them be gathered"):
+        with pytest.raises(EngineError, match=r"no weights were written to .*: configure the launcher"):
             run_training("sft", config)
     assert not json.loads(Path(config.output, "run.json").read_text())["finished"]
 
