@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from helpers.paths import SHARED
 from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.stops import SIGNALS
 
 # No test needs a hub. huggingface_hub reads this when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,6 +26,13 @@ STARTUP = Path(__file__).resolve().parent / "helpers" / "startup"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), os.environ.get("PYTHONPATH")]))
 runpy.run_path(str(STARTUP / "sitecustomize.py"))
 
+# A test run in the background ignores these, for example with nohup, and so would the commands that tests start.
+for interrupt, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(interrupt) == signal.SIG_IGN:
+        signal.signal(interrupt, handler)
+
+HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}
+
 SMOLLM2 = Path.home() / ".cache" / "lm_eval_aft" / "smollm2-135m-instruct"
 
 
@@ -30,6 +40,20 @@ SMOLLM2 = Path.home() / ".cache" / "lm_eval_aft" / "smollm2-135m-instruct"
 def fresh_warnings() -> None:
     """Let each test see the warnings that a process logs only once."""
     warn_once.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers() -> None:
+    """Let each test begin with the handlers of pytest. A command's handler stays until its process ends."""
+    for number, before in HANDLERS.items():
+        if before is not None and signal.getsignal(number) is not before:
+            signal.signal(number, before)
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_the_root() -> None:
+    """Let caplog see our log. lm-eval's command line keeps its loggers, ours among them, from the root logger."""
+    logging.getLogger("lm_eval").propagate = True
 
 
 @pytest.fixture(scope="session")
