@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ def take_signals() -> bool:
     if not _in_main_thread() or _active() is not None:
         return False
     _install(_Handler())
+    _hide_dropped_stops()
     return True
 
 
@@ -162,6 +164,17 @@ def _in_main_thread() -> bool:
 def _active() -> _Handler | None:
     handler = signal.getsignal(signal.SIGINT)
     return handler if isinstance(handler, _Handler) and handler.is_own else None
+
+
+def _hide_dropped_stops() -> None:
+    """Print no traceback if a signal arrives where Python drops exceptions, such as ``__del__``. It is remembered."""
+    report = sys.unraisablehook
+
+    def report_others(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, Stopped):
+            report(dropped)
+
+    sys.unraisablehook = report_others
 
 
 def _install(handler: _Handler) -> dict[signal.Signals, Any]:

@@ -47,6 +47,19 @@ def test_every_signal_ends_a_command_in_order(tmp_path, number):
     assert (code, errors) == (128 + number, sentence)
 
 
+def test_a_signal_in_a_destructor_prints_no_traceback(tmp_path):
+    body = """
+    class Late:
+        def __del__(self):
+            os.kill(os.getpid(), 15)
+            time.sleep(0.01)
+    with stoppable(kept):
+        Late()
+    """
+    code, errors = Program(tmp_path, COMMAND.format(body=body)).end()
+    assert (code, errors) == (143, "error: stopped by SIGTERM; 3 texts are kept: the same command resumes.\n")
+
+
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_second_signal_ends_a_command_that_does_not_end_and_commits_before(tmp_path, second):
     program = Program(tmp_path, COMMAND.format(body=SLOW_END)).stop(signal.SIGINT)
