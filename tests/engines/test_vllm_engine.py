@@ -136,7 +136,7 @@ class TestArguments:
         assert self.check(pretrained=smollm2).engine["max_num_batched_tokens"] == 8192
 
     def test_a_checkpoint_that_is_not_there(self, tmp_path):
-        with pytest.raises(EngineError, match="cannot be loaded by vLLM"):
+        with pytest.raises(ConfigError, match="nothing does not exist: give the folder of a checkpoint"):
             load_engine("vllm", {"pretrained": str(tmp_path / "nothing")}, CPU)
 
 
