@@ -53,13 +53,13 @@ def test_the_readme_has_a_limit_of_lines():
 
 def test_the_command_prints_counts_and_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "lab-notes").mkdir()
-    (tmp_path / "lab-notes" / "a.md").write_text("An opponent was rescued.")
+    (tmp_path / "lab-notes" / "a.md").write_text("word " * 31 + ".")
     (tmp_path / "b.md").write_text("Four words are here. And here are five.")
     assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "1 pages, 8 words, mean 4.0, longest 4, over 30: 0\n"
-    (tmp_path / "c.md").write_text("An opponent is here.")
+    assert capsys.readouterr().out == "2 pages, 8 words, mean 4.0, longest 4, over 30: 0\n"
+    (tmp_path / "lab-notes" / "a.md").write_text("An opponent is here.")
     assert main([str(tmp_path)]) == 1
-    assert capsys.readouterr().out.endswith("c.md: do not write 'opponent'\n")
+    assert capsys.readouterr().out.endswith("a.md: do not write 'opponent'\n")
 
 
 def test_a_high_mean_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

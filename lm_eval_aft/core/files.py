@@ -94,7 +94,7 @@ def reading(path: Path | str, what: str, error: type[AFTError] = RecordError) ->
 def is_full(folder: Path, size: int, error: BaseException) -> bool:
     """Whether a write into ``folder`` failed because there was no room. The words of the error are not read.
 
-    Some packages report a failed write without its errno. Then the file system is asked for room for ``size`` bytes.
+    Some packages report a failed write without its errno. Then this tries to reserve ``size`` bytes on the file system.
 
     Args:
         folder: Any folder of that file system that can be written.

@@ -112,8 +112,9 @@ def write(text: str, share: float) -> None:
     """Put the tables between their marks in docs/reliability.md."""
     page = PAGE.read_text(encoding="utf-8")
     start, end = page.index(MARKS[0]) + len(MARKS[0]), page.index(MARKS[1])
-    command = f"FAULT_SHARE={share:g} make reliability-table" if share != 1 else "make reliability-table"
-    PAGE.write_text(f"{page[:start]}Made by `{command}`.\n\n{text}\n{page[end:]}", encoding="utf-8")
+    part = f"`FAULT_SHARE={share:g} make reliability-table`, with {share:.0%} of the rounds"
+    made = part if share != 1 else "`make reliability-table`"
+    PAGE.write_text(f"{page[:start]}Made by {made}.\n\n{text}\n{page[end:]}", encoding="utf-8")
 
 
 def main() -> None:

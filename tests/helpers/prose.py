@@ -4,8 +4,9 @@
 - No page uses a word of ``FORBIDDEN``.
 - README.md has at most 150 lines.
 
-Code, tables, headings, pictures and pages in lab-notes/ are left out. A colon ends a sentence, and so does the next
-item of a list. Code within a line counts as one word, and so does the dash of a first item.
+Code, tables, headings, pictures and pages in lab-notes/ are left out when sentences are counted. A colon ends a
+sentence, and so does the next item of a list. Code within a line counts as one word, and so does the dash of a first
+item.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ def sentences(page: str) -> list[str]:
     return [" ".join(words).rstrip(".") for words in (part.split() for part in parts) if len(words) > 2]
 
 
+def counted_sentences(name: str, page: str) -> list[str]:
+    """The sentences of a page whose words are counted: none of a page in lab-notes/."""
+    return [] if "lab-notes" in Path(name).parts else sentences(page)
+
+
 def forbidden_words(page: str) -> list[str]:
     """The words of ``FORBIDDEN`` that a page uses outside code and addresses, tables and headings included."""
     text = ADDRESS.sub(" ", CODE.sub(" ", BLOCK.sub(" ", page)))
@@ -62,7 +68,7 @@ def forbidden_words(page: str) -> list[str]:
 
 def faults(name: str, page: str) -> list[str]:
     """What is wrong with the prose of one page, each fault with the name of the page."""
-    long = [sentence for sentence in sentences(page) if len(sentence.split()) > MOST_WORDS]
+    long = [sentence for sentence in counted_sentences(name, page) if len(sentence.split()) > MOST_WORDS]
     found = [f"{name}: {len(sentence.split())} words in one sentence: {sentence}" for sentence in long]
     found += [f"{name}: do not write '{word}'" for word in forbidden_words(page)]
     lines = len(page.splitlines())
@@ -72,17 +78,16 @@ def faults(name: str, page: str) -> list[str]:
 
 
 def pages(names: list[str]) -> list[Path]:
-    """The pages that the names stand for: Markdown files, and all of them below a folder except in lab-notes/."""
-    files = (
+    """The pages that the names stand for: Markdown files, and all of them below a folder."""
+    return [
         file for name in names for file in ([Path(name)] if name.endswith(".md") else sorted(Path(name).rglob("*.md")))
-    )
-    return [file for file in files if "lab-notes" not in file.parts]
+    ]
 
 
 def main(names: list[str]) -> int:
     """Print the counts of the pages and their faults. Returns 1 if there is a fault, else 0."""
     texts = {str(file): file.read_text(encoding="utf-8") for file in pages(names)}
-    lengths = [len(sentence.split()) for text in texts.values() for sentence in sentences(text)]
+    lengths = [len(sentence.split()) for name, text in texts.items() for sentence in counted_sentences(name, text)]
     mean = sum(lengths) / max(1, len(lengths))
     longer = sum(length > MOST_WORDS for length in lengths)
     print(
