@@ -6,6 +6,7 @@ import logging
 import os
 import runpy
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,14 @@ def fresh_warnings() -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_signal_handlers() -> None:
-    """Let each test begin with the handlers of pytest. A command's handler stays until its process ends."""
+def own_handlers():
+    """Let each test begin with the handlers and the hook of pytest. Those of a command stay until its process ends."""
     for number, before in HANDLERS.items():
         if before is not None and signal.getsignal(number) is not before:
             signal.signal(number, before)
+    hook = sys.unraisablehook
+    yield
+    sys.unraisablehook = hook
 
 
 @pytest.fixture(autouse=True)
