@@ -127,6 +127,17 @@ def quiet_transformers():
 
 
 @pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch):
+    """A server of chat completions on 127.0.0.1, for calls without a key."""
+    from helpers.fake_server import FakeServer
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    fake = FakeServer()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
 def weighted_judge(monkeypatch: pytest.MonkeyPatch):
     """A judge on 127.0.0.1 that answers AlpacaEval's prompts with log-probabilities."""
     from helpers.fake_alpaca import weighted_reply

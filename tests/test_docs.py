@@ -60,7 +60,7 @@ def test_every_module_on_a_page_exists(page: Path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_stands_in_fenced_blocks_with_a_language(page: Path):
+def test_code_is_in_fenced_blocks_with_a_language(page: Path):
     text = page.read_text(encoding="utf-8")
     fences = re.findall(r"^```(.*)$", text, re.MULTILINE)
     assert len(fences) % 2 == 0

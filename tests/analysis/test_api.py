@@ -98,7 +98,7 @@ def test_another_model_has_no_settings_and_no_cost(tmp_path: Path):
 
 
 def write_trace(folder: Path, *layers: list[str]) -> None:
-    """Write the trace of one question of the task t, and its results. HALF stands for half a surrogate pair."""
+    """Write the trace of one question of the task t, and its results. HALF becomes half a surrogate pair."""
     (file,) = write_traces(
         str(folder / "traces"), {"k": 2, "layers": 1, "model": "m"}, [trace_of_texts(*layers, task="t")]
     )

@@ -82,7 +82,7 @@ def test_the_scores_of_all_runs_share_an_axis(tmp_path: Path):
 def test_equal_and_empty_columns_are_named_once(tmp_path: Path):
     entries = made_entries(tmp_path, [1, 0], [1, 0])
     table, shared = without_shared_columns(leaderboard(entries))
-    # The score stands before k and layers. Equal scores stay.
+    # The score comes before k and layers. Equal scores stay.
     assert [column.key for column in table.columns][:4] == ["model", "t/acc/none", "k", "layers"]
     assert not {"n", "engine", "judge"} & {column.key for column in table.columns}
     assert all(len(row.cells) == len(table.columns) for row in table.rows)

@@ -90,7 +90,7 @@ def test_another_models_run_is_shown_from_the_log(tmp_path: Path):
     assert samples[2].score == "exact_match (flexible-extract): 0.5"
 
 
-def test_messages_that_stand_beside_a_rendered_prompt_are_shown_as_turns(tmp_path: Path):
+def test_messages_beside_a_rendered_prompt_are_shown_as_turns(tmp_path: Path):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
     request = {"arg_0": "<|im_start|>user\nHow many?", "arg_1": {"until": []}, "arg_2": {"messages": messages}}
     broken = {"arg_0": "rendered", "arg_1": {}, "arg_2": {"messages": [{"role": "user"}]}}
@@ -140,11 +140,11 @@ def test_a_sample_says_which_drafts_are_right_and_which_layer_changed_the_answer
         (1, 0, "sums"),
         (0, None, "sums"),
     ]
-    # The answer resembles the third draft, though a text of layer 1 stood in its prompt.
+    # The answer resembles the third draft, though its prompt held a text of layer 1.
     assert [text.nearest for text in samples[0].texts] == [None, None, None, 2, 2, 0, 2]
 
 
-def test_thoughts_stand_apart_from_what_a_text_says(tmp_path: Path):
+def test_what_a_text_says_is_kept_apart_from_its_thought(tmp_path: Path):
     made = trace(["<think>8?</think>is 7", "is 8"], ["<think>no end"])
     log_run(tmp_path, "gsm8k", [row(0)], made.settings)
     write_traces(str(tmp_path / "traces"), made.settings, [made])

@@ -1,4 +1,4 @@
-"""``aft grade``: the grades of stored traces equal those of the run, and what cannot be graded is refused and kept."""
+"""``aft grade``: stored traces get the grades of the run. Traces that cannot be graded stay as they are."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def tasks(tmp_path: Path) -> Path:
 
 def test_stored_texts_get_the_grades_of_the_run(tmp_path: Path, tasks: Path):
     plain = run(tmp_path / "plain", tasks, grade_drafts=False)
-    said = grade(plain, "--include_path", tasks)
+    printed = grade(plain, "--include_path", tasks)
     (file,) = trace_files(plain / "traces")
-    assert said == f"{file}: 12 texts of numbers are graded; 3 without an answer are wrong.\n"
+    assert printed == f"{file}: 12 texts of numbers are graded; 3 without an answer are wrong.\n"
     graded = run(tmp_path / "graded", tasks, grade_drafts=True)
     assert [trace.grades for trace in read_traces(plain)] == [trace.grades for trace in read_traces(graded)]
     again = grade(plain, "--include_path", tasks)

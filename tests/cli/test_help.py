@@ -15,7 +15,7 @@ from lm_eval_aft.core.config import AFTConfig
 from trainers.family.__main__ import main as family
 from trainers.settings import TrainConfig
 
-# A capital letter, or the name of a format or option, and a full stop at the end.
+# A capital letter at the start, and a full stop at the end.
 SENTENCE = re.compile(r"[A-Z].*\.", re.DOTALL)
 
 

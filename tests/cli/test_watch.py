@@ -1,4 +1,4 @@
-"""``aft watch``: a run that is killed and resumed, seen from outside; nothing in its folder changes."""
+"""``aft watch`` shows a run that is killed and resumed, and changes nothing in its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lm_eval_aft.core.records import Completion
 from lm_eval_aft.storage.draft_store import SQLiteStore
 from lm_eval_aft.storage.run_state import MeanGrade, RunState
 
-# A run of 4 questions with k=3, layers=2: 28 generations. It stands still in layer 1 until it is killed.
+# A run of 4 questions with k=3, layers=2: 28 generations. It waits in layer 1 until it is killed.
 RUN = """
 import sys, time
 from pathlib import Path
@@ -240,9 +240,9 @@ def test_a_dumb_terminal_shows_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 0, b""), (signal.SIGTERM, 143, b"error: stopped by SIGTERM;")]
+    ("number", "code", "message"), [(signal.SIGINT, 0, b""), (signal.SIGTERM, 143, b"error: stopped by SIGTERM;")]
 )
-def test_ctrl_c_leaves_the_view(tmp_path, number, code, said):
+def test_ctrl_c_leaves_the_view(tmp_path, number, code, message):
     write_state(tmp_path, done=4)
     command = [*COMMAND, str(tmp_path), "--interval", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -251,8 +251,8 @@ def test_ctrl_c_leaves_the_view(tmp_path, number, code, said):
         process.send_signal(number)
         _, err = process.communicate()
     assert process.returncode == code
-    assert err.startswith(said)
-    assert bool(err) is bool(said)
+    assert err.startswith(message)
+    assert bool(err) is bool(message)
 
 
 @pytest.mark.parametrize("value", ["0", "nan", "inf", "-1", "soon", "1e9"])

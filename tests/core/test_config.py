@@ -164,23 +164,23 @@ ARGS = [
 ]
 
 
-@pytest.mark.parametrize(("args", "said"), ARGS)
-def test_the_model_refuses_before_anything_is_loaded(args, said, tmp_path):
+@pytest.mark.parametrize(("args", "message"), ARGS)
+def test_the_model_refuses_before_anything_is_loaded(args, message, tmp_path):
     from lm_eval._cli.utils import key_val_to_dict
 
     from lm_eval_aft.model import AFTLM
 
     with pytest.raises(ConfigError) as caught:
         AFTLM(**key_val_to_dict(f"pretrained={tmp_path},{args}"))  # an empty folder: loading it would fail otherwise
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("args", "said"), [ARGS[0], ARGS[2]])
-@pytest.mark.parametrize("door", [["lm_eval_aft"], ["lm_eval"]])
-def test_the_command_lines_say_one_sentence_and_exit_2(door, args, said, tmp_path):
-    command = [sys.executable, "-m", *door, "--model", "aft", "--model_args", f"pretrained={tmp_path},{args}"]
+@pytest.mark.parametrize(("args", "message"), [ARGS[0], ARGS[2]])
+@pytest.mark.parametrize("module", [["lm_eval_aft"], ["lm_eval"]])
+def test_the_command_lines_say_one_sentence_and_exit_2(module, args, message, tmp_path):
+    command = [sys.executable, "-m", *module, "--model", "aft", "--model_args", f"pretrained={tmp_path},{args}"]
     done = subprocess.run([*command, "--tasks", "gsm8k"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -76,15 +76,15 @@ class TestTemplateFiles:
         assert template.digest == sha256(path.read_bytes()).hexdigest()
 
     @pytest.mark.parametrize(
-        ("source", "said"),
+        ("source", "message"),
         [
             ("{% block draft %}{% endblock %}", "has no block aggregate"),
             ("{% block draft %}", "does not compile"),
             ("", "has no block draft"),
         ],
     )
-    def test_bad_templates(self, source, said):
-        with pytest.raises(TemplateError, match=said):
+    def test_bad_templates(self, source, message):
+        with pytest.raises(TemplateError, match=message):
             Template(source, "bad.j2")
 
     @pytest.mark.parametrize("body", ["{{ nothing }}", "{{ ''.__class__.__mro__ }}", "{{ drafts.append('x') }}"])

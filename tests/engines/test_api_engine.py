@@ -31,13 +31,10 @@ SECRET = "sk-very-secret-1234"
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+def server(server, monkeypatch):
     monkeypatch.setattr(api_client, "BACKOFF_S", 0.01)
     monkeypatch.setattr(api_client, "QUOTA_BACKOFF_S", 0.01)
-    fake = FakeServer()
-    yield fake
-    fake.close()
+    return server
 
 
 def load(server: FakeServer, **args) -> APIEngine:

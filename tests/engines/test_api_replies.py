@@ -1,4 +1,4 @@
-"""Replies that never end, come in drops, or unpack to gigabytes are bounded, for engine=api and for judges."""
+"""Replies that never end, come byte by byte, or unpack to gigabytes are bounded, for engine=api and for judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that ignores the seed of a call: said after the drafts, counted in the results, and cured by seed_field=."""
+"""A server that ignores the seed of a call: a warning after the drafts, a count in the results, and seed_field=."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ import pytest
 from helpers.fake_server import FakeServer, completion_with
 from helpers.instances import make_instance
 from lm_eval_aft.core.engine import HostArgs
-from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.model import AFTLM
 
 LONG = "First we add four and five, which gives nine. The answer is 9."
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    fake = FakeServer()
-    warn_once.cache_clear()
-    yield fake
-    fake.close()
 
 
 def answer(server: FakeServer, questions: int = 4, gen_kwargs: dict | None = None, **args) -> dict:
@@ -73,7 +63,7 @@ def test_the_warning_comes_before_the_layers(server, caplog):
         return reply(number, body) if number < 12 else (400, {"error": {"message": "no more"}}, {})
 
     server.faults = fail_after_the_drafts
-    with pytest.raises(Exception, match="no more"):
+    with pytest.raises(EngineError, match="no more"):
         answer(server)
     assert len(equal_drafts_warnings(caplog)) == 1
 
@@ -89,7 +79,7 @@ def test_the_warning_comes_before_the_layers(server, caplog):
         (LONG, {"questions": 2}, {"questions": 2, "equal": 2}),
     ],
 )
-def test_what_says_nothing_about_seeds_is_not_blamed_on_them(server, caplog, text, args, counted):
+def test_equal_drafts_that_say_nothing_about_seeds_give_no_warning(server, caplog, text, args, counted):
     caplog.set_level(logging.WARNING)
     one_text(server, text)
     assert answer(server, **args)["equal_drafts"] == counted

@@ -1,4 +1,4 @@
-"""Names of checkpoints and arguments that are mistaken: the message says what to give instead."""
+"""Wrong names of checkpoints and arguments: the message says what to give instead."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_adapter_that_names_no_base(adapter: Path, content: str) -> None:
     ],
 )
 def test_a_checkpoint_that_does_not_exist(argument: str, name: str, message: str, tiny: str) -> None:
-    with pytest.raises(ConfigError, match=argument + ".*" + message if message[0] != "=" else argument + message):
+    with pytest.raises(ConfigError, match=f"{argument}.*{message}"):
         load_engine("hf", {"pretrained": tiny, argument: name}, CPU)
 
 
@@ -120,7 +120,7 @@ def test_a_path_that_does_not_exist(command: str, tmp_path: Path) -> None:
     missing = tmp_path / "nope"
     done = CliRunner().invoke(aft, command.replace("PATH", str(missing)).split())
     assert isinstance(done.exception, AFTError), done.output
-    said = str(done.exception)
-    assert str(missing) in said
+    message = str(done.exception)
+    assert str(missing) in message
     words = ("does not exist", "No such file", f"there is no {missing}", "no draft store at")
-    assert any(each in said for each in words), said
+    assert any(each in message for each in words), message

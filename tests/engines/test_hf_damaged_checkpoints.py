@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,27 +13,13 @@ from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
 from helpers.instances import make_instance
-from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
+from helpers.tiny_models import LAYER, damaged_copy, save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.engines.registry import load_engine
 
 HOST = HostArgs(1, None, "cpu")
-LAYER = "model.layers.1.mlp.up_proj.weight"
-
-
-def damaged(tiny: str, folder: Path, value: float | None = None) -> str:
-    """A checkpoint that lacks a weight, or holds a value in it."""
-    shutil.copytree(tiny, folder)
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    if value is None:
-        del weights[LAYER]
-    else:
-        weights[LAYER][3, 4] = value
-    save_file(weights, file, metadata={"format": "pt"})
-    return str(folder)
 
 
 def instance(kind: str, args: tuple[str, ...]) -> Instance:
@@ -49,7 +33,7 @@ def requests(engine, sampling: Sampling) -> list[Request]:
 
 @pytest.mark.parametrize("verbosity", [logging.ERROR, logging.WARNING])
 def test_missing_weights_are_refused_however_quiet_transformers_is(tiny, tmp_path, verbosity):
-    folder, before = damaged(tiny, tmp_path / "m"), transformers.logging.get_verbosity()
+    folder, before = damaged_copy(tiny, tmp_path / "m", None), transformers.logging.get_verbosity()
     logger = logging.getLogger("transformers.modeling_utils")
     transformers.logging.set_verbosity(verbosity)
     try:
@@ -87,12 +71,12 @@ def test_missing_weights_of_an_adapter_are_refused(tiny, tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers_are_refused(tiny, tmp_path, value):
     with pytest.raises(EngineError, match=rf"weights are not numbers \(NaN or infinite\): {LAYER}; save or fetch"):
-        load_engine("hf", {"pretrained": damaged(tiny, tmp_path / "m", value)}, HOST)
+        load_engine("hf", {"pretrained": damaged_copy(tiny, tmp_path / "m", value)}, HOST)
 
 
 def test_logits_that_are_no_numbers_are_refused_at_load(tiny, tmp_path):
     """These weights are numbers, and their products are not."""
-    folder = damaged(tiny, tmp_path / "m", 3e38)
+    folder = damaged_copy(tiny, tmp_path / "m", 3e38)
     with pytest.raises(EngineError, match=r"cannot be loaded: its logits are not numbers \(NaN or infinite\)"):
         load_engine("hf", {"pretrained": folder, "dtype": "float32"}, HOST)
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 
-from helpers.fake_server import FakeServer
+from helpers.instances import make_instance
 from helpers.tiny_models import save_tiny
 from lm_eval_aft.core.config import AFTConfig, samplings
 from lm_eval_aft.core.engine import HostArgs
@@ -138,18 +137,10 @@ def test_values_out_of_range_are_refused(name, value):
         samplings(AFTConfig(), {name: value})
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    fake = FakeServer()
-    yield fake
-    fake.close()
-
-
 def test_a_server_gets_them_with_the_calls_of_the_last_layer(server, caplog):
     caplog.set_level(logging.WARNING)
     lm = AFTLM(engine="api", base_url=server.url, model="m", k=2, layers=1, cache="none", extra_body={"min_p": 0.2})
-    request = Instance("generate_until", {}, ("Why?", {"until": [], **ALL}), 0, ("t", 0, 1))
+    request = make_instance("generate_until", {}, ("Why?", {"until": [], **ALL}), 0, ("t", 0, 1))
     lm.generate_until([request], disable_tqdm=True)
     *drafts, last = server.calls
     assert [{name: call.get(name) for name in ALL} for call in drafts] == [{**dict.fromkeys(ALL), "min_p": 0.2}] * 2

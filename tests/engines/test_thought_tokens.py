@@ -75,13 +75,6 @@ def answered(engine, k: int = 2):
     return propose_and_aggregate([question], engine, Template.load(None), config, NoStore(), quiet=True)
 
 
-@pytest.fixture
-def server():
-    fake = FakeServer()
-    yield fake
-    fake.close()
-
-
 def serve(server: FakeServer, *messages: tuple[dict, str]) -> None:
     """Let the server reply with these messages and finish reasons, in turn."""
 

@@ -10,15 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
-from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
+from helpers.instances import make_instance
+from helpers.tiny_models import LAYER, save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.engines.vllm.engine import missing_from_files
 from lm_eval_aft.engines.vllm.prompt_lm import PromptLM
-
-LAYER = "model.layers.1.mlp.up_proj.weight"
 
 
 def resaved(folder: Path, change) -> str:
@@ -75,4 +73,4 @@ def test_logits_that_are_no_numbers_are_refused(scoring):
     with pytest.raises(EngineError, match=reason):
         scoring.check_logits()
     with pytest.raises(EngineError, match=reason):
-        scoring.loglikelihood([Instance("loglikelihood", {}, ("a", " b"), 0, metadata=("t", 0, 1))])
+        scoring.loglikelihood([make_instance("loglikelihood", {}, ("a", " b"), 0, metadata=("t", 0, 1))])

@@ -46,8 +46,8 @@ def as_markdown(outcomes: Sequence[Outcome], more: Sequence[Sequence[object]] = 
     rows = [_counts(name, rounds) for name, rounds in by_fault.items()]
     rows += [[*row, *[""] * (len(COLUMNS) - len(row))] for row in more]
     messages = [[name, _most_frequent(rounds)] for name, rounds in by_fault.items()]
-    said = [row for row in messages if row[1]]
-    return f"{_table(COLUMNS, rows)}\n\n{_table(('fault', 'most frequent message'), said)}"
+    shown = [row for row in messages if row[1]]
+    return f"{_table(COLUMNS, rows)}\n\n{_table(('fault', 'most frequent message'), shown)}"
 
 
 def _counts(name: str, rounds: Sequence[Outcome]) -> list[object]:

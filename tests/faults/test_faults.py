@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from faults.bench import CRASH, HUNG
+
 pytestmark = pytest.mark.faults
 INJECT = Path(__file__).with_name("inject.py")
 # Share of the rounds that are run; CI runs a part of them.
@@ -17,8 +19,6 @@ SHARE = float(os.environ.get("FAULT_SHARE", "1"))
 MID_RUN = ("kill -9", "SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR1", "disk full", "locked store", "server gone")
 # Faults after which nothing could be committed any more.
 UNCOMMITTED = ("kill -9", "disk full", "locked store")
-# Exit codes of processes that hang, and that end with a traceback.
-HUNG, CRASH = 98, 99
 
 
 @pytest.fixture(scope="module")

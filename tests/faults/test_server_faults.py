@@ -63,14 +63,6 @@ def check_resume(folder: Path, server: FakeServer, expected: list[str]) -> None:
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    fake = FakeServer()
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
 def expected(server, tmp_path) -> list[str]:
     return answer(tmp_path / "whole", server.url)
 

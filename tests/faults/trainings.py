@@ -98,7 +98,7 @@ class Trainings:
         return self.outcome(fault, folder, code)
 
     def faults(self) -> tuple[Fault, ...]:
-        """All of them."""
+        """All faults of trainings."""
         return (
             # On a busy machine a training may end before the signal comes.
             Fault("SIGTERM, training", 5, self.stopped, (0, 143)),

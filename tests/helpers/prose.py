@@ -78,7 +78,7 @@ def faults(name: str, page: str) -> list[str]:
 
 
 def pages(names: list[str]) -> list[Path]:
-    """The pages that the names stand for: Markdown files, and all of them below a folder."""
+    """The Markdown files among the names, and those below the folders."""
     return [
         file for name in names for file in ([Path(name)] if name.endswith(".md") else sorted(Path(name).rglob("*.md")))
     ]

@@ -1,4 +1,4 @@
-"""Answers of a server that hold a text which nobody should see as it is, and calls that get them."""
+"""Server answers that hold a given text, such as a key, and calls that receive them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ DEADLINE_S = 60.0
 class Program:
     """A Python program in a process of its own, in the folder of a test.
 
-    The text of the program may use ``folder`` and ``ready()``, which tells the test that it is at work.
+    The text of the program may use ``folder`` and ``ready()``, which the test waits for.
     """
 
     HEAD = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 CHATML = (
@@ -74,4 +75,23 @@ def save_tiny(folder: Path, kind: str = "llama", chat_template: str | None = CHA
     model.generation_config.eos_token_id = 3
     model.save_pretrained(folder)
     tiny_tokenizer(chat_template).save_pretrained(folder)
+    return str(folder)
+
+
+# A weight of every tiny model.
+LAYER = "model.layers.1.mlp.up_proj.weight"
+
+
+def damaged_copy(checkpoint: str, folder: Path, value: float | None) -> str:
+    """Copy a tiny checkpoint without its weight ``LAYER``, or with a value in that weight. Returns the folder."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(checkpoint, folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    if value is None:
+        del weights[LAYER]
+    else:
+        weights[LAYER][3, 4] = value
+    save_file(weights, file, metadata={"format": "pt"})
     return str(folder)

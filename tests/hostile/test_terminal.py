@@ -1,4 +1,4 @@
-"""What reaches the terminal: no control character of any data, bounded lines, and one sentence if nobody takes them."""
+"""Output on a terminal: no control character of any data, bounded lines, and one sentence if it cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that a parser takes and nothing can use: numbers without a value, homes, and files that look like a store."""
+"""Numbers that are not finite, home folders, files that look like a store, and templates without drafts."""
 
 from __future__ import annotations
 

@@ -5,30 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
+from helpers.tiny_models import LAYER, damaged_copy
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import NoStore
-
-LAYER = "model.layers.1.mlp.up_proj.weight"
-
-
-def changed(reward: str, folder: Path, value: float | None) -> str:
-    """A copy that lacks a weight, or holds a value in it."""
-    shutil.copytree(reward, folder)
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    if value is None:
-        del weights[LAYER]
-    else:
-        weights[LAYER][3, 4] = value
-    save_file(weights, file, metadata={"format": "pt"})
-    return str(folder)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +25,7 @@ def changed(reward: str, folder: Path, value: float | None) -> str:
 )
 def test_damaged_weights_are_refused_at_load(reward, tmp_path, value, reason):
     with pytest.raises(EngineError, match=f"reward_model .* cannot be loaded: {reason}"):
-        RewardModel(changed(reward, tmp_path / "m", value), NoStore(), "cpu", 1)
+        RewardModel(damaged_copy(reward, tmp_path / "m", value), NoStore(), "cpu", 1)
 
 
 def test_a_head_that_was_never_trained_is_missing(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""Grading of drafts while lm-eval runs: by the task's own filters and metrics, and never to the harm of the run."""
+"""Drafts are graded by the task's own filters and metrics while lm-eval runs. A failure of grading ends no run."""
 
 from __future__ import annotations
 

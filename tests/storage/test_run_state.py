@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from lm_eval.api.instance import Instance
 
 from helpers.graded_tasks import graded_task, scripted_model
+from helpers.instances import make_instance
 from helpers.lm_eval_runs import run_lm_eval
-from helpers.scripted_runs import run
+from helpers.scripted_runs import make_question, run
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.model import AFTLM
@@ -21,7 +21,7 @@ STATE = RunState("m", "scripted", "aggregate", {"t": 2}, k=3, layers=1, generati
 
 
 def ask(folder: Path, questions: int = 3, **settings: object) -> AFTLM:
-    requests = [Instance("generate_until", {"n": n}, (f"{n}?", {}), 0, ("t", n, 1)) for n in range(questions)]
+    requests = [make_instance("generate_until", {"n": n}, (f"{n}?", {}), 0, ("t", n, 1)) for n in range(questions)]
     model = AFTLM(engine="scripted", **{"k": 2, "layers": 2, "record": str(folder), **settings})
     model.generate_until(requests, disable_tqdm=True)
     return model
@@ -88,7 +88,7 @@ def test_the_plan_is_there_before_the_first_generation(tmp_path, monkeypatch):
 
 
 def test_later_turns_of_a_dialogue_are_planned(tmp_path):
-    request = Instance("generate_until", {}, ("?", {"turns": ["and then?", "and then?"]}), 0, ("t", 0, 1))
+    request = make_instance("generate_until", {}, ("?", {"turns": ["and then?", "and then?"]}), 0, ("t", 0, 1))
     AFTLM(engine="scripted", k=2, layers=1, record=str(tmp_path)).generate_until([request], disable_tqdm=True)
     state = only(tmp_path)
     assert (state.questions, state.done, state.generations) == ({"t": 1}, 9, 9)
@@ -131,7 +131,7 @@ def test_secrets_are_not_written(tmp_path, monkeypatch):
     model = ask(tmp_path / "first", questions=1)
     model.name = "model-abc123def456ghi789"
     model.config = type(model.config)(engine="scripted", k=2, layers=2, record=str(tmp_path / "second"))
-    model.generate_until([Instance("generate_until", {}, ("?", {}), 0, ("t", 0, 1))], disable_tqdm=True)
+    model.generate_until([make_instance("generate_until", {}, ("?", {}), 0, ("t", 0, 1))], disable_tqdm=True)
     assert only(tmp_path / "second").model == "model-***"
 
 
@@ -150,7 +150,7 @@ def test_a_state_that_cannot_be_written_does_not_end_the_run(tmp_path, caplog):
 
 
 def test_counting_needs_no_file():
-    assert len(run([], k=2)) == 0
+    assert len(run([make_question("2+2?")])) == 1
     with recording(STATE, None) as recorder:
         recorder.begin_layer("drafts", 6)
         assert recorder.state.layer_generations == 6

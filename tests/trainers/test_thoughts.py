@@ -36,12 +36,12 @@ def test_on_policy_drafts_hold_the_mark_that_the_template_wrote(tmp_path):
     folder = save_tiny(tmp_path / "m", chat_template=OPENS)
     source, out = write(tmp_path / "q.jsonl", [{"query": "2+2?"}]), tmp_path / "d.jsonl"
     arguments = f"pretrained={folder},dtype=float32,max_gen_toks=6,cache=none"
-    said = aft_data("drafts", source, out, "-n", 3, "--device", "cpu", "--model_args", arguments)
+    output = aft_data("drafts", source, out, "-n", 3, "--device", "cpu", "--model_args", arguments)
     drafts = read_jsonl(out)[0]["drafts"]
     assert all(draft.startswith("<think>") for draft in drafts)
     # A random model ends no thought.
     assert [shown_text(draft) for draft in drafts] == ["", "", ""]
-    assert "empty 3" in said
+    assert "empty 3" in output
 
 
 def test_a_reward_model_reads_answers():
@@ -57,10 +57,10 @@ def test_a_reward_model_reads_answers():
 
 def test_statistics_count_answers(tmp_path):
     drafts = ["[THINK]a b c[/THINK]It is 4", "<think>other words</think>It is 4", "<think>cut"]
-    said = aft_data("stats", write(tmp_path / "d.jsonl", [{"query": "2+2?", "drafts": drafts}]))
-    assert "words a draft         2.0 (median 3, 0 to 3)" in said
-    assert "empty drafts          1" in said
-    assert "equal drafts          1 repeat another of their row" in said
+    output = aft_data("stats", write(tmp_path / "d.jsonl", [{"query": "2+2?", "drafts": drafts}]))
+    assert "words a draft         2.0 (median 3, 0 to 3)" in output
+    assert "empty drafts          1" in output
+    assert "equal drafts          1 repeat another of their row" in output
 
 
 def test_demonstrations_show_no_thoughts(tmp_path):

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from helpers import zoo_outcome
-from helpers.tiny_models import save_tiny
+from helpers.tiny_models import LAYER, damaged_copy, save_tiny
 from helpers.training_runs import settings_of, weights
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from trainers.fitting.model import load_tokenizer
@@ -77,29 +76,19 @@ def test_weights_that_are_cut_or_of_another_size_are_one_sentence(config, tmp_pa
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize(("value", "reason"), [(None, "weights are missing"), (math.nan, "weights are not numbers")])
-def test_weights_that_are_missing_or_no_numbers_are_refused(config, tmp_path, rank, value, reason):
-    folder = Path(save_tiny(tmp_path / "m"))
-    file, name = folder / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
-    tensors = load_file(file)
-    if value is None:
-        del tensors[name]
-    else:
-        tensors[name][0, 0] = value
-    save_file(tensors, file, metadata={"format": "pt"})
+def test_weights_that_are_missing_or_no_numbers_are_refused(config, tiny, tmp_path, rank, value, reason):
+    folder = damaged_copy(tiny, tmp_path / "m", value)
     with pytest.raises(
-        EngineError, match=f"model=.* cannot be trained: {reason} .*{name}; save or fetch the checkpoint"
+        EngineError, match=f"model=.* cannot be trained: {reason} .*{LAYER}; save or fetch the checkpoint"
     ):
-        run_training("sft", replace(config, model=str(folder), lora_rank=rank))
+        run_training("sft", replace(config, model=folder, lora_rank=rank))
 
 
-def test_logits_that_are_no_numbers_are_refused(config, tmp_path):
-    folder = Path(save_tiny(tmp_path / "m"))
-    tensors = load_file(folder / "model.safetensors")
+def test_logits_that_are_no_numbers_are_refused(config, tiny, tmp_path):
     # These weights are numbers, and their products are not.
-    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 3e38
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    folder = damaged_copy(tiny, tmp_path / "m", 3e38)
     with pytest.raises(EngineError, match=r"cannot be trained: the model's logits are not numbers .* overflow float32"):
-        run_training("sft", replace(config, model=str(folder)))
+        run_training("sft", replace(config, model=folder))
 
 
 def test_tokens_beyond_the_embedding_are_refused_before_the_first_step(config, tmp_path):
