@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,8 @@ def watch(folder: Path, once: bool, interval: float) -> None:
         show(as_lines(blocks(first)))
         return
     try:
-        if _is_terminal():
-            _watch_live(folder, first, interval)
-        else:
-            _watch_lines(folder, first, interval)
+        show_each = _show_live if _is_terminal() else _show_lines
+        show_each(_looks(folder, first, interval))
     except Stopped as stop:
         # Ctrl-C is the way to leave.
         if stop.exit_code != LEFT:
@@ -67,36 +65,35 @@ def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
 
 
-def _watch_lines(folder: Path, look: Look, interval: float) -> None:
+def _show_lines(looks: Iterable[list[Block]]) -> None:
     """Print the lines of each state that differs from the one before."""
-    first, shown = look, ""
-    while True:
-        text = as_lines(blocks(look, first))
+    shown = ""
+    for seen in looks:
+        text = as_lines(seen)
         if text != shown:
             show(text + "\n")
-        if look.over:
-            return
-        shown, look = text, _next_look(folder, interval)
+        shown = text
 
 
-def _watch_live(folder: Path, look: Look, interval: float) -> None:
-    """Draw the state again in the same place of the terminal. The last state stays there."""
+def _show_live(looks: Iterable[list[Block]]) -> None:
+    """Draw each state in the same place of the terminal. The last state stays there."""
     from rich.live import Live
 
-    first = look
-    with Live(_drawn(blocks(look, first)), auto_refresh=False) as live:
-        while not look.over:
-            look = _next_look(folder, interval)
-            live.update(_drawn(blocks(look, first)), refresh=True)
+    with Live(auto_refresh=False) as live:
+        for seen in looks:
+            live.update(_drawn(seen), refresh=True)
 
 
-def _next_look(folder: Path, interval: float) -> Look:
-    """Look, and wait before that: longer than ``interval`` if looking takes long."""
-    time.sleep(interval)
-    started = time.monotonic()
-    look = look_at(folder)
-    time.sleep(max(0.0, (time.monotonic() - started) / _BUSY_SHARE - interval))
-    return look
+def _looks(folder: Path, first: Look, interval: float) -> Iterator[list[Block]]:
+    """What each look shows, until all runs have finished. The waits between are longer if looking takes long."""
+    look, took_s = first, 0.0
+    yield blocks(look, first)
+    while not look.over:
+        time.sleep(max(interval, took_s / _BUSY_SHARE))
+        started = time.monotonic()
+        look = look_at(folder)
+        took_s = time.monotonic() - started
+        yield blocks(look, first)
 
 
 def _drawn(shown: Sequence[Block]) -> Any:
