@@ -12,7 +12,7 @@ from lm_eval_aft.analysis.comparison import ComparedRuns, compare_entries, compa
 from lm_eval_aft.analysis.diagnosis import Diagnosis, diagnose_traces
 from lm_eval_aft.analysis.groups import tasks_named
 from lm_eval_aft.analysis.judgements import is_judgement_file
-from lm_eval_aft.analysis.runs import RunEntry, entries_at, read_entries, stored_traces
+from lm_eval_aft.analysis.runs import RunEntry, entries_at, no_task, read_entries, stored_traces
 from lm_eval_aft.analysis.votes import Votes, count_row_votes, count_votes
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.paths import check_path
@@ -134,13 +134,13 @@ def diagnose(
         One result for each task and setting, with the graded traces.
 
     Raises:
-        ConfigError: An argument is wrong, or no trace is left.
-        RecordError: A file cannot be read.
+        ConfigError: An argument is wrong, or no trace is of the task.
+        RecordError: A file cannot be read, or there are no traces.
     """
     entries, stored = _stored(out, task, traces)
     diagnosed = diagnose_traces(stored, entries, regex, level)
     if not diagnosed:
-        raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
+        raise no_task(Path(traces or out), task)
     return diagnosed
 
 

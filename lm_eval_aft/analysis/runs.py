@@ -18,7 +18,7 @@ from lm_eval_aft.analysis.conditions import labels
 from lm_eval_aft.analysis.cost import Cost, QuestionKey, TaskCost, cost_of_tasks, costs_by_task, task_costs, trace_cost
 from lm_eval_aft.core.config import AFTConfig, samplings
 from lm_eval_aft.core.cuts import Cuts
-from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Sampling, Trace
 from lm_eval_aft.judging.stored import StoredScores, stored_scores, with_stored_scores
@@ -271,8 +271,15 @@ def stored_trace_files(path: Path, entries: Sequence[RunEntry], folder: Path | N
     folders = folders or [entry.trace_folder for entry in entries if entry.trace_folder]
     files = [file for each in dict.fromkeys(folders) for file in trace_files(each)]
     if not files:
-        raise RecordError(f"there are no traces in {folder or path}: give the folder that record= named.")
+        raise no_traces(folder or path)
     return files
+
+
+def no_task(path: Path, task: str | None) -> AFTError:
+    """The error for a path whose traces are not of a task; without a task, for one that holds no traces."""
+    if task is None:
+        return no_traces(path)
+    return ConfigError(f"{path} holds no traces of --task {task}: give a task that was run with record=.")
 
 
 def by_question(traces: Iterable[Trace], reduce: Callable[[Trace], Kept]) -> dict[QuestionKey, Kept]:

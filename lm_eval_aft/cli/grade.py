@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_trace_files
+from lm_eval_aft.analysis.runs import RunEntry, no_task, read_entries, stored_trace_files
 from lm_eval_aft.cli.options import traces_option
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.terminal import show, visible
 from lm_eval_aft.storage.results import results_files
 
@@ -61,7 +61,7 @@ def grade(
         more = f" {len(refused)} of {len(refused) + done} files are not graded." if len(refused) > 1 else ""
         raise RecordError(f"{refused[0].file}: {refused[0].outcome}{more}")
     if not done:
-        raise ConfigError(f"{traces or out} holds no traces of --task {task}: give a task that was run with record=.")
+        raise no_task(traces or out, task)
 
 
 def _model_args(entry: RunEntry) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -66,6 +66,14 @@ def test_bad_input_is_one_sentence(call, sentence: str):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_without_traces_is_refused(tmp_path: Path):
+    (tmp_path / "traces.jsonl").touch()
+    with pytest.raises(RecordError, match="there are no traces in"):
+        lm_eval_aft.diagnose(tmp_path)
+    with pytest.raises(ConfigError, match="holds no traces of --task poems: "):
+        lm_eval_aft.diagnose(tmp_path, "poems")
+
+
 def test_frames_of_two_runs(runs: Path):
     frames = lm_eval_aft.frames(runs)
     assert list(frames.runs) == list(RUN_COLUMNS)

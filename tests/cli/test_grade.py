@@ -106,9 +106,18 @@ def test_a_task_is_built_as_its_group_has_it(tmp_path: Path, tasks: Path):
     assert [trace.grades[0][0].metrics["exact_match"] for trace in read_traces(out)] == [1.0, 1.0, 1.0]
 
 
-def test_a_folder_without_traces_is_refused(tmp_path: Path):
-    with pytest.raises(RecordError, match="there are no traces in"):
-        CliRunner().invoke(aft, ["grade", str(tmp_path)], catch_exceptions=False)
+def test_a_path_without_traces_is_refused(tmp_path: Path):
+    def refused(path: Path) -> str:
+        with pytest.raises(RecordError) as error:
+            CliRunner().invoke(aft, ["grade", str(path)], catch_exceptions=False)
+        return str(error.value)
+
+    advice = "give the folder that record= named."
+    assert refused(tmp_path) == f"there are no traces in {tmp_path}: {advice}"
+    assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'} does not exist: {advice}"
+    # A file of traces that holds none.
+    (tmp_path / "traces.jsonl").touch()
+    assert refused(tmp_path) == f"there are no traces in {tmp_path}: {advice}"
 
 
 def test_traces_of_version_0_1_0_are_read_and_graded(tmp_path: Path):
