@@ -320,7 +320,7 @@ def _compare(baseline: RunEntry, other: RunEntry, score: Score, pairs: PairedSco
         notes += _weights(baseline.run, other.run, score, pairs)
     return replace(
         _test(baseline.label, other.label, score, pairs, level),
-        cost_ratio=_cost_ratio(baseline, other, score.task),
+        cost_ratio=cost_ratio(baseline, other, score.task),
         notes=tuple(notes),
     )
 
@@ -448,6 +448,7 @@ def _detectable(deltas: Sequence[float]) -> float:
     return minimum_detectable_effect_graded(len(deltas), sd) if sd else inf
 
 
-def _cost_ratio(baseline: RunEntry, other: RunEntry, task: str) -> float | None:
+def cost_ratio(baseline: RunEntry, other: RunEntry, task: str) -> float | None:
+    """Generated tokens of a run, divided by those of the baseline; None if one is unknown."""
     a, b = baseline.cost_of(task), other.cost_of(task)
     return b.generated_tokens / a.generated_tokens if a and b and a.generated_tokens else None

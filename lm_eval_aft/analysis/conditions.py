@@ -100,7 +100,7 @@ def unusual_conditions(run: EvalRun, runs: Sequence[EvalRun], name: str) -> tupl
 
 
 def primary_score(run: EvalRun, name: str) -> Score:
-    """The score that stands for a task or a group. The run must have at least one score of it.
+    """The score that represents a task or a group. The run must have at least one score of it.
 
     It is the first score under a flexible filter, since a strict filter also measures the form of an answer. Without a
     flexible filter it is the first score that can be better or worse, as a length cannot.
@@ -113,6 +113,11 @@ def primary_score(run: EvalRun, name: str) -> Score:
 def votable(score: Score) -> bool:
     """Whether a majority vote can be compared with a score: it is right or wrong, whatever the form of the answer."""
     return score.metric in RIGHT_OR_WRONG and not score.filter.startswith("strict")
+
+
+def measure_name(metric: str, filter_name: str) -> str:
+    """A metric with its filter, if it has one, such as "exact_match, strict-match"."""
+    return metric if filter_name == "none" else f"{metric}, {filter_name}"
 
 
 def labels(runs: Sequence[EvalRun]) -> tuple[str, ...]:

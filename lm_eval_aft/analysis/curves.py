@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.analysis.conditions import unusual_conditions, votable
+from lm_eval_aft.analysis.conditions import measure_name, unusual_conditions, votable
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.runs import RunEntry
@@ -187,7 +187,6 @@ def _family(settings: Mapping[str, Any]) -> str:
 
 def _curves(scores: Sequence[tuple[RunEntry, Score]], number: int | None, level: float) -> Curves:
     run, score = scores[0][0].run, scores[0][1]
-    filtered = "" if score.filter == "none" else f", {score.filter}"
     # Of two runs with the same k and layers, the later folder's counts.
     points = {(point.layers, point.k): point for point in (_point(*each, level) for each in scores)}
     parts = [score.task, score.metric, score.filter, *([] if number is None else [str(number + 1)])]
@@ -195,7 +194,7 @@ def _curves(scores: Sequence[tuple[RunEntry, Score]], number: int | None, level:
         key=score.key,
         name=file_name(re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join(parts))),
         title=f"{score.task}, {score.n:,} questions: {Path(run.model).name}" + _seed(run, number),
-        measure=f"{score.metric}{filtered}",
+        measure=measure_name(score.metric, score.filter),
         higher_is_better=score.higher_is_better,
         points=tuple(points[place] for place in sorted(points)),
     )
@@ -216,7 +215,7 @@ def _point(entry: RunEntry, score: Score, level: float) -> CurvePoint:
 def _with_votes(figure: Curves, votes: Sequence[Votes], family: str, score: Score) -> Curves:
     """The figure with the vote of the most drafts, if there is one that can be compared with the score."""
     of_family = [each for each in votes if each.task == score.task and _family(json.loads(each.settings)) == family]
-    measure = score.metric + (f", {score.filter}" if score.filter != "none" else "")
+    measure = measure_name(score.metric, score.filter)
     drafted = [each for each in of_family if each.layers > 0 and each.extraction and not each.drafter]
     drafted = [each for each in drafted if votable(score) or each.measure == measure]
     if not drafted:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_eval_aft.analysis.conditions import primary_score, unusual_conditions
+from lm_eval_aft.analysis.conditions import measure_name, primary_score, unusual_conditions
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes, drafter_of
 from lm_eval_aft.core.errors import RecordError
-from lm_eval_aft.storage.results import EvalRun, Score
+from lm_eval_aft.storage.results import EvalRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,9 @@ def frontiers(
         ]
         points += [point for model, name in names.items() for point in _vote_points(task, model, name, votes, kind)]
         score = primary_score(rows[0][0].run, task)
-        results.append(make_frontier(task, _measure(score), kind, score.higher_is_better, points))
+        results.append(
+            make_frontier(task, measure_name(score.metric, score.filter), kind, score.higher_is_better, points)
+        )
     return results
 
 
@@ -148,10 +150,6 @@ def rising(points: Sequence[FrontierPoint], higher: bool) -> Iterator[FrontierPo
 
 def _merit(point: FrontierPoint, higher: bool) -> float:
     return point.score.estimate if higher else -point.score.estimate
-
-
-def _measure(score: Score) -> str:
-    return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
 
 
 def _names(models: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from lm_eval_aft.analysis.conditions import primary_score
+from lm_eval_aft.analysis.conditions import measure_name, primary_score
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.inference.extraction import (
@@ -87,9 +87,7 @@ class Marking:
     @property
     def measure(self) -> str:
         """The task's metric that says what is right; "" if gold answers say it."""
-        if not self.rule:
-            return ""
-        return self.rule.metric + (f", {self.rule.filter}" if self.rule.filter != "none" else "")
+        return measure_name(self.rule.metric, self.rule.filter) if self.rule else ""
 
 
 def choose_marking(

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from math import comb
 from statistics import fmean
-
-
-def score_drafts(answers: Sequence[str | None], rights: Set[str], n: int) -> tuple[float, float, float]:
-    """The same as ``score_texts`` for drafts that are right if their answer is among ``rights``."""
-    values = [float(answer is not None and answer in rights) for answer in answers]
-    mean, majority, oracle = score_texts(answers, values, n)
-    return mean, majority or 0.0, oracle
 
 
 def score_texts(

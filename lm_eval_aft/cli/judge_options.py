@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from lm_eval_aft.analysis.report.tables import FORMS
 from lm_eval_aft.cli.numbers import Real
+from lm_eval_aft.cli.options import format_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.names import display_name
@@ -110,14 +110,7 @@ _OPTIONS = (
     click.option(
         "--output", type=PATH, help="Folder for the results. The default is a folder in that of record=, or beside RUN."
     ),
-    click.option(
-        "--format",
-        "form",
-        type=click.Choice(FORMS),
-        default="text",
-        show_default=True,
-        help="Form of the output.",
-    ),
+    format_option(),
 )
 
 
@@ -133,9 +126,10 @@ def judge_options(command: Callable[..., None]) -> Callable[..., None]:
         judge = JudgeOptions(**{field.name: parameters.pop(field.name) for field in fields(JudgeOptions)})
         command(judge=judge, **parameters)
 
+    decorated: Callable[..., None] = with_judge
     for option in reversed(_OPTIONS):
-        with_judge = option(with_judge)
-    return with_judge
+        decorated = option(decorated)
+    return decorated
 
 
 def require_run_and_judge(run: Path | None, judge: JudgeOptions, otherwise: str) -> Path:

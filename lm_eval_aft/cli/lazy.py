@@ -27,7 +27,7 @@ class Command:
     """One command of a table.
 
     Attributes:
-        target: Where it lives: "module:attribute", a click command.
+        target: Where it is: "module:attribute", a click command.
         short_help: Its line in the group's help.
     """
 

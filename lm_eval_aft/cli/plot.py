@@ -93,13 +93,9 @@ def _plot_curves(figures: Sequence[Curves], cost: Cost | None, folder: Path) -> 
     """Draw each figure. A message names those of a single point, which say nothing that a table does not."""
     if not figures:
         raise RecordError("no score of these runs is a finite number, so there is nothing to draw.")
-    single = [figure for figure in figures if figure.single_point]
-    if single:
-        names = ", ".join(figure.name for figure in single)
-        message = f"{names}: one point is no curve: give runs with another k or layers too, or use aft report."
-        if len(single) == len(figures):
-            raise RecordError(message)
-        note(message)
+    single = [figure.name for figure in figures if figure.single_point]
+    reason = "one point is no curve: give runs with another k or layers too, or use aft report."
+    _name_left_out(single, reason, len(figures))
     for figure in figures:
         if not figure.single_point:
             _show_files(draw_curves(figure, cost, folder / f"{figure.name}.png"))
@@ -114,15 +110,24 @@ def _plot_costs(drawn: Sequence[Frontier], folder: Path) -> None:
     single = [
         each for each in drawn if len({(point.model, point.name, point.cost, point.score) for point in each.points}) < 2
     ]
-    if single:
-        names = ", ".join(each.task for each in single)
-        message = f"{names}: one point makes no figure: give a second run, or use aft report."
-        if len(single) == len(drawn):
-            raise RecordError(message)
-        note(message)
+    reason = "one point makes no figure: give a second run, or use aft report."
+    _name_left_out([each.task for each in single], reason, len(drawn))
     for each in drawn:
         if each not in single:
             _show_files(draw_costs(each, folder / f"{_stem(each, each.kind)}.png"))
+
+
+def _name_left_out(names: Sequence[str], reason: str, count: int) -> None:
+    """Name the figures that are left out, and why.
+
+    Raises:
+        RecordError: These are all figures; ``count`` is their number.
+    """
+    if names:
+        message = f"{', '.join(names)}: {reason}"
+        if len(names) == count:
+            raise RecordError(message)
+        note(message)
 
 
 def _stem(drawn: Frontier, kind: str) -> str:
@@ -149,7 +154,7 @@ def _plot_losses(out: Sequence[Path], folder: Path) -> None:
 
 
 def _plot_frontiers(drawn: Sequence[Frontier], form: Form, folder: Path) -> None:
-    """Print the frontier of each task, and draw it. CSV and JSON stand alone on stdout."""
+    """Print the frontier of each task, and draw it. Only the table is on stdout if it is CSV or JSON."""
     show(render([frontier_table(each) for each in drawn], form))
     for each in drawn:
         files = draw_frontier(each, folder / f"{_stem(each, 'frontier')}.png")

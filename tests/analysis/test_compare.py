@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from helpers.made_runs import add_task, make_run
 from lm_eval_aft.analysis.api import read_sides
 from lm_eval_aft.analysis.comparison import compare_entries
-from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, equal_cost_table
+from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences, equal_cost_table, equal_costs
 from lm_eval_aft.analysis.stats import holm, mcnemar_exact, paired_difference_interval, paired_permutation
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -301,7 +301,7 @@ def test_votes_at_the_same_cost_are_paired_with_the_run(tmp_path: Path):
     add_traces(tmp_path / "b", drafts)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
     comparisons = compare_entries(base, others).comparisons
-    table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
+    table = equal_cost_table(list(equal_costs(base, others, comparisons, [base, *others], None, 0.95)))
     assert table is not None
     (vote, best) = [[cell.text for cell in row.cells] for row in table.rows]
     assert vote[2] == "majority vote of 3, n (3, 1)"
@@ -319,9 +319,9 @@ def test_no_vote_stands_beside_a_score_that_asks_for_a_form(tmp_path: Path):
         add_traces(tmp_path / name, {0: ["18", "18", "7"], 1: ["7", "8", "18"]})
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
     (row,) = compare_entries(base, others).comparisons
-    assert equal_cost_table(base, others, [row], [base, *others], None, 0.95) is not None
+    assert equal_cost_table(list(equal_costs(base, others, [row], [base, *others], None, 0.95))) is not None
     strict = replace(row, score=replace(row.score, filter="strict-match"))
-    assert equal_cost_table(base, others, [strict], [base, *others], None, 0.95) is None
+    assert equal_cost_table(list(equal_costs(base, others, [strict], [base, *others], None, 0.95))) is None
 
 
 def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):
@@ -330,7 +330,7 @@ def test_too_few_drafts_for_equal_cost_are_said(tmp_path: Path):
     add_traces(tmp_path / "b", {0: ["18", "18"], 1: ["7", "18"]}, hidden=7)
     base, others = read_sides(tmp_path / "a", [tmp_path / "b"], None)
     comparisons = compare_entries(base, others).comparisons
-    table = equal_cost_table(base, others, comparisons, [base, *others], None, 0.95)
+    table = equal_cost_table(list(equal_costs(base, others, comparisons, [base, *others], None, 0.95)))
     assert table is not None
     assert table.rows[0].notes == (
         "too few drafts for equal cost: run the model with a larger k, and name that run with --drafts.",

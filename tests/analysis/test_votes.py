@@ -22,7 +22,7 @@ from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.analysis.votes import VotePoint, Votes, count_votes
-from lm_eval_aft.analysis.voting import majority_chance, score_drafts
+from lm_eval_aft.analysis.voting import majority_chance, score_texts
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
@@ -48,6 +48,10 @@ def trace(texts: list[str], answer: str, doc: int = 0, task: str = "gsm8k", **se
     return Trace(question, (*drafts, last), ((0,) * len(texts),), answer, usage, usage, values)
 
 
+def score_drafts(answers: list[str | None], n: int) -> tuple[float, float | None, float]:
+    return score_texts(answers, [float(answer == GOLD) for answer in answers], n)
+
+
 def by_hand(answers: list[str | None], n: int) -> tuple[float, float, float]:
     """Mean, majority and oracle, counted over every choice of n drafts."""
     means, votes, oracles = [], [], []
@@ -63,15 +67,15 @@ def by_hand(answers: list[str | None], n: int) -> tuple[float, float, float]:
 @given(st.lists(st.sampled_from(["7", "7", "8", "9", "10", None]), min_size=1, max_size=8))
 def test_scores_equal_the_mean_over_every_choice_of_drafts(answers: list[str | None]):
     for n in range(1, len(answers) + 1):
-        assert score_drafts(answers, GOLD, n) == pytest.approx(by_hand(answers, n))
+        assert score_drafts(answers, n) == pytest.approx(by_hand(answers, n))
 
 
 def test_ties_are_drawn_by_lot_and_silent_drafts_do_not_vote():
-    assert score_drafts(["7", "8"], GOLD, 2)[1] == 0.5
-    assert score_drafts(["7", "8", "9"], GOLD, 3)[1] == pytest.approx(1 / 3)
-    assert score_drafts(["7", None, None], GOLD, 3) == (pytest.approx(1 / 3), 1.0, 1.0)
-    assert score_drafts([None, None], GOLD, 2) == (0.0, 0.0, 0.0)
-    assert score_drafts(["8", "8", "7"], GOLD, 3) == (pytest.approx(1 / 3), 0.0, 1.0)
+    assert score_drafts(["7", "8"], 2)[1] == 0.5
+    assert score_drafts(["7", "8", "9"], 3)[1] == pytest.approx(1 / 3)
+    assert score_drafts(["7", None, None], 3) == (pytest.approx(1 / 3), 1.0, 1.0)
+    assert score_drafts([None, None], 2) == (0.0, 0.0, 0.0)
+    assert score_drafts(["8", "8", "7"], 3) == (pytest.approx(1 / 3), 0.0, 1.0)
 
 
 def test_sixty_four_drafts_take_no_enumeration():

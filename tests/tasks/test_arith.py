@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lm_eval_aft
-from lm_eval_aft.analysis.voting import score_drafts
+from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.bundled import arith
 from lm_eval_aft.bundled.arith import Problem, is_right, problems, solves, spelling, write
 from lm_eval_aft.inference.extraction import choose_extraction
@@ -104,10 +104,9 @@ def test_two_right_ways_vote_apart():
     gold = extraction.gold(PROBLEM.question)
     rights = extraction.rights(answers, gold)
     assert rights == {extraction.answer(RIGHT)}
-    mean, majority, oracle = score_drafts(answers, rights, 4)
-    assert (mean, majority, oracle) == (0.5, 1.0, 1.0)
-    assert score_drafts(["a", "b", "c", "c"], {"a", "b"}, 4)[1] == 0.0
-    assert score_drafts(["a", "b"], {"a", "b"}, 2)[1] == 1.0
+    assert score_texts(answers, [float(answer in rights) for answer in answers], 4) == (0.5, 1.0, 1.0)
+    assert score_texts(["a", "b", "c", "c"], [1, 1, 0, 0], 4)[1] == 0.0
+    assert score_texts(["a", "b"], [1, 1], 2)[1] == 1.0
 
 
 def test_the_task_in_lm_eval():

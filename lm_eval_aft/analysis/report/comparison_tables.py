@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
+from lm_eval_aft.analysis.conditions import measure_name
 from lm_eval_aft.analysis.equal_cost import DraftPool, EqualCostBaseline, draft_pool, equal_cost_baselines
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
@@ -45,8 +46,7 @@ def comparison_sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _sentence(comparison: Comparison) -> str:
     c, unit = comparison, comparison_unit(comparison)
-    words = {"better": "better", "worse": "worse"}
-    apart = words.get(c.verdict, "higher" if c.difference.estimate > 0 else "lower")
+    apart = c.verdict if c.verdict in ("better", "worse") else "higher" if c.difference.estimate > 0 else "lower"
     size = unit.text(abs(c.difference.estimate)) + points(unit)
     relation = f"{size} {apart} than" if c.difference.estimate else "level with"
     metric = "" if c.score.ranked else f" in {c.score.metric}, which is neither better nor worse"
@@ -73,7 +73,7 @@ def _interval(comparison: Comparison, unit: Unit) -> str:
 def _at_cost(ratio: float | None) -> str:
     if not ratio:
         return ""
-    times = f"{ratio:.3g}"
+    times = ratio_text(ratio).removeprefix("x ")
     return ", at the same tokens" if times == "1" else f", at {times} times the generated tokens"
 
 
@@ -113,7 +113,7 @@ def comparison_tables(
         regex: How votes find answers, instead of the task's own filter.
         level: Confidence of the intervals.
     """
-    equal = equal_cost_table(base, others, comparisons, voters, regex, level)
+    equal = equal_cost_table(list(equal_costs(base, others, comparisons, voters, regex, level)))
     found = (paired_table(base.label, comparisons), cost_table([base, *others], comparisons), equal)
     return tuple(table for table in found if table is not None)
 
@@ -172,8 +172,7 @@ def _paired_row(comparison: Comparison) -> Row:
 
 def measure(score: Score, unit: Unit) -> str:
     """The metric with its filter, if it has one, and its unit."""
-    filtered = "" if score.filter == "none" else f", {score.filter}"
-    return f"{score.metric}{filtered}{unit.mark.replace(' ', ', ')}"
+    return measure_name(score.metric, score.filter) + unit.mark.replace(" ", ", ")
 
 
 def part_name(comparison: Comparison) -> str:
@@ -214,20 +213,8 @@ def cost_table(entries: Sequence[RunEntry], comparisons: Sequence[Comparison]) -
     return Table("Cost of a question", columns, tuple(rows), notes)
 
 
-def equal_cost_table(
-    base: RunEntry,
-    others: Sequence[RunEntry],
-    comparisons: Sequence[Comparison],
-    voters: Sequence[RunEntry],
-    regex: str | None,
-    level: float,
-) -> Table | None:
-    """Each run against votes over as many drafts as cost the same; see ``comparison_tables`` for the arguments.
-
-    Returns:
-        None if no drafts can vote, or if the scores are not right or wrong and a vote cannot be compared with them.
-    """
-    found = list(equal_costs(base, others, comparisons, voters, regex, level))
+def equal_cost_table(found: Sequence[tuple[Comparison, EqualCostBaseline]]) -> Table | None:
+    """Each run against votes over as many drafts as cost the same; None if there are none. See ``equal_costs``."""
     rows = [_equal_cost_row(comparison, baseline) for comparison, baseline in found]
     extractions = dict.fromkeys(baseline.extraction for _, baseline in found if baseline.extraction)
     if not rows:

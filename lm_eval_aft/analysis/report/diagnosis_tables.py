@@ -113,7 +113,7 @@ def _marked(d: Diagnostics) -> str:
 
 
 def count_text(count: float) -> str:
-    """A number of questions, in which a repeat counts as a part."""
+    """A count with parts: a repeat is a part of a question, a copy of two texts is a half of each."""
     return f"{count:,.1f}".removesuffix(".0")
 
 
@@ -226,7 +226,7 @@ def _readings(diagnostics: Diagnostics) -> Table:
 def _reading_row(reading: Reading, answer: bool) -> Row:
     name = "answer" if answer else f"layer {reading.layer}"
     source = f"layer {reading.read}" if reading.read else "the drafts"
-    positions = " / ".join(f"{count:g}" if count % 1 == 0 else f"{count:.1f}" for count in reading.copies_by_position)
+    positions = " / ".join(map(count_text, reading.copies_by_position))
     return Row(
         (
             Cell(f"{name} from {source}", reading.layer - reading.read / 100),

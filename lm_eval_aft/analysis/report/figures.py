@@ -1,6 +1,6 @@
 """Figures of costs, curves, frontiers and training losses, drawn by matplotlib as PNG and SVG.
 
-A colour has one meaning in a figure. Names stand beside what they name. The text of an SVG stays text.
+A colour has one meaning in a figure. Names are beside what they name. The text of an SVG stays text.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ COSTS: tuple[Cost, ...] = ("flops", "tokens")
 
 
 def draw_costs(costs: Frontier, path: Path, title: str = "") -> tuple[Path, ...]:
-    """Write the figure of all runs and votes of a task against their cost. What stands above each other costs the same.
+    """Write the figure of all runs and votes of a task against their cost. Points at the same x cost the same.
 
     Args:
         costs: The points.
-        path: The PNG. The SVG stands beside it. Their folder is made.
+        path: The PNG. The SVG is beside it. Their folder is made.
         title: The default names the task.
 
     Returns:
@@ -74,7 +74,7 @@ def draw_frontier(frontier: Frontier, path: Path, title: str = "") -> tuple[Path
 
     Args:
         frontier: The points.
-        path: The PNG. The SVG stands beside it. Their folder is made.
+        path: The PNG. The SVG is beside it. Their folder is made.
         title: The default names the task.
 
     Raises:
@@ -109,7 +109,7 @@ def draw_curves(curves: Curves, kind: Cost | None, path: Path) -> tuple[Path, ..
         curves: More than a single point.
         kind: The cost of the third panel. None takes FLOPs if all runs know them, else tokens, and leaves the panel
             out if a run knows neither.
-        path: The PNG. The SVG stands beside it. Their folder is made.
+        path: The PNG. The SVG is beside it. Their folder is made.
 
     Raises:
         ConfigError: matplotlib is missing, or the runs do not know the cost that was chosen.
@@ -118,7 +118,7 @@ def draw_curves(curves: Curves, kind: Cost | None, path: Path) -> tuple[Path, ..
     figure = _figure()
     if kind and not curves.costs(kind):
         raise ConfigError(f"the runs of {curves.name} do not know their {AXES[kind]}: use --cost tokens.")
-    known = kind or next((each for each in COSTS if curves.costs(each)), None)
+    known = kind or known_cost(curves)
     panels = figure.subplots(1, 3 if known else 2, sharey=True)
     named = [_against_k(panels[0], curves), _against_layers(panels[1], curves)]
     if known:
@@ -140,7 +140,7 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> tuple[Path, ...]:
 
     Args:
         curves: A curve for each run.
-        path: The PNG. The SVG stands beside it. Their folder is made.
+        path: The PNG. The SVG is beside it. Their folder is made.
 
     Raises:
         ConfigError: matplotlib is missing.
@@ -185,7 +185,7 @@ class _Name:
 _Line = Any
 # A rectangle in pixels: left, bottom, right, top.
 _Box = tuple[float, float, float, float]
-# Where a name may stand, as (right, up), nearest first.
+# Where a name may be, as (right, up), nearest first.
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _DISTANCES = (7.0, 16.0, 28.0, 42.0)  # points
 _MAX_BOXES = 300
@@ -237,7 +237,7 @@ def _write_name(panel: Any, name: _Name, text: str, offset: tuple[float, float],
 
 
 def _places(panel: Any, name: _Name, text: str, pixels: float) -> Iterator[tuple[_Box, tuple[float, float], str]]:
-    """Where a name may stand: its box in pixels, its offset in points, and its alignment."""
+    """Where a name may be: its box in pixels, its offset in points, and its alignment."""
     x, y = panel.transData.transform((name.x, name.y))
     width, height = 0.56 * FONT_SIZE * len(text) * pixels, 1.25 * FONT_SIZE * pixels
     for distance in _DISTANCES:
@@ -399,6 +399,11 @@ def _figure(width: float = 13) -> Any:
     figure = Figure(figsize=(width, 5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def known_cost(curves: Curves) -> Cost | None:
+    """The first of ``COSTS`` that all runs know; None if there is none."""
+    return next((kind for kind in COSTS if curves.costs(kind)), None)
 
 
 def _plain_frame(panel: Any) -> None:

@@ -135,6 +135,11 @@ class Unit:
         estimate, low, high = (self.text(value, signed) for value in (interval.estimate, interval.low, interval.high))
         return f"{estimate} [{low}, {high}]"
 
+    def drawn(self, interval: Interval) -> tuple[float, float | None, float | None]:
+        """An estimate and the ends of its interval, for a drawing; None for an end that there is not."""
+        low, high = (self.scale * end if math.isfinite(end) else None for end in (interval.low, interval.high))
+        return self.scale * interval.estimate, low, high
+
 
 PERCENT = Unit(100, 1, " %")
 OWN_UNIT = Unit(1, 2)

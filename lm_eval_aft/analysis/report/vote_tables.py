@@ -15,9 +15,7 @@ def vote_table(votes: Votes) -> Table:
         Column("drafts", "drafts", True, "number of drafts; the last row is the answer"),
         Column("mean", "mean %", True, "mean accuracy of a draft, with its interval", ends),
         Column("majority", "majority %", True, "accuracy of the majority vote, ties drawn by lot", ends),
-        Column(
-            "oracle", "oracle %", True, "share of questions that at least one draft answers correctly", ("low", "high")
-        ),
+        Column("oracle", "oracle %", True, "share of questions that at least one draft answers correctly", ends),
         Column("generated_tokens", "tokens", True, "generated tokens a question"),
     )
     questions = f"{votes.questions} question{'s' * (votes.questions != 1)}"

@@ -53,7 +53,7 @@ def write_report(
     compared_effects = effects(compared, entries, gaps)
     votes = vote_sentences(compared_effects)
     found = {(each.panel.run, each.panel.task): each.panel.findings[0] for each in panels if each.panel.findings}
-    # What both say of a run on a task stands below its verdict.
+    # The page shows what both say of a run on a task below its verdict.
     remarks = {key: " ".join(each[key] for each in (votes, found) if key in each) for key in (*votes, *found)}
     verdicts = tuple(headlines(compared, entries, remarks))
     scores, shared = without_shared_columns(table)

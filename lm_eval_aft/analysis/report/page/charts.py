@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import isfinite
 from typing import Literal
 
 from lm_eval_aft.analysis.cost import Cost
 from lm_eval_aft.analysis.curves import CurvePoint, Curves
+from lm_eval_aft.analysis.report.figures import AXES, known_cost
 from lm_eval_aft.analysis.report.page.data import Chart, ChartPoint, Curve
 from lm_eval_aft.analysis.report.tables import Unit, short_number, unit_of
 from lm_eval_aft.analysis.stats import Interval
@@ -22,11 +22,9 @@ def charts(curves: Curves) -> Iterator[Chart]:
         yield Chart(f"{curves.title}, by layers", "aggregation layers", y_label, by_k)
     if any(len(line.points) > 1 for line in by_layers):
         yield Chart(f"{curves.title}, by k", "k, drafts", y_label, by_layers)
-    kind: Cost = "flops" if curves.costs("flops") else "tokens"
-    x_label = "FLOPs a question" if kind == "flops" else "generated tokens a question"
-    if curves.costs(kind):
+    if kind := known_cost(curves):
         lines = tuple(_cost_lines(curves, kind, unit))
-        yield Chart(f"{curves.title}, by cost", x_label, y_label, lines, log_x=True)
+        yield Chart(f"{curves.title}, by cost", AXES[kind], y_label, lines, log_x=True)
 
 
 def _lines(curves: Curves, by: Literal["k", "layers"], unit: Unit) -> tuple[Curve, ...]:
@@ -77,5 +75,4 @@ def _single_answer(curves: Curves) -> Sequence[CurvePoint]:
 
 
 def _chart_point(unit: Unit, x: float, score: Interval, label: str = "") -> ChartPoint:
-    low, high = (unit.scale * end if isfinite(end) else None for end in (score.low, score.high))
-    return ChartPoint(x, unit.scale * score.estimate, low, high, label, short_number(x), unit.interval(score))
+    return ChartPoint(x, *unit.drawn(score), label, short_number(x), unit.interval(score))

@@ -23,7 +23,7 @@ class ChartPoint:
     """One point of a curve.
 
     Attributes:
-        x: Where it stands.
+        x: Its place on the x axis.
         y: The score.
         low: Lower end of the interval of y; None if there is none.
         high: Upper end.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
 
 from lm_eval_aft.analysis.comparison import ComparedRuns, Comparison
 from lm_eval_aft.analysis.equal_cost import EqualCostBaseline
@@ -72,7 +71,7 @@ def vote_sentences(effects: Effects | None) -> dict[tuple[str, str], str]:
 def _columns(shown: Sequence[Effect]) -> Iterator[tuple[str, str, str]]:
     """The columns in which a row has a text.
 
-    One task needs no correction, so p stands for p, Holm too. A number of pairs that all rows share is in the title.
+    Of one task, p and p, Holm are equal. A number of pairs that all rows share is in the title.
     """
     corrected = any(effect.texts["p_holm"] != effect.texts["p"] for effect in shown if effect.kind == "run")
     sizes = {effect.texts["n"] for effect in shown if "n" in effect.texts}
@@ -119,7 +118,7 @@ def _effect(comparison: Comparison, gaps: Gaps) -> Effect:
     above, below = sides if c.score.higher_is_better else sides[::-1]
     gap = None if c.explores else gaps.get((c.other, c.score.task))
     texts = {key: cell.text for key, cell in comparison_cells(c).items()}
-    difference, low, high = _drawn(c.difference, unit)
+    difference, low, high = unit.drawn(c.difference)
     return Effect(
         run=c.other,
         name=part_name(c),
@@ -136,7 +135,7 @@ def _effect(comparison: Comparison, gaps: Gaps) -> Effect:
 
 def _vote_effect(comparison: Comparison, vote: EqualCostBaseline, tokens: float) -> Effect:
     bound = vote.kind == "best draft"
-    difference, low, high = _drawn(vote.difference, PERCENT)
+    difference, low, high = PERCENT.drawn(vote.difference)
     return Effect(
         run=comparison.other,
         name=f"{'oracle bound' if bound else 'majority vote'} of {vote.drafts}, {vote.pool}",
@@ -153,12 +152,6 @@ def _vote_effect(comparison: Comparison, vote: EqualCostBaseline, tokens: float)
         low=low,
         high=high,
     )
-
-
-def _drawn(difference: Interval, unit: Unit) -> tuple[float, float | None, float | None]:
-    """A difference and the ends of its interval in the shown unit; None for an end that there is not."""
-    low, high = (unit.scale * end if isfinite(end) else None for end in (difference.low, difference.high))
-    return unit.scale * difference.estimate, low, high
 
 
 def _group(

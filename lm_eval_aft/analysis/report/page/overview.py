@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import isfinite
 
 from lm_eval_aft import __version__
-from lm_eval_aft.analysis.comparison import ComparedRuns, Comparison, Verdict
+from lm_eval_aft.analysis.comparison import ComparedRuns, Comparison, Verdict, cost_ratio
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.groups import listed_names
 from lm_eval_aft.analysis.report.comparison_tables import (
@@ -161,15 +161,16 @@ def _strip(
     rows = []
     for entry, score in scored:
         interval = score_interval(entry, score)
-        low, high = (unit.scale * end if isfinite(end) else None for end in (interval.low, interval.high))
+        value, low, high = unit.drawn(interval)
+        ratio = cost_ratio(base, entry, name) if base else None
         row = StripRow(
             name=entry.label,
-            value=unit.scale * interval.estimate,
+            value=value,
             low=low,
             high=high,
             score=unit.interval(interval),
             tokens=_tokens(entry, name),
-            ratio=_ratio(entry, base, name),
+            ratio=ratio_text(ratio) if ratio else "",
             baseline=entry is base,
             verdict=verdicts.get((entry.label, name), ""),
         )
@@ -186,12 +187,6 @@ def _tokens(entry: RunEntry, name: str) -> str:
     return "" if cost is None else f"{cost.generated_tokens:,.0f}"
 
 
-def _ratio(entry: RunEntry, base: RunEntry | None, name: str) -> str:
-    cost, base_cost = entry.cost_of(name), base.cost_of(name) if base else None
-    known = cost and base_cost and base_cost.generated_tokens
-    return ratio_text(cost.generated_tokens / known) if cost and known else ""
-
-
 # ---------------------------------------------------------------- tables and settings
 
 
@@ -199,7 +194,7 @@ def without_shared_columns(table: Table) -> tuple[Table, tuple[Fact, ...]]:
     """The leaderboard with the scores first, without the columns that are empty or equal in all rows.
 
     Returns:
-        The table, and the columns that were left out, with what stands in them.
+        The table, and the columns that were left out, with their text.
     """
     columns = list(enumerate(table.columns))
     scores = [i for i, column in columns if column.parts == ("stderr",)]

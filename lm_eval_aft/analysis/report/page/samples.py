@@ -16,7 +16,7 @@ from lm_eval_aft.core.records import Chat, Trace
 from lm_eval_aft.inference.dialogue import without_thinking
 from lm_eval_aft.storage.results import Sample, Score
 
-# Logged samples by task, doc_id and doc_hash, each with the score that stands for its task.
+# Logged samples by task, doc_id and doc_hash, each with the main score of its task.
 Logged = Mapping[tuple[str, int, str], tuple[Sample, Score]]
 
 

@@ -3,7 +3,7 @@
 const badge = (kind, text) => h("span", { class: "badge " + kind }, text);
 const rightBadge = (right) => (right === null ? null : right ? badge("right", "\u2713 right") : badge("wrong", "\u2717 wrong"));
 
-function verdicts(right, fixed, broken) {
+function gradeBadges(right, fixed, broken) {
   return [rightBadge(right), fixed ? badge("right", "fixed") : null, broken ? badge("wrong", "broken") : null].filter(Boolean);
 }
 
@@ -99,7 +99,7 @@ function allRuns(samples, open) {
     return h(
       "article",
       { class: "card" },
-      h("header", {}, h("h5", {}, name), verdicts(sample.right, sample.fixed, sample.broken)),
+      h("header", {}, h("h5", {}, name), gradeBadges(sample.right, sample.fixed, sample.broken)),
       sample.right_drafts === null ? null : h("p", { class: "quiet" }, `${draftsRight(sample)} drafts right`),
       textBox(text ? spoken(text) : sample.answer, sample.run),
       text ? found(text) : null,
@@ -111,7 +111,7 @@ function allRuns(samples, open) {
 function renderSample(sample, others, open, view) {
   const written = sample.texts.length ? sample.texts.at(-1).text : "";
   const twins = others.map((other) =>
-    h("button", { type: "button", class: "link", onclick: () => open(other.place) }, show(other.run), " ", verdicts(other.right, false, false)),
+    h("button", { type: "button", class: "link", onclick: () => open(other.place) }, show(other.run), " ", gradeBadges(other.right, false, false)),
   );
   const extra = (sample.repeat ? `, repeat ${sample.repeat + 1}` : "") + (sample.turn ? `, turn ${sample.turn + 1}` : "");
   const own = () => [
@@ -119,7 +119,7 @@ function renderSample(sample, others, open, view) {
     sample.answer === written || sample.answer === spoken(sample.texts.at(-1) || { text: written, spoken: null }) ? null : h("section", { class: "layer" }, h("h4", {}, "What was scored"), h("div", { class: "card" }, textBox(sample.answer, "what was scored"))),
   ];
   return [
-    h("header", { class: "sample" }, h("h3", { tabindex: "-1" }, show(`${sample.task} #${sample.doc_id}${extra}`)), verdicts(sample.right, sample.fixed, sample.broken)),
+    h("header", { class: "sample" }, h("h3", { tabindex: "-1" }, show(`${sample.task} #${sample.doc_id}${extra}`)), gradeBadges(sample.right, sample.fixed, sample.broken)),
     h("dl", { class: "facts" }, fact("run", sample.run), fact("gold answer", sample.gold), fact("score", sample.score), fact("right drafts", draftsRight(sample)), fact("category", sample.category)),
     twins.length && !view.samples ? h("p", { class: "twins" }, h("span", { class: "quiet" }, "The same question in "), twins) : null,
     messages(sample),

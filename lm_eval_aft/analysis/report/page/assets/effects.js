@@ -68,7 +68,7 @@ function renderEffects(effects) {
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparisons" },
-      // One axis stands for the groups after it, as long as they have the same one.
+      // Groups in a row with the same axis show it once.
       fill(table, {}, [h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)), effects.groups.map((group, i) => effectGroup(group, effects.columns, axes[i] !== axes[i - 1]))]),
     ),
     h("ul", { class: "notes" }, effects.notes.map((note) => h("li", {}, show(note)))),

@@ -12,15 +12,15 @@ const KINDS = [
 
 // The index comes as rows, which are small; _index_entry in write.py makes them.
 function readIndex(index) {
-  return index.entries.map(([run, task, category, doc, verdict, rightDrafts, changed, snippet], place) => ({
+  return index.entries.map(([run, task, category, doc, grade, rightDrafts, changed, snippet], place) => ({
     place,
     run: index.runs[run],
     task: index.tasks[task],
     category: index.categories[category],
     doc,
-    right: verdict & 3 ? Boolean(verdict & 1) : null,
-    fixed: Boolean(verdict & 4),
-    broken: Boolean(verdict & 8),
+    right: grade & 3 ? Boolean(grade & 1) : null,
+    fixed: Boolean(grade & 4),
+    broken: Boolean(grade & 8),
     rightDrafts,
     changed,
     snippet,
@@ -91,7 +91,7 @@ function renderSamples(index, featured) {
   });
 
   function row(entry) {
-    const marks = verdicts(entry.right, entry.fixed, entry.broken);
+    const marks = gradeBadges(entry.right, entry.fixed, entry.broken);
     const where = [state.values.task || index.tasks.length < 2 ? "" : entry.task + " ", `#${entry.doc}`, state.values.run || index.runs.length < 2 ? "" : " \u00b7 " + entry.run];
     return h("li", {}, h("button", { type: "button", "data-place": entry.place, "aria-current": entry.place === state.open ? "true" : null, onclick: () => open(entry.place) }, h("span", { class: "top" }, h("span", { class: "where" }, show(where.join(""))), marks), h("span", { class: "snippet" }, show(entry.snippet))));
   }
