@@ -68,7 +68,7 @@ class _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
 
 
-# Arguments of engines that change prompts and are no part of the engine's fingerprint.
+# Arguments of engines that change prompts and are not in the engine's fingerprint.
 PROMPT_ARGS = frozenset(
     {
         *("max_length", "max_model_len", "tokenizer", "tokenizer_mode", "tokenizer_revision", "use_fast_tokenizer"),
@@ -167,7 +167,7 @@ class AFTLM(LM):
         self._totals, self._reported = _Totals(), False
         self._selector, self._given_drafts = selector, given_drafts
         given = {name: value for name, value in (engine_args or {}).items() if name in PROMPT_ARGS}
-        # As a trace file gives them back.
+        # JSON turns tuples into lists. These settings must equal those that are read from a trace.
         self._prompt_args = json.loads(json.dumps({name: public(name, given[name]) for name in given}, default=str))
         self._prompting: dict[str, Any] = {}
         self._template_name: str | None = None

@@ -330,7 +330,7 @@ def test_the_template_of_an_adapter_in_the_home_folder_is_used(tmp_path, monkeyp
     CheckpointConfig(own, Template(own, "x").digest).save(tmp_path / "adapter")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~/adapter"}).source == own
-    with pytest.raises(ConfigError, match="names the home of a user that there is not"):
+    with pytest.raises(ConfigError, match="names the home of an unknown user"):
         choose_template(AFTConfig(engine="vllm"), {"lora_local_path": "~no-such-user/adapter"})
 
 

@@ -47,8 +47,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _path(name: str, value: Any) -> str:
-    """A text that may begin with ~, the user's home."""
-    # Path.expanduser raises an error for an unknown user, and this function does not.
+    """A path; ``~`` becomes the user's home."""
     return check_path(f"{name}=", text(name, value))
 
 

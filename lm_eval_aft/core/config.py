@@ -37,7 +37,6 @@ STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
 SELECTIONS = ("majority", "best_of_n")
 DEFAULTS = {"refine": {"k": 1}, "majority": {"layers": 1}, "best_of_n": {"layers": 1}, "beam": {"layers": 0}}
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
-# In the order in which lm-eval reads them.
 # Settings of the last layer that only a task or --gen_kwargs can give. The bounds are those of OpenAI and vLLM.
 EXTRAS: dict[str, Parse] = {
     "min_p": real(0, 1),
@@ -45,6 +44,7 @@ EXTRAS: dict[str, Parse] = {
     "frequency_penalty": real(-2, 2),
     "presence_penalty": real(-2, 2),
 }
+# In the order in which lm-eval reads them.
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 # What other programs call these arguments, in small letters with underscores.
 ALIASES: dict[str, tuple[str, ...]] = {

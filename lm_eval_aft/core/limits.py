@@ -82,7 +82,7 @@ def memory_limit(count: int) -> Iterator[None]:
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Let every new connection of this process fail, in all its threads. Sockets of this machine's file system work."""
+    """Let every new connection of this process fail, in all its threads. Unix sockets still connect."""
 
     def refuse(connection: socket.socket, address: Any) -> None:
         if connection.family != socket.AF_UNIX:

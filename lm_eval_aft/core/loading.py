@@ -91,6 +91,6 @@ def refuse_adapter(folder: str, argument: str) -> None:
 
 
 def load_reason(error: BaseException, name: str) -> str:
-    """Why a checkpoint cannot be loaded: what the error says, and first of all that there is no folder of this name."""
+    """Why a checkpoint cannot be loaded. If there is no folder of this name, the reason begins with that."""
     missing = "" if Path(name).exists() else f"there is no folder {name}, and the hub's model cannot be loaded: "
     return missing + reason_of(error)

@@ -46,10 +46,10 @@ def _fault(value: str, expanded: str) -> str:
         return f"{value[:100]!r} is not UTF-8"
     if expanded.startswith("~"):
         user = expanded.partition("/")[0]
-        return f"{value[:100]!r} names the home of a user that there is not (./{user[:60]} is a folder of that name)"
+        return f"{value[:100]!r} names the home of an unknown user (write ./{user[:60]} for a folder of that name)"
     # SQLite keeps everything in memory if its file has the second name.
     if re.match(r"[A-Za-z][\w+.-]*://|:memory:$", value):
-        return f"{value[:100]!r} is no path of a file"
+        return f"{value[:100]!r} is not the path of a file"
     if len(encoded) > MAX_PATH:
         return f"{value[:60]!r}... has {len(encoded):,} bytes, and at most {MAX_PATH:,} are allowed"
     longest = max(encoded.split(b"/"), key=len)

@@ -26,7 +26,8 @@ HF_VARIABLE = "HF_TOKEN"
 HIDDEN = "***"
 # OPENAI_API_KEY, HF_TOKEN, HUGGING_FACE_HUB_TOKEN and their like.
 _KEY_VARIABLES = ("_API_KEY", "_TOKEN")
-# A shorter value is no key, or an ordinary word. One of fewer than _PART characters must have a letter and a digit.
+# A shorter value is not a key, or is an ordinary word. One of fewer than _PART characters must have a letter and a
+# digit.
 _MIN_LENGTH = 4
 # Characters of a key that are hidden wherever they stand, and at the place where a server cut the key.
 _PART, _CUT_PART = 8, 4
@@ -42,7 +43,7 @@ _SECRET_NAME = re.compile(
     + "token$",
     re.IGNORECASE,
 )
-# A field of a JSON schema may have one of these names, so what lies below them is no secret for that reason.
+# A field of a JSON schema may have one of these names, so what lies below them is not a secret for that reason.
 _WEAK_NAME = re.compile(r"keys?|tokens?", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -111,7 +112,7 @@ def looks_secret(text: str) -> bool:
 def secret_places(value: Any, place: str = "") -> Iterator[str]:
     """Walk through nested arguments and yield where a secret stands, such as ``extra_body.headers.authorization``.
 
-    The texts of JSON values are read too. True, False and None are no secrets: ``token=true`` only tells a library to
+    The texts of JSON values are read too. True, False and None are not secrets: ``token=true`` only tells a library to
     use its own. The client of a server checks the server's address itself, with a message of its own.
 
     Args:

@@ -32,7 +32,7 @@ def refused_shard(name: str, *, pickles: bool = False) -> str:
             )
         if index.name.endswith(SAFE_INDEX) and not shard.endswith(SAFE) and not pickles:
             return (
-                f"{index.name} names {shard!r:.200}, which is no safetensors file: weights in pickle files can run "
+                f"{index.name} names {shard!r:.200}, which is not a safetensors file: weights in pickle files can run "
                 "code and are refused; save the checkpoint as safetensors."
             )
     return ""

@@ -212,7 +212,7 @@ def _end_of_unopened(text: str, marks: Sequence[_Mark]) -> int:
 
 
 def _after_blanks(text: str, start: int) -> int:
-    """The place of the first character from ``start`` on that is no white space."""
+    """The place of the first character from ``start`` on that is not white space."""
     return next((place for place in range(start, len(text)) if not text[place].isspace()), len(text))
 
 

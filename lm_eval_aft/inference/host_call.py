@@ -44,7 +44,7 @@ def host_template_name() -> str | None:
 
 
 def host_prompting() -> dict[str, Any]:
-    """What the user told lm-eval about prompts, besides the chat template's name. Empty for an ordinary run.
+    """The options of lm-eval that change prompts, without the chat template's name. Empty for an ordinary run.
 
     Returns:
         Up to four entries: a digest of ``--system_instruction``, ``num_fewshot`` with ``multiturn``, and ``bare`` if

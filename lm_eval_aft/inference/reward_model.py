@@ -79,7 +79,7 @@ class RewardModel:
 
         Raises:
             ChatError: If the chat template refuses a chat.
-            EngineError: If a score is no number.
+            EngineError: If a score is not a number.
         """
         texts = [[self._text(chat) for chat in row] for row in rows]
         keys = {text: self._key(text) for row in texts for text in row}

@@ -58,7 +58,7 @@ def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: S
     if final == drafts:
         reason += ", and the answer of a shallow point is the first text of that layer in a deeper one"
     else:
-        reason += "; the last layer has a sampling of its own, so an answer is no hidden text of a deeper point"
+        reason += "; the last layer has a sampling of its own, so an answer is not a hidden text of a deeper point"
     return SweepPlan(len(places), separate, reason)
 
 

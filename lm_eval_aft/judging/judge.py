@@ -338,7 +338,7 @@ def parse_reply(body: Mapping[str, Any]) -> JudgeReply:
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         top = _first_token(choice.get("logprobs"))
     except (KeyError, IndexError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
-        raise BrokenReply("its reply is no chat completion") from error
+        raise BrokenReply("its reply is not a chat completion") from error
     if end != "length" and end not in ENDED:
         raise BrokenReply(f"its reply was broken off (finish_reason={end!r})")
     return JudgeReply(text or "", top, *counts, cut=end == "length")

@@ -68,5 +68,5 @@ def read_draft_rows(path: Path) -> Iterator[DraftRow]:
 def _list(row: dict[str, Any], name: str, kind: Any) -> list[Any]:
     values = row.get(name) or []
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"{name} is no list of the right kind")
+        raise TypeError(f"{name} is not a list of the right kind")
     return values

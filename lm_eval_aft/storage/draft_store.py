@@ -151,8 +151,8 @@ def count_store(path: Path) -> StoreCounts:
     try:
         with file.errors("read"):
             generations, tokens, cut, blank = file.db.execute(query).fetchone()
-            log = path.with_name(f"{path.name}-wal")
-            states = [each.stat() for each in (path, log) if each.exists()]
+            wal = path.with_name(f"{path.name}-wal")
+            states = [each.stat() for each in (path, wal) if each.exists()]
     finally:
         file.db.close()
     file_bytes, changed = sum(state.st_size for state in states), max(state.st_mtime for state in states)
@@ -296,7 +296,7 @@ class SQLiteStore:
             )
         try:
             token_ids = tuple(array("I", row[2]))
-        # The bytes are no whole number of tokens.
+        # The bytes do not divide into whole tokens.
         except (TypeError, ValueError) as error:
             raise StoreError(f"{self.path} is damaged at generation {row[0].hex()[:12]} ({error}).") from error
         return Completion(row[1], token_ids, row[3], row[4], row[5], row[6])

@@ -31,10 +31,17 @@ _PARTS = ("results", "config", "n-samples")
 QUESTION_FIELDS = ("question", "prompt", "instruction", "problem", "query", "input")
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
 SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
-# Fields that report results rather than settings. They are ignored when the settings of two runs are compared.
+# Fields that report results, or that change no text. They are ignored when the settings of two runs are compared.
 MEASURED = (
-    *("usage", "spent", "engine_info", "bare_prompts_wrapped", "cut_drafts", "equal_drafts", "texts_without_answer"),
-    *("grade_drafts", "graded_texts"),
+    "usage",
+    "spent",
+    "engine_info",
+    "bare_prompts_wrapped",
+    "cut_drafts",
+    "equal_drafts",
+    "texts_without_answer",
+    "grade_drafts",
+    "graded_texts",
     *SCORED,
 )
 
@@ -535,7 +542,7 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
 def _whole(value: Any) -> int | None:
     """A whole number, or None if it is not stated."""
     if not isinstance(value, int | None):
-        raise TypeError(f"{value!r:.100} is no whole number")
+        raise TypeError(f"{value!r:.100} is not a whole number")
     return value
 
 

@@ -65,7 +65,7 @@ class SQLiteFile:
             kind: What the file holds.
             create: False opens an existing file for reading only.
             untouched: With ``create=False``, also leave the files of SQLite beside it as they are, and wait for no
-                lock. It is for reads of moments.
+                lock. Such a file should be open for moments only.
 
         Raises:
             AFTError: ``kind.error`` if the file is of another kind, newer than this package, damaged, or cannot be
@@ -123,7 +123,7 @@ class SQLiteFile:
     def _foreign(self) -> AFTError:
         kind = self._kind
         if self.path and self.path.is_dir():
-            return kind.error(f"{self.path} is a folder and no {kind.name}: give {kind.option} the path of a file.")
+            return kind.error(f"{self.path} is a folder, not a {kind.name}: give {kind.option} the path of a file.")
         return kind.error(
             f"{self.path} is not a {kind.name} but a file of another program: give {kind.option} another path."
         )

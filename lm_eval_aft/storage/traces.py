@@ -27,12 +27,23 @@ from lm_eval_aft.core.usage import MAX_COUNT
 # Characters of a task's name in a file name. The digest behind the name tells tasks apart.
 MAX_TASK_LENGTH = 100
 # What fields of samplings, drafts and completions may be. JSON may hold whole numbers as floats.
+_NUMBERS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "beams",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "elapsed_s",
+    "prompt_tokens",
+    "computed_prompt_tokens",
+)
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("temperature", "top_p", "top_k", "max_tokens", "beams", "min_p", "repetition_penalty", "frequency_penalty"),
-        (int, float),
-    ),
-    **dict.fromkeys(("presence_penalty", "seed", "elapsed_s", "prompt_tokens", "computed_prompt_tokens"), (int, float)),
+    **dict.fromkeys(_NUMBERS, (int, float)),
     **dict.fromkeys(("seeded", "reused"), int),
     "finish_reason": str,
 }

@@ -59,7 +59,7 @@ USES = [evaluate, train, reward]
 @pytest.mark.parametrize("name", [*OUTSIDE, *PICKLES])
 def test_every_use_of_a_checkpoint_refuses_them(tiny, tmp_path, use, name):
     folder = sharded(tiny, tmp_path / "m", name)
-    reason = "is outside the folder" if name in OUTSIDE else "is no safetensors file: weights in pickle files can run"
+    reason = "is outside the folder" if name in OUTSIDE else "is not a safetensors file: weights in pickle files"
     with pytest.raises(
         EngineError, match=rf"cannot be loaded: model\.safetensors\.index\.json names .*, which {reason}"
     ):
@@ -79,7 +79,7 @@ def test_an_adapter(tiny, tmp_path):
 
 def test_a_subfolder(tiny, tmp_path):
     sharded(tiny, tmp_path / "m" / "inner", "weights.bin")
-    with pytest.raises(EngineError, match=r"names 'weights\.bin', which is no safetensors file"):
+    with pytest.raises(EngineError, match=r"names 'weights\.bin', which is not a safetensors file"):
         evaluate(str(tmp_path / "m"), subfolder="inner")
 
 

@@ -118,7 +118,7 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["", "/dev/null", "/dev/zero"])
 def test_a_path_that_is_no_ordinary_file(tmp_path: Path, path: str) -> None:
-    with pytest.raises(StoreError, match=r"is a folder and no draft store|is not a draft store but"):
+    with pytest.raises(StoreError, match=r"is a folder, not a draft store|is not a draft store but"):
         SQLiteStore(Path(path or tmp_path))
 
 

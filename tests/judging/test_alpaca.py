@@ -256,7 +256,7 @@ class TestFiles:
     @pytest.mark.parametrize("value", [0.5, 2.01, "1.2.3", 7])
     def test_a_preference_that_can_be_none_is_refused(self, tmp_path, value):
         file = write(tmp_path / "a.json", [replace(annotations(1)[0], preference=value)])
-        with pytest.raises(RecordError, match="holds a row that is no annotation"):
+        with pytest.raises(RecordError, match="holds a row that is not an annotation"):
             read_annotations(file)
 
     def test_annotations_of_two_judges(self, tmp_path):

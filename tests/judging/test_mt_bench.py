@@ -273,7 +273,7 @@ class TestFiles:
         (tmp_path / "empty").mkdir()
         with pytest.raises(RecordError, match="no answers to MT-Bench: run lm_eval with --log_samples or record="):
             find_answers(tmp_path / "empty", None)
-        with pytest.raises(RecordError, match="no single-answer judgement"):
+        with pytest.raises(RecordError, match="not a single-answer judgement"):
             read_judgements(published / "question.jsonl")
 
     def test_answers_without_their_questions_where_there_is_no_hub(self, tmp_path):

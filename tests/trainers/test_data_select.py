@@ -42,7 +42,7 @@ def test_verifiers(tmp_path, monkeypatch):
         ("mine:absent", "cannot be loaded"),
         (":check", "cannot be loaded"),
         ("broken:check", r"cannot be loaded \(SyntaxError"),
-        ("os:name", "is no function"),
+        ("os:name", "is not a function"),
         ("exact:(", "is not a valid regular expression"),
     ):
         with pytest.raises(AFTError, match=message):

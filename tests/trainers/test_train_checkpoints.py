@@ -127,7 +127,7 @@ def test_a_full_disk_while_merging_is_one_sentence(config, monkeypatch):
 
 def test_weights_that_are_no_numbers_are_no_checkpoint(config):
     hot = replace(config, learning_rate=1e30, schedule="constant", warmup=0, lora_rank=0, save_every=1, log_every=100)
-    with pytest.raises(EngineError, match="weights became no numbers by step"):
+    with pytest.raises(EngineError, match="weights became NaN or infinite by step"):
         run_training("sft", hot)
     for path in Path(config.output).glob("checkpoints/*"):
         # No checkpoint of broken weights was begun.
@@ -164,7 +164,7 @@ def test_the_last_whole_checkpoint_is_there_until_the_next_one_is(config, monkey
             patch.setattr(RunLog, "on_step_end", broken)
         else:
             patch.setattr("trainers.fitting.callbacks.write_checkpoint_card", full)
-        with pytest.raises(EngineError, match="became no numbers by step 4" if "weights" in how else "disk is full"):
+        with pytest.raises(EngineError, match="NaN or infinite by step 4" if "weights" in how else "disk is full"):
             run_training("sft", quiet)
     capsys.readouterr()
     run_training("sft", quiet)

@@ -56,7 +56,7 @@ def test_a_home_in_the_settings_is_expanded(config, tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text(json.dumps({**settings_of(config), "output": "~/run", "data": "~/rows.jsonl"}))
     loaded = load_config(str(tmp_path / "c.yaml"), ["template=~/short.j2"])
     assert (loaded.output, loaded.data, loaded.template) == (config.output, config.data, config.template)
-    with pytest.raises(ConfigError, match="names the home of a user that there is not"):
+    with pytest.raises(ConfigError, match="names the home of an unknown user"):
         load_config(str(tmp_path / "c.yaml"), ["output=~no-such-user/run"])
 
 

@@ -250,7 +250,7 @@ class AFTTrainer(Trainer):
         broken = torch.tensor(float(not self.run_log.is_sound(model)), device=self.args.device)
         # One process sees its own share of the weights only.
         if self.accelerator.reduce(broken):
-            raise self.run_log.broken("weights became no numbers", self.state.global_step)
+            raise self.run_log.broken("weights became NaN or infinite", self.state.global_step)
         with disk_guard(self.run_log.run.folder, model):
             # Trainer checks whether the folder of the best checkpoint exists, and processes must agree on it. With
             # shards one process may see the folder before another does.

@@ -44,7 +44,7 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
     except Exception as error:
         raise ConfigError(f"--verifier {spec} cannot be loaded ({type(error).__name__}: {error}): {FORMS}.") from error
     if not callable(function):
-        raise ConfigError(f"--verifier {spec} is no function: {FORMS}.")
+        raise ConfigError(f"--verifier {spec} is not a function: {FORMS}.")
     return function
 
 

@@ -143,7 +143,7 @@ def _at(value: Any, steps: Sequence[str], path: str) -> Any:
     if step[0] != "[" and isinstance(value, Mapping) and step in value:
         return _at(value[step], rest, path)
     has = f"keys {', '.join(list(map(str, value))[:10])}" if isinstance(value, Mapping) else type(value).__name__
-    raise LookupError(f"{path} has no {step} there, but {has}")
+    raise LookupError(f"{path} does not lead to a value: there is no {step}, but {has}")
 
 
 def _recognise(row: DataRow) -> str:
@@ -160,7 +160,7 @@ def _generic(row: DataRow, names: Mapping[str, str]) -> dict[str, Any]:
     theirs = {ours: found for ours, keys in usual.items() if (found := next((key for key in keys if key in row), ""))}
     theirs |= names
     if "query" not in theirs:
-        raise LookupError(f"no key of it is that of a query, but {', '.join(list(row)[:10]) or 'nothing'}")
+        raise LookupError(f"none of its keys names a query; it has {', '.join(list(row)[:10]) or 'no keys'}")
     converted = {ours: field_of(row, path) for ours, path in theirs.items()}
     used = set(theirs.values())
     if "sft_target" in converted and "sft_target" not in names:

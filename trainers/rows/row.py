@@ -73,7 +73,7 @@ class TrainingRow:
         Args:
             row: The object.
             where: File and row number, for messages.
-            advice: The end of the message about a query that is none.
+            advice: The end of the message about a query of another form.
 
         Raises:
             ConfigError: If a key is missing or has another type.
@@ -119,7 +119,7 @@ def check_row(row: DataRow, where: str, advice: str = QUERY_ADVICE) -> None:
     Args:
         row: The row.
         where: File and row number, for messages.
-        advice: The end of the message about a query that is none.
+        advice: The end of the message about a query of another form.
 
     Raises:
         ConfigError: If a key is missing or has another type, or a list has another length.

@@ -42,7 +42,7 @@ NEVER_SENT = (
     requests.exceptions.InvalidProxyURL,
     requests.exceptions.InvalidJSONError,
 )
-# A shorter part of a path, such as "v1", is no key.
+# A shorter part of a path, such as "v1", is not a key.
 MIN_KEY_LENGTH = 6
 
 
@@ -131,7 +131,7 @@ class ChatClient:
             if attempt and stop.wait(delay_s):
                 raise Cancelled
             jitter = self._jitter.uniform(0.75, 1.25)
-            # 2**1024 is no float.
+            # 2**1024 is too large for a float.
             doubled = 2 ** min(attempt, 20)
             backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * doubled) * jitter
             try:
@@ -152,7 +152,7 @@ class ChatClient:
                 if reply and not reply.get("error"):
                     return reply
                 reason = "" if reply else "its answer is not a JSON object"
-                # An address without a list of models is no chat server, so a retry does not help.
+                # An address without a list of models is not a chat server, so a retry does not help.
                 if method == "GET":
                     raise Refused(response.status, reason or self._message(response)[0])
             problem = f"HTTP {response.status}: {reason or self._message(response)[0]}"
@@ -244,7 +244,7 @@ def _checked_url(base_url: str) -> str:
     """The address without a path to /chat/completions, which lm-eval users append to it.
 
     Raises:
-        ConfigError: If it is no address, or holds a secret.
+        ConfigError: If it is not an address, or holds a secret.
     """
     try:
         parts = urlsplit(base_url.strip())

@@ -36,7 +36,7 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
         renderer: Counts tokens if the reply does not.
 
     Raises:
-        EngineError: If the reply is no chat completion, lacks texts or counts, or holds a text that is not whole.
+        EngineError: If the reply is not a chat completion, lacks texts or counts, or holds a text that is not whole.
     """
     choices = reply.get("choices")
     if not isinstance(choices, list) or not all(map(_is_choice, choices)):
@@ -144,10 +144,12 @@ def _count(value: Any) -> int:
     """A number of tokens.
 
     Raises:
-        EngineError: If the value is no such number.
+        EngineError: If the value is not such a number.
     """
     if not isinstance(value, int) or not 0 <= value < 2**31:
-        raise EngineError(f"the server's usage counts {value!r} tokens, which is no count: ask its makers.")
+        raise EngineError(
+            f"the server's usage counts {value!r} tokens, which is not a count: report this to the makers of the server."
+        )
     return value
 
 

@@ -123,7 +123,7 @@ class SharedPromptScorer(LMScorer):
         return [[next(of_rows) for _ in own] for own in choices]
 
     def _refuse_damaged(self, scores: Sequence[float]) -> None:
-        """Refuse scores that are NaN. A choice without probability is no damage.
+        """Refuse scores that are NaN. A probability of 0 is not damage.
 
         Raises:
             EngineError: If there is one.

@@ -98,7 +98,7 @@ def load_lm(args: HFArgs) -> HFLM:
     """Load the model and its tokenizer.
 
     Raises:
-        Exception: Of any kind, if the checkpoint cannot be loaded, or is no causal model.
+        Exception: Of any kind, if the checkpoint cannot be loaded, or is not a causal model.
     """
     on_cpu = args.loader.get("device") == "cpu" or not torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and on_cpu:
@@ -157,7 +157,7 @@ def load_failure(error: Exception, args: HFArgs) -> EngineError:
 
 def _loader_args(args: Mapping[str, Any], model_kwargs: Mapping[str, Any], host: HostArgs) -> dict[str, Any]:
     """The arguments of HFLM's constructor."""
-    # A pickle can run code. A GGUF file is no pickle.
+    # A pickle can run code. A GGUF file cannot.
     safe = {} if "gguf_file" in args else {"use_safetensors": True}
     merged = {**safe, "device": host.device, "max_batch_size": host.max_batch_size, **args, **model_kwargs}
     loader = {name: value for name, value in merged.items() if value is not None}

@@ -114,16 +114,9 @@ class VLLMEngine:
 
         with loading(refuse):
             engine = cls(vllm.LLM(**args.for_llm()), args)
-        engine.refuse_damaged()
+        # A model with such logits would write one token again and again.
+        engine._prompt_lm.check_logits()
         return engine
-
-    def refuse_damaged(self) -> None:
-        """Refuse a model whose logits are not numbers: it would write one token again and again.
-
-        Raises:
-            EngineError: If they are not.
-        """
-        self._prompt_lm.check_logits()
 
     def use_chat_template(self, name: str | None) -> None:
         """See ``Engine.use_chat_template``. Another template may end its messages with another token."""

@@ -213,7 +213,7 @@ def _annotation(row: Mapping[str, Any], name: str, replied: Mapping[str, str]) -
 
 
 def _unread_reply(texts: Mapping[str, str], replied: Mapping[str, str]) -> str | None:
-    """The reply that became no preference. The package drops it, so the prompt that quotes all texts identifies it."""
+    """The reply that gave no preference. The package drops it, so the prompt that quotes all texts identifies it."""
     quoted = [f'"""{texts[name]}"""' for name in ("instruction", "output_1", "output_2")]
     return next((reply for prompt, reply in replied.items() if all(text in prompt for text in quoted)), None) or None
 

@@ -104,7 +104,7 @@ def read_annotations(file: Path) -> tuple[Annotation, ...]:
     try:
         rows = tuple(_annotation(row) for row in _read_rows(file))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise RecordError(f"{file} holds a row that is no annotation: {type(error).__name__} {error}.") from error
+        raise RecordError(f"{file} holds a row that is not an annotation: {type(error).__name__} {error}.") from error
     _refuse_repeated(file, (row.instruction for row in rows))
     names = {
         "generator_1": {row.generator_1 for row in rows},

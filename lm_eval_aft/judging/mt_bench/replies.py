@@ -93,8 +93,8 @@ def read_judgements(file: Path) -> list[list[Judgement]]:
             judgement = _judgement(row)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RecordError(
-                f"line {number} of {file} is no single-answer judgement ({type(error).__name__}: {error}): give a file "
-                "of FastChat's model_judgment, or of aft judge mt_bench."
+                f"line {number} of {file} is not a single-answer judgement ({type(error).__name__}: {error}): give a "
+                "file of FastChat's model_judgment, or of aft judge mt_bench."
             ) from error
         groups.setdefault((judgement.model, judgement.judge, judgement.prompts), []).append(judgement)
     return list(groups.values())
