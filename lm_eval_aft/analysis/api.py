@@ -102,6 +102,10 @@ def votes(
     """
     path = _path("out", out)
     if is_draft_file(path):
+        if given := [name for name, value in (("--task", task), ("--traces", traces)) if value is not None]:
+            raise ConfigError(
+                f"{path} is a drafts file, which has no tasks or traces: leave {' and '.join(given)} out."
+            )
         return (count_row_votes(path, regex, level),)
     entries, stored = _stored(out, task, traces)
     counted = count_votes(stored, entries, regex, level)

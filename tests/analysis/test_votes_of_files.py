@@ -83,3 +83,10 @@ def test_a_path_without_traces_and_runs_is_refused(tmp_path: Path):
     write_traces(str(tmp_path), traces[0].settings, traces)
     with pytest.raises(ConfigError, match="that are graded or whose answers can be found"):
         votes(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"task": "gsm8k"}, {"traces": "rec"}])
+def test_a_drafts_file_has_no_tasks_and_traces(tmp_path: Path, option: dict):
+    file = write(tmp_path / "drafts.jsonl", *ROWS)
+    with pytest.raises(ConfigError, match=rf"is a drafts file, .*: leave --{next(iter(option))} out\."):
+        votes(file, regex=r"\d", **option)
