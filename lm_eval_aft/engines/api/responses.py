@@ -148,7 +148,7 @@ def _count(value: Any) -> int:
     """
     if not isinstance(value, int) or not 0 <= value < 2**31:
         raise EngineError(
-            f"the server's usage counts {value!r} tokens, which is not a count: report this to the makers of the server."
+            f"the server's usage counts {value!r} tokens, which is not a count: report this to its makers."
         )
     return value
 
