@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.instances import make_instance
+from helpers.scripted_runs import make_drafts
 from helpers.tiny_models import CHATML, save_tiny, tiny_tokenizer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError, PromptTooLong, RecordError, TemplateError
@@ -15,7 +16,7 @@ from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.engines.api.engine import APIEngine
 from lm_eval_aft.inference.checkpoint import CheckpointConfig, choose_template
-from lm_eval_aft.inference.dialogue import answer_in
+from lm_eval_aft.inference.dialogue import answer_of
 from lm_eval_aft.inference.requests import make_question, stop_at_tokens
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.traces import read_traces
@@ -598,7 +599,7 @@ class TestCheckpointTemplate:
 def test_stop_strings_cut_the_final_text(until, expected):
     request = make_instance("generate_until", {}, ("?", {"until": until}), 0, ("t", 0, 1))
     question = make_question(request, request.args[1], 0, AFTConfig())
-    assert answer_in(question, "a\n\nb Q: c") == expected
+    assert answer_of(question, make_drafts("a\n\nb Q: c")[0]) == expected
 
 
 def test_a_stop_string_that_is_none_is_refused_before_anything_is_generated():
@@ -610,8 +611,8 @@ def test_a_stop_string_that_is_none_is_refused_before_anything_is_generated():
 def test_what_precedes_the_end_of_thinking_is_no_part_of_an_answer():
     request = make_instance("generate_until", {}, ("?", {"until": ["\n\n"]}), 0, ("t", 0, 1))
     question = make_question(request, request.args[1], 0, AFTConfig(think_end_token="</think>"))
-    assert answer_in(question, "<think>two\n\nlines</think>\n4\n\nrambling") == "4"
-    assert answer_in(question, "4\n\nrambling") == "4"
+    assert answer_of(question, make_drafts("<think>two\n\nlines</think>\n4\n\nrambling")[0]) == "4"
+    assert answer_of(question, make_drafts("4\n\nrambling")[0]) == "4"
 
 
 def test_other_models_cannot_find_our_contexts_in_lm_evals_request_cache(tiny, hf):

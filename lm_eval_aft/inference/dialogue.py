@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.records import Chat, Draft, Message, Question, Trace
-from lm_eval_aft.core.thinking import without_thoughts
 
 # The generation setting that lists the user's later turns, and the key of the answers in the response.
 TURNS = "turns"
@@ -29,12 +28,10 @@ def is_empty(question: Question, draft: Draft) -> bool:
 
 def answer_of(question: Question, draft: Draft) -> str:
     """The part of a generated text that the task scores: without thoughts, and before the first stop string."""
-    return _before_stop(question, without_thinking(question, draft))
-
-
-def answer_in(question: Question, text: str) -> str:
-    """The same as ``answer_of`` for a text without a record of how it began and ended."""
-    return _before_stop(question, without_thoughts(text, end=question.think_end))
+    text = without_thinking(question, draft)
+    for stop in question.until:
+        text = text.split(stop)[0]
+    return text
 
 
 def final_answer(trace: Trace) -> str:
@@ -42,12 +39,6 @@ def final_answer(trace: Trace) -> str:
     last = trace.drafts[-1]
     # The answer to a multiple-choice question is a choice, which no generation wrote.
     return answer_of(trace.question, last) if last.completion.text == trace.answer else trace.answer
-
-
-def _before_stop(question: Question, text: str) -> str:
-    for stop in question.until:
-        text = text.split(stop)[0]
-    return text
 
 
 class Dialogue:

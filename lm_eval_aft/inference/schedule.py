@@ -52,10 +52,9 @@ class _InFlight:
     fitted: list[Fitted] = field(default_factory=list)
     choice: Choice | None = None
 
-    def newest_texts(self) -> list[str]:
-        """The texts of the newest layer without their thoughts."""
-        newest = self.layers[-1]
-        return [without_thinking(self.question, newest[index]) for index in sorted(newest)]
+    def newest(self) -> list[Draft]:
+        """The texts of the newest layer, by index."""
+        return [self.layers[-1][index] for index in sorted(self.layers[-1])]
 
     def find_cut_thoughts(self) -> None:
         """Record which texts of the newest layer were cut inside a thought that the prompt opened unseen.
@@ -195,7 +194,8 @@ def _prompt(run: _InFlight, layer: int, setup: _Setup, budget: int) -> Fitted:
     last = layer == setup.config.layers
     if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
-    texts = apply_probe(run.newest_texts(), setup.config, run.question, layer)
+    read = [without_thinking(run.question, draft) for draft in run.newest()]
+    texts = apply_probe(read, setup.config, run.question, layer)
     return aggregate_prompt(template, renderer, chat, texts, budget, final=last)
 
 
@@ -219,7 +219,7 @@ def _name(layer: int, setup: _Setup) -> str:
 def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
     """Make the last layer a copy of one text of the layer before, which costs no tokens."""
     started = time.monotonic()
-    choices = selector.select([(run.question, run.newest_texts()) for run in runs])
+    choices = selector.select([(run.question, run.newest()) for run in runs])
     for run, choice in zip(runs, choices, strict=True):
         selected = run.layers[-1][choice.index]
         copy = replace(selected.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)

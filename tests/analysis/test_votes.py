@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.made_runs import log_targets as log
+from helpers.scripted_runs import make_drafts
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
 from lm_eval_aft.analysis.grading import grade
 from lm_eval_aft.analysis.runs import read_entries
@@ -122,9 +123,7 @@ def test_what_follows_a_tasks_stop_string_is_no_answer(tmp_path: Path):
     assert (row(votes.points[1]), votes.aggregate.estimate) == ((1.0, 1.0, 1.0), 1.0)
     graded = grade(going_on, choose_extraction("gsm8k"), "7")
     assert [text.right for text in graded.texts] == [True, True, True]
-    choices = Majority().select(
-        [(going_on.question, [d.completion.text for d in going_on.layer(0)] + ["is 4", "is 4"])]
-    )
+    choices = Majority().select([(going_on.question, [*going_on.layer(0), *make_drafts("is 4", "is 4")])])
     assert choices[0].scores == (2.0, 2.0, 2.0, 2.0)
 
 

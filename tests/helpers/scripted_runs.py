@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.prompts import Template
-from lm_eval_aft.core.records import Chat, Message, Question, Request, Sampling, Trace
+from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Request, Sampling, Trace
 from lm_eval_aft.engines.scripted import ScriptedEngine, numbered_answer
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
@@ -19,6 +19,14 @@ TEMPLATE = Template.load(None)
 
 def make_question(text: str, *, repeat: int = 0, final: Sampling = SAMPLED, doc_id: int = 0) -> Question:
     return Question(Chat((Message("user", text),)), SAMPLED, final, "t", doc_id, "h", repeat)
+
+
+def make_drafts(*texts: str, seeds: Sequence[int] = ()) -> list[Draft]:
+    """Drafts of these texts, with rising seeds if none are given."""
+    return [
+        Draft(0, index, seeds[index] if seeds else index, Completion(text, (), "stop", 1, 1, 1), False, 0.0)
+        for index, text in enumerate(texts)
+    ]
 
 
 class Recorder(ScriptedEngine):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
-from helpers.scripted_runs import SAMPLED, TEMPLATE, Recorder, make_question, run
+from helpers.scripted_runs import SAMPLED, TEMPLATE, Recorder, make_drafts, make_question, run
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Question, Request, Sampling, Trace
 from lm_eval_aft.core.usage import Usage
+from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import ORDER, apply_probe, with_wrong_number
 from lm_eval_aft.inference.reward_model import RewardModel
@@ -28,7 +30,7 @@ def gsm8k(text: str) -> Question:
 
 
 def select(question: Question, texts: list[str], regex: str | None = None) -> Choice:
-    (choice,) = Majority(regex).select([(question, texts)])
+    (choice,) = Majority(AnswerFinder(regex)).select([(question, make_drafts(*texts))])
     return choice
 
 
@@ -50,9 +52,18 @@ class TestMajority:
         choice = select(gsm8k("q"), ["It is 4.", "So 7.", "The answer is 7.", "no idea"])
         assert (choice.index, choice.scores) == (1, (1.0, 2.0, 2.0, 0.0))
 
-    def test_of_equals_the_first_and_without_answers_the_first(self):
-        assert select(gsm8k("q"), ["x", "is 3", "is 5"]).index == 1
-        assert select(gsm8k("q"), ["x", "y"]) == Choice(0, (0.0, 0.0))
+    def test_seeds_decide_between_equals_and_positions_do_not(self):
+        def choose(texts, seeds):
+            (choice,) = Majority().select([(gsm8k("q"), make_drafts(*texts, seeds=seeds))])
+            return choice
+
+        assert choose(["x", "is 3", "is 5"], [1, 2, 3]).index == 1
+        assert choose(["x", "is 3", "is 5"], [1, 3, 2]).index == 2
+        assert choose(["x", "y"], [2, 1]) == Choice(1, (0.0, 0.0))
+        drafts = make_drafts("is 1", "is 2", "is 2", "is 1", seeds=[40, 30, 20, 10])
+        for order in permutations(drafts):
+            (choice,) = Majority().select([(gsm8k("q"), order)])
+            assert order[choice.index].seed == 10
 
     def test_a_regex_finds_answers_of_any_task(self):
         assert select(make_question("q"), ["<a>", "<b> <a>", "<b> <b>", "<b>"], r"<(\w)>").index == 0
@@ -307,7 +318,8 @@ class TestBestOfN:
 
         question = replace(make_question("2+2?"), until=("\n\n",), think_end="</think>")
         question = replace(question, chat=replace(question.chat, prefill="The answer is"))
-        BestOfN(Model()).select([(question, ["<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6"])])
+        drafts = make_drafts("<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6")
+        BestOfN(Model()).select([(question, drafts)])
         assert read == ["The answer is 4", "It is 5"]
 
     def test_scores_are_kept(self, reward, tmp_path):

@@ -188,8 +188,8 @@ def test_a_vote_regex_that_never_matches_is_said(tmp_path: Path, caplog):
     settings = {"strategy": "majority", "k": 2, "layers": 1, "vote_regex": "<(.*)>"}
     evaluate(tmp_path, texts("1", "2"), [graded_task()], **settings)
     assert (
-        "strategy=majority: vote_regex=<(.*)> finds no answer in any text of 3 of 3 questions, and takes the first "
-        "text there." in caplog.messages
+        "strategy=majority: vote_regex=<(.*)> finds no answer in any text of 3 of 3 questions, and draws one of the "
+        "texts there." in caplog.messages
     )
 
 

@@ -17,6 +17,7 @@ from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.records import Completion, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.scripted import ScriptedEngine
+from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.dialogue import answer_of, final_answer, is_empty
 from lm_eval_aft.inference.extraction import choose_extraction
 from lm_eval_aft.inference.given_drafts import GivenDrafts
@@ -108,7 +109,7 @@ def test_all_drafts_cut_in_their_thoughts_give_the_prompt_of_a_draft():
 
 
 def test_votes_and_rewards_count_answers_only():
-    _, trace = think(strategy="majority", vote_regex=r"(\d)", selector=Majority(r"(\d)"))
+    _, trace = think(strategy="majority", vote_regex=r"(\d)", selector=Majority(AnswerFinder(r"(\d)")))
     assert (final_answer(trace), trace.scores) == ("4", (1.0, 0.0, 1.0))
 
     class Model:
