@@ -172,10 +172,9 @@ class HFEngine:
         cache = RowCache()
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
         owners = [number for number, group in enumerate(batch) for _ in group.positions]
-        if len(owners) > len(batch):
-            owner = torch.tensor(owners, device=self.device)  # (rows,)
-            cache.select(owner)
-            logits, mask = logits[owner], mask[owner]
+        owner = torch.tensor(owners, device=self.device)  # (rows,)
+        cache.fan_out(owner)
+        logits, mask = logits[owner], mask[owner]
         rows = [position for group in batch for position in group.positions]
         # The prefill of a prompt is counted at its first sample.
         first_samples = {group.positions[0] for group in batch}

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from transformers import Cache, DynamicCache
 
+from lm_eval_aft.engines.hf.cache_layers import give_room
+
 # The names under which a forward method takes and returns what it keeps, newest first.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems")
 
@@ -25,6 +27,16 @@ class RowCache:
         """An empty cache."""
         self.content: Any = None
         self.rows = 0
+
+    def fan_out(self, owners: torch.Tensor) -> None:
+        """Turn the entries of prompts into those of rows, with room for generated tokens.
+
+        Args:
+            owners: The index of each row's prompt, (rows,).
+        """
+        give_room(self.content)
+        if len(owners) > self.rows:
+            self.select(owners)
 
     def select(self, indices: torch.Tensor) -> None:
         """Keep the rows of these indices, in this order. An index may repeat.

@@ -42,7 +42,7 @@ LONG, SHORT, STEPS = 11, 5, 3
 # The step at which one of the rows leaves the batch.
 DROP = 2
 # Cache layers whose content is one entry a token, so that pads can be masked whatever the length.
-ATTENTION_LAYERS = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"})
+ATTENTION_LAYERS = frozenset({"DynamicLayer", "GrowingLayer", "DynamicSlidingWindowLayer", "DummyLayer"})
 # Cache layers that fold tokens into a state of fixed size. If short texts may be padded, so may long ones.
 STATE_LAYERS = frozenset(
     {
@@ -214,10 +214,9 @@ class _SelfCheck:
         ids, mask = left_pad([reference.prompt for reference in references], self._device)
         logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
         rows = list(range(len(owners)))
-        if len(owners) > len(references):
-            owner = torch.tensor(owners, device=self._device)
-            cache.select(owner)
-            logits, mask = logits[owner], mask[owner]
+        owner = torch.tensor(owners, device=self._device)
+        cache.fan_out(owner)
+        logits, mask = logits[owner], mask[owner]
         outputs: list[list[torch.Tensor]] = [[] for _ in rows]
         steps = min(len(reference.written) for reference in references)
         written = torch.tensor([references[owner].written[:steps] for owner in owners], device=self._device)
