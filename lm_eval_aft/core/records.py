@@ -6,8 +6,11 @@ All records are frozen and hold plain values. They can be hashed, compared, stor
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any, Literal
 
 from lm_eval_aft.core.jsonl import parse_json
@@ -15,6 +18,10 @@ from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.core.usage import Usage
 
 FinishReason = Literal["stop", "length"]
+# Tokens of a window of ``Confidence``, and of its tail. DeepConf takes 2,048 for both, in far longer texts.
+CONFIDENCE_TOKENS = 32
+# The log-probability of a token that is impossible or nearly so. OpenAI's servers send the same number.
+LOWEST_LOGPROB = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +142,64 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation that an engine must write; ``seed`` is a whole number below 2**63."""
+    """One generation that an engine must write.
+
+    Attributes:
+        prompt: The prompt.
+        sampling: How its text is sampled.
+        seed: A whole number below 2**63.
+        confidence: Whether the completion must have its confidence. The text does not depend on it.
+    """
 
     prompt: Prompt
     sampling: Sampling
     seed: int
+    confidence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How likely the model found a text that it generated, in four numbers of natural logarithms.
+
+    The log-probability of a token is that of the model's own distribution: before temperature, top-p, top-k and
+    penalties. Tail and window follow DeepConf (arXiv 2508.15260, section 3.1, "tail confidence" and "lowest group
+    confidence"). DeepConf averages over the most likely tokens of each position; these numbers take the generated one.
+
+    Attributes:
+        sum: Sum over the tokens.
+        mean: Mean over the tokens.
+        tail: Mean over the last 32 tokens.
+        window: Lowest mean of 32 consecutive tokens; the mean of a shorter text.
+    """
+
+    sum: float
+    mean: float
+    tail: float
+    window: float
+
+    @classmethod
+    def of(cls, logprobs: Sequence[float]) -> Confidence | None:
+        """The confidence of a text.
+
+        Args:
+            logprobs: The log-probability of each generated token, the end token included.
+
+        Returns:
+            None if there are no tokens.
+
+        Raises:
+            ValueError: If one is NaN or infinite upwards.
+        """
+        if any(math.isnan(value) or value == math.inf for value in logprobs):
+            raise ValueError("a log-probability is not a number")
+        if not logprobs:
+            return None
+        # Rounding may give a log-probability slightly above 0. Adding 0.0 turns -0.0 into 0.0, as SQLite does.
+        values = [min(0.0, max(LOWEST_LOGPROB, value)) + 0.0 for value in logprobs]
+        sums = [0.0, *accumulate(values)]
+        size = min(len(values), CONFIDENCE_TOKENS)
+        means = [(end - start) / size for start, end in zip(sums, sums[size:], strict=False)]
+        return cls(sums[-1], sums[-1] / len(values), means[-1], min(means))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +213,7 @@ class Completion:
         prompt_tokens: Length of the prompt.
         computed_prompt_tokens: Prompt tokens that ran through the model for this text. The others were shared.
         generated_tokens: Tokens generated, the end token included; with beams, the sum over the beams.
+        confidence: How likely the model found the text, or None if the engine did not say.
     """
 
     text: str
@@ -161,6 +222,7 @@ class Completion:
     prompt_tokens: int
     computed_prompt_tokens: int
     generated_tokens: int
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,5 +401,10 @@ def _question(row: dict[str, Any]) -> Question:
 
 
 def _draft(row: dict[str, Any]) -> Draft:
-    completion = {**row["completion"], "token_ids": tuple(row["completion"]["token_ids"])}
-    return Draft(**{**row, "completion": Completion(**completion)})
+    completion = row["completion"]
+    confidence = completion.get("confidence")
+    parts = {
+        "token_ids": tuple(completion["token_ids"]),
+        "confidence": None if confidence is None else Confidence(**confidence),
+    }
+    return Draft(**{**row, "completion": Completion(**{**completion, **parts})})

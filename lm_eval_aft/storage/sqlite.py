@@ -32,8 +32,9 @@ class FileKind:
         option: The option that names the file, such as "cache=".
         error: The error to raise.
         application_id: Number in the file's header that tells this kind from every other SQLite file.
-        version: Newest layout of the table that this package reads.
-        table: The statement that makes the table if it is missing.
+        version: Newest layout of the table that this package reads, and that of new files.
+        table: The statement that makes the table in a new file.
+        page_bytes: Size of the pages of a new file.
     """
 
     name: str
@@ -42,6 +43,7 @@ class FileKind:
     application_id: int
     version: int
     table: str
+    page_bytes: int = 4096
 
 
 class SQLiteFile:
@@ -52,6 +54,7 @@ class SQLiteFile:
     Attributes:
         path: The file, or None if everything is kept in memory.
         copied_alone: Whether the file was there without FILE-wal, as after a clean end or an incomplete copy.
+        version: Layout of its table. A file of an older version stays as it is.
         db: The connection. It opens no transaction by itself.
     """
 
@@ -80,6 +83,7 @@ class SQLiteFile:
                 self._recognise(create)
                 if create:
                     self._prepare()
+                (self.version,) = self.db.execute("PRAGMA user_version").fetchone()
             except BaseException:
                 self.db.close()
                 raise
@@ -129,11 +133,15 @@ class SQLiteFile:
         )
 
     def _prepare(self) -> None:
+        # SQLite ignores this for a file that has pages already.
+        self.db.execute(f"PRAGMA page_size = {self._kind.page_bytes}")
         self._use_wal()
         with self.transaction():
-            self.db.execute(f"PRAGMA application_id = {self._kind.application_id}")
-            self.db.execute(f"PRAGMA user_version = {self._kind.version}")
-            self.db.execute(self._kind.table)
+            (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if not tables:
+                self.db.execute(f"PRAGMA application_id = {self._kind.application_id}")
+                self.db.execute(f"PRAGMA user_version = {self._kind.version}")
+                self.db.execute(self._kind.table)
         # From now on the file itself says what it is, whatever is left in the file FILE-wal beside it.
         self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
@@ -201,6 +209,6 @@ def _untouched_mode(path: Path) -> str:
     return "mode=ro&readonly_shm=1" if log.exists() else "immutable=1"
 
 
-def digest(text: str) -> bytes:
-    """The first 8 bytes of a text's SHA-256, stored beside it so that a changed byte is noticed."""
-    return sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]
+def digest(content: str | bytes) -> bytes:
+    """The first 8 bytes of the SHA-256 of a text or of bytes, stored beside them so that a changed byte is noticed."""
+    return sha256(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")).digest()[:8]

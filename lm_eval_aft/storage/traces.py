@@ -194,6 +194,10 @@ def _check_draft(draft: Draft, count: int) -> None:
     if not isinstance(draft.completion.text, str) or not isinstance(draft.opened_thought, str):
         raise TypeError("a draft or its opened thought is not a text")
     _check_counts(draft.completion.generated_tokens)
+    confidence = draft.completion.confidence
+    for number in asdict(confidence).values() if confidence else ():
+        if not isinstance(number, int | float) or not isfinite(number):
+            raise ValueError(f"a confidence is {number!r:.100}")
 
 
 def _check_grade(grade: Grade) -> None:

@@ -334,7 +334,9 @@ def test_a_row_of_the_store_whose_key_is_no_hash(tmp_path: Path, key: Any) -> No
     store.close()
     with sqlite3.connect(path) as db:
         db.execute(
-            "INSERT INTO generations SELECT ?, text, token_ids, finish_reason, 1, 1, 1, digest FROM generations", [key]
+            "INSERT INTO generations SELECT ?, text, token_ids, finish_reason, 1, 1, 1, NULL, NULL, NULL, NULL, digest "
+            "FROM generations",
+            [key],
         )
     db.close()
     info = SQLiteStore(path, create=False).verify()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,13 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.full_disk import files_of_at_most, small_disk
+from helpers.paths import ROOT
 from lm_eval_aft.core.errors import StoreError
-from lm_eval_aft.core.records import Chat, Completion, Message, Prompt, Request, Sampling
-from lm_eval_aft.storage.draft_store import SQLiteStore, generation_key
+from lm_eval_aft.core.records import Chat, Completion, Confidence, Message, Prompt, Request, Sampling
+from lm_eval_aft.storage.draft_store import SQLiteStore, count_store, generation_key
 
 CHAT = Chat((Message("user", "a"),))
 REQUEST = Request(Prompt(CHAT, (1, 2), 2, "digest"), Sampling(0.7, 0.95, 0, 64), 7)
 TEXT = Completion("text ünï\n", (1, 2, 3), "stop", 2, 2, 3)
+CONFIDENT = replace(TEXT, confidence=Confidence(-1.5, -0.5, -0.25, -0.75))
+FIXTURES = ROOT / "tests" / "fixtures" / "version_0_1_0"
 
 
 def key(number: int) -> str:
@@ -52,6 +56,8 @@ class TestKey:
         assert generation_key("engine", greedy) == generation_key("engine", other)
 
     def test_it_is_what_it_was_in_version_0_1(self):
+        # The key of a request that must have its confidence is the same: its text is.
+        assert generation_key("engine", replace(REQUEST, confidence=True)) == generation_key("engine", REQUEST)
         # A changed key makes every user's store useless. Raise the version in generation_key only on purpose.
         assert generation_key("engine", REQUEST) == "83b7e972e7d99affd04c99b9fe89d356993a51e48638fc72847e16f86185922e"
 
@@ -276,3 +282,110 @@ def test_on_a_full_disk_those_are_kept_that_fit(tmp_path):
     with closing(SQLiteStore(tmp_path / "s.sqlite", create=False)) as written:
         assert written.get(texts) == texts
     store.close()
+
+
+def layout(path: Path) -> tuple[int, int, str]:
+    """The version of a store, the size of its pages, and its table."""
+    with closing(sqlite3.connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        (table,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'generations'").fetchone()
+    return version, page_bytes, table
+
+
+class TestConfidence:
+    @pytest.mark.parametrize("reopened", [False, True])
+    def test_it_is_kept_exactly(self, tmp_path, reopened):
+        store = SQLiteStore(tmp_path / "s.sqlite")
+        third = replace(TEXT, confidence=Confidence(-1 / 3, -0.0, 0, -1e-300))
+        store.put(key(1), CONFIDENT)
+        store.put(key(2), third)
+        if reopened:
+            store.close()
+            store = SQLiteStore(tmp_path / "s.sqlite")
+        assert store.get([key(1), key(2)]) == {key(1): CONFIDENT, key(2): third}
+        assert store.verify().damaged == ()
+
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_an_equal_text_fills_it_in(self, tmp_path, committed):
+        with closing(SQLiteStore(tmp_path / "s.sqlite")) as store:
+            store.put(key(1), TEXT)
+            if committed:
+                store.flush()
+            store.put(key(1), CONFIDENT)
+            store.flush()
+            assert store.get([key(1)]) == {key(1): CONFIDENT}
+            # Numbers that are there stay, and so does the text.
+            store.put(key(1), replace(TEXT, confidence=Confidence(-9, -9, -9, -9)))
+            store.put(key(1), TEXT)
+            store.flush()
+            assert store.get([key(1)]) == {key(1): CONFIDENT}
+            assert store.verify() == replace(store.info(), damaged=())
+            assert store.info().generations == 1
+
+    def test_another_text_does_not_fill_it_in(self, tmp_path):
+        with closing(SQLiteStore(tmp_path / "s.sqlite")) as store:
+            store.put(key(1), TEXT)
+            store.put(key(1), replace(CONFIDENT, token_ids=(1, 2, 4)))
+            store.flush()
+            store.put(key(1), replace(CONFIDENT, text="other"))
+            store.flush()
+            assert store.get([key(1)]) == {key(1): TEXT}
+
+    @pytest.mark.parametrize("column", ["confidence_sum", "confidence_mean", "confidence_tail", "confidence_window"])
+    @pytest.mark.parametrize("value", ["-0.125", "NULL"])
+    def test_a_damaged_number_is_found(self, tmp_path, column, value):
+        with closing(SQLiteStore(tmp_path / "s.sqlite")) as store:
+            store.put(key(1), CONFIDENT)
+            store.put(key(2), TEXT)
+            store.flush()
+            with closing(sqlite3.connect(tmp_path / "s.sqlite")) as other, other:
+                other.execute(f"UPDATE generations SET {column} = {value} WHERE key = ?", (bytes.fromhex(key(1)),))
+            assert store.verify().damaged == (key(1),)
+            with pytest.raises(StoreError, match="is damaged at generation"):
+                store.get([key(1)])
+
+
+@pytest.mark.parametrize("column", ["key", "text", "token_ids", "finish_reason", "generated_tokens", "digest"])
+@pytest.mark.parametrize("value", ["'x'", "5", "x'00'"])
+def test_any_damaged_column_is_found(tmp_path, column, value):
+    with closing(SQLiteStore(tmp_path / "s.sqlite")) as store:
+        store.put(key(1), CONFIDENT)
+        store.flush()
+        with closing(sqlite3.connect(tmp_path / "s.sqlite")) as other, other:
+            other.execute(f"UPDATE generations SET {column} = {value}")
+        assert len(store.verify().damaged) == 1
+
+
+class TestVersions:
+    def test_a_new_file_has_version_2(self, tmp_path):
+        SQLiteStore(tmp_path / "s.sqlite").close()
+        version, page_bytes, table = layout(tmp_path / "s.sqlite")
+        assert (version, page_bytes) == (2, 8192)
+        assert "WITHOUT ROWID" not in table
+
+    def test_a_file_of_version_1_stays_one(self, tmp_path):
+        path = tmp_path / "drafts.sqlite"
+        shutil.copy(FIXTURES / "aft" / "traces" / "drafts.sqlite", path)
+        before, count = layout(path), count_store(path).generations
+        for _ in range(2):
+            with closing(SQLiteStore(path)) as store:
+                store.put(key(1), CONFIDENT)
+                store.put(key(1), replace(TEXT, text="other"))
+                store.flush()
+                # It has no place for the confidence.
+                assert store.get([key(1)]) == {key(1): TEXT}
+                assert store.verify() == replace(store.info(), damaged=())
+                assert store.info().generations == count + 1
+        assert layout(path) == before
+        assert before[0] == 1
+
+    @pytest.mark.parametrize("version", [0, -1])
+    def test_a_version_that_does_not_exist(self, tmp_path, version):
+        path = tmp_path / "s.sqlite"
+        SQLiteStore(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"PRAGMA user_version = {version}")
+        for create in (True, False):
+            with pytest.raises(StoreError, match=f"it says that it has version {version} of a draft store"):
+                SQLiteStore(path, create=create)

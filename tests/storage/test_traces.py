@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from helpers.made_traces import trace_of_tokens as trace
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write
-from lm_eval_aft.core.records import Grade, Trace
+from lm_eval_aft.core.records import Confidence, Grade, Trace
 from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
 
 
@@ -114,3 +115,37 @@ def test_grades_of_another_shape_are_refused_in_one_sentence(tmp_path: Path, gra
     assert trace.grades == ((Grade("none", {"acc": 1}),), ())
     (tmp_path / "t.jsonl").write_text(trace.to_json())
     assert list(read_traces(tmp_path)) == [trace]
+
+
+def with_confidence(confidence: Confidence | None) -> Trace:
+    made = trace()
+    drafts = (replace(d, completion=replace(d.completion, confidence=confidence)) for d in made.drafts)
+    return replace(made, drafts=tuple(drafts), settings=SETTINGS)
+
+
+class TestConfidence:
+    @pytest.mark.parametrize("confidence", [None, Confidence(-1.5, -0.5, -0.25, -0.75)])
+    def test_it_is_read_as_it_was_written(self, tmp_path: Path, confidence: Confidence | None):
+        made = with_confidence(confidence)
+        (file,) = write_traces(str(tmp_path), SETTINGS, [made])
+        assert list(read_traces(file)) == [made]
+
+    def test_a_line_of_an_older_version_has_none(self, tmp_path: Path):
+        (file,) = write_traces(str(tmp_path), SETTINGS, [trace()])
+        row = json.loads(file.read_text())
+        for draft in row["drafts"]:
+            del draft["completion"]["confidence"]
+        file.write_text(json.dumps(row) + "\n")
+        assert list(read_traces(file)) == [with_confidence(None)]
+
+    @pytest.mark.parametrize(
+        "damage", [{"mean": "NaN"}, {"mean": float("nan")}, {"tail": None}, {"other": 1.0}, "mean", 3]
+    )
+    def test_a_damaged_one_is_refused(self, tmp_path: Path, damage: object):
+        (file,) = write_traces(str(tmp_path), SETTINGS, [with_confidence(Confidence(-1.5, -0.5, -0.25, -0.75))])
+        row = json.loads(file.read_text())
+        numbers = row["drafts"][0]["completion"]["confidence"]
+        row["drafts"][0]["completion"]["confidence"] = {**numbers, **damage} if isinstance(damage, dict) else damage
+        file.write_text(json.dumps(row) + "\n")
+        with pytest.raises(RecordError, match="line 1 is not a trace"):
+            list(read_traces(file))
