@@ -87,7 +87,8 @@ def test_a_run_is_answered_from_its_store(name: str):
 @pytest.mark.usefixtures("files")
 def test_the_report_has_the_same_cells():
     (table,) = json.loads(Path("expected/report.json").read_text())
-    (now,) = json.loads(printed("report", "sft", "aft", "adapter", "--format", "json"))
+    # A later version has a second table.
+    now, *_ = json.loads(printed("report", "sft", "aft", "adapter", "--format", "json"))
     for row, row_now in zip(table["rows"], now["rows"], strict=True):
         before = [(cell["text"], cell["value"]) for cell in row.values() if isinstance(cell, dict)]
         assert before == [(cell["text"], cell["value"]) for cell in row_now.values() if isinstance(cell, dict)]
@@ -104,7 +105,8 @@ def test_the_comparison_is_the_same():
 @pytest.mark.usefixtures("files")
 def test_the_votes_have_the_same_numbers():
     expected = numbers(Path("expected/votes.txt").read_text())
-    assert sorted(set(expected)) == sorted(set(numbers(printed("votes", "aft"))))
+    # Later versions add the gap closed and a note on names.
+    assert set(expected) <= set(numbers(printed("votes", "aft")))
 
 
 def without(value: Any, key: str) -> Any:
@@ -119,7 +121,7 @@ def test_the_diagnosis_has_the_same_numbers():
     expected = numbers(Path("expected/diagnose.json").read_text())
     # Version 0.1.0 did not say which drafts were cut, nor what gap was closed.
     diagnosed = without(json.loads(printed("diagnose", "aft", "--format", "json")), "cuts")
-    now = numbers(json.dumps(without(diagnosed, "gap_closed")))
+    now = numbers(json.dumps(without(without(diagnosed, "gap_closed"), "gap")))
     assert [float(number) for number in now] == pytest.approx([float(number) for number in expected], abs=1e-12)
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
+from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.marking import Marking, choose_marking, extraction_of, gold_answers
 from lm_eval_aft.analysis.runs import RunEntry, by_run
-from lm_eval_aft.analysis.stats import Interval, ratio_interval
+from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import accuracy_interval
 from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.cuts import Cuts
@@ -154,8 +155,9 @@ class Diagnostics:
         cuts: How often drafts were cut to fit the context, over all layers.
         gap_closed: (answer - vote) / (oracle - vote), in accuracies over the same drafts. It is 0 for an answer as good
             as the majority vote and 1 for one as good as the oracle, and may be negative. None if nothing says which
-            texts are right, if there is no vote, or if the oracle is no better than the vote.
+            texts are right, if there is no vote, or if the gap is too near to 0.
         measure: The task's metric that says which texts are right; "" if gold answers say it.
+        gap: The gap itself, and why there is no ``gap_closed``; None if there is no vote or nothing is marked.
     """
 
     task: str
@@ -174,6 +176,7 @@ class Diagnostics:
     cuts: Cuts = field(default_factory=Cuts)
     gap_closed: Interval | None = None
     measure: str = ""
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,7 @@ def _diagnostics(traces: Sequence[GradedTrace], settings: str, marking: Marking,
     _check_depth(traces, layers)
     scored = layers < int(values.get("layers", layers))
     steps = [(layer, layer - 1) for layer in range(1, layers + 1)] + ([(layers, 0)] if layers > 1 else [])
+    gap = _gap(judged, level) if judged and layers and not scored and marking.votes else None
     return Diagnostics(
         task=traces[0].task,
         model=str(values.get("model", "")),
@@ -251,8 +255,9 @@ def _diagnostics(traces: Sequence[GradedTrace], settings: str, marking: Marking,
         changes=_changes(judged, marking.votes) if judged and layers and not scored else (),
         vote_shares=() if scored else _vote_shares(judged, marking.votes),
         cuts=sum((cuts for trace in traces for cuts in trace.cuts), Cuts()),
-        gap_closed=_gap_closed(judged, level) if judged and layers and not scored and marking.votes else None,
+        gap_closed=gap.closed if gap else None,
         measure=marking.measure,
+        gap=gap,
     )
 
 
@@ -383,18 +388,13 @@ def _changes(traces: Sequence[GradedTrace], votes: bool) -> tuple[Change, ...]:
     )
 
 
-def _gap_closed(traces: Sequence[GradedTrace], level: float) -> Interval | None:
+def _gap(traces: Sequence[GradedTrace], level: float) -> Gap | None:
     votes = [trace.vote for trace in traces if trace.vote is not None]
     if len(votes) < len(traces):
         return None
     oracles = [float(any(text.right for text in trace.layer(0))) for trace in traces]
     rights = [float(trace.right is True) for trace in traces]
-    return ratio_interval(
-        [right - vote for right, vote in zip(rights, votes, strict=True)],
-        [oracle - vote for oracle, vote in zip(oracles, votes, strict=True)],
-        groups=[trace.doc_id for trace in traces],
-        level=level,
-    )
+    return gap_closed(rights, votes, oracles, [trace.doc_id for trace in traces], level)
 
 
 def _vote_shares(traces: Sequence[GradedTrace], votes: bool) -> tuple[VoteShare, ...]:

@@ -17,6 +17,8 @@ from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.judgements import stored_model
 from lm_eval_aft.analysis.marking import extraction_of
 from lm_eval_aft.analysis.runs import RunEntry, by_question
+from lm_eval_aft.analysis.stats import Interval
+from lm_eval_aft.analysis.votes import votes_of_run
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.usage import Usage, total
@@ -110,6 +112,26 @@ DRAFT_COLUMNS = {
     "reused": FrameColumn(FLAG, "Whether the text came from the draft store, or from an equal request of the run."),
     "elapsed_s": FrameColumn(REAL, "Seconds from the start of its layer to its end."),
 }
+VOTE_COLUMNS = {
+    "run": FrameColumn(TEXT, "Label of the run."),
+    "task": FrameColumn(TEXT, "Task."),
+    "of": FrameColumn(TEXT, "`drafts`, or `answers`: the answers of the task's repeats."),
+    "n": FrameColumn(WHOLE, "Number of drafts or answers, from 1 to k."),
+    "questions": FrameColumn(WHOLE, "Number of questions."),
+    **{
+        f"{name}_at_n{end}": FrameColumn(REAL, meaning if not end else f"The {end[1:]} end of its interval.")
+        for name, meaning in (
+            ("avg", "avg@n: mean accuracy of one of them."),
+            ("maj", "maj@n: accuracy of the majority vote, ties drawn by lot; missing without answers to vote on."),
+            ("pass", "pass@n, also oracle@n: share of questions with a right one; Chen et al. 2021."),
+        )
+        for end in ("", "_low", "_high")
+    },
+    "generated_tokens": FrameColumn(REAL, "Generated tokens a question, for n of them."),
+    "gap_closed": FrameColumn(REAL, "(answer - vote) / (oracle - vote) of all drafts; on the row of all drafts alone."),
+    "gap_closed_low": FrameColumn(REAL, "The low end of its interval."),
+    "gap_closed_high": FrameColumn(REAL, "The high end of its interval."),
+}
 JUDGEMENT_COLUMNS = {
     "run": FrameColumn(TEXT, "Label of the run."),
     "task": FrameColumn(TEXT, "Task."),
@@ -152,6 +174,12 @@ class Frames:
     def drafts(self) -> pd.DataFrame:
         """One row for each generation, drafts and later layers alike: see ``DRAFT_COLUMNS``."""
         return _frame(DRAFT_COLUMNS, (row for entry in self.entries for row in self._draft_rows(entry)))
+
+    @cached_property
+    def votes(self) -> pd.DataFrame:
+        """One row for each run, task and number of drafts or repeated answers: see ``VOTE_COLUMNS``."""
+        rows = (row for entry in self.entries for row in _vote_rows(entry, self.entries, self._regex))
+        return _frame(VOTE_COLUMNS, rows)
 
     @cached_property
     def judgements(self) -> pd.DataFrame:
@@ -288,6 +316,24 @@ def _logged_cells(entry: RunEntry, sample: Sample) -> Cells:
         "score": _mean(sample.metrics.get(metric)) if metric else None,
         "metrics": dict(sample.metrics),
     }
+
+
+def _vote_rows(entry: RunEntry, entries: Sequence[RunEntry], regex: str | None) -> Iterator[Cells]:
+    for votes in votes_of_run(entry, entries, regex):
+        for of, points in (("drafts", votes.points), ("answers", votes.answer_points)):
+            for point in points:
+                cells = {"run": entry.label, "task": votes.task, "of": of, "n": point.n, "questions": votes.questions}
+                cells |= {"generated_tokens": point.generated_tokens}
+                for name, score in (("avg", point.mean), ("maj", point.majority), ("pass", point.oracle)):
+                    cells |= _interval_cells(f"{name}_at_n", score)
+                whole = of == "drafts" and point is points[-1] and votes.gap
+                yield {**cells, **_interval_cells("gap_closed", whole.closed if whole else None)}
+
+
+def _interval_cells(name: str, interval: Interval | None) -> Cells:
+    if interval is None:
+        return {}
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _metric(entry: RunEntry, sample: Sample) -> str | None:

@@ -1,5 +1,8 @@
 """What the drafts alone would score: the mean draft, the majority vote and the oracle of n drafts.
 
+Others call these numbers avg@n, maj@n and pass@n. If a task has ``repeats``, the answers of a question are further
+samples, and they have the same three numbers.
+
 The task's own grades say which drafts are right, and its filter says what they answer. Without grades a regex or a
 known extraction finds the answers, and gold answers come from lm-eval's samples.
 """
@@ -13,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extraction_of, gold_answers
 from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.stats import Interval, mean_interval
@@ -42,6 +46,7 @@ class Ballot:
         final: The answer in the text of the last layer; None if there is none.
         final_grades: The task's grades of that text.
         final_tokens: Generated tokens of the whole trace.
+        turn: Which turn of a dialogue.
     """
 
     task: str
@@ -55,16 +60,21 @@ class Ballot:
     final: str | None
     final_grades: tuple[Grade, ...]
     final_tokens: int
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Marked:
-    """A ballot with the score of each text. ``answers`` is None if there is nothing to vote on."""
+    """A ballot with the score of each draft, and the last layer's answer with its score.
+
+    ``answers`` is None if there is nothing to vote on.
+    """
 
     ballot: Ballot
     answers: tuple[str | None, ...] | None
     values: tuple[float, ...]
     final: float
+    final_answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +83,11 @@ class VotePoint:
 
     Attributes:
         n: Number of drafts.
-        mean: Mean accuracy of a draft.
-        majority: Accuracy of the most frequent answer. Ties are drawn by lot, so this is the expected accuracy. None if
-            the task has no answers to vote on.
-        oracle: Share of questions that at least one draft answers correctly.
+        mean: Mean accuracy of a draft, also called avg@n.
+        majority: Accuracy of the most frequent answer, also called maj@n. Ties are drawn by lot, so this is the
+            expected accuracy. None if the task has no answers to vote on.
+        oracle: Share of questions that at least one draft answers correctly, also called oracle@n and pass@n. It is the
+            unbiased estimator of Chen et al. 2021 (arXiv 2107.03374).
         generated_tokens: A question, for n drafts; None if it is not known.
         flops: A question, for n drafts and their prompt once; None if the shape of their model is unknown.
     """
@@ -87,6 +98,12 @@ class VotePoint:
     oracle: Interval
     generated_tokens: float | None
     flops: float | None
+
+    @property
+    def named(self) -> dict[str, Interval]:
+        """The scores by the names that others use, such as avg@5, maj@5, pass@5 and oracle@5."""
+        scores = {"avg": self.mean, "maj": self.majority, "pass": self.oracle, "oracle": self.oracle}
+        return {f"{name}@{self.n}": score for name, score in scores.items() if score is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +124,9 @@ class Votes:
         measure: The task's metric that says which texts are right; "" if gold answers say it.
         empty: Share of drafts that are only white space or a thought. They are wrong.
         drafter: The model that wrote the drafts; "" if it is the run's own.
+        gap: How much of the gap between the vote and the oracle of all k drafts the answer closes. None if nothing is
+            aggregated, or there is no vote.
+        answer_points: The same three scores of n answers, for n = 1 to the task's ``repeats``. Empty without repeats.
     """
 
     task: str
@@ -122,6 +142,8 @@ class Votes:
     measure: str = ""
     empty: float = 0.0
     drafter: str = ""
+    gap: Gap | None = None
+    answer_points: tuple[VotePoint, ...] = ()
 
     @property
     def questions(self) -> int:
@@ -187,7 +209,11 @@ def _mark_row(row: DraftRow, extraction: Extraction | None) -> _Marked | None:
 
 
 def count_votes(
-    traces: Iterable[Trace], entries: Sequence[RunEntry], regex: str | None = None, level: float = 0.95
+    traces: Iterable[Trace],
+    entries: Sequence[RunEntry],
+    regex: str | None = None,
+    level: float = 0.95,
+    strict: bool = True,
 ) -> tuple[Votes, ...]:
     """Score the drafts of traces, one result for each task and setting among them.
 
@@ -197,6 +223,7 @@ def count_votes(
             grades need none.
         regex: Finds answers instead of the task's own filter.
         level: Confidence of the intervals, in (0, 1).
+        strict: Whether a task that cannot be scored is an error or a warning. If not, it is left out without a word.
 
     Returns:
         The results. A task whose texts have no grades and whose answers cannot be found has none; a warning names it.
@@ -219,11 +246,47 @@ def count_votes(
         ballots = list(group.values())
         graded = [grades for ballot in ballots if ballot.grades for grades in (*ballot.grades, ballot.final_grades)]
         marking = choose_marking(task, graded, entries, regex)
-        if marking.extraction is None and marking.rule is None:
-            warn_once(f"{task} is left out: {'no metric of it is between 0 and 1' if graded else UNGRADED}.")
-        else:
-            counted.append(_votes(task, settings, ballots, marking, gold, shapes, level))
+        marked = [each for ballot in ballots if (each := _mark(ballot, marking, gold))]
+        if marked:
+            counted.append(_votes(settings, marked, len(ballots) - len(marked), marking, shapes, level))
+        elif strict:
+            _refuse(task, marking, bool(graded))
     return tuple(counted)
+
+
+def _refuse(task: str, marking: Marking, graded: bool) -> None:
+    """Warn of a task that cannot be marked, or refuse it if only its gold answers are missing."""
+    if marking.extraction is not None or marking.rule is not None:
+        raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
+    warn_once(f"{task} is left out: {'no metric of it is between 0 and 1' if graded else UNGRADED}.")
+
+
+def votes_of_run(
+    entry: RunEntry, entries: Sequence[RunEntry], regex: str | None = None, level: float = 0.95
+) -> tuple[Votes, ...]:
+    """The scores of a run's drafts and repeated answers, for each task that has several of either.
+
+    Tasks that cannot be scored have none. A run without traces has none either.
+
+    Args:
+        entry: The run.
+        entries: Runs whose logged samples may hold the gold answers.
+        regex: Finds answers instead of the tasks' own filters.
+        level: Confidence of the intervals, in (0, 1).
+
+    Raises:
+        RecordError: A file is damaged.
+    """
+    if entry.trace_folder is None or not _has_several(entry):
+        return ()
+    counted = count_votes(entry.traces(), [entry, *entries], regex, level, strict=False)
+    return tuple(votes for votes in counted if votes.k > 1 or votes.answer_points)
+
+
+def _has_several(entry: RunEntry) -> bool:
+    """Whether a run has several drafts or several answers of a question."""
+    once = int((entry.run.settings or {}).get("generations_per_question", 1))
+    return (entry.run.width or 1) > 1 or any(cost.generations > once for cost in entry.costs.values())
 
 
 def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
@@ -253,6 +316,7 @@ def _ballot(trace: Trace, extraction: Extraction | None) -> Ballot:
         final=extraction.answer(final_answer(trace)) if extraction else None,
         final_grades=trace.grades[-1] if trace.grades else (),
         final_tokens=trace.usage.generated_tokens,
+        turn=question.turn,
     )
 
 
@@ -264,48 +328,74 @@ def _mark(ballot: Ballot, marking: Marking, gold: Mapping[tuple[str, str], str])
         if not ballot.grades or len(known) < len(values):
             return None
         answers = tuple(rule.answer(grades) for grades in ballot.grades) if rule.answers else None
-        return _Marked(ballot, answers, tuple(known[:-1]), known[-1])
+        answer = rule.answer(ballot.final_grades) if rule.answers else None
+        return _Marked(ballot, answers, tuple(known[:-1]), known[-1], answer)
     truth = gold.get((ballot.task, ballot.doc_hash))
     if truth is None or marking.extraction is None:
         return None
     rights = marking.extraction.rights((*ballot.answers, ballot.final), truth)
-    return _Marked(
-        ballot, ballot.answers, tuple(float(each in rights) for each in ballot.answers), float(ballot.final in rights)
-    )
+    scores = tuple(float(each in rights) for each in ballot.answers)
+    return _Marked(ballot, ballot.answers, scores, float(ballot.final in rights), ballot.final)
 
 
 def _votes(
-    task: str,
     settings: str,
-    ballots: Sequence[Ballot],
+    marked: Sequence[_Marked],
+    unmarked: int,
     marking: Marking,
-    gold: Mapping[tuple[str, str], str],
     shapes: Mapping[str, ModelShape],
     level: float,
 ) -> Votes:
     values = json.loads(settings)
-    marked = [each for ballot in ballots if (each := _mark(ballot, marking, gold))]
-    if not marked:
-        raise RecordError(f"there are no gold answers for {task}: give the --output_path of a run with --log_samples.")
     k = min(len(each.values) for each in marked)
     drafts = [answer for each in marked for answer in each.answers or ()]
     drafter = drafter_of(values)
     shape = shapes.get(str(drafter.get("fingerprint")))
+    layers = int(values["layers"])
     return Votes(
-        task=task,
+        task=marked[0].ballot.task,
         k=k,
-        layers=int(values["layers"]),
+        layers=layers,
         settings=settings,
         extraction=marking.name,
         silent=drafts.count(None) / len(drafts) if drafts else 0.0,
-        without_gold=len(ballots) - len(marked),
+        without_gold=unmarked,
         points=tuple(_point(marked, n, shape, level) for n in range(1, k + 1)),
         aggregate=accuracy_interval((e.ballot.doc_id for e in marked), (e.final for e in marked), level),
         aggregate_tokens=fmean(each.ballot.final_tokens for each in marked),
         measure=marking.measure,
         empty=sum(each.ballot.empty for each in marked) / sum(len(each.values) for each in marked),
         drafter=str(drafter.get("model")) if drafter is not values else "",
+        gap=_gap(marked, level) if layers else None,
+        answer_points=_answer_points(marked, level),
     )
+
+
+def _gap(marked: Sequence[_Marked], level: float) -> Gap | None:
+    """How much of the gap between the vote and the oracle of all drafts the answers close; None without a vote."""
+    scores = [score_texts(each.answers, each.values, len(each.values)) for each in marked]
+    votes = [vote for _, vote, _ in scores if vote is not None]
+    if len(votes) < len(scores):
+        return None
+    oracles = [oracle for *_, oracle in scores]
+    return gap_closed([each.final for each in marked], votes, oracles, [each.ballot.doc_id for each in marked], level)
+
+
+def _answer_points(marked: Sequence[_Marked], level: float) -> tuple[VotePoint, ...]:
+    """The scores of n answers of a question, for n up to the task's ``repeats``; empty without repeats."""
+    questions: dict[tuple[int, int], list[_Marked]] = {}
+    for each in marked:
+        questions.setdefault((each.ballot.doc_id, each.ballot.turn), []).append(each)
+    samples = [_samples(repeats) for repeats in questions.values()]
+    repeats = min(len(each.values) for each in samples)
+    return tuple(_point(samples, n, None, level) for n in range(1, repeats + 1)) if repeats > 1 else ()
+
+
+def _samples(repeats: Sequence[_Marked]) -> _Marked:
+    """The answers of a question's repeats, in the place of drafts."""
+    answers = None if repeats[0].answers is None else tuple(each.final_answer for each in repeats)
+    ballot = replace(repeats[0].ballot, tokens=tuple(each.ballot.final_tokens for each in repeats))
+    return _Marked(ballot, answers, tuple(each.final for each in repeats), 0.0)
 
 
 def _point(marked: Sequence[_Marked], n: int, shape: ModelShape | None, level: float) -> VotePoint:

@@ -1,4 +1,9 @@
-"""Exact expected scores of one draft, of the majority vote and of the oracle, over all choices of n drafts."""
+"""Exact expected scores of one draft, of the majority vote and of the oracle, over all choices of n drafts.
+
+Others call these scores avg@n, maj@n and pass@n. The last one is the unbiased estimator of Chen et al. 2021,
+"Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), section 2.1: 1 - C(k - c, n) / C(k, n) for c
+right drafts of k.
+"""
 
 from __future__ import annotations
 

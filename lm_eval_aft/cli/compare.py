@@ -17,6 +17,8 @@ from lm_eval_aft.analysis.report.comparison_tables import (
     paired_table,
 )
 from lm_eval_aft.analysis.report.tables import Form, Table, render
+from lm_eval_aft.analysis.report.vote_tables import votes_by_run
+from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.cli.options import LEVEL, MEMBERS, REGEX, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.terminal import message, note, show
@@ -75,6 +77,7 @@ def compare(
     """
     if is_judgement_file(baseline):
         compared = compare_judgements(baseline, others, common, level, tasks, metric)
+        entries: Sequence[RunEntry] = ()
         tables: Sequence[Table] = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
         base, rest = api.read_sides(baseline, others, traces, drafts)
@@ -83,7 +86,7 @@ def compare(
         voters = [base, *rest]
         tables = [] if form == "json" else comparison_tables(base, entries, compared.comparisons, voters, regex, level)
     if form == "json":
-        show(comparisons_json(compared.comparisons))
+        show(comparisons_json(compared.comparisons, votes_by_run(entries, regex, level)))
         for sentence in compared.left_out:
             note(sentence)
     else:

@@ -8,6 +8,7 @@ import click
 
 from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import Form, render
+from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.cli.options import MEMBERS, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
@@ -50,19 +51,22 @@ def report(
     """Show the runs below RUNS as one table of scores and cost.
 
     RUNS are folders that --output_path named. They may hold runs of any lm-eval model. If a run used other settings
-    of a task than most runs, its row states the difference.
+    of a task than most runs, its row states the difference. A second table has avg@k, maj@k, pass@k and the gap closed
+    of runs with traces. CSV has the first table alone.
     """
     if baseline and not (html or card):
         raise ConfigError("--baseline is for --html and --model-card; aft compare BASELINE OTHER prints comparisons.")
     entries = read_entries(runs, traces, keep=html is not None)
     table = leaderboard(entries, every, members)
+    # One table, so that programs that read CSV get one table.
+    drafts = None if form == "csv" and not card else drafts_table(votes_by_run(entries))
     # Each form imports what it needs, so that the table alone starts quickly.
     if card:
         from lm_eval_aft.analysis.report.model_card import model_card
 
-        show(model_card(entries, table, baseline))
+        show(model_card(entries, table, baseline, drafts))
     else:
-        show(render([table], form))
+        show(render([table, drafts] if drafts else [table], form))
     if html:
         from lm_eval_aft.analysis.report.page.build import write_report
 

@@ -160,6 +160,11 @@ def frame_tables() -> str:
         ("runs", "One row for each run, task or group, and metric.", frames.RUN_COLUMNS),
         ("samples", "One row for each logged question and filter.", frames.SAMPLE_COLUMNS),
         ("drafts", "One row for each generation: drafts, hidden layers and answers.", frames.DRAFT_COLUMNS),
+        (
+            "votes",
+            "One row for each run, task and number of drafts. A task with repeats has rows for its answers too.",
+            frames.VOTE_COLUMNS,
+        ),
         ("judgements", "One row for each judged turn. It is empty if no run is judged.", frames.JUDGEMENT_COLUMNS),
     )
     return "".join(f"\n### {name}\n\n{sentence}\n\n{_columns(columns)}" for name, sentence, columns in tables) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
 from lm_eval_aft.analysis.conditions import measure_name
@@ -27,7 +27,9 @@ from lm_eval_aft.analysis.report.tables import (
     to_jsonable,
     unit_of,
 )
+from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
 from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.analysis.votes import Votes
 from lm_eval_aft.core.terminal import message
 from lm_eval_aft.storage.results import Score
 
@@ -90,9 +92,30 @@ def comparison_unit(comparison: Comparison) -> Unit:
     return unit_of((comparison.baseline_mean, comparison.other_mean))
 
 
-def comparisons_json(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as a JSON list, each with its verdict."""
-    return to_json([{**to_jsonable(comparison), "verdict": comparison.verdict} for comparison in comparisons])
+def comparisons_json(comparisons: Sequence[Comparison], votes: Mapping[str, Sequence[Votes]]) -> str:
+    """The comparisons as a JSON list, each with its verdict and what the other run's drafts score alone.
+
+    Args:
+        comparisons: The comparisons.
+        votes: The scores of each run's drafts, by its label.
+    """
+    return to_json(
+        [
+            {
+                **to_jsonable(each),
+                "verdict": each.verdict,
+                "drafts": [_named_scores(v) for v in votes.get(each.other, ()) if v.task == each.score.task],
+            }
+            for each in comparisons
+        ]
+    )
+
+
+def _named_scores(votes: Votes) -> dict[str, object]:
+    """The scores of all drafts and of all repeated answers by their known names, and the gap closed."""
+    drafts = votes.points[-1].named if votes.k > 1 else {}
+    answers = votes.answer_points[-1].named if votes.answer_points else {}
+    return {"drafts": drafts, "answers": answers, "gap_closed": votes.gap.closed if votes.gap else None}
 
 
 def comparison_tables(
@@ -114,7 +137,9 @@ def comparison_tables(
         level: Confidence of the intervals.
     """
     equal = equal_cost_table(list(equal_costs(base, others, comparisons, voters, regex, level)))
-    found = (paired_table(base.label, comparisons), cost_table([base, *others], comparisons), equal)
+    runs = [base, *others]
+    drafts = drafts_table(votes_by_run(runs, regex, level))
+    found = (paired_table(base.label, comparisons), cost_table(runs, comparisons), drafts, equal)
     return tuple(table for table in found if table is not None)
 
 

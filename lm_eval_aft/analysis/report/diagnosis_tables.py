@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_eval_aft.analysis.diagnosis import Change, Diagnostics, LayerStats, Reading, VoteShare
+from lm_eval_aft.analysis.gap import Gap
 from lm_eval_aft.analysis.report.tables import (
     NONE,
     PERCENT,
@@ -83,7 +84,7 @@ def _findings(diagnostics: Diagnostics) -> Iterator[str]:
     for change in d.changes[:1]:
         fixed, broken, tied = map(count_text, (change.fixed, change.broken, change.tied))
         more = f"; on {tied} more the vote is tied" if change.tied else ""
-        yield f"Against the {change.beside} {fixed} fixed, {broken} broken{more}.{_gap(d.gap_closed)}"
+        yield f"Against the {change.beside} {fixed} fixed, {broken} broken{more}.{_gap(d.gap)}"
     last = d.readings[-1]
     if last.selected and last.random:
         vote = f", the majority vote {_percent(last.majority)}" if last.majority else ""
@@ -94,10 +95,10 @@ def _findings(diagnostics: Diagnostics) -> Iterator[str]:
     yield f"{last.copy_rate:.1%} of the answers repeat a draft word for word ({last.copies} of {last.texts})."
 
 
-def _gap(gap: Interval | None) -> str:
-    if gap is None:
-        return ""
-    estimate, *ends = PERCENT.interval(gap).split(" ", 1)
+def _gap(gap: Gap | None) -> str:
+    if gap is None or gap.closed is None:
+        return f" {gap.sentence}" if gap and gap.apart else ""
+    estimate, *ends = PERCENT.interval(gap.closed).split(" ", 1)
     return f" It closes {' '.join([estimate + '%', *ends])} of the gap between the vote and the oracle."
 
 

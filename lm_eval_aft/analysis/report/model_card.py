@@ -25,13 +25,16 @@ DRAFT_SETTINGS = ("temperature", "top_p", "top_k", "draft_max_tokens")
 PATHS = ("record", "cache", "template", "tokenizer", "lora_local_path", "peft")
 
 
-def model_card(entries: Sequence[RunEntry], table: Table, baseline: Path | None = None) -> str:
+def model_card(
+    entries: Sequence[RunEntry], table: Table, baseline: Path | None = None, drafts: Table | None = None
+) -> str:
     """The block: how the model was evaluated, the table, and one command for each run.
 
     Args:
         entries: The runs.
         table: The leaderboard.
         baseline: The run with which the others are compared; None compares none.
+        drafts: The scores of the drafts alone; None leaves them out.
 
     Raises:
         ConfigError: ``baseline`` is none of the runs.
@@ -47,6 +50,7 @@ def model_card(entries: Sequence[RunEntry], table: Table, baseline: Path | None 
         "",
         as_markdown(table),
         "",
+        *([as_markdown(drafts), ""] if drafts else []),
         *(["### Comparison", "", *(f"- {escaped(line)}" for line in sentences), ""] if sentences else []),
         "### Settings",
         "",

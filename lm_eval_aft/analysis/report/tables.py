@@ -42,6 +42,7 @@ class Column:
         title: What it means, in a sentence.
         parts: Names of the further numbers in its cells, such as ("stderr",) or ("low", "high"). In CSV each is a
             column of its own, KEY/NAME.
+        also: Further keys of the same values in JSON and CSV, such as the names that other tools use.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Column:
     numeric: bool = False
     title: str = ""
     parts: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        keys = [*(column.key for column in self.columns), REMARKS]
+        keys = [*(key for column in self.columns for key in (column.key, *column.also)), REMARKS]
         if len(set(keys)) < len(keys):
             raise ValueError(f"two columns of the table {self.title!r} have one key: {', '.join(keys)}")
 
@@ -285,18 +287,20 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Keys as heads, unrounded values, a column for each part of a cell (KEY/stderr), and the remarks last.
+    """Keys as heads, unrounded values, and a column for each part of a cell (KEY/stderr).
 
-    A value that is not known is an empty field.
+    Further keys of the same values follow, and the remarks come last. A value that is not known is an empty field.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for column in table.columns for head in (column.key, *_part_keys(column))]
-    writer.writerow([*map(spreadsheet_text, heads), REMARKS])
+    more = [(key, place) for place, column in enumerate(table.columns) for key in column.also]
+    writer.writerow([*map(spreadsheet_text, (*heads, *(key for key, _ in more))), REMARKS])
     for row in table.rows:
-        pairs = zip(table.columns, row.cells, strict=True)
-        values = [field for column, cell in pairs for field in _csv_fields(column, cell)]
-        writer.writerow([*values, spreadsheet_text("; ".join(row.notes))])
+        fields_of = [_csv_fields(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
+        values = [field for fields_here in fields_of for field in fields_here]
+        again = [fields_of[place][0] for _, place in more]
+        writer.writerow([*values, *again, spreadsheet_text("; ".join(row.notes))])
     return out.getvalue().rstrip("\n")
 
 
@@ -317,7 +321,11 @@ def _csv_number(value: float | None) -> str:
 def _json_table(table: Table) -> dict[str, object]:
     rows = [
         {
-            **{c.key: _json_cell(c, cell) for c, cell in zip(table.columns, row.cells, strict=True)},
+            **{
+                key: _json_cell(column, cell)
+                for column, cell in zip(table.columns, row.cells, strict=True)
+                for key in (column.key, *column.also)
+            },
             REMARKS: row.notes,
         }
         for row in table.rows

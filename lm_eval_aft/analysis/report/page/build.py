@@ -24,6 +24,7 @@ from lm_eval_aft.analysis.report.page.overview import (
 from lm_eval_aft.analysis.report.page.samples import featured, run_samples
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.analysis.report.tables import Table
+from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
 from lm_eval_aft.analysis.runs import RunEntry
 
 
@@ -63,6 +64,7 @@ def write_report(
         headlines=verdicts,
         strips=tuple(strips(compared, entries, base)),
         leaderboard=scores,
+        drafts=drafts_table(votes_by_run(entries)),
         charts=tuple(_charts(entries)),
         effects=compared_effects,
         diagnostics=tuple(panels),

@@ -356,6 +356,7 @@ class PageData:
         headlines: What the comparisons show, for each task or group.
         strips: The scores of all runs, for each task or group.
         leaderboard: One row a run, without the columns that are equal in all rows.
+        drafts: What the drafts of each run score alone.
         charts: Score against cost, k and layers.
         effects: Comparisons with a baseline.
         diagnostics: What aggregation did, for each run and task with traces.
@@ -371,6 +372,7 @@ class PageData:
     headlines: tuple[Headline, ...] = ()
     strips: tuple[Strip, ...] = ()
     leaderboard: Table | None = None
+    drafts: Table | None = None
     charts: tuple[Chart, ...] = ()
     effects: Effects | None = None
     diagnostics: tuple[Aggregation, ...] = ()
