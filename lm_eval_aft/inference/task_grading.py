@@ -31,6 +31,7 @@ from lm_eval_aft.inference.dialogue import TURNS, Dialogue, answer_of, final_ans
 from lm_eval_aft.inference.extraction import vote_spelling, voting_grade
 from lm_eval_aft.inference.host_call import host_allows_unsafe_code, host_tasks
 from lm_eval_aft.inference.requests import document_hash
+from lm_eval_aft.inference.task_equality import equality_of
 
 GRADE_SECONDS = 60.0  # a document
 # A task that fails on this many documents is not asked again: each may take GRADE_SECONDS.
@@ -66,11 +67,12 @@ class TaskGrader:
         # A filter may want as many responses as the task has repeats. All of them are then the same text.
         self._repeats = max(1, int(task.get_config("repeats") or 1))
         self._extracting = {ensemble.name: _extracts(ensemble) for ensemble in _ensembles(task)}
+        self._equality = equality_of(task)
 
     @property
     def extracts(self) -> bool:
-        """Whether one of the task's filters extracts answers."""
-        return any(self._extracting.values())
+        """Whether one of the task's filters extracts answers, or its own code does."""
+        return self._equality is not None or any(self._extracting.values())
 
     def refusal(self, unsafe_code: bool) -> str:
         """Why texts of this task cannot be graded; "" if they can.
@@ -85,13 +87,13 @@ class TaskGrader:
         return ""
 
     def answers(self, document: Any, texts: Sequence[str]) -> list[str | None]:
-        """The answer that the task's filter extracts from each text, in its ``vote_spelling``; None if there is none.
+        """The answer that the task extracts from each text, in its ``vote_spelling``; None if there is none.
 
         Raises:
             Exception: Whatever the filter raises.
         """
         with _bounded(document):
-            found = [self._filter(document, text)[1] for text in texts]
+            found = self._spelled([self._filter(document, text)[1] for text in texts])
         return [vote_spelling(grade.answer) if (grade := voting_grade(grades)) else None for grades in found]
 
     def grade(self, document: Any, texts: Sequence[str]) -> Grades:
@@ -102,14 +104,31 @@ class TaskGrader:
         """
         written = list(dict.fromkeys(text for text in texts if text.strip()))
         with _bounded(document):
-            graded = {text: self._grade(document, text) for text in written or [""]}
+            grades = self._spelled([self._grade(document, text) for text in written or [""]])
+        graded = dict(zip(written or [""], grades, strict=True))
         wrong = tuple(self._as_wrong(grade) for grade in next(iter(graded.values())))
         return tuple(graded[text] if text.strip() else wrong for text in texts)
 
     def _grade(self, document: Any, text: str) -> tuple[Grade, ...]:
         filtered, grades = self._filter(document, text)
+        # A task that sets an alarm of its own switches off that of ``_bounded``. Leaving this block sets it again.
+        with time_limit(GRADE_SECONDS):
+            return self._with_metrics(document, filtered, grades)
+
+    def _with_metrics(self, document: Any, filtered: Mapping[str, Any], grades: Sequence[Grade]) -> tuple[Grade, ...]:
         results = [self._metrics(document, grade.filter, filtered[grade.filter]) for grade in grades]
         return tuple(replace(grade, metrics=_numbers(metrics)) for grade, metrics in zip(grades, results, strict=True))
+
+    def _spelled(self, graded: Sequence[tuple[Grade, ...]]) -> list[tuple[Grade, ...]]:
+        """The grades of a question's texts. Answers that the task takes as equal get one spelling."""
+        if self._equality is None:
+            return list(graded)
+        columns = [
+            [replace(grade, answer=answer) for grade, answer in zip(column, spellings, strict=True)]
+            for column in zip(*graded, strict=True)
+            if (spellings := self._equality.spellings([grade.answer for grade in column]))
+        ]
+        return list(zip(*columns, strict=True))
 
     def _metrics(self, document: Any, name: str, filtered: Any) -> Mapping[str, Any]:
         """The task's metrics of one filtered text."""
@@ -133,6 +152,9 @@ class TaskGrader:
         filtered = self._filtered(document, text)
         grades = []
         for name, value in filtered.items():
+            if self._equality is not None:
+                grades.append(Grade(name, {}, self._equality.answer(document, value), True))
+                continue
             answer = self._answer_string(name, value)
             if answer is not None and answer not in text and answer == self._default(name, document):
                 # A filter that finds nothing gives a text of its own, such as [invalid].
