@@ -32,6 +32,7 @@ from lm_eval_aft.core.secrets import hide, public
 from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.engines.registry import load_engine
+from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
@@ -40,7 +41,7 @@ from lm_eval_aft.inference.host_call import host_prompting, host_seed, host_temp
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
-from lm_eval_aft.inference.selection import Selector, load_selector
+from lm_eval_aft.inference.selection import Selector, load_selector, names_no_text
 from lm_eval_aft.inference.shown_prompts import given_args, show_prompts
 from lm_eval_aft.inference.task_grading import RunGrader
 from lm_eval_aft.storage.draft_store import Store, kept_in, open_store
@@ -63,6 +64,9 @@ class _Totals:
     texts_without_answer: int = 0
     unfinished_thoughts: int = 0
     graded_texts: int = 0
+    answers: int = 0
+    stopped_early: int = 0
+    choices_of_no_draft: int = 0
 
     def __add__(self, other: _Totals) -> _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
@@ -320,6 +324,9 @@ class AFTLM(LM):
             "texts_without_answer": self._totals.texts_without_answer,
             "grade_drafts": self.config.grade_drafts,
             "graded_texts": self._totals.graded_texts,
+            "answers": self._totals.answers,
+            "stopped_early": self._totals.stopped_early,
+            "choices_of_no_draft": self._totals.choices_of_no_draft,
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
@@ -369,6 +376,7 @@ class AFTLM(LM):
         quiet: bool,
         *,
         selector: Selector | None = None,
+        finder: AnswerFinder | None = None,
         answer: bool = True,
     ) -> list[Trace]:
         return propose_and_aggregate(
@@ -378,6 +386,7 @@ class AFTLM(LM):
             self.config,
             self.store,
             selector=selector,
+            finder=finder,
             given_drafts=self._given_drafts,
             recorder=recorder,
             answer=answer,
@@ -417,8 +426,11 @@ class AFTLM(LM):
     ) -> list[Trace]:
         """Answer the current turn of every dialogue until none is left. Grade and write the traces and return them."""
         selector = self._selector.for_run(grader) if self._selector else None
+        finder = AnswerFinder(self.config.vote_regex, grader)
         while pending := [(dialogue, dialogue.question) for dialogue in dialogues if dialogue.question]:
-            traces = self._propose([question for _, question in pending], recorder, quiet, selector=selector)
+            traces = self._propose(
+                [question for _, question in pending], recorder, quiet, selector=selector, finder=finder
+            )
             for (dialogue, _), trace in zip(pending, traces, strict=True):
                 dialogue.add(trace, self.engine.renderer)
         answered = [trace for dialogue in dialogues for trace in dialogue.traces]
@@ -445,6 +457,9 @@ class AFTLM(LM):
             texts_without_answer=len(empty),
             unfinished_thoughts=sum(bool(draft.completion.text.strip()) for draft in empty),
             graded_texts=sum(len(trace.grades) for trace in traces),
+            answers=len(traces),
+            stopped_early=sum(len(trace.layer(0)) < self.config.k for trace in traces) if self.config.stop_when else 0,
+            choices_of_no_draft=sum(map(names_no_text, traces)),
         )
         together = sum(self.gather_object(counts) or [counts], _Totals())
         self._totals = together if self._reported else self._totals + together
@@ -468,7 +483,7 @@ class AFTLM(LM):
 
     def _settings(self) -> dict[str, Any]:
         # These change no text, so runs that differ in them alone have equal traces.
-        unsaid = ("record", "cache", "grade_drafts")
+        unsaid = ("record", "cache", "grade_drafts", "max_generations")
         config = {name: value for name, value in self.config.to_dict().items() if name not in unsaid}
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given_drafts.source if self._given_drafts else None

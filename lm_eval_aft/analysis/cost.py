@@ -34,6 +34,7 @@ class TaskCost:
         cut: How many of these texts ended at the token limit.
         empty: How many of these texts hold no answer: only white space, or a thought that does not end.
         cuts: How often drafts were cut to fit the context.
+        answers: Answers in the traces, each repeat and each turn counted; 0 without traces.
     """
 
     task: str
@@ -44,6 +45,7 @@ class TaskCost:
     cut: int = 0
     empty: int = 0
     cuts: Cuts = field(default_factory=Cuts)
+    answers: int = 0
 
     @property
     def generations(self) -> float:
@@ -71,7 +73,14 @@ def trace_cost(trace: Trace) -> TaskCost:
     texts = trace.drafts
     cut, empty = sum(text.cut for text in texts), sum(is_empty(trace.question, text) for text in texts)
     return TaskCost(
-        trace.question.task, 1, trace.usage, texts=len(texts), cut=cut, empty=empty, cuts=total_cuts([trace])
+        trace.question.task,
+        1,
+        trace.usage,
+        texts=len(texts),
+        cut=cut,
+        empty=empty,
+        cuts=total_cuts([trace]),
+        answers=1,
     )
 
 
@@ -151,4 +160,5 @@ def _sum(name: str, questions: int, costs: Sequence[TaskCost]) -> TaskCost:
         cut=sum(cost.cut for cost in costs),
         empty=sum(cost.empty for cost in costs),
         cuts=sum((cost.cuts for cost in costs), Cuts()),
+        answers=sum(cost.answers for cost in costs),
     )

@@ -140,7 +140,8 @@ class RunEntry:
         cost, settings = self.cost_of(task) or self.costs.get(task), self.run.settings
         if cost is None or settings is None:
             return None
-        answers = max(cost.questions, cost.usage.generations // int(settings["generations_per_question"]))
+        counted = cost.answers or cost.usage.generations // int(settings["generations_per_question"])
+        answers = max(cost.questions, counted)
         total = cost.usage.generated_tokens if kind == "tokens" else cost.usage.flops
         return total / answers or None
 

@@ -117,6 +117,15 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def widths(name: str, value: Any) -> int | tuple[int, ...]:
+    """A number of texts, or several such as 32/4 or [32, 4], one for each layer: a tuple."""
+    parts = value.split("/") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    numbers = tuple(number for part in parts if (number := _whole(part)) and number > 0)
+    if len(numbers) < max(len(parts), 1 + isinstance(value, (list, tuple))):
+        raise _refuse(name, value, "a whole number of at least 1, or several such as 32/4")
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
 def text(name: str, value: Any) -> str:
     """A string that is not empty. The word ``none`` is refused, since it is nearly always a mistake."""
     if not isinstance(value, str) or not value.strip() or value.lower() == "none":

@@ -6,7 +6,7 @@ Arguments that are not defined here go to the engine, which checks them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lm_eval_aft.core.arguments import (
@@ -23,7 +23,9 @@ from lm_eval_aft.core.arguments import (
     sampling_temperature,
     strings,
     text,
+    widths,
 )
+from lm_eval_aft.core.early_stopping import StopRule, stop_rule
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.core.secrets import public
@@ -32,10 +34,20 @@ from lm_eval_aft.core.settings import nearest, parsers, setting
 SEED_LIMIT = 2**63
 # Generations a question, and of all questions of a run. Each is an object in memory.
 MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
-STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam")
+STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam", "rsa", "select")
 # The last layer of these selects a text instead of writing one.
 SELECTIONS = ("majority", "best_of_n")
-DEFAULTS = {"refine": {"k": 1}, "majority": {"layers": 1}, "best_of_n": {"layers": 1}, "beam": {"layers": 0}}
+DEFAULTS: dict[str, dict[str, int]] = {
+    # The setting of RSA's main results (arXiv 2509.26626): N=16, K=4, T=10.
+    "rsa": {"k": 16, "subset": 4, "layers": 10},
+    "select": {"layers": 1},
+    "refine": {"k": 1},
+    "majority": {"layers": 1},
+    "best_of_n": {"layers": 1},
+    "beam": {"layers": 0},
+}
+# Settings that versions after 0.1 added. Traces of runs that do not use them keep their names.
+ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths")
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 # Settings of the last layer that only a task or --gen_kwargs can give. The bounds are those of OpenAI and vLLM.
 EXTRAS: dict[str, Parse] = {
@@ -71,10 +83,40 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class AFTConfig:
     """The model arguments of ``--model aft`` that are ours; all others go to the engine."""
 
-    k: int = setting(5, integer(1), "Drafts a question, and generations per hidden layer.")
+    k: int = setting(
+        5,
+        widths,
+        "Drafts a question, and generations per hidden layer. `32/4` is 32 drafts, and 4 generations per hidden layer; "
+        "in JSON it is a list.",
+    )
     layers: int = setting(2, integer(0), "Aggregation layers after the drafts; 0 answers directly.")
     strategy: str = setting(
-        "aggregate", choice(*STRATEGIES), f"How the answer is made from the drafts: {', '.join(STRATEGIES)}."
+        "aggregate",
+        choice(*STRATEGIES),
+        f"How the answer is made from the drafts: {', '.join(STRATEGIES)}. `rsa` is `k=16,subset=4,layers=10`: 160 "
+        "generations a question, and a vote.",
+    )
+    subset: int | None = setting(
+        None, integer(1), "How many texts of the layer before each text reads, drawn by seed; default: all."
+    )
+    carry: str = setting(
+        "text",
+        choice("text", "answer"),
+        "What a layer reads of each text: the whole `text`, or its last paragraph with its `answer`.",
+    )
+    stop_when: str | None = setting(
+        None,
+        lambda name, value: str(stop_rule(name, value)),
+        "When a question has enough drafts: `agree:0.95` (a probability) or `window:4` (equal answers in a row); "
+        "default: after k drafts.",
+    )
+    stop_layers: int | None = setting(
+        None,
+        integer(0),
+        "Aggregation layers of a question whose drafts agree; 0 takes the vote's answer; default: `layers`.",
+    )
+    max_generations: int | None = setting(
+        None, integer(1), "Most generations of a run. A run that would need more is refused before it starts."
     )
     temperature: float = setting(0.7, sampling_temperature, "Temperature of drafts and hidden layers; 0 is greedy.")
     top_p: float = setting(0.95, real(0, 1, above=True), "Nucleus mass of drafts and hidden layers; 1 is off.")
@@ -106,7 +148,8 @@ class AFTConfig:
     vote_regex: str | None = setting(
         None,
         text,
-        "Regular expression of `strategy=majority`: its last match is the answer; default: the task's own filter.",
+        "Regular expression that finds answers for votes, `stop_when` and `carry=answer`: its last match is the "
+        "answer; default: the task's own filter.",
     )
     reward_model: str | None = setting(
         None, text, "Checkpoint for `strategy=best_of_n`: a sequence-classification model with one output."
@@ -141,6 +184,9 @@ class AFTConfig:
     cache: str | None = setting(
         None, path_or_none, "File of the draft store; `none` switches it off; default: `drafts.sqlite` inside `record`."
     )
+    # Texts of each layer but the last, from layer 0 on, if ``k`` gives several numbers. The last number holds for all
+    # further layers. ``k`` is then the first number.
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other.
@@ -151,7 +197,7 @@ class AFTConfig:
         for wrong, sentence in self._contradictions():
             if wrong:
                 raise ConfigError(sentence)
-        wanted = max(self.k * self.layers + 1, self.beams, self.mcq_orders)
+        wanted = max(self.generations, self.beams, self.mcq_orders)
         refuse_count(
             wanted,
             MAX_GENERATIONS,
@@ -170,15 +216,20 @@ class AFTConfig:
             self.strategy == "beam" and self.engine != "hf",
             f"{name} needs engine=hf: engine={self.engine} has no beam search here.",
         )
-        yield self.selects and not self.layers, f"{name} selects in its last layer: layers=0 must be 1 or more."
+        yield (
+            (self.selects or self.strategy == "select") and not self.layers,
+            f"{name} selects in its last layer: layers=0 must be 1 or more.",
+        )
         yield (
             (self.strategy == "best_of_n") != (self.reward_model is not None),
             "strategy=best_of_n and reward_model=CHECKPOINT need each other: give both or neither.",
         )
         yield (
-            self.vote_regex is not None and self.strategy != "majority",
-            f"vote_regex is for strategy=majority, not for {name}: leave it out.",
+            self.vote_regex is not None and not self.finds_answers,
+            f"vote_regex finds answers for votes, stop_when and carry=answer: leave it out for {name}.",
         )
+        yield from self._widths_contradictions()
+        yield from self._stop_contradictions()
         drafted = self.mcq == "drafts"
         yield drafted and self.strategy != "aggregate", f"mcq=drafts is for strategy=aggregate, not for {name}."
         yield (
@@ -190,6 +241,69 @@ class AFTConfig:
             not self.layers and (self.probe != "none" or self.drafts_from is not None),
             "probe= and drafts_from= change what a layer reads: they need layers=1 or more.",
         )
+
+    def _widths_contradictions(self) -> Iterator[tuple[bool, str]]:
+        name = f"strategy={self.strategy}"
+        k = "/".join(map(str, self.widths))
+        yield bool(self.widths) and self.strategy in ("refine", "beam"), f"k={k} is a single number for {name}."
+        yield (
+            len(self.widths) > self.layers,
+            f"k={k} gives {len(self.widths)} layers their numbers of texts, and layers={self.layers} has "
+            f"{self.layers} of them before its last: give fewer numbers, or more layers.",
+        )
+        if self.subset is None:
+            return
+        reading = self.layers - (self.selects or self.strategy == "select")
+        yield reading < 1, f"subset={self.subset} is for layers that write from texts, and {name} has none here."
+        narrowest = min(map(self.width, range(reading)), default=self.k)
+        yield (
+            self.subset > narrowest,
+            f"subset={self.subset} is more than the {narrowest} texts that a layer reads: lower subset, or raise k.",
+        )
+        yield self.probe != "none", f"probe={self.probe} changes what all texts of a layer read: leave subset out."
+        yield self.mcq == "drafts", "mcq=drafts reads all texts of a layer: leave subset out."
+
+    def _stop_contradictions(self) -> Iterator[tuple[bool, str]]:
+        yield (
+            self.carry == "answer" and (self.layers < 1 + self.selects or self.mcq == "drafts"),
+            "carry=answer changes what a layer reads before it writes: it needs such a layer, and mcq=plain.",
+        )
+        yield (
+            self.stop_layers is not None and self.stop_when is None,
+            f"stop_layers={self.stop_layers} is for questions whose drafts agree: give stop_when too.",
+        )
+        if self.stop_when is None:
+            return
+        name = f"stop_when={self.stop_when}"
+        yield (
+            not self.layers or self.strategy in ("refine", "beam") or self.mcq == "drafts",
+            f"{name} ends the drafts of a question: it needs layers=1 or more and mcq=plain, and fits neither "
+            "strategy=refine nor strategy=beam.",
+        )
+        yield (
+            (self.stop_layers or 0) > self.layers,
+            f"stop_layers={self.stop_layers} is more than layers={self.layers}: lower it.",
+        )
+
+    def width(self, layer: int) -> int:
+        """Texts of a layer that is not the last: drafts in layer 0."""
+        return self.widths[min(layer, len(self.widths) - 1)] if self.widths else self.k
+
+    @property
+    def shown_k(self) -> str:
+        """``k`` as it is given: 5, or 32/4."""
+        return "/".join(map(str, self.widths or (self.k,)))
+
+    @property
+    def rule(self) -> StopRule | None:
+        """When a question has enough drafts; None if it gets k."""
+        return stop_rule("stop_when", self.stop_when) if self.stop_when else None
+
+    @property
+    def finds_answers(self) -> bool:
+        """Whether the run looks for answers in texts."""
+        votes = self.strategy in ("majority", "rsa", "select")
+        return votes or self.stop_when is not None or self.carry == "answer"
 
     @property
     def selects(self) -> bool:
@@ -203,8 +317,12 @@ class AFTConfig:
 
     @property
     def generations(self) -> int:
-        """Generations a question: k * layers + 1. A last layer that selects or scores writes none."""
-        return self.k * self.layers + (not self.selects and self.mcq == "plain")
+        """Most generations a question: k * layers + 1, or the sum of the widths + 1.
+
+        A last layer that selects or scores writes none. ``stop_when`` and the vote of ``strategy=rsa`` need fewer.
+        """
+        deeper = max(0, self.layers - len(self.widths)) * self.width(self.layers)
+        return sum(self.widths[: self.layers]) + deeper + (not self.selects and self.mcq == "plain")
 
     @classmethod
     def split(cls, model_args: Mapping[str, Any]) -> tuple[AFTConfig, dict[str, Any]]:
@@ -222,11 +340,17 @@ class AFTConfig:
         given = {name: value for name, value in model_args.items() if value is not None}
         parsed = {name: ours[name](name, value) for name, value in given.items() if name in ours}
         rest = {name: value for name, value in given.items() if name not in ours}
-        return cls(**{**DEFAULTS.get(parsed.get("strategy", ""), {}), **parsed}), rest
+        settings = {**DEFAULTS.get(parsed.get("strategy", ""), {}), **parsed}
+        if isinstance(several := settings.get("k"), tuple):
+            layers = parsed.get("layers", max(settings.get("layers", 0), len(several)))
+            settings |= {"k": several[0], "widths": several, "layers": layers}
+        return cls(**settings), rest
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the results file."""
-        return asdict(self)
+        """Plain values, for the results file. What versions after 0.1 added is left out at its default."""
+        values = asdict(self)
+        unset = {f.name for f in fields(self) if f.name in ADDED and values[f.name] == f.default}
+        return {name: value for name, value in values.items() if name not in unset}
 
 
 def names() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from itertools import islice
 from typing import Any
 
 from lm_eval_aft.core.records import Trace
@@ -60,9 +61,18 @@ def check_cuts(row: Any) -> None:
 
 def _cuts_of_layer(trace: Trace, number: int) -> Cuts:
     cut = sum(trace.cut_tokens[number])
+    prompts = _tokens_cut_by_prompt(trace, number)
     if not cut:
-        return Cuts(prompts=1)
+        return Cuts(prompts=len(prompts))
     # A trace of an older version does not state how long the drafts were.
     written = sum(draft.completion.generated_tokens for draft in trace.layer(number))
     draft_tokens = trace.draft_tokens[number] if number < len(trace.draft_tokens) else max(written, cut)
-    return Cuts(1, 1, draft_tokens, cut)
+    return Cuts(len(prompts), sum(map(bool, prompts)), draft_tokens, cut)
+
+
+def _tokens_cut_by_prompt(trace: Trace, number: int) -> list[int]:
+    """The tokens cut from the texts of each prompt of a layer. A layer without subsets has one prompt."""
+    if number >= len(trace.subsets):
+        return [sum(trace.cut_tokens[number])]
+    cuts = iter(trace.cut_tokens[number])
+    return [sum(islice(cuts, len(subset))) for subset in dict.fromkeys(trace.subsets[number])]

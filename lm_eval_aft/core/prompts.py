@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined
+from jinja2 import Template as JinjaTemplate
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer
@@ -43,6 +44,24 @@ directly, follow every instruction about form and length in the user's message, 
 {%- endblock %}
 """
 
+# The prompt of ``strategy=select``, for templates without a block ``select``. GenSelect (arXiv 2507.17797) and
+# Universal Self-Consistency (arXiv 2311.17311) ask for the number of the best text in such a way.
+SELECT_TEMPLATE = """\
+{% block select -%}
+Below are {{ drafts | length }} drafts that answer the user's last message. They were written independently, and any \
+of them may be wrong.
+
+Choose the best draft. Compare the drafts where they differ, and check which one is right and follows every \
+instruction in the user's message. Do not write an answer of your own. End with one line that names your choice, such \
+as "Best draft: 1".
+{% for draft in drafts %}
+[{{ tag }} {{ loop.index }}]
+{{ draft }}
+[/{{ tag }} {{ loop.index }}]
+{% endfor %}
+{%- endblock %}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
@@ -60,10 +79,10 @@ class Fitted:
 
 
 class Template:
-    """A draft block and an aggregate block, rendered in jinja2's sandbox.
+    """A draft block and an aggregate block, and possibly a select block, rendered in jinja2's sandbox.
 
-    Both blocks have the variable ``question`` (the last user message). ``aggregate`` also has ``drafts`` (a list of
-    texts) and ``tag`` (a word that no draft contains in brackets).
+    All blocks have the variable ``question`` (the last user message). ``aggregate`` and ``select`` also have ``drafts``
+    (a list of texts) and ``tag`` (a word that no draft contains in brackets).
     """
 
     def __init__(self, source: str, name: str) -> None:
@@ -77,12 +96,8 @@ class Template:
             TemplateError: If the text does not compile or lacks a block.
         """
         self.source, self.name = source, name
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-
-        def refuse(reason: str) -> TemplateError:
-            return TemplateError(f"the template {name} does not compile: {reason}.")
-
-        self._compiled = run_template(lambda: environment.from_string(source), refuse)
+        self._compiled = _compile(source, name)
+        self._selecting = self._compiled if "select" in self._compiled.blocks else _compile(SELECT_TEMPLATE, "select")
         for block in ("draft", "aggregate"):
             if block not in self._compiled.blocks:
                 raise TemplateError(f"the template {name} has no block {block}: add {{% block {block} %}}.")
@@ -115,6 +130,10 @@ class Template:
         """The chat for a draft."""
         return _with_system(chat, self._render("draft", chat))
 
+    def select_chat(self, chat: Chat, drafts: Sequence[str]) -> Chat:
+        """The chat for a text that names the best of several drafts. They are numbered from 1."""
+        return _with_system(chat, self._render("select", chat, drafts=list(drafts), tag=_tag(drafts)))
+
     def aggregate_chat(self, chat: Chat, drafts: Sequence[str]) -> Chat:
         """The chat for a text that reads drafts."""
         return _with_system(chat, self._render("aggregate", chat, drafts=list(drafts), tag=_tag(drafts)))
@@ -122,14 +141,25 @@ class Template:
     def _render(self, block: str, chat: Chat, **variables: Any) -> str:
         question = next((m.content for m in reversed(chat.messages) if m.role == "user"), "")
 
+        compiled = self._selecting if block == "select" else self._compiled
+
         def write() -> str:
-            context = self._compiled.new_context({"question": question, **variables})
-            return "".join(self._compiled.blocks[block](context))
+            context = compiled.new_context({"question": question, **variables})
+            return "".join(compiled.blocks[block](context))
 
         def refuse(reason: str) -> TemplateError:
             return TemplateError(f"block {block} of the template {self.name} cannot be rendered: {reason}.")
 
         return render(write, refuse)
+
+
+def _compile(source: str, name: str) -> JinjaTemplate:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+    def refuse(reason: str) -> TemplateError:
+        return TemplateError(f"the template {name} does not compile: {reason}.")
+
+    return run_template(lambda: environment.from_string(source), refuse)
 
 
 def _tag(drafts: Sequence[str]) -> str:
@@ -203,9 +233,16 @@ def chat_of_draft(template: Template, chat: Chat, *, final: bool) -> Chat:
 
 
 def aggregate_prompt(
-    template: Template, renderer: Renderer, chat: Chat, drafts: Sequence[str], budget: int, *, final: bool = False
+    template: Template,
+    renderer: Renderer,
+    chat: Chat,
+    drafts: Sequence[str],
+    budget: int,
+    *,
+    final: bool = False,
+    select: bool = False,
 ) -> Fitted:
-    """The prompt of an aggregation layer. If its drafts do not all fit, they are cut evenly.
+    """The prompt of a text that reads drafts. If its drafts do not all fit, they are cut evenly.
 
     Every draft keeps at most the same number of tokens, the largest number that fits. The question is never cut.
 
@@ -217,6 +254,7 @@ def aggregate_prompt(
             of a draft.
         budget: Maximum tokens of the prompt.
         final: True in the last layer, which continues the chat's prefill.
+        select: Use the template's select block instead of its aggregate block.
 
     Raises:
         PromptTooLong: If the prompt does not fit even with one token per draft.
@@ -226,8 +264,10 @@ def aggregate_prompt(
     if not any(texts):
         return draft_prompt(template, renderer, chat, budget, final=final)
 
+    extend = template.select_chat if select else template.aggregate_chat
+
     def encode(kept: Sequence[str]) -> Prompt:
-        return renderer.encode(template.aggregate_chat(without_drafts, [text for text in kept if text]))
+        return renderer.encode(extend(without_drafts, [text for text in kept if text]))
 
     whole = encode(texts)
     if whole.prompt_tokens <= budget:

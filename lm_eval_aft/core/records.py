@@ -328,7 +328,8 @@ class Trace:
     Attributes:
         question: The question.
         drafts: All generations, by layer and then by index.
-        cut_tokens: For each aggregation layer, the tokens cut from each text it read so that the prompt fits.
+        cut_tokens: For each aggregation layer, the tokens cut from each text it read so that the prompt fits; with
+            ``subsets``, those of the texts of each subset in turn.
         answer: The last text, before the task's stop strings cut it.
         usage: Logical cost. Every generation counts, wherever it came from.
         computed_usage: The part of ``usage`` that this run computed.
@@ -336,6 +337,9 @@ class Trace:
         scores: If the answer was selected, one score for each text of the layer before: votes or rewards.
         draft_tokens: For each aggregation layer, the tokens of all texts that it read, before the cut; 0 without one.
         grades: For each text of ``drafts``, its grade under each of the task's filters; empty if nothing was graded.
+        subsets: For each aggregation layer and each text of it, the indices of the texts that it read; empty if every
+            text read the whole layer before it.
+        choice: With ``strategy=select``, the text that names the chosen one. ``drafts`` does not hold it.
     """
 
     question: Question
@@ -348,6 +352,8 @@ class Trace:
     scores: tuple[float, ...] = ()
     draft_tokens: tuple[int, ...] = ()
     grades: tuple[tuple[Grade, ...], ...] = ()
+    subsets: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    choice: Draft | None = None
 
     @property
     def set_settings(self) -> dict[str, Any]:
@@ -358,9 +364,16 @@ class Trace:
         """The generations of one layer, by index."""
         return tuple(draft for draft in self.drafts if draft.layer == number)
 
+    def read_by(self, layer: int, index: int) -> tuple[int, ...]:
+        """The indices of the texts of the layer before that a text read."""
+        if layer <= len(self.subsets):
+            return self.subsets[layer - 1][index]
+        return tuple(draft.index for draft in self.layer(layer - 1))
+
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` reads it back to an equal trace."""
-        row = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        unused = {name for name in ("subsets", "choice") if not getattr(self, name)}
+        row = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items() if name not in unused}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -386,6 +399,8 @@ class Trace:
             scores=tuple(row.get("scores", ())),
             draft_tokens=tuple(row.get("draft_tokens", ())),
             grades=tuple(tuple(Grade(**grade) for grade in text) for text in row.get("grades", ())),
+            subsets=tuple(tuple(map(tuple, layer)) for layer in row.get("subsets", ())),
+            choice=_draft(row["choice"]) if row.get("choice") else None,
         )
 
 

@@ -16,14 +16,16 @@ def setting(default: Any, parse: Parse, meaning: str) -> Any:
 
 
 def parsers(settings: type) -> dict[str, Parse]:
-    """The parser of each setting, by name, in the order of the definition."""
-    return {f.name: f.metadata["parse"] for f in fields(settings)}
+    """The parser of each setting, by name, in the order of the definition. A field without a parser is no setting."""
+    return {f.name: f.metadata["parse"] for f in fields(settings) if "parse" in f.metadata}
 
 
 def markdown_table(settings: type, head: str) -> str:
     """The settings as a Markdown table of name, default and meaning; ``head`` names the first column."""
     lines = [f"| {head} | default | meaning |", "|---|---|---|"]
     for f in fields(settings):
+        if "parse" not in f.metadata:
+            continue
         default = "" if f.default in (None, (), "") else f.default
         default = ", ".join(map(str, default)) if isinstance(default, tuple) else default
         lines.append(f"| `{f.name}` | {default} | {f.metadata['meaning']} |")

@@ -127,14 +127,27 @@ def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 
         processes: Number of processes of the run.
 
     Raises:
-        ConfigError: If the questions need more than ``MAX_RUN_GENERATIONS``.
+        ConfigError: If the questions need more than ``max_generations``, or than ``MAX_RUN_GENERATIONS``.
     """
+    most = min(config.max_generations or MAX_RUN_GENERATIONS, MAX_RUN_GENERATIONS)
+    advice = " or raise max_generations" if most < MAX_RUN_GENERATIONS else ""
     refuse_count(
         len(questions) * config.generations,
-        MAX_RUN_GENERATIONS,
+        most,
         f"{len(questions):,} questions would be {{}} generations",
-        "lower k, layers, the task's repeats or --limit",
+        f"lower k, layers, the task's repeats or --limit{advice}",
     )
+    if questions:
+        total = len(questions) * config.generations
+        bound = "at most " * (config.stop_when is not None or config.strategy == "rsa")
+        log.info(
+            "%s questions, %s%s generations each: %s%s generations.",
+            f"{len(questions):,}",
+            bound,
+            f"{config.generations:,}",
+            bound,
+            f"{total:,}",
+        )
     if processes > 1 and any(len(question.chat.messages) > 1 or question.chat.wrapped for question in questions):
         warn_once(
             f"{processes} processes: a task that draws its shots at random draws others than with one process, so its "

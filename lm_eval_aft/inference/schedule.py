@@ -13,6 +13,7 @@ The method is described in "From Drafts to Answers" (arXiv 2501.11877), section 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,13 @@ from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, draft_p
 from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampling, Trace
 from lm_eval_aft.core.thinking import has_marks, unopened_thought
 from lm_eval_aft.core.usage import ModelShape, Usage, total
+from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.dialogue import is_empty, without_thinking
 from lm_eval_aft.inference.equal_drafts import equal_drafts
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import apply_probe
-from lm_eval_aft.inference.selection import Choice, Selector
+from lm_eval_aft.inference.selection import Candidates, Choice, Majority, Selector
 from lm_eval_aft.storage.draft_store import Store
 from lm_eval_aft.storage.run_state import RunRecorder
 
@@ -42,14 +44,24 @@ class _InFlight:
 
     Attributes:
         question: The question.
+        last_layer: The layer whose text is the answer.
         layers: The texts of each layer by their index. Texts of the newest layer arrive in any order.
-        fitted: For each aggregation layer, its prompt and what was cut from the texts that it read.
-        choice: Which text is the answer, if the strategy selects one.
+        fitted: For each aggregation layer, its prompts and what was cut from the texts that they show.
+        subsets: For each aggregation layer and each text of it, the indices of the texts that it reads.
+        computing: Layer and index of the texts that count the cost of their prompt. Others share it.
+        agrees: Whether the drafts agree, so that ``stop_when`` ended them.
+        written_choice: The text that names the chosen one, if the strategy writes one.
+        choice: Which text is the answer, if it is selected.
     """
 
     question: Question
+    last_layer: int
     layers: list[dict[int, Draft]] = field(default_factory=list)
-    fitted: list[Fitted] = field(default_factory=list)
+    fitted: list[list[Fitted]] = field(default_factory=list)
+    subsets: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    computing: set[tuple[int, int]] = field(default_factory=set)
+    agrees: bool = False
+    written_choice: Draft | None = None
     choice: Choice | None = None
 
     def newest(self) -> list[Draft]:
@@ -79,6 +91,9 @@ class _Setup:
     template: Template
     config: AFTConfig
     store: Store
+    selector: Selector | None
+    finder: AnswerFinder
+    given_drafts: GivenDrafts | None
     recorder: RunRecorder
     quiet: bool
 
@@ -91,6 +106,7 @@ def propose_and_aggregate(
     store: Store,
     *,
     selector: Selector | None = None,
+    finder: AnswerFinder | None = None,
     given_drafts: GivenDrafts | None = None,
     recorder: RunRecorder | None = None,
     answer: bool = True,
@@ -102,9 +118,10 @@ def propose_and_aggregate(
         questions: The questions. Their order changes nothing.
         engine: Turns requests into completions.
         template: The draft and aggregate prompts.
-        config: ``k``, ``layers``, ``seed``, ``strategy`` and ``probe`` are read.
+        config: How many texts are written, and what each of them reads.
         store: Holds finished generations. A generation that it holds is not generated again.
         selector: If given, the last layer selects a text of the layer before instead of writing one.
+        finder: Finds the answers in texts, for ``stop_when`` and ``carry=answer``.
         given_drafts: If given, the drafts of another run, which replace layer 0.
         recorder: Counts the generations that are done.
         answer: False leaves out the last layer, for callers that only need the texts it would read.
@@ -117,44 +134,111 @@ def propose_and_aggregate(
         PromptTooLong: If a question does not fit the context. Nothing of the layer is generated then.
         EngineError: If the engine stops working. The store holds what had ended by then.
         RecordError: If a question has too few given drafts.
+        ConfigError: If the answers of a task cannot be found, and the configuration needs them.
     """
-    setup = _Setup(engine, template, config, store, recorder or RunRecorder(), quiet)
-    runs = [_InFlight(question) for question in questions]
-    for layer in range(config.layers + answer):
-        if given_drafts and layer == 0:
-            for run in runs:
-                run.layers.append(dict(enumerate(given_drafts.of(run.question, config.k))))
-                run.find_cut_thoughts()
-        elif selector and layer == config.layers:
-            _select(runs, layer, selector)
-        else:
-            _write(runs, layer, setup)
-    return [_trace(run, engine, config.beams) for run in runs]
+    finder = finder or AnswerFinder(config.vote_regex)
+    recorder = recorder or RunRecorder()
+    setup = _Setup(engine, template, config, store, selector, finder, given_drafts, recorder, quiet)
+    runs = [_InFlight(question, config.layers) for question in questions]
+    _draft(runs, setup)
+    for layer in range(1, config.layers + answer):
+        _aggregate([run for run in runs if layer <= run.last_layer], layer, setup)
+    return [_trace(run, engine, config) for run in runs]
 
 
-def _write(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
-    """Generate a layer for all questions: k texts each, or one text each if it is the last layer."""
-    requests, places = _requests(runs, layer, setup)
+def _draft(runs: Sequence[_InFlight], setup: _Setup) -> None:
+    """Generate the drafts of all questions. With ``stop_when`` they come in rounds, until those of a question agree."""
+    config, rule = setup.config, setup.config.rule
     for run in runs:
-        run.layers.append({})
+        given = setup.given_drafts.of(run.question, config.k) if setup.given_drafts else ()
+        run.layers.append(dict(enumerate(given[: _kept(run.question, given, setup)])))
+        run.find_cut_thoughts()
+    most = config.k if config.layers else 1
+    waiting = [] if setup.given_drafts else runs
+    while waiting:
+        _write([(run, _next_drafts(run, most, setup)) for run in waiting], 0, setup)
+        waiting = [run for run in waiting if len(run.layers[0]) < most and not _agrees(run, setup)]
+    for run in runs if rule else ():
+        run.agrees = _agrees(run, setup)
+        if run.agrees and config.stop_layers is not None:
+            # The vote of layer 1 answers a question that is not aggregated.
+            run.last_layer = config.stop_layers or 1
+    if setup.engine.seed_advice:
+        equal = equal_drafts((run.question, run.newest()) for run in runs).sentence()
+        if equal and not setup.given_drafts:
+            warn_once(f"With k={config.shown_k} {equal}. {setup.engine.seed_advice}")
+
+
+def _next_drafts(run: _InFlight, most: int, setup: _Setup) -> range:
+    """The indices of the drafts that a question gets in its next round."""
+    done, rule = len(run.layers[0]), setup.config.rule
+    more = rule.fewest_more(_answers(run.question, run.newest(), setup), most - done) if rule else most
+    return range(done, done + more)
+
+
+def _agrees(run: _InFlight, setup: _Setup) -> bool:
+    rule = setup.config.rule
+    return rule is not None and rule.stops(_answers(run.question, run.newest(), setup))
+
+
+def _kept(question: Question, drafts: Sequence[Draft], setup: _Setup) -> int:
+    """How many of the given drafts ``stop_when`` would have generated; all of them without it."""
+    rule = setup.config.rule
+    return rule.kept(_answers(question, drafts, setup)) if rule and drafts else len(drafts)
+
+
+def _answers(question: Question, drafts: Sequence[Draft], setup: _Setup) -> list[str | None]:
+    setting = f"stop_when={setup.config.stop_when}" if setup.config.stop_when else f"carry={setup.config.carry}"
+    if not drafts:
+        return []
+    setup.finder.check(question.task, setting, f"leave {setting.partition('=')[0]} out")
+    return setup.finder.answers(question, drafts)
+
+
+def _aggregate(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
+    """Make an aggregation layer: each question gets new texts, or one text of the layer before is selected."""
+    voting = [run for run in runs if run.agrees and setup.config.stop_layers == 0]
+    rest = [run for run in runs if run not in voting]
+    last = [run for run in rest if layer == run.last_layer]
+    selecting = [run for run in last if setup.selector and setup.selector.chooses(run.question.task)]
+    writing = rest
+    if setup.selector and not setup.selector.reads_choice:
+        writing = [run for run in rest if run not in selecting]
+    _write([(run, range(_width(run, layer, setup.config))) for run in writing], layer, setup)
+    if setup.selector and selecting:
+        if setup.selector.reads_choice:
+            for run in selecting:
+                (run.written_choice,) = run.layers.pop().values()
+        _select(selecting, layer, setup.selector)
+    if voting:
+        _select(voting, layer, Majority(setup.finder, f"stop_when={setup.config.stop_when}"))
+
+
+def _width(run: _InFlight, layer: int, config: AFTConfig) -> int:
+    return 1 if layer == run.last_layer else config.width(layer)
+
+
+def _write(places: Sequence[tuple[_InFlight, range]], layer: int, setup: _Setup) -> None:
+    """Generate texts of a layer: for each question those with the given indices."""
+    if not places:
+        return
+    requests = [request for run, indices in places for request in _requests(run, layer, indices, setup)]
+    owners = [(run, index) for run, indices in places for index in indices]
+    for run, _ in places:
+        if len(run.layers) == layer:
+            run.layers.append({})
     setup.recorder.begin_layer(_name(layer, setup), len(requests))
     steps = generate_or_reuse(requests, setup.engine, setup.store)
     started = time.monotonic()
     for position, completion, reused in show_progress(steps, _name(layer, setup), len(requests), setup.quiet):
-        number, index = places[position]
+        (run, index), request = owners[position], requests[position]
         elapsed_s = round(time.monotonic() - started, 3)
-        request = requests[position]
-        opened = request.prompt.unshown_mark
-        completion = _with_mark(completion, runs[number].question, setup.engine)
-        draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, opened)
-        runs[number].layers[layer][index] = draft
-        setup.recorder.add(draft, empty=is_empty(runs[number].question, draft))
-    for run in runs:
+        completion = _with_mark(completion, run.question, setup.engine)
+        draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, request.prompt.unshown_mark)
+        run.layers[layer][index] = draft
+        setup.recorder.add(draft, empty=is_empty(run.question, draft))
+    for run, _ in places:
         run.find_cut_thoughts()
-    if setup.engine.seed_advice and not layer:
-        equal = equal_drafts((run.question, list(run.layers[0].values())) for run in runs).sentence()
-        if equal:
-            warn_once(f"With k={setup.config.k} {equal}. {setup.engine.seed_advice}")
 
 
 def _with_mark(completion: Completion, question: Question, engine: Engine) -> Completion:
@@ -165,20 +249,39 @@ def _with_mark(completion: Completion, question: Question, engine: Engine) -> Co
     return replace(completion, text=renderer.show_mark(completion.text, completion.token_ids, question.think_end))
 
 
-def _requests(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> tuple[list[Request], list[tuple[int, int]]]:
-    """The requests of a layer, and for each one the number of its question and its index in the layer."""
-    config = setup.config
-    last = layer == config.layers
-    requests, places = [], []
-    for number, run in enumerate(runs):
-        sampling = _sampling(run.question, config, last)
-        fitted = _prompt(run, layer, setup, setup.engine.max_length - sampling.max_tokens)
-        if layer:
-            run.fitted.append(fitted)
-        for index in range(1 if last else config.k):
-            requests.append(Request(fitted.prompt, sampling, generation_seed(config, run.question, layer, index)))
-            places.append((number, index))
-    return requests, places
+def _requests(run: _InFlight, layer: int, indices: range, setup: _Setup) -> list[Request]:
+    """The requests for the texts of a question with these indices in a layer."""
+    config, question = setup.config, run.question
+    sampling = _sampling(question, config, layer == run.last_layer)
+    budget = setup.engine.max_length - sampling.max_tokens
+    subsets = [_subset(run, layer, index, config) for index in indices]
+    prompts = {subset: _prompt(run, layer, subset, setup, budget) for subset in dict.fromkeys(subsets)}
+    # Texts with one prompt share its cost. Which of them computed it depends on what the store held and on batches,
+    # and the cost of an answer must not depend on either: the first one counts it.
+    run.computing |= {(layer, indices[subsets.index(subset)]) for subset in prompts}
+    if layer:
+        run.fitted.append(list(prompts.values()))
+        run.subsets.append(tuple(subsets))
+    return [
+        Request(prompts[subset].prompt, sampling, generation_seed(config, question, layer, index))
+        for index, subset in zip(indices, subsets, strict=True)
+    ]
+
+
+def _subset(run: _InFlight, layer: int, index: int, config: AFTConfig) -> tuple[int, ...]:
+    """The indices of the texts that a text reads: all of the layer before, or a part of them drawn by seed.
+
+    The draw is that of Recursive Self-Aggregation (arXiv 2509.26626): each text reads its own K of the texts, without
+    repeats. It depends on what decides the seed of the text, and on nothing else.
+    """
+    if not layer:
+        return ()
+    everything = range(len(run.layers[-1]))
+    if config.subset is None or (config.strategy == "select" and layer == run.last_layer):
+        return tuple(everything)
+    seed = generation_seed(config, run.question, layer, index)
+    drawn = sorted(everything, key=lambda other: sha256(f"{seed}/{other}".encode()).digest())
+    return tuple(sorted(drawn[: config.subset]))
 
 
 def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
@@ -188,15 +291,35 @@ def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
     return question.final if last else question.drafts
 
 
-def _prompt(run: _InFlight, layer: int, setup: _Setup, budget: int) -> Fitted:
-    """The prompt of a layer, in at most ``budget`` tokens."""
+def _prompt(run: _InFlight, layer: int, subset: tuple[int, ...], setup: _Setup, budget: int) -> Fitted:
+    """The prompt of texts that read a subset of the layer before, in at most ``budget`` tokens."""
     chat, renderer, template = run.question.chat, setup.engine.renderer, setup.template
-    last = layer == setup.config.layers
+    last = layer == run.last_layer
     if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
-    read = [without_thinking(run.question, draft) for draft in run.newest()]
-    texts = apply_probe(read, setup.config, run.question, layer)
-    return aggregate_prompt(template, renderer, chat, texts, budget, final=last)
+    texts = apply_probe(_carried(run, setup), setup.config, run.question, layer)
+    shown = [texts[index] for index in subset]
+    select = last and setup.selector is not None and setup.selector.reads_choice
+    return aggregate_prompt(template, renderer, chat, shown, budget, final=last and not select, select=select)
+
+
+def _carried(run: _InFlight, setup: _Setup) -> list[str]:
+    """What the next layer reads of the newest texts: each without its thoughts, or its conclusion alone."""
+    drafts = run.newest()
+    texts = [without_thinking(run.question, draft) for draft in drafts]
+    if setup.config.carry == "text":
+        return texts
+    return list(map(conclusion, texts, _answers(run.question, drafts, setup)))
+
+
+def conclusion(text: str, answer: str | None) -> str:
+    """The last paragraph of a text, followed by its answer if the paragraph does not hold it.
+
+    Only conclusions travel between the rounds of PaCoRe (arXiv 2601.05593, section 3).
+    """
+    paragraphs = [part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
+    last = paragraphs[-1].strip() if paragraphs else ""
+    return last if answer is None or answer in last else f"{last}\n\nAnswer: {answer}"
 
 
 def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:
@@ -219,9 +342,9 @@ def _name(layer: int, setup: _Setup) -> str:
 def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
     """Make the last layer a copy of one text of the layer before, which costs no tokens."""
     started = time.monotonic()
-    choices = selector.select([(run.question, run.newest()) for run in runs])
+    choices = selector.select([Candidates(run.question, run.newest(), run.written_choice) for run in runs])
     for run, choice in zip(runs, choices, strict=True):
-        selected = run.layers[-1][choice.index]
+        selected = run.newest()[choice.index]
         copy = replace(selected.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
         elapsed_s = round(time.monotonic() - started, 3)
         draft = replace(selected, layer=layer, index=0, completion=copy, reused=True, elapsed_s=elapsed_s)
@@ -229,31 +352,31 @@ def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
         run.choice = choice
 
 
-def _trace(run: _InFlight, engine: Engine, beams: int) -> Trace:
+def _trace(run: _InFlight, engine: Engine, config: AFTConfig) -> Trace:
     drafts, shape = run.drafts(), engine.shape
     written = drafts[:-1] if run.choice else drafts
+    written += (run.written_choice,) if run.written_choice else ()
     selection = [run.choice.usage] if run.choice else []
-    logical = [_with_canonical_prompt_cost(d) if engine.counts_shared_prefill else d.completion for d in written]
+    logical = [_with_canonical_prompt_cost(d, run) if engine.counts_shared_prefill else d.completion for d in written]
     computed = [draft.completion for draft in written if not draft.reused]
     return Trace(
         question=run.question,
         drafts=drafts,
-        cut_tokens=tuple(fitted.cut_tokens for fitted in run.fitted),
-        draft_tokens=tuple(fitted.draft_tokens for fitted in run.fitted),
+        cut_tokens=tuple(tuple(cut for each in layer for cut in each.cut_tokens) for layer in run.fitted),
+        draft_tokens=tuple(sum(each.draft_tokens for each in layer) for layer in run.fitted),
         answer=drafts[-1].completion.text,
-        usage=total([_usage(completion, shape, beams) for completion in logical] + selection),
-        computed_usage=total([_usage(completion, shape, beams) for completion in computed] + selection),
+        usage=total([_usage(completion, shape, config.beams) for completion in logical] + selection),
+        computed_usage=total([_usage(completion, shape, config.beams) for completion in computed] + selection),
         scores=run.choice.scores if run.choice else (),
+        subsets=tuple(run.subsets) if config.subset else (),
+        choice=run.written_choice,
     )
 
 
-def _with_canonical_prompt_cost(draft: Draft) -> Completion:
-    """The completion, with the cost of the layer's shared prompt counted for the first text only.
-
-    Which text computed the prompt depends on what the store held and on how batches were formed. The cost of an answer
-    must not depend on either.
-    """
-    return replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * (draft.index == 0))
+def _with_canonical_prompt_cost(draft: Draft, run: _InFlight) -> Completion:
+    """The completion, with the cost of a shared prompt counted for one of its texts only."""
+    computes = (draft.layer, draft.index) in run.computing
+    return replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * computes)
 
 
 def _usage(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:

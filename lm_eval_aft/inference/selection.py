@@ -2,6 +2,8 @@
 
     strategy=majority     the most frequent answer, found by the task's own filter or by ``vote_regex``
     strategy=best_of_n    the best text by ``reward_model``, a sequence-classification checkpoint with one output
+    strategy=select       the text whose number the model writes after reading all of them
+    strategy=rsa          ends as majority does if the answers of the task can be found
 
 The texts, their seeds and their place in the draft store are those of ``strategy=aggregate``. So a selection generates
 nothing if an earlier run has generated the drafts.
@@ -10,6 +12,7 @@ nothing if an earlier run has generated the drafts.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +21,10 @@ from typing import Protocol
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.log import warn_once
-from lm_eval_aft.core.records import Draft, Message, Question
+from lm_eval_aft.core.records import Draft, Message, Question, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.answers import AnswerFinder
-from lm_eval_aft.inference.dialogue import answer_of
+from lm_eval_aft.inference.dialogue import answer_of, is_empty, without_thinking
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.inference.task_grading import RunGrader
 from lm_eval_aft.storage.draft_store import Store
@@ -42,10 +45,32 @@ class Choice:
     usage: Usage = field(default_factory=Usage)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The texts of one question, of which one becomes the answer.
+
+    Attributes:
+        question: The question.
+        drafts: The texts, by index.
+        choice: The text that names the best of them, if the strategy writes one.
+    """
+
+    question: Question
+    drafts: Sequence[Draft]
+    choice: Draft | None = None
+
+
 class Selector(Protocol):
     """Chooses one text per question."""
 
-    def select(self, candidates: Sequence[tuple[Question, Sequence[Draft]]]) -> list[Choice]:
+    @property
+    def reads_choice(self) -> bool:
+        """Whether the model writes which text to take."""
+
+    def chooses(self, task: str) -> bool:
+        """Whether it can choose among the texts of a task. If not, the last layer writes a text."""
+
+    def select(self, candidates: Sequence[Candidates]) -> list[Choice]:
         """Choose among the texts of each question. Choices come in the order of the questions."""
 
     def for_run(self, grader: RunGrader) -> Selector:
@@ -71,9 +96,21 @@ class Majority:
 
     If several answers are equally frequent, seeds draw one of them by lot. Texts without an answer have no vote. If no
     text has an answer, seeds draw one of all texts.
+
+    Attributes:
+        finder: Finds the answers.
+        setting: What asks for the vote, such as "strategy=majority".
+        otherwise: What a user can do if answers cannot be found. "" lets the last layer write a text then.
     """
 
     finder: AnswerFinder = field(default_factory=AnswerFinder)
+    setting: str = "strategy=majority"
+    otherwise: str = "use strategy=best_of_n"
+    reads_choice = False
+
+    def chooses(self, task: str) -> bool:
+        """See ``Selector.chooses``."""
+        return bool(self.otherwise) or self.finder.can_find(task)
 
     def for_run(self, grader: RunGrader) -> Majority:
         """See ``Selector.for_run``."""
@@ -82,23 +119,24 @@ class Majority:
             selector._check(task)
         return selector
 
-    def select(self, candidates: Sequence[tuple[Question, Sequence[Draft]]]) -> list[Choice]:
+    def select(self, candidates: Sequence[Candidates]) -> list[Choice]:
         """See ``Selector.select``.
 
         Raises:
             ConfigError: If a task's answers cannot be found without a regex.
         """
-        choices = [self._count(question, drafts) for question, drafts in candidates]
+        choices = [self._count(each.question, each.drafts) for each in candidates]
         silent = sum(not any(choice.scores) for choice in choices)
         if silent:
             warn_once(
-                f"strategy=majority: {self.finder.name} finds no answer in any text of {silent} of {len(choices)} "
+                f"{self.setting}: {self.finder.name} finds no answer in any text of {silent} of {len(choices)} "
                 "questions, and draws one of the texts there."
             )
         return choices
 
     def _check(self, task: str) -> None:
-        self.finder.check(task, "strategy=majority", "use strategy=best_of_n")
+        if self.otherwise:
+            self.finder.check(task, self.setting, self.otherwise)
 
     def _count(self, question: Question, drafts: Sequence[Draft]) -> Choice:
         self._check(question.task)
@@ -122,18 +160,23 @@ class BestOfN:
     """Chooses the text that a reward model scores highest. A text without an answer is chosen only if none has one."""
 
     model: RewardModel
+    reads_choice = False
+
+    def chooses(self, task: str) -> bool:
+        """See ``Selector.chooses``. A reward model scores the texts of any task."""
+        return True
 
     def for_run(self, grader: RunGrader) -> BestOfN:
-        """See ``Selector.for_run``. A reward model scores the texts of any task."""
+        """See ``Selector.for_run``."""
         return self
 
-    def select(self, candidates: Sequence[tuple[Question, Sequence[Draft]]]) -> list[Choice]:
+    def select(self, candidates: Sequence[Candidates]) -> list[Choice]:
         """See ``Selector.select``."""
-        chats = [[_answered_chat(question, draft) for draft in drafts] for question, drafts in candidates]
+        chats = [[_answered_chat(each.question, draft) for draft in each.drafts] for each in candidates]
         rewards = self.model.score(chats)
         return [
-            Choice(_best_answered(row, answered, drafts), tuple(row), self.model.cost(answered))
-            for row, answered, (_, drafts) in zip(rewards, chats, candidates, strict=True)
+            Choice(_best_answered(row, answered, each.drafts), tuple(row), self.model.cost(answered))
+            for row, answered, each in zip(rewards, chats, candidates, strict=True)
         ]
 
 
@@ -149,6 +192,84 @@ def _best_answered(rewards: Sequence[float], chats: Sequence[tuple[Message, ...]
     return best([reward if ok else -math.inf for reward, ok in zip(rewards, allowed, strict=True)], drafts)
 
 
+# "Best draft: 2", "Response 2", "\\boxed{2}", or nothing but the number.
+_CHOICE = re.compile(
+    r"(?:draft|response|solution|candidate|choice|judge?ment)\b[^\w\n]{0,8}(\d{1,9})\b|\\boxed\{\s*(\d{1,9})\s*\}"
+    r"|\A\W{0,8}(\d{1,9})\W{0,8}\Z",
+    re.IGNORECASE,
+)
+
+
+def chosen_index(text: str, shown: int) -> int | None:
+    """The index, from 0, of the text that a written choice names last; None if it names none of those shown.
+
+    Args:
+        text: What the model wrote.
+        shown: How many texts it read. They are numbered from 1.
+    """
+    named = [int(next(filter(None, groups))) for groups in _CHOICE.findall(text)]
+    return named[-1] - 1 if named and 1 <= named[-1] <= shown else None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenChoice:
+    """Takes the text whose number the model writes.
+
+    If the model names none of the texts, the question falls back to the vote. Without answers to vote on, seeds draw
+    one of the texts.
+    """
+
+    finder: AnswerFinder = field(default_factory=AnswerFinder)
+    reads_choice = True
+
+    def chooses(self, task: str) -> bool:
+        """See ``Selector.chooses``. A model can choose among the texts of any task."""
+        return True
+
+    def for_run(self, grader: RunGrader) -> WrittenChoice:
+        """See ``Selector.for_run``."""
+        return replace(self, finder=self.finder.for_run(grader))
+
+    def select(self, candidates: Sequence[Candidates]) -> list[Choice]:
+        """See ``Selector.select``."""
+        named = [_named(each) for each in candidates]
+        if missing := named.count(None):
+            warn_once(
+                f"strategy=select: {missing:,} of {len(named):,} choices name none of the drafts; the vote decides."
+            )
+        return [
+            self._fall_back(each) if index is None else _one_hot(index, each)
+            for each, index in zip(candidates, named, strict=True)
+        ]
+
+    def _fall_back(self, each: Candidates) -> Choice:
+        if self.finder.can_find(each.question.task):
+            return vote(self.finder.answers(each.question, each.drafts), each.drafts)
+        return vote([None] * len(each.drafts), each.drafts)
+
+
+def shown_drafts(question: Question, drafts: Sequence[Draft]) -> list[int]:
+    """The indices of the texts that a prompt shows. Empty texts are left out."""
+    return [index for index, draft in enumerate(drafts) if not is_empty(question, draft)]
+
+
+def _named(each: Candidates) -> int | None:
+    """The index of the text that the choice names, among all texts."""
+    shown = shown_drafts(each.question, each.drafts)
+    number = chosen_index(without_thinking(each.question, each.choice), len(shown)) if each.choice else None
+    return None if number is None else shown[number]
+
+
+def names_no_text(trace: Trace) -> bool:
+    """Whether the written choice of a trace names none of the texts that it read."""
+    drafts = trace.layer(trace.drafts[-1].layer - 1)
+    return trace.choice is not None and _named(Candidates(trace.question, drafts, trace.choice)) is None
+
+
+def _one_hot(index: int, each: Candidates) -> Choice:
+    return Choice(index, tuple(float(other == index) for other in range(len(each.drafts))))
+
+
 def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector | None:
     """Load the selector of a strategy. None if the last layer writes its text.
 
@@ -156,8 +277,13 @@ def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector |
         ConfigError: If the regex is not valid, or the reward model has several outputs or no chat template.
         EngineError: If the reward model cannot be loaded.
     """
+    finder = AnswerFinder(config.vote_regex)
     if config.strategy == "majority":
-        return Majority(AnswerFinder(config.vote_regex))
+        return Majority(finder)
+    if config.strategy == "rsa":
+        return Majority(finder, "strategy=rsa", otherwise="")
+    if config.strategy == "select":
+        return WrittenChoice(finder)
     if config.strategy == "best_of_n":
         batch_size = host.batch_size if isinstance(host.batch_size, int) else 8
         return BestOfN(RewardModel(str(config.reward_model), store, host.device, batch_size))

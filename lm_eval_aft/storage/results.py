@@ -179,7 +179,9 @@ class EvalRun:
         """Number of answers in all tasks, every turn and repeat counted, or None if the run is of another model."""
         if self.settings is None or self.usage is None:
             return None
-        return self.usage.generations // int(self.settings["generations_per_question"])
+        # A run that stops early needs fewer generations for some questions.
+        counted: int | None = self.settings.get("answers")
+        return counted or self.usage.generations // int(self.settings["generations_per_question"])
 
     @property
     def engine(self) -> str:
@@ -450,9 +452,11 @@ def _read_run(file: Path) -> EvalRun:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError if ``config.aft`` is not as this package writes it."""
-    for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1)):
-        if not isinstance(settings[name], int) or not least <= settings[name] < MAX_COUNT:
-            raise ValueError(f"{name} is {settings[name]!r}")
+    # Results of versions before 0.2 do not count their answers.
+    counts = {"answers": 0, **settings}
+    for name, least in (("k", 1), ("layers", 0), ("generations_per_question", 1), ("answers", 0)):
+        if not isinstance(counts[name], int) or not least <= counts[name] < MAX_COUNT:
+            raise ValueError(f"{name} is {counts[name]!r}")
     check_cuts(settings.get("cut_drafts"))
     for name, kind in (("model", str), ("engine", str), ("template", dict), ("model_shape", dict)):
         if not isinstance(settings.get(name) or kind(), kind):

@@ -29,7 +29,7 @@ from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.core.records import Chat, Completion, Draft, Message, Question, Sampling, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage
 from lm_eval_aft.inference.extraction import choose_extraction
-from lm_eval_aft.inference.selection import Majority
+from lm_eval_aft.inference.selection import Candidates, Majority
 from lm_eval_aft.storage.traces import read_traces, write_traces
 
 PLAIN = Sampling(0.7, 0.95, 0, 64)
@@ -123,7 +123,7 @@ def test_what_follows_a_tasks_stop_string_is_no_answer(tmp_path: Path):
     assert (row(votes.points[1]), votes.aggregate.estimate) == ((1.0, 1.0, 1.0), 1.0)
     graded = grade(going_on, choose_extraction("gsm8k"), "7")
     assert [text.right for text in graded.texts] == [True, True, True]
-    choices = Majority().select([(going_on.question, [*going_on.layer(0), *make_drafts("is 4", "is 4")])])
+    choices = Majority().select([Candidates(going_on.question, [*going_on.layer(0), *make_drafts("is 4", "is 4")])])
     assert choices[0].scores == (2.0, 2.0, 2.0, 2.0)
 
 

@@ -18,7 +18,7 @@ from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.probes import ORDER, apply_probe, with_wrong_number
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.inference.schedule import propose_and_aggregate
-from lm_eval_aft.inference.selection import BestOfN, Choice, Majority, load_selector
+from lm_eval_aft.inference.selection import BestOfN, Candidates, Choice, Majority, load_selector
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
 from lm_eval_aft.storage.traces import write_traces
 
@@ -30,7 +30,7 @@ def gsm8k(text: str) -> Question:
 
 
 def select(question: Question, texts: list[str], regex: str | None = None) -> Choice:
-    (choice,) = Majority(AnswerFinder(regex)).select([(question, make_drafts(*texts))])
+    (choice,) = Majority(AnswerFinder(regex)).select([Candidates(question, make_drafts(*texts))])
     return choice
 
 
@@ -54,7 +54,7 @@ class TestMajority:
 
     def test_seeds_decide_between_equals_and_positions_do_not(self):
         def choose(texts, seeds):
-            (choice,) = Majority().select([(gsm8k("q"), make_drafts(*texts, seeds=seeds))])
+            (choice,) = Majority().select([Candidates(gsm8k("q"), make_drafts(*texts, seeds=seeds))])
             return choice
 
         assert choose(["x", "is 3", "is 5"], [1, 2, 3]).index == 1
@@ -62,7 +62,7 @@ class TestMajority:
         assert choose(["x", "y"], [2, 1]) == Choice(1, (0.0, 0.0))
         drafts = make_drafts("is 1", "is 2", "is 2", "is 1", seeds=[40, 30, 20, 10])
         for order in permutations(drafts):
-            (choice,) = Majority().select([(gsm8k("q"), order)])
+            (choice,) = Majority().select([Candidates(gsm8k("q"), order)])
             assert order[choice.index].seed == 10
 
     def test_a_regex_finds_answers_of_any_task(self):
@@ -109,7 +109,10 @@ class TestSettings:
             ({"strategy": "majority", "layers": 0}, "layers=0 must be 1 or more"),
             ({"strategy": "best_of_n"}, "strategy=best_of_n and reward_model=CHECKPOINT need each other"),
             ({"reward_model": "x"}, "strategy=best_of_n and reward_model=CHECKPOINT need each other"),
-            ({"vote_regex": "x"}, "vote_regex is for strategy=majority, not for strategy=aggregate"),
+            (
+                {"vote_regex": "x"},
+                "vote_regex finds answers for votes, stop_when and carry=answer: leave it out for strategy=aggregate",
+            ),
             ({"layers": 0, "probe": "shuffle"}, "need layers=1 or more"),
             ({"probe": "poison"}, "probe must be one of none, shuffle, wrong, empty, instruction, repeat"),
         ],
@@ -126,6 +129,13 @@ class TestSettings:
             ({"strategy": "majority", "k": 11}, 11),
             ({"strategy": "best_of_n", "k": 10, "reward_model": "x"}, 10),
             ({"strategy": "beam", "k": 4}, 1),
+            ({"strategy": "select", "k": 4}, 5),
+            # 16 texts in each of 10 layers, and one more if nothing can be voted on.
+            ({"strategy": "rsa"}, 161),
+            # The arithmetic of PaCoRe's setting [32, 4]: 32 + 4 + 1.
+            ({"k": "32/4"}, 37),
+            ({"k": [32, 4], "layers": 4}, 45),
+            ({"k": "32/4", "strategy": "majority"}, 36),
         ],
     )
     def test_generations(self, settings, generations):
@@ -319,7 +329,7 @@ class TestBestOfN:
         question = replace(make_question("2+2?"), until=("\n\n",), think_end="</think>")
         question = replace(question, chat=replace(question.chat, prefill="The answer is"))
         drafts = make_drafts("<think>5</think>The answer is 4", "It is 5\n\nQuestion: 3+3? It is 6")
-        BestOfN(Model()).select([(question, drafts)])
+        BestOfN(Model()).select([Candidates(question, drafts)])
         assert read == ["The answer is 4", "It is 5"]
 
     def test_scores_are_kept(self, reward, tmp_path):
@@ -336,10 +346,19 @@ class TestBestOfN:
         assert model.score([chats]) == [list(first.scores)]
 
 
+VOTE = r"(\w)\W*$"
+# A strategy, and what a word after it changes.
 EVERY = {
     "aggregate": {"k": 3, "layers": 2},
+    "aggregate subset": {"k": 3, "layers": 2, "subset": 2},
+    "aggregate widths": {"k": "4/2"},
+    "aggregate carry": {"k": 3, "layers": 2, "carry": "answer", "vote_regex": VOTE},
+    "aggregate stop": {"k": 4, "layers": 2, "stop_when": "window:2", "stop_layers": 1, "vote_regex": r"(\w|\W)"},
+    "majority stop": {"strategy": "majority", "k": 6, "stop_when": "agree:0.8", "vote_regex": VOTE},
     "refine": {"layers": 2},
-    "majority": {"k": 3, "layers": 2, "vote_regex": r"(\w)\W*$"},
+    "majority": {"k": 3, "layers": 2, "vote_regex": VOTE},
+    "rsa": {"k": 3, "subset": 2, "layers": 2, "vote_regex": VOTE},
+    "select": {"k": 3, "layers": 2, "vote_regex": VOTE},
     "best_of_n": {"k": 3, "layers": 1},
     "beam": {"k": 2},
 }
@@ -350,7 +369,7 @@ class TestEveryStrategy:
     """Every strategy resumes, draws by seeds, and fits its prompts, as aggregation does."""
 
     def run(self, strategy: str, engine, reward: str, store=None, questions=None, **changes) -> list[Trace]:
-        settings = {"strategy": strategy, **EVERY[strategy], **changes}
+        settings = {"strategy": strategy.split()[0], **EVERY[strategy], **changes}
         if strategy == "best_of_n":
             settings["reward_model"] = reward
         config, store = AFTConfig.split(settings)[0], store or NoStore()
@@ -421,7 +440,9 @@ class TestEveryStrategy:
         long = replace(short, max_tokens=200)
         fits = [replace(make_question("q" * 20), drafts=long, final=short)]
         (trace,) = self.run(strategy, Narrow(), reward, questions=fits)
-        layers = 2 if strategy in ("aggregate", "refine") else 1 if strategy == "majority" else 0
-        assert len(trace.cut_tokens) == layers
+        reading = {"beam": 0, "best_of_n": 0, "majority": 1, "majority stop": 0, "rsa": 1}.get(
+            strategy, len(trace.cut_tokens) or 2
+        )
+        assert len(trace.cut_tokens) == reading
         with pytest.raises(PromptTooLong):
             self.run(strategy, Narrow(), reward, questions=[replace(fits[0], chat=make_question("q" * 2000).chat)])
