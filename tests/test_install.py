@@ -165,7 +165,7 @@ class TestArchives:
         assert large == {f"lm_eval_aft/bundled/checkpoints/{name}/model.safetensors" for name in ("aft", "base", "sft")}
         assert sum(sizes[name] for name in large) < 12_000_000
         kinds = {Path(name).suffix for name in sizes if ".dist-info/" not in name}
-        sources = {".py", ".yaml", ".md", ".json", ".jinja", ".safetensors", ".js", ".css", ".html"}
+        sources = {".py", ".yaml", ".txt", ".md", ".json", ".jinja", ".safetensors", ".js", ".css", ".html"}
         assert kinds <= sources | {".typed", ".pth", ".start"}, kinds
 
     def test_its_metadata_name_the_entry_points_and_the_extras(self, wheel: Path) -> None:

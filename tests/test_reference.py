@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import re
-import shutil
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -40,33 +39,16 @@ def test_a_committed_page_is_what_the_code_makes(path: Path):
 
 FILES = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
 OLD = ROOT / "tests" / "fixtures" / "version_0_1_0"
-FEW = """
-from itertools import islice
-
-from datasets import Dataset, DatasetDict
-
-from lm_eval_aft.bundled.arith import problems
-
-
-def dataset(**_):
-    rows = [{"question": problem.question} for problem, _ in islice(problems("test", 0), 40)]
-    return DatasetDict({"test": Dataset.from_list(rows)})
-"""
 
 
 @pytest.fixture
-def first_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 40 problems of aft_arith, since lm-eval would make all 5,000 for each run, and list all its tasks."""
-    folder = tmp_path / "tasks"
-    shutil.copytree(lm_eval_aft.tasks_path() / "aft_arith", folder)
-    (folder / "few.py").write_text(FEW)
-    task = folder / "aft_arith.yaml"
-    task.write_text(task.read_text().replace("utils.dataset", "few.dataset"))
-    manager = partial(TaskManager, include_path=str(folder), include_defaults=False)
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our tasks alone, since lm-eval would list all of its own for each run."""
+    manager = partial(TaskManager, include_path=str(lm_eval_aft.tasks_path()), include_defaults=False)
     monkeypatch.setattr(lm_eval.evaluator, "TaskManager", manager)
 
 
-@pytest.mark.usefixtures("first_problems", "quick_lm_eval")
+@pytest.mark.usefixtures("few_tasks", "quick_lm_eval")
 def test_the_python_examples_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

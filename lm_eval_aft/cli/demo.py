@@ -1,27 +1,33 @@
-"""``make demo``: compare the bundled AFT checkpoint with its SFT baseline, by the commands that a user types.
+"""``make demo``: compare the bundled AFT checkpoint with its SFT baseline.
 
 The demonstration runs lm-eval twice on the task ``aft_arith`` and prints one question with its drafts, layers and
 answer. ``aft compare`` then prints scores, cost and a paired test. Nothing is downloaded, and all files are in
-``out/demo``.
+``out/demo``. Each command is printed as a user types it. All of them run in this process, since starting lm-eval takes
+longer than most of them.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from lm_eval_aft import register, tasks_path
 from lm_eval_aft.bundled.arith import Problem, is_right
+from lm_eval_aft.cli import aft
+from lm_eval_aft.cli.evaluation import evaluate
 from lm_eval_aft.cli.runner import run_program
+from lm_eval_aft.core.arguments import key_values
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.terminal import output_guard, show
 from lm_eval_aft.storage.traces import read_traces
 
 _OUT = Path("out", "demo")
-_QUESTIONS = 400
-_OPTIONS = ("--limit", _QUESTIONS, "--apply_chat_template", "--batch_size", "auto", "--device", "cpu", "--log_samples")
+TASK = "aft_arith"
+# Settings of both runs, as ``simple_evaluate`` takes them.
+SETTINGS: dict[str, Any] = {"limit": 400, "apply_chat_template": True, "batch_size": "auto", "device": "cpu"}
 INTRODUCTION = """\
 Problems: make the target out of four numbers, each used once. A tiny model that was trained to answer (SFT)
 against the same model trained to aggregate drafts (AFT), on problems neither has seen.
@@ -37,23 +43,38 @@ def main() -> int:
     for name, model_args in RUNS.items():
         # The run of an older version would be compared as another run.
         shutil.rmtree(_OUT / name, ignore_errors=True)
-        arguments = f"{model_args},record={_OUT / name / 'traces'}"
-        options = ("--model_args", arguments, "--tasks", "aft_arith", *_OPTIONS, "--output_path", _OUT / name)
-        run_command("lm_eval", "--model", "aft", *options)
+        run_lm_eval(f"{model_args},record={_OUT / name / 'traces'}", _OUT / name)
     show_question(choose(list(read_traces(_OUT / "aft" / "traces"))))
     show("")
-    run_command("aft", "compare", _OUT / "sft", _OUT / "aft")
-    run_command("aft", "report", _OUT / "sft", _OUT / "aft", "--html", _OUT / "report.html")
+    run_aft("compare", _OUT / "sft", _OUT / "aft")
+    run_aft("report", _OUT / "sft", _OUT / "aft", "--html", _OUT / "report.html")
     return 0
 
 
-def run_command(program: str, *words: object) -> None:
-    """Print a command and run it. If it fails, the demonstration ends with its exit code."""
-    command = [program, *map(str, words)]
-    show(f"$ {' '.join(command)}")
-    done = subprocess.run([str(Path(sys.executable).with_name(program)), *command[1:]], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+def run_lm_eval(model_args: str, out: Path) -> None:
+    """Print a command of lm-eval, do what it does, and print its table of scores."""
+    options = " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in SETTINGS.items())
+    show(f"$ lm_eval --model aft --model_args {model_args} --tasks {TASK} {options} --log_samples --output_path {out}")
+    # They import torch.
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import make_table, setup_logging
+
+    setup_logging()
+    register()
+    arguments = key_values("--model_args", model_args)
+    # The index of lm-eval's own fourteen thousand task files takes seconds.
+    manager = TaskManager(include_path=str(tasks_path()), include_defaults=False, metadata=arguments)
+    results = evaluate(out, model="aft", model_args=arguments, tasks=[TASK], task_manager=manager, **SETTINGS)
+    show(make_table(results))
+
+
+def run_aft(*words: object) -> None:
+    """Print an ``aft`` command and run it. If it fails, the demonstration ends with its exit code."""
+    command = [*map(str, words)]
+    show(f"$ aft {' '.join(command)}")
+    code = aft.main(command, prog_name="aft", standalone_mode=False)
+    if code:
+        sys.exit(code)
 
 
 def choose(traces: list[Trace]) -> Trace:

@@ -21,6 +21,7 @@ from lm_eval_aft.analysis.report.leaderboard import leaderboard
 from lm_eval_aft.analysis.report.tables import render
 from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.cli.evaluation import evaluate
 from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets
@@ -99,18 +100,13 @@ def run_sweep(
 def _evaluate(
     lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: HostArgs
 ) -> None:
-    """One lm-eval run, saved as its own command line saves it."""
-    import lm_eval
-    from lm_eval.loggers import EvaluationTracker
-
-    tracker = EvaluationTracker(output_path=str(folder))
-    results: dict[str, Any] = lm_eval.simple_evaluate(
+    """Run one point."""
+    evaluate(
+        folder,
         model=lm,
         model_args=model_args,
         tasks=list(options.tasks),
         task_manager=manager,
-        evaluation_tracker=tracker,
-        log_samples=True,
         batch_size=host.batch_size,
         device=host.device,
         limit=options.limit,
@@ -120,11 +116,6 @@ def _evaluate(
         system_instruction=options.system_instruction,
         gen_kwargs=key_values("--gen_kwargs", options.gen_kwargs) or None,
     )
-    results["config"]["model"] = "aft"
-    samples = results.pop("samples")
-    tracker.save_results_aggregated(results=results, samples=samples)
-    for task in results["configs"]:
-        tracker.save_results_samples(task_name=task, samples=samples[task])
 
 
 def _folder(out: Path, point: Point) -> Path:

@@ -1,10 +1,16 @@
-"""``make demo``: the commands that it runs, and the older files that it replaces."""
+"""``make demo``: the commands that it shows, what it does for them, and the older files that it replaces."""
 
 from __future__ import annotations
 
+import shlex
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
+import lm_eval
 import pytest
+from lm_eval._cli import HarnessCLI
+from lm_eval.loggers import EvaluationTracker
 
 from lm_eval_aft.cli import demo
 
@@ -16,17 +22,54 @@ def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monke
     old.write_text("{}")
     (tmp_path / "out" / "other").mkdir()
     seen: list[tuple[str, bool]] = []
-    monkeypatch.setattr(
-        demo, "run_command", lambda program, *words: seen.append((f"{program} {words[0]}", old.exists()))
-    )
+    monkeypatch.setattr(demo, "run_lm_eval", lambda model_args, out: seen.append((f"lm_eval {out}", old.exists())))
+    monkeypatch.setattr(demo, "run_aft", lambda *words: seen.append((f"aft {words[0]}", old.exists())))
     monkeypatch.setattr(demo, "read_traces", lambda folder: [None])
     monkeypatch.setattr(demo, "choose", lambda traces: traces[0])
     monkeypatch.setattr(demo, "show_question", lambda trace: None)
     assert demo.main() == 0
     assert seen == [
-        ("lm_eval --model", False),
-        ("lm_eval --model", False),
+        ("lm_eval out/demo/sft", False),
+        ("lm_eval out/demo/aft", False),
         ("aft compare", False),
         ("aft report", False),
     ]
     assert (tmp_path / "out" / "other").is_dir()
+
+
+def test_the_command_that_is_shown_does_what_the_demonstration_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Ended(Exception):
+        pass
+
+    def evaluate(**settings: Any) -> None:
+        calls.append(settings)
+        raise Ended
+
+    defaults = signature(lm_eval.simple_evaluate).parameters
+    monkeypatch.setattr(lm_eval, "simple_evaluate", evaluate)
+    monkeypatch.setenv("LMEVAL_LOG_LEVEL", "ERROR")
+    with pytest.raises(Ended):
+        demo.run_lm_eval("pretrained=bundled:aft,k=5,layers=2", tmp_path / "out")
+    program, *words = shlex.split(capsys.readouterr().out.removeprefix("$ "))
+    assert program == "lm_eval"
+    monkeypatch.setattr("sys.argv", [program, *words])
+    parser = HarnessCLI()
+    with pytest.raises(Ended):
+        parser.execute(parser.parse_args())
+    ours, theirs = calls
+    assert theirs.keys() >= ours.keys()
+    for name, value in ours.items():
+        if name == "task_manager":
+            assert value.metadata == theirs[name].metadata
+        elif name == "evaluation_tracker":
+            assert isinstance(value, EvaluationTracker)
+            assert value.output_path == theirs[name].output_path
+        else:
+            assert value == theirs[name], name
+    # lm-eval's command line gives the metadata to the task manager too.
+    further = {name for name in theirs.keys() - ours.keys() - {"metadata"} if theirs[name]}
+    assert all(theirs[name] == defaults[name].default for name in further)

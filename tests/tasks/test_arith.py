@@ -109,6 +109,16 @@ def test_two_right_ways_vote_apart():
     assert score_texts(["a", "b"], [1, 1], 2)[1] == 1.0
 
 
+@pytest.mark.parametrize(("split", "size"), [("test", 8000), ("validation", 1000)])
+def test_the_stored_questions_are_those_that_the_code_makes(split: str, size: int):
+    made = dict[str, None]()
+    for problem, _ in problems(split, task.SEED):
+        made[problem.question] = None
+        if len(made) == size:
+            break
+    assert task.questions(split) == list(made)
+
+
 def test_the_task_in_lm_eval():
     from lm_eval.tasks import TaskManager
 
