@@ -14,6 +14,7 @@ from lm_eval_aft.analysis.groups import tasks_named
 from lm_eval_aft.analysis.judgements import is_judgement_file
 from lm_eval_aft.analysis.runs import RunEntry, entries_at, no_task, read_entries, stored_traces
 from lm_eval_aft.analysis.votes import Votes, count_row_votes, count_votes
+from lm_eval_aft.core.early_stopping import StopRule, stop_rule
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.records import Trace
@@ -83,6 +84,7 @@ def votes(
     regex: str | None = None,
     level: float = 0.95,
     traces: AnyPath | None = None,
+    stop_when: str | Sequence[str] = (),
 ) -> tuple[Votes, ...]:
     """Score the drafts themselves: the mean draft, the majority vote and the oracle of n drafts.
 
@@ -92,6 +94,8 @@ def votes(
         regex: Finds answers instead of the task's filter: its last match, or that match's first group.
         level: Confidence of the intervals, in (0, 1).
         traces: Folder that ``record=`` named, if it is not below ``out``.
+        stop_when: Rules such as ``agree:0.95`` or ``window:4``, in one string with commas or in several. They are
+            replayed on the drafts (``Votes.replays``).
 
     Returns:
         One result for each task and setting. A warning names each task whose answers cannot be found.
@@ -101,14 +105,16 @@ def votes(
         RecordError: A file cannot be read, or a task has no gold answers.
     """
     path = _path("out", out)
+    rules = stop_rules(stop_when)
     if is_draft_file(path):
-        if given := [name for name, value in (("--task", task), ("--traces", traces)) if value is not None]:
+        options = (("--task", task), ("--traces", traces), ("--stop-when", rules or None))
+        if given := [name for name, value in options if value is not None]:
             raise ConfigError(
                 f"{path} is a drafts file, which has no tasks or traces: leave {' and '.join(given)} out."
             )
         return (count_row_votes(path, regex, level),)
     entries, stored = _stored(out, task, traces)
-    counted = count_votes(stored, entries, regex, level)
+    counted = count_votes(stored, entries, regex, level, rules=rules)
     if not counted:
         which = f"no traces of --task {task}" if task else "no traces of tasks"
         raise ConfigError(
@@ -116,6 +122,20 @@ def votes(
             "or another --task."
         )
     return counted
+
+
+def stop_rules(given: str | Sequence[str]) -> tuple[StopRule, ...]:
+    """Read rules of ``stop_when``, each once.
+
+    Args:
+        given: Rules with commas between them, or several such strings.
+
+    Raises:
+        ConfigError: One is not a rule.
+    """
+    texts = [given] if isinstance(given, str) else given
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    return tuple(dict.fromkeys(stop_rule("--stop-when", part) for part in parts))
 
 
 def diagnose(

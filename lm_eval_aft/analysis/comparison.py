@@ -342,10 +342,33 @@ def _weights(baseline: EvalRun, other: EvalRun, score: Score, pairs: PairedScore
         yield f"{count} ({option}); lm-eval reports {values}"
 
 
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """The test of a difference.
+
+    Attributes:
+        name: Name of the test.
+        p_value: Two-sided.
+        difference: Other minus baseline, with its interval.
+        detectable: Least true difference that a test of this many questions finds with a chance of 80%; inf if even
+            the largest would be found too seldom.
+    """
+
+    name: str
+    p_value: float
+    difference: Interval
+    detectable: float
+
+
+def paired_test(pairs: PairedScores, level: float = 0.95) -> PairedTest:
+    """Test a difference: exactly if scores are 0 or 1, else by flipped signs."""
+    run_test = _test_stratified if pairs.strata else _test_binary if pairs.binary else _test_graded
+    return PairedTest(*run_test(pairs, level))
+
+
 def _test(baseline: str, other: str, score: Score, pairs: PairedScores, level: float) -> Comparison:
     """The comparison of some pairs, without category, cost and notes."""
-    run_test = _test_stratified if pairs.strata else _test_binary if pairs.binary else _test_graded
-    test, p_value, difference, detectable = run_test(pairs, level)
+    test = paired_test(pairs, level)
     questions = pairs.questions
     return Comparison(
         baseline=baseline,
@@ -355,12 +378,12 @@ def _test(baseline: str, other: str, score: Score, pairs: PairedScores, level: f
         n=len(pairs.baseline),
         baseline_mean=pairs.mean(pairs.baseline),
         other_mean=pairs.mean(pairs.other),
-        difference=difference,
-        p_value=p_value,
+        difference=test.difference,
+        p_value=test.p_value,
         p_holm=None,
-        test=test,
+        test=test.name,
         counts=win_tie_loss(questions.baseline, questions.other),
-        detectable=detectable if isfinite(detectable) else None,
+        detectable=test.detectable if isfinite(test.detectable) else None,
         cost_ratio=None,
     )
 

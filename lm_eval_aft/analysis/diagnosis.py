@@ -17,8 +17,8 @@ from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.grading import GradedTrace, grade
 from lm_eval_aft.analysis.marking import Marking, choose_marking, extraction_of, gold_answers
 from lm_eval_aft.analysis.runs import RunEntry, by_run
+from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval
-from lm_eval_aft.analysis.votes import accuracy_interval
 from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import RecordError

@@ -18,9 +18,12 @@ from typing import Any
 
 from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extraction_of, gold_answers
+from lm_eval_aft.analysis.replay import ReplayedRule, VotedDraft, replay
 from lm_eval_aft.analysis.runs import RunEntry, by_run
-from lm_eval_aft.analysis.stats import Interval, mean_interval
+from lm_eval_aft.analysis.scores import accuracy_interval
+from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.voting import score_texts
+from lm_eval_aft.core.early_stopping import StopRule
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.records import Grade, Trace
@@ -47,6 +50,7 @@ class Ballot:
         final_grades: The task's grades of that text.
         final_tokens: Generated tokens of the whole trace.
         turn: Which turn of a dialogue.
+        seeds: The seed of each draft.
     """
 
     task: str
@@ -61,6 +65,7 @@ class Ballot:
     final_grades: tuple[Grade, ...]
     final_tokens: int
     turn: int = 0
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,7 @@ class Votes:
         gap: How much of the gap between the vote and the oracle of all k drafts the answer closes. None if nothing is
             aggregated, or there is no vote.
         answer_points: The same three scores of n answers, for n = 1 to the task's ``repeats``. Empty without repeats.
+        replays: The vote over all drafts, and over those that each rule of ``stop_when`` keeps. Empty without rules.
     """
 
     task: str
@@ -144,6 +150,7 @@ class Votes:
     drafter: str = ""
     gap: Gap | None = None
     answer_points: tuple[VotePoint, ...] = ()
+    replays: tuple[ReplayedRule, ...] = ()
 
     @property
     def questions(self) -> int:
@@ -214,6 +221,7 @@ def count_votes(
     regex: str | None = None,
     level: float = 0.95,
     strict: bool = True,
+    rules: Sequence[StopRule] = (),
 ) -> tuple[Votes, ...]:
     """Score the drafts of traces, one result for each task and setting among them.
 
@@ -224,12 +232,13 @@ def count_votes(
         regex: Finds answers instead of the task's own filter.
         level: Confidence of the intervals, in (0, 1).
         strict: Whether a task that cannot be scored is an error or a warning. If not, it is left out without a word.
+        rules: Rules of ``stop_when`` that are replayed on the drafts.
 
     Returns:
         The results. A task whose texts have no grades and whose answers cannot be found has none; a warning names it.
 
     Raises:
-        ConfigError: The regex is not valid.
+        ConfigError: The regex is not valid, or rules are given for a task without answers to vote on.
         RecordError: There are no gold answers for a task.
     """
     groups = by_run(traces, lambda trace: _ballot(trace, extraction_of(trace, regex)))
@@ -248,7 +257,8 @@ def count_votes(
         marking = choose_marking(task, graded, entries, regex)
         marked = [each for ballot in ballots if (each := _mark(ballot, marking, gold))]
         if marked:
-            counted.append(_votes(settings, marked, len(ballots) - len(marked), marking, shapes, level))
+            votes = _votes(settings, marked, len(ballots) - len(marked), marking, shapes, level)
+            counted.append(replace(votes, replays=_replays(marked, rules, level)) if rules else votes)
         elif strict:
             _refuse(task, marking, bool(graded))
     return tuple(counted)
@@ -317,6 +327,7 @@ def _ballot(trace: Trace, extraction: Extraction | None) -> Ballot:
         final_grades=trace.grades[-1] if trace.grades else (),
         final_tokens=trace.usage.generated_tokens,
         turn=question.turn,
+        seeds=tuple(draft.seed for draft in drafts),
     )
 
 
@@ -371,6 +382,20 @@ def _votes(
     )
 
 
+def _replays(marked: Sequence[_Marked], rules: Sequence[StopRule], level: float) -> tuple[ReplayedRule, ...]:
+    """Rules of ``stop_when`` on the drafts."""
+    questions = []
+    for each in marked:
+        if each.answers is None:
+            raise ConfigError(
+                f"--stop-when needs answers to vote on, and none can be found for {each.ballot.task}: give --regex, "
+                "whose last match is the answer, or --task for another task."
+            )
+        columns = zip(each.answers, each.values, each.ballot.tokens, each.ballot.seeds, strict=True)
+        questions.append([VotedDraft(*column) for column in columns])
+    return replay([each.ballot.doc_id for each in marked], questions, rules, level)
+
+
 def _gap(marked: Sequence[_Marked], level: float) -> Gap | None:
     """How much of the gap between the vote and the oracle of all drafts the answers close; None without a vote."""
     scores = [score_texts(each.answers, each.values, len(each.values)) for each in marked]
@@ -417,21 +442,3 @@ def _flops(ballot: Ballot, n: int, shape: ModelShape) -> float:
     """FLOPs of n drafts of mean cost. Their prompt is computed once, as in inference."""
     start = ballot.prompt_tokens
     return float(shape.flops(0, start)) + n * fmean(shape.flops(start, start + tokens) for tokens in ballot.tokens)
-
-
-def accuracy_interval(doc_ids: Iterable[int], scores: Iterable[float], level: float) -> Interval:
-    """Interval of an accuracy, within 0 and 1.
-
-    Repeats of one question are not independent, so their mean counts as one score.
-
-    Args:
-        doc_ids: The question of each score.
-        scores: Each in [0, 1].
-        level: Confidence in (0, 1).
-    """
-    groups: dict[int, list[float]] = {}
-    for doc_id, score in zip(doc_ids, scores, strict=True):
-        groups.setdefault(doc_id, []).append(score)
-    interval = mean_interval([fmean(group) for group in groups.values()], level)
-    # Student's t knows no bounds.
-    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))

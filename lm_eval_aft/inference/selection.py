@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -24,6 +23,7 @@ from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.records import Draft, Message, Question, Trace
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.answers import AnswerFinder
+from lm_eval_aft.inference.ballot import best, votes_for
 from lm_eval_aft.inference.dialogue import answer_of, is_empty, without_thinking
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.inference.task_grading import RunGrader
@@ -79,15 +79,6 @@ class Selector(Protocol):
         Raises:
             ConfigError: If it cannot choose among the texts of one of the tasks.
         """
-
-
-def best(scores: Sequence[float], drafts: Sequence[Draft]) -> int:
-    """The index of the highest score. Of equal scores the text with the lowest seed wins.
-
-    Seeds are hashes, so that is a draw by lot which depends on no text's position. A run that is repeated draws the
-    same.
-    """
-    return max(range(len(scores)), key=lambda index: (scores[index], -drafts[index].seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +141,7 @@ def vote(answers: Sequence[str | None], drafts: Sequence[Draft]) -> Choice:
         answers: The answer in each text; None has no vote.
         drafts: The texts, whose seeds decide ties.
     """
-    counts = Counter(answers)
-    votes = tuple(float(counts[answer]) if answer is not None else 0.0 for answer in answers)
+    votes = votes_for(answers)
     return Choice(best(votes, drafts), votes)
 
 

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from lm_eval_aft.analysis.report.tables import NONE, Cell, Column, Row, Table, count_cell, interval_cell, number_cell
+from lm_eval_aft.analysis.replay import ReplayedRule
+from lm_eval_aft.analysis.report.tables import (
+    NONE,
+    Cell,
+    Column,
+    Row,
+    Table,
+    count_cell,
+    interval_cell,
+    number_cell,
+    p_cell,
+)
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.votes import VotePoint, Votes, votes_of_run
 
@@ -74,6 +86,43 @@ def _notes(votes: Votes) -> tuple[str, ...]:
         missing = "grades" if votes.measure else "a gold answer"
         notes.append(f"Left out without {missing}: {votes.without_gold}.")
     return tuple(notes)
+
+
+def replay_table(votes: Votes) -> Table:
+    """What each rule of ``stop_when`` would have scored and saved on the stored drafts."""
+    columns = (
+        Column("stop_when", "stop_when", title="the rule; the first row keeps all drafts"),
+        Column("score", "vote %", True, "accuracy of the vote over the drafts kept, ties decided by seed", ENDS),
+        Column("drafts", "drafts", True, "drafts kept, as a mean over questions"),
+        Column("generated_tokens", "tokens", True, "generated tokens of the drafts kept, a question"),
+        Column("drafts_saved", "drafts saved %", True, "share of all drafts"),
+        Column("tokens_saved", "tokens saved %", True, "share of the generated tokens of all drafts"),
+        Column("stopped", "stopped %", True, "share of the questions that keep fewer drafts than are stored"),
+        Column("difference", "minus vote of all", True, "paired, with its interval", ENDS),
+        Column("p", "p", True, "two-sided, not corrected"),
+    )
+    title = f"{votes.task}: stopping early on {votes.k} stored drafts, {votes.questions:,} questions"
+    notes = [f"Answers by {votes.extraction}. Nothing is generated: a run with the rule keeps the same first drafts."]
+    if rule := json.loads(votes.settings).get("stop_when"):
+        notes.append(f"The stored drafts are those of a run with stop_when={rule}, which ended them early.")
+    return Table(title, columns, tuple(map(_replay_row, votes.replays)), tuple(notes))
+
+
+def _replay_row(replayed: ReplayedRule) -> Row:
+    return Row(
+        (
+            Cell(replayed.rule or "all drafts"),
+            interval_cell(replayed.score),
+            number_cell(replayed.drafts, ",.2f"),
+            number_cell(replayed.generated_tokens, ",.1f"),
+            *(
+                number_cell(share, ".1f", 100)
+                for share in (replayed.drafts_saved, replayed.tokens_saved, replayed.stopped)
+            ),
+            interval_cell(replayed.difference, signed=True),
+            p_cell(replayed.p_value),
+        )
+    )
 
 
 def drafts_table(votes: Mapping[str, Sequence[Votes]]) -> Table | None:
