@@ -41,9 +41,10 @@ from lm_eval_aft.inference.host_call import host_prompting, host_seed, host_temp
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
-from lm_eval_aft.inference.selection import Selector, load_selector, names_no_text
+from lm_eval_aft.inference.selection import Selector, load_selector
 from lm_eval_aft.inference.shown_prompts import given_args, show_prompts
 from lm_eval_aft.inference.task_grading import RunGrader
+from lm_eval_aft.inference.written_choice import names_no_text
 from lm_eval_aft.storage.draft_store import Store, kept_in, open_store
 from lm_eval_aft.storage.run_state import PREFIX, RunRecorder, RunState, recording
 from lm_eval_aft.storage.traces import file_stem, make_folder, write_traces

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.strategies import STRATEGIES, Strategy
 from lm_eval_aft.storage.results import Conditions, EvalRun, Score
 
 # The generation settings in which two runs of a task must agree.
@@ -140,7 +141,7 @@ def _label(run: EvalRun) -> str:
     name = (Path(run.model).name or run.model) + _adapter(run)
     if not run.settings:
         return f"{name}, --model {run.config.get('model', '?')}"
-    system = _system(str(run.settings.get("strategy", "aggregate")), run.k, run.layers)
+    system = _system(str(run.settings.get("strategy", "aggregate")), run.shown_k, run.layers)
     if run.settings.get("scored_after_drafts"):
         return f"{name} scored after {system}"
     if run.settings.get("scored_without_aggregation") and not run.answers:
@@ -155,19 +156,12 @@ def _adapter(run: EvalRun) -> str:
     return next((f"+{Path(str(value)).name}" for value in given if value), "")
 
 
-def _system(strategy: str, k: int | None, layers: int | None) -> str:
+def _system(strategy: str, k: int | str | None, layers: int | None) -> str:
     """How a run made its answers: (k, layers), with the name of a strategy that does not aggregate."""
-    # A single answer has k = 1, whatever k was set.
-    size = f"({k if layers else 1}, {layers})"
+    kind = STRATEGIES.get(strategy, Strategy("", f"{strategy} ({{k}}, {{layers}})"))
     hidden = f" after {layers - 1}" if layers and layers > 1 else ""
-    names = {
-        "aggregate": size,
-        "majority": f"majority of {k}{hidden}",
-        "best_of_n": f"best of {k}{hidden}",
-        "beam": f"beam of {k}",
-        "refine": f"refined {layers} times",
-    }
-    return names.get(strategy, f"{strategy} {size}")
+    # A single answer has k = 1, whatever k was set.
+    return kind.label.format(k=k if layers or strategy == "beam" else 1, layers=layers, hidden=hidden)
 
 
 def _distinctive(run: EvalRun, namesakes: Sequence[EvalRun]) -> str:
@@ -180,7 +174,20 @@ def _distinctive(run: EvalRun, namesakes: Sequence[EvalRun]) -> str:
 def _telling_settings(run: EvalRun) -> dict[str, Any]:
     """The settings that may be part of a label."""
     settings: Mapping[str, Any] = run.settings or {}
-    names = ("probe", "drafts_from", "engine", "seed", "temperature", "top_p", "final_temperature", "draft_max_tokens")
+    names = (
+        "subset",
+        "carry",
+        "stop_when",
+        "stop_layers",
+        "probe",
+        "drafts_from",
+        "engine",
+        "seed",
+        "temperature",
+        "top_p",
+        "final_temperature",
+        "draft_max_tokens",
+    )
     template = settings.get("template") or {}
     return (
         {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings}

@@ -30,22 +30,11 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.settings import nearest, parsers, setting
+from lm_eval_aft.core.strategies import STRATEGIES, Strategy
 
 SEED_LIMIT = 2**63
 # Generations a question, and of all questions of a run. Each is an object in memory.
 MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
-STRATEGIES = ("aggregate", "refine", "majority", "best_of_n", "beam", "rsa", "select")
-# The last layer of these selects a text instead of writing one.
-SELECTIONS = ("majority", "best_of_n")
-DEFAULTS: dict[str, dict[str, int]] = {
-    # The setting of RSA's main results (arXiv 2509.26626): N=16, K=4, T=10.
-    "rsa": {"k": 16, "subset": 4, "layers": 10},
-    "select": {"layers": 1},
-    "refine": {"k": 1},
-    "majority": {"layers": 1},
-    "best_of_n": {"layers": 1},
-    "beam": {"layers": 0},
-}
 # Settings that versions after 0.1 added. Traces of runs that do not use them keep their names.
 ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths")
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
@@ -217,7 +206,7 @@ class AFTConfig:
             f"{name} needs engine=hf: engine={self.engine} has no beam search here.",
         )
         yield (
-            (self.selects or self.strategy == "select") and not self.layers,
+            bool(self.kind.selector) and self.strategy != "rsa" and not self.layers,
             f"{name} selects in its last layer: layers=0 must be 1 or more.",
         )
         yield (
@@ -253,7 +242,7 @@ class AFTConfig:
         )
         if self.subset is None:
             return
-        reading = self.layers - (self.selects or self.strategy == "select")
+        reading = self.layers - bool(self.selects or self.kind.writes_choice)
         yield reading < 1, f"subset={self.subset} is for layers that write from texts, and {name} has none here."
         narrowest = min(map(self.width, range(reading)), default=self.k)
         yield (
@@ -302,13 +291,17 @@ class AFTConfig:
     @property
     def finds_answers(self) -> bool:
         """Whether the run looks for answers in texts."""
-        votes = self.strategy in ("majority", "rsa", "select")
-        return votes or self.stop_when is not None or self.carry == "answer"
+        return self.kind.finds_answers or self.stop_when is not None or self.carry == "answer"
 
     @property
     def selects(self) -> bool:
         """Whether the last layer selects one of the texts before it."""
-        return self.strategy in SELECTIONS
+        return self.kind.selects
+
+    @property
+    def kind(self) -> Strategy:
+        """What the strategy is."""
+        return STRATEGIES[self.strategy]
 
     @property
     def beams(self) -> int:
@@ -340,7 +333,7 @@ class AFTConfig:
         given = {name: value for name, value in model_args.items() if value is not None}
         parsed = {name: ours[name](name, value) for name, value in given.items() if name in ours}
         rest = {name: value for name, value in given.items() if name not in ours}
-        settings = {**DEFAULTS.get(parsed.get("strategy", ""), {}), **parsed}
+        settings = {**STRATEGIES[parsed.get("strategy", "aggregate")].defaults, **parsed}
         if isinstance(several := settings.get("k"), tuple):
             layers = parsed.get("layers", max(settings.get("layers", 0), len(several)))
             settings |= {"k": several[0], "widths": several, "layers": layers}

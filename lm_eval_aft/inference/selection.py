@@ -12,19 +12,19 @@ nothing if an earlier run has generated the drafts.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Protocol
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.log import warn_once
-from lm_eval_aft.core.records import Draft, Message, Question, Trace
+from lm_eval_aft.core.records import Draft, Message, Question
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.ballot import best, votes_for
-from lm_eval_aft.inference.dialogue import answer_of, is_empty, without_thinking
+from lm_eval_aft.inference.dialogue import answer_of
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.inference.task_grading import RunGrader
 from lm_eval_aft.storage.draft_store import Store
@@ -182,84 +182,6 @@ def _best_answered(rewards: Sequence[float], chats: Sequence[tuple[Message, ...]
     return best([reward if ok else -math.inf for reward, ok in zip(rewards, allowed, strict=True)], drafts)
 
 
-# "Best draft: 2", "Response 2", "\\boxed{2}", or nothing but the number.
-_CHOICE = re.compile(
-    r"(?:draft|response|solution|candidate|choice|judge?ment)\b[^\w\n]{0,8}(\d{1,9})\b|\\boxed\{\s*(\d{1,9})\s*\}"
-    r"|\A\W{0,8}(\d{1,9})\W{0,8}\Z",
-    re.IGNORECASE,
-)
-
-
-def chosen_index(text: str, shown: int) -> int | None:
-    """The index, from 0, of the text that a written choice names last; None if it names none of those shown.
-
-    Args:
-        text: What the model wrote.
-        shown: How many texts it read. They are numbered from 1.
-    """
-    named = [int(next(filter(None, groups))) for groups in _CHOICE.findall(text)]
-    return named[-1] - 1 if named and 1 <= named[-1] <= shown else None
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenChoice:
-    """Takes the text whose number the model writes.
-
-    If the model names none of the texts, the question falls back to the vote. Without answers to vote on, seeds draw
-    one of the texts.
-    """
-
-    finder: AnswerFinder = field(default_factory=AnswerFinder)
-    reads_choice = True
-
-    def chooses(self, task: str) -> bool:
-        """See ``Selector.chooses``. A model can choose among the texts of any task."""
-        return True
-
-    def for_run(self, grader: RunGrader) -> WrittenChoice:
-        """See ``Selector.for_run``."""
-        return replace(self, finder=self.finder.for_run(grader))
-
-    def select(self, candidates: Sequence[Candidates]) -> list[Choice]:
-        """See ``Selector.select``."""
-        named = [_named(each) for each in candidates]
-        if missing := named.count(None):
-            warn_once(
-                f"strategy=select: {missing:,} of {len(named):,} choices name none of the drafts; the vote decides."
-            )
-        return [
-            self._fall_back(each) if index is None else _one_hot(index, each)
-            for each, index in zip(candidates, named, strict=True)
-        ]
-
-    def _fall_back(self, each: Candidates) -> Choice:
-        if self.finder.can_find(each.question.task):
-            return vote(self.finder.answers(each.question, each.drafts), each.drafts)
-        return vote([None] * len(each.drafts), each.drafts)
-
-
-def shown_drafts(question: Question, drafts: Sequence[Draft]) -> list[int]:
-    """The indices of the texts that a prompt shows. Empty texts are left out."""
-    return [index for index, draft in enumerate(drafts) if not is_empty(question, draft)]
-
-
-def _named(each: Candidates) -> int | None:
-    """The index of the text that the choice names, among all texts."""
-    shown = shown_drafts(each.question, each.drafts)
-    number = chosen_index(without_thinking(each.question, each.choice), len(shown)) if each.choice else None
-    return None if number is None else shown[number]
-
-
-def names_no_text(trace: Trace) -> bool:
-    """Whether the written choice of a trace names none of the texts that it read."""
-    drafts = trace.layer(trace.drafts[-1].layer - 1)
-    return trace.choice is not None and _named(Candidates(trace.question, drafts, trace.choice)) is None
-
-
-def _one_hot(index: int, each: Candidates) -> Choice:
-    return Choice(index, tuple(float(other == index) for other in range(len(each.drafts))))
-
-
 def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector | None:
     """Load the selector of a strategy. None if the last layer writes its text.
 
@@ -267,14 +189,27 @@ def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector |
         ConfigError: If the regex is not valid, or the reward model has several outputs or no chat template.
         EngineError: If the reward model cannot be loaded.
     """
-    finder = AnswerFinder(config.vote_regex)
-    if config.strategy == "majority":
-        return Majority(finder)
-    if config.strategy == "rsa":
-        return Majority(finder, "strategy=rsa", otherwise="")
-    if config.strategy == "select":
-        return WrittenChoice(finder)
-    if config.strategy == "best_of_n":
-        batch_size = host.batch_size if isinstance(host.batch_size, int) else 8
-        return BestOfN(RewardModel(str(config.reward_model), store, host.device, batch_size))
-    return None
+    module, _, name = config.kind.selector.partition(":")
+    if not module:
+        return None
+    load: Loader = getattr(import_module(module), name)
+    return load(config, store, host)
+
+
+Loader = Callable[[AFTConfig, Store, HostArgs], Selector]
+
+
+def load_majority(config: AFTConfig, store: Store, host: HostArgs) -> Selector:
+    """The selector of ``strategy=majority``."""
+    return Majority(AnswerFinder(config.vote_regex))
+
+
+def load_rsa_vote(config: AFTConfig, store: Store, host: HostArgs) -> Selector:
+    """The selector of ``strategy=rsa``."""
+    return Majority(AnswerFinder(config.vote_regex), "strategy=rsa", otherwise="")
+
+
+def load_best_of_n(config: AFTConfig, store: Store, host: HostArgs) -> Selector:
+    """The selector of ``strategy=best_of_n``."""
+    batch_size = host.batch_size if isinstance(host.batch_size, int) else 8
+    return BestOfN(RewardModel(str(config.reward_model), store, host.device, batch_size))

@@ -164,6 +164,13 @@ class EvalRun:
         return int(self.settings["k"]) if self.settings else None
 
     @property
+    def shown_k(self) -> str | None:
+        """``k`` as it was given: 5, or 32/4. None if the run is of another model."""
+        if self.settings is None:
+            return None
+        return "/".join(map(str, self.settings.get("widths") or (self.settings["k"],)))
+
+    @property
     def layers(self) -> int | None:
         """Aggregation layers, or None if the run is of another model."""
         return int(self.settings["layers"]) if self.settings else None

@@ -19,7 +19,8 @@ from lm_eval_aft.core.records import Request, Trace
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.schedule import conclusion, propose_and_aggregate
-from lm_eval_aft.inference.selection import chosen_index, load_selector, names_no_text
+from lm_eval_aft.inference.selection import load_selector
+from lm_eval_aft.inference.written_choice import chosen_index, names_no_text
 from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, Store, generation_key
 from lm_eval_aft.storage.traces import write_traces
 

@@ -15,9 +15,9 @@ from lm_eval_aft.analysis.comparison import ComparedRuns, compare_all
 from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences
 from lm_eval_aft.analysis.report.tables import Table, as_markdown, escaped
 from lm_eval_aft.analysis.runs import RunEntry, sampling_of
-from lm_eval_aft.core.config import SELECTIONS
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.core.secrets import public
+from lm_eval_aft.core.strategies import SELECTIONS
 from lm_eval_aft.core.terminal import visible
 from lm_eval_aft.storage.results import EvalRun
 

@@ -19,7 +19,7 @@ from lm_eval_aft.analysis.report.page.data import Effect, EffectGroup, Effects
 from lm_eval_aft.analysis.report.tables import NONE, PERCENT, Unit, p_text, ratio_text
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval
-from lm_eval_aft.core.config import SELECTIONS
+from lm_eval_aft.core.strategies import SELECTIONS
 
 # Label of the run, name of the task.
 Gaps = Mapping[tuple[str, str], Interval]
