@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+import transformers
 from transformers.cache_utils import DynamicLayer
 
+from helpers.tiny_models import tiny_config
+from lm_eval_aft.engines.hf.batching import left_pad
 from lm_eval_aft.engines.hf.cache_layers import ROOM, GrowingLayer
+from lm_eval_aft.engines.hf.forward import DirectForward, RowCache
+from lm_eval_aft.engines.hf.shared_prompts import SharedPromptCache, use_shared_prompts
 
 
 def entries(rows: int, tokens: int) -> torch.Tensor:
@@ -34,3 +40,61 @@ def test_a_step_copies_no_earlier_token():
     first, _ = layer.update(entries(2, 1), entries(2, 1))
     later, _ = layer.update(entries(2, 1), entries(2, 1))
     assert later.data_ptr() == first.data_ptr()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(tiny_config()).eval()
+    assert use_shared_prompts(model)
+    return model
+
+
+def steps(model, cache: RowCache, kept: list[list[int]]) -> list[torch.Tensor]:
+    """The logits of steps after prompts of 5, 9 and 2 tokens, whose rows leave from step to step."""
+    forward, prompts = DirectForward(model), [list(range(10, 10 + size)) for size in (5, 9, 2)]
+    ids, mask = left_pad(prompts, torch.device("cpu"))
+    forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+    owners = torch.tensor([0, 0, 0, 1, 1, 2])
+    cache.fan_out(owners, mask)
+    mask, logits = mask[owners], []
+    for step, rows in enumerate(kept):
+        if len(rows) < len(mask):
+            cache.select(torch.tensor(rows))
+            mask = mask[rows]
+        tokens, lengths = 20 + step + 3 * torch.arange(len(rows))[:, None], mask.sum(-1, keepdim=True)
+        mask = torch.cat([mask, torch.ones_like(lengths)], dim=-1)
+        logits.append(forward(tokens, mask, lengths, cache)[:, -1])
+    return logits
+
+
+@torch.inference_mode()
+def test_rows_that_share_their_prompts_get_the_logits_of_copies(model):
+    """With pads, groups of several sizes, and prompts that leave with the last of their rows."""
+    kept = [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [1, 2, 4, 5], [0, 1, 3], [0, 1], [1], [0]]
+    shared, copied = steps(model, SharedPromptCache(), kept), steps(model, RowCache(), kept)
+    for ours, expected in zip(shared, copied, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+        assert ours.std() > 0.01
+
+
+@torch.inference_mode()
+def test_prompts_are_kept_once_whatever_their_rows(model):
+    cache = SharedPromptCache()
+    ids, mask = left_pad([[10, 11, 12], [13, 14]], torch.device("cpu"))
+    DirectForward(model)(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+    computed = cache.content.layers[0].keys
+    cache.fan_out(torch.tensor([0] * 7 + [1] * 7), mask)
+    assert cache.content.layers[0].prompt_keys is computed
+    cache.select(torch.arange(7, 14))
+    assert cache.content.layers[0].prompt_keys.shape[0] == 1
+
+
+@torch.inference_mode()
+def test_several_new_tokens_of_a_row_are_refused(model):
+    cache, forward = SharedPromptCache(), DirectForward(model)
+    ids, mask = left_pad([[10, 11, 12]], torch.device("cpu"))
+    forward(ids, mask, mask.cumsum(-1) - 1, cache)
+    cache.fan_out(torch.tensor([0, 0]), mask)
+    with pytest.raises(ValueError, match="needs a mask beside plain attention"):
+        forward(torch.tensor([[1, 2], [3, 4]]), torch.ones(2, 5), torch.tensor([[3, 4], [3, 4]]), cache)

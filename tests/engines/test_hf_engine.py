@@ -118,7 +118,7 @@ class TestMemory:
         forward = tiny_engine.model.forward
 
         def limited(**inputs):
-            if len(inputs["attention_mask"]) > 2:
+            if len(inputs["input_ids"]) > 2:
                 raise torch.OutOfMemoryError("simulated: more than two rows")
             return forward(**inputs)
 

@@ -10,8 +10,10 @@ import torch
 import transformers
 
 from helpers import zoo_outcome
+from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.engines.hf.batching import RowRules
+from lm_eval_aft.engines.registry import load_engine
 
 ROPES = {
     "linear": {"factor": 2.0},
@@ -31,7 +33,13 @@ ROPES = {
 @pytest.mark.parametrize(
     ("kind", "rules"),
     [
-        ("llama", RowRules()),
+        ("llama", RowRules(shared_prompts=True)),
+        ("mixtral", RowRules(shared_prompts=True)),
+        # Sliding windows, keys of another form, and attention outside of transformers' interface.
+        ("mistral", RowRules()),
+        ("deepseek_v3", RowRules()),
+        ("bloom", RowRules()),
+        ("stablelm", RowRules()),
         ("qwen3_next", RowRules(scoring="stepwise")),
         ("mamba2", RowRules(scoring="stepwise")),
         ("bart", RowRules(mixed_lengths=False)),
@@ -44,6 +52,14 @@ def test_rules_are_found_and_no_text_differs(tmp_path, kind, rules):
     engine = zoo_outcome.load(str(tmp_path))
     assert engine.rules == rules
     assert zoo_outcome.compare(model, engine) == []
+
+
+def test_prompts_are_not_shared_with_an_attention_function_of_the_user(tmp_path):
+    zoo_outcome.save("llama", str(tmp_path))
+    arguments = {"pretrained": str(tmp_path), "dtype": "float32", "model_kwargs": {"attn_implementation": "eager"}}
+    engine = load_engine("hf", arguments, HostArgs("auto", None, "cpu"))
+    assert engine.rules == RowRules()
+    assert engine.model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("kind", ROPES)

@@ -35,11 +35,13 @@ class RowRules:
         many_rows: Whether a batch may have several rows.
         scoring: How continuations of a prompt are computed: all tokens of each at once after the cached prompt, token
             by token after it, or each with its prompt from the start.
+        shared_prompts: Whether the rows of a prompt share its keys and values.
     """
 
     mixed_lengths: bool = True
     many_rows: bool = True
     scoring: Scoring = "at_once"
+    shared_prompts: bool = False
 
 
 def cut_batches(

@@ -1,7 +1,7 @@
 """The transformers engine: our own decode loop around a model that lm-eval's HFLM has loaded.
 
-The engine prefills each distinct prompt once and copies its cache to the prompt's samples. Rows leave the batch as
-they end. ``generate`` of transformers does neither, and it uses one random generator for a whole batch.
+The engine prefills each distinct prompt once. Its samples share the prompt's cache, or get copies of it. Rows leave the
+batch as they end. ``generate`` of transformers does neither, and it uses one random generator for a whole batch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from lm_eval_aft.engines.hf.loading import HFArgs, HFProcesses, load_failure, lo
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory, measured_tokens
 from lm_eval_aft.engines.hf.sampling import RowSampler, refuse_damaged
 from lm_eval_aft.engines.hf.self_check import SAMPLE, find_forward
+from lm_eval_aft.engines.hf.shared_prompts import SharedPromptCache
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
 
@@ -83,7 +84,7 @@ class HFEngine:
         # Without a pad in a batch transformers drops the mask. scaled_dot_product_attention then takes a path for
         # grouped heads that is slow in bf16 on a CPU: 134 against 57 ms a step (5 rows of 1,200 tokens, 135M model).
         slow_without_pads = self.device.type == "cpu" and self.model.dtype == torch.bfloat16
-        self.spare_pads = int(slow_without_pads and self.rules.mixed_lengths)
+        self.spare_pads = int(slow_without_pads and self.rules.mixed_lengths and not self.rules.shared_prompts)
         self.scorer: Scorer = SharedPromptScorer(lm, self.renderer, self._forward, self.limits, self.rules)
         self._text_settings = args.text_settings
         self.fingerprint = self._fingerprint(args.text_settings)
@@ -167,13 +168,13 @@ class HFEngine:
 
     @torch.inference_mode()
     def _decode(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
-        """Prefill each prompt once, copy its cache to its samples, then decode all rows until each has ended."""
+        """Prefill each prompt once, give its cache to its samples, then decode all rows until each has ended."""
         ids, mask = left_pad([group.token_ids for group in batch], self.device, self.spare_pads)  # (prompts, longest)
-        cache = RowCache()
+        cache = SharedPromptCache() if self.rules.shared_prompts else RowCache()
         logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
         owners = [number for number, group in enumerate(batch) for _ in group.positions]
         owner = torch.tensor(owners, device=self.device)  # (rows,)
-        cache.fan_out(owner)
+        cache.fan_out(owner, mask)
         logits, mask = logits[owner], mask[owner]
         rows = [position for group in batch for position in group.positions]
         # The prefill of a prompt is counted at its first sample.

@@ -28,11 +28,20 @@ class RowCache:
         self.content: Any = None
         self.rows = 0
 
-    def fan_out(self, owners: torch.Tensor) -> None:
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of the model's forward method that replace those of a plain cache."""
+        return {}
+
+    def keep(self, content: Any, rows: int) -> None:
+        """Keep what the forward method returns for its rows."""
+        self.content, self.rows = content, rows
+
+    def fan_out(self, owners: torch.Tensor, mask: torch.Tensor) -> None:
         """Turn the entries of prompts into those of rows, with room for generated tokens.
 
         Args:
-            owners: The index of each row's prompt, (rows,).
+            owners: The index of each row's prompt, (rows,). Rows of one prompt stand together, in the prompts' order.
+            mask: 1 for tokens and 0 for pads, (prompts, longest prompt).
         """
         give_room(self.content)
         if len(owners) > self.rows:
@@ -105,8 +114,8 @@ class DirectForward:
             # The model makes its own cache at the first forward pass.
             optional[self._cache_name] = cache.content
         accepted = {name: value for name, value in optional.items() if name in self._parameters}
-        output = self._model(input_ids=ids, use_cache=True, **accepted)
-        cache.content, cache.rows = output.get(self._cache_name), len(ids)
+        output = self._model(input_ids=ids, use_cache=True, **(accepted | cache.inputs()))
+        cache.keep(output.get(self._cache_name), len(ids))
         logits: torch.Tensor = output.logits[:, -keep:]
         return logits
 
@@ -140,7 +149,7 @@ class PreparedForward:
         )
         output = self._model(**inputs, return_dict=True)
         kept = inner._update_model_kwargs_for_generation(output, dict(kept))
-        cache.content, cache.rows = (all_ids, kept), len(ids)
+        cache.keep((all_ids, kept), len(ids))
         logits: torch.Tensor = output.logits[:, -keep:]
         return logits
 

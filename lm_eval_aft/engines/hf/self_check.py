@@ -21,6 +21,7 @@ from transformers.generation import GenerationMixin
 from lm_eval_aft.core.engine import TokenIds
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.engines.hf.batching import RowRules, Scoring, left_pad
+from lm_eval_aft.engines.hf.cache_layers import GrowingLayer
 from lm_eval_aft.engines.hf.forward import (
     DirectForward,
     Forward,
@@ -32,6 +33,7 @@ from lm_eval_aft.engines.hf.forward import (
     whole_logits,
 )
 from lm_eval_aft.engines.hf.memory import is_out_of_memory
+from lm_eval_aft.engines.hf.shared_prompts import SharedPromptCache, use_shared_prompts
 
 # Characters of a reason within a sentence.
 MAX_REASON = 120
@@ -158,7 +160,8 @@ class _SelfCheck:
             # A static cache would be compiled.
             settings.cache_implementation = "dynamic"
         try:
-            with _quiet_generation():
+            # It warns of settings of the checkpoint that the self-check does not use.
+            with _quiet("transformers.generation"):
                 output = self._model.generate(
                     input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
                 )
@@ -191,7 +194,25 @@ class _SelfCheck:
             rounding = max(rounding, 4 * batch) if has_rows else rounding
         by_mask = layers <= ATTENTION_LAYERS | STATE_LAYERS and not self._depends_on_length
         scoring = self._scoring(forward, long, layers <= ATTENTION_LAYERS, rounding) if has_rows else "whole"
-        return RowRules(has_rows and by_mask and mixed < rounding, has_rows, scoring)
+        any_lengths = has_rows and by_mask and mixed < rounding
+        # A layer has room if it is transformers' own layer of full attention.
+        is_plain = any_lengths and layers == {GrowingLayer.__name__} and isinstance(forward, DirectForward)
+        return RowRules(any_lengths, has_rows, scoring, is_plain and self._shares_prompts(forward, [long, short]))
+
+    def _shares_prompts(self, forward: Forward, references: Sequence[_Reference]) -> bool:
+        """Let the rows of a prompt share its keys and values, if that gives the logits of ``generate``."""
+        model = base_model(self._model)
+        config = model.config
+        if config._attn_implementation != "sdpa" or config.get_text_config() is not config:
+            return False
+        # transformers warns of models whose attention function cannot be replaced.
+        with _quiet("transformers.modeling_utils"):
+            is_used = use_shared_prompts(model)
+        if is_used and self._difference(forward, references, [0, 0, 1], SharedPromptCache()) < self.rounding:
+            return True
+        if is_used:
+            model.set_attn_implementation("sdpa")
+        return False
 
     def _difference(
         self, forward: Forward, references: Sequence[_Reference], owners: Sequence[int], cache: RowCache
@@ -215,7 +236,7 @@ class _SelfCheck:
         logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
         rows = list(range(len(owners)))
         owner = torch.tensor(owners, device=self._device)
-        cache.fan_out(owner)
+        cache.fan_out(owner, mask)
         logits, mask = logits[owner], mask[owner]
         outputs: list[list[torch.Tensor]] = [[] for _ in rows]
         steps = min(len(reference.written) for reference in references)
@@ -257,9 +278,9 @@ class _SelfCheck:
 
 
 @contextmanager
-def _quiet_generation() -> Iterator[None]:
-    """Keep transformers from warning of settings of the checkpoint that the self-check does not use."""
-    logger = logging.getLogger("transformers.generation")
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger from showing warnings."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
