@@ -5,12 +5,12 @@ It turns lm-eval's requests into dialogues, has ``inference.schedule`` answer th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,27 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_aft import __version__
-from lm_eval_aft.bundled import choose_checkpoint, warn_elsewhere
+from lm_eval_aft.bundled import warn_elsewhere
 from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, is_chat
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.program import prepare_program
 from lm_eval_aft.core.prompts import Template, chat_of_draft, check_templates
 from lm_eval_aft.core.records import Chat, Question, Trace
-from lm_eval_aft.core.secrets import hide, public
+from lm_eval_aft.core.secrets import hide
 from lm_eval_aft.core.stops import stoppable
-from lm_eval_aft.core.usage import ModelShape, Usage, total
+from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.answers import AnswerFinder
-from lm_eval_aft.inference.checkpoint import choose_template
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.host_call import host_prompting, host_seed, host_template_name
+from lm_eval_aft.inference.models import Model, ModelPlan, Models, prompt_args
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
 from lm_eval_aft.inference.schedule import propose_and_aggregate
@@ -56,6 +57,8 @@ class _Totals:
 
     usage: Usage = field(default_factory=Usage)
     computed_usage: Usage = field(default_factory=Usage)
+    # Parts of usage with the names of their models, if a run has several models.
+    usage_by_model: tuple[tuple[str, Usage], ...] = ()
     bare_prompts_wrapped: int = 0
     scored_without_aggregation: int = 0
     scored_after_drafts: int = 0
@@ -73,13 +76,6 @@ class _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
 
 
-# Arguments of engines that change prompts and are not in the engine's fingerprint.
-PROMPT_ARGS = frozenset(
-    {
-        *("max_length", "max_model_len", "tokenizer", "tokenizer_mode", "tokenizer_revision", "use_fast_tokenizer"),
-        *("add_bos_token", "prefix_token_id", "chat_template", "chat_template_args", "enable_thinking", "system_role"),
-    }
-)
 DATE_ADVICE = (
     "The chat template writes today's date into every prompt. Prompts of tomorrow differ, so nothing of today is "
     'found in the draft store. Pin the date with chat_template_args={{"strftime_now":"{today}"}} in --model_args.'
@@ -119,15 +115,13 @@ class AFTLM(LM):
             model_args["seed"] = seed
             log.info("Generations are seeded with %d of --seed. Give seed= in --model_args for another.", seed)
         config, engine_args = AFTConfig.split(model_args)
-        engine_args, name = choose_checkpoint(config.engine, engine_args)
-        template = choose_template(config, engine_args)
+        plan = ModelPlan.of(config, engine_args, host)
         if config.record:
             make_folder(Path(config.record))
         store = open_store(config.cache, config.record and Path(config.record, "drafts.sqlite"))
         given_drafts = GivenDrafts.read(config.drafts_from) if config.drafts_from else None
         selector = load_selector(config, store, host)
-        engine = load_engine(config.engine, engine_args, host)
-        self._assemble(engine, config, template, store, name, selector, given_drafts, engine_args)
+        self._assemble(plan.load(load_engine), config, store, selector, given_drafts)
 
     @classmethod
     def around(
@@ -151,29 +145,24 @@ class AFTLM(LM):
             selector: Selects the answers, if the strategy selects.
             engine_args: The arguments with which the engine was loaded.
         """
+        models = Models(Model(name, engine, template, config.engine, prompt_args(engine_args or {})))
         model = cls.__new__(cls)
-        model._assemble(engine, config, template, store, name, selector, engine_args=engine_args)
+        model._assemble(models, config, store, selector)
         return model
 
     def _assemble(
         self,
-        engine: Engine,
+        models: Models,
         config: AFTConfig,
-        template: Template,
         store: Store,
-        name: str,
         selector: Selector | None = None,
         given_drafts: GivenDrafts | None = None,
-        engine_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.engine, self.config, self.template, self.store = engine, config, template, store
-        self.name = name
+        self.models, self.config, self.store = models, config, store
+        self.name, self.engine, self.template = models.main.name, models.main.engine, models.main.template
         self._totals, self._reported = _Totals(), False
         self._selector, self._given_drafts = selector, given_drafts
-        given = {name: value for name, value in (engine_args or {}).items() if name in PROMPT_ARGS}
-        # JSON turns tuples into lists. These settings must equal those that are read from a trace.
-        self._prompt_args = json.loads(json.dumps({name: public(name, given[name]) for name in given}, default=str))
         self._prompting: dict[str, Any] = {}
         self._template_name: str | None = None
         if template_name := host_template_name():
@@ -196,12 +185,13 @@ class AFTLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation layers."""
         self._prompting = host_prompting()
-        dialogues = read_dialogues(requests, self.config, self.engine.renderer)
+        dialogues = read_dialogues(requests, self.config, self.models.reader.engine.renderer)
         # lm-eval repeats requests as padding, so that all processes of a run have equally many.
         distinct = list(dict.fromkeys(dialogues))
         questions = [dialogue.opening for dialogue in distinct]
         announce(questions, self.config, self.world_size)
-        warn_elsewhere(self.name, {question.task for question in questions})
+        for model in (self.models.main, *self.models.further):
+            warn_elsewhere(model.name, {question.task for question in questions})
         grader = RunGrader.of(requests, dialogues)
         turns = sum(dialogue.turns for dialogue in distinct)
         with stoppable(self._kept), self._recording(questions, turns) as recorder:
@@ -311,12 +301,13 @@ class AFTLM(LM):
         This ends a run. The costs and counts of the next request are those of another run.
         """
         shape, self._reported = self.engine.shape, True
+        shapes = [engine.shape for engine in self.models.engines]
         ours = {
             "version": __version__,
             **self._settings(),
             "generations_per_question": self.config.generations,
-            "usage": _usage_row(self.usage, shape),
-            "spent": _usage_row(self.computed_usage, shape),
+            "usage": _usage_row(self.usage, all(shapes)),
+            "spent": _usage_row(self.computed_usage, all(shapes)),
             "bare_prompts_wrapped": self._totals.bare_prompts_wrapped,
             "scored_without_aggregation": self._totals.scored_without_aggregation,
             "scored_after_drafts": self._totals.scored_after_drafts,
@@ -331,24 +322,39 @@ class AFTLM(LM):
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
-        return {**self.engine.model_info(), "aft": ours}
+        return {**self.engine.model_info(), "aft": {**ours, **self._several_models_info()}}
+
+    def _several_models_info(self) -> dict[str, Any]:
+        """The cost of each model and facts about those besides the main model; empty for an ordinary run."""
+        if not self.models.further:
+            return {}
+        usages: dict[str, Usage] = {}
+        for name, usage in self._totals.usage_by_model:
+            usages[name] = usages.get(name, Usage()) + usage
+        shapes = {model.name: model.engine.shape for model in (self.models.main, *self.models.further)}
+        rows = {name: _usage_row(usage, shapes[name] is not None) for name, usage in usages.items()}
+        return {"usage_by_model": rows, "models": [model.info for model in self.models.further]}
 
     # ------------------------------------------------------------------ helpers
 
     def _use_chat_template(self, name: str | None) -> None:
         """Render with the chat template that ``--apply_chat_template NAME`` names; None is the default one."""
         if name != self._template_name:
-            self.engine.use_chat_template(name)
+            for engine in self.models.engines:
+                engine.use_chat_template(name)
             self._template_name = name
             self._check_prompts()
 
     def _check_prompts(self) -> None:
         """Refuse templates that drop the question or the drafts, and warn of one that writes today's date."""
-        renderer = self.engine.renderer
-        of_tokenizer = renderer if isinstance(renderer, TokenizerRenderer) else None
-        check_templates(self.template, of_tokenizer, drafts=self.config.layers > self.config.selects)
-        if of_tokenizer and of_tokenizer.prints_date:
-            warn_once(DATE_ADVICE.format(today=f"{date.today():%d %b %Y}"))
+        reads = self.config.layers > self.config.selects
+        models = {id(model): model for model in (self.models.main, *self.models.further)}
+        for model in models.values():
+            renderer = model.engine.renderer
+            of_tokenizer = renderer if isinstance(renderer, TokenizerRenderer) else None
+            check_templates(model.template, of_tokenizer, drafts=reads and model is self.models.reader)
+            if of_tokenizer and of_tokenizer.prints_date:
+                warn_once(DATE_ADVICE.format(today=f"{date.today():%d %b %Y}"))
 
     def _score_after_drafts(
         self, choice_questions: Sequence[ChoiceQuestion], quiet: bool
@@ -386,6 +392,7 @@ class AFTLM(LM):
             self.template,
             self.config,
             self.store,
+            models=self.models,
             selector=selector,
             finder=finder,
             given_drafts=self._given_drafts,
@@ -398,7 +405,7 @@ class AFTLM(LM):
         """Keep the state of the run beside its traces. ``turns`` counts the questions with all their later turns."""
         tasks = Counter(question.task for question in questions)
         state = RunState(
-            model=hide(self.name),
+            model=hide(joined_name(self.name, self.models.settings)),
             engine=self.config.engine,
             strategy=self.config.strategy,
             questions={hide(task): count for task, count in tasks.items()},
@@ -448,6 +455,7 @@ class AFTLM(LM):
         empty = [draft for trace in traces for draft in trace.drafts if is_empty(trace.question, draft)]
         counts = _Totals(
             usage=total([trace.usage for trace in traces]) + (scored or Usage()),
+            usage_by_model=self._usage_by_model(traces, scored),
             computed_usage=total([trace.computed_usage for trace in traces]) + (scored or Usage()),
             bare_prompts_wrapped=sum(trace.question.chat.wrapped for trace in traces),
             scored_after_drafts=choice_questions,
@@ -466,12 +474,22 @@ class AFTLM(LM):
         self._totals = together if self._reported else self._totals + together
         self._reported = False
         if self.rank == 0:
-            _warn(together, self.max_length)
+            _warn(together, self.models.reader.engine.max_length)
+
+    def _usage_by_model(self, traces: Sequence[Trace], scored: Usage | None) -> tuple[tuple[str, Usage], ...]:
+        """The cost of requests by the name of the model. The main model scores."""
+        parts: dict[str, list[Usage]] = {}
+        for name, usage in chain.from_iterable(trace.usage_by_model.items() for trace in traces):
+            parts.setdefault(name, []).append(usage)
+        if scored and self.models.further:
+            parts.setdefault(self.name, []).append(scored)
+        return tuple((name, total(usages)) for name, usages in parts.items())
 
     def _show_prompts(self, requests: Sequence[Instance]) -> None:
         """Let lm-eval's sample logs show the prompts of drafts, or those of answers if there are no layers."""
-        renderer, final = self.engine.renderer, not self.config.layers
-        show_prompts(requests, lambda chat: renderer.render(chat_of_draft(self.template, chat, final=final)))
+        first, final = self.models.writer(0, 0, self.config.k)[0], not self.config.layers
+        renderer = first.engine.renderer
+        show_prompts(requests, lambda chat: renderer.render(chat_of_draft(first.template, chat, final=final)))
 
     def _scorer(self, kind: str, count: int) -> Scorer:
         if self.engine.scorer is None:
@@ -484,12 +502,12 @@ class AFTLM(LM):
 
     def _settings(self) -> dict[str, Any]:
         # These change no text, so runs that differ in them alone have equal traces.
-        unsaid = ("record", "cache", "grade_drafts", "max_generations")
+        unsaid = ("record", "cache", "grade_drafts", "max_generations", "aggregator", "proposers")
         config = {name: value for name, value in self.config.to_dict().items() if name not in unsaid}
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given_drafts.source if self._given_drafts else None
-        # What else changes prompts. An ordinary run has neither, so its traces keep the names of older versions.
-        more = {"engine_args": self._prompt_args, "prompting": self._prompting}
+        # What else changes texts. An ordinary run has none of it, so its traces keep the names of older versions.
+        more = {"engine_args": dict(self.models.main.engine_args), "prompting": self._prompting, **self.models.settings}
         config |= {name: value for name, value in more.items() if value}
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
 
@@ -518,7 +536,7 @@ def _warn(totals: _Totals, max_length: int) -> None:
         )
 
 
-def _usage_row(usage: Usage, shape: ModelShape | None) -> dict[str, int | None]:
-    """The usage for the results file. FLOPs are None if the model's shape is unknown."""
+def _usage_row(usage: Usage, shape_known: bool) -> dict[str, int | None]:
+    """The usage for the results file. FLOPs are None if the shape of a model is unknown."""
     row: dict[str, int | None] = {**asdict(usage), "shared_prompt_tokens": usage.shared_prompt_tokens}
-    return row if shape else {**row, "flops": None}
+    return row if shape_known else {**row, "flops": None}

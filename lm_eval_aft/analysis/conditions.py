@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.strategies import STRATEGIES, Strategy
 from lm_eval_aft.storage.results import Conditions, EvalRun, Score
 
@@ -138,7 +139,8 @@ def labels(runs: Sequence[EvalRun]) -> tuple[str, ...]:
 
 
 def _label(run: EvalRun) -> str:
-    name = (Path(run.model).name or run.model) + _adapter(run)
+    main = str((run.settings or {}).get("model", run.model))
+    name = joined_name((Path(main).name or main) + _adapter(run), run.settings or {})
     if not run.settings:
         return f"{name}, --model {run.config.get('model', '?')}"
     system = _system(str(run.settings.get("strategy", "aggregate")), run.shown_k, run.layers)

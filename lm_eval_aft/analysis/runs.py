@@ -39,8 +39,8 @@ SAMPLING_SETTINGS = (
     "final_top_p",
     "final_max_tokens",
 )
-# What changed the prompts of a run, besides its other settings.
-PROMPT_SETTINGS = ("engine_args", "prompting")
+# What changed the texts of a run, besides its other settings. An ordinary run has none of it.
+PROMPT_SETTINGS = ("engine_args", "prompting", "aggregator", "proposers")
 RunKey = tuple[str, str, Hashable]
 Kept = TypeVar("Kept")
 

@@ -302,13 +302,21 @@ def _has_several(entry: RunEntry) -> bool:
 def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
     """The shapes of the models, by the fingerprint that their traces carry too."""
     settings = [entry.run.settings for entry in entries if entry.run.settings]
+    settings += [row for each in settings for row in each.get("models") or ()]
     return {row["fingerprint"]: ModelShape(**row["model_shape"]) for row in settings if row.get("model_shape")}
 
 
 def drafter_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Model and fingerprint of the model that wrote the drafts: that of ``drafts_from=``, or the run's own."""
+    """Model and fingerprint of the model that wrote the drafts: that of ``drafts_from=``, or the run's own.
+
+    Several proposers count as one model of their joined names and fingerprints.
+    """
     source = settings.get("drafts_from")
-    return source if isinstance(source, Mapping) else settings
+    settings = source if isinstance(source, Mapping) else settings
+    proposers = settings.get("proposers")
+    if not proposers:
+        return settings
+    return {name: " + ".join(str(each[name]) for each in proposers) for name in ("model", "fingerprint")}
 
 
 def _ballot(trace: Trace, extraction: Extraction | None) -> Ballot:

@@ -30,6 +30,7 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import read_bytes, write_text
 from lm_eval_aft.core.jsonl import parse_json
+from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -252,11 +253,10 @@ def _check(model_args: Mapping[str, Any]) -> None:
         if name in model_args:
             option = "output_path" if name == "record" else name
             raise ConfigError(f"--model_args {name}={model_args[name]} contradicts the sweep: use --{option}.")
-    for name in ("strategy", "drafts_from"):
+    for name in ("strategy", "drafts_from", "aggregator", "proposers"):
         if name in model_args:
-            raise ConfigError(
-                f"--model_args {name}={model_args[name]} does not fit a sweep of k and layers: use lm_eval."
-            )
+            value = public(name, model_args[name])
+            raise ConfigError(f"--model_args {name}={value} does not fit a sweep of k and layers: use lm_eval.")
 
 
 def _load(tasks: Sequence[str], manager: Any, gen_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,16 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def mappings(name: str, value: Any) -> list[Any]:
+    """A list with at least one dictionary, or the JSON text of one. The dictionaries themselves are not checked."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = parse_json(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _refuse(name, value, 'a list of dictionaries such as [{"name":"value"}]')
+    return list(value)
+
+
 def path(name: str, value: Any) -> str:
     """A path that a file can have; see ``check_path``."""
     return check_path(f"{name}=", text(name, value))

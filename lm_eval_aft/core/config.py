@@ -14,6 +14,8 @@ from lm_eval_aft.core.arguments import (
     choice,
     flag,
     integer,
+    mapping,
+    mappings,
     or_none,
     path,
     path_or_none,
@@ -66,6 +68,25 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "base_url": ("api_base", "url", "endpoint", "server"),
     "tensor_parallel_size": ("tp", "tp_size"),
 }
+# Arguments of ours that belong to a model, not to the run. Those of engines belong to a model too.
+OF_A_MODEL = ("engine", "template", "template_override")
+
+
+def model_arguments(name: str, value: Any) -> dict[str, Any]:
+    """The arguments of a further model: a dictionary without arguments that belong to the run."""
+    given = {key: each for key, each in mapping(name, value).items() if each is not None}
+    for key in given:
+        if key in parsers(AFTConfig) and key not in OF_A_MODEL:
+            raise ConfigError(
+                f"{name} has {key}={public(key, given[key])}, which belongs to the run: give {key} beside "
+                f"{name.partition('[')[0]}, or leave it out."
+            )
+    return given
+
+
+def list_of_models(name: str, value: Any) -> tuple[dict[str, Any], ...]:
+    """The arguments of several further models."""
+    return tuple(model_arguments(f"{name}[{number}]", each) for number, each in enumerate(mappings(name, value)))
 
 
 @dataclass(frozen=True)
@@ -166,6 +187,16 @@ class AFTConfig:
         False, flag, "Whether to use `template` although the checkpoint was trained with another."
     )
     engine: str = setting("hf", text, "Engine that generates: `hf`, `vllm`, `api` or `scripted`.")
+    aggregator: Mapping[str, Any] | None = setting(
+        None,
+        model_arguments,
+        'Arguments of another model, which writes the layers after the drafts, such as `{"pretrained":"FOLDER"}`.',
+    )
+    proposers: tuple[Mapping[str, Any], ...] = setting(
+        (),
+        list_of_models,
+        "Arguments of several models, which write k / their number drafts each; the main model writes the layers.",
+    )
     record: str | None = setting(None, path, "Folder for the traces and the draft store.")
     grade_drafts: bool = setting(
         True, flag, "Whether each generation in `record` is graded by the task's own filters and metrics."
@@ -230,6 +261,43 @@ class AFTConfig:
             not self.layers and (self.probe != "none" or self.drafts_from is not None),
             "probe= and drafts_from= change what a layer reads: they need layers=1 or more.",
         )
+        yield from self._models_contradictions()
+
+    def _models_contradictions(self) -> Iterator[tuple[bool, str]]:
+        if not self.several_models:
+            return
+        given = "proposers=" if self.aggregator is None else "aggregator="
+        yield (
+            self.aggregator is not None and bool(self.proposers),
+            "aggregator= contradicts proposers=: with proposers the main model aggregates, so give it as pretrained=.",
+        )
+        yield not self.layers, f"{given} needs an aggregation layer: layers=0 must be 1 or more."
+        yield (
+            self.aggregator is not None and self.selects and self.layers == 1,
+            f"aggregator= writes nothing with strategy={self.strategy} and layers=1: give layers=2 or more.",
+        )
+        yield (
+            self.drafts_from is not None,
+            f"{given} contradicts drafts_from=, which gives all drafts: give the aggregator with pretrained=.",
+        )
+        yield (
+            bool(self.proposers) and self.stop_when is not None,
+            f"stop_when={self.stop_when} ends the drafts of one model: leave it or proposers= out.",
+        )
+        yield (
+            self.mcq == "drafts",
+            f"{given} does not fit mcq=drafts, where one model drafts and scores: use mcq=plain.",
+        )
+        yield (
+            len(self.proposers) > 0 and self.k % len(self.proposers) != 0,
+            f"k={self.k} drafts cannot be split evenly among {len(self.proposers)} proposers: give a multiple of "
+            f"{len(self.proposers)}.",
+        )
+
+    @property
+    def several_models(self) -> bool:
+        """Whether more than one model writes texts."""
+        return self.aggregator is not None or bool(self.proposers)
 
     def _widths_contradictions(self) -> Iterator[tuple[bool, str]]:
         name = f"strategy={self.strategy}"

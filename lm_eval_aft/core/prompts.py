@@ -43,6 +43,7 @@ directly, follow every instruction about form and length in the user's message, 
 {% endfor %}
 {%- endblock %}
 """
+DEFAULT_NAME = "default"
 
 # The prompt of ``strategy=select``, for templates without a block ``select``. GenSelect (arXiv 2507.17797) and
 # Universal Self-Consistency (arXiv 2311.17311) ask for the number of the best text in such a way.
@@ -110,7 +111,7 @@ class Template:
             TemplateError: If the file cannot be read, or is not a template.
         """
         if path is None:
-            return cls(DEFAULT_TEMPLATE, "default")
+            return cls(DEFAULT_TEMPLATE, DEFAULT_NAME)
         path = check_path("template=", path, TemplateError)
         refuse_stream(path)
         try:

@@ -340,6 +340,7 @@ class Trace:
         subsets: For each aggregation layer and each text of it, the indices of the texts that it read; empty if every
             text read the whole layer before it.
         choice: With ``strategy=select``, the text that names the chosen one. ``drafts`` does not hold it.
+        usage_by_model: ``usage`` by the name of the model, if the run has several models; else empty.
     """
 
     question: Question
@@ -354,6 +355,7 @@ class Trace:
     grades: tuple[tuple[Grade, ...], ...] = ()
     subsets: tuple[tuple[tuple[int, ...], ...], ...] = ()
     choice: Draft | None = None
+    usage_by_model: dict[str, Usage] = field(default_factory=dict)
 
     @property
     def set_settings(self) -> dict[str, Any]:
@@ -372,7 +374,7 @@ class Trace:
 
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` reads it back to an equal trace."""
-        unused = {name for name in ("subsets", "choice") if not getattr(self, name)}
+        unused = {name for name in ("subsets", "choice", "usage_by_model") if not getattr(self, name)}
         row = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items() if name not in unused}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
@@ -401,6 +403,7 @@ class Trace:
             grades=tuple(tuple(Grade(**grade) for grade in text) for text in row.get("grades", ())),
             subsets=tuple(tuple(map(tuple, layer)) for layer in row.get("subsets", ())),
             choice=_draft(row["choice"]) if row.get("choice") else None,
+            usage_by_model={name: Usage(**usage) for name, usage in row.get("usage_by_model", {}).items()},
         )
 
 

@@ -43,7 +43,9 @@ class GivenDrafts:
             if trace.set_settings != settings or task_sampling != question.drafts:
                 raise RecordError(f"drafts_from={folder} holds the traces of several runs: give the folder of one.")
             drafts[question.chat.identity, question.repeat] = trace.layer(0)
-        return cls(folder, {name: settings.get(name) for name in SOURCE_SETTINGS}, drafts)
+        source = {name: settings.get(name) for name in SOURCE_SETTINGS}
+        source |= {"proposers": settings["proposers"]} if settings.get("proposers") else {}
+        return cls(folder, source, drafts)
 
     def of(self, question: Question, k: int) -> tuple[Draft, ...]:
         """The first k drafts of a question.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
@@ -32,6 +32,7 @@ from lm_eval_aft.inference.dialogue import is_empty, without_thinking
 from lm_eval_aft.inference.equal_drafts import equal_drafts
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
+from lm_eval_aft.inference.models import Model, Models
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.selection import Candidates, Choice, Majority, Selector
 from lm_eval_aft.storage.draft_store import Store
@@ -68,16 +69,21 @@ class _InFlight:
         """The texts of the newest layer, by index."""
         return [self.layers[-1][index] for index in sorted(self.layers[-1])]
 
-    def find_cut_thoughts(self) -> None:
+    def find_cut_thoughts(self, setup: _Setup) -> None:
         """Record which texts of the newest layer were cut inside a thought that the prompt opened unseen.
 
         A server does not show the prompt that it renders. But if one text of the question ends a thought only, the chat
-        template opened a thought for all of them.
+        template of its model opened a thought for all texts of that model.
         """
-        opened = unopened_thought(draft.completion.text for layer in self.layers for draft in layer.values())
-        for index, draft in self.layers[-1].items() if opened else ():
-            if draft.cut and not draft.opened_thought and not has_marks(draft.completion.text):
-                self.layers[-1][index] = replace(draft, opened_thought=opened)
+        by_engine: dict[int, list[Draft]] = {}
+        for draft in self.drafts():
+            by_engine.setdefault(id(setup.writer(draft.layer, draft.index)[0].engine), []).append(draft)
+        for written in by_engine.values():
+            opened = unopened_thought(draft.completion.text for draft in written)
+            for draft in written if opened else ():
+                newest = draft.layer == len(self.layers) - 1
+                if newest and draft.cut and not draft.opened_thought and not has_marks(draft.completion.text):
+                    self.layers[-1][draft.index] = replace(draft, opened_thought=opened)
 
     def drafts(self) -> tuple[Draft, ...]:
         return tuple(layer[index] for layer in self.layers for index in sorted(layer))
@@ -87,8 +93,7 @@ class _InFlight:
 class _Setup:
     """What all questions and layers share."""
 
-    engine: Engine
-    template: Template
+    models: Models
     config: AFTConfig
     store: Store
     selector: Selector | None
@@ -96,6 +101,10 @@ class _Setup:
     given_drafts: GivenDrafts | None
     recorder: RunRecorder
     quiet: bool
+
+    def writer(self, layer: int, index: int) -> tuple[Model, int]:
+        """See ``Models.writer``."""
+        return self.models.writer(layer, index, self.config.k)
 
 
 def propose_and_aggregate(
@@ -105,6 +114,7 @@ def propose_and_aggregate(
     config: AFTConfig,
     store: Store,
     *,
+    models: Models | None = None,
     selector: Selector | None = None,
     finder: AnswerFinder | None = None,
     given_drafts: GivenDrafts | None = None,
@@ -116,10 +126,11 @@ def propose_and_aggregate(
 
     Args:
         questions: The questions. Their order changes nothing.
-        engine: Turns requests into completions.
-        template: The draft and aggregate prompts.
+        engine: Turns requests into completions, unless ``models`` is given.
+        template: The draft and aggregate prompts, unless ``models`` is given.
         config: How many texts are written, and what each of them reads.
         store: Holds finished generations. A generation that it holds is not generated again.
+        models: The models, if there are several.
         selector: If given, the last layer selects a text of the layer before instead of writing one.
         finder: Finds the answers in texts, for ``stop_when`` and ``carry=answer``.
         given_drafts: If given, the drafts of another run, which replace layer 0.
@@ -138,12 +149,13 @@ def propose_and_aggregate(
     """
     finder = finder or AnswerFinder(config.vote_regex)
     recorder = recorder or RunRecorder()
-    setup = _Setup(engine, template, config, store, selector, finder, given_drafts, recorder, quiet)
+    models = models or Models(Model("", engine, template))
+    setup = _Setup(models, config, store, selector, finder, given_drafts, recorder, quiet)
     runs = [_InFlight(question, config.layers) for question in questions]
     _draft(runs, setup)
     for layer in range(1, config.layers + answer):
         _aggregate([run for run in runs if layer <= run.last_layer], layer, setup)
-    return [_trace(run, engine, config) for run in runs]
+    return [_trace(run, setup) for run in runs]
 
 
 def _draft(runs: Sequence[_InFlight], setup: _Setup) -> None:
@@ -152,7 +164,7 @@ def _draft(runs: Sequence[_InFlight], setup: _Setup) -> None:
     for run in runs:
         given = setup.given_drafts.of(run.question, config.k) if setup.given_drafts else ()
         run.layers.append(dict(enumerate(given[: _kept(run.question, given, setup)])))
-        run.find_cut_thoughts()
+        run.find_cut_thoughts(setup)
     most = config.k if config.layers else 1
     waiting = [] if setup.given_drafts else runs
     while waiting:
@@ -163,10 +175,18 @@ def _draft(runs: Sequence[_InFlight], setup: _Setup) -> None:
         if run.agrees and config.stop_layers is not None:
             # The vote of layer 1 answers a question that is not aggregated.
             run.last_layer = config.stop_layers or 1
-    if setup.engine.seed_advice:
-        equal = equal_drafts((run.question, run.newest()) for run in runs).sentence()
-        if equal and not setup.given_drafts:
-            warn_once(f"With k={config.shown_k} {equal}. {setup.engine.seed_advice}")
+    for engine in () if setup.given_drafts else setup.models.engines:
+        _warn_of_equal_drafts(runs, engine, setup)
+
+
+def _warn_of_equal_drafts(runs: Sequence[_InFlight], engine: Engine, setup: _Setup) -> None:
+    """Warn of an engine that writes equal drafts although their seeds differ."""
+    if not engine.seed_advice:
+        return
+    own = ([draft for draft in run.newest() if setup.writer(0, draft.index)[0].engine is engine] for run in runs)
+    equal = equal_drafts(zip((run.question for run in runs), own, strict=True)).sentence()
+    if equal:
+        warn_once(f"With k={setup.config.shown_k} {equal}. {engine.seed_advice}")
 
 
 def _next_drafts(run: _InFlight, most: int, setup: _Setup) -> range:
@@ -223,22 +243,35 @@ def _write(places: Sequence[tuple[_InFlight, range]], layer: int, setup: _Setup)
     if not places:
         return
     requests = [request for run, indices in places for request in _requests(run, layer, indices, setup)]
-    owners = [(run, index) for run, indices in places for index in indices]
+    owners = [(run, index, setup.writer(layer, index)[0].engine) for run, indices in places for index in indices]
     for run, _ in places:
         if len(run.layers) == layer:
             run.layers.append({})
     setup.recorder.begin_layer(_name(layer, setup), len(requests))
-    steps = generate_or_reuse(requests, setup.engine, setup.store)
+    steps = _generate(requests, [engine for _, _, engine in owners], setup.store)
     started = time.monotonic()
     for position, completion, reused in show_progress(steps, _name(layer, setup), len(requests), setup.quiet):
-        (run, index), request = owners[position], requests[position]
+        (run, index, engine), request = owners[position], requests[position]
         elapsed_s = round(time.monotonic() - started, 3)
-        completion = _with_mark(completion, run.question, setup.engine)
+        completion = _with_mark(completion, run.question, engine)
         draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, request.prompt.unshown_mark)
         run.layers[layer][index] = draft
         setup.recorder.add(draft, empty=is_empty(run.question, draft))
     for run, _ in places:
-        run.find_cut_thoughts()
+        run.find_cut_thoughts(setup)
+
+
+def _generate(
+    requests: Sequence[Request], engines: Sequence[Engine], store: Store
+) -> Iterator[tuple[int, Completion, bool]]:
+    """The steps of ``generate_or_reuse`` for requests of several engines, one engine after the other."""
+    by_engine: dict[int, list[int]] = {}
+    for position, engine in enumerate(engines):
+        by_engine.setdefault(id(engine), []).append(position)
+    for positions in by_engine.values():
+        own = [requests[position] for position in positions]
+        for number, completion, reused in generate_or_reuse(own, engines[positions[0]], store):
+            yield positions[number], completion, reused
 
 
 def _with_mark(completion: Completion, question: Question, engine: Engine) -> Completion:
@@ -253,18 +286,22 @@ def _requests(run: _InFlight, layer: int, indices: range, setup: _Setup) -> list
     """The requests for the texts of a question with these indices in a layer."""
     config, question = setup.config, run.question
     sampling = _sampling(question, config, layer == run.last_layer)
-    budget = setup.engine.max_length - sampling.max_tokens
+    writers = [setup.writer(layer, index) for index in indices]
     subsets = [_subset(run, layer, index, config) for index in indices]
-    prompts = {subset: _prompt(run, layer, subset, setup, budget) for subset in dict.fromkeys(subsets)}
+    readings = [(model, subset) for (model, _), subset in zip(writers, subsets, strict=True)]
+    prompts = {
+        (model, subset): _prompt(run, layer, subset, setup, model, model.engine.max_length - sampling.max_tokens)
+        for model, subset in dict.fromkeys(readings)
+    }
     # Texts with one prompt share its cost. Which of them computed it depends on what the store held and on batches,
     # and the cost of an answer must not depend on either: the first one counts it.
-    run.computing |= {(layer, indices[subsets.index(subset)]) for subset in prompts}
+    run.computing |= {(layer, indices[readings.index(reading)]) for reading in prompts}
     if layer:
         run.fitted.append(list(prompts.values()))
         run.subsets.append(tuple(subsets))
     return [
-        Request(prompts[subset].prompt, sampling, generation_seed(config, question, layer, index))
-        for index, subset in zip(indices, subsets, strict=True)
+        Request(prompts[reading].prompt, sampling, generation_seed(config, question, layer, own))
+        for (_, own), reading in zip(writers, readings, strict=True)
     ]
 
 
@@ -291,9 +328,9 @@ def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
     return question.final if last else question.drafts
 
 
-def _prompt(run: _InFlight, layer: int, subset: tuple[int, ...], setup: _Setup, budget: int) -> Fitted:
-    """The prompt of texts that read a subset of the layer before, in at most ``budget`` tokens."""
-    chat, renderer, template = run.question.chat, setup.engine.renderer, setup.template
+def _prompt(run: _InFlight, layer: int, subset: tuple[int, ...], setup: _Setup, model: Model, budget: int) -> Fitted:
+    """The prompt with which a model reads a subset of the layer before, in at most ``budget`` tokens."""
+    chat, renderer, template = run.question.chat, model.engine.renderer, model.template
     last = layer == run.last_layer
     if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
@@ -352,31 +389,52 @@ def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
         run.choice = choice
 
 
-def _trace(run: _InFlight, engine: Engine, config: AFTConfig) -> Trace:
-    drafts, shape = run.drafts(), engine.shape
+def _trace(run: _InFlight, setup: _Setup) -> Trace:
+    drafts = run.drafts()
     written = drafts[:-1] if run.choice else drafts
     written += (run.written_choice,) if run.written_choice else ()
     selection = [run.choice.usage] if run.choice else []
-    logical = [_with_canonical_prompt_cost(d, run) if engine.counts_shared_prefill else d.completion for d in written]
-    computed = [draft.completion for draft in written if not draft.reused]
+    logical = [_logical_usage(draft, run, setup) for draft in written]
+    computed = [_computed_usage(draft, setup) for draft in written if not draft.reused]
+    by_model: dict[str, Usage] = {}
+    for draft, usage in zip(written, logical, strict=True) if setup.models.further else ():
+        name = setup.writer(draft.layer, draft.index)[0].name
+        by_model[name] = by_model.get(name, Usage()) + usage
     return Trace(
         question=run.question,
         drafts=drafts,
         cut_tokens=tuple(tuple(cut for each in layer for cut in each.cut_tokens) for layer in run.fitted),
         draft_tokens=tuple(sum(each.draft_tokens for each in layer) for layer in run.fitted),
         answer=drafts[-1].completion.text,
-        usage=total([_usage(completion, shape, config.beams) for completion in logical] + selection),
-        computed_usage=total([_usage(completion, shape, config.beams) for completion in computed] + selection),
+        usage=_sum(logical + selection, setup.models),
+        computed_usage=_sum(computed + selection, setup.models),
         scores=run.choice.scores if run.choice else (),
-        subsets=tuple(run.subsets) if config.subset else (),
+        subsets=tuple(run.subsets) if setup.config.subset else (),
         choice=run.written_choice,
+        usage_by_model=by_model,
     )
 
 
-def _with_canonical_prompt_cost(draft: Draft, run: _InFlight) -> Completion:
-    """The completion, with the cost of a shared prompt counted for one of its texts only."""
+def _sum(usages: Sequence[Usage], models: Models) -> Usage:
+    """The sum of usages. Without the shape of one of several models the operations are unknown, which is 0."""
+    known = not models.further or all(engine.shape for engine in models.engines)
+    return total(usages) if known else replace(total(usages), flops=0)
+
+
+def _logical_usage(draft: Draft, run: _InFlight, setup: _Setup) -> Usage:
+    """The cost of a text, with the cost of a shared prompt counted for one of its texts only."""
+    engine = setup.writer(draft.layer, draft.index)[0].engine
+    if not engine.counts_shared_prefill:
+        return _computed_usage(draft, setup)
     computes = (draft.layer, draft.index) in run.computing
-    return replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * computes)
+    completion = replace(draft.completion, computed_prompt_tokens=draft.completion.prompt_tokens * computes)
+    return _usage(completion, engine.shape, setup.config.beams)
+
+
+def _computed_usage(draft: Draft, setup: _Setup) -> Usage:
+    """The cost of a text as the engine counted it."""
+    engine = setup.writer(draft.layer, draft.index)[0].engine
+    return _usage(draft.completion, engine.shape, setup.config.beams)
 
 
 def _usage(completion: Completion, shape: ModelShape | None, beams: int) -> Usage:

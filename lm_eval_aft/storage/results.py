@@ -19,6 +19,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import files_below, read_bytes, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.names import check_models, joined_name
 from lm_eval_aft.core.paths import MAX_PART, missing_or
 from lm_eval_aft.core.usage import MAX_COUNT, Usage
 
@@ -42,6 +43,8 @@ MEASURED = (
     "texts_without_answer",
     "grade_drafts",
     "graded_texts",
+    "usage_by_model",
+    "models",
     *SCORED,
 )
 
@@ -131,7 +134,7 @@ class EvalRun:
 
     Attributes:
         path: The file.
-        model: Checkpoint or name of the model.
+        model: Checkpoint or name of the model; of several models, their names as in "bundled:sft -> bundled:aft".
         settings: ``config.aft``, or None if the run is of another model than ours.
         scores: The scores of the tasks, in the order of the file.
         usage: Logical cost of all tasks together, or None if the run is of another model.
@@ -140,6 +143,7 @@ class EvalRun:
         host_version: Version of lm-eval, or "" if the file does not say.
         system_instruction: lm-eval's system instruction, or "".
         groups: The groups with tasks of the run, each before the groups that it is a member of.
+        usage_by_model: ``usage`` by the name of the model, if the run has several models; else empty.
     """
 
     path: Path
@@ -152,6 +156,7 @@ class EvalRun:
     host_version: str = ""
     system_instruction: str = ""
     groups: Mapping[str, Group] = field(default_factory=dict)
+    usage_by_model: Mapping[str, Usage] = field(default_factory=dict)
 
     @property
     def stamp(self) -> str:
@@ -440,9 +445,11 @@ def _read_run(file: Path) -> EvalRun:
         config = data["config"]
         settings = config.get("aft")
         usage = _usage(settings["usage"]) if settings else None
-        model = settings["model"] if settings else data.get("model_name") or config["model"]
+        model = data.get("model_name") or config["model"]
         if settings:
             _check_settings(settings)
+            model = joined_name(str(settings["model"]), settings)
+        by_model = (settings or {}).get("usage_by_model") or {}
         return EvalRun(
             file,
             str(model),
@@ -454,6 +461,7 @@ def _read_run(file: Path) -> EvalRun:
             str(data.get("lm_eval_version") or ""),
             str(data.get("system_instruction") or ""),
             _groups(data),
+            {str(name): _usage(row) for name, row in by_model.items()},
         )
 
 
@@ -465,6 +473,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         if not isinstance(counts[name], int) or not least <= counts[name] < MAX_COUNT:
             raise ValueError(f"{name} is {counts[name]!r}")
     check_cuts(settings.get("cut_drafts"))
+    check_models(settings)
     for name, kind in (("model", str), ("engine", str), ("template", dict), ("model_shape", dict)):
         if not isinstance(settings.get(name) or kind(), kind):
             raise TypeError(f"{name} is {settings[name]!r}")

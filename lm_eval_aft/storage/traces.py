@@ -20,6 +20,7 @@ from typing import Any
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write, files_below, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl
+from lm_eval_aft.core.names import check_models
 from lm_eval_aft.core.paths import missing_or
 from lm_eval_aft.core.records import Draft, Grade, Question, Sampling, Trace
 from lm_eval_aft.core.usage import MAX_COUNT
@@ -166,11 +167,13 @@ def _check(trace: Trace) -> None:
     layers = {draft.layer for draft in trace.drafts}
     if layers != set(range(len(layers))):
         raise ValueError(f"texts of the layers {sorted(layers)} and of none between")
-    for usage in (trace.usage, trace.computed_usage):
+    for usage in (trace.usage, trace.computed_usage, *trace.usage_by_model.values()):
         _check_counts(*asdict(usage).values())
     _check_names(trace.question)
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
+    for settings in (trace.settings, trace.settings.get("drafts_from")):
+        check_models(settings if isinstance(settings, dict) else {})
     _check_counts(trace.settings["k"], trace.settings["layers"], *trace.draft_tokens)
     for layer in trace.cut_tokens:
         _check_counts(*layer)

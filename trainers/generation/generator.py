@@ -17,6 +17,7 @@ from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template, check_templates
 from lm_eval_aft.core.records import Chat, Completion, Prompt, Question, Request, Sampling
+from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -29,7 +30,7 @@ DRAFT_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
 # Arguments of ``--model aft`` for layers, answers and scoring. Those that begin with "final_" belong to them too.
 UNUSED_ARGUMENTS = {
     *("k", "layers", "strategy", "probe", "drafts_from", "record", "reward_model", "vote_regex", "mcq", "mcq_orders"),
-    "think_end_token",
+    *("think_end_token", "aggregator", "proposers"),
 }
 # Texts that one command writes. Each is an object in memory.
 MAX_TEXTS = 10_000_000
@@ -104,7 +105,8 @@ class GeneratorOptions:
         arguments = key_values("--model_args", self.model_args)
         for name in arguments:
             if _is_unused(name):
-                raise ConfigError(f"--model_args {name}={arguments[name]} has no meaning here: leave it out.")
+                value = public(name, arguments[name])
+                raise ConfigError(f"--model_args {name}={value} has no meaning here: leave it out.")
         config, engine_args = AFTConfig.split({**(defaults or {}), **arguments})
         name = str(engine_args.get("pretrained") or engine_args.get("model") or config.engine)
         template = choose_template(config, engine_args)

@@ -24,6 +24,7 @@ from lm_eval_aft.analysis.report.tables import (
 )
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import drafter_of
+from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.terminal import message
 
 INTERVAL = ("low", "high")
@@ -60,7 +61,8 @@ def diagnostics_panel(diagnostics: Diagnostics, run: str = "") -> DiagnosticsPan
     if diagnostics.vote_shares and diagnostics.k > 1 and diagnostics.layers:
         tables.append(_vote_shares(diagnostics))
     layers = diagnostics.layers + diagnostics.scored
-    name = run or f"{Path(diagnostics.model).name or 'model'}, k={diagnostics.k}, layers={layers}"
+    model = joined_name(Path(diagnostics.model).name or "model", json.loads(diagnostics.settings))
+    name = run or f"{model}, k={diagnostics.k}, layers={layers}"
     remarks, findings = tuple(_remarks(diagnostics)), tuple(_findings(diagnostics))
     return DiagnosticsPanel(name, diagnostics.task, remarks, findings, tuple(tables))
 
@@ -70,7 +72,8 @@ def _remarks(diagnostics: Diagnostics) -> Iterator[str]:
     yield _marked(d)
     settings = json.loads(d.settings)
     if (drafter := drafter_of(settings)) is not settings:
-        yield f"The drafts are those of {drafter.get('model')}, which drafts_from= gave."
+        given = ", which drafts_from= gave" if settings.get("drafts_from") else ""
+        yield f"The drafts are those of {drafter.get('model')}{given}."
     if cut := d.cuts.sentence():
         yield f"{cut[0].upper()}{cut[1:]}."
     if d.scored:
