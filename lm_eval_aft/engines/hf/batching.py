@@ -43,6 +43,28 @@ class RowRules:
     scoring: Scoring = "at_once"
     shared_prompts: bool = False
 
+    def tokens(self, batch: Sequence[Group], sampling: Sampling) -> int:
+        """Tokens that a batch holds at its end, with every prompt and completion as long as the longest can be.
+
+        Args:
+            batch: Requests of one sampling, at least one.
+            sampling: Their sampling.
+        """
+        rows = sum(len(group.positions) for group in batch) * sampling.beams
+        longest = max(len(group.token_ids) for group in batch)
+        return (len(batch) if self._shares(sampling) else rows) * longest + rows * sampling.max_tokens
+
+    def most_rows(self, prompt_tokens: int, sampling: Sampling, batch_tokens: int) -> int:
+        """The most requests of one prompt that a batch may hold. It may always hold one."""
+        if not self.many_rows:
+            return 1
+        shared, own = (prompt_tokens, 0) if self._shares(sampling) else (0, prompt_tokens)
+        return max(1, (batch_tokens - shared) // ((own + sampling.max_tokens) * sampling.beams))
+
+    def _shares(self, sampling: Sampling) -> bool:
+        """Whether requests of one prompt share it. Beams get copies from transformers."""
+        return self.shared_prompts and sampling.beams == 1
+
 
 def cut_batches(
     requests: Sequence[Request],
@@ -56,7 +78,7 @@ def cut_batches(
     Args:
         requests: All requests of a layer.
         positions: The requests to cut into batches.
-        batch_tokens: Tokens a batch may hold, with every row as long as the longest prompt and completion.
+        batch_tokens: Tokens a batch may hold, as ``RowRules.tokens`` counts them.
         batch_prompts: Distinct prompts a batch may hold, or None for no limit.
         rules: Which rows may share a batch.
     """
@@ -66,18 +88,18 @@ def cut_batches(
         by_prompt.setdefault((request.sampling, request.prompt.token_ids or ()), []).append(position)
     order = sorted(by_prompt, key=lambda key: (astuple(key[0]), -len(key[1]), by_prompt[key][0]))
     batch: list[Group] = []
-    rows, longest, current = 0, 0, None
+    current = None
     for sampling, token_ids in order:
-        length = (len(token_ids) + sampling.max_tokens) * sampling.beams
-        for part in _parts(by_prompt[sampling, token_ids], max(1, batch_tokens // length) if rules.many_rows else 1):
-            longest = max(longest, length) if batch else length
-            full = (rows + len(part)) * longest > batch_tokens or not rules.many_rows
-            full = full or (longest != length and not rules.mixed_lengths)
-            if batch and (full or sampling != current or len(batch) == batch_prompts):
+        most = rules.most_rows(len(token_ids), sampling, batch_tokens)
+        for part in _parts(by_prompt[sampling, token_ids], most):
+            group = Group(tuple(part), token_ids)
+            full = not rules.many_rows or rules.tokens([*batch, group], sampling) > batch_tokens
+            mixed = bool(batch) and len(batch[0].token_ids) != len(token_ids) and not rules.mixed_lengths
+            if batch and (full or mixed or sampling != current or len(batch) == batch_prompts):
                 yield batch
-                batch, rows, longest = [], 0, length
-            batch.append(Group(tuple(part), token_ids))
-            rows, current = rows + len(part), sampling
+                batch = []
+            batch.append(group)
+            current = sampling
     if batch:
         yield batch
 

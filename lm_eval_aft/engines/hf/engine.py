@@ -139,7 +139,9 @@ class HFEngine:
                         f"of {self.device}: lower max_gen_toks, or use a smaller dtype or more devices."
                     ) from error
             if left:
-                self.limits.lower(_longest(requests, left) * len(left) // 2)
+                rest = [Group(tuple(left.intersection(each.positions)), each.token_ids) for each in batch]
+                rest = [group for group in rest if group.positions]
+                self.limits.lower(self.rules.tokens(rest, requests[batch[0].positions[0]].sampling) // 2)
                 later = [position for other in waiting for group in other for position in group.positions]
                 waiting = deque(self._cut(requests, [*sorted(left), *later]))
 

@@ -21,7 +21,7 @@ class BatchLimits:
     """What one batch may hold.
 
     Attributes:
-        tokens: Tokens of prompts and completions, with every row as long as the longest.
+        tokens: Tokens of prompts and completions. ``RowRules.tokens`` counts those of a batch.
         prompts: Distinct prompts, each with all its samples. None is no limit.
     """
 
