@@ -440,7 +440,7 @@ class AFTLM(LM):
                 [question for _, question in pending], recorder, quiet, selector=selector, finder=finder
             )
             for (dialogue, _), trace in zip(pending, traces, strict=True):
-                dialogue.add(trace, self.engine.renderer)
+                dialogue.add(trace, [engine.renderer for engine in self.models.engines])
         answered = [trace for dialogue in dialogues for trace in dialogue.traces]
         if self.config.record and self.config.grade_drafts:
             answered = grader.grade(answered)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lm_eval_aft.analysis.report.leaderboard import leaderboard
+from lm_eval_aft.analysis.report.leaderboard import leaderboard, models_table
 from lm_eval_aft.analysis.report.tables import Form, render
 from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
 from lm_eval_aft.analysis.runs import read_entries
@@ -59,14 +59,16 @@ def report(
     entries = read_entries(runs, traces, keep=html is not None)
     table = leaderboard(entries, every, members)
     # One table, so that programs that read CSV get one table.
-    drafts = None if form == "csv" and not card else drafts_table(votes_by_run(entries))
+    alone = form == "csv" and not card
+    found = () if alone else (models_table(entries), drafts_table(votes_by_run(entries)))
+    further = [each for each in found if each]
     # Each form imports what it needs, so that the table alone starts quickly.
     if card:
         from lm_eval_aft.analysis.report.model_card import model_card
 
-        show(model_card(entries, table, baseline, drafts))
+        show(model_card(entries, table, baseline, further))
     else:
-        show(render([table, drafts] if drafts else [table], form))
+        show(render([table, *further], form))
     if html:
         from lm_eval_aft.analysis.report.page.build import write_report
 

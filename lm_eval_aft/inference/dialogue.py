@@ -7,6 +7,7 @@ aggregated, and the next turn continues from the model's own answer.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 from lm_eval_aft.core.chat import Renderer
@@ -62,15 +63,15 @@ class Dialogue:
         self.traces: list[Trace] = []
         self._later_turns = later_turns
 
-    def add(self, trace: Trace, renderer: Renderer) -> None:
+    def add(self, trace: Trace, renderers: Iterable[Renderer]) -> None:
         """Take the trace of the current turn and move to the next turn.
 
-        The next prompt holds the answer without its control tokens and thoughts.
+        The next prompt holds the answer without its thoughts and without the control tokens of any model that reads it.
         """
         turns = self._later_turns or ()
         number = len(self.traces)
         self.traces.append(trace)
-        self.question = _next_question(trace, turns[number], renderer) if number < len(turns) else None
+        self.question = _next_question(trace, turns[number], renderers) if number < len(turns) else None
 
     @property
     def turns(self) -> int:
@@ -84,9 +85,12 @@ class Dialogue:
         return answers[0] if self._later_turns is None else json.dumps({TURNS: answers}, ensure_ascii=False)
 
 
-def _next_question(trace: Trace, turn: str, renderer: Renderer) -> Question:
+def _next_question(trace: Trace, turn: str, renderers: Iterable[Renderer]) -> Question:
     """The chat so far, the model's own answer, and what the user says next."""
     question = trace.question
-    answer = question.chat.prefill + renderer.clean(final_answer(trace)).strip()
+    answer = final_answer(trace)
+    for renderer in renderers:
+        answer = renderer.clean(answer)
+    answer = question.chat.prefill + answer.strip()
     messages = (*question.chat.messages, Message("assistant", answer), Message("user", turn))
     return replace(question, chat=Chat(messages), turn=question.turn + 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from lm_eval_aft.analysis.comparison import ALPHA, Comparison
 from lm_eval_aft.analysis.conditions import measure_name
 from lm_eval_aft.analysis.equal_cost import DraftPool, EqualCostBaseline, draft_pool, equal_cost_baselines
+from lm_eval_aft.analysis.report.leaderboard import models_table
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
     NONE,
@@ -139,7 +140,8 @@ def comparison_tables(
     equal = equal_cost_table(list(equal_costs(base, others, comparisons, voters, regex, level)))
     runs = [base, *others]
     drafts = drafts_table(votes_by_run(runs, regex, level))
-    found = (paired_table(base.label, comparisons), cost_table(runs, comparisons), drafts, equal)
+    costs = cost_table(runs, comparisons), models_table(runs)
+    found = (paired_table(base.label, comparisons), *costs, drafts, equal)
     return tuple(table for table in found if table is not None)
 
 

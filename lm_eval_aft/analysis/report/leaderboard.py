@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 from lm_eval_aft.analysis.conditions import primary_score, unusual_conditions
+from lm_eval_aft.analysis.cost import TaskCost
 from lm_eval_aft.analysis.groups import listed_names, question_count
 from lm_eval_aft.analysis.report.tables import (
     COST_COLUMNS,
@@ -29,6 +30,8 @@ from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.storage.results import EvalRun, Score
 
+# Nothing tells which model wrote the texts that ended at the token limit.
+MODEL_COST_COLUMNS = tuple(column for column in COST_COLUMNS if column.key != "cut")
 # Task, metric and filter: what a score column shows.
 Measure = tuple[str, str, str]
 
@@ -62,6 +65,18 @@ def leaderboard(entries: Sequence[RunEntry], every: bool = False, members: bool 
     )
     rows = tuple(_row(entry, units, runs) for entry in entries)
     return Table("Scores and cost", columns, rows, _notes(entries, measures))
+
+
+def models_table(entries: Sequence[RunEntry]) -> Table | None:
+    """The cost of a question by model, of the runs with several models; None if there is none."""
+    rows = []
+    for entry in entries:
+        questions = sum(conditions.questions for conditions in entry.run.conditions.values())
+        for name, usage in entry.run.usage_by_model.items():
+            cells = cost_cells(TaskCost("", questions, usage))
+            rows.append(Row((Cell(entry.label), Cell(name), *cells[: len(MODEL_COST_COLUMNS)])))
+    columns = (Column("run", "run"), Column("model", "model"), *MODEL_COST_COLUMNS)
+    return Table("Cost of a question by model", columns, tuple(rows)) if rows else None
 
 
 def _measures(runs: Sequence[EvalRun], every: bool, members: bool) -> list[Measure]:

@@ -26,7 +26,7 @@ PATHS = ("record", "cache", "template", "tokenizer", "lora_local_path", "peft")
 
 
 def model_card(
-    entries: Sequence[RunEntry], table: Table, baseline: Path | None = None, drafts: Table | None = None
+    entries: Sequence[RunEntry], table: Table, baseline: Path | None = None, further: Sequence[Table] = ()
 ) -> str:
     """The block: how the model was evaluated, the table, and one command for each run.
 
@@ -34,7 +34,7 @@ def model_card(
         entries: The runs.
         table: The leaderboard.
         baseline: The run with which the others are compared; None compares none.
-        drafts: The scores of the drafts alone; None leaves them out.
+        further: Tables below the leaderboard.
 
     Raises:
         ConfigError: ``baseline`` is none of the runs.
@@ -50,7 +50,7 @@ def model_card(
         "",
         as_markdown(table),
         "",
-        *([as_markdown(drafts), ""] if drafts else []),
+        *(line for each in further for line in (as_markdown(each), "")),
         *(["### Comparison", "", *(f"- {escaped(line)}" for line in sentences), ""] if sentences else []),
         "### Settings",
         "",
@@ -124,8 +124,8 @@ def _model_args(run: EvalRun) -> str:
         pairs = (part.partition("=") for part in str(model_args or "").split(","))
         return ",".join(f"{name}{sign}{_public(name, value)}" for name, sign, value in pairs)
     values = {name: _public(name, value) for name, value in model_args.items() if name not in ("record", "cache")}
-    # lm-eval accepts a mapping inside --model_args only if the whole is one JSON object.
-    if any(isinstance(value, Mapping) for value in values.values()):
+    # lm-eval accepts a mapping or a list inside --model_args only if the whole is one JSON object.
+    if any(isinstance(value, Mapping | list) for value in values.values()):
         return json.dumps(values)
     return ",".join(f"{name}={value}" for name, value in values.items())
 
@@ -135,6 +135,8 @@ def _public(name: str, value: Any) -> Any:
     value = public(name, value)
     if isinstance(value, Mapping):
         return {key: _public(key, part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_public(name, part) for part in value]
     absolute = isinstance(value, str) and Path(value).is_absolute()
     return Path(value).name if absolute or name in PATHS else value
 

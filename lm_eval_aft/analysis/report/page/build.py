@@ -9,6 +9,7 @@ from lm_eval_aft.analysis.comparison import compare_all
 from lm_eval_aft.analysis.conditions import primary_score
 from lm_eval_aft.analysis.curves import curves, drawable_runs, votes_of
 from lm_eval_aft.analysis.groups import listed_names
+from lm_eval_aft.analysis.report.leaderboard import models_table
 from lm_eval_aft.analysis.report.page.aggregation import aggregation
 from lm_eval_aft.analysis.report.page.charts import charts
 from lm_eval_aft.analysis.report.page.data import Aggregation, Chart, PageData, PageSample
@@ -64,6 +65,7 @@ def write_report(
         headlines=verdicts,
         strips=tuple(strips(compared, entries, base)),
         leaderboard=scores,
+        models=models_table(entries),
         drafts=drafts_table(votes_by_run(entries)),
         charts=tuple(_charts(entries)),
         effects=compared_effects,

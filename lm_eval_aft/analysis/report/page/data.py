@@ -356,6 +356,7 @@ class PageData:
         headlines: What the comparisons show, for each task or group.
         strips: The scores of all runs, for each task or group.
         leaderboard: One row a run, without the columns that are equal in all rows.
+        models: The cost of each model of the runs with several.
         drafts: What the drafts of each run score alone.
         charts: Score against cost, k and layers.
         effects: Comparisons with a baseline.
@@ -372,6 +373,7 @@ class PageData:
     headlines: tuple[Headline, ...] = ()
     strips: tuple[Strip, ...] = ()
     leaderboard: Table | None = None
+    models: Table | None = None
     drafts: Table | None = None
     charts: tuple[Chart, ...] = ()
     effects: Effects | None = None

@@ -5,6 +5,7 @@ function main() {
   const parts = [
     (data.headlines.length || data.strips.length) && renderOverview(data),
     data.leaderboard && section("leaderboard", data.leaderboard.title || "Leaderboard", renderTable(data.leaderboard, false)),
+    data.models && section("models", data.models.title, renderTable(data.models, false)),
     data.drafts && section("drafts", data.drafts.title, renderTable(data.drafts, false)),
     data.effects && renderEffects(data.effects),
     data.diagnostics.length && renderDiagnostics(data.diagnostics, data.headlines[0]?.run),
