@@ -106,6 +106,20 @@ class Scorer(Protocol):
             EngineError: If the engine stops working, or one prompt with its choices does not fit the memory.
         """
 
+    def token_logprobs(
+        self, prompts: Sequence[TokenIds], texts: Sequence[TokenIds], *, quiet: bool = False
+    ) -> Iterator[tuple[int, list[float]]]:
+        """Yield the index of each text and the log-probability of each of its tokens, in any order of texts.
+
+        Args:
+            prompts: Token ids of each text's prompt.
+            texts: Token ids.
+            quiet: No progress bar.
+
+        Raises:
+            EngineError: If the engine stops working, or one text does not fit the memory.
+        """
+
 
 class Engine(Protocol):
     """Turns requests into completions."""
@@ -139,6 +153,10 @@ class Engine(Protocol):
         """Whether the store commits each completion at once, because a server is paid or waited for."""
 
     @property
+    def no_confidence(self) -> str:
+        """Why completions cannot have a confidence, as the end of a sentence. Empty if they can."""
+
+    @property
     def scorer(self) -> Scorer | None:
         """Scores loglikelihood requests, or None if the engine cannot score."""
 
@@ -168,7 +186,7 @@ class Engine(Protocol):
         """Yield the position and the completion of each request, once each, as it ends, in any order.
 
         A completion depends on its own request only: not on order, batch or other requests (up to the rounding of
-        the device; docs/engines.md says what is promised where).
+        the device; docs/engines.md says what is promised where). It has its confidence if its request says so.
 
         Raises:
             EngineError: If the engine stops working. Completions that were yielded before stay valid.

@@ -13,10 +13,11 @@ from lm_eval_aft.core.arguments import integer
 from lm_eval_aft.core.chat import strip_control, transcript
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
-from lm_eval_aft.core.records import Chat, Completion, Prompt, Request
+from lm_eval_aft.core.records import Chat, Completion, Confidence, Prompt, Request
 from lm_eval_aft.core.usage import ModelShape
 
 Script = Callable[[Request], str]
+Logprobs = Callable[[Request], Sequence[float]]
 CONTROL = ("<|start|>", "<|end|>")
 
 
@@ -65,14 +66,19 @@ class ScriptedEngine:
     processes: Processes = SingleProcess()
     device: Any = None
 
-    def __init__(self, script: Script = numbered_answer, max_length: int = 8192) -> None:
+    def __init__(
+        self, script: Script = numbered_answer, max_length: int = 8192, logprobs: Logprobs | None = None
+    ) -> None:
         """Build an engine.
 
         Args:
             script: Returns the text for a request. It must depend on the request alone.
             max_length: Maximum words of a prompt and its completion together.
+            logprobs: Returns the log-probabilities of a request's text. None gives no text a confidence.
         """
         self.renderer = WordRenderer()
+        self._logprobs = logprobs
+        self.no_confidence = "" if logprobs else "no model computes its texts"
         self.script, self.max_length = script, max_length
         self.fingerprint = f"scripted/{script.__module__}.{script.__qualname__}"
         self.info: Mapping[str, Any] = {"script": script.__qualname__}
@@ -117,4 +123,5 @@ class ScriptedEngine:
             prompt_tokens=prompt_tokens,
             computed_prompt_tokens=0 if shared else prompt_tokens,
             generated_tokens=min(len(words), limit),
+            confidence=Confidence.of(self._logprobs(request)) if self._logprobs else None,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from lm_eval_aft.core.engine import Engine
-from lm_eval_aft.core.errors import StoreError
+from lm_eval_aft.core.errors import EngineError, StoreError
 from lm_eval_aft.core.progress import Bar
-from lm_eval_aft.core.records import Completion, Request
+from lm_eval_aft.core.records import Completion, Confidence, Request
 from lm_eval_aft.core.stops import raise_if_stopped
 from lm_eval_aft.storage.draft_store import Store
 
@@ -23,24 +24,60 @@ def generate_or_reuse(
         it comes from the store or from an equal request of this call.
 
     Raises:
-        EngineError: If the engine stops working.
+        EngineError: If the engine stops working, or cannot score a stored text that must have its confidence.
         StoreError: If the store cannot be read or written.
     """
     positions: dict[str, list[int]] = {}
     for position, request in enumerate(requests):
         positions.setdefault(store.key(engine.fingerprint, request), []).append(position)
     stored = store.get(positions)
-    for key, completion in stored.items():
-        for position in positions[key]:
-            yield position, completion, True
     missing = {key: requests[positions[key][0]] for key in positions if key not in stored}
     try:
+        for key, completion in _with_confidence(stored, requests, positions, engine, store):
+            for position in positions[key]:
+                yield position, completion, True
         for key, completion in _generate(missing, engine, store):
             raise_if_stopped()
             for position in positions[key]:
                 yield position, completion, position != positions[key][0]
     finally:
         store.flush()
+
+
+def _with_confidence(
+    stored: Mapping[str, Completion],
+    requests: Sequence[Request],
+    positions: Mapping[str, Sequence[int]],
+    engine: Engine,
+    store: Store,
+) -> Iterator[tuple[str, Completion]]:
+    """Stored completions by their keys. One that must have its confidence and has none is scored, and kept so.
+
+    Raises:
+        EngineError: If the engine cannot score.
+    """
+    of_key = {key: requests[positions[key][0]] for key in stored}
+    unscored = []
+    for key, completion in stored.items():
+        if of_key[key].confidence and completion.confidence is None:
+            unscored.append(key)
+        else:
+            yield key, completion
+    if not unscored:
+        return
+    if engine.scorer is None:
+        raise EngineError(
+            f"{len(unscored)} stored texts have no confidence, and this engine cannot score them: give cache= another "
+            "file, so that they are generated again, or leave out confidence= and strategy=weighted."
+        )
+    prompts = [of_key[key].prompt.token_ids or () for key in unscored]
+    scores = engine.scorer.token_logprobs(prompts, [stored[key].token_ids for key in unscored], quiet=True)
+    for number, logprobs in scores:
+        raise_if_stopped()
+        key = unscored[number]
+        completion = replace(stored[key], confidence=Confidence.of(logprobs))
+        store.put(key, completion)
+        yield key, completion
 
 
 def _generate(requests: Mapping[str, Request], engine: Engine, store: Store) -> Iterator[tuple[str, Completion]]:

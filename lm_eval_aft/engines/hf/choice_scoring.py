@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,26 @@ from lm_eval_aft.core.model_checks import embedding_rows, foreign_token
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.engines.hf.batching import RowRules, left_pad
 from lm_eval_aft.engines.hf.forward import Forward, RowCache, whole_logits
+from lm_eval_aft.engines.hf.logprobs import token_logprobs
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory
 from lm_eval_aft.engines.hf.sampling import refuse_damaged
 from lm_eval_aft.engines.lm_scorer import LMScorer
+
+# Positions whose logits are in memory at a time. With a vocabulary of 152,000 tokens they take 0.6 GB.
+LOGIT_POSITIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """What the model says of a continuation.
+
+    Attributes:
+        score: The sum of the log-probabilities, and whether greedy decoding would write the continuation.
+        logprobs: The log-probability of each token.
+    """
+
+    score: Score
+    logprobs: list[float]
 
 
 class SharedPromptScorer(LMScorer):
@@ -79,9 +97,26 @@ class SharedPromptScorer(LMScorer):
         self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], *, quiet: bool = False
     ) -> Iterator[tuple[int, list[Score]]]:
         """See ``Scorer.score_choices``. A batch that does not fit the memory is halved."""
+        for index, scored in self._score_all(prompts, choices, "choices", quiet):
+            yield index, [each.score for each in scored]
+
+    def token_logprobs(
+        self, prompts: Sequence[TokenIds], texts: Sequence[TokenIds], *, quiet: bool = False
+    ) -> Iterator[tuple[int, list[float]]]:
+        """See ``Scorer.token_logprobs``. Texts of one prompt share its computation as far as they fit a batch."""
+        groups = group_texts(prompts, texts, self._limits.tokens // 4)
+        own_texts = [[texts[index] for index in group] for group in groups]
+        scored_groups = self._score_all([prompts[group[0]] for group in groups], own_texts, "confidence", quiet)
+        for number, scored in scored_groups:
+            yield from ((index, each.logprobs) for index, each in zip(groups[number], scored, strict=True))
+
+    def _score_all(
+        self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], name: str, quiet: bool
+    ) -> Iterator[tuple[int, list[ScoredTokens]]]:
+        """Score the continuations of all prompts in batches. ``name`` is what the progress bar calls them."""
         self._refuse_foreign_tokens([*prompts, *(choice for own in choices for choice in own)])
         left = list(range(len(prompts)))
-        with Bar(desc="choices", total=len(prompts), disable=quiet, unit="prompt", smoothing=0) as bar:
+        with Bar(desc=name, total=len(prompts), disable=quiet, unit="prompt", smoothing=0) as bar:
             while left:
                 # Scoring holds the logits of every position of a choice, so a batch gets a quarter of the tokens.
                 batch = next(cut_prompts(prompts, choices, self._limits.tokens // 4, left, self._rules))
@@ -94,7 +129,9 @@ class SharedPromptScorer(LMScorer):
                     bar.update()
                     yield scored
 
-    def _score(self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]]) -> list[list[Score]] | None:
+    def _score(
+        self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]]
+    ) -> list[list[ScoredTokens]] | None:
         """The scores of a batch, or None if it does not fit the memory.
 
         Raises:
@@ -112,11 +149,13 @@ class SharedPromptScorer(LMScorer):
                 f"into the memory of {self.lm.device}: use a smaller dtype, fewer drafts or more devices."
             ) from error
 
-    def _score_batch(self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]]) -> list[list[Score]]:
+    def _score_batch(
+        self, prompts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]]
+    ) -> list[list[ScoredTokens]]:
         device: torch.device = self.lm.device
         if self.shares_prompts:
             at_once: bool = self._rules.scoring == "at_once"
-            scores: list[list[Score]] = score_batch(self._forward, prompts, choices, device, at_once)
+            scores: list[list[ScoredTokens]] = score_batch(self._forward, prompts, choices, device, at_once)
             return scores
         rows = [(prompt, choice) for prompt, own in zip(prompts, choices, strict=True) for choice in own]
         of_rows = score_whole(self.lm.model, rows, device, self._rules.many_rows)
@@ -173,6 +212,26 @@ def cut_prompts(
         yield batch
 
 
+def group_texts(prompts: Sequence[TokenIds], texts: Sequence[TokenIds], batch_tokens: int) -> list[list[int]]:
+    """The indices of texts, with texts of one prompt together as far as they fit a batch.
+
+    Args:
+        prompts: Token ids of each text's prompt.
+        texts: Token ids.
+        batch_tokens: Maximum tokens of a group with more than one text: its texts x (prompt + longest text).
+    """
+    groups: list[list[int]] = []
+    newest: dict[tuple[int, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        group = newest.get(tuple(prompt), [])
+        longest = max(len(texts[each]) for each in [*group, index])
+        if not group or (len(group) + 1) * (len(prompt) + longest) > batch_tokens:
+            group = newest[tuple(prompt)] = []
+            groups.append(group)
+        group.append(index)
+    return groups
+
+
 @torch.inference_mode()
 def score_batch(
     forward: Forward,
@@ -180,15 +239,15 @@ def score_batch(
     choices: Sequence[Sequence[TokenIds]],
     device: torch.device,
     at_once: bool = True,
-) -> list[list[Score]]:
-    """The log-probability of each continuation, and whether greedy decoding would write it.
+) -> list[list[ScoredTokens]]:
+    """Score each continuation.
 
     Args:
         forward: Runs the model.
         prompts: Token ids. Each runs through the model once.
         choices: Token ids of each prompt's continuations. An empty one has probability 1.
         device: The device of the model.
-        at_once: Whether all tokens of a continuation run through the model at once, or one after the other.
+        at_once: Whether many tokens of a continuation run through the model at once, or one after the other.
     """
     ids, mask = left_pad(prompts, device)  # (prompts, longest) each
     cache = RowCache()
@@ -198,24 +257,25 @@ def score_batch(
     width = max(1, *map(len, rows))
     targets = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (rows, width)
     real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)  # (rows, width)
-    logits = [first_logits[owner]]  # (rows, 1, vocab)
+    parts = [_read(first_logits[owner], targets[:, :1])]
     if width > 1:
         cache.select(owner)
         full_mask = torch.cat([mask[owner], real[:, :-1]], dim=-1)  # (rows, longest + width - 1)
         positions = mask[owner].sum(-1, keepdim=True) + torch.arange(width - 1, device=device)  # (rows, width - 1)
-        size = width - 1 if at_once else 1
+        size = max(1, LOGIT_POSITIONS // len(rows)) if at_once else 1
         for start in range(0, width - 1, size):
-            part = slice(start, start + size)
-            seen = full_mask[:, : ids.shape[1] + start + size]
-            logits.append(forward(targets[:, part], seen, positions[:, part], cache, size))
-    scores = iter(_scores(torch.cat(logits, dim=1), targets, real))
-    return [[next(scores) for _ in own] for own in choices]
+            end = min(start + size, width - 1)
+            seen = full_mask[:, : ids.shape[1] + end]
+            logits = forward(targets[:, start:end], seen, positions[:, start:end], cache, end - start)
+            parts.append(_read(logits, targets[:, start + 1 : end + 1]))
+    scored = iter(_scored(parts, real))
+    return [[next(scored) for _ in own] for own in choices]
 
 
 @torch.inference_mode()
 def score_whole(
     model: Any, rows: Sequence[tuple[TokenIds, TokenIds]], device: torch.device, many_rows: bool
-) -> Iterator[Score]:
+) -> Iterator[ScoredTokens]:
     """Score continuations, each with its whole prompt in one forward pass. Rows of one pass have equal lengths.
 
     Args:
@@ -227,28 +287,47 @@ def score_whole(
     by_length: dict[int, list[int]] = {}
     for index, (prompt, choice) in enumerate(rows):
         by_length.setdefault(len(prompt) + len(choice) if many_rows else -index, []).append(index)
-    scores: dict[int, Score] = {}
+    scores: dict[int, ScoredTokens] = {}
     for indices in by_length.values():
         ids = torch.tensor([[*rows[index][0], *rows[index][1]] for index in indices], device=device)  # (rows, tokens)
         sizes = torch.tensor([len(rows[index][1]) for index in indices], device=device)  # (rows,)
         width = int(sizes.max())
         logits = whole_logits(model, ids, width + 1)[:, :-1]  # (rows, width, vocab)
         real = (torch.arange(width, device=device) >= width - sizes[:, None]).long()  # (rows, width)
-        scores |= zip(indices, _scores(logits, ids[:, ids.shape[1] - width :], real), strict=True)
+        parts = [_read(logits, ids[:, ids.shape[1] - width :])]
+        scores |= zip(indices, _scored(parts, real), strict=True)
     return iter([scores[index] for index in range(len(rows))])
 
 
-def _scores(logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> list[Score]:
-    """The score of each row.
+def _read(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-probability of each target, and whether it is the likeliest token.
 
     Args:
-        logits: (rows, width, vocab).
-        targets: Token ids, (rows, width).
+        logits: (rows, tokens, vocab).
+        targets: Token ids, (rows, tokens).
+
+    Returns:
+        (rows, tokens) each.
+
+    Raises:
+        EngineError: If a log-probability is NaN.
+    """
+    logprobs = token_logprobs(logits, targets)
+    if bool(logprobs.isnan().any()):
+        refuse_damaged(logits.amax(-1))
+    return logprobs, logits.argmax(-1) == targets
+
+
+def _scored(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], real: torch.Tensor) -> list[ScoredTokens]:
+    """What each row scores.
+
+    Args:
+        parts: What ``_read`` returned for consecutive tokens.
         real: 1 for tokens of the continuation and 0 for others, (rows, width).
     """
-    log_probabilities = logits.float().log_softmax(-1)  # (rows, width, vocab)
-    of_targets = log_probabilities.gather(-1, targets[..., None])[..., 0] * real  # (rows, width)
-    if bool(of_targets.isnan().any()):
-        refuse_damaged(logits.amax(-1))
-    greedy = ((logits.argmax(-1) == targets) | (real == 0)).all(-1)  # (rows,)
-    return list(zip(of_targets.sum(-1).tolist(), greedy.tolist(), strict=True))
+    logprobs, likeliest = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))  # (rows, width) each
+    sums = (logprobs * real).sum(-1).tolist()
+    greedy = (likeliest | (real == 0)).all(-1).tolist()
+    # A row's own tokens stand on one side of it.
+    kept = [row[mask].tolist() for row, mask in zip(logprobs, real.bool(), strict=True)]
+    return [ScoredTokens(score, row) for score, row in zip(zip(sums, greedy, strict=True), kept, strict=True)]

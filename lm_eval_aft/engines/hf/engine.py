@@ -22,13 +22,14 @@ from lm_eval_aft.core.loading import loading
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.model_checks import embedding_rows, foreign_token
 from lm_eval_aft.core.model_shape import model_shape
-from lm_eval_aft.core.records import Completion, Request
+from lm_eval_aft.core.records import Completion, Confidence, Request
 from lm_eval_aft.engines.ending import find_stop_ids, has_ended, text_before_stop
 from lm_eval_aft.engines.hf.batching import Group, cut_batches, left_pad
 from lm_eval_aft.engines.hf.beam_search import beam_search
 from lm_eval_aft.engines.hf.choice_scoring import SharedPromptScorer
 from lm_eval_aft.engines.hf.forward import RowCache, rope_changes
 from lm_eval_aft.engines.hf.loading import HFArgs, HFProcesses, load_failure, load_lm
+from lm_eval_aft.engines.hf.logprobs import token_logprobs
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory, measured_tokens
 from lm_eval_aft.engines.hf.sampling import RowSampler, refuse_damaged
 from lm_eval_aft.engines.hf.self_check import SAMPLE, find_forward
@@ -51,6 +52,7 @@ class HFEngine:
 
     counts_shared_prefill = True
     seed_advice = ""
+    no_confidence = ""
     commits_each = False
 
     def __init__(self, lm: HFLM, args: HFArgs) -> None:
@@ -186,15 +188,21 @@ class HFEngine:
         sampler = RowSampler(sampling, [requests[row].seed for row in rows], self.device, prompts)
         lengths = mask.sum(-1)  # (rows,)
         generated: dict[int, list[int]] = {row: [] for row in rows}
+        logprobs: dict[int, list[float]] = {row: [] for row in rows}
         while True:
             tokens = sampler.draw(logits)  # (rows,)
             refuse_damaged(logits.gather(-1, tokens[:, None]))
             unfinished = []
+            logprobs_of_step = token_logprobs(logits, tokens).tolist()
             for index, token in enumerate(tokens.tolist()):
                 row = rows[index]
                 generated[row].append(token)
+                logprobs[row].append(logprobs_of_step[index])
                 if has_ended(self.tokenizer, generated[row], self.stop_ids, sampling):
-                    yield row, self._completion(requests[row], generated.pop(row), row in first_samples)
+                    yield (
+                        row,
+                        self._completion(requests[row], generated.pop(row), row in first_samples, logprobs.pop(row)),
+                    )
                 else:
                     unfinished.append(index)
             if not unfinished:
@@ -209,7 +217,9 @@ class HFEngine:
             logits = self._forward(tokens[:, None], mask, lengths[:, None], cache)[:, -1]  # (rows, vocab)
             lengths = lengths + 1
 
-    def _completion(self, request: Request, token_ids: list[int], computed_prompt: bool) -> Completion:
+    def _completion(
+        self, request: Request, token_ids: list[int], computed_prompt: bool, logprobs: Sequence[float] = ()
+    ) -> Completion:
         sampling, prompt_tokens = request.sampling, request.prompt.prompt_tokens
         shown = self.renderer.thought_ids
         text, stopped = text_before_stop(self.tokenizer, token_ids, self.stop_ids, sampling.until, shown)
@@ -220,6 +230,7 @@ class HFEngine:
             prompt_tokens=prompt_tokens,
             computed_prompt_tokens=prompt_tokens if computed_prompt else 0,
             generated_tokens=len(token_ids) * sampling.beams,
+            confidence=Confidence.of(logprobs),
         )
 
     def _find_stop_ids(self) -> frozenset[int]:
