@@ -159,6 +159,7 @@ class AFTLM(LM):
         given_drafts: GivenDrafts | None = None,
     ) -> None:
         super().__init__()
+        _refuse_no_confidence(models, config)
         self.models, self.config, self.store = models, config, store
         self.name, self.engine, self.template = models.main.name, models.main.engine, models.main.template
         self._totals, self._reported = _Totals(), False
@@ -510,6 +511,21 @@ class AFTLM(LM):
         more = {"engine_args": dict(self.models.main.engine_args), "prompting": self._prompting, **self.models.settings}
         config |= {name: value for name, value in more.items() if value}
         return {**config, "template": template, "model": self.name, "fingerprint": self.engine.fingerprint}
+
+
+def _refuse_no_confidence(models: Models, config: AFTConfig) -> None:
+    """Refuse an engine that gives no log-probabilities if texts must have their confidence.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    needed_by = f"confidence={config.confidence}" if config.confidence else f"strategy={config.strategy}"
+    for model in (models.main, *models.further) if config.keeps_confidence else ():
+        if model.engine.no_confidence:
+            raise ConfigError(
+                f"{needed_by} needs the log-probabilities of texts, and the engine of {model.name} gives none: "
+                f"{model.engine.no_confidence}."
+            )
 
 
 def _rendered(requests: Sequence[Instance], scorer: Scorer) -> list[Instance]:

@@ -164,6 +164,7 @@ def _name(run: EvalRun, runs: Sequence[EvalRun], task: str) -> str:
     names = {
         "aggregate": f"k={k}, layers={layers}" if layers else "single answer",
         "majority": f"majority vote of {k}",
+        "weighted": f"weighted vote of {k}",
         "best_of_n": f"best of {k} by a reward model",
         "refine": f"refined {layers} times",
         "beam": f"{k} beams",

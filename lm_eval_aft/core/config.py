@@ -29,7 +29,7 @@ from lm_eval_aft.core.arguments import (
 )
 from lm_eval_aft.core.early_stopping import StopRule, stop_rule
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.records import Sampling
+from lm_eval_aft.core.records import Confidence, Sampling
 from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.settings import nearest, parsers, setting
 from lm_eval_aft.core.strategies import STRATEGIES, Strategy
@@ -38,7 +38,9 @@ SEED_LIMIT = 2**63
 # Generations a question, and of all questions of a run. Each is an object in memory.
 MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
 # Settings that versions after 0.1 added. Traces of runs that do not use them keep their names.
-ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths")
+ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths", "confidence")
+# The numbers of ``Confidence``.
+CONFIDENCES = tuple(field.name for field in fields(Confidence))
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 # Settings of the last layer that only a task or --gen_kwargs can give. The bounds are those of OpenAI and vLLM.
 EXTRAS: dict[str, Parse] = {
@@ -161,6 +163,12 @@ class AFTConfig:
         "Regular expression that finds answers for votes, `stop_when` and `carry=answer`: its last match is the "
         "answer; default: the task's own filter.",
     )
+    confidence: str | None = setting(
+        None,
+        choice(*CONFIDENCES),
+        "Number that weighs a text's vote in `strategy=weighted`: `sum`, `mean`, `tail` or `window` of its tokens' "
+        "log-probabilities; default: `mean`. With other strategies, engines keep all four in the traces.",
+    )
     reward_model: str | None = setting(
         None, text, "Checkpoint for `strategy=best_of_n`: a sequence-classification model with one output."
     )
@@ -243,6 +251,10 @@ class AFTConfig:
         yield (
             (self.strategy == "best_of_n") != (self.reward_model is not None),
             "strategy=best_of_n and reward_model=CHECKPOINT need each other: give both or neither.",
+        )
+        yield (
+            self.confidence is not None and self.strategy == "beam",
+            f"confidence={self.confidence} does not fit strategy=beam: beam search gives no log-probabilities.",
         )
         yield (
             self.vote_regex is not None and not self.finds_answers,
@@ -360,6 +372,11 @@ class AFTConfig:
     def finds_answers(self) -> bool:
         """Whether the run looks for answers in texts."""
         return self.kind.finds_answers or self.stop_when is not None or self.carry == "answer"
+
+    @property
+    def keeps_confidence(self) -> bool:
+        """Whether every generation must have its confidence."""
+        return self.kind.needs_confidence or self.confidence is not None
 
     @property
     def selects(self) -> bool:

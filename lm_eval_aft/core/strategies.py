@@ -20,6 +20,7 @@ class Strategy:
         selector: Import path of the function that loads the selector, "module:function". It takes the configuration,
             the draft store and lm-eval's host arguments. "" if the last layer writes its text.
         selects: Whether the last layer never writes.
+        needs_confidence: Whether every text must have its confidence.
         writes_choice: Whether the last layer writes which text to take.
         finds_answers: Whether the strategy looks for answers in texts, so that ``vote_regex`` has a meaning.
     """
@@ -30,6 +31,7 @@ class Strategy:
     selector: str = ""
     selects: bool = False
     finds_answers: bool = False
+    needs_confidence: bool = False
     writes_choice: bool = False
 
 
@@ -43,6 +45,15 @@ STRATEGIES: Mapping[str, Strategy] = {
         "lm_eval_aft.inference.selection:load_majority",
         selects=True,
         finds_answers=True,
+    ),
+    "weighted": Strategy(
+        "selects the most frequent answer; a text counts more if the model was surer of it",
+        "weighted vote of {k}{hidden}",
+        {"layers": 1},
+        "lm_eval_aft.inference.weighted_vote:load_weighted",
+        selects=True,
+        finds_answers=True,
+        needs_confidence=True,
     ),
     "best_of_n": Strategy(
         "selects the best text by reward_model",

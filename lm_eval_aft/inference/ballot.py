@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,7 +24,17 @@ def best(scores: Sequence[float], drafts: Sequence[Seeded]) -> int:
     return max(range(len(scores)), key=lambda index: (scores[index], -drafts[index].seed))
 
 
-def votes_for(answers: Sequence[str | None]) -> tuple[float, ...]:
-    """For each text, the number of texts with its answer. A text without an answer (None) has no vote."""
-    counts = Counter(answers)
-    return tuple(float(counts[answer]) if answer is not None else 0.0 for answer in answers)
+def votes_for(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> tuple[float, ...]:
+    """For each text, the votes for its answer. A text without an answer (None) has no vote.
+
+    Args:
+        answers: The answer in each text.
+        weights: What the vote of each text counts; 1 if there are none.
+    """
+    given: dict[str | None, list[float]] = {None: []}
+    for answer, weight in zip(answers, weights or [1.0] * len(answers), strict=True):
+        if answer is not None:
+            given.setdefault(answer, []).append(weight)
+    # Unlike sum(), fsum() depends on no order.
+    totals = {answer: math.fsum(parts) for answer, parts in given.items()}
+    return tuple(totals[answer] for answer in answers)

@@ -59,7 +59,7 @@ def _with_confidence(
     of_key = {key: requests[positions[key][0]] for key in stored}
     unscored = []
     for key, completion in stored.items():
-        if of_key[key].confidence and completion.confidence is None:
+        if of_key[key].confidence and completion.confidence is None and (completion.text or completion.token_ids):
             unscored.append(key)
         else:
             yield key, completion

@@ -300,7 +300,9 @@ def _requests(run: _InFlight, layer: int, indices: range, setup: _Setup) -> list
         run.fitted.append(list(prompts.values()))
         run.subsets.append(tuple(subsets))
     return [
-        Request(prompts[reading].prompt, sampling, generation_seed(config, question, layer, own))
+        Request(
+            prompts[reading].prompt, sampling, generation_seed(config, question, layer, own), config.keeps_confidence
+        )
         for (_, own), reading in zip(writers, readings, strict=True)
     ]
 

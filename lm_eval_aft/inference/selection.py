@@ -1,6 +1,7 @@
 """Selection: the last layer chooses one of the texts of the layer before instead of writing a new one.
 
     strategy=majority     the most frequent answer, found by the task's own filter or by ``vote_regex``
+    strategy=weighted     as majority, but the vote of a text counts more if the model was surer of its tokens
     strategy=best_of_n    the best text by ``reward_model``, a sequence-classification checkpoint with one output
     strategy=select       the text whose number the model writes after reading all of them
     strategy=rsa          ends as majority does if the answers of the task can be found
@@ -134,14 +135,15 @@ class Majority:
         return vote(self.finder.answers(question, drafts), drafts)
 
 
-def vote(answers: Sequence[str | None], drafts: Sequence[Draft]) -> Choice:
+def vote(answers: Sequence[str | None], drafts: Sequence[Draft], weights: Sequence[float] | None = None) -> Choice:
     """The majority vote over the answers of texts.
 
     Args:
         answers: The answer in each text; None has no vote.
         drafts: The texts, whose seeds decide ties.
+        weights: What the vote of each text counts; 1 if there are none.
     """
-    votes = votes_for(answers)
+    votes = votes_for(answers, weights)
     return Choice(best(votes, drafts), votes)
 
 

@@ -6,13 +6,14 @@ import importlib.util
 import os
 import signal
 import sys
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 
 import pytest
 
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.records import Chat, Message, Request, Sampling
+from lm_eval_aft.core.records import Chat, Confidence, Message, Request, Sampling
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.registry import load_engine
 
@@ -252,6 +253,22 @@ class TestGeneration:
         assert engine.shape == hf_engine.shape == ModelShape(106203456, 30, 576)
         assert engine.fingerprint.split("|")[1:3] == hf_engine.fingerprint.split("|")[1:3]
         assert engine.fingerprint != hf_engine.fingerprint
+
+    def test_confidence_is_that_of_the_hf_engine(self, engine, hf_engine):
+        requests = [replace(request, confidence=True) for request in ask(engine, SAMPLED, samples=2)]
+        completions = complete(engine, requests)
+        prompts = [request.prompt.token_ids for request in requests]
+        texts = [completion.token_ids for completion in completions]
+        again = dict(engine.scorer.token_logprobs(prompts, texts, quiet=True))
+        theirs = dict(hf_engine.scorer.token_logprobs(prompts, texts, quiet=True))
+        for position, completion in enumerate(completions):
+            expected = astuple(Confidence.of(theirs[position]))
+            assert astuple(completion.confidence) == pytest.approx(expected, rel=2e-3, abs=2e-3)
+            assert astuple(Confidence.of(again[position])) == pytest.approx(expected, rel=2e-3, abs=2e-3)
+        # Nothing changes in the texts.
+        plain = complete(engine, [replace(request, confidence=False) for request in requests])
+        assert [completion.confidence for completion in plain] == [None] * len(requests)
+        assert [completion.token_ids for completion in plain] == texts
 
     def test_loglikelihoods_are_those_of_hflm(self, engine, hf_engine):
         pairs = [("The capital of France is", " Paris"), ("The capital of France is", " a cheese"), ("", "Hello you")]

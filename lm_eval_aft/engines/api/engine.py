@@ -27,6 +27,11 @@ SEED_ADVICE = (
     "request the drafts of a question in one call."
 )
 
+NO_LOGPROBS = (
+    "the server's replies hold no logprobs, which strategy=weighted and confidence= need: use a server and a model "
+    "that give them, or leave these arguments out; the texts that came are kept in the draft store if there is one."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Call:
@@ -46,6 +51,7 @@ class APIEngine:
 
     counts_shared_prefill = False
     seed_advice = SEED_ADVICE
+    no_confidence = ""
     commits_each = True
     shape: ModelShape | None = None
     scorer: Scorer | None = None
@@ -112,6 +118,10 @@ class APIEngine:
                 continue
             left -= len(texts)
             yield from zip(call.positions, texts, strict=True)
+            # The texts are paid for and complete, so they are kept before the run ends.
+            if requests[call.positions[0]].confidence and any(t.text and t.confidence is None for t in texts):
+                stop.set()
+                failure = failure or EngineError(NO_LOGPROBS)
         if failure is not None:
             raise self._explain(failure, left) from failure
 
@@ -166,6 +176,8 @@ class APIEngine:
             body[self._args.seed_field] = request.seed
         if choices > 1:
             body["n"] = choices
+        if request.confidence:
+            body["logprobs"] = True
         if chat.prefill:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         # A task's own setting is for its last layer. extra_body is for all calls.

@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval_aft.core.chat import Renderer, whole_characters
 from lm_eval_aft.core.errors import AFTError, EngineError, PromptTooLong
 from lm_eval_aft.core.log import log
-from lm_eval_aft.core.records import Completion, FinishReason, Prompt
+from lm_eval_aft.core.records import Completion, Confidence, FinishReason, Prompt
 from lm_eval_aft.core.secrets import KEY_VARIABLE
 from lm_eval_aft.core.thinking import has_marks
 from lm_eval_aft.engines.api.client import ChatClient, Refused
@@ -67,7 +67,8 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
     computed = [prompt_tokens - cached, *[0] * (count - 1)]
     texts = [_with_opening(*parts, prompt) for parts in zip(choices, texts, ends, strict=True)]
     return tuple(
-        Completion(texts[i], token_ids[i], ends[i], prompt_tokens, computed[i], generated[i]) for i in range(count)
+        Completion(texts[i], token_ids[i], ends[i], prompt_tokens, computed[i], generated[i], _confidence(choices[i]))
+        for i in range(count)
     )
 
 
@@ -98,6 +99,7 @@ def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str
             "correct model= or base_url=."
         )
     hint = "; if its chat template takes no system message, give system_role=false" if "system" in message else ""
+    hint += "; strategy=weighted and confidence= need logprobs" if "logprob" in message else ""
     return EngineError(f"the server at {client.base_url} says HTTP {error.status}: {error.message}{hint}.")
 
 
@@ -138,6 +140,27 @@ def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...]:
     ids = choice.get("token_ids")
     valid = isinstance(ids, list) and all(isinstance(i, int) and 0 <= i < 2**32 for i in ids)
     return tuple(ids) if valid and ids else ()
+
+
+def _confidence(choice: Mapping[str, Any]) -> Confidence | None:
+    """The confidence in the log-probabilities of a text; None if there are none, or one is not a number.
+
+    They come in the form of chats, {"content": [{"logprob": -0.5}]}, or of plain completions,
+    {"token_logprobs": [-0.5]}.
+    """
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, dict):
+        return None
+    rows = logprobs.get("content")
+    values = logprobs.get("token_logprobs")
+    if isinstance(rows, list):
+        values = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        return None
+    try:
+        return Confidence.of([float(value) for value in values])
+    except (ValueError, OverflowError):
+        return None
 
 
 def _count(value: Any) -> int:

@@ -23,17 +23,19 @@ from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.loading import load_reason, loading
 from lm_eval_aft.core.log import log
-from lm_eval_aft.core.model_checks import missing_weights
+from lm_eval_aft.core.model_checks import damaged_logits, missing_weights
 from lm_eval_aft.core.model_shape import model_shape
-from lm_eval_aft.core.records import Completion, Request
+from lm_eval_aft.core.records import Completion, Confidence, Request
 from lm_eval_aft.core.shards import shards
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.ending import find_stop_ids, text_before_stop
-from lm_eval_aft.engines.lm_scorer import LMScorer
 from lm_eval_aft.engines.vllm.arguments import VLLMArgs, import_vllm
-from lm_eval_aft.engines.vllm.prompt_lm import PromptLM
+from lm_eval_aft.engines.vllm.prompt_lm import PromptLM, PromptScorer
 from lm_eval_aft.engines.vllm.watchdog import watched
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
+
+# The log-probabilities of the model itself, before temperature, top-p, top-k and penalties. vLLM's default.
+RAW = "raw_logprobs"
 
 
 class VLLMEngine:
@@ -78,7 +80,9 @@ class VLLMEngine:
             add_bos_token=args.add_bos_token,
             template_args=self.renderer.template_args,
         )
-        self.scorer: Scorer = LMScorer(self._prompt_lm, self.renderer)
+        self.scorer: Scorer = PromptScorer(self._prompt_lm, self.renderer)
+        mode = args.engine.get("logprobs_mode", RAW)
+        self.no_confidence = "" if mode == RAW else f"logprobs_mode={mode} is not {RAW}"
         self.stop_ids = self._find_stop_ids()
         self._calls = count()
         self.fingerprint = self._fingerprint()
@@ -176,6 +180,8 @@ class VLLMEngine:
             skip_special_tokens=False,
             # vLLM needs the text to find stop strings. This engine decodes the final text as engine=hf does.
             detokenize=bool(sampling.until),
+            # 0 is the log-probability of the generated token and of no other.
+            logprobs=0 if request.confidence else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -202,7 +208,21 @@ class VLLMEngine:
             prompt_tokens=prompt_tokens,
             computed_prompt_tokens=prompt_tokens - (output.num_cached_tokens or 0),
             generated_tokens=len(token_ids),
+            confidence=self._confidence(token_ids, generated.logprobs),
         )
+
+    def _confidence(self, token_ids: Sequence[int], rows: Any) -> Confidence | None:
+        """The confidence in vLLM's rows of log-probabilities, one a token; None if there are none.
+
+        Raises:
+            EngineError: If one is NaN.
+        """
+        if rows is None:
+            return None
+        try:
+            return Confidence.of([row[token].logprob for row, token in zip(rows, token_ids, strict=True)])
+        except ValueError as error:
+            raise EngineError(damaged_logits(self._model_config.dtype)) from error
 
     def _find_stop_ids(self) -> frozenset[int]:
         configured = self._model_config.try_get_generation_config().get("eos_token_id")

@@ -8,7 +8,7 @@ windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +17,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lm_eval_aft.core.chat import refused_chat
-from lm_eval_aft.core.engine import Score
+from lm_eval_aft.core.engine import Score, TokenIds
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.model_checks import damaged_logits
 from lm_eval_aft.core.rendering import render
+from lm_eval_aft.engines.lm_scorer import LMScorer
 from lm_eval_aft.engines.vllm.watchdog import watched
 
 # A text to score before a run.
@@ -133,26 +134,48 @@ class PromptLM(TemplateLM):
         if any(math.isnan(score) for score, _ in scores):
             raise EngineError(damaged_logits(self._llm.llm_engine.model_config.dtype))
 
+    def token_logprobs(self, prompts: Sequence[TokenIds], texts: Sequence[TokenIds], quiet: bool) -> list[list[float]]:
+        """The log-probability of each token of each text after its prompt.
+
+        A text that ends at the context length is scored without its last token.
+
+        Raises:
+            EngineError: If vLLM stops working, or the model's logits are not numbers.
+        """
+        rows = [[*prompt, *text][: self._scored_length] for prompt, text in zip(prompts, texts, strict=True)]
+        outputs = self._read(rows, 0, quiet)
+        logprobs = [
+            [
+                row[token].logprob
+                for token, row in zip(ids[len(prompt) :], output.prompt_logprobs[len(prompt) :], strict=True)
+            ]
+            for ids, prompt, output in zip(rows, prompts, outputs, strict=True)
+        ]
+        self._refuse_damaged([(sum(row), False) for row in logprobs])
+        return logprobs
+
     def _scores(self, requests: Sequence[Pair], disable_tqdm: bool) -> list[Score]:
+        rows = [(context + continuation)[-self._scored_length :] for _, context, continuation in requests]
+        outputs = self._read(rows, 1, disable_tqdm)
+        return [
+            continuation_score(output, len(continuation))
+            for output, (_, _, continuation) in zip(outputs, requests, strict=True)
+        ]
+
+    def _read(self, rows: Sequence[list[int]], likeliest: int, quiet: bool) -> list[Any]:
+        """Run rows of token ids, with log-probabilities of each token and of so many likeliest ones."""
         from vllm import SamplingParams
 
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
-        prompts = [
-            {"prompt_token_ids": (context + continuation)[-self._scored_length :]}
-            for _, context, continuation in requests
-        ]
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=likeliest, detokenize=False)
+        prompts = [{"prompt_token_ids": ids} for ids in rows]
         try:
             with watched(self._llm.llm_engine):
-                outputs = self._llm.generate(prompts, params, use_tqdm=not disable_tqdm, lora_request=self._lora)
+                return list(self._llm.generate(prompts, params, use_tqdm=not quiet, lora_request=self._lora))
         except Exception as error:
             raise EngineError(
                 f"vLLM stopped working while it scored ({str(error).strip() or type(error).__name__}): start the same "
                 "command again, with a lower max_num_batched_tokens if memory was short."
             ) from error
-        return [
-            continuation_score(output, len(continuation))
-            for output, (_, _, continuation) in zip(outputs, requests, strict=True)
-        ]
 
     def check_logits(self) -> None:
         """Score a short text.
@@ -170,6 +193,18 @@ class PromptLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Not implemented: the engine generates."""
         raise NotImplementedError("PromptLM scores; VLLMEngine.generate generates")
+
+
+class PromptScorer(LMScorer):
+    """Scores requests with ``PromptLM``."""
+
+    lm: PromptLM
+
+    def token_logprobs(
+        self, prompts: Sequence[TokenIds], texts: Sequence[TokenIds], *, quiet: bool = False
+    ) -> Iterator[tuple[int, list[float]]]:
+        """See ``Scorer.token_logprobs``."""
+        yield from enumerate(self.lm.token_logprobs(prompts, texts, quiet))
 
 
 def continuation_score(output: Any, length: int) -> Score:
