@@ -102,7 +102,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"strategy": "vote"}, "strategy must be one of aggregate, refine, majority, best_of_n, beam"),
+            ({"strategy": "vote"}, "strategy must be one of aggregate, refine, majority, weighted, best_of_n, beam"),
             ({"strategy": "refine", "k": 5}, "k=5 contradicts strategy=refine"),
             ({"strategy": "beam", "layers": 2}, "strategy=beam has no aggregation layers"),
             ({"strategy": "beam", "engine": "vllm"}, "strategy=beam needs engine=hf: engine=vllm"),
