@@ -237,21 +237,23 @@ def _diagnostics(traces: Sequence[GradedTrace], settings: str, marking: Marking,
     judged = [trace for trace in traces if trace.right is not None]
     layers = max(text.layer for text in traces[0].texts)
     _check_depth(traces, layers)
+    # If all questions stop early, hidden layers have no texts.
+    written = {text.layer for trace in traces for text in trace.texts}
     scored = layers < int(values.get("layers", layers))
     steps = [(layer, layer - 1) for layer in range(1, layers + 1)] + ([(layers, 0)] if layers > 1 else [])
     gap = _gap(judged, level) if judged and layers and not scored and marking.votes else None
     return Diagnostics(
         task=traces[0].task,
         model=str(values.get("model", "")),
-        k=len(traces[0].layer(0)),
+        k=max(len(trace.layer(0)) for trace in traces),
         layers=layers,
         scored=scored,
         settings=settings,
         extraction=marking.name,
         questions=_question_count(traces),
         judged=_question_count(judged),
-        by_layer=tuple(_layer(traces, layer, marking.votes, level) for layer in range(layers + 1)),
-        readings=tuple(_reading(traces, *step, marking.votes, level) for step in steps),
+        by_layer=tuple(_layer(traces, layer, marking.votes, level) for layer in sorted(written)),
+        readings=tuple(_reading(traces, *step, marking.votes, level) for step in steps if written.issuperset(step)),
         changes=_changes(judged, marking.votes) if judged and layers and not scored else (),
         vote_shares=() if scored else _vote_shares(judged, marking.votes),
         cuts=sum((cuts for trace in traces for cuts in trace.cuts), Cuts()),
@@ -273,9 +275,10 @@ def _check_depth(traces: Sequence[GradedTrace], layers: int) -> None:
 
 
 def _layer(traces: Sequence[GradedTrace], layer: int, has_answers: bool, level: float) -> LayerStats:
-    groups = [trace.layer(layer) for trace in traces]
+    # With ``stop_layers`` some questions skip a layer.
+    groups = [group for trace in traces if (group := trace.layer(layer))]
     texts = [text for group in groups for text in group]
-    judged = [trace for trace in traces if trace.right is not None]
+    judged = [trace for trace in traces if trace.right is not None and trace.layer(layer)]
     mean, majority, oracle = _accuracies(judged, layer, has_answers, level)
     answers = [{text.answer for text in group} - {None} for group in groups]
     written = [[text.identity for text in group if not text.empty] for group in groups]
@@ -318,13 +321,14 @@ def _accuracies(
 
 
 def _reading(traces: Sequence[GradedTrace], layer: int, read: int, votes: bool, level: float) -> Reading:
+    traces = [trace for trace in traces if trace.layer(read) and trace.layer(layer)]
     texts = [(trace, text) for trace in traces for text in trace.layer(layer)]
     copied = [positions for trace, text in texts if (positions := trace.copies(text, read))]
-    overlaps = [text.overlaps for _, text in texts if not text.empty] if layer == read + 1 else []
+    overlaps = [text.overlaps for _, text in texts if text.overlaps and not text.empty] if layer == read + 1 else []
     disputed = [trace for trace in traces if 0 < _share_right(trace, read) < 1]
     random, majority, _ = _accuracies(disputed, read, votes, level)
     selected, _, _ = _accuracies(disputed, layer, votes, level)
-    width = max(len(trace.layer(read)) for trace in traces)
+    width = max((len(trace.layer(read)) for trace in traces), default=0)
     by_position = [sum(1 / len(each) for each in copied if position in each) for position in range(width)]
     return Reading(
         layer=layer,

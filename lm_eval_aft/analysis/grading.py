@@ -25,7 +25,7 @@ class GradedText:
     """One generated text.
 
     Attributes:
-        layer: 0 for the drafts.
+        layer: 0 for the drafts. The answer is in the run's last layer, also if ``stop_layers`` took fewer layers.
         index: Position in the layer, from 0.
         answer: The answer found in it; None if there is none.
         right: Whether it is right, by the gold answer or by the task's grade; None if neither is known.
@@ -33,9 +33,11 @@ class GradedText:
         empty: Whether it holds no answer: only white space, or a thought that does not end.
         cut: Whether it ended at the token limit.
         identity: Equal for texts of this trace that are equal without thoughts and once white space is normalised.
-        overlaps: For each text of the layer before, the share of this text's word 3-grams that occur in it, counted as
-            multisets: |A n B| / |A|. A text of fewer than three words is compared by single words. Empty for drafts.
+        overlaps: For each text that it read of the layer before, the share of this text's word 3-grams that it holds,
+            counted as multisets: |A n B| / |A|. A text of fewer than three words is compared by single words. Empty for
+            drafts.
         grades: The task's own grades; empty if there are none.
+        read: Positions of the texts that it read of the layer before.
     """
 
     layer: int
@@ -48,6 +50,7 @@ class GradedText:
     identity: int
     overlaps: tuple[float, ...]
     grades: tuple[Grade, ...] = ()
+    read: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +124,14 @@ class GradedTrace:
         return tuple(text for text in self.texts if text.layer == number)
 
     def copies(self, text: GradedText, read: int) -> tuple[int, ...]:
-        """Positions in layer ``read`` of the texts that a text repeats word for word; none for an empty text."""
-        return () if text.empty else tuple(t.index for t in self.layer(read) if t.identity == text.identity)
+        """Positions in layer ``read`` of the texts that a text repeats word for word; none for an empty text.
+
+        In the layer before it, only the texts that it read count.
+        """
+        if text.empty:
+            return ()
+        shown = [t for t in self.layer(read) if read != text.layer - 1 or t.index in text.read]
+        return tuple(t.index for t in shown if t.identity == text.identity)
 
 
 def grade(trace: Trace, extraction: Extraction | None, gold: str | None = None) -> GradedTrace:
@@ -162,10 +171,13 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
     texts = []
     for number, draft in enumerate(trace.drafts):
         answer = extraction.answer(answer_of(trace.question, draft)) if extraction else None
-        before = [grams[i] for i, other in enumerate(trace.drafts) if other.layer == draft.layer - 1]
+        read = trace.read_by(draft.layer, draft.index) if draft.layer else ()
+        before = [
+            grams[i] for i, other in enumerate(trace.drafts) if other.layer == draft.layer - 1 and other.index in read
+        ]
         texts.append(
             GradedText(
-                layer=draft.layer,
+                layer=draft.layer if draft is not trace.drafts[-1] else _answer_layer(trace),
                 index=draft.index,
                 answer=answer,
                 right=None,
@@ -175,9 +187,16 @@ def _texts(trace: Trace, extraction: Extraction | None) -> tuple[GradedText, ...
                 identity=identities.setdefault(tuple(words[number]), number),
                 overlaps=tuple(_overlap(grams[number], other) for other in before),
                 grades=trace.grades[number] if trace.grades else (),
+                read=read,
             )
         )
     return tuple(texts)
+
+
+def _answer_layer(trace: Trace) -> int:
+    """The layer of the answer. A question that needs fewer layers than others is compared with them by its answer."""
+    layer = trace.drafts[-1].layer
+    return max(layer, int(trace.settings["layers"])) if trace.settings.get("stop_layers") is not None else layer
 
 
 def _grams(words: list[str], size: int = 0) -> Counter[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,7 @@ from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.cli.evaluation import evaluate
 from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
-from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets
+from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets, widths
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -34,13 +34,12 @@ from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.terminal import note, show
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.checkpoint import choose_template
-from lm_eval_aft.inference.sweep_plan import SweepPlan, grid, plans_of
+from lm_eval_aft.inference.sweep_plan import K, Point, SweepPlan, grid, plans_of, shown_k, widths_of
 from lm_eval_aft.storage.draft_store import open_store
 from lm_eval_aft.storage.results import read_run
 
 DONE = "point.json"
 SUMMARY = "summary.json"
-Point = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,18 @@ def run_sweep(
     engine = load_engine(config.engine, engine_args, host)
     for number, (k, layers) in enumerate(waiting, 1):
         folder = _folder(out, (k, layers))
-        generations = f"{k * layers + 1} generation{'s' * (k * layers > 0)}"
+        point_config = _at(replace(config, record=str(folder / "traces")), (k, layers))
+        generations = f"{point_config.generations} generation{'s' * (layers > 0)}"
         note(f"[{number}/{len(waiting)}] {_name((k, layers))}: {generations} a question", err=False)
-        point_config = replace(config, k=k, layers=layers, record=str(folder / "traces"))
         lm = AFTLM.around(engine, point_config, template, store, name, engine_args=engine_args)
-        _evaluate(lm, {**model_args, "k": k, "layers": layers}, options, folder, manager, host)
+        _evaluate(
+            lm,
+            {**model_args, "k": shown_k(k) if isinstance(k, tuple) else k, "layers": layers},
+            options,
+            folder,
+            manager,
+            host,
+        )
         new = lm.computed_usage
         note(f"    {new.generations:,} new generations, {new.generated_tokens:,} new tokens", err=False)
         write_text(folder / DONE, json.dumps({"digest": digest}, indent=2) + "\n")
@@ -120,11 +126,18 @@ def _evaluate(
 
 
 def _folder(out: Path, point: Point) -> Path:
-    return out / f"k{point[0]}_l{point[1]}"
+    return out / f"k{shown_k(point[0]).replace('/', '-')}_l{point[1]}"
 
 
 def _name(point: Point) -> str:
-    return f"k={point[0]} layers={point[1]}" if point[1] else "layers=0 (a single answer)"
+    return f"k={shown_k(point[0])} layers={point[1]}" if point[1] else "layers=0 (a single answer)"
+
+
+def _at(config: AFTConfig, point: Point) -> AFTConfig:
+    """The configuration of a point."""
+    k, layers = point
+    widths = k if isinstance(k, tuple) else ()
+    return replace(config, k=next(iter(widths_of(*point)), 1), layers=layers, widths=widths)
 
 
 def _digest(model_args: dict[str, Any], options: Options) -> str:
@@ -164,13 +177,15 @@ def _table(points: Sequence[Point], out: Path) -> str:
     return render([leaderboard(read_entries(results))], "markdown")
 
 
-def _numbers(low: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
-    """A callback that reads comma-separated whole numbers of at least ``low``."""
+def _layers(ctx: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    """Read comma-separated numbers of layers."""
+    return sorted({integer(0)("--layers", part.strip()) for part in value.split(",")})
 
-    def parse(ctx: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-        return sorted({integer(low)(f"--{parameter.name}", part.strip()) for part in value.split(",")})
 
-    return parse
+def _ks(ctx: click.Context, parameter: click.Parameter, value: str) -> list[K]:
+    """Read comma-separated values of k, such as 3,5,32/4."""
+    ks: set[K] = {widths("--k", part.strip()) for part in value.split(",")}
+    return sorted(ks, key=lambda k: k if isinstance(k, tuple) else (k,))
 
 
 @click.command()
@@ -182,14 +197,14 @@ def _numbers(low: int) -> Callable[[click.Context, click.Parameter, str], list[i
     "k",
     default="1,3,5",
     show_default=True,
-    callback=_numbers(1),
-    help="Numbers of drafts to evaluate, separated by commas.",
+    callback=_ks,
+    help="Numbers of drafts to evaluate, separated by commas. 32/4 is 32 drafts and 4 texts in each hidden layer.",
 )
 @click.option(
     "--layers",
     default="0,1,2,3",
     show_default=True,
-    callback=_numbers(0),
+    callback=_layers,
     help="Numbers of aggregation layers to evaluate, separated by commas; 0 is a single answer.",
 )
 @click.option("--tasks", required=True, help="Names of lm-eval tasks, separated by commas.")
@@ -230,7 +245,7 @@ def sweep(**chosen: Any) -> None:
     config, _ = AFTConfig.split(model_args)
     for k, layers in grid(chosen["k"], chosen["layers"]):
         # Refuses a point without end before its generations are counted out.
-        replace(config, k=k, layers=layers)
+        _at(config, (k, layers))
     plans = plans_of(_load(tasks, manager, gen_kwargs), config, chosen["k"], chosen["layers"])
     if not plans:
         raise ConfigError(f"--tasks {chosen['tasks']} generates no text: a sweep needs a generate_until task.")

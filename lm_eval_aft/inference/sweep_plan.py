@@ -25,17 +25,42 @@ class SweepPlan:
     reason: str
 
 
-def grid(ks: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int]]:
-    """The points (k, layers) from the cheapest. ``layers=0`` does not depend on k, so it is one point."""
-    points = {(k if depth else 1, depth) for k in ks for depth in layers}
-    return sorted(points, key=lambda point: (point[0] * point[1], point[1]))
+# A number of texts for all layers, or one for each, such as (32, 4).
+K = int | tuple[int, ...]
+Point = tuple[K, int]
 
 
-def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: Sampling) -> SweepPlan:
+def widths_of(k: K, layers: int) -> tuple[int, ...]:
+    """Texts of each layer but the last. The last number holds for all further layers."""
+    numbers = k if isinstance(k, tuple) else (k,)
+    return (numbers + numbers[-1:] * layers)[:layers]
+
+
+def shown_k(k: K) -> str:
+    """``k`` as it is given: 5, or 32/4."""
+    return "/".join(map(str, k)) if isinstance(k, tuple) else str(k)
+
+
+def grid(ks: Sequence[K], layers: Sequence[int]) -> list[Point]:
+    """The points (k, layers) from the cheapest. ``layers=0`` does not depend on k, so it is one point.
+
+    A point with fewer layers than k has numbers needs only the first of them.
+    """
+    points: dict[tuple[int, ...], Point] = {}
+    for depth in layers:
+        for k in ks:
+            widths = widths_of(k, depth)
+            given: K = widths[: len(k)] if isinstance(k, tuple) and len(set(widths)) > 1 else next(iter(widths), 1)
+            points.setdefault((depth, *widths), (given, depth))
+    return sorted(points.values(), key=lambda point: (sum(widths_of(*point)), point[1]))
+
+
+def plan_of(ks: Sequence[K], layers: Sequence[int], drafts: Sampling, final: Sampling) -> SweepPlan:
     """Count the distinct generations of a grid, for one question.
 
-    A text depends on its place (layer and index) and its sampling. From layer 1 on it also depends on k, which decides
-    what it reads. If both are sampled alike, the answer of (k, L) is text 0 of layer L of a deeper point.
+    A text depends on its place (layer and index) and its sampling. From layer 1 on it also depends on the numbers of
+    texts in the layers before, which decide what it reads. If both are sampled alike, the answer of (k, L) is text 0 of
+    layer L of a deeper point.
 
     Args:
         ks: Values of k.
@@ -51,9 +76,10 @@ def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: S
             # As in the key of the draft store, a greedy text depends on neither its index nor the nucleus.
             greedy = not sampling.temperature
             sampling = replace(sampling, top_p=1.0, top_k=0) if greedy else sampling
-            for index in range(1 if last else k):
-                places.add((layer, 0 if greedy else index, k if layer else 0, sampling))
-    separate = sum(k * depth + 1 for k in ks for depth in layers)
+            widths = widths_of(k, depth)
+            for index in range(1 if last else widths[layer]):
+                places.add((layer, 0 if greedy else index, widths[:layer], sampling))
+    separate = sum(sum(widths_of(k, depth)) + 1 for k in ks for depth in layers)
     reason = "drafts depend on neither k nor layers"
     if final == drafts:
         reason += ", and the answer of a shallow point is the first text of that layer in a deeper one"
@@ -62,9 +88,7 @@ def plan_of(ks: Sequence[int], layers: Sequence[int], drafts: Sampling, final: S
     return SweepPlan(len(places), separate, reason)
 
 
-def plans_of(
-    tasks: dict[str, Any], config: AFTConfig, ks: Sequence[int], layers: Sequence[int]
-) -> dict[str, SweepPlan]:
+def plans_of(tasks: dict[str, Any], config: AFTConfig, ks: Sequence[K], layers: Sequence[int]) -> dict[str, SweepPlan]:
     """The plan of each generate_until task, by its own generation settings."""
     return {
         name: plan_of(ks, layers, *samplings(config, task.config.generation_kwargs))

@@ -307,3 +307,30 @@ def test_the_repeats_of_a_question_are_one_question(tmp_path: Path):
     text = panel_text(diagnostics_panel(diagnostics))
     assert "2 questions, 2 with a gold answer" in text
     assert "Against the majority vote 1.3 fixed, 0.3 broken." in text
+
+
+def test_a_text_copies_only_what_it_read():
+    made = replace(
+        trace(["it is 7", "it is 8"], ["it is 7", "it is 8"], ["it is 8"]), subsets=(((1,), (1,)), ((0, 1),))
+    )
+    graded = grade(made, GSM8K, "7")
+    assert [graded.copies(text, 0) for text in graded.layer(1)] == [(), (1,)]
+    assert [len(text.overlaps) for text in graded.texts] == [0, 0, 1, 1, 2]
+
+
+def test_questions_that_stopped_early_are_diagnosed_with_the_others(tmp_path):
+    settings = {**trace(["x"], "x").settings, "k": 3, "layers": 2, "stop_when": "window:2", "stop_layers": 0}
+    stopped = trace(["it is 7", "it is 7"], ["it is 7"], doc=0)
+    whole = trace(["it is 7", "it is 8", "it is 8"], ["a 8", "b 7", "c 7"], ["so 7"], doc=1)
+    made = [replace(each, settings=settings) for each in (stopped, whole)]
+    found = diagnosed(tmp_path, made)
+    assert [(layer.layer, layer.texts) for layer in found.by_layer] == [(0, 5), (1, 3), (2, 2)]
+    assert [(reading.layer, reading.read, reading.texts) for reading in found.readings] == [
+        (1, 0, 3),
+        (2, 1, 1),
+        (2, 0, 2),
+    ]
+    assert found.by_layer[2].mean.estimate == 1.0
+    assert found.k == 3
+    only = diagnosed(tmp_path, made[:1])
+    assert [layer.layer for layer in only.by_layer] == [0, 2]

@@ -17,7 +17,7 @@ from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
-from lm_eval_aft.inference.sweep_plan import grid, plan_of
+from lm_eval_aft.inference.sweep_plan import grid, plan_of, widths_of
 from lm_eval_aft.storage.draft_store import SQLiteStore
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
@@ -64,6 +64,15 @@ def test_greedy_texts_that_differ_in_the_nucleus_alone_are_one():
 def test_points_run_from_the_cheapest_and_layers_0_once():
     assert grid(KS, LAYERS)[:5] == [(1, 0), (1, 1), (1, 2), (3, 1), (1, 3)]
     assert len(grid(KS, LAYERS)) == 10
+
+
+def test_a_point_has_as_many_widths_as_its_layers_need():
+    assert grid([(32, 4)], [0, 1, 2, 3]) == [(1, 0), (32, 1), ((32, 4), 2), ((32, 4), 3)]
+    assert grid([5, (5, 5)], [2]) == [(5, 2)]
+    assert widths_of((32, 4), 4) == (32, 4, 4, 4)
+    # 32 drafts, 4 texts of layer 1, and two answers: that of (32, 1) is text 0 of layer 1.
+    assert plan_of([(32, 4)], [1, 2], SAMPLED, SAMPLED).distinct == 32 + 4 + 1
+    assert plan_of([(32, 4)], [1, 2], SAMPLED, GREEDY).separate == 33 + 37
 
 
 def run(tmp_path: Path, *more: str):
