@@ -183,6 +183,34 @@ class TestSampler:
             expected = TopPLogitsWarper(top_p)(None, expected)
         assert torch.equal(kept, expected > -torch.inf)
 
+    @pytest.mark.parametrize("shape", ["steep", "flat", "ties"])
+    @pytest.mark.parametrize(
+        "sampling",
+        [
+            Sampling(0.7, 0.95, 0, 1),
+            Sampling(1.0, 0.999, 0, 1),
+            Sampling(1.0, 1.0, 0, 1),
+            Sampling(1.0, 1.0, 40, 1),
+            Sampling(1.0, 0.9, 700, 1),
+            Sampling(1.0, 1.0, 0, 1, min_p=0.3),
+        ],
+    )
+    def test_a_draw_is_the_largest_sum_of_score_and_noise_among_all_kept_tokens(self, sampling, shape):
+        """Also if more tokens are kept than the sampler looks at first, or many tie with the last of them."""
+        rows, vocab = 6, 2000
+        logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(0)) * {"steep": 6}.get(shape, 0.5)
+        if shape == "ties":
+            logits = logits.round()
+        given, sampler = logits.clone(), RowSampler(sampling, range(rows), CPU)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(rows)]
+        scores = logits / sampling.temperature
+        kept = scores.masked_fill(scores < threshold(scores, sampling), -torch.inf)
+        for _ in range(5):
+            noise = torch.stack([torch.empty(vocab).uniform_(generator=each) for each in generators])
+            expected = (kept - (-noise.log()).log()).argmax(-1)
+            assert torch.equal(sampler.draw(logits), expected)
+        assert torch.equal(logits, given)
+
     def test_noise_belongs_to_the_token_not_to_its_rank(self):
         """Swapping two nearly equal logits must not change the token, as an inverse CDF over sorted mass would."""
         logits = torch.zeros(1, 1000)

@@ -18,8 +18,10 @@ from lm_eval_aft.core.model_checks import damaged_logits
 from lm_eval_aft.core.records import Sampling
 from lm_eval_aft.engines.hf.penalties import RowPenalties
 
-# Most nuclei are smaller. A larger one is found by a full sort.
-NUCLEUS_GUESS = 256
+# The values and token ids that topk returns, (rows, candidates) each, largest first.
+Best = tuple[torch.Tensor, torch.Tensor]
+# Most nuclei are smaller. A row with a larger one is sorted whole.
+CANDIDATES = 256
 
 
 class RowSampler:
@@ -64,14 +66,34 @@ class RowSampler:
         if not self._sampling.temperature:
             return scores.argmax(-1)
         scores = scores / self._sampling.temperature
+        if not truncates(self._sampling):
+            return (scores + _gumbel(self._noise(scores))).argmax(-1)
+        best = scores.topk(min(CANDIDATES, scores.shape[-1]))
+        values, ids = best  # (rows, candidates) each, largest first
+        lowest = _threshold(scores, best, self._sampling)
+        noise = self._noise(scores)
+        kept = values.masked_fill(values < lowest, -torch.inf)
+        chosen = (kept + _gumbel(noise.gather(-1, ids))).argmax(-1, keepdim=True)
+        tokens = ids.gather(-1, chosen)[:, 0]
+        # The sampling may keep tokens beyond the candidates too, also by a tie with the last of them.
+        wide = values[:, -1] >= lowest[:, 0]
+        if values.shape < scores.shape and bool(wide.any()):
+            kept = scores[wide].masked_fill(scores[wide] < lowest[wide], -torch.inf)
+            tokens[wide] = (kept + _gumbel(noise[wide])).argmax(-1)
+        return tokens
+
+    def _noise(self, scores: torch.Tensor) -> torch.Tensor:
+        """One uniform variate a row and token id, (rows, vocab)."""
         noise = torch.empty_like(scores)
         for row, generator in enumerate(self._generators):
             # exponential_ takes 7 times as long on a CPU.
             noise[row].uniform_(generator=generator)
-        scores = scores.masked_fill(scores < threshold(scores, self._sampling), -torch.inf)
-        # A uniform variate of 0 gives -inf, which is never the largest.
-        gumbel = noise.log_().neg_().log_().neg_()
-        return (scores + gumbel).argmax(-1)
+        return noise
+
+
+def _gumbel(noise: torch.Tensor) -> torch.Tensor:
+    """Turn uniform variates into Gumbel noise, in place. A variate of 0 gives -inf, which is never the largest."""
+    return noise.log_().neg_().log_().neg_()
 
 
 def refuse_damaged(logits: torch.Tensor) -> None:
@@ -84,6 +106,11 @@ def refuse_damaged(logits: torch.Tensor) -> None:
         raise EngineError(damaged_logits(logits.dtype))
 
 
+def truncates(sampling: Sampling) -> bool:
+    """Whether top-k, top-p or min-p may rule out a token."""
+    return bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
+
+
 def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """The lowest score that top-k, top-p and min-p keep, in transformers' order. Scores equal to it are kept too.
 
@@ -94,32 +121,37 @@ def threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     Returns:
         (rows, 1).
     """
-    lowest = _nucleus_threshold(scores, sampling)
-    if not sampling.min_p:
-        return lowest
-    return lowest.maximum(scores.amax(-1, keepdim=True) + math.log(sampling.min_p))
+    return _threshold(scores, scores.topk(min(CANDIDATES, scores.shape[-1])), sampling)
 
 
-def _nucleus_threshold(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    vocab = scores.shape[-1]
+def _threshold(scores: torch.Tensor, best: Best, sampling: Sampling) -> torch.Tensor:
+    lowest = _nucleus_threshold(scores, best, sampling)
+    return lowest.maximum(best[0][:, :1] + math.log(sampling.min_p)) if sampling.min_p else lowest
+
+
+def _nucleus_threshold(scores: torch.Tensor, best: Best, sampling: Sampling) -> torch.Tensor:
+    (rows, vocab), size = scores.shape, best[0].shape[-1]
     top_k = min(sampling.top_k or vocab, vocab)
     if sampling.top_p >= 1:
         if top_k == vocab:
-            return scores.new_full((len(scores), 1), -torch.inf)
-        return scores.topk(top_k).values[:, -1:]
-    size = min(top_k, NUCLEUS_GUESS)
-    lowest, complete = _nucleus(scores, size, top_k, sampling.top_p)
+            return scores.new_full((rows, 1), -torch.inf)
+        return (best[0] if top_k <= size else scores.topk(top_k).values)[:, top_k - 1 : top_k]
+    lowest, complete = _nucleus(scores, best, top_k, sampling.top_p)
     if size < top_k and not bool(complete.all()):
         wide = ~complete
-        lowest[wide], _ = _nucleus(scores[wide], top_k, top_k, sampling.top_p)
+        lowest[wide], _ = _nucleus(scores[wide], scores[wide].topk(top_k), top_k, sampling.top_p)
     return lowest
 
 
-def _nucleus(scores: torch.Tensor, size: int, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The lowest score of the nucleus among the ``size`` best, (rows, 1), and whether it ends there, (rows,)."""
-    best = scores.topk(size).values  # (rows, size), largest first
-    among = scores if top_k == scores.shape[-1] else scores.topk(top_k).values
-    mass = (best - among.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
+def _nucleus(scores: torch.Tensor, best: Best, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest score of the nucleus among the best, (rows, 1), and whether it ends there, (rows,)."""
+    values, ids = (part[:, :top_k] for part in best)
+    if top_k == scores.shape[-1]:
+        probabilities = scores.softmax(-1).gather(-1, ids)
+    else:
+        among = values if top_k == values.shape[-1] else scores.topk(top_k).values
+        probabilities = among.softmax(-1)[:, : values.shape[-1]]
+    mass = probabilities.cumsum(-1)
     # The token that reaches top_p belongs to the nucleus.
-    inside = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
-    return best.gather(-1, inside), (mass[:, -1] >= top_p)
+    inside = (mass < top_p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+    return values.gather(-1, inside), (mass[:, -1] >= top_p)
