@@ -79,6 +79,13 @@ STRATEGIES: Mapping[str, Strategy] = {
         finds_answers=True,
         writes_choice=True,
     ),
+    "mbr": Strategy(
+        "selects the text that agrees most with all others",
+        "mbr of {k}{hidden}",
+        {"layers": 1},
+        "lm_eval_aft.inference.mbr:load_mbr",
+        selects=True,
+    ),
 }
 # The last layer of these selects a text instead of writing one.
 SELECTIONS = tuple(name for name, strategy in STRATEGIES.items() if strategy.selects)

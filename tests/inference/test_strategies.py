@@ -365,6 +365,7 @@ EVERY = {
     "rsa": {"k": 3, "subset": 2, "layers": 2, "vote_regex": VOTE},
     "select": {"k": 3, "layers": 2, "vote_regex": VOTE},
     "best_of_n": {"k": 3, "layers": 1},
+    "mbr": {"k": 3},
     "beam": {"k": 2},
 }
 
@@ -445,7 +446,7 @@ class TestEveryStrategy:
         long = replace(short, max_tokens=200)
         fits = [replace(make_question("q" * 20), drafts=long, final=short)]
         (trace,) = self.run(strategy, Narrow(), reward, questions=fits)
-        reading = {"beam": 0, "best_of_n": 0, "majority": 1, "majority stop": 0, "rsa": 1}.get(
+        reading = {"beam": 0, "best_of_n": 0, "mbr": 0, "majority": 1, "majority stop": 0, "rsa": 1}.get(
             strategy, len(trace.cut_tokens) or 2
         )
         assert len(trace.cut_tokens) == reading
