@@ -1,13 +1,14 @@
 """``aft data``: the commands that turn queries into rows for ``aft train``, and describe them.
 
-The usual order is import, drafts, select, aggregate; stats and ppl describe any file of rows. Each command reads its
+The usual order is import, drafts, select, aggregate; stats and ppl describe any file of rows, and export writes it for
+other programs. Each command reads its
 options, calls one function and prints the result. A heavy package is imported when a command needs it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ import click
 from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.terminal import note, show
 from trainers.rows.result import DataResult
+from trainers.rows.row import DataRow
+from trainers.settings import EXPORT_FORMATS, KINDS, Kind, override
 
 SOURCE, OUT = click.argument("source", type=PATH), click.argument("out", type=PATH)
 POSITIVE, RATIO, SHARE = click.IntRange(1), Real(0), Real(0, 1, min_open=True)
@@ -164,6 +168,33 @@ def aggregate(source: Path, out: Path, **options: Any) -> None:
     _finish(out, replace(result, facts=[*result.facts, *overlap_of(result.rows).lines()]))
 
 
+@data.command(short_help="Write rows for other training programs.")
+@SOURCE
+@OUT
+@click.option("--to", "form", required=True, type=click.Choice(EXPORT_FORMATS), help="Layout of the output.")
+@click.option("--model", required=True, help="Folder or hub name of the model to train. Its tokenizer is used.")
+@click.option("--kind", default="aft", type=click.Choice(list(KINDS)), help="Which examples, as in aft train.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting of aft train that examples depend on, such as k=[3,5], plain_share=0, max_length or template. "
+    "Repeat the option for several.",
+)
+@click.option("--gold", default="gold", help="Key of a row that holds the right answer, for verl.")
+def export(source: Path, out: Path, form: str, model: str, kind: Kind, overrides: tuple[str, ...], gold: str) -> None:
+    """Write the examples of aft train for other training programs.
+
+    The prompts are those of training and inference. OUT is JSONL, or Parquet if its name ends in .parquet.
+    """
+    from trainers.fitting.export import export_rows, write_rows
+
+    config = override({"model": model, "data": str(source), "output": str(out)}, overrides, "aft data export")
+    result = export_rows(source, form, config, kind, gold)
+    _finish(out, result, write_rows)
+
+
 @data.command(short_help="Describe a file of rows.")
 @SOURCE
 @click.option(
@@ -213,9 +244,11 @@ def _model(out: Path, options: dict[str, Any]) -> Any:
     return GeneratorOptions(model_args, Path(f"{out}.sqlite"), device, batch_size)
 
 
-def _finish(out: Path, result: DataResult) -> None:
+def _finish(
+    out: Path, result: DataResult, write_rows: Callable[[Path, Sequence[DataRow]], object] = write_jsonl
+) -> None:
     """Write the rows and their card, and print what was done."""
-    digest = result.write(out)
+    digest = result.write(out, write_rows)
     for fact in result.facts:
         note(fact, err=False)
     note(f"wrote {len(result.rows)} rows to {out} (sha256 {digest[:12]})", err=False)

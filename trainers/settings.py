@@ -24,6 +24,8 @@ KINDS: dict[Kind, str] = {
     "aft-no-drafts": "query -> target: what the targets teach without the drafts",
     "aft-pseudo": "query + drafts -> sft_target: targets that were not made from the drafts",
 }
+# What aft data export writes; see trainers.fitting.export.
+EXPORT_FORMATS = ("messages", "prompt-completion", "sharegpt", "verl")
 # A started run keeps these settings: its weights, optimizer state or order of batches depend on them.
 FROZEN_ON_RESUME = (
     *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
@@ -112,20 +114,29 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not allowed.
     """
-    settings, known = _read(Path(check_path("--config", path))), parsers(TrainConfig)
-    for override in overrides:
-        name, separator, value = override.partition("=")
+    return override(_read(Path(check_path("--config", path))), overrides, path)
+
+
+def override(settings: Mapping[str, Any], overrides: Sequence[str], source: str) -> TrainConfig:
+    """Replace some settings by ``key=value`` texts, check them and fill in the defaults.
+
+    Raises:
+        ConfigError: If a text is not ``key=value``, or a key or value is not allowed.
+    """
+    settings, known = dict(settings), parsers(TrainConfig)
+    for text_given in overrides:
+        name, separator, value = text_given.partition("=")
         if not separator:
-            raise ConfigError(f"--set {public_word(override)} is not allowed: write --set key=value.")
+            raise ConfigError(f"--set {public_word(text_given)} is not allowed: write --set key=value.")
         try:
             read = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"--set {override} cannot be read ({reason}): write the value as YAML.") from error
+            raise ConfigError(f"--set {text_given} cannot be read ({reason}): write the value as YAML.") from error
         # A folder may be called 2024.
         is_text = read is not None and known.get(name.strip()) in (text, _path)
         settings[name.strip()] = value.strip() if is_text and not isinstance(read, str) else read
-    return make_config(settings, path)
+    return make_config(settings, source)
 
 
 def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.errors import ChatError, ConfigError, PromptTooLong
-from lm_eval_aft.core.prompts import Template, aggregate_prompt, check_templates, draft_prompt
+from lm_eval_aft.core.prompts import Fitted, Template, aggregate_prompt, check_templates, draft_prompt
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.thinking import closing_mark, without_thoughts
 from trainers.rows.row import template_errors_name
@@ -93,18 +93,30 @@ class Encoder:
             ChatError: If the chat template refuses the query.
         """
         target = self.target_ids(sample)
-        budget = self.max_length - len(target)
-        with template_errors_name(sample.where):
-            if sample.drafts:
-                fitted = aggregate_prompt(self.template, self.renderer, sample.chat, sample.drafts, budget, final=True)
-            else:
-                fitted = draft_prompt(self.template, self.renderer, sample.chat, budget, final=True)
+        fitted = self.fit_prompt(sample, len(target))
         prompt = fitted.prompt.token_ids or ()
         return Example((*prompt, *target), len(prompt)), any(fitted.cut_tokens)
 
+    def fit_prompt(self, sample: Sample, reserved: int) -> Fitted:
+        """The prompt of a sample, with its drafts cut so that ``reserved`` tokens fit beside it.
+
+        Raises:
+            PromptTooLong: If it does not fit ``max_length`` with drafts of one token each.
+            ChatError: If the chat template refuses the query.
+        """
+        budget = self.max_length - reserved
+        with template_errors_name(sample.where):
+            if sample.drafts:
+                return aggregate_prompt(self.template, self.renderer, sample.chat, sample.drafts, budget, final=True)
+            return draft_prompt(self.template, self.renderer, sample.chat, budget, final=True)
+
+    def target_text(self, sample: Sample) -> str:
+        """The text that a model should write after the prompt, without the end of the turn."""
+        return self._lead + sample.target.strip()
+
     def target_ids(self, sample: Sample) -> tuple[int, ...]:
         """The token ids of the target and of the end of the turn."""
-        ids = self.renderer.tokenizer.encode(self._lead + sample.target.strip(), add_special_tokens=False)
+        ids = self.renderer.tokenizer.encode(self.target_text(sample), add_special_tokens=False)
         if not ids:
             raise ConfigError(f"the target of {sample.where} has no tokens: every token would be masked.")
         if not self._special.isdisjoint(ids) and self.renderer.clean(sample.target) != sample.target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,12 @@ class DataResult:
     settings: Mapping[str, Any]
     sources: Sequence[Path]
 
-    def write(self, out: Path) -> str:
+    def write(self, out: Path, write_rows: Callable[[Path, Sequence[DataRow]], object] = write_jsonl) -> str:
         """Write the rows to ``out``, and digests, settings and facts to ``out.card.json``.
+
+        Args:
+            out: The file.
+            write_rows: Writes the rows.
 
         Returns:
             SHA-256 of the rows' file.
@@ -41,7 +45,7 @@ class DataResult:
         """
         # The output may replace a source, so its digest is taken first.
         inputs = {str(source): file_digest(source) for source in self.sources}
-        write_jsonl(out, self.rows)
+        write_rows(out, self.rows)
         card = {
             "version": __version__,
             "inputs": inputs,

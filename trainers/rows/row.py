@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class TrainingRow:
         sft_target: Text that a model should write without drafts; "" if the row has none.
         sources: Positions in ``drafts`` of the drafts that the target was made from. Every draw holds them.
         where: File and row number, for messages.
+        data: The object of the data file, with all its keys.
     """
 
     chat: Chat
@@ -60,6 +61,7 @@ class TrainingRow:
     sft_target: str
     sources: tuple[int, ...]
     where: str
+    data: DataRow = field(default_factory=dict, repr=False)
 
     @property
     def single_answer_target(self) -> str:
@@ -93,6 +95,7 @@ class TrainingRow:
             drafts=tuple(drafts[number] for number in full),
             sources=tuple(full.index(source) for source in sources if source in full),
             where=where,
+            data=row,
             **texts,
         )
 

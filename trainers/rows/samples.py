@@ -7,13 +7,13 @@ row and the number of the draw. So a draw does not depend on other rows, their o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Chat
-from trainers.rows.row import TrainingRow
+from trainers.rows.row import DataRow, TrainingRow
 from trainers.settings import Kind, TrainConfig
 
 # Examples of a run. Each is in memory with its tokens.
@@ -22,12 +22,21 @@ MAX_SAMPLES = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The parts of one training example; without drafts it trains a single answer."""
+    """The parts of one training example; without drafts it trains a single answer.
+
+    Attributes:
+        chat: The query.
+        drafts: The drafts that the prompt shows, in their order.
+        target: Text to learn; "" if the example is a prompt only.
+        where: File and row number, for messages.
+        data: The row, with all its keys.
+    """
 
     chat: Chat
     drafts: tuple[str, ...]
     target: str
     where: str
+    data: DataRow = field(default_factory=dict, repr=False)
 
 
 def make_samples(rows: Sequence[TrainingRow], kind: Kind, config: TrainConfig) -> list[Sample]:
@@ -40,6 +49,27 @@ def make_samples(rows: Sequence[TrainingRow], kind: Kind, config: TrainConfig) -
         return [_single_answer(row, row.single_answer_target, "sft_target nor target") for row in rows]
     if kind == "aft-no-drafts":
         return [_single_answer(row, row.target, "target") for row in rows]
+    samples = [
+        _aggregate(row, number, kind, config)
+        for row in _drawable(rows, config)
+        for number in range(config.sets_per_query)
+    ]
+    return samples + _single_answers(rows, len(samples), config)
+
+
+def make_prompts(rows: Sequence[TrainingRow], config: TrainConfig) -> list[Sample]:
+    """The samples of ``aft`` without their targets: draft sets, and queries alone by ``plain_share``.
+
+    Raises:
+        ConfigError: If a row has too few drafts.
+    """
+    drawn = [_draw(row, n, "", config) for row in _drawable(rows, config) for n in range(config.sets_per_query)]
+    plain = [Sample(row.chat, (), "", row.where, row.data) for row in _plain_rows(rows, len(drawn), config)]
+    return drawn + plain
+
+
+def _drawable(rows: Sequence[TrainingRow], config: TrainConfig) -> Sequence[TrainingRow]:
+    """The rows, checked: each has enough drafts, and they make no more examples than fit into memory."""
     _check_drafts(rows, config)
     refuse_count(
         len(rows) * config.sets_per_query,
@@ -47,8 +77,7 @@ def make_samples(rows: Sequence[TrainingRow], kind: Kind, config: TrainConfig) -
         f"sets_per_query={config.sets_per_query} of {len(rows):,} rows would be {{}} examples",
         "lower it",
     )
-    samples = [_aggregate(row, number, kind, config) for row in rows for number in range(config.sets_per_query)]
-    return samples + _single_answers(rows, len(samples), config)
+    return rows
 
 
 def comparable_length(other: str, target: str) -> bool:
@@ -71,16 +100,20 @@ def pseudo_samples(rows: Sequence[TrainingRow], config: TrainConfig) -> list[Sam
 def _single_answer(row: TrainingRow, target: str, needed: str) -> Sample:
     if not target:
         raise ConfigError(f"{row.where} has no {needed}: add the text that the model should learn.")
-    return Sample(row.chat, (), target, row.where)
+    return Sample(row.chat, (), target, row.where, row.data)
 
 
 def _aggregate(row: TrainingRow, number: int, kind: Kind, config: TrainConfig) -> Sample:
     target, name = (row.sft_target, "sft_target") if kind == "aft-pseudo" else (row.target, "target")
     if not target:
         raise ConfigError(f"{row.where} has no {name}: aft train {kind} learns it from the drafts of every row.")
+    return _draw(row, number, target, config)
+
+
+def _draw(row: TrainingRow, number: int, target: str, config: TrainConfig) -> Sample:
     random = Random(f"{config.seed}/{number}/{row.chat.identity}/{row.drafts}")
     k = random.choice(config.k) if config.k else len(row.drafts)
-    return Sample(row.chat, draw_drafts(row, k, random), target, row.where)
+    return Sample(row.chat, draw_drafts(row, k, random), target, row.where, row.data)
 
 
 def draw_drafts(row: TrainingRow, k: int, random: Random) -> tuple[str, ...]:
@@ -103,9 +136,13 @@ def _check_drafts(rows: Sequence[TrainingRow], config: TrainConfig) -> None:
 
 
 def _single_answers(rows: Sequence[TrainingRow], aggregated: int, config: TrainConfig) -> list[Sample]:
-    """As many samples without drafts as ``plain_share`` requires, spread evenly over the rows."""
+    chosen = _plain_rows(rows, aggregated, config)
+    return [_single_answer(row, row.single_answer_target, "target") for row in chosen]
+
+
+def _plain_rows(rows: Sequence[TrainingRow], aggregated: int, config: TrainConfig) -> list[TrainingRow]:
+    """As many rows as ``plain_share`` requires, spread evenly."""
     count = round(aggregated * config.plain_share / (1 - config.plain_share))
     order = list(rows)
     Random(f"{config.seed}/plain").shuffle(order)
-    chosen = [order[i % len(order)] for i in range(count)]
-    return [_single_answer(row, row.single_answer_target, "target") for row in chosen]
+    return [order[i % len(order)] for i in range(count)]
