@@ -19,8 +19,9 @@ from lm_eval_aft.analysis.marking import extraction_of
 from lm_eval_aft.analysis.runs import RunEntry, by_question
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import votes_of_run
+from lm_eval_aft.core.config import CONFIDENCES
 from lm_eval_aft.core.errors import ConfigError, RecordError
-from lm_eval_aft.core.records import Trace
+from lm_eval_aft.core.records import Confidence, Trace
 from lm_eval_aft.core.usage import Usage, total
 from lm_eval_aft.inference.dialogue import is_empty
 from lm_eval_aft.storage.results import Sample, Score
@@ -109,6 +110,10 @@ DRAFT_COLUMNS = {
     "prompt_tokens": FrameColumn(WHOLE, "Tokens of its prompt."),
     "computed_prompt_tokens": FrameColumn(WHOLE, "Prompt tokens that ran through the model for this text."),
     "generated_tokens": FrameColumn(WHOLE, "Generated tokens, the end token included."),
+    "confidence_sum": FrameColumn(REAL, "Sum of its tokens' log-probabilities; missing if the engine gave none."),
+    "confidence_mean": FrameColumn(REAL, "Their mean."),
+    "confidence_tail": FrameColumn(REAL, "The mean of the last 32 tokens."),
+    "confidence_window": FrameColumn(REAL, "The lowest mean of 32 consecutive tokens."),
     "reused": FrameColumn(FLAG, "Whether the text came from the draft store, or from an equal request of the run."),
     "elapsed_s": FrameColumn(REAL, "Seconds from the start of its layer to its end."),
 }
@@ -387,9 +392,14 @@ def _trace_rows(label: str, trace: Trace, graded: GradedTrace) -> Iterator[Cells
             "prompt_tokens": completion.prompt_tokens,
             "computed_prompt_tokens": completion.computed_prompt_tokens,
             "generated_tokens": completion.generated_tokens,
+            **_confidence_cells(completion.confidence),
             "reused": draft.reused,
             "elapsed_s": draft.elapsed_s,
         }
+
+
+def _confidence_cells(confidence: Confidence | None) -> Cells:
+    return {f"confidence_{name}": getattr(confidence, name) if confidence else None for name in CONFIDENCES}
 
 
 def _judgement_rows(entry: RunEntry) -> Iterator[Cells]:

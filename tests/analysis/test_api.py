@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from helpers.paths import ROOT
 from lm_eval_aft.analysis.frames import DRAFT_COLUMNS, JUDGEMENT_COLUMNS, RUN_COLUMNS, SAMPLE_COLUMNS
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.records import Confidence
 from lm_eval_aft.storage.traces import write_traces
 
 FILES = ROOT / "tests" / "fixtures" / "version_0_1_0"
@@ -92,6 +94,18 @@ def test_frames_of_two_runs(runs: Path):
     assert drafts["grades"].isna().all()
     assert frames.judgements.empty
     assert list(frames.judgements) == list(JUDGEMENT_COLUMNS)
+
+
+def test_frames_hold_the_confidence_of_drafts(tmp_path: Path):
+    made = trace_of_texts(["7", "9"], ["8"], task="t")
+    sure = replace(made.drafts[0].completion, confidence=Confidence(-9.0, -0.5, -0.25, -2.0))
+    made = replace(made, drafts=(replace(made.drafts[0], completion=sure), *made.drafts[1:]))
+    write_traces(str(tmp_path / "traces"), {"k": 2, "layers": 1, "model": "m"}, [made])
+    make_run(tmp_path, [1], k=2, layers=1)
+    columns = [f"confidence_{name}" for name in ("sum", "mean", "tail", "window")]
+    cells = lm_eval_aft.frames(tmp_path).drafts[columns]
+    assert cells.iloc[0].tolist() == [-9.0, -0.5, -0.25, -2.0]
+    assert cells.iloc[1:].isna().all(axis=None)
 
 
 def test_another_model_has_no_settings_and_no_cost(tmp_path: Path):

@@ -22,7 +22,17 @@ from lm_eval_aft.storage.draft_store import NoStore
 
 FOLDER = ROOT / "benchmarks"
 NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
-NAMES += ("family", "family_data", "family_figure", "family_seeds", "figures", "screenshots", "store", "train")
+NAMES += (
+    "family",
+    "family_data",
+    "family_figure",
+    "family_seeds",
+    "figures",
+    "screenshots",
+    "store",
+    "train",
+    "confidence",
+)
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
 
@@ -42,7 +52,7 @@ def run(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(12)))
 
     def main(name: str, *words: str, file: str | None = None) -> dict:
-        data = [] if name in ("memory", "family_seeds", "store") else ["--questions", str(questions)]
+        data = [] if name in ("memory", "family_seeds", "store", "confidence") else ["--questions", str(questions)]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *data, *words, "--out", str(tmp_path / "out")])
         script(name).main()
         return json.loads((tmp_path / "out" / f"{file or name}.json").read_text())
@@ -374,6 +384,13 @@ def test_one_script_draws_the_family_with_all_its_points(script, monkeypatch, tm
     assert printed == [str(tmp_path / name) for name in (*names, "family-tokens.png")]
     texts = (tmp_path / "cost-family.svg").read_text(encoding="utf-8")
     assert all(f">{point.name}</text>" in texts for point in points)
+
+
+def test_log_probabilities_are_a_part_of_the_time(run):
+    figures = run("confidence", "--rows", "5", "--tokens", "4", "--turns", "1", file="confidence-bundled-aft")
+    (case,) = figures["cases"].values()
+    assert figures["vocabulary"] == 112
+    assert 0 < case["logprobs_cpu_s"][0] < case["generate_cpu_s"][0]
 
 
 def test_the_store_is_smaller_than_version_1(run):

