@@ -13,6 +13,7 @@ from lm_eval_aft.analysis.diagnosis import Diagnosis, diagnose_traces
 from lm_eval_aft.analysis.groups import tasks_named
 from lm_eval_aft.analysis.judgements import is_judgement_file
 from lm_eval_aft.analysis.runs import RunEntry, entries_at, no_task, read_entries, stored_traces
+from lm_eval_aft.analysis.strategies import Strategies, strategies_by_task
 from lm_eval_aft.analysis.votes import Votes, count_row_votes, count_votes
 from lm_eval_aft.core.early_stopping import StopRule, stop_rule
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -22,6 +23,8 @@ from lm_eval_aft.storage import results
 from lm_eval_aft.storage.draft_files import is_draft_file
 
 AnyPath = str | Path
+# The rules that ``aft compare --strategies`` replays if none is given.
+STOP_WHEN = ("agree:0.95", "window:4")
 
 
 def read_runs(*out: AnyPath, traces: AnyPath | None = None, keep: bool = False) -> tuple[RunEntry, ...]:
@@ -76,6 +79,43 @@ def compare(
         return compare_judgements(base_path, paths, common, level, names, metric)
     base, rest = read_sides(base_path, paths, _path_or_none("traces", traces))
     return compare_entries(base, rest, names, metric, common, level, members)
+
+
+def strategies(
+    pool: AnyPath,
+    *runs: AnyPath,
+    stop_when: str | Sequence[str] = STOP_WHEN,
+    tasks: str | Sequence[str] = (),
+    metric: str | None = None,
+    regex: str | None = None,
+    common: bool = False,
+    level: float = 0.95,
+    traces: AnyPath | None = None,
+) -> tuple[tuple[Strategies, ...], tuple[str, ...]]:
+    """Compare all strategies on one pool of drafts, as ``aft compare --strategies`` does.
+
+    Args:
+        pool: A run with ``record=`` and several drafts a question.
+        *runs: Folders of further runs, which are rows as they are.
+        stop_when: Rules that are replayed on the drafts, as ``votes`` takes them.
+        tasks: Compare on this task or group, or these; all by default.
+        metric: ``NAME`` or ``NAME,FILTER`` instead of each task's first score.
+        regex: Finds answers instead of the tasks' own filters.
+        common: Compare the questions that all runs answered, if they answered different ones.
+        level: Confidence of the intervals, in (0, 1).
+        traces: Folder that ``record=`` named, if it is not below the runs.
+
+    Returns:
+        The strategies of each task, and a sentence for each task that is left out.
+
+    Raises:
+        ConfigError: An argument is wrong.
+        RecordError: No task can be compared, or a file cannot be read.
+    """
+    names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    paths, folder = [_path("runs", each) for each in runs], _path_or_none("traces", traces)
+    base, rest = read_sides(_path("pool", pool), paths, folder, alone=not paths)
+    return strategies_by_task(base, rest, stop_rules(stop_when), names, metric, regex, common, level)
 
 
 def votes(
@@ -178,7 +218,11 @@ def _stored(out: AnyPath, task: str | None, traces: AnyPath | None) -> tuple[tup
 
 
 def read_sides(
-    baseline: Path, others: Sequence[Path], traces: Path | None = None, more: Sequence[Path] = ()
+    baseline: Path,
+    others: Sequence[Path],
+    traces: Path | None = None,
+    more: Sequence[Path] = (),
+    alone: bool = False,
 ) -> tuple[RunEntry, tuple[RunEntry, ...]]:
     """The one run below ``baseline``, and every other run below ``others`` and ``more``, all with different labels.
 
@@ -187,12 +231,13 @@ def read_sides(
         others: Where the runs are that are compared with it.
         traces: Folder of traces that are not below the runs.
         more: Where further runs are, whose drafts vote.
+        alone: Whether there may be no other run.
 
     Raises:
         ConfigError: There is nothing to compare the baseline with.
         RecordError: The baseline is not one run, or a folder holds none; the message names it.
     """
-    if not others:
+    if not others and not alone:
         raise ConfigError("there is nothing to compare the baseline with: give one run or more after it.")
     runs = results.read_runs(baseline)
     if len(runs) > 1:
@@ -200,7 +245,7 @@ def read_sides(
         raise RecordError(f"{baseline} holds {len(runs)} runs and the baseline is one: give its file, such as {files}.")
     # The folder rather than the file in it: the traces may lie elsewhere in the folder.
     base, *rest = read_entries([baseline, *others, *more], traces)
-    if not rest:
+    if not rest and not alone:
         raise _no_other_run(others[0])
     return base, tuple(rest)
 

@@ -45,6 +45,22 @@ ALPHA = 0.05
 Verdict = Literal["better", "worse", "no difference shown", "neither better nor worse"]
 
 
+def verdict_of(p_value: float, difference: Interval, higher_is_better: bool) -> Verdict:
+    """Whether a difference is for the better or the worse. This rule is the only one.
+
+    The p-value must be at most 5%, and the interval, if there is one, must leave out zero.
+
+    Args:
+        p_value: The p-value that counts: the corrected one if there is one.
+        difference: Other minus baseline.
+        higher_is_better: Of the metric.
+    """
+    holds_zero = difference.bounded and difference.low <= 0 <= difference.high
+    if p_value > ALPHA or holds_zero or not difference.estimate:
+        return "no difference shown"
+    return "better" if (difference.estimate > 0) == higher_is_better else "worse"
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Another run against the baseline on one metric of one task or group, or one category of a task.
@@ -100,17 +116,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the other run is better or worse. This rule is the only one.
-
-        The p-value that counts must be at most 5%, and the interval, if there is one, must leave out zero.
-        """
+        """Whether the other run is better or worse; see ``verdict_of``."""
         if not self.score.ranked:
             return "neither better nor worse"
-        difference = self.difference
-        holds_zero = difference.bounded and difference.low <= 0 <= difference.high
-        if self.p > ALPHA or holds_zero or not difference.estimate:
-            return "no difference shown"
-        return "better" if (difference.estimate > 0) == self.score.higher_is_better else "worse"
+        return verdict_of(self.p, self.difference, self.score.higher_is_better)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +274,7 @@ def _pair(
     """
     for name in names:
         judged = _judged_score(baseline, other, name, metric)
-        score = judged or _score(other.run, name, metric)
+        score = judged or named_score(other.run, name, metric)
         try:
             if judged:
                 yield score, pair_stored_judgements(baseline, other, name, common)
@@ -288,7 +297,12 @@ def _judged_score(baseline: RunEntry, other: RunEntry, name: str, metric: str | 
     return None
 
 
-def _score(run: EvalRun, name: str, metric: str | None) -> Score:
+def named_score(run: EvalRun, name: str, metric: str | None) -> Score:
+    """The score of a task or a group that ``NAME`` or ``NAME,FILTER`` names, or the primary one.
+
+    Raises:
+        ConfigError: The run has no such metric.
+    """
     if metric is None:
         return primary_score(run, name)
     wanted, _, filter_name = metric.partition(",")

@@ -7,12 +7,13 @@ tokens than the run did. The run is compared with their majority vote and with t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.marking import Marking, choose_marking, gold_answers, rule_for
 from lm_eval_aft.analysis.pairing import Document, samples_by_document
+from lm_eval_aft.analysis.replay import VotedDraft
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
 from lm_eval_aft.analysis.votes import drafter_of
@@ -61,6 +62,8 @@ class DraftPool:
         values: The score of each draft of a document, in [0, 1].
         tokens: Mean generated tokens of a draft.
         extraction: How answers were found; "" if there are none.
+        drafts: The drafts of each document one by one.
+        prompt_tokens: Length of the drafts' prompt of each document.
     """
 
     label: str
@@ -69,11 +72,35 @@ class DraftPool:
     values: Mapping[Document, tuple[float, ...]]
     tokens: float
     extraction: str
+    drafts: Mapping[Document, tuple[VotedDraft, ...]]
+    prompt_tokens: Mapping[Document, int]
+
+    def affordable(self, tokens: float) -> tuple[int, bool]:
+        """How many drafts generate no more than this many tokens, and whether the pool has as many."""
+        count = int(tokens / self.tokens + 1e-9)
+        return max(1, min(count, self.size)), count <= self.size
 
     @property
     def size(self) -> int:
         """The number of drafts that every question has."""
         return min(map(len, self.values.values()))
+
+    def restricted(self, documents: Sequence[Document]) -> DraftPool:
+        """The pool of these documents, with equally many drafts of each."""
+        drafts = {document: self.drafts[document][: self.size] for document in documents}
+        answers = {document: tuple(each.answer for each in row) for document, row in drafts.items()}
+        return replace(
+            self,
+            answers=answers if self.answers is not None else None,
+            values={document: tuple(each.value for each in row) for document, row in drafts.items()},
+            tokens=fmean(each.tokens for row in drafts.values() for each in row),
+            drafts=drafts,
+            prompt_tokens={document: self.prompt_tokens[document] for document in documents},
+        )
+
+    def scores(self, document: Document, n: int) -> tuple[float, float | None, float]:
+        """Expected score of one draft, of the vote and of the oracle of n drafts, over all choices of n."""
+        return score_texts(self.answers[document] if self.answers else None, self.values[document], n)
 
 
 def equal_cost_baselines(
@@ -103,11 +130,8 @@ def _baselines(
     pool: DraftPool, scores: Mapping[Document, float], tokens: float, level: float
 ) -> Iterator[EqualCostBaseline]:
     """The majority vote and the best draft of one pool, for a run of these scores and this many tokens a question."""
-    affordable = int(tokens / pool.tokens + 1e-9)
-    n = max(1, min(affordable, pool.size))
-    votes = [
-        score_texts(pool.answers[document] if pool.answers else None, pool.values[document], n) for document in scores
-    ]
+    n, enough = pool.affordable(tokens)
+    votes = [pool.scores(document, n) for document in scores]
     _, majority, oracle = zip(*votes, strict=True)
     run_scores = list(scores.values())
     for kind, column in (("majority vote", majority), ("best draft", oracle)):
@@ -118,7 +142,7 @@ def _baselines(
             pool=pool.label,
             drafts=n,
             generated_tokens=n * pool.tokens,
-            enough=affordable <= pool.size,
+            enough=enough,
             score=mean_interval(column, level),
             difference=paired_bootstrap(column, run_scores, level=level),
             p_value=paired_permutation(column, run_scores).p_value,
@@ -154,7 +178,29 @@ def draft_pool(entry: RunEntry, score: Score, entries: Sequence[RunEntry], regex
     settings = entry.run.settings or {}
     drafter = drafter_of(settings)
     label = entry.label if drafter is settings else f"{drafter.get('model')}, read by {entry.label}"
-    return DraftPool(label, str(drafter.get("fingerprint")), answers, values, fmean(tokens), extraction)
+    return DraftPool(
+        label,
+        str(drafter.get("fingerprint")),
+        answers,
+        values,
+        fmean(tokens),
+        extraction,
+        {
+            document: _voted_drafts(traces[document], answers[document] if answers else None, scores)
+            for document, scores in values.items()
+        },
+        {document: traces[document].layer(0)[0].completion.prompt_tokens for document in values},
+    )
+
+
+def _voted_drafts(
+    trace: Trace, answers: Sequence[str | None] | None, values: Sequence[float]
+) -> tuple[VotedDraft, ...]:
+    drafts = trace.layer(0)
+    return tuple(
+        VotedDraft(answer, value, draft.completion.generated_tokens, draft.seed, draft.completion.confidence)
+        for draft, answer, value in zip(drafts, answers or [None] * len(drafts), values, strict=True)
+    )
 
 
 _Marks = tuple[str, dict[Document, tuple[str | None, ...]] | None, dict[Document, tuple[float, ...]]]

@@ -15,6 +15,7 @@ from lm_eval_aft.analysis.pairing import PairedScores
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.core.early_stopping import StopRule
+from lm_eval_aft.core.records import Confidence
 from lm_eval_aft.inference.ballot import best, votes_for
 
 
@@ -27,12 +28,14 @@ class VotedDraft:
         value: Its score, in [0, 1].
         tokens: Its generated tokens.
         seed: The seed of its generation, which decides ties.
+        confidence: How likely the model found it; None if the engine did not say.
     """
 
     answer: str | None
     value: float
     tokens: int
     seed: int
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, slots=True)

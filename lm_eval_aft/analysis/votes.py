@@ -249,7 +249,7 @@ def count_votes(
         if regex or (not ballot.grades and has_extraction(ballot.task))
     }
     gold = gold_answers(entries, documents, regex)
-    shapes = _shapes(entries)
+    shapes = shapes_of(entries)
     counted = []
     for (settings, task, _), group in groups.items():
         ballots = list(group.values())
@@ -299,7 +299,7 @@ def _has_several(entry: RunEntry) -> bool:
     return (entry.run.width or 1) > 1 or any(cost.generations > once for cost in entry.costs.values())
 
 
-def _shapes(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
+def shapes_of(entries: Sequence[RunEntry]) -> dict[str, ModelShape]:
     """The shapes of the models, by the fingerprint that their traces carry too."""
     settings = [entry.run.settings for entry in entries if entry.run.settings]
     settings += [row for each in settings for row in each.get("models") or ()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -16,11 +16,13 @@ from lm_eval_aft.analysis.report.comparison_tables import (
     comparisons_json,
     paired_table,
 )
+from lm_eval_aft.analysis.report.strategy_tables import strategy_table
 from lm_eval_aft.analysis.report.tables import Form, Table, render
 from lm_eval_aft.analysis.report.vote_tables import votes_by_run
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.cli.options import LEVEL, MEMBERS, REGEX, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
+from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import message, note, show
 
 
@@ -49,11 +51,24 @@ from lm_eval_aft.core.terminal import message, note, show
     help="Further run whose drafts are counted in the votes. Repeat the option for several.",
 )
 @REGEX
-@format_option(["text", "markdown", "json"])
+@click.option(
+    "--strategies",
+    is_flag=True,
+    help="Show all strategies on the drafts of one run in one table. The first argument is the run whose drafts they "
+    "are, and OTHERS are runs of further strategies, if there are any.",
+)
+@click.option(
+    "--stop-when",
+    multiple=True,
+    help="Rules that --strategies replays on the drafts, such as agree:0.9,window:4. The default is "
+    f"{','.join(api.STOP_WHEN)}.",
+)
+@format_option()
 @click.option(
     "--fail-on-regression",
     is_flag=True,
-    help="Exit with code 1 if a run is worse than the baseline: p after Holm's correction is at most 0.05.",
+    help="Exit with code 1 if a run is worse than the baseline: p after Holm's correction is at most 0.05. The "
+    "baseline of --strategies is the vote at equal tokens.",
 )
 def compare(
     baseline: Path,
@@ -66,6 +81,8 @@ def compare(
     traces: Path | None,
     drafts: tuple[Path, ...],
     regex: str | None,
+    strategies: bool,
+    stop_when: tuple[str, ...],
     form: Form,
     fail_on_regression: bool,
 ) -> None:
@@ -74,23 +91,74 @@ def compare(
     BASELINE is one run. Every run below OTHERS is compared with it, question by question. Run lm_eval with
     --log_samples. To compare judged models, give their files instead: FastChat's model_judgment/*.jsonl, or
     alpaca_eval's annotations.json.
+
+    With --strategies, BASELINE is the run whose drafts are the pool. The table shows one draft, the votes, stop rules
+    and the oracle on these drafts, and the runs below OTHERS. Each is tested against the vote at equal tokens.
     """
+    if not strategies:
+        _refuse({"--stop-when": stop_when}, "it needs --strategies")
+        regressed = _compare_runs(baseline, others, tasks, members, metric, common, level, traces, drafts, regex, form)
+    else:
+        _refuse({"--drafts": drafts, "--members": members}, "--strategies has no use for it")
+        rules = stop_when or api.STOP_WHEN
+        found, left_out = api.strategies(
+            baseline,
+            *others,
+            stop_when=rules,
+            tasks=tasks,
+            metric=metric,
+            regex=regex,
+            common=common,
+            level=level,
+            traces=traces,
+        )
+        show(render([strategy_table(each) for each in found], form))
+        for sentence in left_out:
+            note(sentence)
+        regressed = any(row.verdict == "worse" for each in found for row in each.rows if row.source == "run")
+    if fail_on_regression and regressed:
+        raise SystemExit(1)
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"{name} is given, and {reason}: leave it out.")
+
+
+def _compare_runs(
+    baseline: Path,
+    others: tuple[Path, ...],
+    tasks: tuple[str, ...],
+    members: bool,
+    metric: str | None,
+    common: bool,
+    level: float,
+    traces: Path | None,
+    drafts: tuple[Path, ...],
+    regex: str | None,
+    form: Form,
+) -> bool:
+    """Print the comparison with a baseline. Returns whether a run is worse."""
+    entries: Sequence[RunEntry] = ()
+    tables: Sequence[Table] = []
     if is_judgement_file(baseline):
         compared = compare_judgements(baseline, others, common, level, tasks, metric)
-        entries: Sequence[RunEntry] = ()
-        tables: Sequence[Table] = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
+        tables = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
         base, rest = api.read_sides(baseline, others, traces, drafts)
         entries = api.entries_below(rest, others)
         compared = compare_entries(base, entries, tasks, metric, common, level, members)
-        voters = [base, *rest]
-        tables = [] if form == "json" else comparison_tables(base, entries, compared.comparisons, voters, regex, level)
+        if form != "json":
+            tables = comparison_tables(base, entries, compared.comparisons, [base, *rest], regex, level)
+    sentences = [*comparison_sentences(compared.comparisons), *compared.left_out]
     if form == "json":
         show(comparisons_json(compared.comparisons, votes_by_run(entries, regex, level)))
-        for sentence in compared.left_out:
-            note(sentence)
+    elif form == "csv":
+        show(render(tables, form))
     else:
-        sentences = [*comparison_sentences(compared.comparisons), *compared.left_out]
         show("\n\n".join([*map(message, sentences), render(tables, form)]))
-    if fail_on_regression and compared.regressed:
-        raise SystemExit(1)
+    # Programs read the tables alone.
+    for sentence in compared.left_out if form in ("json", "csv") else ():
+        note(sentence)
+    return compared.regressed

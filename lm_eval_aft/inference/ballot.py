@@ -38,3 +38,15 @@ def votes_for(answers: Sequence[str | None], weights: Sequence[float] | None = N
     # Unlike sum(), fsum() depends on no order.
     totals = {answer: math.fsum(parts) for answer, parts in given.items()}
     return tuple(totals[answer] for answer in answers)
+
+
+def weights_of(numbers: Sequence[float | None]) -> list[float]:
+    """What the vote of each text counts: exp(its confidence), divided by the highest of them.
+
+    The division changes no order of answers. Without it, the probability of a long text would be 0 in floating point.
+
+    Args:
+        numbers: The confidence of each text, a mean or a sum of log-probabilities; None weighs 0.
+    """
+    highest = max((number for number in numbers if number is not None), default=0.0)
+    return [0.0 if number is None else math.exp(number - highest) for number in numbers]

@@ -5,7 +5,6 @@ DeepConf (arXiv 2508.15260, section 3.2) weighs votes by confidence in the same 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Draft, Question
 from lm_eval_aft.inference.answers import AnswerFinder
+from lm_eval_aft.inference.ballot import weights_of
 from lm_eval_aft.inference.selection import Choice, Majority, Selector, vote
 from lm_eval_aft.storage.draft_store import Store
 
@@ -38,9 +38,7 @@ class Weighted(Majority):
 
 
 def confidence_weights(answers: Sequence[str | None], drafts: Sequence[Draft], name: str) -> list[float]:
-    """What the vote of each text counts: exp(its confidence), divided by the highest among texts with an answer.
-
-    The division changes no order of answers. Without it, the probability of a long text would be 0 in floating point.
+    """What the vote of each text counts; see ``weights_of``.
 
     Args:
         answers: The answer in each text; a text without one weighs 0.
@@ -60,8 +58,7 @@ def confidence_weights(answers: Sequence[str | None], drafts: Sequence[Draft], n
             f"strategy=weighted: {lacking} of {len(drafts)} texts of a question have no confidence to weigh their vote "
             f"by: generate the drafts again with confidence={name}, or use strategy=majority."
         )
-    highest = max((number for number in numbers if number is not None), default=0.0)
-    return [0.0 if number is None else math.exp(number - highest) for number in numbers]
+    return weights_of(numbers)
 
 
 def load_weighted(config: AFTConfig, store: Store, host: HostArgs) -> Selector:

@@ -27,6 +27,8 @@ from lm_eval_aft.analysis.votes import count_votes
 from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.cli import aft
 
+pytestmark = pytest.mark.usefixtures("quick_lm_eval")
+
 
 @given(st.lists(st.booleans(), min_size=1, max_size=9))
 def test_pass_at_n_is_the_mean_over_every_subset(rights: list[bool]):
@@ -140,7 +142,7 @@ def test_a_task_without_repeats_has_no_further_rows(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tmp_path_factory: pytest.TempPathFactory, quick_lm_eval: None) -> Path:
     """A run of 24 questions with three drafts each, and one of a single answer."""
     folder = tmp_path_factory.mktemp("runs")
     documents = [{"question": f"q{number}", "answer": "7"} for number in range(24)]

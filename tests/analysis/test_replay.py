@@ -22,6 +22,7 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Request
 from lm_eval_aft.storage.traces import read_traces
 
+pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 RULES = ("agree:0.8", "agree:0.9", "agree:0.95", "window:2", "window:4")
 
 
@@ -46,7 +47,7 @@ def run(out: Path, tasks: Path, **settings: object) -> float:
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory, tasks: Path) -> Path:
+def pool(tmp_path_factory: pytest.TempPathFactory, tasks: Path, quick_lm_eval: None) -> Path:
     """A run without a rule, whose ten drafts are stored."""
     out = tmp_path_factory.mktemp("pool")
     score = run(out, tasks)
