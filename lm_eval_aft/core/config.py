@@ -6,7 +6,7 @@ Arguments that are not defined here go to the engine, which checks them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lm_eval_aft.core.arguments import (
@@ -212,9 +212,11 @@ class AFTConfig:
     cache: str | None = setting(
         None, path_or_none, "File of the draft store; `none` switches it off; default: `drafts.sqlite` inside `record`."
     )
-    # Texts of each layer but the last, from layer 0 on, if ``k`` gives several numbers. The last number holds for all
-    # further layers. ``k`` is then the first number.
-    widths: tuple[int, ...] = ()
+    # It is no argument of its own: ``k=32/4`` sets it, and ``k`` is then the first number.
+    widths: tuple[int, ...] = field(
+        default=(),
+        metadata={"meaning": "Texts of each layer but the last. The last number holds for all further layers."},
+    )
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other.
