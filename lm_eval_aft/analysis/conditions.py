@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.core.names import joined_name
+from lm_eval_aft.core.names import display_name, joined_name
 from lm_eval_aft.core.strategies import STRATEGIES, Strategy
 from lm_eval_aft.storage.results import Conditions, EvalRun, Score
 
@@ -190,9 +190,15 @@ def _telling_settings(run: EvalRun) -> dict[str, Any]:
         "final_temperature",
         "draft_max_tokens",
     )
-    template = settings.get("template") or {}
+    template, source = settings.get("template") or {}, settings.get("drafts_from")
     return (
         {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings}
+        # What the run knows of the other run would make a label of several lines.
+        | (
+            {"drafts_from": joined_name(display_name(str(source.get("model"))), source)}
+            if isinstance(source, Mapping)
+            else {}
+        )
         | ({"template": Path(str(template.get("name"))).name} if template else {})
         | dict(settings.get("engine_args") or {})
     )

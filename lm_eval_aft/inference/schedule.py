@@ -164,6 +164,8 @@ def _draft(runs: Sequence[_InFlight], setup: _Setup) -> None:
     for run in runs:
         given = setup.given_drafts.of(run.question, config.k) if setup.given_drafts else ()
         run.layers.append(dict(enumerate(given[: _kept(run.question, given, setup)])))
+        # One draft counts the cost of their prompt, as in the run that wrote them.
+        run.computing |= {(0, index) for index in run.layers[0] if not index}
         run.find_cut_thoughts(setup)
     most = config.k if config.layers else 1
     waiting = [] if setup.given_drafts else runs

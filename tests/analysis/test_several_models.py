@@ -48,6 +48,13 @@ def test_a_label_names_the_models_in_the_order_in_which_they_write(tmp_path, set
     assert entry.label == label
 
 
+def test_a_label_says_whose_drafts_were_given(tmp_path):
+    several(tmp_path / "a", drafts_from={"model": "/disk/one", "fingerprint": "1", "k": 5})
+    several(tmp_path / "b", drafts_from={"model": "m", "fingerprint": "0", "proposers": [ONE, TWO]})
+    found = [entry.label for entry in read_entries([tmp_path])]
+    assert found == ["m (5, 2) drafts_from=one", "m (5, 2) drafts_from=one + two -> m"]
+
+
 def test_the_cost_of_each_model_is_a_table_of_its_own(tmp_path):
     several(tmp_path / "a", aggregator=ONE)
     make_run(tmp_path / "b", [1, 0, 1, 0], model="plain")

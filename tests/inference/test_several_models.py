@@ -9,6 +9,7 @@ import pytest
 
 from helpers.instances import make_instance
 from helpers.scripted_runs import TEMPLATE, Recorder, make_question, run
+from helpers.tiny_models import NO_SYSTEM, save_tiny
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
@@ -324,8 +325,58 @@ class TestLoading:
         assert models.load(load_scripted).aggregator.template.name.endswith("aft_config.json")
 
 
-def ask(lm: AFTLM, count: int = 4) -> list[str]:
-    limits = {"until": [], "max_gen_toks": 64}
+def local(tiny: str, **arguments) -> AFTLM:
+    settings = {"pretrained": tiny, "dtype": "float32", "device": "cpu", "batch_size": "auto", "max_gen_toks": 24}
+    return AFTLM(**{**settings, "k": 2, "layers": 2, **arguments})
+
+
+class TestEngines:
+    def test_each_model_reads_with_its_own_chat_template_and_context(self, tiny, tmp_path, monkeypatch):
+        other = save_tiny(tmp_path / "other", "sliding", NO_SYSTEM.replace("<|im_start|>", "<|im_start|>as "))
+        lm = local(tiny, layers=1, aggregator={"pretrained": other, "dtype": "float32", "max_length": 700})
+        prompts: dict[str, list[str]] = {"main": [], "aggregator": []}
+        for name, engine in (("main", lm.engine), ("aggregator", lm.models.aggregator.engine)):
+
+            def record(requests, name=name, engine=engine, generate=engine.generate):
+                prompts[name] += [engine.renderer.tokenizer.decode(request.prompt.token_ids) for request in requests]
+                return generate(requests)
+
+            monkeypatch.setattr(engine, "generate", record)
+        # It fits the drafts' context of 4,096 tokens, and not the aggregator's with two drafts.
+        ask(lm, 1, {"max_gen_toks": 64})
+        assert prompts["main"] == ["<|im_start|>user\n3 + 30 - 3 * 2<|im_end|>\n<|im_start|>assistant\n"] * 2
+        (reading,) = prompts["aggregator"]
+        assert reading.startswith("<|im_start|>as user\nBelow are 2 drafts")
+        assert lm.models.reader.engine.max_length == 700
+        assert lm.get_model_info()["aft"]["cut_drafts"]["cut_prompts"] == 1
+
+    def test_a_server_aggregates_what_a_local_model_drafts(self, tiny, server, tmp_path):
+        aggregator = {"engine": "api", "base_url": server.url, "model": "m"}
+        lm = local(tiny, aggregator=aggregator, record=str(tmp_path))
+        (answer,) = ask(lm, 1)
+        assert answer.startswith("answer ")
+        assert len(server.calls) == 3
+        assert "Below are 2 drafts" in server.calls[0]["messages"][0]["content"]
+        info = lm.get_model_info()["aft"]
+        assert {name: row["generations"] for name, row in info["usage_by_model"].items()} == {tiny: 2, "m": 3}
+        assert info["usage_by_model"][tiny]["flops"] > 0
+        assert info["usage_by_model"]["m"]["flops"] is info["usage"]["flops"] is None
+
+    def test_drafts_are_kept_if_the_server_of_the_aggregator_fails(self, tiny, server, tmp_path):
+        server.faults = lambda number, body: (400, {"error": {"message": "no"}}, {})
+        settings = {"aggregator": {"engine": "api", "base_url": server.url, "model": "m"}, "record": str(tmp_path)}
+        with pytest.raises(EngineError):
+            ask(local(tiny, **settings), 2)
+        server.faults = lambda number, body: None
+        lm = local(tiny, **settings)
+        ask(lm, 2)
+        (trace, _) = read_traces(tmp_path)
+        assert [draft.reused for draft in trace.drafts] == [True, True, False, False, False]
+        assert lm.computed_usage.generations == 2 * 3
+
+
+def ask(lm: AFTLM, count: int = 4, limits: dict | None = None) -> list[str]:
+    limits = {"until": [], "max_gen_toks": 24, **(limits or {})}
     requests = [
         make_instance("generate_until", {"n": n}, (f"{n} + 30 - {n} * 2", limits), metadata=("aft_arith", n, 1))
         for n in range(3, 3 + count)
@@ -343,7 +394,10 @@ class TestBundledCheckpoints:
         together = ask(lm)
         drafts = str(tmp_path / "sft")
         ask(bundled(pretrained="bundled:sft", layers=1, record=drafts))
-        assert ask(bundled(pretrained="bundled:aft", drafts_from=drafts)) == together
+        given = bundled(pretrained="bundled:aft", drafts_from=drafts)
+        assert ask(given) == together
+        # The two checkpoints have one shape.
+        assert given.usage == lm.usage
         assert len(set(together)) == 4
         info = lm.get_model_info()["aft"]
         assert {name: row["generations"] for name, row in info["usage_by_model"].items()} == {
