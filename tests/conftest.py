@@ -101,6 +101,16 @@ def quick_lm_eval():
 
 
 @pytest.fixture(scope="session")
+def warm():
+    """A Python that has imported everything, for programs that need a process of their own."""
+    from helpers.warm import WarmPython
+
+    python = WarmPython()
+    yield python
+    python.close()
+
+
+@pytest.fixture(scope="session")
 def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny reward model with random weights."""
     import torch

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.fake_judge import FakeJudge, chat_completion
+from helpers.warm import WarmPython
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
@@ -85,8 +86,8 @@ class ProcessList(threading.Thread):
 class Workshop:
     """Runs our commands with planted keys, against a server that repeats the key of a request when it refuses it."""
 
-    def __init__(self, folder: Path, server: FakeJudge) -> None:
-        self.folder, self.server, self.output = folder, server, b""
+    def __init__(self, folder: Path, server: FakeJudge, python: list[str]) -> None:
+        self.folder, self.server, self.python, self.output = folder, server, python, b""
 
     def aft(self, *arguments: object, refused: bool = False) -> str:
         """One of our commands, in this process."""
@@ -96,14 +97,14 @@ class Workshop:
         assert bool(done.exception) == refused, output
         return output
 
-    def evaluate(self, name: str, *more: str, code: int = 0) -> str:
-        """Run lm_eval with engine=api in a process of its own."""
+    def evaluate(self, name: str, *more: str, code: int = 0, whole: bool = False) -> str:
+        """Run lm_eval with engine=api in a process of its own; if whole, as users start it."""
         args = {"engine": "api", "base_url": self.server.url, "model": "m", "record": self.folder / name / "traces"}
         model_args = ",".join([*(f"{key}={value}" for key, value in args.items()), *more])
         results = ("--output_path", self.folder / name, "--log_samples", "--apply_chat_template", "--limit", 2)
         command = ("--model", "aft", "--model_args", model_args, "--tasks", "aft_arith", *results)
         done = subprocess.run(
-            [sys.executable, "-m", "lm_eval_aft", *map(str, command)],
+            [*([sys.executable] if whole else self.python), "-m", "lm_eval_aft", *map(str, command)],
             check=False,
             capture_output=True,
             env={**os.environ, **KEYS, "HOME": str(self.folder)},
@@ -158,19 +159,19 @@ class Workshop:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def workshop(tmp_path: Path, warm: WarmPython, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
     server = FakeJudge()
     server.trouble = lambda number, body: (200, chat_completion("3 + 4 = 7"), {})
     with closing(server):
-        yield Workshop(tmp_path, server)
+        yield Workshop(tmp_path, server, warm.command)
 
 
 def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     folder = workshop.folder
     with ProcessList() as processes:
-        workshop.evaluate("one", "k=2", "layers=1")
+        workshop.evaluate("one", "k=2", "layers=1", whole=True)
     # The list has the evaluation, with the keys where the user put them.
     assert any(b"lm_eval_aft --model aft" in command for command in processes.commands)
     assert (b"OPENAI_API_KEY", KEYS["OPENAI_API_KEY"].encode()) in processes.variables

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -225,12 +223,10 @@ print("rank", "none" if results is None else "zero")
 """
 
 
-def test_two_processes_judge_once_and_write_in_order(named, server, tiny, tmp_path):
+def test_two_processes_judge_once_and_write_in_order(named, server, warm, tiny, tmp_path):
     server.trouble = lambda number, body: (200, chat_completion("m", "length", {"m": -0.1, "M": -2.4}), {})
     (tmp_path / "script.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(tmp_path / "script.py"), json.dumps(named), tiny]
-    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300)
+    done = warm.ranks([str(tmp_path / "script.py"), json.dumps(named), tiny])
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(done.stdout.split()) == ["none", "rank", "rank", "zero"]
     rows = read_outputs(find_outputs(tmp_path / "rec"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -209,11 +207,9 @@ if results is not None:
 """
 
 
-def test_several_processes_judge_once(server, tiny, tmp_path):
+def test_several_processes_judge_once(server, warm, tiny, tmp_path):
     (tmp_path / "script.py").write_text(PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(tmp_path / "script.py"), tiny, str(write_suite(tmp_path)), server.url, str(tmp_path / "r")]
-    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300)
+    done = warm.ranks([str(tmp_path / "script.py"), tiny, str(write_suite(tmp_path)), server.url, str(tmp_path / "r")])
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("TABLE ")]
     assert json.loads(line[6:])["aft-v1_score,none"] == 7.0

@@ -47,18 +47,18 @@ runpy.run_module("trainers.train", run_name="__main__")
 """
 
 
-def in_two_processes(config: TrainConfig, folder: Path, script: str, **environment: str):
-    """Run aft train sft in two processes."""
+def written(config: TrainConfig, folder: Path, script: str) -> list[str]:
+    """Write a program. Returns the words that run it."""
     (folder / "c.yaml").write_text(json.dumps(settings_of(config)))
     (folder / "script.py").write_text(script)
-    command = ["torch.distributed.run", "--nproc_per_node", "2", str(folder / "script.py"), "sft"]
-    command += ["--config", str(folder / "c.yaml")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True)
+    return [str(folder / "script.py"), "sft", "--config", str(folder / "c.yaml")]
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
-    done = in_two_processes(config, tmp_path, REPORTS_GROUP)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*torchrun, *written(config, tmp_path, REPORTS_GROUP)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # A process group that outlives the interpreter may abort a finished process.
     assert done.stderr.count("a process group is left: False") == 2
@@ -74,13 +74,16 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
-def test_two_processes_resume_in_the_second_epoch_as_if_they_had_not_stopped(config, tmp_path):
+def test_two_processes_resume_in_the_second_epoch_as_if_they_had_not_stopped(warm, config, tmp_path):
+    def train(settings: TrainConfig, stop: str):
+        return warm.ranks(written(settings, tmp_path, STOPS_AT_STEP), {"STOP": stop})
+
     config = replace(config, batch_size=1, epochs=2, learning_rate=0.01)
     whole = replace(config, output=str(tmp_path / "whole"))
-    assert in_two_processes(whole, tmp_path, STOPS_AT_STEP, STOP="0").returncode == 0
-    assert in_two_processes(config, tmp_path, STOPS_AT_STEP, STOP="7").returncode != 0
+    assert train(whole, "0").returncode == 0
+    assert train(config, "7").returncode == 9
     assert not Path(config.output, "adapter_model.safetensors").exists()
-    done = in_two_processes(config, tmp_path, STOPS_AT_STEP, STOP="0")
+    done = train(config, "0")
     # An epoch has four steps.
     assert "resumes after checkpoint 6" in done.stdout
     ours, theirs = weights(config.output), weights(whole.output)
