@@ -6,6 +6,8 @@ as a reader would type them, with these changes:
 - the names of the user's own files, and the limit;
 - gsm8k, whose questions come from a local file, because no hub is used;
 - the engine of the sweep, whose ten points would take a minute with a model.
+
+Most programs run in forks of a Python that has imported everything; those in ``STARTED`` start as a reader starts them.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ import pytest
 from helpers.pages import FENCE, code_lines
 from helpers.paths import ROOT
 from helpers.tiny_models import save_tiny
+from helpers.warm import WarmPython
 
 NAMES = ("install", "reference/arguments", "tutorial", "evaluate", "tasks", "reuse", "cost", "results", "paper")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 PROGRAMS = "accelerate|aft|bash|cat|curl|docker|export|git|lm_eval|make|pip|python3?|serve|torchrun|vllm"
+PROGRAM_FOLDER = Path(sys.executable).parent
 TEMPLATE = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
 SMALL = "--include_path tasks --limit 1"
 
@@ -175,6 +179,16 @@ TABLE: dict[str, Run | Check] = {
 }
 
 
+# A command of each program.
+STARTED = {
+    "lm_eval --model aft --model_args pretrained=MODEL,k=5,layers=2,record=out/traces --tasks gsm8k "
+    "--apply_chat_template --batch_size auto --output_path out --log_samples",
+    "python -m lm_eval_aft --model aft ...",
+    "aft compare out/sft out/aft",
+    "cat $(python -c \"import sysconfig; print(sysconfig.get_path('purelib'))\")/lm_eval_aft.pth",
+}
+
+
 def page_commands() -> list[str]:
     """The commands of the pages, each once: code blocks first, then inline code with an argument."""
     found: dict[str, None] = {}
@@ -191,9 +205,10 @@ def commands(kind: type) -> list[str]:
     return [command for command in page_commands() if isinstance(TABLE.get(command), kind)]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """A reader's environment: the programs of this Python, no hub, and none of our switches."""
-    changed = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+def environment(folder: Path, programs: Path = PROGRAM_FOLDER) -> dict[str, str]:
+    """A reader's environment: the programs of a folder and of this Python, no hub, and none of our switches."""
+    path = os.pathsep.join([str(programs), str(PROGRAM_FOLDER), os.environ["PATH"]])
+    changed = {"PATH": path, "HF_HUB_OFFLINE": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LM_EVAL_AFT")}
     return {**kept, **changed, "HF_DATASETS_CACHE": str(folder / "datasets"), "COLUMNS": "120"}
 
@@ -217,6 +232,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("reader")
     save_tiny(folder / "MODEL")
+    # Half of all tokens end a text, so that no text becomes long.
+    generation = {"eos_token_id": list(range(3, 130)), "pad_token_id": 0}
+    (folder / "MODEL" / "generation_config.json").write_text(json.dumps(generation))
     save_adapter(folder / "MODEL", folder / "ADAPTER")
     (folder / "FILE.j2").write_text(TEMPLATE)
     rows = [
@@ -231,8 +249,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def warm_programs(warm: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs that run in forks."""
+    return warm.programs(tmp_path_factory.mktemp("warm"), "aft", "lm_eval", "python")
+
+
 def test_every_command_of_the_pages_is_in_the_table():
     assert set(page_commands()) == set(TABLE)
+    assert set(TABLE) >= STARTED
 
 
 def changed_command(command: str, entry: Run) -> str:
@@ -243,11 +268,12 @@ def changed_command(command: str, entry: Run) -> str:
 
 
 @pytest.mark.parametrize("command", commands(Run), ids=lambda command: command[:40])
-def test_the_command_runs(folder: Path, command: str):
+def test_the_command_runs(folder: Path, warm_programs: Path, command: str):
     entry = TABLE[command]
     line = changed_command(command, entry)
+    variables = environment(folder, PROGRAM_FOLDER if command in STARTED else warm_programs)
     process = subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300
+        ["bash", "-c", line], cwd=folder, env=variables, capture_output=True, text=True, timeout=300
     )
     output = process.stdout + process.stderr
     assert process.returncode == 0, output
@@ -255,12 +281,13 @@ def test_the_command_runs(folder: Path, command: str):
 
 
 @pytest.mark.parametrize("command", commands(Check), ids=lambda command: command[:40])
-def test_the_command_exists_with_its_options(tmp_path: Path, command: str):
+def test_the_command_exists_with_its_options(tmp_path: Path, warm_programs: Path, command: str):
     entry = TABLE[command]
     assert entry.reason
-    process = subprocess.run(
-        shlex.split(entry.help_of), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120
-    )
+    words, variables = shlex.split(entry.help_of), environment(tmp_path, warm_programs)
+    if (warm_programs / words[0]).exists():
+        words[0] = str(warm_programs / words[0])
+    process = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
     options = {word.split("=")[0] for word in command.split() if word.startswith("--")}
     assert all(re.search(rf"{option}\b", process.stdout) for option in options), options

@@ -1,4 +1,4 @@
-"""Two processes under torchrun give the answers and the totals of one process."""
+"""Two processes give the answers and the totals of one process, and torchrun ends both if one dies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.warm import WarmPython
 from lm_eval_aft.storage.draft_store import SQLiteStore
 from lm_eval_aft.storage.traces import read_traces
 
@@ -63,27 +64,26 @@ if results is not None:
 """
 
 
-def launch(
-    tiny: str, out: Path, processes: int, shots: int, kind: str, dies: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run the script. The process of rank ``dies`` is killed after its third text."""
+def write(tiny: str, out: Path, shots: int, kind: str) -> list[str]:
+    """Write the script. Returns the words that run it."""
     out.mkdir(exist_ok=True)
     (out / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    words = [str(out / "script.py"), tiny, str(out), str(shots), kind]
-    command = [*(torchrun if processes > 1 else [sys.executable]), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"DIES": dies})
+    return [str(out / "script.py"), tiny, str(out), str(shots), kind]
 
 
-def run(tiny: str, out: Path, processes: int, shots: int, kind: str = "generate_until") -> tuple[dict, str]:
-    done = launch(tiny, out, processes, shots, kind)
+def run(warm: WarmPython, words: list[str], processes: int) -> tuple[dict, str]:
+    """Run the script to its end. Returns its results, and what it wrote to stderr."""
+    if processes > 1:
+        done = warm.ranks(words, count=processes)
+    else:
+        done = subprocess.run([*warm.command, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((out / "end.json").read_text()), done.stderr
+    return json.loads(Path(words[2], "end.json").read_text()), done.stderr
 
 
-def test_two_processes_equal_one(tiny, tmp_path):
-    one, _ = run(tiny, tmp_path / "one", 1, 2)
-    two, log = run(tiny, tmp_path / "two", 2, 2)
+def test_two_processes_equal_one(warm, tiny, tmp_path):
+    one, _ = run(warm, write(tiny, tmp_path / "one", 2, "generate_until"), 1)
+    two, log = run(warm, write(tiny, tmp_path / "two", 2, "generate_until"), 2)
     assert two["samples"] == one["samples"]
     assert len(one["samples"]) == 5
     # For 5 questions on 2 processes, lm-eval pads the second with a copy, which is neither counted nor recorded.
@@ -98,9 +98,9 @@ def test_two_processes_equal_one(tiny, tmp_path):
     assert log.count("a process group is left: False") == 2
 
 
-def test_two_processes_score_choices_after_drafts_as_one_does(tiny, tmp_path):
-    one, _ = run(tiny, tmp_path / "one", 1, 0, "multiple_choice")
-    two, _ = run(tiny, tmp_path / "two", 2, 0, "multiple_choice")
+def test_two_processes_score_choices_after_drafts_as_one_does(warm, tiny, tmp_path):
+    one, _ = run(warm, write(tiny, tmp_path / "one", 0, "multiple_choice"), 1)
+    two, _ = run(warm, write(tiny, tmp_path / "two", 0, "multiple_choice"), 2)
     for (doc, alone), (same, shared) in zip(one["samples"], two["samples"], strict=True):
         assert doc == same
         assert [float(value) for value, _ in alone] == pytest.approx([float(value) for value, _ in shared], abs=1e-3)
@@ -111,16 +111,19 @@ def test_two_processes_score_choices_after_drafts_as_one_does(tiny, tmp_path):
     assert sorted(trace.question.doc_id for trace in read_traces(tmp_path / "two" / "traces")) == [0, 1, 2, 3, 4]
 
 
-def test_a_killed_worker_ends_the_others_and_the_same_command_resumes(tiny, tmp_path):
-    whole, _ = run(tiny, tmp_path / "whole", 2, 0)
-    killed = launch(tiny, tmp_path / "killed", 2, 0, "generate_until", dies="1")
+def test_a_killed_worker_ends_the_others_and_the_same_command_resumes(warm, tiny, tmp_path):
+    whole, _ = run(warm, write(tiny, tmp_path / "whole", 0, "generate_until"), 2)
+    words = write(tiny, tmp_path / "killed", 0, "generate_until")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"DIES": "1"}
+    killed = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=300, env=environment)
     assert killed.returncode == 1
     # torchrun names the worker and ends the other.
     assert "Signal 9 (SIGKILL)" in killed.stderr
     assert not (tmp_path / "killed" / "end.json").exists()
     kept = SQLiteStore(tmp_path / "killed" / "traces" / "drafts.sqlite", create=False).info().generations
     assert 3 <= kept < 15
-    again, _ = run(tiny, tmp_path / "killed", 2, 0)
+    again, _ = run(warm, words, 2)
     assert again["samples"] == whole["samples"]
     assert again["aft"]["usage"]["generations"] == whole["aft"]["usage"]["generations"] == 15
     assert again["aft"]["spent"]["generations"] == 15 - kept

@@ -59,12 +59,17 @@ def settings(tmp_path: Path, tiny: str) -> dict[str, object]:
     return {**common, **numbers, "device": "cpu", "output": str(tmp_path / "sharded")}
 
 
-def launch(settings: dict[str, object], environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    """Train in two processes."""
+def words(settings: dict[str, object]) -> list[str]:
+    """Write the settings. Returns the words that train with them."""
     file = Path(str(settings["output"]) + ".yaml")
     file.write_text(json.dumps(settings))
+    return [str(ROOT / "tests" / "helpers" / "sharded.py"), "aft", "--config", str(file)]
+
+
+def launch(settings: dict[str, object], environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Train in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "tests" / "helpers" / "sharded.py"), "aft", "--config", str(file), *options]
+    command += [*words(settings), *options]
     one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -109,17 +114,18 @@ def validation_losses(folder: object) -> list[float]:
     return [row["eval_loss"] for row in rows if "eval_loss" in row]
 
 
-def test_shards_are_validated_and_gathered(settings, tmp_path):
+def test_shards_are_validated_and_gathered(warm, settings, tmp_path):
     # The fifth row has no partner in the last batch, and no process may count it twice.
     rows = Path(str(settings["data"])).read_text().splitlines()[:5]
     (tmp_path / "held_out.jsonl").write_text("\n".join([*rows[:4], rows[4].replace("it is", "it must be, I guess,")]))
     settings |= {"validation": str(tmp_path / "held_out.jsonl")}
-    output, one = train(settings, SHARDS), of_one(settings, tmp_path)
+    done, one = warm.ranks(words(settings), SHARDS), of_one(settings, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
     assert_close(weights(settings["output"]), weights(one))
     assert len(validation_losses(one)) == 2
     assert validation_losses(settings["output"]) == pytest.approx(validation_losses(one), abs=1e-4)
     # The newest checkpoint is the best. Trainer alone would not see its folder yet, or hang because one process does.
-    assert "kept: step 4, validation loss" in output
+    assert "kept: step 4, validation loss" in done.stdout
     saved = Path(str(settings["output"]), "checkpoints", "checkpoint-4")
     # This shows that the training was sharded.
     assert (saved / "pytorch_model_fsdp_0").is_dir()
