@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_FLAGS ?=
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Files run in the order of conftest.py, the slowest first.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 NEWEST_BIN := .venv-newest/bin
@@ -12,7 +13,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +32,9 @@ checkpoints: .venv/installed-demo ## train the bundled family again, from scratc
 
 test: .venv/installed-dev ## install into .venv and run the tests (no network, no GPU)
 	$(BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
+
+test-long: .venv/installed-dev ## run the tests that take more than ten seconds each
+	$(BIN)/python -m pytest -m long $(PYTEST_FLAGS)
 
 test-faults: .venv/installed-dev ## end two hundred runs and trainings, and start each again
 	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults

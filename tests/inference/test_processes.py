@@ -55,7 +55,7 @@ task = dict(task="small", output_type=kind, dataset_path="json", dataset_kwargs=
 results = lm_eval.simple_evaluate(
     model="aft", model_args=dict(pretrained=tiny, dtype="float32", k=2, layers=1, record=out + "/traces",
                                  mcq="drafts", draft_max_tokens=12),
-    tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0, device="cpu", batch_size="auto",
+    tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0, device="cpu", batch_size=4,
     num_fewshot=int(shots), apply_chat_template=True, fewshot_as_multiturn=True)
 if results is not None:
     samples = sorted((s["doc_id"], s["filtered_resps"]) for s in results["samples"]["small"])
