@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import runpy
@@ -61,12 +60,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
-
-
-def pytest_collection_finish() -> None:
-    """Keep the collector from the objects of imported modules. It takes 0.2 s with them, and each training runs it."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

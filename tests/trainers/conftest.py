@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,19 @@ from helpers.training_runs import SHORT
 from lm_eval_aft.core.records import Request
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from trainers.settings import TrainConfig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_trainings():
+    """Omit a collection of garbage after each training, and parse peft's model card only once."""
+    import accelerate.utils.memory
+    import jinja2
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(accelerate.utils.memory, "gc", SimpleNamespace(collect=lambda: 0))
+    patch.setattr(jinja2, "Template", cache(jinja2.Template))
+    yield
+    patch.undo()
 
 
 @pytest.fixture
