@@ -21,7 +21,7 @@ from lm_eval_aft.model import AFTLM
 # Frequent commits leave many moments at which to kill the run.
 store.COMMIT_AFTER_S = 0.01
 TINY, OUT, MOMENTS = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-ARGS = dict(pretrained=TINY, dtype="float32", device="cpu", batch_size=1, k=3, layers=2, max_gen_toks=16)
+ARGS = dict(pretrained=TINY, dtype="float32", device="cpu", batch_size=1, k=3, layers=2, max_gen_toks=24)
 TOTAL = 5 * 7
 
 def run(folder):
@@ -54,7 +54,7 @@ os.waitpid(child(OUT / "whole"), 0)
 draw = random.Random(20250121)
 report = []
 for number in range(MOMENTS):
-    folder, wanted = OUT / f"killed{number}", draw.randint(1, TOTAL - 5)
+    folder, wanted = OUT / f"killed{number}", draw.randint(1, TOTAL - 10)
     pid = child(folder)
     while rows(folder) < wanted:
         ended, status = os.waitpid(pid, os.WNOHANG)
