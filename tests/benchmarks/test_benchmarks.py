@@ -32,6 +32,8 @@ NAMES += (
     "store",
     "train",
     "confidence",
+    "decode",
+    "roofline",
 )
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
@@ -398,3 +400,29 @@ def test_the_store_is_smaller_than_version_1(run):
     ratios = {payload: case["times_better"]["file_bytes"] for payload, case in figures["cases"].items()}
     assert ratios["1024 bytes"] > 3
     assert ratios["3072 bytes"] > 1
+
+
+def test_a_decoding_step_is_measured_beside_what_the_machine_allows(run, tiny):
+    figures = run("roofline", "--pretrained", tiny)
+    assert set(figures["rows"]) == {"1", "16", "80"}
+    for row in figures["rows"].values():
+        assert row["step_ms"] > 0
+        assert row["over_the_limit"] > 0
+    # More rows need as many more operations.
+    assert figures["rows"]["80"]["operations_at_peak_ms"] >= figures["rows"]["1"]["operations_at_peak_ms"]
+
+
+def test_two_sides_of_the_decoding_step_write_the_same_texts(script, monkeypatch, tmp_path):
+    """The figures are medians of the turns, and texts that differ are counted."""
+    decode = script("decode")
+    steps = {"other": iter([30.0, 33.0, 36.0]), "this": iter([10.0, 11.0, 12.0])}
+
+    def run_side(folder, args, case):
+        name = "this" if folder == decode.HERE else "other"
+        fields = dict.fromkeys(("step_wall_ms", "prefill_processor_s", "peak_mb", "load"), 1.0)
+        return {**fields, "step_processor_ms": next(steps[name]), "token_ids": [[1, 2], [3, 4 + (name == "this")]]}
+
+    monkeypatch.setattr(decode, "run_side", run_side)
+    table = decode.compare(SimpleNamespace(other=str(tmp_path)), (1, 2, 3, 4), 3)
+    assert table["step_processor_ms"] == {"other": [30.0, 33.0, 36.0], "this": [10.0, 11.0, 12.0], "ratio": 3.0}
+    assert (table["tokens"], table["texts_that_differ"]) == (4, 1)

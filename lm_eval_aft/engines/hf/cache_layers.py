@@ -51,7 +51,7 @@ class GrowingLayer(DynamicLayer):
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Copy the keys and values of the tokens so far, (rows, heads, tokens, width) each."""
         super().__init__()
-        self.lazy_initialization(keys, values)
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self._keys, self._values = Buffer(keys), Buffer(values)
         self._show()
 
