@@ -24,7 +24,7 @@ from lm_eval_aft.analysis.conditions import conditions_of, group_differences
 from lm_eval_aft.analysis.equal_cost import DraftPool, draft_pool
 from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.pairing import SHOWN_IDS, Document, PairedScores, UnusableScores, samples_by_document
-from lm_eval_aft.analysis.replay import VotedDraft
+from lm_eval_aft.analysis.replay import VotedDraft, of_one_model
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval, holm
@@ -219,7 +219,7 @@ def _from_pool(pool: DraftPool, rules: Sequence[StopRule], shape: ModelShape | N
     if all(each.confidence for drafts in pool.drafts.values() for each in drafts):
         chosen = {document: _weighted(drafts) for document, drafts in pool.drafts.items()}
         yield _taken(f"weighted vote of {pool.size}", pool.drafts, chosen, pool, shape)
-    for rule in rules:
+    for rule in rules if of_one_model(pool.drafts.values()) else ():
         kept = {key: each[: rule.kept([draft.answer for draft in each])] for key, each in pool.drafts.items()}
         scores = {key: _vote(each) for key, each in kept.items()}
         yield _taken(f"vote, stop_when={rule}", kept, scores, pool, shape)
@@ -280,7 +280,8 @@ def _best_of_n(pool: DraftPool, entries: Sequence[RunEntry], score: Score) -> It
     scored = [entry for entry in entries if (entry.run.settings or {}).get("strategy") == "best_of_n"]
     rewards = _rewards(pool, scored, score)
     count = min(map(len, rewards.values()))
-    if count < 2 or any(entry.run.k == count for entry in scored):
+    # A reward is found by the seed of its text.
+    if not of_one_model(pool.drafts.values()) or count < 2 or any(entry.run.k == count for entry in scored):
         return
     drafts = {document: each[:count] for document, each in pool.drafts.items()}
     scores = {key: each[best(rewards[key][:count], each)].value for key, each in drafts.items()}

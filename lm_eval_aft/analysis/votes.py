@@ -18,7 +18,7 @@ from typing import Any
 
 from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extraction_of, gold_answers
-from lm_eval_aft.analysis.replay import ReplayedRule, VotedDraft, replay
+from lm_eval_aft.analysis.replay import ReplayedRule, VotedDraft, of_one_model, replay
 from lm_eval_aft.analysis.runs import RunEntry, by_run
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval
@@ -401,6 +401,9 @@ def _replays(marked: Sequence[_Marked], rules: Sequence[StopRule], level: float)
             )
         columns = zip(each.answers, each.values, each.ballot.tokens, each.ballot.seeds, strict=True)
         questions.append([VotedDraft(*column) for column in columns])
+    if not of_one_model(questions):
+        warn_once(f"--stop-when is left out for drafts of several models of {marked[0].ballot.task}.")
+        return ()
     return replay([each.ballot.doc_id for each in marked], questions, rules, level)
 
 

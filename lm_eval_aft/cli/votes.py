@@ -42,4 +42,4 @@ def votes(
     exact mean over all choices of n of the k drafts.
     """
     counted = api.votes(out, task, regex, level, traces, stop_when)
-    show(render([replay_table(each) if stop_when else vote_table(each) for each in counted], form))
+    show(render([replay_table(each) if each.replays else vote_table(each) for each in counted], form))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from click.testing import CliRunner
@@ -19,8 +21,8 @@ from lm_eval_aft.analysis.replay import VotedDraft, replay
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.early_stopping import stop_rule
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.records import Request
-from lm_eval_aft.storage.traces import read_traces
+from lm_eval_aft.core.records import Request, Trace
+from lm_eval_aft.storage.traces import read_traces, rewrite_traces, trace_files
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 RULES = ("agree:0.8", "agree:0.9", "agree:0.95", "window:2", "window:4")
@@ -116,6 +118,23 @@ def test_savings_and_differences_follow_from_the_drafts_kept(rows: list[list[tup
         assert each.drafts_saved == pytest.approx(1 - sum(map(len, kept)) / sum(map(len, questions)))
         assert each.generated_tokens <= whole.generated_tokens
         assert each.difference.estimate == pytest.approx(each.score.estimate - whole.score.estimate)
+
+
+def test_drafts_of_several_models_have_no_rule(pool: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Each proposer has the seeds of its own run, so they repeat."""
+
+    def halved(trace: Trace) -> Trace:
+        drafts = trace.layer(0)
+        shared = [replace(draft, seed=drafts[draft.index % 5].seed) for draft in drafts]
+        return replace(trace, drafts=(*shared, *trace.drafts[len(drafts) :]))
+
+    out = Path(copytree(pool, tmp_path / "pool"))
+    (file,) = trace_files(out)
+    rewrite_traces(file, halved)
+    assert votes(out, stop_when="window:4")[0].replays == ()
+    assert "--stop-when is left out for drafts of several models of numbers." in caplog.text
+    result = CliRunner().invoke(aft, ["votes", str(out), "--stop-when", "window:4"])
+    assert (result.exit_code, "majority %" in result.output) == (0, True)
 
 
 @pytest.mark.parametrize("rule", ["agree:1.5", "agree", "window:1", "often", "", "agree:0.9,"])

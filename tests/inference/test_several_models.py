@@ -17,6 +17,7 @@ from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.core.records import Request, Trace
 from lm_eval_aft.core.usage import ModelShape, Usage, total
+from lm_eval_aft.inference.ballot import best
 from lm_eval_aft.inference.models import Model, ModelPlan, Models
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.model import AFTLM
@@ -138,6 +139,15 @@ class TestProposers:
         assert [text.split()[0] for text in texts([trace], 0)[0]] == [f"model{n // (12 // count)}" for n in range(12)]
         assert len({(d.seed, d.completion.text.split()[0]) for d in trace.layer(0)}) == 12
         assert len(trace.drafts) == 12 * 2 + 1
+
+    def test_no_proposer_wins_every_tie(self):
+        """Draft i of each proposer has one seed, so seeds alone do not decide between them."""
+        questions = [make_question(f"Question {n}") for n in range(200)]
+        models = Models(model(first_model, "one"), None, (model(first_model, "one"), model(second_model, "two")))
+        traces = answer(models, questions=questions, k=2, layers=1)
+        taken = [best([1.0, 1.0], trace.layer(0)) for trace in traces]
+        assert 70 < sum(taken) < 130
+        assert taken == [best([1.0, 1.0], trace.layer(0)) for trace in traces]
 
     def test_two_that_share_an_engine_share_its_calls(self):
         engine = Recorder(first_model)
