@@ -162,8 +162,8 @@ class Confidence:
     """How likely the model found a text that it generated, in four numbers of natural logarithms.
 
     The log-probability of a token is that of the model's own distribution: before temperature, top-p, top-k and
-    penalties. Tail and window follow DeepConf (arXiv 2508.15260, section 3.1, "tail confidence" and "lowest group
-    confidence"). DeepConf averages over the most likely tokens of each position; these numbers take the generated one.
+    penalties. Tail and window follow the "tail confidence" and "lowest group confidence" of DeepConf (arXiv
+    2508.15260). DeepConf averages over the most likely tokens of each position; these numbers take the generated one.
 
     Attributes:
         sum: Sum over the tokens.

@@ -1,6 +1,6 @@
 """``strategy=weighted``: a vote in which a text counts more if the model was surer of its tokens.
 
-DeepConf (arXiv 2508.15260, section 3.2) weighs votes by confidence in the same way, with other numbers.
+DeepConf (arXiv 2508.15260) weighs votes by confidence in the same way, with other numbers.
 """
 
 from __future__ import annotations

@@ -109,6 +109,12 @@ class TestArguments:
         with pytest.raises(EngineError, match=r"heads of size 24, and vLLM on a CPU runs sizes 32, .*: use engine=hf"):
             self.check(pretrained=locate("bundled:aft"))
 
+    def test_other_log_probabilities_than_the_models_own_give_no_confidence(self, smollm2):
+        assert self.check(pretrained=smollm2).no_confidence == ""
+        assert self.check(pretrained=smollm2, logprobs_mode="raw_logprobs").no_confidence == ""
+        processed = self.check(pretrained=smollm2, logprobs_mode="processed_logprobs")
+        assert processed.no_confidence == "leave logprobs_mode out, or give logprobs_mode=raw_logprobs"
+
     def test_a_device_of_ones_own_choice(self):
         with pytest.raises(ConfigError, match=r"--device cuda:1 has no effect .* set CUDA_VISIBLE_DEVICES=1 instead"):
             self.check(HostArgs(1, None, "cuda:1"))

@@ -43,6 +43,8 @@ TEXT_ARGS = (
 )
 # Tokens of a block of the prefix cache. The CPU build takes multiples of 32.
 CPU_BLOCK_TOKENS = 32
+# The model's own log-probabilities, before temperature, top-p, top-k and penalties: vLLM's default of logprobs_mode.
+RAW_LOGPROBS = "raw_logprobs"
 # The values of max_lora_rank that vLLM allows.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -116,6 +118,12 @@ class VLLMArgs:
     def for_llm(self) -> dict[str, Any]:
         """The arguments of ``vllm.LLM``."""
         return {"model": self.pretrained, **self.engine}
+
+    @property
+    def no_confidence(self) -> str:
+        """See ``Engine.no_confidence``."""
+        mode = self.engine.get("logprobs_mode", RAW_LOGPROBS)
+        return "" if mode == RAW_LOGPROBS else f"leave logprobs_mode out, or give logprobs_mode={RAW_LOGPROBS}"
 
     def lora_request(self) -> Any:
         """The adapter as vLLM takes it, or None."""

@@ -34,9 +34,6 @@ from lm_eval_aft.engines.vllm.prompt_lm import PromptLM, PromptScorer
 from lm_eval_aft.engines.vllm.watchdog import watched
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
 
-# The log-probabilities of the model itself, before temperature, top-p, top-k and penalties. vLLM's default.
-RAW = "raw_logprobs"
-
 
 class VLLMEngine:
     """Runs a model that ``vllm.LLM`` has loaded, on one machine's GPUs or on a CPU.
@@ -81,8 +78,7 @@ class VLLMEngine:
             template_args=self.renderer.template_args,
         )
         self.scorer: Scorer = PromptScorer(self._prompt_lm, self.renderer)
-        mode = args.engine.get("logprobs_mode", RAW)
-        self.no_confidence = "" if mode == RAW else f"logprobs_mode={mode} is not {RAW}"
+        self.no_confidence = args.no_confidence
         self.stop_ids = self._find_stop_ids()
         self._calls = count()
         self.fingerprint = self._fingerprint()
