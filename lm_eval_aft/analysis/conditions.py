@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lm_eval_aft.core.config import DEFAULT_CONFIDENCE
 from lm_eval_aft.core.names import display_name, joined_name
 from lm_eval_aft.core.strategies import STRATEGIES, Strategy
 from lm_eval_aft.storage.results import Conditions, EvalRun, Score
@@ -191,8 +192,10 @@ def _telling_settings(run: EvalRun) -> dict[str, Any]:
         "draft_max_tokens",
     )
     template, source = settings.get("template") or {}, settings.get("drafts_from")
+    weighs = settings.get("strategy") == "weighted"
     return (
         {name: settings.get(name) for name in (*names, "mcq_orders") if name in settings}
+        | ({"confidence": settings.get("confidence") or DEFAULT_CONFIDENCE} if weighs else {})
         # What the run knows of the other run would make a label of several lines.
         | (
             {"drafts_from": joined_name(display_name(str(source.get("model"))), source)}

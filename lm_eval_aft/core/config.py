@@ -41,6 +41,7 @@ MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
 ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths", "confidence")
 # The numbers of ``Confidence``.
 CONFIDENCES = tuple(field.name for field in fields(Confidence))
+DEFAULT_CONFIDENCE = "mean"
 PROBES = ("none", "shuffle", "wrong", "empty", "instruction", "repeat")
 # Settings of the last layer that only a task or --gen_kwargs can give. The bounds are those of OpenAI and vLLM.
 EXTRAS: dict[str, Parse] = {

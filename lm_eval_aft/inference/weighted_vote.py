@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.config import DEFAULT_CONFIDENCE, AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Draft, Question
@@ -29,7 +29,7 @@ class Weighted(Majority):
     """
 
     setting: str = "strategy=weighted"
-    confidence: str = "mean"
+    confidence: str = DEFAULT_CONFIDENCE
 
     def _count(self, question: Question, drafts: Sequence[Draft]) -> Choice:
         self._check(question.task)
@@ -63,4 +63,4 @@ def confidence_weights(answers: Sequence[str | None], drafts: Sequence[Draft], n
 
 def load_weighted(config: AFTConfig, store: Store, host: HostArgs) -> Selector:
     """The selector of ``strategy=weighted``."""
-    return Weighted(AnswerFinder(config.vote_regex), confidence=config.confidence or "mean")
+    return Weighted(AnswerFinder(config.vote_regex), confidence=config.confidence or DEFAULT_CONFIDENCE)

@@ -18,6 +18,7 @@ from lm_eval_aft.storage.results import EvalRun
         ("aggregate", 5, 0, "m (1, 0)"),
         ("majority", 5, 1, "m majority of 5"),
         ("majority", 5, 2, "m majority of 5 after 1"),
+        ("weighted", 5, 1, "m weighted vote of 5"),
         ("best_of_n", 5, 1, "m best of 5"),
         ("beam", 4, 0, "m beam of 4"),
         ("refine", 1, 3, "m refined 3 times"),
@@ -38,3 +39,11 @@ def test_a_label_names_the_adapter(name: str):
         for adapter in ("sft", "aft")
     ]
     assert labels(runs) == ("m+sft (5, 2)", "m+aft (5, 2)")
+
+
+def test_weighted_votes_are_distinguished_by_their_confidence():
+    runs = [
+        EvalRun(Path(f"results_{n}.json"), "some/m", {"strategy": "weighted", "k": 5, "layers": 1, **more}, (), None)
+        for n, more in enumerate([{}, {"confidence": "sum"}])
+    ]
+    assert labels(runs) == ("m weighted vote of 5 confidence=mean", "m weighted vote of 5 confidence=sum")
