@@ -39,9 +39,9 @@ from lm_eval_aft.storage.draft_store import Store
 from lm_eval_aft.storage.run_state import RunRecorder
 
 
-@dataclass
+@dataclass(eq=False)
 class _InFlight:
-    """One question and what is written for it so far.
+    """One question and what is written for it so far. It equals itself alone.
 
     Attributes:
         question: The question.
@@ -219,21 +219,29 @@ def _answers(question: Question, drafts: Sequence[Draft], setup: _Setup) -> list
 
 def _aggregate(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
     """Make an aggregation layer: each question gets new texts, or one text of the layer before is selected."""
-    voting = [run for run in runs if run.agrees and setup.config.stop_layers == 0]
-    rest = [run for run in runs if run not in voting]
-    last = [run for run in rest if layer == run.last_layer]
-    selecting = [run for run in last if setup.selector and setup.selector.chooses(run.question.task)]
-    writing = rest
-    if setup.selector and not setup.selector.reads_choice:
-        writing = [run for run in rest if run not in selecting]
+    selector = setup.selector
+    voting = [run for run in runs if _votes_early(run, setup)]
+    selecting = [run for run in runs if _selects(run, layer, setup)]
+    selected = {id(run) for run in (voting if selector and selector.reads_choice else [*voting, *selecting])}
+    writing = [run for run in runs if id(run) not in selected]
     _write([(run, range(_width(run, layer, setup.config))) for run in writing], layer, setup)
-    if setup.selector and selecting:
-        if setup.selector.reads_choice:
-            for run in selecting:
-                (run.written_choice,) = run.layers.pop().values()
-        _select(selecting, layer, setup.selector)
+    if selector and selecting:
+        for run in selecting if selector.reads_choice else ():
+            (run.written_choice,) = run.layers.pop().values()
+        _select(selecting, layer, selector)
     if voting:
         _select(voting, layer, Majority(setup.finder, f"stop_when={setup.config.stop_when}"))
+
+
+def _votes_early(run: _InFlight, setup: _Setup) -> bool:
+    """Whether the vote answers a question at once, since its drafts agree."""
+    return run.agrees and setup.config.stop_layers == 0
+
+
+def _selects(run: _InFlight, layer: int, setup: _Setup) -> bool:
+    """Whether a layer selects the answer of a question by the strategy."""
+    last = layer == run.last_layer and not _votes_early(run, setup)
+    return last and setup.selector is not None and setup.selector.chooses(run.question.task)
 
 
 def _width(run: _InFlight, layer: int, config: AFTConfig) -> int:
@@ -291,8 +299,9 @@ def _requests(run: _InFlight, layer: int, indices: range, setup: _Setup) -> list
     writers = [setup.writer(layer, index) for index in indices]
     subsets = [_subset(run, layer, index, config) for index in indices]
     readings = [(model, subset) for (model, _), subset in zip(writers, subsets, strict=True)]
+    texts = apply_probe(_carried(run, setup), config, question, layer) if layer else []
     prompts = {
-        (model, subset): _prompt(run, layer, subset, setup, model, model.engine.max_length - sampling.max_tokens)
+        (model, subset): _prompt(run, layer, [texts[i] for i in subset], setup, model, sampling.max_tokens)
         for model, subset in dict.fromkeys(readings)
     }
     # Texts with one prompt share its cost. Which of them computed it depends on what the store held and on batches,
@@ -332,16 +341,14 @@ def _sampling(question: Question, config: AFTConfig, last: bool) -> Sampling:
     return question.final if last else question.drafts
 
 
-def _prompt(run: _InFlight, layer: int, subset: tuple[int, ...], setup: _Setup, model: Model, budget: int) -> Fitted:
-    """The prompt with which a model reads a subset of the layer before, in at most ``budget`` tokens."""
+def _prompt(run: _InFlight, layer: int, texts: Sequence[str], setup: _Setup, model: Model, max_tokens: int) -> Fitted:
+    """The prompt with which a model reads texts of the layer before, with room for ``max_tokens`` behind it."""
     chat, renderer, template = run.question.chat, model.engine.renderer, model.template
-    last = layer == run.last_layer
+    last, budget = layer == run.last_layer, model.engine.max_length - max_tokens
     if not layer:
         return draft_prompt(template, renderer, chat, budget, final=last)
-    texts = apply_probe(_carried(run, setup), setup.config, run.question, layer)
-    shown = [texts[index] for index in subset]
     select = last and setup.selector is not None and setup.selector.reads_choice
-    return aggregate_prompt(template, renderer, chat, shown, budget, final=last and not select, select=select)
+    return aggregate_prompt(template, renderer, chat, texts, budget, final=last and not select, select=select)
 
 
 def _carried(run: _InFlight, setup: _Setup) -> list[str]:
