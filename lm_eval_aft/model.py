@@ -27,7 +27,7 @@ from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.program import prepare_program
-from lm_eval_aft.core.prompts import Template, chat_of_draft, check_templates
+from lm_eval_aft.core.prompts import Template, chat_of_draft
 from lm_eval_aft.core.records import Chat, Question, Trace
 from lm_eval_aft.core.secrets import hide
 from lm_eval_aft.core.stops import stoppable
@@ -341,21 +341,16 @@ class AFTLM(LM):
     def _use_chat_template(self, name: str | None) -> None:
         """Render with the chat template that ``--apply_chat_template NAME`` names; None is the default one."""
         if name != self._template_name:
-            for engine in self.models.engines:
-                engine.use_chat_template(name)
+            self.models.use_chat_template(name)
             self._template_name = name
             self._check_prompts()
 
     def _check_prompts(self) -> None:
         """Refuse templates that drop the question or the drafts, and warn of one that writes today's date."""
-        reads = self.config.layers > self.config.selects
-        models = {id(model): model for model in (self.models.main, *self.models.further)}
-        for model in models.values():
-            renderer = model.engine.renderer
-            of_tokenizer = renderer if isinstance(renderer, TokenizerRenderer) else None
-            check_templates(model.template, of_tokenizer, drafts=reads and model is self.models.reader)
-            if of_tokenizer and of_tokenizer.prints_date:
-                warn_once(DATE_ADVICE.format(today=f"{date.today():%d %b %Y}"))
+        self.models.check_prompts(reads=self.config.layers > self.config.selects)
+        renderers = [engine.renderer for engine in self.models.engines]
+        if any(isinstance(renderer, TokenizerRenderer) and renderer.prints_date for renderer in renderers):
+            warn_once(DATE_ADVICE.format(today=f"{date.today():%d %b %Y}"))
 
     def _score_after_drafts(
         self, choice_questions: Sequence[ChoiceQuestion], quiet: bool

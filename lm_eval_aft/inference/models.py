@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_aft.bundled import choose_checkpoint
+from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError, TemplateError
-from lm_eval_aft.core.prompts import DEFAULT_NAME, Template
+from lm_eval_aft.core.prompts import DEFAULT_NAME, Template, check_templates
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.secrets import public
 from lm_eval_aft.inference.checkpoint import choose_template
@@ -110,12 +111,43 @@ class Models:
     @property
     def further(self) -> tuple[Model, ...]:
         """The models besides the main model."""
-        return (*([self.aggregator] if self.aggregator else []), *self.proposers)
+        return tuple(model for _, model in self.places[1:])
+
+    @property
+    def places(self) -> tuple[tuple[str, Model], ...]:
+        """Every model after what messages call it. The main model comes first and has no name there."""
+        aggregators = [("aggregator", self.aggregator)] if self.aggregator else []
+        return ("", self.main), *aggregators, *((f"proposers[{n}]", each) for n, each in enumerate(self.proposers))
 
     @property
     def engines(self) -> tuple[Engine, ...]:
         """The engines, each once, the main model's first."""
         return tuple({id(model.engine): model.engine for model in (self.main, *self.further)}.values())
+
+    def use_chat_template(self, name: str | None) -> None:
+        """Render with one of the named chat templates of each tokenizer from now on; None is the default one.
+
+        Raises:
+            ConfigError: If a tokenizer has no such template. The message names the model.
+        """
+        for place, model in self.places:
+            with naming(place):
+                model.engine.use_chat_template(name)
+
+    def check_prompts(self, reads: bool) -> None:
+        """Refuse templates that drop the question, or the drafts.
+
+        Args:
+            reads: Whether a model reads drafts.
+
+        Raises:
+            TemplateError: If they are not shown. The message names the model.
+        """
+        for place, model in self.places:
+            renderer = model.engine.renderer
+            of_tokenizer = renderer if isinstance(renderer, TokenizerRenderer) else None
+            with naming(place):
+                check_templates(model.template, of_tokenizer, drafts=reads and model is self.reader)
 
     def writer(self, layer: int, index: int, drafts: int) -> tuple[Model, int]:
         """The model that writes a text, and the index of the text among those that this model writes in the layer.
@@ -186,7 +218,7 @@ class ModelPlan:
         entries = {} if config.aggregator is None else {"aggregator": config.aggregator}
         entries |= {f"proposers[{number}]": entry for number, entry in enumerate(config.proposers)}
         for place, entry in entries.items():
-            with _naming(place):
+            with naming(place):
                 specs.append(_named(_further_spec(place, entry, config, host), specs))
         _refuse_second_vllm(specs)
         return cls(tuple(specs))
@@ -208,7 +240,7 @@ class ModelPlan:
         for spec in self._specs:
             engine = next((engine for other, engine in engines if spec.has_engine_of(other)), None)
             if engine is None:
-                with _naming(spec.place):
+                with naming(spec.place):
                     engine = load_engine(spec.kind, spec.engine_args, spec.host)
                 engines.append((spec, engine))
             models[spec.place] = Model(spec.name, engine, spec.template, spec.kind, prompt_args(spec.engine_args))
@@ -257,7 +289,7 @@ def _refuse_equal(proposers: Mapping[str, Model]) -> None:
     question = Chat((Message("user", "question"),))
     places: dict[tuple[str, str], str] = {}
     for place, model in proposers.items():
-        with _naming(place):
+        with naming(place):
             prompt = model.engine.renderer.encode(model.template.draft_chat(question))
         first = places.setdefault((model.engine.fingerprint, prompt.digest), place)
         if first != place:
@@ -268,7 +300,7 @@ def _refuse_equal(proposers: Mapping[str, Model]) -> None:
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def naming(place: str) -> Iterator[None]:
     """Let errors name the model that they are about."""
     try:
         yield

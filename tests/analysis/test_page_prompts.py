@@ -40,10 +40,21 @@ def test_the_templates_of_the_bundled_checkpoints_are_known():
         {"template": None},
         {"strategy": "majority"},
         {"probe": "shuffle"},
+        {"carry": "answer"},
+        {"aggregator": {"model": "m", "fingerprint": "f", "template": {"name": "other.j2", "sha256": "00"}}},
     ],
 )
 def test_a_prompt_that_is_not_known_is_not_made_up(changes: dict):
     assert prompts(trace_of_texts(["one", "two"], ["three"], **{**DEFAULT, **changes})) == ()
+
+
+def test_the_prompts_are_those_of_the_aggregator():
+    bundled = next(template for template in known_templates().values() if template.name == "bundled")
+    aggregator = {"model": "m", "fingerprint": "f", "template": {"name": "x", "sha256": bundled.digest}}
+    trace = trace_of_texts(["1 + 1 = 2"], ["so 2"], **{**DEFAULT, "aggregator": aggregator})
+    (prompt,) = prompts(trace)
+    assert prompt == bundled.aggregate_chat(trace.question.chat, ["1 + 1 = 2"]).messages[0].content
+    assert prompts(replace(trace, subsets=(((0,),),))) == ()
 
 
 def test_cut_drafts_are_not_shown_whole():

@@ -279,6 +279,11 @@ def test_other_settings_in_the_same_folder_are_refused(done):
         (("--k", "0"), "--k=0 is not allowed"),
         (("--layers", "1,x"), "--layers=x is not allowed"),
         (("--model_args", "engine=scripted,layers=2"), "layers=2 contradicts the sweep: use --layers"),
+        (("--model_args", 'engine=scripted,aggregator={"pretrained":"x"}'), "does not fit a sweep of k and layers"),
+        (
+            ("--model_args", 'engine=scripted,proposers=[{"api_key":"s3cr3tvalue"}]'),
+            "proposers=[{'api_key': ***}] does not fit a sweep",
+        ),
         (("--model_args", "scripted"), "--model_args cannot be read ('scripted' has no =)"),
         (("--gen_kwargs", '{"a": '), "--gen_kwargs cannot be read"),
         (("--tasks", "aft_dmo"), "--tasks aft_dmo is not known"),

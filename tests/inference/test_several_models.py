@@ -12,7 +12,7 @@ from helpers.scripted_runs import TEMPLATE, Recorder, make_question, run
 from helpers.tiny_models import NO_SYSTEM, save_tiny
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
-from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
+from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError, TemplateError
 from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.core.records import Request, Trace
@@ -333,6 +333,25 @@ class TestLoading:
         assert models.aggregator.template.name == str(file)
         models = plan({"pretrained": "x", **run_template}, aggregator={"engine": "hf", "pretrained": "bundled:aft"})
         assert models.load(load_scripted).aggregator.template.name.endswith("aft_config.json")
+
+
+class TestChatTemplates:
+    def test_a_named_one_that_a_model_lacks_is_refused_with_its_place(self, monkeypatch):
+        models = Models(model(first_model, "one"), model(second_model, "two"))
+
+        def lacks(name):
+            raise ConfigError(f"there is no chat template {name}: give another name.")
+
+        monkeypatch.setattr(models.aggregator.engine, "use_chat_template", lacks)
+        with pytest.raises(ConfigError, match=r"^aggregator: there is no chat template tool_use: give another name\.$"):
+            models.use_chat_template("tool_use")
+
+    def test_only_the_model_that_reads_drafts_must_show_them(self):
+        blind = Template("{% block draft %}{% endblock %}{% block aggregate %}Again.{% endblock %}", "blind")
+        Models(model(first_model, "one", template=blind), model(second_model, "two")).check_prompts(reads=True)
+        models = Models(model(first_model, "one"), model(second_model, "two", template=blind))
+        with pytest.raises(TemplateError, match=r"^aggregator: the prompt made with the template blind does not show"):
+            models.check_prompts(reads=True)
 
 
 def local(tiny: str, **arguments) -> AFTLM:

@@ -117,6 +117,17 @@ def test_grades_of_another_shape_are_refused_in_one_sentence(tmp_path: Path, gra
     assert list(read_traces(tmp_path)) == [trace]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"proposers": "x"}, {"proposers": [{"model": "m"}]}, {"aggregator": 7}, {"drafts_from": {"proposers": 1}}],
+)
+def test_settings_with_models_of_another_shape_are_refused_in_one_sentence(tmp_path: Path, damage: dict):
+    row = json.loads(trace_of_texts(["a"], ["b"]).to_json())
+    (tmp_path / "t.jsonl").write_text(json.dumps({**row, "settings": {**row["settings"], **damage}}))
+    with pytest.raises(RecordError, match=r"t\.jsonl line 1 is not a trace"):
+        list(read_traces(tmp_path))
+
+
 def with_confidence(confidence: Confidence | None) -> Trace:
     made = trace()
     drafts = (replace(d, completion=replace(d.completion, confidence=confidence)) for d in made.drafts)

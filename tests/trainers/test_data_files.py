@@ -91,7 +91,15 @@ def test_sources_follow_their_drafts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argument", ["final_temperature=0", "strategy=majority", "probe=shuffle", "drafts_from=x", "think_end_token=x"]
+    "argument",
+    [
+        "final_temperature=0",
+        "strategy=majority",
+        "probe=shuffle",
+        "drafts_from=x",
+        "think_end_token=x",
+        "aggregator={'pretrained': 'x'}",
+    ],
 )
 def test_arguments_without_meaning_for_data_are_refused(tmp_path, argument):
     source = write(tmp_path / "d.jsonl", drafted(1))

@@ -34,12 +34,14 @@ def layer_prompts(trace: Trace, spoken: Sequence[str], templates: Templates) -> 
         templates: See ``known_templates``.
 
     Returns:
-        A text for each layer; none if the prompts cannot be made again: another template, a probe that changed the
-        drafts, a selection, or drafts that were cut to fit the context.
+        A text for each layer; none if the prompts cannot be made again: another template, a probe or ``carry`` that
+        changed the drafts, texts that read a subset, a selection, or drafts that were cut to fit the context.
     """
     settings = trace.settings
-    template = templates.get(str((settings.get("template") or {}).get("sha256")))
-    as_usual = settings.get("strategy", "aggregate") == "aggregate" and settings.get("probe", "none") == "none"
+    reader = settings.get("aggregator") or settings
+    template = templates.get(str((reader.get("template") or {}).get("sha256")))
+    usual = {"strategy": "aggregate", "probe": "none", "carry": "text"}
+    as_usual = all(settings.get(name, value) == value for name, value in usual.items()) and not trace.subsets
     if template is None or not as_usual or any(map(any, trace.cut_tokens)):
         return ()
     depth = max(draft.layer for draft in trace.drafts)
