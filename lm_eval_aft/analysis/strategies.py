@@ -220,9 +220,12 @@ def _from_pool(pool: DraftPool, rules: Sequence[StopRule], shape: ModelShape | N
         chosen = {document: _weighted(drafts) for document, drafts in pool.drafts.items()}
         yield _taken(f"weighted vote of {pool.size}", pool.drafts, chosen, pool, shape)
     for rule in rules if of_one_model(pool.drafts.values()) else ():
-        kept = {key: each[: rule.kept([draft.answer for draft in each])] for key, each in pool.drafts.items()}
-        scores = {key: _vote(each) for key, each in kept.items()}
-        yield _taken(f"vote, stop_when={rule}", kept, scores, pool, shape)
+        answers = {key: [draft.answer for draft in each] for key, each in pool.drafts.items()}
+        kept = {key: each[: rule.kept(answers[key])] for key, each in pool.drafts.items()}
+        taken = _taken(f"vote, stop_when={rule}", kept, {key: _vote(each) for key, each in kept.items()}, pool, shape)
+        # Each round computes the prompt.
+        rounds = {key: rule.rounds(each) for key, each in answers.items()}
+        yield replace(taken, flops=_flops(kept, pool, shape, rounds=rounds))
 
 
 def _vote(drafts: Sequence[VotedDraft]) -> float:
@@ -260,15 +263,20 @@ def _taken(
 
 
 def _flops(
-    kept: Mapping[Document, Sequence[VotedDraft]], pool: DraftPool, shape: ModelShape | None, share: float = 1.0
+    kept: Mapping[Document, Sequence[VotedDraft]],
+    pool: DraftPool,
+    shape: ModelShape | None,
+    share: float = 1.0,
+    rounds: Mapping[Document, int] | None = None,
 ) -> float | None:
-    """FLOPs a question, if a share of the drafts is generated. Their prompt is computed once."""
+    """FLOPs a question, if a share of the drafts is generated. Their prompt is computed once, or once a round."""
     if shape is None:
         return None
     costs = []
     for document, drafts in kept.items():
         start = pool.prompt_tokens[document]
-        costs.append(shape.flops(0, start) + share * sum(shape.flops(start, start + each.tokens) for each in drafts))
+        written = sum(shape.flops(start, start + each.tokens) for each in drafts)
+        costs.append((rounds[document] if rounds else 1) * shape.flops(0, start) + share * written)
     return fmean(costs)
 
 

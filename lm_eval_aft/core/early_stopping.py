@@ -69,6 +69,14 @@ class StopRule:
         counts = range(1, len(answers) + 1)
         return next((count for count in counts if self.stops(answers[:count])), len(answers))
 
+    def rounds(self, answers: Answers) -> int:
+        """In how many rounds a run with the rule would have generated those of these drafts that it keeps."""
+        done = rounds = 0
+        while done < len(answers) and not self.stops(answers[:done]):
+            done += self.fewest_more(answers[:done], len(answers) - done)
+            rounds += 1
+        return rounds
+
 
 def stop_rule(name: str, value: Any) -> StopRule:
     """Read a rule such as ``agree:0.95`` or ``window:4``.

@@ -203,6 +203,21 @@ class TestStopping:
             for letter in ("a", "b", None):
                 assert not rule.stops([*answers, *[letter] * fewer])
 
+    @given(
+        st.lists(st.sampled_from("abc"), min_size=2, max_size=12),
+        st.sampled_from(["agree:0.8", "agree:0.95", "window:2"]),
+    )
+    @settings(max_examples=30, deadline=None)
+    def test_stored_answers_say_how_many_rounds_a_run_takes(self, letters, rule):
+        written = iter(letters)
+        engine = Recorder(lambda request: f": {next(written)}")
+        question = [make_question("q")]
+        (trace,) = run(
+            question, engine, k=len(letters), layers=1, strategy="majority", stop_when=rule, vote_regex=r": (\w)"
+        )
+        assert len(engine.layers) == stop_rule("stop_when", rule).rounds(letters)
+        assert len(trace.layer(0)) == stop_rule("stop_when", rule).kept(letters)
+
     @pytest.mark.parametrize("text", ["agree:0.95", "window:4", "agree:0.501"])
     def test_a_rule_is_written_as_it_is_given(self, text):
         assert str(stop_rule("stop_when", text)) == text
