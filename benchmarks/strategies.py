@@ -22,7 +22,7 @@ from opponents import train_reward
 
 from lm_eval_aft.bundled import arith, locate
 
-POOL = "strategy=majority,k=16"
+POOL = "strategy=weighted,k=16"
 # What reads drafts gets at most five of them: the bundled checkpoint was trained with five.
 RUNS = {
     "pool": POOL,
