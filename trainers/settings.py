@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import yaml
 
-from lm_eval_aft.core.arguments import choice, flag, integer, or_none, real, refuse_secrets, strings, text
+from lm_eval_aft.core.arguments import choice, flag, integer, mapping, or_none, real, refuse_secrets, strings, text
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import refuse_stream
 from lm_eval_aft.core.paths import check_path
 from lm_eval_aft.core.secrets import public_word
 from lm_eval_aft.core.settings import nearest, parsers, setting
 
-Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo"]
+Kind = Literal["sft", "aft", "aft-no-drafts", "aft-pseudo", "rl"]
 KINDS: dict[Kind, str] = {
     "sft": "query -> sft_target (else target): the baseline",
     "aft": "query + drafts -> target, and a share of examples without drafts",
@@ -31,6 +31,10 @@ FROZEN_ON_RESUME = (
     *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
     *("batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "epochs", "max_steps"),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
+)
+FROZEN_IN_RL = (
+    *("reward", "gold", "mixed", "length_penalty", "copy_penalty", "algorithm", "generations"),
+    *("temperature", "top_p", "max_new_tokens", "beta"),
 )
 
 
@@ -103,27 +107,67 @@ class TrainConfig:
         """The settings by name, as run.json holds them."""
         return asdict(self)
 
+    @property
+    def frozen_on_resume(self) -> tuple[str, ...]:
+        """The settings that a started run keeps."""
+        return FROZEN_ON_RESUME
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
+
+@dataclass(frozen=True)
+class RLConfig(TrainConfig):
+    """The settings of one training run by reinforcement learning."""
+
+    learning_rate: float = setting(2e-5, real(0, above=True), "Highest learning rate; 1e-6 suits lora_rank: 0.")
+    reward: str = setting(
+        "", text, "What grades a text: exact:REGEX, task:NAME, module:function, or model:REWARD_MODEL."
+    )
+    gold: str = setting("gold", text, "Key of a row that holds the right answer.")
+    mixed: float | None = setting(
+        None, or_none(real(0, 1, above=True)), "Least share of prompts with drafts whose drafts are right and wrong."
+    )
+    length_penalty: float = setting(0.0, real(0), "Taken from the reward of a text of max_new_tokens; of others, less.")
+    copy_penalty: float = setting(0.0, real(0), "Taken from the reward of a text that repeats a draft word for word.")
+    algorithm: str = setting("grpo", choice("grpo", "rloo"), "Trainer of TRL.")
+    generations: int = setting(8, integer(2), "Texts sampled for each prompt; batch_size counts texts.")
+    temperature: float = setting(1.0, real(0, above=True), "Temperature of the texts.")
+    top_p: float = setting(1.0, real(0, 1, above=True), "Nucleus mass of the texts.")
+    max_new_tokens: int = setting(256, integer(1), "Maximum tokens of a text; max_length counts them too.")
+    beta: float = setting(0.0, real(0), "Weight of the distance (KL) from the model at the start.")
+    vllm: Mapping[str, Any] | None = setting(
+        None, or_none(mapping), "TRL's settings of vLLM without vllm_, such as {mode: colocate}; needs a GPU."
+    )
+
+    @property
+    def frozen_on_resume(self) -> tuple[str, ...]:
+        """The settings that a started run keeps."""
+        return FROZEN_ON_RESUME + FROZEN_IN_RL
+
+
+def _settings_of(kind: Kind) -> type[TrainConfig]:
+    return RLConfig if kind == "rl" else TrainConfig
+
+
+def load_config(path: str, overrides: Sequence[str] = (), kind: Kind = "aft") -> TrainConfig:
     """Read a settings file and apply ``key=value`` overrides.
 
     Args:
         path: YAML, or TOML if the name ends in .toml.
         overrides: Their values are YAML, so ``k=[1,3,5]`` is a list.
+        kind: The kind of training; rl has settings of its own.
 
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not allowed.
     """
-    return override(_read(Path(check_path("--config", path))), overrides, path)
+    return override(_read(Path(check_path("--config", path))), overrides, path, kind)
 
 
-def override(settings: Mapping[str, Any], overrides: Sequence[str], source: str) -> TrainConfig:
+def override(settings: Mapping[str, Any], overrides: Sequence[str], source: str, kind: Kind = "aft") -> TrainConfig:
     """Replace some settings by ``key=value`` texts, check them and fill in the defaults.
 
     Raises:
         ConfigError: If a text is not ``key=value``, or a key or value is not allowed.
     """
-    settings, known = dict(settings), parsers(TrainConfig)
+    settings, known = dict(settings), parsers(_settings_of(kind))
     for text_given in overrides:
         name, separator, value = text_given.partition("=")
         if not separator:
@@ -136,28 +180,30 @@ def override(settings: Mapping[str, Any], overrides: Sequence[str], source: str)
         # A folder may be called 2024.
         is_text = read is not None and known.get(name.strip()) in (text, _path)
         settings[name.strip()] = value.strip() if is_text and not isinstance(read, str) else read
-    return make_config(settings, source)
+    return make_config(settings, source, kind)
 
 
-def make_config(settings: Mapping[str, Any], source: str) -> TrainConfig:
+def make_config(settings: Mapping[str, Any], source: str, kind: Kind = "aft") -> TrainConfig:
     """Check settings and fill in the defaults. A value of None means the default.
 
     Raises:
         ConfigError: If a key is unknown or missing, or its value is not allowed or a secret.
     """
     refuse_secrets(settings, source)
-    known = parsers(TrainConfig)
+    known = parsers(_settings_of(kind))
     for name in settings:
         if name not in known:
             hint = nearest(str(name), known, f"the settings are {', '.join(known)}.")
-            raise ConfigError(f"{name} in {source} is not a setting of aft train: {hint}")
+            raise ConfigError(f"{name} in {source} is not a setting of aft train{' rl' * (kind == 'rl')}: {hint}")
     parsed = {name: known[name](name, value) for name, value in settings.items() if value is not None}
-    for name in ("model", "data", "output"):
+    for name in ("model", "data", "output", *(["reward"] if kind == "rl" else [])):
         if name not in parsed:
             raise ConfigError(f"{name} is missing in {source}: add {name}: ..., or --set {name}=...")
+    if kind == "rl" and (unused := next((name for name in ("validation", "patience") if parsed.get(name)), None)):
+        raise ConfigError(f"{unused} has no use in aft train rl: leave it out, and evaluate checkpoints with lm_eval.")
     if parsed.get("patience") and not parsed.get("validation"):
         raise ConfigError("patience needs a validation file: add validation: FILE, or leave patience out.")
-    return TrainConfig(**parsed)
+    return _settings_of(kind)(**parsed)
 
 
 def _read(path: Path) -> dict[str, Any]:

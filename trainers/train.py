@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
 
 import click
 
+from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import locked
 from lm_eval_aft.core.stops import stoppable
 from lm_eval_aft.core.terminal import note
@@ -20,14 +22,17 @@ from trainers.fitting.resume import open_run
 from trainers.fitting.run import TrainingRun, kept_in
 from trainers.inspection.overlap import Overlap, measure, warnings
 from trainers.rows.row import TrainingRow, read_training_rows
-from trainers.rows.samples import Sample, make_samples, pseudo_samples
+from trainers.rows.samples import Sample, make_prompts, make_samples, pseudo_samples
 from trainers.settings import KINDS, Kind, TrainConfig, load_config
 
 MASK_POLICY = "the target and the token that ends the turn"
+REWARD_POLICY = "sampled texts, by their reward"
+# The release of TRL that the tests use.
+LEAST_TRL = (1, 16)
 
 
-@click.command(short_help="Train a checkpoint: SFT, AFT, or a control.")
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.command(short_help="Train a checkpoint: SFT, AFT, a control, or by rewards.")
+@click.argument("kind", type=click.Choice([*KINDS, "rl"]))
 @click.option(
     "--config",
     "path",
@@ -44,12 +49,13 @@ MASK_POLICY = "the target and the token that ends the turn"
 )
 @click.option("--merge", is_flag=True, help="Also write adapter and base as one checkpoint, into the folder merged.")
 def train(kind: Kind, path: str, overrides: tuple[str, ...], merge: bool) -> None:
-    """Train a checkpoint: sft, aft, aft-no-drafts or aft-pseudo.
+    """Train a checkpoint: sft, aft, aft-no-drafts or aft-pseudo, or rl.
 
-    One data file serves all four kinds. Its rows hold query, drafts, target and sft_target. If a run was interrupted,
+    One data file serves all kinds. Its rows hold query, drafts, target and sft_target. rl learns from rewards instead
+    of targets, and needs TRL. If a run was interrupted,
     give the same command again to resume it. For many GPUs, run accelerate launch -m trainers.train KIND --config FILE.
     """
-    run_training(kind, load_config(path, overrides), merge=merge)
+    run_training(kind, load_config(path, overrides, kind), merge=merge)
 
 
 def print_once(line: str) -> None:
@@ -64,7 +70,7 @@ def run_training(
     """Train one checkpoint into ``config.output``, or resume its training.
 
     Args:
-        kind: One of ``KINDS``.
+        kind: One of ``KINDS``, or "rl".
         config: The settings.
         merge: Also write adapter and base as one checkpoint into the folder ``merged``.
         say: Prints a line.
@@ -75,6 +81,8 @@ def run_training(
     Raises:
         AFTError: If settings, data, template or model are wrong.
     """
+    if kind == "rl":
+        require_trl()
     if _first_process() and not Path(config.output).is_dir():
         # Settings and data are checked before a folder is made.
         open_run(kind, config).make_folder()
@@ -112,14 +120,50 @@ def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
     if _first_process():
         run.make_folder()
     rows = read_training_rows(config.data)
-    validation_rows = read_training_rows(config.validation) if config.validation else []
-    from trainers.fitting import loop, model
+    from trainers.fitting import model
 
-    tokenizer = model.load_tokenizer(config)
-    encoder = Encoder(tokenizer, run.template, config.max_length)
-    samples = make_samples(rows, run.kind, config)
+    encoder = Encoder(model.load_tokenizer(config), run.template, config.max_length)
+    learn = _reinforce if run.kind == "rl" else _fit
+    run, aft, facts = learn(run, rows, encoder, say)
+    if not run.finished:
+        say(f"saved in {run.folder}")
+    if merge and _first_process():
+        if config.lora_rank:
+            say(f"merged in {model.merge(run, encoder.end_id, aft, facts)}")
+        else:
+            say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
+
+
+def _reinforce(
+    run: TrainingRun, rows: list[TrainingRow], encoder: Encoder, say: Callable[[str], None]
+) -> tuple[TrainingRun, CheckpointConfig, list[str]]:
+    """Train by rewards unless the run is finished, and return what cards need."""
+    samples = make_prompts(rows, run.config)
+    run, draft_counts = _with_most_drafts(run, samples)
+    aft, with_drafts = checkpoint_config(run, draft_counts), sum(bool(sample.drafts) for sample in samples)
+    facts = [
+        f"{len(rows)} rows, {len(samples)} prompts: {with_drafts} with drafts, {len(samples) - with_drafts} without"
+    ]
+    if not run.finished:
+        from trainers.reinforcement.loop import reinforce
+
+        reinforce(run, encoder, samples, aft, facts, say)
+    return run, aft, facts
+
+
+def _with_most_drafts(run: TrainingRun, samples: list[Sample]) -> tuple[TrainingRun, set[int]]:
     draft_counts = {len(sample.drafts) for sample in samples if sample.drafts}
-    run = replace(run, most_drafts=max(draft_counts, default=0))
+    return replace(run, most_drafts=max(draft_counts, default=0)), draft_counts
+
+
+def _fit(
+    run: TrainingRun, rows: list[TrainingRow], encoder: Encoder, say: Callable[[str], None]
+) -> tuple[TrainingRun, CheckpointConfig, list[str]]:
+    """Train on targets unless the run is finished, and return what cards need."""
+    config = run.config
+    validation_rows = read_training_rows(config.validation) if config.validation else []
+    samples = make_samples(rows, run.kind, config)
+    run, draft_counts = _with_most_drafts(run, samples)
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
     facts = data_facts(rows, samples, encoded, overlap)
@@ -131,6 +175,8 @@ def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
         facts.append(f"validation: {sizes}; {_length_facts(validation)}")
     aft = checkpoint_config(run, draft_counts)
     if not run.finished:
+        from trainers.fitting import loop
+
         for line in [*facts, *_target_warnings(run.kind, rows, samples, overlap, config)]:
             say(line)
         if encoded.hidden:
@@ -141,12 +187,22 @@ def _train(run: TrainingRun, merge: bool, say: Callable[[str], None]) -> None:
                 "know: they are learnt as its unknown token. Use another tokenizer, or remove these words."
             )
         loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
-        say(f"saved in {run.folder}")
-    if merge and _first_process():
-        if config.lora_rank:
-            say(f"merged in {model.merge(run, encoder.end_id, aft, facts)}")
-        else:
-            say("lora_rank is 0: the checkpoint is a full one, there is nothing to merge.")
+    return run, aft, facts
+
+
+def require_trl() -> None:
+    """Refuse to train by rewards without TRL, or with an older one than was tested.
+
+    Raises:
+        ConfigError: If it is missing or too old.
+    """
+    try:
+        installed = version("trl")
+    except PackageNotFoundError:
+        raise ConfigError("aft train rl needs TRL, which is not installed: pip install 'lm_eval_aft[rl]'.") from None
+    if tuple(int(part) for part in installed.split(".")[:2]) < LEAST_TRL:
+        least = ".".join(map(str, LEAST_TRL))
+        raise ConfigError(f"aft train rl needs TRL {least} or newer, and {installed} is installed: pip install -U trl.")
 
 
 def data_facts(rows: list[TrainingRow], samples: list[Sample], encoded: Encoded, overlap: Overlap) -> list[str]:
@@ -193,7 +249,7 @@ def checkpoint_config(run: TrainingRun, draft_counts: Collection[int]) -> Checkp
         k=max(draft_counts) if len(set(draft_counts)) == 1 else None,
         base_model=config.model,
         base_revision=config.revision or "",
-        mask_policy=MASK_POLICY,
+        mask_policy=MASK_POLICY if run.kind != "rl" else REWARD_POLICY,
         data_digest=run.data_digest,
     )
 

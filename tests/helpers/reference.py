@@ -33,7 +33,7 @@ from lm_eval_aft.inference.sweep_plan import SweepPlan
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.judging.mt_bench.scores import MTBenchScores
 from lm_eval_aft.storage.run_state import MeanGrade, RunState
-from trainers.settings import TrainConfig
+from trainers.settings import RLConfig, TrainConfig
 
 DOCS = ROOT / "docs"
 # Records whose fields are those of a file.
@@ -61,7 +61,10 @@ def pages() -> dict[Path, str]:
         "reference/python.md": {"frames": frame_tables()},
         "reference/arguments.md": {"arguments": markdown_table(AFTConfig, "argument") + "\n"},
         "reference/files.md": {record.__name__: record_table(record) for record in RECORDS},
-        "training.md": {"settings": markdown_table(TrainConfig, "setting") + "\n"},
+        "training.md": {
+            "settings": markdown_table(TrainConfig, "setting") + "\n",
+            "rl settings": _rl_settings() + "\n",
+        },
     }
     made = {DOCS / "reference" / "cli.md": cli_page()}
     for name, texts in parts.items():
@@ -78,6 +81,13 @@ def _between_marks(page: str, name: str, text: str) -> str:
     assert page.count(begin) == page.count(end) == 1, name
     before, _, rest = page.partition(begin)
     return before + begin + text + end + rest.partition(end)[2]
+
+
+def _rl_settings() -> str:
+    """The table of the settings that reinforcement learning has besides those of every training."""
+    shared = {f"| `{each.name}` |" for each in fields(TrainConfig)} - {"| `learning_rate` |"}
+    lines = markdown_table(RLConfig, "setting").splitlines()
+    return "\n".join(line for line in lines if not any(line.startswith(name) for name in shared))
 
 
 # ---------------------------------------------------------------- commands

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,14 +15,32 @@ from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.run import TrainingRun, disk_guard
 
+# Figures of reinforcement learning that the terminal shows, and their formats.
+SHOWN = {"reward": ".3f", "grade": ".3f", "copy_rate": ".1%", "length": ".1f", "equal_groups": ".1%"}
 Say = Callable[[str], None]
 
 
 class RunLog(TrainerCallback):
     """Writes the log and the cards of checkpoints, and stops a run whose loss is not finite."""
 
-    def __init__(self, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], say: Say) -> None:
-        """Keep what cards and log need; ``say`` prints a line."""
+    def __init__(
+        self,
+        run: TrainingRun,
+        aft: CheckpointConfig,
+        facts: Sequence[str],
+        say: Say,
+        figures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep what cards and log need.
+
+        Args:
+            run: The run.
+            aft: Contents of aft_config.json.
+            facts: Facts about the data, for cards.
+            say: Prints a line.
+            figures: More of the trainer's figures to log, and their names in the log.
+        """
+        self.figures = dict(figures or {})
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
         # Whether weights, optimizer and state are loaded.
@@ -59,7 +77,8 @@ class RunLog(TrainerCallback):
         """Write one line to log.jsonl and print it."""
         keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
         row = {key: float(logs[key]) for key in keys if key in logs}
-        for key in ("loss", "eval_loss", "grad_norm"):
+        row |= {ours: float(logs[key]) for key, ours in self.figures.items() if logs.get(key) is not None}
+        for key in ("loss", "eval_loss", "grad_norm", *self.figures.values()):
             if key in row and not math.isfinite(row[key]):
                 raise self.broken(f"the {key} became {row[key]}", state.global_step)
         if not state.is_world_process_zero or not row.keys() & {"loss", "eval_loss"}:
@@ -119,5 +138,6 @@ def _line(row: dict[str, float], steps: int, tokens_per_s: float) -> str:
     parts = [f"step {row['step']:.0f}/{steps}", f"epoch {row['epoch']:.2f}"]
     parts += [f"loss {row['loss']:.4f}"] if "loss" in row else []
     parts += [f"validation loss {row['eval_loss']:.4f}"] if "eval_loss" in row else []
+    parts += [f"{name.replace('_', ' ')} {row[name]:{form}}" for name, form in SHOWN.items() if name in row]
     parts += [f"learning rate {row['learning_rate']:.1e}"] if "learning_rate" in row else []
     return "  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"])

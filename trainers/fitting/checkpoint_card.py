@@ -43,7 +43,7 @@ def write_checkpoint_card(
 
 
 def _evaluation(run: TrainingRun, aft: CheckpointConfig, merged: bool) -> list[str]:
-    k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo") else 0
+    k, layers = max(run.most_drafts, 1), 1 if run.kind in ("aft", "aft-pseudo", "rl") else 0
     weights = "pretrained=HERE"
     if run.config.lora_rank and not merged:
         # lm-eval takes the tokenizer from the base, which may lack the chat template.
@@ -54,10 +54,18 @@ def _evaluation(run: TrainingRun, aft: CheckpointConfig, merged: bool) -> list[s
 
 
 def _curve(log: Path, points: int = 20) -> list[str]:
-    """Loss by step as a table: some training losses at even distances, and every validation loss."""
+    """Loss by step as a table: some training losses at even distances, and every validation loss.
+
+    The table of reinforcement learning has the rewards instead of validation losses.
+    """
     rows = [row for _, row in iterate_jsonl(log)] if log.is_file() else []
     losses = [row for row in rows if "loss" in row]
     some = losses[:: max(1, len(losses) // points)] + losses[-1:]
+    if any("reward" in row for row in losses):
+        figures = ("loss", "reward", "grade", "copy_rate", "length")
+        lines = [[f"{row[name]:.4f}" if name in row else "" for name in figures] for row in some]
+        table = {row["step"]: f"| {row['step']} | {' | '.join(line)} |" for row, line in zip(some, lines, strict=True)}
+        return [f"| step | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|", *table.values()]
     steps: dict[int, dict[str, str]] = {}
     for row in [*some, *(row for row in rows if "eval_loss" in row)]:
         losses_there: dict[str, str] = {key: f"{row[key]:.4f}" for key in ("loss", "eval_loss") if key in row}

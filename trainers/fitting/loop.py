@@ -75,15 +75,27 @@ def fit(
         data_collator=Collator(pad, trims_logits(base)),
         processing_class=tokenizer,
     )
-    if not config.lora_rank and keeps_shards(trainer):
+    if config.patience:
+        trainer.add_callback(Patience(config.patience))
+    run_trainer(trainer, run, aft, facts, say)
+
+
+def run_trainer(
+    trainer: Checkpointing, run: TrainingRun, aft: CheckpointConfig, facts: Sequence[str], say: Say
+) -> None:
+    """Train, or resume training, and save the result.
+
+    Raises:
+        EngineError: If the loss is not finite, or a checkpoint cannot be written.
+        ConfigError: If DeepSpeed would not write the weights of a finished run.
+    """
+    if not run.config.lora_rank and keeps_shards(trainer):
         raise ConfigError(
             "DeepSpeed's stage 3 would keep the weights in shards: set stage3_gather_16bit_weights_on_model_save "
             "(accelerate launch --zero3_save_16bit_model true)."
         )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if config.patience:
-        trainer.add_callback(Patience(config.patience))
     if trainer.is_world_process_zero():
         trim_log(run.log, step_of(run.resume_from) if run.resume_from else -1)
         run.write_state(finished=False)
@@ -95,12 +107,12 @@ def fit(
         step = step_of(Path(best))
         say(f"kept: step {step}, validation loss {trainer.state.best_metric:.4f}, the lowest")
         facts = [*facts, f"kept: step {step} of {trainer.state.global_step}, by validation loss"]
-    with disk_guard(run.folder, model):
+    with disk_guard(run.folder, trainer.model):
         _save(trainer, run, aft, facts)
 
 
 @contextmanager
-def _resuming(trainer: AFTTrainer, run: TrainingRun) -> Iterator[None]:
+def _resuming(trainer: Checkpointing, run: TrainingRun) -> Iterator[None]:
     """Turn an error that the files of a checkpoint cause into one sentence.
 
     Raises:
@@ -136,10 +148,19 @@ def _is_trained(trainer: Trainer, run: TrainingRun) -> bool:
     return True
 
 
-def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
-    """The settings as arguments of Trainer."""
+def arguments(
+    config: TrainConfig, validated: bool, settings_class: type[TrainingArguments] = TrainingArguments, **more: Any
+) -> TrainingArguments:
+    """The settings as arguments of Trainer.
+
+    Args:
+        config: The settings.
+        validated: Whether there are validation examples.
+        settings_class: Class of the arguments.
+        more: Arguments that a class has besides, or that replace ours.
+    """
     when = "steps" if config.save_every else "epoch"
-    return TrainingArguments(
+    ours = dict(
         output_dir=str(Path(config.output, "checkpoints")),
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
@@ -177,13 +198,14 @@ def arguments(config: TrainConfig, validated: bool) -> TrainingArguments:
         label_names=["labels"],
         **_checkpointing(config.gradient_checkpointing),
     )
+    return settings_class(**(ours | more))
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
     """Gradient checkpointing, under the name that the installed transformers has for it."""
     names = {f.name for f in fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {name: False}
 
 
 def keeps_shards(trainer: Trainer) -> bool:
@@ -229,16 +251,12 @@ def _save(trainer: Trainer, run: TrainingRun, aft: CheckpointConfig, facts: Sequ
         run.remove_checkpoints(0, best)
 
 
-class AFTTrainer(Trainer):
-    """Trainer with batches by length, a validation loss per token, and no checkpoints of broken weights."""
+class Checkpointing(Trainer):
+    """Trainer with our log and schedule, and without checkpoints of broken weights."""
 
     def __init__(self, run_log: RunLog, **settings: Any) -> None:
-        super().__init__(callbacks=[run_log], compute_metrics=_validation_loss, **settings)
+        super().__init__(callbacks=[run_log], **settings)
         self.run_log = run_log
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        lengths = [len(example.token_ids) for example in self.train_dataset]
-        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Trainer's schedule. A warm-up of less than a step would be a whole step at a rate of 0, so it is left out."""
@@ -256,6 +274,17 @@ class AFTTrainer(Trainer):
             # shards one process may see the folder before another does.
             Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
             super()._save_checkpoint(model, trial)
+
+
+class AFTTrainer(Checkpointing):
+    """Trainer with batches by length and a validation loss per token."""
+
+    def __init__(self, run_log: RunLog, **settings: Any) -> None:
+        super().__init__(run_log, compute_metrics=_validation_loss, **settings)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        lengths = [len(example.token_ids) for example in self.train_dataset]
+        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

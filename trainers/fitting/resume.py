@@ -14,7 +14,7 @@ from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.inference.checkpoint import choose_template
 from trainers.fitting.run import TrainingRun, absolute, check_checkpoint, newest_checkpoint
-from trainers.settings import FROZEN_ON_RESUME, Kind, TrainConfig, make_config
+from trainers.settings import Kind, RLConfig, TrainConfig, make_config
 
 
 def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
@@ -33,7 +33,11 @@ def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
             raise ConfigError(f"output={folder} exists and is not the folder of a training run: give another.")
         return TrainingRun(kind, config, digest, template_of(config), processes, validation_digest)
     state, before = _read_state(folder / "run.json")
-    kept = replace(config, **{name: getattr(before, name) for name in FROZEN_ON_RESUME})
+    _refuse_changed(folder, "kind", state["kind"], kind)
+    if isinstance(config, RLConfig) and isinstance(before, RLConfig):
+        # Texts that were learnt by one reward are no start for another one.
+        _refuse_changed(folder, "reward", before.reward, config.reward)
+    kept = replace(config, **{name: getattr(before, name) for name in config.frozen_on_resume})
     kept = replace(kept, model=_same_model(before.model, config.model))
     # A run of version 0.1.0 has no digest, so nothing else identifies its template.
     if state["template_digest"] is None:
@@ -72,7 +76,7 @@ def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         settings = {name: value for name, value in state["config"].items() if value not in (None, [])}
         unknown = {"template_digest": None, "processes": None, "validation_digest": None}
-        return {**unknown, **state}, make_config(settings, str(path))
+        return {**unknown, **state}, make_config(settings, str(path), state["kind"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give another output.") from error
 
@@ -80,18 +84,23 @@ def _read_state(path: Path) -> tuple[dict[str, Any], TrainConfig]:
 def _refuse_another(run: TrainingRun, state: dict[str, Any]) -> None:
     """Refuse to resume a run that was started otherwise. What an old run.json does not say is trusted."""
     for name, before, now in (
-        ("kind", state["kind"], run.kind),
         ("data", state["data_digest"], run.data_digest),
         ("validation", state["validation_digest"], run.validation_digest),
         ("template", state["template_digest"], run.template.digest),
     ):
-        if before is not None and now is not None and before != now:
-            change = f"{name} {before[:12]}, now it is {now[:12]}"
-            raise ConfigError(f"the run in {run.folder} was started with {change}: give another output.")
+        if before is not None and now is not None:
+            _refuse_changed(run.folder, name, before[:12], now[:12])
     if not run.finished and state["processes"] not in (None, run.processes):
         raise ConfigError(
             f"the run in {run.folder} was started with WORLD_SIZE={state['processes']} and has "
             f"{run.processes} now: start {state['processes']} processes, or give another output."
+        )
+
+
+def _refuse_changed(folder: Path, name: str, before: str, now: str) -> None:
+    if before != now:
+        raise ConfigError(
+            f"the run in {folder} was started with {name} {before}, now it is {now}: give another output."
         )
 
 

@@ -1,7 +1,8 @@
 """Verifiers: functions that say whether a text is right, given the row that it answers.
 
 ``exact:REGEX`` compares the last match in the text with the last match in the row's gold field, as numbers if both are
-numbers. ``exact:`` alone takes the last number. ``module:function`` calls ``function(text, row)``.
+numbers. ``exact:`` alone takes the last number. ``task:NAME`` grades with a task of lm-eval; its document is the row's
+``doc``, or else the row. ``module:function`` calls ``function(text, row)``.
 """
 
 from __future__ import annotations
@@ -11,30 +12,33 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.regexes import compile_regex, last_match
 from trainers.rows.row import DataRow
 
-Verifier = Callable[[str, DataRow], bool]
-FORMS = "give exact:REGEX or module:function"
+Verifier = Callable[[str, DataRow], bool | float]
+FORMS = "give exact:REGEX, task:NAME or module:function"
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+"
 
 
-def load_verifier(spec: str, gold: str = "gold") -> Verifier:
+def load_verifier(spec: str, gold: str = "gold", option: str = "--verifier ") -> Verifier:
     """The verifier that a command line names.
 
     Args:
-        spec: ``exact:``, ``exact:REGEX`` or ``module:function``.
+        spec: ``exact:``, ``exact:REGEX``, ``task:NAME`` or ``module:function``.
         gold: Key of a row that holds the right answer; only ``exact`` uses it.
+        option: What messages write before the spec.
 
     Raises:
         ConfigError: If the function cannot be loaded or called, or the expression does not compile.
     """
     module, separator, name = spec.partition(":")
     if not separator:
-        raise ConfigError(f"--verifier {spec} is not allowed: {FORMS}.")
+        raise ConfigError(f"{option}{spec} is not allowed: {FORMS}.")
     if module == "exact":
-        return _exact(name or NUMBER, gold)
+        return _exact(name or NUMBER, gold, option)
+    if module == "task":
+        return _task(name, option)
     try:
         # A console script does not search the current folder by itself.
         if "" not in sys.path:
@@ -42,18 +46,39 @@ def load_verifier(spec: str, gold: str = "gold") -> Verifier:
         function: Verifier = getattr(import_module(module), name)
     # The user's module may raise anything.
     except Exception as error:
-        raise ConfigError(f"--verifier {spec} cannot be loaded ({type(error).__name__}: {error}): {FORMS}.") from error
+        raise ConfigError(f"{option}{spec} cannot be loaded ({type(error).__name__}: {error}): {FORMS}.") from error
     if not callable(function):
-        raise ConfigError(f"--verifier {spec} is not a function: {FORMS}.")
+        raise ConfigError(f"{option}{spec} is not a function: {FORMS}.")
     return function
 
 
-def _exact(expression: str, gold: str) -> Verifier:
-    pattern = compile_regex(expression, "--verifier exact:")
+def _exact(expression: str, gold: str, option: str) -> Verifier:
+    pattern = compile_regex(expression, f"{option}exact:")
 
     def verify(text: str, row: DataRow) -> bool:
         answer, wanted = last_answer(pattern, text), _gold(row, gold)
         return answer is not None and same(answer, last_answer(pattern, wanted) or wanted)
+
+    return verify
+
+
+def _task(name: str, option: str) -> Verifier:
+    """The first metric of a task's first filter."""
+    from lm_eval_aft import register, tasks_path
+    from lm_eval_aft.inference.task_grading import TaskLoader
+
+    register()
+    try:
+        grader = TaskLoader([str(tasks_path())]).load(name, (), {})
+    except RecordError as error:
+        raise ConfigError(f"{option}task:{name} cannot be used: {error}") from error
+    # Code that a model wrote is never run here.
+    if reason := grader.refusal(unsafe_code=False):
+        raise ConfigError(f"{option}task:{name} cannot be used: {reason}.")
+
+    def verify(text: str, row: DataRow) -> float:
+        metrics = grader.grade(row.get("doc", row), [text])[0][0].metrics
+        return next(iter(metrics.values()))
 
     return verify
 

@@ -1,0 +1,1 @@
+"""Reinforcement learning: draft sets as prompts, rewards for texts, and TRL's trainer."""

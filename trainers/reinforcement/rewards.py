@@ -1,0 +1,123 @@
+"""The reward of a text: the grade of a verifier or a reward model, less the penalties for length and for copying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from typing import Any
+
+from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.records import Message
+from lm_eval_aft.inference.reward_model import RewardModel
+from lm_eval_aft.storage.draft_store import NoStore
+from trainers.generation.verifiers import Verifier, load_verifier
+from trainers.rows.row import shown_text
+from trainers.rows.samples import Sample
+from trainers.settings import RLConfig
+
+# Failures that are named one by one. The others are counted.
+NAMED = 5
+# Batches of texts after which equal rewards are said.
+PATIENT = 5
+
+
+class Rewards:
+    """Rewards the texts of a run, and counts what goes wrong.
+
+    Attributes:
+        verify: The verifier; None for a reward model.
+        failed: Texts that could not be graded. Their grade is 0.
+        graded: Texts that were graded.
+        batches: Batches of texts that were rewarded.
+        differ: Whether two texts of a prompt ever got different rewards.
+    """
+
+    def __init__(self, config: RLConfig, samples: Sequence[Sample], say: Callable[[str], None]) -> None:
+        """Load the verifier or the reward model.
+
+        Raises:
+            AFTError: If it cannot be loaded.
+        """
+        self.config, self.samples, self.say = config, samples, say
+        # TRL shows this name.
+        self.__name__ = "reward"
+        module, _, name = config.reward.partition(":")
+        self._model: RewardModel | None = None
+        self.verify: Verifier | None = None
+        if module == "model":
+            device = "cuda:0" if config.device == "auto" else config.device
+            self._model = RewardModel(name, NoStore(), device, config.batch_size)
+        else:
+            self.verify = load_verifier(config.reward, config.gold, "reward=")
+        self.failed, self.graded, self.batches, self.differ = 0, 0, 0, False
+
+    def __call__(
+        self,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        number: Sequence[int],
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float]:
+        """The rewards of texts; ``number`` holds the numbers of their samples.
+
+        Raises:
+            EngineError: If every text so far has failed.
+        """
+        samples, texts = [self.samples[each] for each in number], [shown_text(text) for text in completions]
+        grades = self._grades(samples, texts)
+        if self.failed and not self.graded:
+            raise EngineError(f"reward={self.config.reward} failed for all of {self.failed} texts: correct it.")
+        copies = [is_copy(text, sample) for text, sample in zip(texts, samples, strict=True)]
+        log_metric("grade", sum(grades) / len(grades))
+        if shown := [copy for copy, sample in zip(copies, samples, strict=True) if sample.drafts]:
+            log_metric("copy_rate", sum(shown) / len(shown))
+        by_length, by_copy = self.config.length_penalty / self.config.max_new_tokens, self.config.copy_penalty
+        rewards = [
+            grade - by_length * len(ids) - by_copy * copy
+            for grade, ids, copy in zip(grades, completion_ids, copies, strict=True)
+        ]
+        self._notice_equal(number, rewards)
+        return rewards
+
+    def _notice_equal(self, number: Sequence[int], rewards: Sequence[float]) -> None:
+        self.batches += 1
+        self.differ |= len(set(zip(number, rewards, strict=True))) > len(set(number))
+        if self.batches == PATIENT and not self.differ:
+            self.say(f"warning: the texts of each prompt got equal rewards in {PATIENT} batches: nothing to learn yet.")
+
+    def _grades(self, samples: Sequence[Sample], texts: Sequence[str]) -> list[float]:
+        pairs = list(zip(texts, samples, strict=True))
+        if self._model is None:
+            return [self._grade(text, sample) for text, sample in pairs]
+        self.graded += len(texts)
+        return self._model.score([[(*sample.chat.messages, Message("assistant", text)) for text, sample in pairs]])[0]
+
+    def _grade(self, text: str, sample: Sample) -> float:
+        """The verifier's grade of a text; 0 if it fails."""
+        assert self.verify is not None
+        try:
+            grade = float(self.verify(text, sample.data))
+            if not isfinite(grade):
+                raise ValueError(f"it returned {grade}")
+        except ConfigError:
+            # The row has no right answer.
+            raise
+        # The user's function may raise anything.
+        except Exception as error:
+            self.failed += 1
+            if self.failed <= NAMED:
+                self.say(f"warning: the reward of {sample.where} failed ({type(error).__name__}: {reason_of(error)}).")
+            return 0.0
+        self.graded += 1
+        return grade
+
+    def right_drafts(self, sample: Sample) -> list[bool]:
+        """For each draft of a sample, whether the verifier takes it as right."""
+        return [self._grade(shown_text(draft), sample) > 0 for draft in sample.drafts]
+
+
+def is_copy(text: str, sample: Sample) -> bool:
+    """Whether a text repeats one of the drafts that its prompt shows, white space aside."""
+    return text.split() in [shown_text(draft).split() for draft in sample.drafts]
