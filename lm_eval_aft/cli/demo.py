@@ -40,10 +40,11 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
     show(INTRODUCTION)
+    machine = dict[str, Any]()
     for name, model_args in RUNS.items():
         # The run of an older version would be compared as another run.
         shutil.rmtree(_OUT / name, ignore_errors=True)
-        run_lm_eval(f"{model_args},record={_OUT / name / 'traces'}", _OUT / name)
+        run_lm_eval(f"{model_args},record={_OUT / name / 'traces'}", _OUT / name, machine)
     show_question(choose(list(read_traces(_OUT / "aft" / "traces"))))
     show("")
     run_aft("compare", _OUT / "sft", _OUT / "aft")
@@ -51,8 +52,8 @@ def main() -> int:
     return 0
 
 
-def run_lm_eval(model_args: str, out: Path) -> None:
-    """Print a command of lm-eval, do what it does, and print its table of scores."""
+def run_lm_eval(model_args: str, out: Path, machine: dict[str, Any]) -> None:
+    """Print a command of lm-eval, do what it does, and print its table of scores. For ``machine`` see ``evaluate``."""
     options = " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in SETTINGS.items())
     show(f"$ lm_eval --model aft --model_args {model_args} --tasks {TASK} {options} --log_samples --output_path {out}")
     # They import torch.
@@ -64,7 +65,7 @@ def run_lm_eval(model_args: str, out: Path) -> None:
     arguments = key_values("--model_args", model_args)
     # The index of lm-eval's own fourteen thousand task files takes seconds.
     manager = TaskManager(include_path=str(tasks_path()), include_defaults=False, metadata=arguments)
-    results = evaluate(out, model="aft", model_args=arguments, tasks=[TASK], task_manager=manager, **SETTINGS)
+    results = evaluate(out, machine, model="aft", model_args=arguments, tasks=[TASK], task_manager=manager, **SETTINGS)
     show(make_table(results))
 
 

@@ -85,6 +85,7 @@ def run_sweep(
     template = choose_template(config, engine_args)
     store = open_store(config.cache, out / "drafts.sqlite")
     engine = load_engine(config.engine, engine_args, host)
+    machine = dict[str, Any]()
     for number, (k, layers) in enumerate(waiting, 1):
         folder = _folder(out, (k, layers))
         point_config = _at(replace(config, record=str(folder / "traces")), (k, layers))
@@ -98,6 +99,7 @@ def run_sweep(
             folder,
             manager,
             host,
+            machine,
         )
         new = lm.computed_usage
         note(f"    {new.generations:,} new generations, {new.generated_tokens:,} new tokens", err=False)
@@ -105,11 +107,18 @@ def run_sweep(
 
 
 def _evaluate(
-    lm: Any, model_args: dict[str, Any], options: Options, folder: Path, manager: Any, host: HostArgs
+    lm: Any,
+    model_args: dict[str, Any],
+    options: Options,
+    folder: Path,
+    manager: Any,
+    host: HostArgs,
+    machine: dict[str, Any],
 ) -> None:
     """Run one point."""
     evaluate(
         folder,
+        machine,
         model=lm,
         model_args=model_args,
         tasks=list(options.tasks),

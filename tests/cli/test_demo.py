@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+import lm_eval.evaluator
 import pytest
 from lm_eval._cli import HarnessCLI
 from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
 
+from lm_eval_aft import register, tasks_path
 from lm_eval_aft.cli import demo
+from lm_eval_aft.cli.evaluation import evaluate
 
 
 def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +27,9 @@ def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monke
     old.write_text("{}")
     (tmp_path / "out" / "other").mkdir()
     seen: list[tuple[str, bool]] = []
-    monkeypatch.setattr(demo, "run_lm_eval", lambda model_args, out: seen.append((f"lm_eval {out}", old.exists())))
+    monkeypatch.setattr(
+        demo, "run_lm_eval", lambda model_args, out, machine: seen.append((f"lm_eval {out}", old.exists()))
+    )
     monkeypatch.setattr(demo, "run_aft", lambda *words: seen.append((f"aft {words[0]}", old.exists())))
     monkeypatch.setattr(demo, "read_traces", lambda folder: [None])
     monkeypatch.setattr(demo, "choose", lambda traces: traces[0])
@@ -45,15 +52,15 @@ def test_the_command_that_is_shown_does_what_the_demonstration_does(
     class Ended(Exception):
         pass
 
-    def evaluate(**settings: Any) -> None:
+    def end(**settings: Any) -> None:
         calls.append(settings)
         raise Ended
 
     defaults = signature(lm_eval.simple_evaluate).parameters
-    monkeypatch.setattr(lm_eval, "simple_evaluate", evaluate)
+    monkeypatch.setattr(lm_eval, "simple_evaluate", end)
     monkeypatch.setenv("LMEVAL_LOG_LEVEL", "ERROR")
     with pytest.raises(Ended):
-        demo.run_lm_eval("pretrained=bundled:aft,k=5,layers=2", tmp_path / "out")
+        demo.run_lm_eval("pretrained=bundled:aft,k=5,layers=2", tmp_path / "out", {})
     program, *words = shlex.split(capsys.readouterr().out.removeprefix("$ "))
     assert program == "lm_eval"
     monkeypatch.setattr("sys.argv", [program, *words])
@@ -73,3 +80,24 @@ def test_the_command_that_is_shown_does_what_the_demonstration_does(
     # lm-eval's command line gives the metadata to the task manager too.
     further = {name for name in theirs.keys() - ours.keys() - {"metadata"} if theirs[name]}
     assert all(theirs[name] == defaults[name].default for name in further)
+
+
+@pytest.mark.usefixtures("quick_lm_eval")
+def test_lm_eval_describes_the_machine_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[dict[str, Any]] = []
+
+    def describe(storage: dict[str, Any]) -> None:
+        described.append(storage)
+        storage["pretty_env_info"] = "a machine"
+
+    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", describe)
+    register()
+    manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
+    machine: dict[str, Any] = {}
+    settings = {"model": "aft", "model_args": {"engine": "scripted", "k": 1}, "tasks": ["aft_demo"], "limit": 1}
+    for name in ("one", "two"):
+        evaluate(tmp_path / name, machine, task_manager=manager, apply_chat_template=True, **settings)
+        (file,) = (tmp_path / name).rglob("results_*.json")
+        assert json.loads(file.read_text())["pretty_env_info"] == "a machine"
+    assert described == [machine]
+    assert lm_eval.evaluator.add_env_info is describe
