@@ -333,13 +333,29 @@ def ratio_interval(
         return None
     estimate = float(tops.sum() / bottoms.sum())
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = _resampled_means(tops, bottoms, np.random.default_rng(seed), resamples)
+        ratios = _resampled_ratios(tops, bottoms, np.random.default_rng(seed), resamples)
         defined = bool(np.isfinite(ratios).all()) and float(np.ptp(ratios)) > 0
         shares = _bca_shares(ratios, tops, bottoms, z) if defined else None
     if not defined:
         return Interval(estimate, -inf, inf, level, "none", above.size)
     low, high = np.quantile(ratios, shares or ((1 - level) / 2, (1 + level) / 2))
     return Interval(estimate, float(low), float(high), level, "bca" if shares else "percentile", above.size)
+
+
+def _resampled_ratios(tops: FloatArray, bottoms: FloatArray, rng: np.random.Generator, resamples: int) -> FloatArray:
+    """Ratios of two sums of ``resamples`` draws of the same groups, shape (resamples,).
+
+    Most groups have one of a few pairs of numbers. Drawing how often each pair occurs is the same as drawing groups,
+    and much faster.
+    """
+    import numpy as np
+
+    pairs, counts = np.unique(np.column_stack((tops, bottoms)), axis=0, return_counts=True)  # (p, 2), (p,)
+    ratios, rows = np.empty(resamples), max(1, CHUNK_CELLS // len(pairs))
+    for start in range(0, resamples, rows):
+        drawn = rng.multinomial(tops.size, counts / tops.size, min(rows, resamples - start))  # (rows, p)
+        ratios[start : start + rows] = (drawn @ pairs[:, 0]) / (drawn @ pairs[:, 1])
+    return ratios
 
 
 def _resampled_means(sums: FloatArray, sizes: FloatArray, rng: np.random.Generator, resamples: int) -> FloatArray:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.graded_tasks import scripted_model, texts, write_task
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=9))
+@settings(deadline=None)
 def test_pass_at_n_is_the_mean_over_every_subset(rights: list[bool]):
     for n in range(1, len(rights) + 1):
         subsets = list(combinations(rights, n))
@@ -63,6 +64,7 @@ def test_a_run_as_good_as_the_oracle_closes_all_of_the_gap_and_a_worse_one_less_
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=20, max_size=60))
+@settings(max_examples=30, deadline=None)
 def test_the_gap_closed_is_a_ratio_of_means(rows: list[tuple[bool, bool, bool]]):
     runs, votes_of = [float(run) for run, _, _ in rows], [float(vote) for _, vote, _ in rows]
     oracles = [float(vote or best) for _, vote, best in rows]
@@ -104,9 +106,9 @@ def test_votes_say_how_much_of_the_gap_the_answer_closes():
 # ------------------------------------------------------------------ repeats
 
 
-def answered(out: Path, written: tuple[str, ...], repeats: int, **settings: object) -> Path:
+def answered(out: Path, written: tuple[str, ...], repeats: int, **given: object) -> Path:
     """A run of three questions with repeats, whose texts are given."""
-    model = scripted_model(texts(*written), record=str(out / "traces"), **settings)
+    model = scripted_model(texts(*written), record=str(out / "traces"), **given)
     run_lm_eval(out, ["numbers"], write_task(out.parent / "tasks", repeats=repeats), model)
     return out
 
@@ -148,10 +150,9 @@ def out(tmp_path_factory: pytest.TempPathFactory, quick_lm_eval: None) -> Path:
     documents = [{"question": f"q{number}", "answer": "7"} for number in range(24)]
     tasks = write_task(folder / "tasks", documents=documents)
     script = texts("#### 7", "#### 8", "#### 8")
-    for name, settings in (("one", {"layers": 0, "k": 1}), ("three", {"layers": 1, "k": 3})):
-        run_lm_eval(
-            folder / name, ["numbers"], tasks, scripted_model(script, record=str(folder / name / "traces"), **settings)
-        )
+    for name, layers, k in (("one", 0, 1), ("three", 1, 3)):
+        model = scripted_model(script, record=str(folder / name / "traces"), layers=layers, k=k)
+        run_lm_eval(folder / name, ["numbers"], tasks, model)
     return folder
 
 

@@ -11,7 +11,7 @@ from shutil import copytree
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.graded_tasks import scripted_model, write_task
@@ -41,9 +41,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_task(tmp_path_factory.mktemp("tasks"), documents=documents)
 
 
-def run(out: Path, tasks: Path, **settings: object) -> float:
+def run(out: Path, tasks: Path, **given: object) -> float:
     """Run the questions, and return lm-eval's score."""
-    model = scripted_model(answer_by_seed, k=10, layers=1, strategy="majority", record=str(out / "traces"), **settings)
+    model = scripted_model(answer_by_seed, k=10, layers=1, strategy="majority", record=str(out / "traces"), **given)
     score: float = run_lm_eval(out, ["numbers"], tasks, model)["results"]["numbers"]["exact_match,flexible-extract"]
     return score
 
@@ -102,6 +102,7 @@ def test_a_grid_has_a_row_for_each_rule_in_every_form(pool: Path):
         max_size=6,
     )
 )
+@settings(max_examples=30, deadline=None)
 def test_savings_and_differences_follow_from_the_drafts_kept(rows: list[list[tuple[str | None, int]]]):
     questions = [
         [
