@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from helpers.made_traces import trace_of_texts as trace
@@ -11,6 +11,7 @@ from helpers.page_data import sample as page_sample
 from lm_eval_aft.analysis.report.page.samples import featured, run_samples
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.chat import ChatContext
+from lm_eval_aft.core.records import Completion, Draft
 from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.storage.results import read_run
 from lm_eval_aft.storage.traces import write_traces
@@ -184,3 +185,12 @@ def test_without_a_fixed_question_the_featured_sample_is_one_that_the_run_won():
     assert featured(samples, "b") == 3
     assert featured(samples[:3], "b") == 2
     assert featured((), "b") is None
+
+
+def test_what_named_the_best_text_is_shown(tmp_path: Path):
+    choice = Draft(1, 0, 0, Completion("<think>hm</think>Best draft: 2", (), "stop", 5, 5, 3), False, 0.0)
+    made = replace(trace(["is 7", "is 8"], ["is 8"], model="m", strategy="select"), choice=choice)
+    log_run(tmp_path, "gsm8k", [row(0)], made.settings)
+    write_traces(str(tmp_path / "traces"), made.settings, [made])
+    _, (sample,) = run_samples(RunEntry(read_run(tmp_path), "ours", tmp_path / "traces"))
+    assert sample.choice == "Best draft: 2"

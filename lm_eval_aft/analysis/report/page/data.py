@@ -322,6 +322,7 @@ class PageSample:
             answer can be found or no layer wrote one.
         rendered: The prompt of a draft as the model got it; empty if it was not logged.
         prompts: The system message of each aggregation layer, with the texts that it read; empty if they are not known.
+        choice: With ``strategy=select``, what the model wrote to name the best text; else empty.
     """
 
     run: str
@@ -343,6 +344,7 @@ class PageSample:
     changed: int | None = None
     rendered: str = ""
     prompts: tuple[str, ...] = ()
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

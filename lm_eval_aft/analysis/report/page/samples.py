@@ -103,6 +103,7 @@ def _from_trace(entry: RunEntry, trace: Trace, grade: GradedTrace, logged: Logge
         changed=_changed(grade),
         rendered=sample.rendered if sample and not question.turn else "",
         prompts=layer_prompts(trace, spoken, templates),
+        choice=without_thinking(question, trace.choice) if trace.choice else "",
     )
 
 

@@ -62,6 +62,8 @@ function layers(sample, view) {
   const sections = [];
   for (let layer = 0; layer <= last; layer++) {
     const texts = sample.texts.filter((text) => text.layer === layer);
+    // A question whose drafts agree may skip layers.
+    if (!texts.length) continue;
     // A last layer of several texts is no answer: the choices were scored after it.
     const answer = layer === last && texts.length === 1;
     const heading = answer ? "Answer" : layer === 0 ? `Drafts (${texts.length})` : `Layer ${layer} (${texts.length})`;
@@ -70,6 +72,7 @@ function layers(sample, view) {
     const cards = texts.map((text) => (answer ? answerCard(sample, text, source, view) : textCard(text, `${kind} ${text.index + 1}`, source)));
     const prompt = layer && sample.prompts[layer - 1];
     const read = prompt ? fold("What it read: the system message", () => textBox(prompt, `system message of layer ${layer}`)) : null;
+    if (answer && sample.choice) sections.push(h("section", { class: "layer" }, h("h4", {}, "Choice"), h("div", { class: "card" }, textBox(sample.choice, "choice"))));
     sections.push(h("section", { class: "layer" + (answer ? " answer" : "") }, h("h4", {}, heading), h("div", { class: "cards" }, cards), read));
   }
   return sections;
