@@ -21,7 +21,7 @@ from lm_eval_aft.bundled import choose_checkpoint
 from lm_eval_aft.core.chat import TokenizerRenderer
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine, HostArgs
-from lm_eval_aft.core.errors import ConfigError, EngineError, TemplateError
+from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, TemplateError
 from lm_eval_aft.core.prompts import DEFAULT_NAME, Template, check_templates
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.secrets import public
@@ -301,10 +301,10 @@ def _refuse_equal(proposers: Mapping[str, Model]) -> None:
 
 @contextmanager
 def naming(place: str) -> Iterator[None]:
-    """Let errors name the model that they are about."""
+    """Let errors name the model that they are about; "" names none."""
     try:
         yield
-    except (ConfigError, EngineError, TemplateError) as error:
+    except (ConfigError, EngineError, PromptTooLong, TemplateError) as error:
         if not place:
             raise
         raise type(error)(f"{place}: {error}") from error

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
@@ -32,7 +33,7 @@ from lm_eval_aft.inference.dialogue import is_empty, without_thinking
 from lm_eval_aft.inference.equal_drafts import equal_drafts
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
 from lm_eval_aft.inference.given_drafts import GivenDrafts
-from lm_eval_aft.inference.models import Model, Models
+from lm_eval_aft.inference.models import Model, Models, naming
 from lm_eval_aft.inference.probes import apply_probe
 from lm_eval_aft.inference.selection import Candidates, Choice, Majority, Selector
 from lm_eval_aft.storage.draft_store import Store
@@ -105,6 +106,10 @@ class _Setup:
     def writer(self, layer: int, index: int) -> tuple[Model, int]:
         """See ``Models.writer``."""
         return self.models.writer(layer, index, self.config.k)
+
+    def naming(self, model: Model) -> AbstractContextManager[None]:
+        """Let errors name the model that they are about, if there are several."""
+        return naming(model.name if self.models.further else "")
 
 
 def propose_and_aggregate(
@@ -253,17 +258,17 @@ def _write(places: Sequence[tuple[_InFlight, range]], layer: int, setup: _Setup)
     if not places:
         return
     requests = [request for run, indices in places for request in _requests(run, layer, indices, setup)]
-    owners = [(run, index, setup.writer(layer, index)[0].engine) for run, indices in places for index in indices]
+    owners = [(run, index, setup.writer(layer, index)[0]) for run, indices in places for index in indices]
     for run, _ in places:
         if len(run.layers) == layer:
             run.layers.append({})
     setup.recorder.begin_layer(_name(layer, setup), len(requests))
-    steps = _generate(requests, [engine for _, _, engine in owners], setup.store)
+    steps = _generate(requests, [model for _, _, model in owners], setup)
     started = time.monotonic()
     for position, completion, reused in show_progress(steps, _name(layer, setup), len(requests), setup.quiet):
-        (run, index, engine), request = owners[position], requests[position]
+        (run, index, model), request = owners[position], requests[position]
         elapsed_s = round(time.monotonic() - started, 3)
-        completion = _with_mark(completion, run.question, engine)
+        completion = _with_mark(completion, run.question, model.engine)
         draft = Draft(layer, index, request.seed, completion, reused, elapsed_s, request.prompt.unshown_mark)
         run.layers[layer][index] = draft
         setup.recorder.add(draft, empty=is_empty(run.question, draft))
@@ -272,16 +277,17 @@ def _write(places: Sequence[tuple[_InFlight, range]], layer: int, setup: _Setup)
 
 
 def _generate(
-    requests: Sequence[Request], engines: Sequence[Engine], store: Store
+    requests: Sequence[Request], writers: Sequence[Model], setup: _Setup
 ) -> Iterator[tuple[int, Completion, bool]]:
-    """The steps of ``generate_or_reuse`` for requests of several engines, one engine after the other."""
+    """The steps of ``generate_or_reuse`` for the requests of each model, one engine after the other."""
     by_engine: dict[int, list[int]] = {}
-    for position, engine in enumerate(engines):
-        by_engine.setdefault(id(engine), []).append(position)
+    for position, model in enumerate(writers):
+        by_engine.setdefault(id(model.engine), []).append(position)
     for positions in by_engine.values():
-        own = [requests[position] for position in positions]
-        for number, completion, reused in generate_or_reuse(own, engines[positions[0]], store):
-            yield positions[number], completion, reused
+        own, model = [requests[position] for position in positions], writers[positions[0]]
+        with setup.naming(model):
+            for number, completion, reused in generate_or_reuse(own, model.engine, setup.store):
+                yield positions[number], completion, reused
 
 
 def _with_mark(completion: Completion, question: Question, engine: Engine) -> Completion:
@@ -345,10 +351,11 @@ def _prompt(run: _InFlight, layer: int, texts: Sequence[str], setup: _Setup, mod
     """The prompt with which a model reads texts of the layer before, with room for ``max_tokens`` behind it."""
     chat, renderer, template = run.question.chat, model.engine.renderer, model.template
     last, budget = layer == run.last_layer, model.engine.max_length - max_tokens
-    if not layer:
-        return draft_prompt(template, renderer, chat, budget, final=last)
     select = last and setup.selector is not None and setup.selector.reads_choice
-    return aggregate_prompt(template, renderer, chat, texts, budget, final=last and not select, select=select)
+    with setup.naming(model):
+        if not layer:
+            return draft_prompt(template, renderer, chat, budget, final=last)
+        return aggregate_prompt(template, renderer, chat, texts, budget, final=last and not select, select=select)
 
 
 def _carried(run: _InFlight, setup: _Setup) -> list[str]:

@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers.instances import make_instance
 from helpers.scripted_runs import TEMPLATE, Recorder, make_question, run
 from helpers.tiny_models import NO_SYSTEM, save_tiny
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
-from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError, TemplateError
+from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError, PromptTooLong, TemplateError
 from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.prompts import DEFAULT_TEMPLATE, Template
 from lm_eval_aft.core.records import Request, Trace
@@ -21,7 +23,7 @@ from lm_eval_aft.inference.ballot import best
 from lm_eval_aft.inference.models import Model, ModelPlan, Models
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.model import AFTLM
-from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore
+from lm_eval_aft.storage.draft_store import NoStore, SQLiteStore, generation_key
 from lm_eval_aft.storage.traces import read_traces
 
 QUESTIONS = [make_question(f"What is {n} + {n}?", doc_id=n) for n in range(3)]
@@ -84,6 +86,12 @@ class TestAggregator:
         (cuts,) = trace.cut_tokens
         assert len(cuts) == 4
         assert min(cuts) > 0
+
+    def test_a_question_too_long_for_it_names_it(self):
+        models = Models(model(first_model, "one"), model(second_model, "two", max_length=70))
+        with pytest.raises(PromptTooLong, match=r"^two: the question 'What is 0 . 0.'... needs"):
+            answer(models, questions=QUESTIONS[:1])
+        assert len(models.main.engine.layers) == 1
 
     def test_thoughts_of_one_model_say_nothing_about_the_prompts_of_the_other(self):
         """A text that ends a thought shows that its own model's prompt opened one."""
@@ -157,6 +165,32 @@ class TestProposers:
         assert [len(layer) for layer in engine.layers] == [12, 12, 3]
 
 
+@given(
+    count=st.integers(1, 4),
+    each=st.integers(1, 3),
+    layers=st.integers(1, 4),
+    narrow=st.integers(0, 3),
+    with_aggregator=st.booleans(),
+)
+def test_generations_equal_the_formula_and_every_store_key_is_met_once(count, each, layers, narrow, with_aggregator):
+    """Widths, subsets and any number of models: nothing is generated twice, and each key has its writer's engine."""
+    k, scripts = count * each, [lambda request, n=n: f"model{n} {request.seed}" for n in range(count + 1)]
+    for number, script in enumerate(scripts):
+        script.__qualname__ = f"script{number}"
+    main, *others = [model(script, f"m{number}") for number, script in enumerate(scripts)]
+    models = Models(main, others[0]) if with_aggregator else Models(main, None, tuple(others))
+    widths = (k, narrow) if narrow and layers > 1 else ()
+    config = AFTConfig(k=k, layers=layers, widths=widths, subset=min(k, narrow) if narrow else None)
+    store = NoStore()
+    traces = propose_and_aggregate(QUESTIONS, main.engine, TEMPLATE, config, store, models=models, quiet=True)
+    assert all(len(trace.drafts) == config.generations for trace in traces)
+    requests = [
+        (engine.fingerprint, request) for engine in models.engines for layer in engine.layers for request in layer
+    ]
+    keys = {generation_key(fingerprint, request) for fingerprint, request in requests}
+    assert len(keys) == len(requests) == len(QUESTIONS) * config.generations
+
+
 class TestCost:
     def test_each_model_costs_what_its_own_shape_says(self):
         models = Models(model(first_model, "one"), model(second_model, "two"))
@@ -204,7 +238,7 @@ class TestResuming:
 
         dies.__module__, dies.__qualname__ = second_model.__module__, second_model.__qualname__
         store = SQLiteStore(tmp_path / "drafts.sqlite")
-        with pytest.raises(EngineError, match="the device is lost"):
+        with pytest.raises(EngineError, match=r"^b: the device is lost$"):
             answer(Models(model(first_model, "a"), None, (model(first_model, "a"), model(dies, "b"))), store)
         models = Models(model(first_model, "a"), None, (model(first_model, "a"), model(second_model, "b")))
         resumed = answer(models, store)
