@@ -307,8 +307,9 @@ class Grade:
     Attributes:
         filter: Name of lm-eval's filter, such as flexible-extract.
         metrics: The value of each metric that is a number for one document, in the task's order.
-        answer: The answer that the filter extracts. None if it finds none, or if it extracts nothing.
-        extracts: Whether the filter extracts answers at all; a filter that keeps the whole text does not.
+        answer: The answer that the filter extracts, or that the task's own code compares. Answers that this code takes
+            as equal have one spelling. None if there is none, or if nothing extracts answers.
+        extracts: Whether answers are extracted at all; a filter that keeps the whole text extracts none.
     """
 
     filter: str
