@@ -24,6 +24,7 @@ KINDS: dict[Kind, str] = {
     "aft-no-drafts": "query -> target: what the targets teach without the drafts",
     "aft-pseudo": "query + drafts -> sft_target: targets that were not made from the drafts",
 }
+TRACKERS = ("wandb", "trackio", "mlflow", "tensorboard")
 # What aft data export writes; see trainers.fitting.export.
 EXPORT_FORMATS = ("messages", "prompt-completion", "sharegpt", "verl")
 # A started run keeps these settings: its weights, optimizer state or order of batches depend on them.
@@ -102,6 +103,14 @@ class TrainConfig:
     )
     keep: int = setting(1, integer(1), "Number of newest checkpoints to keep for a resume; the best one stays too.")
     patience: int | None = setting(None, or_none(integer(1)), "Validations without a lower loss before the run stops.")
+    diagnose: int = setting(
+        16, integer(0, 10_000), "Draft sets that the model answers at each validation, to count copies; 0 is off."
+    )
+    verifier: str | None = setting(
+        None, text, "What grades these answers: exact:REGEX, task:NAME or module:function; default: nothing."
+    )
+    gold: str = setting("gold", text, "Key of a row that holds the right answer.")
+    report_to: str = setting("none", choice("none", *TRACKERS), "Tracker that gets the log too; it must be installed.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, as run.json holds them."""
@@ -121,7 +130,6 @@ class RLConfig(TrainConfig):
     reward: str = setting(
         "", text, "What grades a text: exact:REGEX, task:NAME, module:function, or model:REWARD_MODEL."
     )
-    gold: str = setting("gold", text, "Key of a row that holds the right answer.")
     mixed: float | None = setting(
         None, or_none(real(0, 1, above=True)), "Least share of prompts with drafts whose drafts are right and wrong."
     )
@@ -199,7 +207,9 @@ def make_config(settings: Mapping[str, Any], source: str, kind: Kind = "aft") ->
     for name in ("model", "data", "output", *(["reward"] if kind == "rl" else [])):
         if name not in parsed:
             raise ConfigError(f"{name} is missing in {source}: add {name}: ..., or --set {name}=...")
-    if kind == "rl" and (unused := next((name for name in ("validation", "patience") if parsed.get(name)), None)):
+    if kind == "rl" and (
+        unused := next((name for name in ("validation", "patience", "verifier") if parsed.get(name)), None)
+    ):
         raise ConfigError(f"{unused} has no use in aft train rl: leave it out, and evaluate checkpoints with lm_eval.")
     if parsed.get("patience") and not parsed.get("validation"):
         raise ConfigError("patience needs a validation file: add validation: FILE, or leave patience out.")

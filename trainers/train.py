@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.examples import Encoded, Encoder
 from trainers.fitting.resume import open_run
 from trainers.fitting.run import TrainingRun, kept_in
+from trainers.generation.verifiers import load_verifier
 from trainers.inspection.overlap import Overlap, measure, warnings
 from trainers.rows.row import TrainingRow, read_training_rows
 from trainers.rows.samples import Sample, make_prompts, make_samples, pseudo_samples
@@ -81,6 +83,7 @@ def run_training(
     Raises:
         AFTError: If settings, data, template or model are wrong.
     """
+    require_tracker(config.report_to)
     if kind == "rl":
         require_trl()
     if _first_process() and not Path(config.output).is_dir():
@@ -167,7 +170,7 @@ def _fit(
     overlap = measure(samples)
     encoded = encoder.encode_all(samples)
     facts = data_facts(rows, samples, encoded, overlap)
-    validation = Encoded([], 0, 0)
+    validation, diagnosis = Encoded([], 0, 0), None
     if validation_rows:
         validation_samples = make_samples(validation_rows, run.kind, config)
         validation = encoder.encode_all(validation_samples, "validation examples")
@@ -176,6 +179,7 @@ def _fit(
     aft = checkpoint_config(run, draft_counts)
     if not run.finished:
         from trainers.fitting import loop
+        from trainers.fitting.diagnosis import Diagnosis
 
         for line in [*facts, *_target_warnings(run.kind, rows, samples, overlap, config)]:
             say(line)
@@ -186,8 +190,21 @@ def _fit(
                 f"warning: {encoded.unknown} of {len(encoded.examples)} targets hold words that the tokenizer does not "
                 "know: they are learnt as its unknown token. Use another tokenizer, or remove these words."
             )
-        loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say)
+        if validation_rows and config.diagnose:
+            verify = load_verifier(config.verifier, config.gold, "verifier=") if config.verifier else None
+            diagnosis = Diagnosis(validation_samples, encoder, config.diagnose, verify, config.seed)
+        loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say, diagnosis)
     return run, aft, facts
+
+
+def require_tracker(name: str) -> None:
+    """Refuse a tracker that is not installed.
+
+    Raises:
+        ConfigError: If it is missing.
+    """
+    if name != "none" and find_spec(name) is None:
+        raise ConfigError(f"report_to={name} needs {name}, which is not installed: pip install {name}.")
 
 
 def require_trl() -> None:

@@ -38,7 +38,7 @@ def test_verifiers(tmp_path, monkeypatch):
     assert not either("thus yes", {"gold": "None"})
     assert either("never", {"gold": "never"})
     for spec, message in (
-        ("mine", "give exact:REGEX or module:function"),
+        ("mine", "give exact:REGEX, task:NAME or module:function"),
         ("mine:absent", "cannot be loaded"),
         (":check", "cannot be loaded"),
         ("broken:check", r"cannot be loaded \(SyntaxError"),

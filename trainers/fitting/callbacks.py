@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
+from trainers.fitting.diagnosis import Diagnosis, figures_or_reason
 from trainers.fitting.run import TrainingRun, disk_guard
 
 # Figures of reinforcement learning that the terminal shows, and their formats.
@@ -40,6 +41,8 @@ class RunLog(TrainerCallback):
             say: Prints a line.
             figures: More of the trainer's figures to log, and their names in the log.
         """
+        # What each validation counts besides the loss.
+        self.diagnosis: Diagnosis | None = None
         self.figures = dict(figures or {})
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
@@ -83,12 +86,29 @@ class RunLog(TrainerCallback):
                 raise self.broken(f"the {key} became {row[key]}", state.global_step)
         if not state.is_world_process_zero or not row.keys() & {"loss", "eval_loss"}:
             return
-        elapsed_s = round(time.monotonic() - self.started, 2)
-        row |= {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "elapsed_s": elapsed_s}
-        row |= {"tokens": state.num_input_tokens_seen}
+        row |= self._write(row, state, model)
+        tokens, elapsed_s = row["tokens"] - self.tokens_before, max(row["elapsed_s"], 1e-9)
+        self.say(_line(row, state.max_steps, tokens / elapsed_s))
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any) -> None:
+        """Let the model answer a few draft sets, and write what it does with them."""
+        if self.diagnosis is None or not state.is_world_process_zero:
+            return
+        found, reason = figures_or_reason(self.diagnosis, model)
+        if reason:
+            self.diagnosis = None
+            self.say(f"warning: the model cannot answer draft sets while it trains ({reason}): diagnose is off.")
+            return
+        self._write(found, state, model)
+        self.say(diagnosis_line(found, state.global_step))
+
+    def _write(self, figures: Mapping[str, Any], state: TrainerState, model: Any) -> dict[str, Any]:
+        """Write a line to log.jsonl, and return its figures about time."""
+        row = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
+        row |= {"elapsed_s": round(time.monotonic() - self.started, 2), "tokens": state.num_input_tokens_seen}
         with disk_guard(self.run.folder, model), self.run.log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
-        self.say(_line(row, state.max_steps, (row["tokens"] - self.tokens_before) / max(elapsed_s, 1e-9)))
+            lines.write(json.dumps({**figures, **row}) + "\n")
+        return row
 
     def is_sound(self, model: Any) -> bool:
         """Whether all trained weights are finite. A checkpoint of others is never written."""
@@ -132,6 +152,16 @@ class Patience(EarlyStoppingCallback):
         kept = state.stateful_callbacks.setdefault("Patience", self.state())
         self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
         control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience
+
+
+def diagnosis_line(found: Mapping[str, Any], step: int) -> str:
+    """What a model does with draft sets, as a line for the terminal."""
+    positions = " ".join(f"{count:g}" for count in found["copies_by_position"])
+    text = f"step {step}  {found['diagnosed']} draft sets: copies {found['copy_rate']:.1%}, by position {positions}"
+    if "right_where_disputed" in found:
+        right, chance = found["right_where_disputed"], found["random_where_disputed"]
+        text += f"; right where drafts disagree {right:.1%} of {found['disputed']} (a random draft {chance:.1%})"
+    return text
 
 
 def _line(row: dict[str, float], steps: int, tokens_per_s: float) -> str:

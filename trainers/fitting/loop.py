@@ -29,6 +29,7 @@ from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nats, trims_logits
 from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
+from trainers.fitting.diagnosis import Diagnosis
 from trainers.fitting.examples import MASK, Encoder, Example
 from trainers.fitting.model import beyond_positions, load_model, refuse_foreign_tokens, set_end_token
 from trainers.fitting.run import TrainingRun, damaged, disk_guard, step_of, trim_log
@@ -43,8 +44,9 @@ def fit(
     aft: CheckpointConfig,
     facts: Sequence[str],
     say: Say,
+    diagnosis: Diagnosis | None = None,
 ) -> None:
-    """Train, or resume training, and save the result.
+    """Train, or resume training, and save the result. A diagnosis is made at each validation.
 
     Raises:
         EngineError: If the model cannot be loaded, the loss is not finite, or a checkpoint cannot be written.
@@ -67,7 +69,7 @@ def fit(
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
     leave_group_at_exit()
     trainer = AFTTrainer(
-        RunLog(run, aft, facts, say),
+        run_log := RunLog(run, aft, facts, say),
         model=model,
         args=args,
         train_dataset=list(examples),
@@ -75,6 +77,9 @@ def fit(
         data_collator=Collator(pad, trims_logits(base)),
         processing_class=tokenizer,
     )
+    # With shards, every process would have to generate.
+    if diagnosis and diagnosis.sets and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        run_log.diagnosis = diagnosis
     if config.patience:
         trainer.add_callback(Patience(config.patience))
     run_trainer(trainer, run, aft, facts, say)
@@ -123,6 +128,11 @@ def _resuming(trainer: Checkpointing, run: TrainingRun) -> Iterator[None]:
     except (AFTError, MemoryError):
         raise
     except Exception as error:
+        if type(error).__module__.partition(".")[0] == run.config.report_to:
+            reason = f"{type(error).__name__}: {reason_of(error)}"
+            raise ConfigError(
+                f"report_to={run.config.report_to} failed ({reason}): configure it, or leave it out."
+            ) from error
         if run.resume_from is None or trainer.run_log.began:
             raise
         raise EngineError(damaged(run.resume_from, reason_of(error))) from error
@@ -193,7 +203,7 @@ def arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available() and config.device != "cpu",
         ddp_find_unused_parameters=False,
-        report_to="none",
+        report_to=config.report_to,
         disable_tqdm=True,
         label_names=["labels"],
         **_checkpointing(config.gradient_checkpointing),

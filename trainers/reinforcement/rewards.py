@@ -13,7 +13,7 @@ from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import NoStore
 from trainers.generation.verifiers import Verifier, load_verifier
 from trainers.rows.row import shown_text
-from trainers.rows.samples import Sample
+from trainers.rows.samples import Sample, copied_drafts
 from trainers.settings import RLConfig
 
 # Failures that are named one by one. The others are counted.
@@ -69,7 +69,7 @@ class Rewards:
         grades = self._grades(samples, texts)
         if self.failed and not self.graded:
             raise EngineError(f"reward={self.config.reward} failed for all of {self.failed} texts: correct it.")
-        copies = [is_copy(text, sample) for text, sample in zip(texts, samples, strict=True)]
+        copies = [bool(copied_drafts(text, sample)) for text, sample in zip(texts, samples, strict=True)]
         log_metric("grade", sum(grades) / len(grades))
         if shown := [copy for copy, sample in zip(copies, samples, strict=True) if sample.drafts]:
             log_metric("copy_rate", sum(shown) / len(shown))
@@ -116,8 +116,3 @@ class Rewards:
     def right_drafts(self, sample: Sample) -> list[bool]:
         """For each draft of a sample, whether the verifier takes it as right."""
         return [self._grade(shown_text(draft), sample) > 0 for draft in sample.drafts]
-
-
-def is_copy(text: str, sample: Sample) -> bool:
-    """Whether a text repeats one of the drafts that its prompt shows, white space aside."""
-    return text.split() in [shown_text(draft).split() for draft in sample.drafts]

@@ -13,7 +13,7 @@ from random import Random
 from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Chat
-from trainers.rows.row import DataRow, TrainingRow
+from trainers.rows.row import DataRow, TrainingRow, shown_text
 from trainers.settings import Kind, TrainConfig
 
 # Examples of a run. Each is in memory with its tokens.
@@ -78,6 +78,12 @@ def _drawable(rows: Sequence[TrainingRow], config: TrainConfig) -> Sequence[Trai
         "lower it",
     )
     return rows
+
+
+def copied_drafts(text: str, sample: Sample) -> list[int]:
+    """The positions of the drafts that a text repeats, white space aside; an empty text repeats none."""
+    words = text.split()
+    return [place for place, draft in enumerate(sample.drafts) if words and shown_text(draft).split() == words]
 
 
 def comparable_length(other: str, target: str) -> bool:
