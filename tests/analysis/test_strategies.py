@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from helpers.graded_tasks import scripted_model, write_task
 from helpers.lm_eval_runs import run_lm_eval
-from lm_eval_aft import votes
+from lm_eval_aft import compare, votes
 from lm_eval_aft.analysis import api
 from lm_eval_aft.analysis.stats import holm
 from lm_eval_aft.analysis.strategies import Strategies, StrategyRow
@@ -218,3 +218,14 @@ def test_a_run_that_is_worse_than_the_vote_fails_on_request(out: Path, tasks: Pa
     run_lm_eval(tmp_path / "bad", ["numbers"], tasks, model)
     arguments = ["compare", "--strategies", str(out / "pool"), str(tmp_path / "bad"), "--fail-on-regression"]
     assert CliRunner().invoke(aft, arguments, standalone_mode=True).exit_code == 1
+
+
+def test_the_csv_of_a_comparison_has_its_tables_alone(out: Path):
+    result = CliRunner().invoke(aft, ["compare", str(out / "single"), str(out / "aggregate"), "--format", "csv"])
+    paired, cost, drafts = (list(csv.DictReader(io.StringIO(table))) for table in result.stdout.split("\n\n")[:3])
+    assert (paired[0]["n"], float(paired[0]["difference"])) == (str(QUESTIONS), pytest.approx(paired_difference(out)))
+    assert [len(cost), len(drafts)] == [2, 1]
+
+
+def paired_difference(out: Path) -> float:
+    return compare(out / "single", out / "aggregate").comparisons[0].difference.estimate
