@@ -534,6 +534,23 @@ class TestLosses:
         assert {"sft", "aft", "tokens seen"} < set(written(tmp_path / "runs" / "training.svg"))
         assert (tmp_path / "runs" / "training.png").read_bytes().startswith(b"\x89PNG")
 
+    def test_rewards_and_copies_have_panels_of_their_own(self, tmp_path: Path):
+        rows = [
+            json.dumps({"loss": 0.0, "reward": step / 4, "copy_rate": 0.5, "length": 9.0, "step": step, "tokens": step})
+            for step in (1, 2)
+        ]
+        folder = self.log(tmp_path / "rl", *rows, json.dumps({"right_where_disputed": 0.25, "step": 2, "tokens": 2}))
+        (curve,) = read_losses([folder])
+        assert curve.figures == {
+            "reward": ((1, 0.25), (2, 0.5)),
+            "length": ((1, 9.0), (2, 9.0)),
+            "copy_rate": ((1, 0.5), (2, 0.5)),
+            "right_where_disputed": ((2, 0.25),),
+        }
+        plot(folder, "--training")
+        labels = {"mean reward", "mean tokens of a text", "share of copies of a draft", "right where drafts disagree"}
+        assert labels < set(written(folder / "training.svg"))
+
     @pytest.mark.parametrize(
         "line", ["{", "7", '{"loss": 1.0}', '{"loss": NaN, "step": 1, "tokens": 1}', '{"loss": "x", "step": 1}']
     )

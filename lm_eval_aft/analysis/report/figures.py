@@ -12,6 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_aft.analysis.losses import FIGURES
 from lm_eval_aft.analysis.report.tables import is_share
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, writing
@@ -138,6 +139,8 @@ def draw_curves(curves: Curves, kind: Cost | None, path: Path) -> tuple[Path, ..
 def draw_losses(curves: Sequence[LossCurve], path: Path) -> tuple[Path, ...]:
     """Write the figure of training losses as lines and validation losses as dashed lines, against the tokens seen.
 
+    Rewards, copies and the other figures of a log have panels below.
+
     Args:
         curves: A curve for each run.
         path: The PNG. The SVG is beside it. Their folder is made.
@@ -146,24 +149,31 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> tuple[Path, ...]:
         ConfigError: matplotlib is missing.
         RecordError: A file cannot be written.
     """
-    figure = _figure(width=9)
+    shown = [key for key in FIGURES if any(key in curve.figures for curve in curves)]
+    figure = _figure(width=9, height=5 + 3 * len(shown))
     from matplotlib.ticker import EngFormatter
 
-    panel = figure.subplots()
-    names = []
-    for curve, colour in zip(curves, _model_colours(len(curves)), strict=True):
+    panels = figure.subplots(1 + len(shown), squeeze=False, sharex=True)[:, 0]
+    panel, colours = panels[0], _model_colours(len(curves))
+    named: list[list[_Name]] = [[] for _ in panels]
+    for curve, colour in zip(curves, colours, strict=True):
         # A line of one point cannot be seen.
         marker = "." if len(curve.training) == 1 else ""
         panel.plot(*zip(*curve.training, strict=True), color=colour, linewidth=1.2, marker=marker)
-        names.append(_Name(*curve.training[-1], curve.name, colour))
+        named[0].append(_Name(*curve.training[-1], curve.name, colour))
         if curve.validation:
             panel.plot(*zip(*curve.validation, strict=True), color=colour, linewidth=1, marker="o", linestyle="--")
-    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panel.set_xlabel("tokens seen")
-    panel.set_ylabel("loss per target token, nats")
-    _plain_frame(panel)
-    panel.margins(x=0.12)
-    _write_names(figure, (panel, names))
+        for place, key in enumerate(shown, 1):
+            if points := curve.figures.get(key):
+                panels[place].plot(*zip(*points, strict=True), color=colour, linewidth=1.2, marker=".")
+                named[place].append(_Name(*points[-1], curve.name, colour))
+    for each, label in zip(panels, ["loss per target token, nats", *(FIGURES[key] for key in shown)], strict=True):
+        each.set_ylabel(label)
+        _plain_frame(each)
+        each.margins(x=0.12)
+    panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[-1].set_xlabel("tokens seen")
+    _write_names(figure, *zip(panels, named, strict=True))
     _set_title(figure, "Training loss (lines) and validation loss (dashed, with dots)")
     return _save(figure, path)
 
@@ -389,14 +399,14 @@ def _save(figure: Any, path: Path) -> tuple[Path, ...]:
     return files
 
 
-def _figure(width: float = 13) -> Any:
+def _figure(width: float = 13, height: float = 5) -> Any:
     """An empty figure that needs no display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("figures need matplotlib: pip install lm_eval_aft[report]") from error
-    figure = Figure(figsize=(width, 5), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
