@@ -82,7 +82,7 @@ def run_side(folder: Path, args: argparse.Namespace, case: tuple[int, int, int, 
 
 
 def compare(args: argparse.Namespace, case: tuple[int, int, int, int], turns: int) -> dict[str, Any]:
-    """Measure both sides in turns. The figures are medians, and the ratio is theirs over ours."""
+    """Measure both sides in turns. A ratio is that of the medians, theirs over ours."""
     folders = {"other": Path(args.other).resolve(), "this": HERE}
     sides: dict[str, list[dict[str, Any]]] = {"other": [], "this": []}
     for turn in range(turns):
@@ -91,8 +91,9 @@ def compare(args: argparse.Namespace, case: tuple[int, int, int, int], turns: in
     table: dict[str, Any] = {}
     for field in ("step_processor_ms", "step_wall_ms", "prefill_processor_s", "peak_mb"):
         values = {name: [round(figures[field], 1) for figures in turns_of] for name, turns_of in sides.items()}
-        ratio = statistics.median(values["other"]) / max(statistics.median(values["this"]), 1e-9)
-        table[field] = {**values, "ratio": round(ratio, 2)}
+        other, this = (statistics.median(values[name]) for name in ("other", "this"))
+        # The memory of a small case may stay below that of loading the model.
+        table[field] = {**values, "ratio": round(other / this, 2) if this else None}
     first, second = sides["other"][0]["token_ids"], sides["this"][0]["token_ids"]
     table["tokens"] = sum(map(len, first))
     table["texts_that_differ"] = sum(a != b for a, b in zip(first, second, strict=True))

@@ -1,8 +1,9 @@
 """How far is a decoding step of the hf engine from what the machine allows?
 
-A step must read all weights, and the keys and values of all rows, from memory. It must also compute two operations a
-row and weight. The script measures how fast this machine reads memory and multiplies matrices, and a step beside that.
-One side of the matrices has as many rows as the batch, since few rows are slower. The peak is the rate at 1,024 rows.
+A step must read all weights, and the keys and values of every prompt and row, from memory. It must also compute two
+operations a row and weight. The script measures how fast this machine reads memory and multiplies matrices, and then a
+step. A matrix product is measured with as many rows as the batch, since few rows run at a lower rate. The peak is the
+rate at 1,024 rows.
 
 Usage: python benchmarks/roofline.py --pretrained FOLDER --questions test.jsonl [--dtype float32 --out FOLDER]
 """
