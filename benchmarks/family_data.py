@@ -67,9 +67,10 @@ def ways(numbers: Sequence[int]) -> Iterator[Way]:
     """Yield every way to use all numbers."""
     if len(numbers) == 1:
         yield ()
-    for left, right, step in arith.possible_steps(numbers):
+    for left, right, operator, result in arith.possible_steps(numbers):
+        step = arith.Step(numbers[left], operator, numbers[right], result)
         rest = [number for place, number in enumerate(numbers) if place not in (left, right)]
-        for way in ways([*rest, step.result]):
+        for way in ways([*rest, result]):
             yield (step, *way)
 
 

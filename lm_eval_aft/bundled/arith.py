@@ -127,16 +127,16 @@ def random_way(numbers: Sequence[int], rng: random.Random) -> Way | None:
         steps = possible_steps(available)
         if not steps:
             return None
-        left, right, step = rng.choice(steps)
-        way.append(step)
-        available = [number for place, number in enumerate(available) if place not in (left, right)] + [step.result]
+        left, right, operator, result = rng.choice(steps)
+        way.append(Step(available[left], operator, available[right], result))
+        available = [number for place, number in enumerate(available) if place not in (left, right)] + [result]
     return tuple(way)
 
 
-def possible_steps(numbers: Sequence[int]) -> list[tuple[int, int, Step]]:
-    """Every step that two of the numbers allow, with their positions. No step multiplies by one."""
+def possible_steps(numbers: Sequence[int]) -> list[tuple[int, int, str, int]]:
+    """Positions of two of the numbers, operator and result of every step that is allowed. No step multiplies by one."""
     return [
-        (left, right, Step(numbers[left], operator, numbers[right], result))
+        (left, right, operator, result)
         for left in range(len(numbers))
         for right in range(len(numbers))
         for operator in OPERATORS
