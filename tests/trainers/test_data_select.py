@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from helpers.data_rows import aft_data, drafted, queries, write
 from helpers.tiny_models import tiny_tokenizer
+from lm_eval_aft.bundled import arith
 from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.storage.draft_store import NoStore
@@ -37,6 +38,10 @@ def test_verifiers(tmp_path, monkeypatch):
     assert either("thus yes", {"gold": "so yes"})
     assert not either("thus yes", {"gold": "None"})
     assert either("never", {"gold": "never"})
+    grade = load_verifier("task:aft_arith_validation")
+    problem, way = next(arith.problems("train", seed=0))
+    assert grade(arith.write(way), {"query": "?", "doc": {"question": problem.question}}) == 1.0
+    assert grade("1 + 1 = 2", {"question": problem.question}) == 0.0
     for spec, message in (
         ("mine", "give exact:REGEX, task:NAME or module:function"),
         ("mine:absent", "cannot be loaded"),

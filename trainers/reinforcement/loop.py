@@ -44,11 +44,11 @@ class Reinforcing(Checkpointing):
 
 
 class GRPO(Reinforcing, GRPOTrainer):
-    """TRL's GRPOTrainer with our checkpoints."""
+    """GRPO with our checkpoints."""
 
 
 class RLOO(Reinforcing, RLOOTrainer):
-    """TRL's RLOOTrainer with our checkpoints."""
+    """RLOO with our checkpoints."""
 
 
 def reinforce(
@@ -94,11 +94,7 @@ def reinforce(
 
 
 def _mixed(rewards: Rewards, config: RLConfig, facts: list[str]) -> list[int]:
-    """The numbers of the samples to train on, such that mixed draft sets have their share.
-
-    Raises:
-        ConfigError: If no set is mixed, or no verifier says which drafts are right.
-    """
+    """The numbers of the samples to train on, such that mixed draft sets have their share."""
     numbers = range(len(rewards.samples))
     if rewards.verify is None:
         if config.mixed:
@@ -118,11 +114,7 @@ def _mixed(rewards: Rewards, config: RLConfig, facts: list[str]) -> list[int]:
 def _encode(
     encoder: Encoder, rewards: Rewards, numbers: Sequence[int], config: RLConfig, facts: list[str]
 ) -> list[tuple[int, str, list[int]]]:
-    """Number, text and token ids of each prompt that fits beside ``max_new_tokens``.
-
-    Raises:
-        ConfigError: If none fits, or TRL would make other tokens of a prompt than inference.
-    """
+    """Number, text and token ids of each prompt that fits beside ``max_new_tokens``. TRL must make the same ids."""
     prompts, cut = [], 0
     for number in numbers:
         try:
@@ -131,15 +123,12 @@ def _encode(
             continue
         text, ids = prompt_text(encoder, fitted), list(fitted.prompt.token_ids or ())
         if list(encoder.renderer.tokenizer(text)["input_ids"]) != ids:
-            where = rewards.samples[number].where
-            raise ConfigError(f"TRL would make other tokens of the prompt of {where}: use another tokenizer.")
+            raise ConfigError(f"TRL would make other tokens of {rewards.samples[number].where}: use another tokenizer.")
         prompts.append((number, text, ids))
         cut += any(fitted.cut_tokens)
     if not prompts:
-        raise ConfigError(
-            f"none of the {len(numbers)} prompts fits max_length={config.max_length} beside max_new_tokens="
-            f"{config.max_new_tokens}: raise max_length, or lower max_new_tokens."
-        )
+        limits = f"max_length={config.max_length} beside max_new_tokens={config.max_new_tokens}"
+        raise ConfigError(f"none of the {len(numbers)} prompts fits {limits}: raise the first, or lower the second.")
     facts.append(f"over max_length: {len(numbers) - len(prompts)} prompts left out, drafts cut in {cut}")
     return prompts
 
@@ -149,9 +138,9 @@ def _check_batches(config: RLConfig, prompts: int, processes: int) -> None:
     texts, group = config.batch_size * config.accumulate * processes, config.generations
     if texts % group:
         raise ConfigError(f"batch_size * accumulate * processes is {texts}: make it a multiple of generations={group}.")
-    if prompts < texts // group:
+    if (needed := texts // group) > prompts:
         raise ConfigError(
-            f"a step needs {texts // group} prompts and there are {prompts}: lower batch_size, or give more rows."
+            f"a step needs {needed} prompts and there are {prompts}: lower batch_size, or give more rows."
         )
 
 

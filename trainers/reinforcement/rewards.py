@@ -11,26 +11,19 @@ from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import NoStore
-from trainers.generation.verifiers import Verifier, load_verifier
+from trainers.generation.verifiers import load_verifier
 from trainers.rows.row import shown_text
 from trainers.rows.samples import Sample, copied_drafts
 from trainers.settings import RLConfig
 
-# Failures that are named one by one. The others are counted.
-NAMED = 5
-# Batches of texts after which equal rewards are said.
-PATIENT = 5
+# Failures that are named, and batches of equal rewards that are not.
+NAMED, PATIENT = 5, 5
 
 
 class Rewards:
-    """Rewards the texts of a run, and counts what goes wrong.
+    """Rewards the texts of a run, and counts texts that fail and batches.
 
-    Attributes:
-        verify: The verifier; None for a reward model.
-        failed: Texts that could not be graded. Their grade is 0.
-        graded: Texts that were graded.
-        batches: Batches of texts that were rewarded.
-        differ: Whether two texts of a prompt ever got different rewards.
+    ``verify`` is None for a reward model. ``differ`` says whether two texts of a prompt ever got different rewards.
     """
 
     def __init__(self, config: RLConfig, samples: Sequence[Sample], say: Callable[[str], None]) -> None:
@@ -43,13 +36,9 @@ class Rewards:
         # TRL shows this name.
         self.__name__ = "reward"
         module, _, name = config.reward.partition(":")
-        self._model: RewardModel | None = None
-        self.verify: Verifier | None = None
-        if module == "model":
-            device = "cuda:0" if config.device == "auto" else config.device
-            self._model = RewardModel(name, NoStore(), device, config.batch_size)
-        else:
-            self.verify = load_verifier(config.reward, config.gold, "reward=")
+        device = "cuda:0" if config.device == "auto" else config.device
+        self._model = RewardModel(name, NoStore(), device, config.batch_size) if module == "model" else None
+        self.verify = None if self._model else load_verifier(config.reward, config.gold, "reward=")
         self.failed, self.graded, self.batches, self.differ = 0, 0, 0, False
 
     def __call__(
@@ -74,18 +63,13 @@ class Rewards:
         if shown := [copy for copy, sample in zip(copies, samples, strict=True) if sample.drafts]:
             log_metric("copy_rate", sum(shown) / len(shown))
         by_length, by_copy = self.config.length_penalty / self.config.max_new_tokens, self.config.copy_penalty
-        rewards = [
-            grade - by_length * len(ids) - by_copy * copy
-            for grade, ids, copy in zip(grades, completion_ids, copies, strict=True)
-        ]
-        self._notice_equal(number, rewards)
-        return rewards
-
-    def _notice_equal(self, number: Sequence[int], rewards: Sequence[float]) -> None:
+        lengths = map(len, completion_ids)
+        rewards = [g - by_length * n - by_copy * copy for g, n, copy in zip(grades, lengths, copies, strict=True)]
         self.batches += 1
         self.differ |= len(set(zip(number, rewards, strict=True))) > len(set(number))
         if self.batches == PATIENT and not self.differ:
             self.say(f"warning: the texts of each prompt got equal rewards in {PATIENT} batches: nothing to learn yet.")
+        return rewards
 
     def _grades(self, samples: Sequence[Sample], texts: Sequence[str]) -> list[float]:
         pairs = list(zip(texts, samples, strict=True))
