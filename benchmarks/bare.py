@@ -2,13 +2,14 @@
 
 One side is the whole run: the schedule with a new draft store, and the traces written. The other side sends the
 requests of that run, layer by layer, straight to ``generate`` of the same engine. The sides take turns after a warm-up,
-and the script stops if they do not write the same number of tokens.
+and the script stops if they do not write the same number of tokens. With ``--unseeded`` a third side sends the same
+requests without their seeds. No text ends early then, so that all sides write the same number of tokens.
 
 Two ratios are reported. The ratio of the medians varies with other work on the machine. The ratio of a run's whole time
 to its time inside the engine does not.
 
 Usage: python benchmarks/bare.py --pretrained FOLDER --questions test.jsonl [--engine hf|vllm --count 8 --k 5
-           --layers 2 --turns 3 --out benchmarks/results]
+           --layers 2 --turns 3 --unseeded --out benchmarks/results]
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from common import add_point, add_turns, write
-from workload import MeasuredEngine, engine_of, forget_prefixes, parser, read_questions, table, take_turns
+from workload import MeasuredEngine, engine_of, forget_prefixes, never_stop, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
@@ -67,17 +68,23 @@ class WholeRun:
         self.tokens = sum(completion.generated_tokens for completion in measured.completions)
 
 
-def engine_alone(whole: WholeRun) -> None:
-    """Send the requests of the last whole run to the engine.
+def engine_alone(whole: WholeRun, seeded: bool = True) -> None:
+    """Send the requests of the last whole run to the engine, with or without their seeds.
 
     Raises:
         SystemExit: If the engine writes another number of tokens than in the whole run.
     """
     forget_prefixes(whole.engine)
-    replies = [list(whole.engine.generate(layer)) for layer in whole.layers]
+    layers = whole.layers if seeded else [[without_seed(request) for request in layer] for layer in whole.layers]
+    replies = [list(whole.engine.generate(layer)) for layer in layers]
     tokens = sum(completion.generated_tokens for layer in replies for _, completion in layer)
     if tokens != whole.tokens:
         raise SystemExit(f"the engine alone wrote {tokens} tokens, the run {whole.tokens}: not the same work")
+
+
+def without_seed(request: Request) -> Request:
+    """The same request, sampled without its seed."""
+    return replace(request, sampling=replace(request.sampling, seeded=False))
 
 
 def main() -> None:
@@ -85,20 +92,28 @@ def main() -> None:
     options = parser(__doc__)
     add_point(options, k=5, layers=2)
     add_turns(options)
+    options.add_argument("--unseeded", action="store_true", help="Also measure the bare engine without seeds.")
     args = options.parse_args()
-    whole = WholeRun(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
-    sides = table(take_turns({"ours": whole.run, "bare": partial(engine_alone, whole)}, args.turns), "bare")
+    engine = engine_of(args)
+    whole = WholeRun(engine, read_questions(args), AFTConfig(k=args.k, layers=args.layers))
+    sides = {"ours": whole.run, "bare": partial(engine_alone, whole)}
+    if args.unseeded:
+        never_stop(engine)
+        sides["bare, unseeded"] = partial(engine_alone, whole, False)
+    taken = take_turns(sides, args.turns)
     # The first turn warms up.
     durations = whole.durations[1:]
     inside = statistics.median(turn.wall_s / (turn.wall_s - turn.outside_wall_s) for turn in durations)
     figures = {
         "engine": args.engine,
+        "device": args.device,
         "dtype": args.dtype,
         "k": args.k,
         "layers": args.layers,
         "questions": args.count,
         "generated_tokens": whole.tokens,
-        "sides": sides,
+        "sides": table(taken, "bare"),
+        **({"over_unseeded": table(taken, "bare, unseeded")["ours"]} if args.unseeded else {}),
         "whole_over_inside_engine": round(inside, 4),
         "outside": [{name: round(value, 3) for name, value in asdict(turn).items()} for turn in durations],
     }

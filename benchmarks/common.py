@@ -43,6 +43,16 @@ def add_turns(options: argparse.ArgumentParser, turns: int = 3) -> None:
     options.add_argument("--turns", type=int, default=turns, help=f"How often each side is measured (default {turns}).")
 
 
+def add_device(options: argparse.ArgumentParser) -> None:
+    """Add ``--device`` and ``--more``: where runs of lm-eval compute, and their further model arguments."""
+    options.add_argument("--device", default="cpu", help="Device of the runs, such as cpu or cuda (default cpu).")
+    options.add_argument(
+        "--more",
+        default="",
+        help="Further model arguments of every run, such as engine=vllm,gpu_memory_utilization=0.5.",
+    )
+
+
 def conditions() -> dict[str, Any]:
     """Command, commit, machine, load and versions of this measurement; paths are cut to their last part.
 

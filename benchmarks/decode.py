@@ -1,10 +1,12 @@
 """How fast is a decoding step of the hf engine, and what memory does it take, beside those of another commit?
 
-Each turn runs a case with both sides, each side in a process of its own. The prompts are cut from the text of the
-questions, so that all have one length. No token ends a text. A step is the time from the start of one forward pass to
-the next, so it includes the draw and the bookkeeping. The token ids of both sides are compared.
+Each turn runs a case with both sides, each side in a process of its own. Without ``--other`` there is one side. The
+prompts are cut from the text of the questions, so that all have one length. No token ends a text. A step is the time
+from the start of one forward pass to the next, so it includes the draw and the bookkeeping. The token ids of both sides
+are compared.
 
-Usage: python benchmarks/decode.py --pretrained FOLDER --questions test.jsonl --other CHECKOUT [--out FOLDER]
+Usage: python benchmarks/decode.py --pretrained FOLDER --questions test.jsonl [--other CHECKOUT --device cuda
+           --out FOLDER]
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def measure(engine: Any, path: str, case: tuple[int, int, int, int]) -> dict[str
         requests += [Request(prompt, sampling, 10 * number + index) for index in range(k)]
     stamps: list[tuple[float, float]] = []
     hook = engine.model.register_forward_pre_hook(lambda *_: stamps.append((time.process_time(), time.perf_counter())))
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before_mb = peak_mb()
     texts = {position: list(completion.token_ids) for position, completion in engine.generate(requests)}
     hook.remove()
     # The first interval is the prefill. The steps follow.
@@ -54,10 +56,19 @@ def measure(engine: Any, path: str, case: tuple[int, int, int, int]) -> dict[str
         "step_processor_ms": 1000 * statistics.median(step[0] for step in steps),
         "step_wall_ms": 1000 * statistics.median(step[1] for step in steps),
         "prefill_processor_s": stamps[1][0] - stamps[0][0],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb,
+        "peak_mb": peak_mb() - before_mb,
         "load": os.getloadavg()[0],
         "token_ids": [texts[position] for position in range(len(requests))],
     }
+
+
+def peak_mb() -> float:
+    """Peak memory in MiB: of the GPU if this process uses one, otherwise of the process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def load(args: argparse.Namespace) -> Any:
@@ -82,21 +93,24 @@ def run_side(folder: Path, args: argparse.Namespace, case: tuple[int, int, int, 
 
 
 def compare(args: argparse.Namespace, case: tuple[int, int, int, int], turns: int) -> dict[str, Any]:
-    """Measure both sides in turns. A ratio is that of the medians, theirs over ours."""
-    folders = {"other": Path(args.other).resolve(), "this": HERE}
-    sides: dict[str, list[dict[str, Any]]] = {"other": [], "this": []}
+    """Measure the sides in turns. A ratio is that of the medians, theirs over ours."""
+    folders = {**({"other": Path(args.other).resolve()} if args.other else {}), "this": HERE}
+    sides: dict[str, list[dict[str, Any]]] = {name: [] for name in folders}
     for turn in range(turns):
-        for name in ("other", "this") if turn % 2 == 0 else ("this", "other"):
+        for name in list(folders)[:: 1 if turn % 2 == 0 else -1]:
             sides[name].append(run_side(folders[name], args, case))
     table: dict[str, Any] = {}
     for field in ("step_processor_ms", "step_wall_ms", "prefill_processor_s", "peak_mb"):
         values = {name: [round(figures[field], 1) for figures in turns_of] for name, turns_of in sides.items()}
-        other, this = (statistics.median(values[name]) for name in ("other", "this"))
-        # The memory of a small case may stay below that of loading the model.
-        table[field] = {**values, "ratio": round(other / this, 2) if this else None}
-    first, second = sides["other"][0]["token_ids"], sides["this"][0]["token_ids"]
+        table[field] = values
+        if args.other:
+            other, this = (statistics.median(values[name]) for name in ("other", "this"))
+            # The memory of a small case may stay below that of loading the model.
+            table[field] = {**values, "ratio": round(other / this, 2) if this else None}
+    first, second = (sides[name][0]["token_ids"] for name in (next(iter(folders)), "this"))
     table["tokens"] = sum(map(len, first))
-    table["texts_that_differ"] = sum(a != b for a, b in zip(first, second, strict=True))
+    if args.other:
+        table["texts_that_differ"] = sum(a != b for a, b in zip(first, second, strict=True))
     table["load"] = {name: [round(figures["load"], 1) for figures in turns_of] for name, turns_of in sides.items()}
     return table
 
@@ -110,16 +124,21 @@ def main() -> None:
     options.add_argument("--dtype", default="float32", help="Type of the weights (default float32).")
     options.add_argument("--device", default="cpu", help="Device of the model (default cpu).")
     options.add_argument("--memory", action="store_true", help="Measure the memory of 80 rows of 1,100 tokens too.")
+    options.add_argument(
+        "--divide", type=int, default=1, help="Divide the tokens of prompts by this number (default 1)."
+    )
     options.add_argument("--case", help=argparse.SUPPRESS)
     add_turns(options)
     args = options.parse_args()
     if args.case:
         print(json.dumps(measure(load(args), args.questions, tuple(json.loads(args.case)))))
         return
-    figures = {name: compare(args, case, args.turns) for name, case in CASES.items()}
+    cases = {name: (prompts, k, length // args.divide, new) for name, (prompts, k, length, new) in CASES.items()}
+    figures = {name: compare(args, case, args.turns) for name, case in cases.items()}
     if args.memory:
         figures |= {name: compare(args, case, 1) for name, case in MEMORY_CASES.items()}
-    write("decode", {"dtype": args.dtype, "device": args.device, "cases": figures}, args.out)
+    settings = {"dtype": args.dtype, "device": args.device, "prompt_tokens_divided_by": args.divide}
+    write("decode", {**settings, "cases": figures}, args.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import parser, write
+from common import add_device, parser, write
 
 from lm_eval_aft.analysis.comparison import compare_entries
 from lm_eval_aft.analysis.diagnosis import diagnose_traces
@@ -37,9 +37,10 @@ def evaluate(model: Path, work: Path, args: argparse.Namespace, settings: str) -
     folder = work / f"{model.name}_{re.sub(r'[^A-Za-z0-9.]+', '_', settings)[:80]}"
     if not list(folder.rglob("results_*.json")):
         model_args = f"pretrained={model},{settings},record={folder / 'traces'},cache={work / model.name}.sqlite"
+        model_args += f",{args.more}" * bool(args.more)
         command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", model_args, "--tasks", args.task]
-        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto", "--device", "cpu"]
-        command += ["--output_path", str(folder), "--log_samples"]
+        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto"]
+        command += ["--device", args.device, "--output_path", str(folder), "--log_samples"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return folder
@@ -125,6 +126,7 @@ def main() -> None:
     options.add_argument(
         "--ablations", type=int, default=1000, help="Problems of the ablations (default 1000); 0 omits them."
     )
+    add_device(options)
     args = options.parse_args()
     model = {kind: args.family / f"{kind}-{args.seed}" for kind in ("sft", "aft", *ABLATIONS)}
     figures: dict[str, Any] = {"task": args.task, "training_seed": args.seed}

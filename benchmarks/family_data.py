@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import parser, write
+from common import add_device, parser, write
 from family import at, evaluate, row
 from family_seeds import over_seeds
 
@@ -187,6 +187,7 @@ def main() -> None:
     )
     options.add_argument("--task", default="aft_arith", help="Task to evaluate on (default aft_arith).")
     options.add_argument("--limit", type=int, default=1000, help="Problems to evaluate on (default 1000).")
+    add_device(options)
     args = options.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     runs, makers = args.work / "runs", variants(args.family, args.work)

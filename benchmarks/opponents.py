@@ -16,7 +16,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from common import parser, write
+from common import add_device, parser, write
 from family import evaluate, row
 
 from lm_eval_aft.analysis.runs import read_entries
@@ -88,6 +88,7 @@ def main() -> None:
     options.add_argument(
         "--reward-steps", type=int, default=600, help="Training steps of the reward model (default 600)."
     )
+    add_device(options)
     args = options.parse_args()
     reward = args.work / "reward"
     if not reward.is_dir():

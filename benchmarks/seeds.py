@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from common import add_turns, write
-from workload import engine_of, forget_prefixes, parser, read_questions, table, take_turns
+from workload import engine_of, forget_prefixes, never_stop, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
@@ -65,8 +65,8 @@ def main() -> None:
     add_turns(options)
     args = options.parse_args()
     engine = engine_of(args)
-    if args.engine == "vllm":
-        _never_stop(engine)
+    if args.engine != "scripted":
+        never_stop(engine)
     layer = DraftLayer(engine, read_questions(args), AFTConfig(k=args.k))
     sides: dict[str, Callable[[], None]] = {
         "unseeded": partial(layer.run, False),
@@ -83,18 +83,6 @@ def main() -> None:
         "modes": table(take_turns(sides, args.turns), "unseeded"),
     }
     write("seeds-invariant" if INVARIANT else "seeds", figures, args.out)
-
-
-def _never_stop(engine: Engine) -> None:
-    """Make vLLM ignore end tokens, so that every text has ``max_tokens`` tokens."""
-    params, engine.stop_ids = engine.sampling_params, frozenset()
-
-    def without_end(request: Request) -> object:
-        sampling = params(request)
-        sampling.ignore_eos = True
-        return sampling
-
-    engine.sampling_params = without_end
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from common import parser, write
+from common import add_device, parser, write
 from family import BIN
 from opponents import train_reward
 
@@ -72,8 +72,8 @@ def evaluate(args: Any, name: str, settings: str) -> Path:
         given = f"pretrained={args.model},{settings},record={folder / 'traces'},cache={args.work / 'drafts.sqlite'}"
         given += f",{args.more}" * bool(args.more)
         command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", given, "--tasks", args.task]
-        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto", "--device", "cpu"]
-        command += ["--output_path", str(folder), "--log_samples"]
+        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto"]
+        command += ["--device", args.device, "--output_path", str(folder), "--log_samples"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return folder
@@ -86,7 +86,7 @@ def main() -> None:
     options.add_argument("--model", default="bundled:aft", help="Checkpoint to evaluate (default bundled:aft).")
     options.add_argument("--task", default="aft_arith", help="Task to evaluate on (default aft_arith).")
     options.add_argument("--limit", type=int, default=4000, help="Questions to evaluate on (default 4000).")
-    options.add_argument("--more", default="", help="Further model arguments of every run.")
+    add_device(options)
     options.add_argument("--only", default="", help="Names of rows to run, separated by semicolons (default all).")
     options.add_argument("--rsa", action="store_true", help="Also run RSA, which takes up to 160 texts a question.")
     options.add_argument("--reward-queries", type=int, default=0, help="Train a reward model on this many queries.")

@@ -1,11 +1,16 @@
 """How fast do we train, compared with TRL's SFTTrainer?
 
-Both train with the same token ids, loss masks, LoRA, batches and steps. Each run is a process of its own, and the two
-take turns. The figures are wall time and processor time of the training steps, tokens a second, and the peak memory: of
-the GPU if there is one, otherwise of the process.
+All sides start from the same weights and adapter, and train with the same token ids and loss masks. Ours and ``trl``
+take the same batches in the same order, and both average over the target tokens of a step. Their losses are equal up to
+rounding. ``trl packed`` joins examples to sequences of about as many tokens as a batch has, so its steps and its loss
+differ. Each run is a process of its own, and the sides take turns.
+
+The figures are wall time and processor time of the training steps, tokens a second, and the peak memory: of the GPU if
+there is one, otherwise of the process.
 
 Usage: pip install "lm_eval_aft[bench]"
-       python benchmarks/train.py --model MODEL --data ROWS.jsonl --out benchmarks/results
+       python benchmarks/train.py --model MODEL --data ROWS.jsonl [--systems ours trl "trl packed"]
+           --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from typing import Any
 
 from common import add_turns, parser, write
 
-SYSTEMS = ("ours", "trl")
+SYSTEMS = ("ours", "trl", "trl packed")
 
 
 def main() -> None:
@@ -33,9 +38,9 @@ def main() -> None:
     if args.system:
         print("RESULT " + json.dumps(_run(args)))
         return
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in SYSTEMS}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in args.systems}
     for _ in range(args.turns):
-        for name in SYSTEMS:
+        for name in args.systems:
             command = [sys.executable, *sys.argv, "--system", name]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
@@ -53,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     options.add_argument("--steps", type=int, default=5, help="Training steps (default 5).")
     options.add_argument("--batch", type=int, default=2, help="Examples of a step (default 2).")
     add_turns(options)
+    options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS[:2], help="Sides (default ours trl).")
     options.add_argument("--bf16", action="store_true", help="Train in bfloat16 instead of float32.")
     options.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
     return options.parse_args()
@@ -86,9 +92,12 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         config = replace(config, batch_size=args.batch, max_steps=args.steps, bf16=args.bf16, log_every=1000)
         encoder = Encoder(load_tokenizer(config), Template.load(None), config.max_length)
         samples = make_samples(read_training_rows(config.data), "aft", config)
-        # Each example is used exactly once, so both train on the same ones in whatever order they choose.
+        # Each example is used exactly once.
         examples = encoder.encode_all(samples).examples[: args.steps * args.batch]
-        trainer = (_ours if args.system == "ours" else _trl)(config, encoder, examples)
+        if args.system == "ours":
+            trainer = _ours(config, encoder, examples)
+        else:
+            trainer = _trl(config, encoder, in_our_order(examples, config), packed=args.system == "trl packed")
         started, processor = time.monotonic(), time.process_time()
         trainer.train()
         elapsed_s, processor_s = time.monotonic() - started, time.process_time() - processor
@@ -104,6 +113,14 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         "peak_gib": peak / 2**30,
         "loss": trainer.state.log_history[-1]["train_loss"],
     }
+
+
+def in_our_order(examples: Any, config: Any) -> list[Any]:
+    """The examples in the order in which our trainer takes them."""
+    from trainers.fitting.batching import LengthGroupedSampler
+
+    lengths = [len(example.token_ids) for example in examples]
+    return [examples[i] for i in LengthGroupedSampler(lengths, config.batch_size, config.seed)]
 
 
 def _ours(config: Any, encoder: Any, examples: Any) -> Any:
@@ -123,47 +140,53 @@ def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     return loop.AFTTrainer(log, model=model, args=arguments, train_dataset=examples, data_collator=collator)
 
 
-def _trl(config: Any, encoder: Any, examples: Any) -> Any:
+def _trl(config: Any, encoder: Any, examples: list[Any], packed: bool) -> Any:
+    """TRL's trainer of the same model; packed, with about a batch of examples in each sequence."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
+
+    from trainers.fitting.model import load_model
 
     rows = {
         "input_ids": [list(example.token_ids) for example in examples],
         "completion_mask": [[int(label >= 0) for label in example.labels] for example in examples],
     }
-    dtype = torch.bfloat16 if config.bf16 else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype)
+    lengths = [len(example.token_ids) for example in examples]
+    room = max(*lengths, config.batch_size * sum(lengths) // len(lengths))
+    size = (
+        {"packing": True, "max_length": room, "per_device_train_batch_size": 1, "num_train_epochs": 1}
+        if packed
+        else {
+            "max_length": config.max_length,
+            "per_device_train_batch_size": config.batch_size,
+            "max_steps": config.max_steps,
+        }
+    )
     arguments = SFTConfig(
+        **size,
         output_dir=config.output,
-        per_device_train_batch_size=config.batch_size,
-        max_steps=config.max_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
-        max_length=config.max_length,
+        # Trainer makes a warm-up of less than a step a whole step at a rate of 0. Ours leaves it out.
+        warmup_steps=config.warmup if config.warmup * config.max_steps >= 1 else 0,
+        weight_decay=config.weight_decay,
         completion_only_loss=True,
         gradient_checkpointing=False,
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         save_strategy="no",
         logging_steps=1000,
         report_to="none",
         disable_tqdm=True,
         seed=config.seed,
     )
-    adapter = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
     return SFTTrainer(
-        model=model,
+        model=load_model(config),
         args=arguments,
         train_dataset=Dataset.from_dict(rows),
         processing_class=encoder.renderer.tokenizer,
-        peft_config=adapter,
     )
 
 

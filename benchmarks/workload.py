@@ -18,8 +18,10 @@ from typing import Any
 import common
 import psutil
 
+from lm_eval_aft.core.arguments import key_values
 from lm_eval_aft.core.engine import Engine, HostArgs
 from lm_eval_aft.core.records import Chat, Completion, Message, Question, Request, Sampling
+from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.engines.vllm.engine import VLLMEngine
 
@@ -43,6 +45,11 @@ def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
         "--engine", default="hf", choices=("hf", "vllm", "scripted"), help="Engine that writes the generations."
     )
     options.add_argument("--device", default="cpu", help="Device of the hf engine, such as cpu or cuda.")
+    options.add_argument(
+        "--more",
+        default="",
+        help="Further arguments of the engine, such as gpu_memory_utilization=0.5,enforce_eager=true.",
+    )
     options.add_argument("--dtype", default="bfloat16", help="Type of the weights, such as float32 or bfloat16.")
     options.add_argument("--count", type=int, default=8, help="How many questions of the file are used.")
     options.add_argument("--max-tokens", type=int, default=48, help="Bound of each generation in tokens.")
@@ -56,6 +63,7 @@ def engine_of(args: argparse.Namespace) -> Engine:
     settings: dict[str, Any] = {"max_length": args.max_length}
     if args.engine != "scripted":
         settings |= {"pretrained": str(Path(args.pretrained).expanduser()), "dtype": args.dtype}
+    settings |= key_values("--more", args.more)
     return load_engine(args.engine, settings, HostArgs("auto" if args.engine == "hf" else 1, None, args.device))
 
 
@@ -81,6 +89,26 @@ def forget_prefixes(engine: Engine) -> None:
     """Empty vLLM's prefix cache, so that no turn profits from the one before it."""
     if isinstance(engine, VLLMEngine):
         engine.llm.reset_prefix_cache()
+
+
+def never_stop(engine: Engine) -> None:
+    """Make an engine ignore end tokens, so that every text has ``max_tokens`` tokens.
+
+    Raises:
+        SystemExit: If the engine has no end tokens to ignore.
+    """
+    if isinstance(engine, VLLMEngine):
+        params = engine.sampling_params
+
+        def without_end(request: Request) -> object:
+            sampling = params(request)
+            sampling.ignore_eos = True
+            return sampling
+
+        engine.sampling_params = without_end
+    elif not isinstance(engine, HFEngine):
+        raise SystemExit("texts of a fixed length need the hf engine or the vllm engine")
+    engine.stop_ids = frozenset()
 
 
 class MeasuredEngine:

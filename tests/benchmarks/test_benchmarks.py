@@ -28,12 +28,16 @@ NAMES += (
     "family_figure",
     "family_seeds",
     "figures",
+    "gpu",
     "screenshots",
     "store",
     "train",
     "confidence",
     "decode",
+    "opponents",
+    "prefill",
     "roofline",
+    "strategies",
 )
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
 
@@ -140,6 +144,62 @@ def test_the_bare_engine_does_the_same_work(run):
     assert figures["generated_tokens"] == 12 * 11 * 12
     assert len(figures["sides"]["ours"]["wall_s"]) == len(figures["outside"]) == 2
     assert figures["whole_over_inside_engine"] > 1
+
+
+def test_the_bare_engine_is_measured_with_and_without_seeds(run, tiny):
+    words = ("--pretrained", tiny, "--dtype", "float32", "--count", "2", "--k", "2", "--layers", "1", "--turns", "1")
+    figures = run("bare", *words, "--max-tokens", "5", "--max-length", "4000", "--unseeded", file="bare-hf")
+    # No text ends early: two questions, three generations each.
+    assert figures["generated_tokens"] == 2 * 3 * 5
+    assert list(figures["sides"]) == ["ours", "bare", "bare, unseeded"]
+    assert figures["over_unseeded"]["wall_s"] == figures["sides"]["ours"]["wall_s"]
+
+
+def test_the_bare_engine_without_seeds_gets_the_same_prompts(script):
+    bare = script("bare")
+    whole = bare.WholeRun(script("workload").MeasuredEngine(ScriptedEngine()), questions(), AFTConfig(k=2, layers=1))
+    whole.run()
+    before = len(whole.engine.layers)
+    bare.engine_alone(whole, seeded=False)
+    sent = [request for layer in whole.engine.layers[before:] for request in layer]
+    assert not any(request.sampling.seeded for request in sent)
+    assert [request.prompt for request in sent] == [request.prompt for layer in whole.layers for request in layer]
+
+
+def test_arguments_of_the_engine_are_passed_on(script, monkeypatch):
+    workload = script("workload")
+    monkeypatch.setattr(workload, "load_engine", lambda name, settings, host: (name, settings, host.device))
+    words = ["--questions", "q", "--pretrained", "m", "--engine", "vllm", "--device", "cuda:1"]
+    args = workload.parser("").parse_args([*words, "--more", "gpu_memory_utilization=0.5,enforce_eager=true"])
+    name, settings, device = workload.engine_of(args)
+    assert (name, device) == ("vllm", "cuda:1")
+    assert settings["gpu_memory_utilization"] == 0.5
+    assert settings["enforce_eager"] is True
+
+
+def test_the_runs_of_a_family_take_a_device_and_further_arguments(script, monkeypatch, tmp_path):
+    family, commands = script("family"), []
+    monkeypatch.setattr(family.subprocess, "run", lambda command, **options: commands.append(command))
+    args = SimpleNamespace(task="aft_arith", limit=4, device="cuda", more="engine=vllm,enforce_eager=true")
+    family.evaluate(tmp_path / "aft-0", tmp_path, args, "k=5,layers=1")
+    (command,) = commands
+    assert command[command.index("--device") + 1] == "cuda"
+    assert command[command.index("--model_args") + 1].endswith(",engine=vllm,enforce_eager=true")
+
+
+def test_shared_prefill_is_compared_with_generate(run, tiny):
+    words = ("--pretrained", tiny, "--dtype", "float32", "--count", "2", "--max-tokens", "4", "--items", "2")
+    figures = run("prefill", *words, "--max-length", "4000", "--turns", "2")
+    assert figures["other"] == "generate"
+    assert all(case["times_faster"] > 0 for case in figures["cases"].values())
+
+
+def test_prompts_that_share_nothing_have_the_same_lengths(script):
+    prefill = script("prefill")
+    prompt = prefill.Prompt(Chat((Message("user", "x"),)), tuple(range(100, 120)), 20, "digest")
+    others = [prefill.apart(prompt, row) for row in range(80)]
+    assert len({other.token_ids[:2] for other in others}) == len({other.digest for other in others}) == 80
+    assert {other.token_ids[2:] for other in others} == {prompt.token_ids[2:]}
 
 
 def test_other_work_is_refused(script):
@@ -294,6 +354,116 @@ def test_a_training_of_ours_is_measured(script, tiny, monkeypatch, tmp_path, cap
     assert figures["tokens"] > 0
     assert figures["loss"] > 0
     assert figures["tokens_per_s"] == pytest.approx(figures["tokens"] / figures["elapsed_s"])
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_losses_of_trl_are_ours(script, tiny, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("trl", reason='TRL is not installed: pip install "lm_eval_aft[bench]"')
+    rows = tmp_path / "rows.jsonl"
+    row = {"query": "2 + 2?", "drafts": ["4", "5", "3"], "sft_target": "4"}
+    rows.write_text("".join(json.dumps({**row, "target": f"it is {n} " * n}) + "\n" for n in range(1, 10)))
+    losses = {}
+    for system in ("ours", "trl"):
+        words = ["--model", tiny, "--data", str(rows), "--steps", "3", "--batch", "3", "--system", system]
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        script("train").main()
+        losses[system] = json.loads(capsys.readouterr().out.rpartition("RESULT ")[2])["loss"]
+    assert losses["trl"] == pytest.approx(losses["ours"], rel=1e-5)
+
+
+def test_trl_gets_the_examples_in_our_order(script, tiny):
+    """Examples of a batch have similar lengths, and batches are shuffled."""
+    examples = [SimpleNamespace(token_ids=[0] * length) for length in (9, 1, 5, 8, 2, 4)]
+    order = script("train").in_our_order(examples, SimpleNamespace(batch_size=2, seed=0))
+    lengths = [len(example.token_ids) for example in order]
+    assert {frozenset(lengths[start : start + 2]) for start in (0, 2, 4)} == {
+        frozenset({9, 8}),
+        frozenset({5, 4}),
+        frozenset({2, 1}),
+    }
+
+
+class TestGpu:
+    """The list of jobs, the time for them, and what is kept of each."""
+
+    JOBS = ("bare-hf", "barriers-hf", "bare-vllm", "barriers-vllm", "train", "gsm8k", "prefill-hf", "counts-hf")
+    JOBS += ("prefill-vllm", "counts-vllm", "decode", "batch-invariant")
+
+    def states(self, out: Path) -> dict:
+        return json.loads((out / "gpu.json").read_text())["jobs"]
+
+    @pytest.mark.parametrize("tiny", [False, True])
+    def test_a_rehearsal_has_every_job_of_a_full_run(self, script, tmp_path, tiny):
+        gpu = script("gpu")
+        jobs = gpu.jobs(
+            gpu.Inputs("model", tmp_path / "q", tmp_path / "t", tmp_path, "cuda", tiny, "enforce_eager=true")
+        )
+        names = [job.name for job in jobs]
+        hf = () if tiny else ("bare-hf", "barriers-hf", "prefill-hf", "counts-hf")
+        assert names == [name for name in self.JOBS if name not in hf]
+        on_vllm = {name for name in names if name.endswith(("-vllm", "-invariant")) or (name == "gsm8k" and not tiny)}
+        assert {job.name for job in jobs if job.needs == "vllm"} == on_vllm
+        assert all("enforce_eager=true" in " ".join(job.command) for job in jobs if job.needs == "vllm")
+
+    def test_a_job_that_does_not_fit_is_named_and_not_started(self, script, tmp_path, monkeypatch, capsys):
+        gpu = script("gpu")
+        now, started = [0.0], []
+
+        def run(job, out, left_s):
+            assert self.states(out)[job.name] == {"state": "started"}
+            started.append(job.name)
+            now[0] += job.estimate_s
+            return {"state": "done", "seconds": job.estimate_s}
+
+        monkeypatch.setattr(gpu, "run", run)
+        jobs = [
+            gpu.Job("first", 50, ()),
+            gpu.Job("long", 60, ()),
+            gpu.Job("short", 40, ()),
+            gpu.Job("none", 1, (), "no_such"),
+        ]
+        gpu.run_all(jobs, tmp_path, 100, clock=lambda: now[0])
+        assert started == ["first", "short"]
+        states = self.states(tmp_path)
+        assert states["long"] == {"state": "not run", "reason": "it needs about 60 s, and 50 s are left"}
+        assert states["none"] == {"state": "not run", "reason": "no_such is not installed"}
+        assert states["look-ahead"]["state"] == "not run"
+        assert "long: not run" in capsys.readouterr().out
+        # A later call starts with what is left.
+        gpu.run_all(jobs, tmp_path, 100, clock=lambda: now[0])
+        assert started == ["first", "short", "long"]
+
+    def test_each_job_keeps_its_figures_whatever_the_others_do(self, script, tmp_path):
+        gpu = script("gpu")
+        code = "import json, sys; open(sys.argv[1], 'w').write(json.dumps({'figure': 1}))"
+        jobs = [
+            gpu.Job("good", 0, ("-c", code, str(tmp_path / "good.json"))),
+            gpu.Job("bad", 0, ("-c", "raise SystemExit('no memory')")),
+            gpu.Job("slow", 0, ("-c", "import time; time.sleep(60)")),
+        ]
+        gpu.run_all(jobs, tmp_path, 4)
+        states = self.states(tmp_path)
+        assert {name: state["state"] for name, state in states.items() if name != "look-ahead"} == {
+            "good": "done",
+            "bad": "failed",
+            "slow": "stopped",
+        }
+        assert "no memory" in states["bad"]["output"]
+        assert json.loads((tmp_path / "good.json").read_text()) == {"figure": 1}
+
+    def test_a_run_without_its_files_or_with_an_unknown_job_is_refused(self, script, tmp_path, monkeypatch):
+        gpu = script("gpu")
+        monkeypatch.setattr(gpu.signal, "signal", lambda *_: None)
+        for words, message in (
+            ([], "--pretrained is missing"),
+            (["--device", "cpu", "--tiny", "--only", "fast"], "there is no such job"),
+        ):
+            monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), *words])
+            with pytest.raises(SystemExit, match=message):
+                gpu.main()
+        rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        assert len(rows) == 32
+        assert all(len(row["drafts"]) == 3 and row["target"] not in row["drafts"] for row in rows)
 
 
 def test_a_row_that_a_seed_has_not_run_is_omitted_and_named(run, script, monkeypatch, tmp_path, capsys):
