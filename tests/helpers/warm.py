@@ -151,7 +151,9 @@ def serve(address: str) -> None:
     from importlib import import_module
 
     for name in PRELOADED:
-        import_module(name)
+        # Another version of lm-eval or torch may have other modules.
+        with suppress(ImportError):
+            import_module(name)
     gc.collect()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:
