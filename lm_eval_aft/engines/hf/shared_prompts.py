@@ -1,8 +1,8 @@
 """Decoding steps that read the keys and values of a prompt once for all of its rows.
 
 Each row attends to its prompt and to its own generated tokens. The softmax over both is the mean of two softmaxes,
-weighted by their normalisers (Milakov and Gimelshein 2018, section 3; cascade attention: Ye et al. 2024). The first
-one runs for all rows of a prompt at once, so a prompt has one entry in memory whatever its number of rows.
+weighted by their normalisers (Juravsky et al. 2024, "Hydragen", section 3; also known as cascade attention). The
+first one runs for all rows of a prompt at once, so a prompt has one entry in memory whatever its number of rows.
 
 It serves models whose layers are all plain causal attention. The self-check finds them when a model is loaded.
 """
