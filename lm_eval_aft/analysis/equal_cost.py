@@ -16,10 +16,8 @@ from lm_eval_aft.analysis.pairing import Document, samples_by_document
 from lm_eval_aft.analysis.replay import VotedDraft
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.stats import Interval, mean_interval, paired_bootstrap, paired_permutation
-from lm_eval_aft.analysis.votes import drafter_of
+from lm_eval_aft.analysis.votes import Ballot, drafter_of, run_ballots
 from lm_eval_aft.analysis.voting import score_texts
-from lm_eval_aft.core.records import Trace
-from lm_eval_aft.inference.dialogue import answer_of
 from lm_eval_aft.storage.results import Score
 
 
@@ -165,13 +163,14 @@ def draft_pool(entry: RunEntry, score: Score, entries: Sequence[RunEntry], regex
     task = score.task
     if entry.trace_folder is None or task not in entry.run.tasks:
         return None
-    traces = {
-        (trace.question.doc_id, trace.question.doc_hash): trace
-        for trace in entry.traces()
-        if trace.question.task == task and not trace.question.repeat and not trace.question.turn
+    ballots = {
+        (ballot.doc_id, ballot.doc_hash): ballot
+        for group in run_ballots(entry, regex).values()
+        for ballot in group.values()
+        if ballot.task == task and not ballot.repeat and not ballot.turn
     }
-    marked = _mark(score, traces, entries, regex)
-    tokens = [draft.completion.generated_tokens for trace in traces.values() for draft in trace.layer(0)]
+    marked = _mark(score, ballots, entries, regex)
+    tokens = [count for ballot in ballots.values() for count in ballot.tokens]
     if marked is None or not sum(tokens):
         return None
     extraction, answers, values = marked
@@ -186,31 +185,29 @@ def draft_pool(entry: RunEntry, score: Score, entries: Sequence[RunEntry], regex
         fmean(tokens),
         extraction,
         {
-            document: _voted_drafts(traces[document], answers[document] if answers else None, scores)
+            document: _voted_drafts(ballots[document], answers[document] if answers else None, scores)
             for document, scores in values.items()
         },
-        {document: traces[document].layer(0)[0].completion.prompt_tokens for document in values},
+        {document: ballots[document].prompt_tokens for document in values},
     )
 
 
 def _voted_drafts(
-    trace: Trace, answers: Sequence[str | None] | None, values: Sequence[float]
+    ballot: Ballot, answers: Sequence[str | None] | None, values: Sequence[float]
 ) -> tuple[VotedDraft, ...]:
-    drafts = trace.layer(0)
-    return tuple(
-        VotedDraft(answer, value, draft.completion.generated_tokens, draft.seed, draft.completion.confidence)
-        for draft, answer, value in zip(drafts, answers or [None] * len(drafts), values, strict=True)
-    )
+    found = answers or [None] * len(ballot.seeds)
+    columns = zip(found, values, ballot.tokens, ballot.seeds, ballot.confidences, strict=True)
+    return tuple(VotedDraft(*column) for column in columns)
 
 
 _Marks = tuple[str, dict[Document, tuple[str | None, ...]] | None, dict[Document, tuple[float, ...]]]
 
 
 def _mark(
-    score: Score, traces: Mapping[Document, Trace], entries: Sequence[RunEntry], regex: str | None
+    score: Score, ballots: Mapping[Document, Ballot], entries: Sequence[RunEntry], regex: str | None
 ) -> _Marks | None:
     """How answers were found, and the answer and the score of each draft by document; None if nothing says them."""
-    graded = {document: trace.grades[: len(trace.layer(0))] for document, trace in traces.items() if trace.grades}
+    graded = {document: ballot.grades for document, ballot in ballots.items() if ballot.grades}
     if graded and regex is None:
         rule = rule_for((score.metric, score.filter), [each for grades in graded.values() for each in grades])
         if rule is None:
@@ -221,10 +218,7 @@ def _mark(
     extraction = choose_marking(score.task, [], entries, regex).extraction
     if extraction is None or not votable(score):
         return None
-    found = {
-        document: tuple(extraction.answer(answer_of(trace.question, draft)) for draft in trace.layer(0))
-        for document, trace in traces.items()
-    }
+    found = {document: ballot.answers for document, ballot in ballots.items()}
     gold = gold_answers(entries, {(score.task, doc_hash) for _, doc_hash in found}, regex)
     values = {}
     for document, drafts in found.items():

@@ -172,7 +172,7 @@ def gold_answers(
             lacking = any(name == task and (name, doc) not in gold for name, doc in documents)
             if not lacking or not entry.logged(task):
                 continue
-            for sample in entry.samples(task):
+            for sample in entry.scored(task):
                 answer = choose_extraction(task, regex).gold(sample.target)
                 if answer is not None:
                     gold[task, sample.key.doc_hash] = answer

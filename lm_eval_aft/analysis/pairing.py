@@ -196,7 +196,7 @@ def samples_by_document(entry: RunEntry, task: str, filter_name: str) -> Mapping
     Raises:
         RecordError: The samples were not logged, or the file is damaged.
     """
-    samples = entry.samples(task)
+    samples = entry.scored(task)
     return {(each.key.doc_id, each.key.doc_hash): each for each in samples if each.key.filter == filter_name}
 
 

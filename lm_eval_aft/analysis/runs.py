@@ -6,6 +6,7 @@ takes only the traces of its own settings, its own sampling and the questions th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,6 +42,8 @@ SAMPLING_SETTINGS = (
 )
 # What changed the texts of a run, besides its other settings. An ordinary run has none of it.
 PROMPT_SETTINGS = ("engine_args", "prompting", "aggregator", "proposers")
+# The name of the costs among what a run has counted.
+COSTS = "costs"
 RunKey = tuple[str, str, Hashable]
 Kept = TypeVar("Kept")
 
@@ -49,8 +52,9 @@ Kept = TypeVar("Kept")
 class RunEntry:
     """One run among others, with its samples, traces and cost.
 
-    Samples and traces are read from disk each time, since those of many runs may not fit into memory. With ``keep``
-    each file is read once, and everything but the token ids stays in memory.
+    The texts of many runs may not fit into memory. So ``samples`` and ``traces`` read files at each call. What is
+    counted from them stays in memory: ``scored``, ``costs`` and ``once``. With ``keep`` each file is read once, and
+    everything but the token ids stays.
 
     Attributes:
         run: What lm-eval wrote.
@@ -66,6 +70,7 @@ class RunEntry:
     keep: bool = False
     judged: Mapping[str, StoredScores] = field(default_factory=dict)
     _samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _counted: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def logged(self, task: str) -> bool:
         """Whether the samples of a task were logged."""
@@ -77,12 +82,17 @@ class RunEntry:
         Raises:
             RecordError: If they were not logged, or the file is damaged.
         """
-        if task in self._samples:
-            return self._samples[task]
-        samples = read_samples(self.run, task)
-        if self.keep:
-            self._samples[task] = samples
-        return samples
+        return self.scored(task) if self.keep else read_samples(self.run, task)
+
+    def scored(self, task: str) -> tuple[Sample, ...]:
+        """The same without prompts and responses, which stay in memory. With ``keep`` they are there too.
+
+        Raises:
+            RecordError: See ``samples``.
+        """
+        if task not in self._samples:
+            self._samples[task] = read_samples(self.run, task, texts=self.keep)
+        return self._samples[task]
 
     def traces(self) -> Iterable[Trace]:
         """The traces of this run; none if it has no folder of traces.
@@ -91,6 +101,21 @@ class RunEntry:
             RecordError: If a file cannot be read, while the traces are iterated.
         """
         return self._kept_traces if self.keep else self._read_traces()
+
+    def once(self, name: Hashable, count: Callable[[Iterable[Trace]], Kept]) -> Kept:
+        """What a function makes of the traces. It is called once, and its result stays in memory.
+
+        Args:
+            name: Tells what is counted.
+            count: Makes the result of all traces. It must keep no trace.
+
+        Raises:
+            RecordError: See ``traces``.
+        """
+        if name not in self._counted:
+            self._counted[name] = count(self.traces())
+        result: Kept = self._counted[name]
+        return result
 
     @cached_property
     def costs(self) -> Mapping[str, TaskCost]:
@@ -109,9 +134,13 @@ class RunEntry:
         """
         return cost_of_tasks(self.run, name, self._traced_costs)
 
-    @cached_property
+    @property
     def _traced_costs(self) -> Mapping[str, TaskCost]:
-        return costs_by_task(by_question(self.traces(), trace_cost))
+        if COSTS not in self._counted:
+            # Whoever reads all traces counts their costs.
+            deque(self.traces(), maxlen=0)
+        costs: Mapping[str, TaskCost] = self._counted[COSTS]
+        return costs
 
     @property
     def cost(self) -> TaskCost | None:
@@ -156,29 +185,54 @@ class RunEntry:
         Tasks in Python may choose a sampling that the results do not state. So if no trace of a task has the stated
         sampling, all traces of the task count.
         """
-        if self.trace_folder is None:
-            return
-        documents = {
-            task: {(sample.key.doc_id, sample.key.doc_hash) for sample in self.samples(task)}
-            for task in self.run.tasks
-            if self.logged(task)
-        }
+        own = _OwnTraces(self)
         uncertain: dict[str, list[Trace]] = {}
-        certain: set[str] = set()
-        for trace in read_traces(self.trace_folder):
-            question = trace.question
-            scored = documents.get(question.task)
-            if not _has_settings(self.run, trace):
-                continue
-            if scored is not None and (question.doc_id, question.doc_hash) not in scored:
-                continue
-            if _has_sampling(self.run, question):
-                certain.add(question.task)
+        for trace in read_traces(self.trace_folder) if self.trace_folder else ():
+            certain = own.take(trace)
+            if certain:
                 yield trace
-            elif question.task not in certain:
-                uncertain.setdefault(question.task, []).append(trace)
+            elif certain is False and trace.question.task not in own.certain:
+                uncertain.setdefault(trace.question.task, []).append(trace)
         for task, traces in uncertain.items():
-            yield from traces if task not in certain else ()
+            yield from traces if task not in own.certain else ()
+        self._counted.setdefault(COSTS, own.costs())
+
+
+class _OwnTraces:
+    """Tells the traces of one run from others while they are read, and counts their costs.
+
+    Attributes:
+        certain: The cost of each question of the run's settings and sampling, by task.
+        uncertain: The same for questions of the run's settings and another sampling.
+    """
+
+    def __init__(self, entry: RunEntry) -> None:
+        self.certain: dict[str, dict[QuestionKey, TaskCost]] = {}
+        self.uncertain: dict[str, dict[QuestionKey, TaskCost]] = {}
+        self._run = entry.run
+        self._documents = {
+            task: {(sample.key.doc_id, sample.key.doc_hash) for sample in entry.scored(task)}
+            for task in entry.run.tasks
+            if entry.logged(task)
+        }
+
+    def take(self, trace: Trace) -> bool | None:
+        """Whether the trace has the run's sampling; None if it has other settings, or the run did not score it."""
+        question = trace.question
+        scored = self._documents.get(question.task)
+        if not _has_settings(self._run, trace):
+            return None
+        if scored is not None and (question.doc_id, question.doc_hash) not in scored:
+            return None
+        certain = _has_sampling(self._run, question)
+        costs = self.certain if certain else self.uncertain
+        costs.setdefault(question.task, {})[_question_key(question)] = trace_cost(trace)
+        return certain
+
+    def costs(self) -> dict[str, TaskCost]:
+        """The cost of each task. An uncertain trace counts if its task has no certain one."""
+        by_task = {**self.uncertain, **self.certain}
+        return costs_by_task({key: cost for costs in by_task.values() for key, cost in costs.items()})
 
 
 def read_entries(folders: Sequence[Path], traces: Path | None = None, keep: bool = False) -> tuple[RunEntry, ...]:
@@ -253,6 +307,34 @@ def stored_traces(path: Path, entries: Sequence[RunEntry], folder: Path | None =
     if not any(entry.trace_folder for entry in entries):
         raise RecordError(f"there are no traces of {path}: give the folder that record= named.")
     return chain.from_iterable(entry.traces() for entry in entries)
+
+
+def traces_below(folder: Path, entries: Sequence[RunEntry]) -> Iterator[Trace]:
+    """All traces below a folder. The runs whose traces are all there count their costs at the same time.
+
+    Args:
+        folder: A folder of traces.
+        entries: Runs whose costs may be needed later.
+
+    Raises:
+        RecordError: If there are no traces, or a file cannot be read.
+    """
+    files = trace_files(folder)
+    if not files:
+        raise no_traces(folder)
+    readers = []
+    for entry in entries:
+        its_files = set(trace_files(entry.trace_folder)) if entry.trace_folder else set()
+        if its_files and its_files.issubset(files) and COSTS not in entry._counted:
+            readers.append((entry, its_files, _OwnTraces(entry)))
+    for file in files:
+        readers_of_file = [own for _, its_files, own in readers if file in its_files]
+        for trace in read_traces(file):
+            for own in readers_of_file:
+                own.take(trace)
+            yield trace
+    for entry, _, own in readers:
+        entry._counted[COSTS] = own.costs()
 
 
 def stored_trace_files(path: Path, entries: Sequence[RunEntry], folder: Path | None = None) -> list[Path]:

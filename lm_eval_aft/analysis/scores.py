@@ -27,7 +27,7 @@ def score_interval(entry: RunEntry, score: Score, level: float = 0.95) -> Interv
         RecordError: If the samples are damaged.
     """
     if entry.logged(score.task):
-        samples = [sample for sample in entry.samples(score.task) if sample.key.filter == score.filter]
+        samples = [sample for sample in entry.scored(score.task) if sample.key.filter == score.filter]
         values = [sample.metrics.get(score.metric) for sample in samples]
         numbers = [float(value) for value in values if isinstance(value, int | float)]
         if numbers and len(numbers) == len(values) and isclose(fmean(numbers), score.value, abs_tol=1e-9):

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from math import inf
 from statistics import fmean
 
 from lm_eval_aft.analysis.comparison import PairedTest, Verdict, named_score, paired_test, verdict_of
@@ -28,13 +27,12 @@ from lm_eval_aft.analysis.replay import VotedDraft, of_one_model
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval, holm
-from lm_eval_aft.analysis.votes import shapes_of
+from lm_eval_aft.analysis.votes import read_ballots, run_ballots, shapes_of
 from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.early_stopping import StopRule
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.inference.ballot import best, votes_for, weights_of
-from lm_eval_aft.inference.dialogue import answer_of
 from lm_eval_aft.storage.results import Score
 
 # Score of each question.
@@ -144,7 +142,7 @@ def compare_strategies(
     others = [each for entry in (pool, *runs) if (each := _run(entry, pool, score))]
     drafts = whole.restricted(_shared_documents(whole, others, score, common))
     shape = shapes_of((pool, *runs)).get(drafts.model)
-    measured = [*_from_pool(drafts, rules, shape), *_best_of_n(drafts, (pool, *runs), score), *others]
+    measured = [*_from_pool(drafts, rules, shape), *_best_of_n(drafts, (pool, *runs), score, regex), *others]
     rows = [_row(each, drafts, level) for each in (*measured, _subset(drafts, drafts.size, "oracle", shape))]
     return Strategies(score, pool.label, drafts.size, len(drafts.values), drafts.extraction, _corrected(rows, score))
 
@@ -180,6 +178,7 @@ def strategies_by_task(
     """
     found: list[Strategies] = []
     left_out: list[str] = []
+    read_ballots((pool, *runs), regex)
     for name in tasks or pool.run.tasks:
         if not pool.run.tasks_of(name):
             raise ConfigError(f"task {name} is not in {pool.run.path}: it has {', '.join(pool.run.tasks)}.")
@@ -280,13 +279,13 @@ def _flops(
     return fmean(costs)
 
 
-def _best_of_n(pool: DraftPool, entries: Sequence[RunEntry], score: Score) -> Iterator[_Measured]:
+def _best_of_n(pool: DraftPool, entries: Sequence[RunEntry], score: Score, regex: str | None) -> Iterator[_Measured]:
     """The best draft of the pool by the rewards that a run of ``strategy=best_of_n`` stored.
 
     A run that chose among as many drafts is a row itself.
     """
     scored = [entry for entry in entries if (entry.run.settings or {}).get("strategy") == "best_of_n"]
-    rewards = _rewards(pool, scored, score)
+    rewards = _rewards(pool, scored, score, regex)
     count = min(map(len, rewards.values()))
     # A reward is found by the seed of its text.
     if not of_one_model(pool.drafts.values()) or count < 2 or any(entry.run.k == count for entry in scored):
@@ -297,17 +296,17 @@ def _best_of_n(pool: DraftPool, entries: Sequence[RunEntry], score: Score) -> It
     yield replace(_taken(f"best of {count}, stored rewards", drafts, scores, pool, None), notes=notes)
 
 
-def _rewards(pool: DraftPool, entries: Sequence[RunEntry], score: Score) -> dict[Document, list[float]]:
-    """The stored rewards of the first drafts of each question. A text without an answer is the last choice."""
+def _rewards(
+    pool: DraftPool, entries: Sequence[RunEntry], score: Score, regex: str | None
+) -> dict[Document, list[float]]:
+    """The stored rewards of the first drafts of each question."""
     by_seed: dict[tuple[Document, int], float] = {}
-    for entry in entries:
-        for trace in entry.traces():
-            question, read = trace.question, trace.layer(0)
-            if question.task != score.task or question.repeat or len(trace.scores) != len(read):
-                continue
-            for draft, reward in zip(read, trace.scores, strict=True):
-                answered = answer_of(question, draft).strip()
-                by_seed[(question.doc_id, question.doc_hash), draft.seed] = reward if answered else -inf
+    for ballot in (
+        each for entry in entries for group in run_ballots(entry, regex).values() for each in group.values()
+    ):
+        if ballot.task == score.task and not ballot.repeat and ballot.scores:
+            for seed, reward in zip(ballot.seeds, ballot.scores, strict=True):
+                by_seed[(ballot.doc_id, ballot.doc_hash), seed] = reward
     rewards = {}
     for document, drafts in pool.drafts.items():
         found = (by_seed.get((document, draft.seed)) for draft in drafts)

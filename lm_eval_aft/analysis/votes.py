@@ -12,21 +12,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lm_eval_aft.analysis.cost import QuestionKey
 from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extraction_of, gold_answers
 from lm_eval_aft.analysis.replay import ReplayedRule, VotedDraft, of_one_model, replay
-from lm_eval_aft.analysis.runs import RunEntry, by_run
+from lm_eval_aft.analysis.runs import RunEntry, RunKey, by_run
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.early_stopping import StopRule
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.log import warn_once
-from lm_eval_aft.core.records import Grade, Trace
+from lm_eval_aft.core.records import Confidence, Grade, Trace
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.inference.dialogue import answer_of, final_answer, is_empty
 from lm_eval_aft.inference.extraction import Extraction, choose_extraction, has_extraction
@@ -51,6 +53,9 @@ class Ballot:
         final_tokens: Generated tokens of the whole trace.
         turn: Which turn of a dialogue.
         seeds: The seed of each draft.
+        repeat: Which of the task's repeats.
+        confidences: How likely the model found each draft.
+        scores: Votes or rewards of the drafts, if the run selected one of them; -inf for a draft without an answer.
     """
 
     task: str
@@ -66,6 +71,13 @@ class Ballot:
     final_tokens: int
     turn: int = 0
     seeds: tuple[int, ...] = ()
+    repeat: int = 0
+    confidences: tuple[Confidence | None, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
+# By run, then by question.
+Ballots = Mapping[RunKey, Mapping[QuestionKey, Ballot]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +253,41 @@ def count_votes(
         ConfigError: The regex is not valid, or rules are given for a task without answers to vote on.
         RecordError: There are no gold answers for a task.
     """
-    groups = by_run(traces, lambda trace: _ballot(trace, extraction_of(trace, regex)))
+    return _count(_ballots(traces, regex), entries, regex, level, strict, rules)
+
+
+def _ballots(traces: Iterable[Trace], regex: str | None) -> Ballots:
+    return by_run(traces, lambda trace: _ballot(trace, extraction_of(trace, regex)))
+
+
+def run_ballots(entry: RunEntry, regex: str | None = None) -> Ballots:
+    """What votes need of the traces of a run. They are read once, and no text stays in memory.
+
+    Args:
+        entry: The run.
+        regex: Finds answers instead of the tasks' own filters.
+
+    Raises:
+        ConfigError: The regex is not valid.
+        RecordError: A file cannot be read.
+    """
+    return entry.once(("ballots", regex), lambda traces: _ballots(traces, regex))
+
+
+def read_ballots(entries: Iterable[RunEntry], regex: str | None = None) -> None:
+    """Read the traces of runs once for their votes and their costs; see ``run_ballots``."""
+    for entry in entries:
+        run_ballots(entry, regex)
+
+
+def _count(
+    groups: Ballots,
+    entries: Sequence[RunEntry],
+    regex: str | None,
+    level: float,
+    strict: bool,
+    rules: Sequence[StopRule] = (),
+) -> tuple[Votes, ...]:
     documents = {
         (ballot.task, ballot.doc_hash)
         for group in groups.values()
@@ -289,7 +335,7 @@ def votes_of_run(
     """
     if entry.trace_folder is None or not _has_several(entry):
         return ()
-    counted = count_votes(entry.traces(), [entry, *entries], regex, level, strict=False)
+    counted = _count(run_ballots(entry, regex), [entry, *entries], regex, level, strict=False)
     return tuple(votes for votes in counted if votes.k > 1 or votes.answer_points)
 
 
@@ -336,7 +382,16 @@ def _ballot(trace: Trace, extraction: Extraction | None) -> Ballot:
         final_tokens=trace.usage.generated_tokens,
         turn=question.turn,
         seeds=tuple(draft.seed for draft in drafts),
+        repeat=question.repeat,
+        confidences=tuple(draft.completion.confidence for draft in drafts),
+        scores=_scores(trace) if len(trace.scores) == len(drafts) else (),
     )
+
+
+def _scores(trace: Trace) -> tuple[float, ...]:
+    """The score of each draft. A text without an answer is the last choice."""
+    scored = zip(trace.layer(0), trace.scores, strict=True)
+    return tuple(score if answer_of(trace.question, draft).strip() else -inf for draft, score in scored)
 
 
 def _mark(ballot: Ballot, marking: Marking, gold: Mapping[tuple[str, str], str]) -> _Marked | None:

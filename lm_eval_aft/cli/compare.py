@@ -20,6 +20,7 @@ from lm_eval_aft.analysis.report.strategy_tables import strategy_table
 from lm_eval_aft.analysis.report.tables import Form, Table, render
 from lm_eval_aft.analysis.report.vote_tables import votes_by_run
 from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.analysis.votes import read_ballots
 from lm_eval_aft.cli.options import LEVEL, MEMBERS, REGEX, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
@@ -147,6 +148,7 @@ def _compare_runs(
         tables = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
         base, rest = api.read_sides(baseline, others, traces, drafts)
+        read_ballots((base, *rest), regex)
         entries = api.entries_below(rest, others)
         compared = compare_entries(base, entries, tasks, metric, common, level, members)
         if form != "json":

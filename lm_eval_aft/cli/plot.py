@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lm_eval_aft.analysis.losses import read_losses
 from lm_eval_aft.analysis.report.figures import draw_costs, draw_curves, draw_frontier, draw_losses
 from lm_eval_aft.analysis.report.frontier_tables import frontier_table
 from lm_eval_aft.analysis.report.tables import FORMS, Form, render
-from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces
+from lm_eval_aft.analysis.runs import RunEntry, read_entries, stored_traces, traces_below
 from lm_eval_aft.analysis.scores import score_interval
 from lm_eval_aft.analysis.stats import Interval
 from lm_eval_aft.analysis.votes import Votes
@@ -30,8 +29,7 @@ from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import file_name
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.terminal import note, show, visible
-from lm_eval_aft.storage.results import Score
-from lm_eval_aft.storage.traces import read_traces
+from lm_eval_aft.storage.results import Score, results_files
 
 
 @click.command()
@@ -73,7 +71,7 @@ def plot(
         _plot_losses(out, folder)
         return
     entries = read_entries(out, traces)
-    votes = votes_of(entries, _drafted(out, traces), regex)
+    votes = votes_of(entries, _drafted(out, traces, entries), regex)
     if by_setting:
         _plot_curves(curves(entries, votes, members=members), cost, folder)
     elif frontier:
@@ -82,11 +80,14 @@ def plot(
         _plot_costs(_frontiers(finished_runs(entries), votes, cost or "tokens", members), folder)
 
 
-def _drafted(out: Sequence[Path], traces: Path | None) -> Iterator[Trace]:
+def _drafted(out: Sequence[Path], traces: Path | None, entries: Sequence[RunEntry]) -> Iterator[Trace]:
     """The traces of all runs: those in ``traces`` if it is given, else those of each path."""
-    if traces:
-        return read_traces(traces)
-    return chain.from_iterable(stored_traces(path, [] if path.is_dir() else read_entries([path])) for path in out)
+    for path in [traces] if traces else out:
+        if path.is_dir():
+            yield from traces_below(path, entries)
+        else:
+            files = {file.resolve() for file in results_files(path)}
+            yield from stored_traces(path, [entry for entry in entries if entry.run.path.resolve() in files])
 
 
 def _plot_curves(figures: Sequence[Curves], cost: Cost | None, folder: Path) -> None:

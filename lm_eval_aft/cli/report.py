@@ -10,6 +10,7 @@ from lm_eval_aft.analysis.report.leaderboard import leaderboard, models_table
 from lm_eval_aft.analysis.report.tables import Form, render
 from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
 from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.votes import read_ballots
 from lm_eval_aft.cli.options import MEMBERS, format_option, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
@@ -57,9 +58,11 @@ def report(
     if baseline and not (html or card):
         raise ConfigError("--baseline is for --html and --model-card; aft compare BASELINE OTHER prints comparisons.")
     entries = read_entries(runs, traces, keep=html is not None)
-    table = leaderboard(entries, every, members)
     # One table, so that programs that read CSV get one table.
     alone = form == "csv" and not card
+    if not alone:
+        read_ballots(entries)
+    table = leaderboard(entries, every, members)
     found = () if alone else (models_table(entries), drafts_table(votes_by_run(entries)))
     further = [each for each in found if each]
     # Each form imports what it needs, so that the table alone starts quickly.

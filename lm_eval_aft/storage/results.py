@@ -403,8 +403,13 @@ def samples_beside(results: Path, task: str) -> Path:
     return results.with_name(f"{SAMPLES}{name}_{stamp}.jsonl")
 
 
-def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
+def read_samples(run: EvalRun, task: str, texts: bool = True) -> tuple[Sample, ...]:
     """The samples of one task: one for each question and filter, in the order of the file.
+
+    Args:
+        run: The run.
+        task: One of its tasks.
+        texts: Whether samples keep prompts and responses. Without these, samples of any length take little memory.
 
     Raises:
         RecordError: If the samples were not logged, a line is damaged, or a question occurs twice.
@@ -415,7 +420,8 @@ def read_samples(run: EvalRun, task: str) -> tuple[Sample, ...]:
     samples = []
     for where, row in iterate_jsonl(file):
         with reading(where, "a sample of lm-eval"):
-            samples.append(_sample(task, row, file))
+            sample = _sample(task, row, file)
+        samples.append(sample if texts else replace(sample, resps=(), filtered=(), prompt="", rendered="", question=""))
     if len({sample.key for sample in samples}) < len(samples):
         raise RecordError(f"{file} holds a question twice under one filter: it was joined from several runs.")
     return tuple(samples)

@@ -1,4 +1,4 @@
-"""``aft report --html`` reads each trace file and each samples file once, however often it needs their content."""
+"""Each command reads each trace file and each samples file once, however often it needs their content."""
 
 from __future__ import annotations
 
@@ -50,11 +50,51 @@ def test_the_page_reads_each_file_once(runs: Path, tmp_path: Path, opened: Count
     assert set(opened.values()) == {1}, opened
 
 
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["report", "ALL"], {"aft": 3, "samples": 3}),
+        (["report", "ALL", "--format", "csv"], {"aft": 3, "samples": 3}),
+        (["report", "ALL", "--model-card"], {"aft": 3, "samples": 3}),
+        (["compare", "ALL"], {"aft": 3, "samples": 3}),
+        (["compare", "ALL", "--format", "json"], {"aft": 3, "samples": 3}),
+        (["compare", "ALL", "--regex", "[0-9]+"], {"aft": 3, "samples": 3}),
+        (["compare", "--strategies", "ALL"], {"aft": 3, "samples": 3}),
+        # The task graded the texts, so no gold answers are needed.
+        (["votes", "FOLDER"], {"aft": 3}),
+        (["votes", "FOLDER", "--stop-when", "agree:0.9"], {"aft": 3}),
+        (["votes", "FOLDER", "--regex", "[0-9]+"], {"aft": 3, "samples": 1}),
+        (["diagnose", "FOLDER"], {"aft": 3}),
+        (["diagnose", "FOLDER", "--regex", "[0-9]+"], {"aft": 3, "samples": 1}),
+        (["plot", "FOLDER", "--png", "PNG"], {"aft": 3, "samples": 3}),
+        (["plot", "ALL", "--png", "PNG"], {"aft": 3, "samples": 3}),
+        (["plot", "FOLDER", "--curves", "--png", "PNG"], {"aft": 3, "samples": 3}),
+        (["plot", "FOLDER", "--frontier", "--png", "PNG"], {"aft": 3, "samples": 3}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_reads_each_file_once(
+    words: list[str], read: dict[str, int], runs: Path, tmp_path: Path, opened: Counter[str]
+):
+    widest_first = sorted(read_entries([runs]), key=lambda entry: -(entry.run.width or 0))
+    stands_for = {
+        "ALL": [str(entry.run.path) for entry in widest_first],
+        "FOLDER": [str(runs)],
+        "PNG": [str(tmp_path)],
+    }
+    given = [part for word in words for part in stands_for.get(word, [word])]
+    done = CliRunner().invoke(aft, given, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert Counter(name.split("_")[0] for name in opened) == read
+    assert set(opened.values()) == {1}, opened
+
+
 def test_the_table_alone_keeps_no_traces_in_memory(runs: Path, opened: Counter[str]):
     entries = read_entries([runs])
     for _ in range(2):
         assert [len(list(entry.traces())) for entry in entries] == [4, 4, 4]
-    assert set(opened.values()) == {2}
+    # What is needed of the samples stays in memory, and the texts of traces do not.
+    assert {name.split("_")[0]: count for name, count in opened.items()} == {"samples": 1, "aft": 2}
 
 
 def test_frames_read_each_file_of_a_sweep_once(runs: Path, opened: Counter[str]):
