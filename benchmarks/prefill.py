@@ -78,8 +78,8 @@ def generate(engine: HFEngine, prompts: list[Prompt]) -> int:
     return sum(generate_batch(engine, order[start : start + GENERATE_PROMPTS]) for start in starts)
 
 
-def generate_batch(engine: HFEngine, prompts: list[Prompt]) -> int:
-    """Call generate once. Returns the number of generated tokens."""
+def generate_batch(engine: HFEngine, prompts: list[Prompt], k: int = K, new_tokens: int = NEW_TOKENS) -> int:
+    """Call generate once, for k texts a prompt. Returns the number of generated tokens."""
     longest = max(p.prompt_tokens for p in prompts)
     device = engine.model.device
     ids = torch.tensor([[0] * (longest - p.prompt_tokens) + list(p.token_ids or ()) for p in prompts])  # (batch, seq)
@@ -91,9 +91,9 @@ def generate_batch(engine: HFEngine, prompts: list[Prompt]) -> int:
         temperature=SAMPLING.temperature,
         top_p=SAMPLING.top_p,
         top_k=0,
-        num_return_sequences=K,
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
+        num_return_sequences=k,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
         pad_token_id=0,
     )
     return int(output.shape[0] * (output.shape[1] - longest))

@@ -148,11 +148,13 @@ def processor_s() -> float:
     return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[Seconds]]:
-    """Measure every side ``turns`` times; each turn begins with another side. A full turn before them warms up."""
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], turns: int, *, warm_up: bool = True
+) -> dict[str, list[Seconds]]:
+    """Measure every side ``turns`` times; each turn begins with another side. A full turn may warm up before them."""
     names = list(sides)
     taken: dict[str, list[Seconds]] = {name: [] for name in names}
-    for turn in range(turns + 1):
+    for turn in range(0 if warm_up else 1, turns + 1):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             wall, processor = time.perf_counter(), processor_s()

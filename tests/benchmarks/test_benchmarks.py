@@ -35,6 +35,7 @@ NAMES += (
     "confidence",
     "decode",
     "opponents",
+    "peers",
     "prefill",
     "roofline",
     "strategies",
@@ -381,6 +382,41 @@ def test_trl_gets_the_examples_in_our_order(script, tiny):
         frozenset({5, 4}),
         frozenset({2, 1}),
     }
+
+
+class TestPeers:
+    """Ours beside what a user would run instead."""
+
+    def test_all_sides_of_a_group_write_the_same_tokens(self, run, tiny):
+        words = ("--pretrained", tiny, "--k", "2", "--count", "9", "--max-tokens", "3", "--max-length", "4000")
+        figures = run("peers", *words, "--turns", "1", "--no-warm-up")
+        groups = figures["groups"]
+        assert list(groups) == ["generate", "lm-eval", "schedules"]
+        # Nine questions of two drafts, and in a schedule one answer more; three tokens in each.
+        tokens = {name: {row["generated_tokens"] for row in sides.values()} for name, sides in groups.items()}
+        assert tokens == {"generate": {54}, "lm-eval": {54}, "schedules": {81}}
+        assert all(next(iter(sides.values()))["processor_ratio"] == 1 for sides in groups.values())
+
+    def test_other_work_is_refused(self, script):
+        sides = {"ours": lambda: 5, "other": lambda: 6}
+        args = SimpleNamespace(turns=1, warm_up=False)
+        with pytest.raises(SystemExit, match="not do the same work"):
+            script("peers").measure(sides, args)
+        assert script("peers").measure(sides, args, equal=False)["other"]["generated_tokens"] == 6
+
+    def test_optillm_answers_each_question_by_each_method(self, run, server):
+        address = server.url
+        words = ("--groups", "optillm", "--server", address, "--optillm", address, "--model", "m", "--count", "2")
+        figures = run("peers", *words, "--max-tokens", "8", "--turns", "1", "--no-warm-up")
+        assert list(figures["groups"]) == ["optillm moa", "optillm bon", "optillm self_consistency"]
+        named = [call["model"] for call in server.calls]
+        assert [named.count(f"{name}-m") for name in ("moa", "bon", "self_consistency")] == [2, 2, 2]
+
+    def test_a_group_without_what_it_needs_is_refused(self, run):
+        with pytest.raises(SystemExit, match="needs --pretrained"):
+            run("peers", "--groups", "lm-eval")
+        with pytest.raises(SystemExit, match="needs --server, --optillm and --model"):
+            run("peers", "--groups", "optillm", "--server", "http://127.0.0.1:1/v1")
 
 
 class TestGpu:
