@@ -483,7 +483,7 @@ class AFTLM(LM):
 
     def _show_prompts(self, requests: Sequence[Instance]) -> None:
         """Let lm-eval's sample logs show the prompts of drafts, or those of answers if there are no layers."""
-        first, final = self.models.writer(0, 0, self.config.k)[0], not self.config.layers
+        first, final = self.models.writer(0, 0, self.config.k), not self.config.layers
         renderer = first.engine.renderer
         show_prompts(requests, lambda chat: renderer.render(chat_of_draft(first.template, chat, final=final)))
 

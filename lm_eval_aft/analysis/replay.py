@@ -6,7 +6,7 @@ where the rule stops. The vote over the drafts that are kept is that of ``strate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -66,11 +66,6 @@ class ReplayedRule:
     stopped: float
     difference: Interval | None = None
     p_value: float | None = None
-
-
-def of_one_model(questions: Iterable[Sequence[VotedDraft]]) -> bool:
-    """Whether one model wrote all drafts. Those of several proposers repeat seeds, and no rule stops them."""
-    return all(len({draft.seed for draft in drafts}) == len(drafts) for drafts in questions)
 
 
 def voted(drafts: Sequence[VotedDraft]) -> VotedDraft:

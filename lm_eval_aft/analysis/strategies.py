@@ -23,7 +23,7 @@ from lm_eval_aft.analysis.conditions import conditions_of, group_differences
 from lm_eval_aft.analysis.equal_cost import DraftPool, draft_pool
 from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.pairing import SHOWN_IDS, Document, PairedScores, UnusableScores, samples_by_document
-from lm_eval_aft.analysis.replay import VotedDraft, of_one_model
+from lm_eval_aft.analysis.replay import VotedDraft
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval, holm
@@ -142,7 +142,11 @@ def compare_strategies(
     others = [each for entry in (pool, *runs) if (each := _run(entry, pool, score))]
     drafts = whole.restricted(_shared_documents(whole, others, score, common))
     shape = shapes_of((pool, *runs)).get(drafts.model)
-    measured = [*_from_pool(drafts, rules, shape), *_best_of_n(drafts, (pool, *runs), score, regex), *others]
+    # Rules follow the order of one model's drafts, and rewards are found by the seeds of one model's drafts.
+    of_one_model = not (pool.run.settings or {}).get("proposers")
+    computed = [*_from_pool(drafts, rules if of_one_model else (), shape)]
+    computed += _best_of_n(drafts, (pool, *runs), score, regex) if of_one_model else ()
+    measured = [*computed, *others]
     rows = [_row(each, drafts, level) for each in (*measured, _subset(drafts, drafts.size, "oracle", shape))]
     return Strategies(score, pool.label, drafts.size, len(drafts.values), drafts.extraction, _corrected(rows, score))
 
@@ -218,7 +222,7 @@ def _from_pool(pool: DraftPool, rules: Sequence[StopRule], shape: ModelShape | N
     if all(each.confidence for drafts in pool.drafts.values() for each in drafts):
         chosen = {document: _weighted(drafts) for document, drafts in pool.drafts.items()}
         yield _taken(f"weighted vote of {pool.size}", pool.drafts, chosen, pool, shape)
-    for rule in rules if of_one_model(pool.drafts.values()) else ():
+    for rule in rules:
         answers = {key: [draft.answer for draft in each] for key, each in pool.drafts.items()}
         kept = {key: each[: rule.kept(answers[key])] for key, each in pool.drafts.items()}
         taken = _taken(f"vote, stop_when={rule}", kept, {key: _vote(each) for key, each in kept.items()}, pool, shape)
@@ -287,8 +291,7 @@ def _best_of_n(pool: DraftPool, entries: Sequence[RunEntry], score: Score, regex
     scored = [entry for entry in entries if (entry.run.settings or {}).get("strategy") == "best_of_n"]
     rewards = _rewards(pool, scored, score, regex)
     count = min(map(len, rewards.values()))
-    # A reward is found by the seed of its text.
-    if not of_one_model(pool.drafts.values()) or count < 2 or any(entry.run.k == count for entry in scored):
+    if count < 2 or any(entry.run.k == count for entry in scored):
         return
     drafts = {document: each[:count] for document, each in pool.drafts.items()}
     scores = {key: each[best(rewards[key][:count], each)].value for key, each in drafts.items()}

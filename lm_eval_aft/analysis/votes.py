@@ -20,7 +20,7 @@ from typing import Any
 from lm_eval_aft.analysis.cost import QuestionKey
 from lm_eval_aft.analysis.gap import Gap, gap_closed
 from lm_eval_aft.analysis.marking import UNGRADED, Marking, choose_marking, extraction_of, gold_answers
-from lm_eval_aft.analysis.replay import ReplayedRule, VotedDraft, of_one_model, replay
+from lm_eval_aft.analysis.replay import ReplayedRule, VotedDraft, replay
 from lm_eval_aft.analysis.runs import RunEntry, RunKey, by_run
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval
@@ -304,7 +304,11 @@ def _count(
         marked = [each for ballot in ballots if (each := _mark(ballot, marking, gold))]
         if marked:
             votes = _votes(settings, marked, len(ballots) - len(marked), marking, shapes, level)
-            counted.append(replace(votes, replays=_replays(marked, rules, level)) if rules else votes)
+            if rules and json.loads(settings).get("proposers"):
+                warn_once(f"--stop-when is left out for drafts of several models of {task}.")
+            elif rules:
+                votes = replace(votes, replays=_replays(marked, rules, level))
+            counted.append(votes)
         elif strict:
             _refuse(task, marking, bool(graded))
     return tuple(counted)
@@ -456,9 +460,6 @@ def _replays(marked: Sequence[_Marked], rules: Sequence[StopRule], level: float)
             )
         columns = zip(each.answers, each.values, each.ballot.tokens, each.ballot.seeds, strict=True)
         questions.append([VotedDraft(*column) for column in columns])
-    if not of_one_model(questions):
-        warn_once(f"--stop-when is left out for drafts of several models of {marked[0].ballot.task}.")
-        return ()
     return replay([each.ballot.doc_id for each in marked], questions, rules, level)
 
 

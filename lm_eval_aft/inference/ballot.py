@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Protocol
 
 
@@ -20,14 +19,9 @@ def best(scores: Sequence[float], drafts: Sequence[Seeded]) -> int:
     """The index of the highest score. Of equal scores the text with the lowest seed wins.
 
     Seeds are hashes, so that is a draw by lot which depends on no text's position. A run that is repeated draws the
-    same. Drafts of several models may share a seed: a hash of seed and position draws among these.
+    same.
     """
-
-    def rank(index: int) -> tuple[float, int, bytes]:
-        seed = drafts[index].seed
-        return scores[index], -seed, sha256(f"{seed}/{index}".encode()).digest()
-
-    return max(range(len(scores)), key=rank)
+    return max(range(len(scores)), key=lambda index: (scores[index], -drafts[index].seed))
 
 
 def votes_for(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> tuple[float, ...]:

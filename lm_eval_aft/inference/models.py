@@ -149,11 +149,11 @@ class Models:
             with naming(place):
                 check_templates(model.template, of_tokenizer, drafts=reads and model is self.reader)
 
-    def writer(self, layer: int, index: int, drafts: int) -> tuple[Model, int]:
-        """The model that writes a text, and the index of the text among those that this model writes in the layer.
+    def writer(self, layer: int, index: int, drafts: int) -> Model:
+        """The model that writes a text.
 
-        Proposer p of P writes the drafts p * (k / P) to (p + 1) * (k / P) - 1. The seed of a draft follows from its
-        index among them, so they equal the drafts of a run of that model alone.
+        Proposer p of P writes the drafts p * (k / P) to (p + 1) * (k / P) - 1. Draft i has the seed of draft i of any
+        other run, whoever writes it. So it equals draft i of a run of that model alone with k drafts.
 
         Args:
             layer: The layer of the text.
@@ -161,11 +161,8 @@ class Models:
             drafts: Number of drafts of the question.
         """
         if layer:
-            return self.reader, index
-        if not self.proposers:
-            return self.main, index
-        number, own = divmod(index, drafts // len(self.proposers))
-        return self.proposers[number], own
+            return self.reader
+        return self.proposers[index * len(self.proposers) // drafts] if self.proposers else self.main
 
     @property
     def settings(self) -> dict[str, Any]:

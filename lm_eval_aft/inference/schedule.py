@@ -78,7 +78,7 @@ class _InFlight:
         """
         by_engine: dict[int, list[Draft]] = {}
         for draft in self.drafts():
-            by_engine.setdefault(id(setup.writer(draft.layer, draft.index)[0].engine), []).append(draft)
+            by_engine.setdefault(id(setup.writer(draft.layer, draft.index).engine), []).append(draft)
         for written in by_engine.values():
             opened = unopened_thought(draft.completion.text for draft in written)
             for draft in written if opened else ():
@@ -103,7 +103,7 @@ class _Setup:
     recorder: RunRecorder
     quiet: bool
 
-    def writer(self, layer: int, index: int) -> tuple[Model, int]:
+    def writer(self, layer: int, index: int) -> Model:
         """See ``Models.writer``."""
         return self.models.writer(layer, index, self.config.k)
 
@@ -190,7 +190,7 @@ def _warn_of_equal_drafts(runs: Sequence[_InFlight], engine: Engine, setup: _Set
     """Warn of an engine that writes equal drafts although their seeds differ."""
     if not engine.seed_advice:
         return
-    own = ([draft for draft in run.newest() if setup.writer(0, draft.index)[0].engine is engine] for run in runs)
+    own = ([draft for draft in run.newest() if setup.writer(0, draft.index).engine is engine] for run in runs)
     equal = equal_drafts(zip((run.question for run in runs), own, strict=True)).sentence()
     if equal:
         warn_once(f"With k={setup.config.shown_k} {equal}. {engine.seed_advice}")
@@ -258,7 +258,7 @@ def _write(places: Sequence[tuple[_InFlight, range]], layer: int, setup: _Setup)
     if not places:
         return
     requests = [request for run, indices in places for request in _requests(run, layer, indices, setup)]
-    owners = [(run, index, setup.writer(layer, index)[0]) for run, indices in places for index in indices]
+    owners = [(run, index, setup.writer(layer, index)) for run, indices in places for index in indices]
     for run, _ in places:
         if len(run.layers) == layer:
             run.layers.append({})
@@ -302,9 +302,8 @@ def _requests(run: _InFlight, layer: int, indices: range, setup: _Setup) -> list
     """The requests for the texts of a question with these indices in a layer."""
     config, question = setup.config, run.question
     sampling = _sampling(question, config, layer == run.last_layer)
-    writers = [setup.writer(layer, index) for index in indices]
     subsets = [_subset(run, layer, index, config) for index in indices]
-    readings = [(model, subset) for (model, _), subset in zip(writers, subsets, strict=True)]
+    readings = [(setup.writer(layer, index), subset) for index, subset in zip(indices, subsets, strict=True)]
     texts = apply_probe(_carried(run, setup), config, question, layer) if layer else []
     prompts = {
         (model, subset): _prompt(run, layer, [texts[i] for i in subset], setup, model, sampling.max_tokens)
@@ -318,9 +317,9 @@ def _requests(run: _InFlight, layer: int, indices: range, setup: _Setup) -> list
         run.subsets.append(tuple(subsets))
     return [
         Request(
-            prompts[reading].prompt, sampling, generation_seed(config, question, layer, own), config.keeps_confidence
+            prompts[reading].prompt, sampling, generation_seed(config, question, layer, index), config.keeps_confidence
         )
-        for (_, own), reading in zip(writers, readings, strict=True)
+        for index, reading in zip(indices, readings, strict=True)
     ]
 
 
@@ -416,7 +415,7 @@ def _trace(run: _InFlight, setup: _Setup) -> Trace:
     computed = [_computed_usage(draft, setup) for draft in written if not draft.reused]
     by_model: dict[str, Usage] = {}
     for draft, usage in zip(written, logical, strict=True) if setup.models.further else ():
-        name = setup.writer(draft.layer, draft.index)[0].name
+        name = setup.writer(draft.layer, draft.index).name
         by_model[name] = by_model.get(name, Usage()) + usage
     return Trace(
         question=run.question,
@@ -441,7 +440,7 @@ def _sum(usages: Sequence[Usage], models: Models) -> Usage:
 
 def _logical_usage(draft: Draft, run: _InFlight, setup: _Setup) -> Usage:
     """The cost of a text, with the cost of a shared prompt counted for one of its texts only."""
-    engine = setup.writer(draft.layer, draft.index)[0].engine
+    engine = setup.writer(draft.layer, draft.index).engine
     if not engine.counts_shared_prefill:
         return _computed_usage(draft, setup)
     computes = (draft.layer, draft.index) in run.computing
@@ -451,7 +450,7 @@ def _logical_usage(draft: Draft, run: _InFlight, setup: _Setup) -> Usage:
 
 def _computed_usage(draft: Draft, setup: _Setup) -> Usage:
     """The cost of a text as the engine counted it."""
-    engine = setup.writer(draft.layer, draft.index)[0].engine
+    engine = setup.writer(draft.layer, draft.index).engine
     return _usage(draft.completion, engine.shape, setup.config.beams)
 
 

@@ -122,16 +122,14 @@ def test_savings_and_differences_follow_from_the_drafts_kept(rows: list[list[tup
 
 
 def test_drafts_of_several_models_have_no_rule(pool: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Each proposer has the seeds of its own run, so they repeat."""
+    """A rule follows the order of one model's drafts."""
 
-    def halved(trace: Trace) -> Trace:
-        drafts = trace.layer(0)
-        shared = [replace(draft, seed=drafts[draft.index % 5].seed) for draft in drafts]
-        return replace(trace, drafts=(*shared, *trace.drafts[len(drafts) :]))
+    def of_several(trace: Trace) -> Trace:
+        return replace(trace, settings={**trace.settings, "proposers": [{"model": name, "fingerprint": name} for name in "ab"]})
 
     out = Path(copytree(pool, tmp_path / "pool"))
     (file,) = trace_files(out)
-    rewrite_traces(file, halved)
+    rewrite_traces(file, of_several)
     assert votes(out, stop_when="window:4")[0].replays == ()
     assert "--stop-when is left out for drafts of several models of numbers." in caplog.text
     result = CliRunner().invoke(aft, ["votes", str(out), "--stop-when", "window:4"])
