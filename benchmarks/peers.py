@@ -228,12 +228,13 @@ def main() -> None:
     options.add_argument("--model", help="Name of the model at the server.")
     options.add_argument("--name", default="peers", help="Name of the JSON file (default peers).")
     args = options.parse_args()
+    groups = groups_of(args)
     settings = {
         name: getattr(args, name) for name in ("dtype", "device", "k", "layers", "count", "max_tokens", "turns")
     }
     figures: dict[str, Any] = {**settings, "warm_up": args.warm_up, "model": Path(args.pretrained or args.model).name}
     figures["groups"] = {}
-    for name, sides in groups_of(args).items():
+    for name, sides in groups.items():
         figures["groups"][name] = measure(sides, args, equal=not name.startswith("optillm"))
         write(args.name, figures, args.out)
 
