@@ -125,7 +125,8 @@ def test_drafts_of_several_models_have_no_rule(pool: Path, tmp_path: Path, caplo
     """A rule follows the order of one model's drafts."""
 
     def of_several(trace: Trace) -> Trace:
-        return replace(trace, settings={**trace.settings, "proposers": [{"model": name, "fingerprint": name} for name in "ab"]})
+        proposers = [{"model": name, "fingerprint": name} for name in "ab"]
+        return replace(trace, settings={**trace.settings, "proposers": proposers})
 
     out = Path(copytree(pool, tmp_path / "pool"))
     (file,) = trace_files(out)
