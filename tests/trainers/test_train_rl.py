@@ -127,6 +127,18 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(config, tmp_path, m
 
 
 @needs_trl
+def test_a_finished_run_is_merged_and_not_trained_again(config, capsys):
+    run_training("rl", replace(config, max_steps=1))
+    capsys.readouterr()
+    run_training("rl", replace(config, max_steps=1), merge=True)
+    output = capsys.readouterr().out
+    assert "is finished: nothing is left to train" in output
+    merged = Path(config.output, "merged")
+    assert CheckpointConfig.load(merged / FILE).k == 3
+    assert "pretrained=HERE,k=3,layers=1" in (merged / "README.md").read_text()
+
+
+@needs_trl
 def test_equal_rewards_are_said(config, capsys):
     run_training("rl", replace(config, reward="aft_test_rewards:always", max_steps=6))
     output = capsys.readouterr().out

@@ -145,7 +145,7 @@ def _check_batches(config: RLConfig, prompts: int, processes: int) -> None:
 
 
 def _arguments(config: RLConfig, settings_class: Any) -> Any:
-    return arguments(
+    args = arguments(
         config,
         False,
         settings_class,
@@ -158,3 +158,7 @@ def _arguments(config: RLConfig, settings_class: Any) -> Any:
         use_vllm=config.vllm is not None,
         **{f"vllm_{name}": value for name, value in (config.vllm or {}).items()},
     )
+    # TRL would refuse several visible GPUs without a launcher.
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+    return args
