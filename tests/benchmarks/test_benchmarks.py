@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.made_runs import make_run
 from helpers.page_data import small_page
 from helpers.paths import ROOT
 from lm_eval_aft.analysis.report.page.write import write_page
@@ -59,7 +60,11 @@ def run(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     questions.write_text("".join(json.dumps({"question": f"What is {n} + {n}?"}) + "\n" for n in range(12)))
 
     def main(name: str, *words: str, file: str | None = None) -> dict:
-        data = [] if name in ("memory", "family_seeds", "store", "confidence") else ["--questions", str(questions)]
+        data = (
+            []
+            if name in ("memory", "family_seeds", "store", "confidence", "reading")
+            else ["--questions", str(questions)]
+        )
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *data, *words, "--out", str(tmp_path / "out")])
         script(name).main()
         return json.loads((tmp_path / "out" / f"{file or name}.json").read_text())
@@ -606,6 +611,17 @@ def test_the_store_is_smaller_than_version_1(run):
     ratios = {payload: case["times_better"]["file_bytes"] for payload, case in figures["cases"].items()}
     assert ratios["1024 bytes"] > 3
     assert ratios["3072 bytes"] > 1
+
+
+def test_reading_counts_how_often_a_file_is_opened(run, tmp_path):
+    runs = [make_run(tmp_path / "runs" / name, [0, 1, 1, 0], k=k) for name, k in (("run-0", 5), ("run-1", 3))]
+    words = ("--keep", str(tmp_path / "runs"), "--only", "compare", "--turns", "1", "--count", "4")
+    figures = run("reading", *words, "--beside", str(ROOT))
+    compared = figures["commands"]["compare"]
+    assert [compared[side]["opened"] for side in ("here", "beside")] == [1, 1]
+    assert compared["equal_output"] is True
+    assert compared["here"]["peak_mb"] > 20
+    assert figures["runs"] == len(runs)
 
 
 def test_a_decoding_step_is_measured_beside_what_the_machine_allows(run, tiny):
