@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -117,6 +118,20 @@ class TestScoring:
         monkeypatch.setattr(engine.limits, "tokens", 400)
         for position, logprobs in scored(engine, requests, texts).items():
             assert_close(Confidence.of(logprobs), completions[position].confidence)
+
+    def test_a_token_that_the_model_rules_out_changes_no_score_of_others(self, engine: HFEngine, monkeypatch):
+        """Texts shorter than the longest are filled up with token 0."""
+        prompts, texts, forward = [(5, 6)], [[(7,), (8, 9, 10), (11, 0)]], engine.model.forward
+
+        def without_token_0(**inputs):
+            output = forward(**inputs)
+            output.logits[..., 0] = -torch.inf
+            return output
+
+        monkeypatch.setattr(engine.model, "forward", without_token_0)
+        ((_, scores),) = engine.scorer.score_choices(prompts, texts, quiet=True)
+        assert [math.isfinite(score) for score, _ in scores] == [True, True, False]
+        assert scores[2][0] == -math.inf
 
     @pytest.mark.parametrize("kind", ["mamba2", "rwkv"])
     def test_models_that_read_token_by_token_or_whole_texts(self, tmp_path, kind: str):

@@ -326,8 +326,8 @@ def _scored(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], real: torch.Tens
         real: 1 for tokens of the continuation and 0 for others, (rows, width).
     """
     logprobs, likeliest = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))  # (rows, width) each
-    sums = (logprobs * real).sum(-1).tolist()
+    # A token that the model rules out has -inf, and 0 times that is NaN.
+    sums = logprobs.masked_fill(real == 0, 0).sum(-1).tolist()
     greedy = (likeliest | (real == 0)).all(-1).tolist()
-    # A row's own tokens stand on one side of it.
     kept = [row[mask].tolist() for row, mask in zip(logprobs, real.bool(), strict=True)]
     return [ScoredTokens(score, row) for score, row in zip(zip(sums, greedy, strict=True), kept, strict=True)]

@@ -40,7 +40,7 @@ class RowCache:
         """Turn the entries of prompts into those of rows, with room for generated tokens.
 
         Args:
-            owners: The index of each row's prompt, (rows,). Rows of one prompt stand together, in the prompts' order.
+            owners: The index of each row's prompt, (rows,). Rows of one prompt are adjacent, in the prompts' order.
             mask: 1 for tokens and 0 for pads, (prompts, longest prompt).
         """
         give_room(self.content)

@@ -26,7 +26,7 @@ PLAIN_ARGUMENTS = frozenset({"dropout", "is_causal", "position_ids", "use_cache"
 
 
 class SharedPromptLayer(GrowingLayer):
-    """The keys and values of prompts, and apart from them those of each row's generated tokens.
+    """The keys and values of prompts, and separately those of each row's generated tokens.
 
     Attributes:
         prompt_keys: (prompts, key heads, longest prompt, width).
@@ -59,7 +59,7 @@ class SharedPromptLayer(GrowingLayer):
 class SharedPromptCache(RowCache):
     """The cache of a batch whose rows share the entries of their prompts.
 
-    Rows of one prompt stand together, in the order of the prompts.
+    Rows of one prompt are adjacent, in the order of the prompts.
     """
 
     def __init__(self) -> None:
