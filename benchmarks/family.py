@@ -35,15 +35,20 @@ VOTERS = 11
 def evaluate(model: Path, work: Path, args: argparse.Namespace, settings: str) -> Path:
     """Evaluate a model with the given model arguments, unless it was done before. Returns the run's folder."""
     folder = work / f"{model.name}_{re.sub(r'[^A-Za-z0-9.]+', '_', settings)[:80]}"
+    model_args = f"pretrained={model},{settings},cache={work / model.name}.sqlite"
+    run_lm_eval(folder, model_args, args, OMP_NUM_THREADS="1")
+    return folder
+
+
+def run_lm_eval(folder: Path, model_args: str, args: argparse.Namespace, **environment: str) -> None:
+    """Run lm-eval and write its results and traces to a folder, unless it was done before."""
     if not list(folder.rglob("results_*.json")):
-        model_args = f"pretrained={model},{settings},record={folder / 'traces'},cache={work / model.name}.sqlite"
-        model_args += f",{args.more}" * bool(args.more)
+        model_args += f",record={folder / 'traces'}" + f",{args.more}" * bool(args.more)
         command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", model_args, "--tasks", args.task]
         command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto"]
         command += ["--device", args.device, "--output_path", str(folder), "--log_samples"]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return folder
+        variables = {**os.environ, "HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": "ERROR", **environment}
+        subprocess.run(command, check=True, env=variables, stdout=subprocess.DEVNULL)
 
 
 def at(point: tuple[int, int]) -> str:

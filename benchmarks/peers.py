@@ -30,7 +30,7 @@ import requests
 from common import add_point, add_turns, write
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from prefill import apart, generate_batch
+from prefill import apart, generate_batch, written
 from workload import MeasuredEngine, engine_of, never_stop, parser, read_questions, table, take_turns
 
 from lm_eval_aft.core.config import AFTConfig
@@ -73,7 +73,7 @@ class Local:
     def drafts(self) -> int:
         """The drafts by our engine."""
         sampling = self.questions[0].drafts
-        return generated(
+        return written(
             self.engine,
             [Request(p, sampling, 100 * i + j) for i, p in enumerate(self.prompts) for j in range(self.k)],
         )
@@ -135,11 +135,6 @@ class Unshared:
         return self._engine.generate(
             [Request(apart(request.prompt, row), request.sampling, request.seed) for row, request in enumerate(layer)]
         )
-
-
-def generated(engine: Engine, layer: list[Request]) -> int:
-    """Send requests. Returns the number of generated tokens."""
-    return sum(completion.generated_tokens for _, completion in engine.generate(layer))
 
 
 def measure(sides: Sides, args: argparse.Namespace, *, equal: bool = True) -> dict[str, Any]:

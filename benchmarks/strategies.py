@@ -10,14 +10,13 @@ The runs are written to WORK. A script that was stopped resumes there.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common import add_device, parser, write
-from family import BIN
+from family import BIN, run_lm_eval
 from opponents import train_reward
 
 from lm_eval_aft.bundled import arith, locate
@@ -68,14 +67,7 @@ def reward_model(work: Path, queries: int, seed: int) -> Path:
 def evaluate(args: Any, name: str, settings: str) -> Path:
     """Evaluate with the given model arguments, unless it was done before. Returns the run's folder."""
     folder = args.work / "".join(letter if letter.isalnum() else "_" for letter in name)
-    if not list(folder.rglob("results_*.json")):
-        given = f"pretrained={args.model},{settings},record={folder / 'traces'},cache={args.work / 'drafts.sqlite'}"
-        given += f",{args.more}" * bool(args.more)
-        command = [str(BIN / "lm_eval"), "--model", "aft", "--model_args", given, "--tasks", args.task]
-        command += ["--limit", str(args.limit), "--apply_chat_template", "--batch_size", "auto"]
-        command += ["--device", args.device, "--output_path", str(folder), "--log_samples"]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    run_lm_eval(folder, f"pretrained={args.model},{settings},cache={args.work / 'drafts.sqlite'}", args)
     return folder
 
 
