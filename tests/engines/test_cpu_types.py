@@ -46,7 +46,7 @@ def test_an_older_torch_says_nothing(monkeypatch):
     ("dtype", "capabilities", "warned"),
     [("bfloat16", ZEN_3, True), ("float32", ZEN_3, False), ("bfloat16", ZEN_4, False), ("float16", ZEN_4, True)],
 )
-def test_one_warning_names_the_type_and_the_cure(tiny, cpu, caplog, dtype, capabilities, warned):
+def test_one_warning_names_the_type_and_the_faster_one(tiny, cpu, caplog, dtype, capabilities, warned):
     cpu(capabilities)
     engine = HFEngine.load({"pretrained": tiny, "dtype": dtype}, HostArgs("auto", None, "cpu"))
     warnings = [record.message for record in caplog.records if "instructions" in record.message]
