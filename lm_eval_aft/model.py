@@ -190,11 +190,11 @@ class AFTLM(LM):
         # lm-eval repeats requests as padding, so that all processes of a run have equally many.
         distinct = list(dict.fromkeys(dialogues))
         questions = [dialogue.opening for dialogue in distinct]
-        announce(questions, self.config, self.world_size)
+        turns = sum(dialogue.turns for dialogue in distinct)
+        announce(questions, self.config, turns, self.world_size)
         for model in (self.models.main, *self.models.further):
             warn_elsewhere(model.name, {question.task for question in questions})
         grader = RunGrader.of(requests, dialogues)
-        turns = sum(dialogue.turns for dialogue in distinct)
         with stoppable(self._kept), self._recording(questions, turns) as recorder:
             traces = self._answer(distinct, grader, recorder, quiet=disable_tqdm or self.rank != 0)
         self._count(traces)
@@ -360,7 +360,7 @@ class AFTLM(LM):
             return {}, []
         scorer = self._scorer("loglikelihood", 0)
         questions = [choice_question.question for choice_question in choice_questions]
-        announce(questions, self.config, self.world_size)
+        announce(questions, self.config, len(questions), self.world_size)
         with stoppable(self._kept), self._recording(questions, len(questions)) as recorder:
             traces = self._propose(questions, recorder, quiet, answer=False)
             scores, traces = score_questions(

@@ -118,31 +118,34 @@ def later_turns(request: Instance) -> tuple[str, ...] | None:
     return tuple(strings(TURNS, gen_kwargs[TURNS])) if TURNS in gen_kwargs else None
 
 
-def announce(questions: Sequence[Question], config: AFTConfig, processes: int = 1) -> None:
+def announce(questions: Sequence[Question], config: AFTConfig, turns: int, processes: int = 1) -> None:
     """Log the sampling of each task, warn of what changes prompts or is shared, and refuse a run without end.
 
     Args:
         questions: The questions of a run.
         config: ``layers`` is read.
+        turns: Number of the questions with all their later turns. Each is answered.
         processes: Number of processes of the run.
 
     Raises:
         ConfigError: If the questions need more than ``max_generations``, or than ``MAX_RUN_GENERATIONS``.
     """
+    total = turns * config.generations
+    shown = f"{len(questions):,} questions"
+    shown = shown if turns == len(questions) else f"{turns:,} turns of {shown}"
     most = min(config.max_generations or MAX_RUN_GENERATIONS, MAX_RUN_GENERATIONS)
     advice = " or raise max_generations" if most < MAX_RUN_GENERATIONS else ""
     refuse_count(
-        len(questions) * config.generations,
+        total,
         most,
-        f"{len(questions):,} questions would be {{}} generations",
+        f"{shown} would be {{}} generations",
         f"lower k, layers, the task's repeats or --limit{advice}",
     )
     if questions:
-        total = len(questions) * config.generations
         bound = "at most " * (config.stop_when is not None or config.strategy == "rsa")
         log.info(
-            "%s questions, %s%s generations each: %s%s generations.",
-            f"{len(questions):,}",
+            "%s, %s%s generations each: %s%s generations.",
+            shown,
             bound,
             f"{config.generations:,}",
             bound,

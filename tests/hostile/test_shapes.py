@@ -73,6 +73,7 @@ ENDLESS: dict[str, dict[str, Any]] = {
     "beams": {"strategy": "beam", "k": 10**9},
     "votes": {"strategy": "majority", "k": 10**9},
     "refine": {"strategy": "refine", "layers": 10**7},
+    "subset": {"subset": 2, "layers": 10**12},
 }
 
 
@@ -89,7 +90,7 @@ def test_the_largest_settings_are_allowed() -> None:
 def test_many_questions_of_many_generations() -> None:
     questions = [make_question("x")] * 2_000
     with pytest.raises(ConfigError, match="2,000 questions would be 198,002,000 generations, and at most 100,000,000"):
-        announce(questions, AFTConfig(k=1000, layers=99))
+        announce(questions, AFTConfig(k=1000, layers=99), 2_000)
 
 
 def test_repeats_of_a_judge(tmp_path: Path) -> None:

@@ -47,6 +47,20 @@ def ask(lm: AFTLM, *requests) -> list[list[str]]:
     return [json.loads(text)["turns"] for text in lm.generate_until(list(requests), disable_tqdm=True)]
 
 
+def test_max_generations_counts_every_turn():
+    assert len(ask(model(max_generations=9), request(LATER))[0]) == 3
+    with pytest.raises(ConfigError, match="6 turns of 2 questions would be 18 generations, and at most 17 are allowed"):
+        ask(model(max_generations=17), request(LATER), request(LATER, 1))
+
+
+def test_the_drafts_of_each_turn_stop_by_themselves(tmp_path):
+    lm = model(k=6, record=str(tmp_path), stop_when="window:2", stop_layers=0, vote_regex=r"turn (\d)")
+    (answers,) = ask(lm, request(LATER))
+    assert [answer[:20] for answer in answers] == [f"turn {turn} from question" for turn in (1, 2, 3)]
+    assert [len(trace.drafts) for trace in read_traces(tmp_path)] == [3, 3, 3]
+    assert lm.usage.generations == 6
+
+
 def test_every_turn_is_drafted_and_aggregated_after_the_models_own_answers(tmp_path):
     lm = model(record=str(tmp_path))
     (answers,) = ask(lm, request(LATER))
