@@ -40,12 +40,12 @@ def _table(config: AFTConfig, questions: int | None) -> Table:
         Column("reads", "each reads", True, "texts of the layer before that each text reads"),
         Column("how", "how", False, "what the layer does"),
     )
-    rows = [_row(config, layer) for layer in range(config.layers)] if config.layers else []
+    rows = [_row(config, layer) for layer in range(config.layers)]
     last = config.width(config.layers - 1) if config.layers else 0
     reads = min(config.subset or last, last) if not config.kind.selector else last
-    rows.append(
-        Row((Cell("answer"), count_cell(int(not config.selects)), count_cell(reads), Cell(f"It {config.kind.meaning}")))
-    )
+    written = config.generations - sum(map(config.width, range(config.layers)))
+    how = "It scores the choices" if config.mcq == "drafts" else f"It {config.kind.meaning}"
+    rows.append(Row((Cell("answer"), count_cell(written), count_cell(reads), Cell(how))))
     most = "at most " * (config.stop_when is not None or config.strategy == "rsa")
     notes = [f"{most}{config.generations:,} generation{'s' * (config.generations != 1)} a question"]
     if questions:

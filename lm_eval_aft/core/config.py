@@ -248,7 +248,7 @@ class AFTConfig:
             f"{name} needs engine=hf: engine={self.engine} has no beam search here.",
         )
         yield (
-            bool(self.kind.selector) and self.strategy != "rsa" and not self.layers,
+            bool(self.kind.selector) and not self.layers,
             f"{name} selects in its last layer: layers=0 must be 1 or more.",
         )
         yield (
@@ -275,6 +275,10 @@ class AFTConfig:
         yield (
             not self.layers and (self.probe != "none" or self.drafts_from is not None),
             "probe= and drafts_from= change what a layer reads: they need layers=1 or more.",
+        )
+        yield (
+            self.probe != "none" and self.kind.writes_choice,
+            f"probe={self.probe} changes the texts that {name} numbers: leave probe out.",
         )
         yield from self._models_contradictions()
 
@@ -327,7 +331,7 @@ class AFTConfig:
             return
         reading = self.layers - bool(self.selects or self.kind.writes_choice)
         yield reading < 1, f"subset={self.subset} is for layers that write from texts, and {name} has none here."
-        narrowest = min(map(self.width, range(reading)), default=self.k)
+        narrowest = min((self.widths or (self.k,))[: max(1, reading)])
         yield (
             self.subset > narrowest,
             f"subset={self.subset} is more than the {narrowest} texts that a layer reads: lower subset, or raise k.",

@@ -38,7 +38,7 @@ class StopRule:
 
     def __str__(self) -> str:
         """The rule as it is given."""
-        return f"{self.kind}:{self.threshold:g}"
+        return f"{self.kind}:{self.threshold}"
 
     def stops(self, answers: Answers) -> bool:
         """Whether a question with these answers needs no further draft. A draft without an answer (None) has no vote.
@@ -56,7 +56,7 @@ class StopRule:
     def fewest_more(self, answers: Answers, most: int) -> int:
         """The fewest further drafts after which the rule can stop; ``most`` if it takes more.
 
-        A round of that size generates no draft that the rule would not have wanted.
+        So a round of that size generates no draft too many.
         """
         if self.kind == "window":
             return min(most, int(self.threshold) - len(answers) % int(self.threshold))

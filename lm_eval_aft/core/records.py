@@ -375,8 +375,9 @@ class Trace:
 
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` reads it back to an equal trace."""
-        unused = {name for name in ("subsets", "choice", "usage_by_model") if not getattr(self, name)}
-        row = {_JSON_NAMES.get(name, name): value for name, value in asdict(self).items() if name not in unused}
+        values = asdict(self)
+        unused = {name for name in ("subsets", "choice", "usage_by_model") if not values[name]}
+        row = {_JSON_NAMES.get(name, name): value for name, value in values.items() if name not in unused}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod

@@ -57,7 +57,7 @@ class GivenDrafts:
         if len(drafts) < k:
             raise RecordError(
                 f"drafts_from={self.folder} has {len(drafts)} drafts of document {question.doc_id} of "
-                f"{question.task}, and k={k} needs {k}: make its traces with k={k} or more on the same "
-                "prompts and --limit, or lower k."
+                f"{question.task}, and k={k} needs {k}: make its traces with k={k} or more, without stop_when, "
+                "on the same prompts and --limit, or lower k."
             )
         return tuple(replace(draft, reused=True, elapsed_s=0.0) for draft in drafts[:k])

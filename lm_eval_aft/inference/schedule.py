@@ -156,6 +156,7 @@ def propose_and_aggregate(
     recorder = recorder or RunRecorder()
     models = models or Models(Model("", engine, template))
     setup = _Setup(models, config, store, selector, finder, given_drafts, recorder, quiet)
+    _check_answers(questions, setup)
     runs = [_InFlight(question, config.layers) for question in questions]
     _draft(runs, setup)
     for layer in range(1, config.layers + answer):
@@ -169,8 +170,9 @@ def _draft(runs: Sequence[_InFlight], setup: _Setup) -> None:
     for run in runs:
         given = setup.given_drafts.of(run.question, config.k) if setup.given_drafts else ()
         run.layers.append(dict(enumerate(given[: _kept(run.question, given, setup)])))
-        # One draft counts the cost of their prompt, as in the run that wrote them.
-        run.computing |= {(0, index) for index in run.layers[0] if not index}
+        if given:
+            # One draft counts the cost of their prompt, as in the run that wrote them.
+            run.computing.add((0, 0))
         run.find_cut_thoughts(setup)
     most = config.k if config.layers else 1
     waiting = [] if setup.given_drafts else runs
@@ -214,12 +216,21 @@ def _kept(question: Question, drafts: Sequence[Draft], setup: _Setup) -> int:
     return rule.kept(_answers(question, drafts, setup)) if rule and drafts else len(drafts)
 
 
+def _check_answers(questions: Sequence[Question], setup: _Setup) -> None:
+    """Refuse tasks whose answers cannot be found, before a draft is generated.
+
+    Raises:
+        ConfigError: If ``stop_when`` or ``carry=answer`` needs them.
+    """
+    config = setup.config
+    needed = [("stop_when", config.stop_when), ("carry", config.carry if config.carry == "answer" else None)]
+    for name, value in needed:
+        for task in dict.fromkeys(question.task for question in questions) if value else ():
+            setup.finder.check(task, f"{name}={value}", f"leave {name} out")
+
+
 def _answers(question: Question, drafts: Sequence[Draft], setup: _Setup) -> list[str | None]:
-    setting = f"stop_when={setup.config.stop_when}" if setup.config.stop_when else f"carry={setup.config.carry}"
-    if not drafts:
-        return []
-    setup.finder.check(question.task, setting, f"leave {setting.partition('=')[0]} out")
-    return setup.finder.answers(question, drafts)
+    return setup.finder.answers(question, drafts) if drafts else []
 
 
 def _aggregate(runs: Sequence[_InFlight], layer: int, setup: _Setup) -> None:
@@ -373,7 +384,9 @@ def conclusion(text: str, answer: str | None) -> str:
     """
     paragraphs = [part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
     last = paragraphs[-1].strip() if paragraphs else ""
-    return last if answer is None or answer in last else f"{last}\n\nAnswer: {answer}"
+    # The 1 of 12 and the A of Answer are no answers.
+    holds = answer is None or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", last)
+    return last if holds else f"{last}\n\nAnswer: {answer}"
 
 
 def generation_seed(config: AFTConfig, question: Question, layer: int, index: int) -> int:

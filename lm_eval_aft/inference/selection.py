@@ -3,6 +3,7 @@
     strategy=majority     the most frequent answer, found by the task's own filter or by ``vote_regex``
     strategy=weighted     as majority, but the vote of a text counts more if the model was surer of its tokens
     strategy=best_of_n    the best text by ``reward_model``, a sequence-classification checkpoint with one output
+    strategy=mbr          the text that is most similar to the others
     strategy=select       the text whose number the model writes after reading all of them
     strategy=rsa          ends as majority does if the answers of the task can be found
 
@@ -91,7 +92,7 @@ class Majority:
 
     Attributes:
         finder: Finds the answers.
-        setting: What asks for the vote, such as "strategy=majority".
+        setting: The setting that needs the vote, such as "strategy=majority".
         otherwise: What a user can do if answers cannot be found. "" lets the last layer write a text then.
     """
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from lm_eval_aft.cli import aft
+from lm_eval_aft.cli import aft, main
 
 
 def plan(*words: str):
@@ -30,6 +30,7 @@ def plan(*words: str):
             [("drafts", 8, 0), ("layer 1", 8, 8), ("answer", 1, 8)],
             "At most 17 generations a question.",
         ),
+        ("mcq=drafts,k=3", [("drafts", 3, 0), ("layer 1", 3, 3), ("answer", 0, 3)], "6 generations a question."),
     ],
 )
 def test_each_layer_has_a_row(model_args, layers, sentence):
@@ -47,6 +48,8 @@ def test_what_rsa_costs_is_said_before_it_starts():
     assert "At most 212,359 generations of 1,319 questions." in output
 
 
-def test_bad_arguments_are_one_sentence():
-    result = plan("k=3,subset=4")
-    assert result.exit_code == 2 or "subset=4 is more than the 3 texts" in str(result.exception)
+def test_bad_arguments_are_one_sentence(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "k=3,subset=4"])
+    assert stopped.value.code == 2
+    assert "subset=4 is more than the 3 texts that a layer reads" in capfd.readouterr().err

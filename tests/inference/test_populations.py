@@ -154,6 +154,9 @@ class TestConclusions:
             ("It is 7.\n\nI checked that.", "7", "I checked that.\n\nAnswer: 7"),
             ("First.\n \nLast one.\n\n", None, "Last one."),
             ("7", "7", "7"),
+            ("It is 7.\n\nI checked all 17.", "7", "I checked all 17.\n\nAnswer: 7"),
+            ("It is (A).\n\nAll agree.", "A", "All agree.\n\nAnswer: A"),
+            ("So $5", "$5", "So $5"),
             ("", None, ""),
         ],
     )
@@ -167,8 +170,10 @@ class TestConclusions:
         assert all("The end: y" in prompt and "A long way" not in prompt for prompt in prompts)
 
     def test_a_task_without_answers_is_refused(self):
+        engine = Recorder()
         with pytest.raises(ConfigError, match=r"carry=answer cannot find the answers of t: .*or leave carry out"):
-            run([make_question("q")], k=2, layers=2, carry="answer")
+            run([make_question("q")], engine, k=2, layers=2, carry="answer")
+        assert engine.layers == []
 
 
 def test_the_posterior_is_the_upper_half_of_a_beta_distribution():
@@ -218,7 +223,7 @@ class TestStopping:
         assert len(engine.layers) == stop_rule("stop_when", rule).rounds(letters)
         assert len(trace.layer(0)) == stop_rule("stop_when", rule).kept(letters)
 
-    @pytest.mark.parametrize("text", ["agree:0.95", "window:4", "agree:0.501"])
+    @pytest.mark.parametrize("text", ["agree:0.95", "window:4", "agree:0.501", "agree:0.9999999", "window:10000000"])
     def test_a_rule_is_written_as_it_is_given(self, text):
         assert str(stop_rule("stop_when", text)) == text
 
@@ -289,6 +294,7 @@ class TestStopping:
         engine = Recorder()
         with pytest.raises(ConfigError, match=r"stop_when=window:2 cannot find the answers of t: .*stop_when out"):
             run([make_question("q")], engine, k=4, stop_when="window:2")
+        assert engine.layers == []
 
 
 class TestSelect:

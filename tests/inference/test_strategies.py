@@ -117,6 +117,8 @@ class TestSettings:
                 "vote_regex finds answers for votes, stop_when and carry=answer: leave it out for strategy=aggregate",
             ),
             ({"layers": 0, "probe": "shuffle"}, "need layers=1 or more"),
+            ({"strategy": "select", "probe": "shuffle"}, "probe=shuffle changes the texts that strategy=sel"),
+            ({"strategy": "rsa", "layers": 0}, "strategy=rsa selects in its last layer"),
             ({"probe": "poison"}, "probe must be one of none, shuffle, wrong, empty, instruction, repeat"),
         ],
     )
