@@ -81,8 +81,13 @@ def own_handlers():
 
 @pytest.fixture(autouse=True)
 def logs_reach_the_root() -> None:
-    """Let caplog see our log. lm-eval's command line keeps its loggers, ours among them, from the root logger."""
-    logging.getLogger("lm_eval").propagate = True
+    """Let caplog see our log. lm-eval's command line keeps its loggers, ours among them, from the root logger.
+
+    It also sets their level, which the demonstration raises to errors.
+    """
+    log = logging.getLogger("lm_eval")
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
