@@ -1,8 +1,8 @@
 """``aft data``: the commands that turn queries into rows for ``aft train``, and describe them.
 
-The usual order is import, drafts, select, aggregate; stats and ppl describe any file of rows, and export writes it for
-other programs. Each command reads its
-options, calls one function and prints the result. A heavy package is imported when a command needs it.
+The usual order is import, drafts, select, aggregate. stats and ppl describe any file of rows, and export writes it for
+other programs. Each command reads its options, calls one function and prints the result. A heavy package is imported
+when a command needs it.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def train(kind: Kind, path: str, overrides: tuple[str, ...], merge: bool) -> Non
     """Train a checkpoint: sft, aft, aft-no-drafts or aft-pseudo, or rl.
 
     One data file serves all kinds. Its rows hold query, drafts, target and sft_target. rl learns from rewards instead
-    of targets, and needs TRL. If a run was interrupted,
-    give the same command again to resume it. For many GPUs, run accelerate launch -m trainers.train KIND --config FILE.
+    of targets, and needs TRL. If a run was interrupted, give the same command again to resume it. For many GPUs, run
+    accelerate launch -m trainers.train KIND --config FILE.
     """
     run_training(kind, load_config(path, overrides, kind), merge=merge)
 
@@ -192,7 +192,7 @@ def _fit(
             )
         if validation_rows and config.diagnose:
             verify = load_verifier(config.verifier, config.gold, "verifier=") if config.verifier else None
-            diagnosis = Diagnosis(validation_samples, encoder, config.diagnose, verify, config.seed)
+            diagnosis = Diagnosis(validation_samples, encoder, config.diagnose, verify, config.seed, say)
         loop.fit(run, encoder, encoded.examples, validation.examples, aft, facts, say, diagnosis)
     return run, aft, facts
 

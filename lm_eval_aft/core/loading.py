@@ -46,6 +46,12 @@ def reason_of(error: BaseException) -> str:
     return reason[:MAX_REASON]
 
 
+def named_reason_of(error: BaseException) -> str:
+    """What an error says, after its type."""
+    name, reason = type(error).__name__, reason_of(error)
+    return reason if reason.startswith(name) else f"{name}: {reason}"
+
+
 def refuse_no_checkpoint(argument: str, name: str) -> None:
     """Refuse a name that neither a folder nor a model of the hub can have, before a loader asks the hub.
 

@@ -50,7 +50,7 @@ def draft_sets() -> list[Sample]:
 
 def test_copies_and_right_answers_are_counted():
     encoder = Encoder(tiny_tokenizer(), Template.load(None), 2000)
-    checks = Diagnosis(draft_sets(), encoder, 100, lambda text, row: text.strip().endswith("4"), 0)
+    checks = Diagnosis(draft_sets(), encoder, 100, lambda text, row: text.strip().endswith("4"), 0, print)
     model = Repeater(encoder, "4")
     assert checks.figures(model) == {
         "diagnosed": 12,
@@ -69,9 +69,22 @@ def test_copies_and_right_answers_are_counted():
 def test_a_diagnosis_ends_in_time_and_without_a_verifier_nothing_is_right(monkeypatch):
     encoder = Encoder(tiny_tokenizer(), Template.load(None), 2000)
     monkeypatch.setattr(diagnosis, "MAX_SECONDS", 0.0)
-    found = Diagnosis(draft_sets(), encoder, 100, None, 0).figures(Repeater(encoder, "5"))
+    found = Diagnosis(draft_sets(), encoder, 100, None, 0, print).figures(Repeater(encoder, "5"))
     assert found == {"diagnosed": 8, "copy_rate": found["copy_rate"], "copies_by_position": found["copies_by_position"]}
-    assert len(Diagnosis(draft_sets(), encoder, 3, None, 0).sets) == 3
+    assert len(Diagnosis(draft_sets(), encoder, 3, None, 0, print).sets) == 3
+
+
+def test_a_verifier_that_fails_is_said_once_and_its_texts_are_wrong():
+    def verify(text, row):
+        raise KeyError("answer")
+
+    said = []
+    encoder = Encoder(tiny_tokenizer(), Template.load(None), 2000)
+    checks = Diagnosis(draft_sets(), encoder, 100, verify, 0, said.append)
+    assert checks.figures(Repeater(encoder, "4"))["disputed"] == 0
+    (line,) = said
+    assert "the verifier failed at row " in line
+    assert "(KeyError: 'answer'): such texts count as wrong" in line
 
 
 def test_each_validation_writes_a_line_beside_the_loss(config, capsys):

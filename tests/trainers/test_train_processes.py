@@ -90,7 +90,7 @@ def test_two_processes_resume_in_the_second_epoch_as_if_they_had_not_stopped(war
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
 
-def test_of_several_gpus_without_a_launcher_one_is_used(config, monkeypatch, capsys):
+def test_one_of_several_gpus_is_used_without_a_launcher(config, monkeypatch, capsys):
     arguments = loop.arguments
 
     def with_two_gpus(*settings):

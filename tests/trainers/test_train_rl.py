@@ -97,10 +97,10 @@ def test_prompts_are_those_of_inference(config, monkeypatch):
 
     seen = {}
 
-    def stop(model, settings, highest):
+    def stop(*given):
         raise Killed
 
-    monkeypatch.setattr(loop, "refuse_foreign_tokens", stop)
+    monkeypatch.setattr(loop, "model_to_train", stop)
     monkeypatch.setattr(loop, "_check_batches", lambda *given: None)
     encode = loop._encode
     monkeypatch.setattr(loop, "_encode", lambda *given: seen.setdefault("prompts", encode(*given)))

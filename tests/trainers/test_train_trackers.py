@@ -58,7 +58,22 @@ def test_wandb_gets_the_losses_of_the_log(config, tmp_path, monkeypatch):
     assert b"train/loss" in history.read_bytes()
 
 
-def test_a_tracker_that_is_missing_or_fails_is_one_sentence(config, monkeypatch):
+class Refused(Exception):
+    """An error of a tracker."""
+
+
+@needs("tensorboard")
+def test_a_tracker_that_fails_is_one_sentence(config, monkeypatch):
+    def fail(self, *given, **named):
+        raise Refused("no key")
+
+    monkeypatch.setattr(Refused, "__module__", "tensorboard.errors")
+    monkeypatch.setattr("transformers.integrations.TensorBoardCallback.on_train_begin", fail)
+    with pytest.raises(ConfigError, match=r"report_to=tensorboard failed \(Refused: no key\): configure it"):
+        run_training("sft", replace(config, report_to="tensorboard"))
+
+
+def test_a_tracker_that_is_missing_is_one_sentence(config, monkeypatch):
     monkeypatch.setattr(train, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="report_to=wandb needs wandb, which is not installed: pip install wandb"):
         run_training("sft", replace(config, report_to="wandb"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,11 +14,10 @@ from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.diagnosis import Diagnosis, figures_or_reason
-from trainers.fitting.run import TrainingRun, disk_guard
+from trainers.fitting.run import Say, TrainingRun, disk_guard
 
 # Figures of reinforcement learning that the terminal shows, and their formats.
 SHOWN = {"reward": ".3f", "grade": ".3f", "copy_rate": ".1%", "length": ".1f", "equal_groups": ".1%"}
-Say = Callable[[str], None]
 
 
 class RunLog(TrainerCallback):

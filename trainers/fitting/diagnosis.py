@@ -6,7 +6,7 @@ A validation loss falls while a model learns to copy a draft at random. Only tex
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import fmean
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from lm_eval_aft.core.errors import ConfigError, PromptTooLong
-from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.errors import PromptTooLong
+from lm_eval_aft.core.loading import named_reason_of
 from trainers.fitting.examples import Encoder
-from trainers.rows.row import DataRow, shown_text
+from trainers.fitting.run import Say
+from trainers.rows.grades import Verifier, grade_of
+from trainers.rows.row import shown_text
 from trainers.rows.samples import Sample, copied_drafts
 
 # One diagnosis writes no further batch after this time.
@@ -26,8 +28,6 @@ MAX_SECONDS = 60.0
 BATCH = 8
 # More tokens than the longest target of the validation rows has.
 SPARE_TOKENS = 8
-
-Verify = Callable[[str, DataRow], bool | float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Diagnosis:
     """A few draft sets of the validation rows, and what a model makes of them."""
 
     def __init__(
-        self, samples: Sequence[Sample], encoder: Encoder, count: int, verify: Verify | None, seed: int
+        self, samples: Sequence[Sample], encoder: Encoder, count: int, verify: Verifier | None, seed: int, say: Say
     ) -> None:
         """Draw the draft sets.
 
@@ -53,13 +53,14 @@ class Diagnosis:
             count: Maximum number of draft sets.
             verify: Says whether a text is right; None if that is not known.
             seed: Seed of the draw.
+            say: Prints a warning if the verifier fails.
 
         Raises:
             ConfigError: If a row has no right answer to compare with.
         """
         with_drafts = [sample for sample in samples if sample.drafts]
         drawn = Random(f"{seed}/diagnosis").sample(with_drafts, min(count, len(with_drafts)))
-        self.encoder, self.verify = encoder, verify
+        self.encoder, self.verify, self.say, self.failed = encoder, verify, say, 0
         self.max_tokens = max((len(encoder.target_ids(sample)) for sample in drawn), default=0) + SPARE_TOKENS
         self.sets = [made for sample in drawn if (made := self._draft_set(sample))]
 
@@ -74,13 +75,11 @@ class Diagnosis:
     def _is_right(self, text: str, sample: Sample) -> bool:
         """Whether a text is right. One at which the verifier fails is wrong."""
         assert self.verify is not None
-        try:
-            return bool(self.verify(shown_text(text), sample.data))
-        except ConfigError:
-            raise
-        # The user's function may raise anything.
-        except Exception:
-            return False
+        grade, reason = grade_of(self.verify, shown_text(text), sample.data)
+        if reason and not self.failed:
+            self.say(f"warning: the verifier failed at {sample.where} ({reason}): such texts count as wrong.")
+        self.failed += bool(reason)
+        return grade > 0
 
     def figures(self, model: Any) -> dict[str, Any]:
         """Let a model answer the draft sets, greedily, and count copies and right answers."""
@@ -136,4 +135,4 @@ def figures_or_reason(diagnosis: Diagnosis, model: Any) -> tuple[dict[str, Any],
         return diagnosis.figures(model), ""
     # A model may be unable to generate, or too large to do so beside its training.
     except Exception as error:
-        return {}, f"{type(error).__name__}: {reason_of(error)}"
+        return {}, named_reason_of(error)

@@ -23,16 +23,16 @@ from transformers import (
 from transformers.integrations import unset_hf_deepspeed_config
 
 from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
-from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.loading import named_reason_of, reason_of
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nats, trims_logits
-from trainers.fitting.callbacks import Patience, RunLog, Say, locate_best
+from trainers.fitting.callbacks import Patience, RunLog, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.diagnosis import Diagnosis
 from trainers.fitting.examples import MASK, Encoder, Example
-from trainers.fitting.model import beyond_positions, load_model, refuse_foreign_tokens, set_end_token
-from trainers.fitting.run import TrainingRun, damaged, disk_guard, step_of, trim_log
+from trainers.fitting.model import model_to_train
+from trainers.fitting.run import Say, TrainingRun, damaged, disk_guard, step_of, trim_log
 from trainers.settings import TrainConfig
 
 
@@ -55,16 +55,9 @@ def fit(
     config, tokenizer = run.config, encoder.renderer.tokenizer
     # The arguments come first, since FSDP and DeepSpeed shard a model while it loads.
     args = arguments(config, len(validation) > 0)
-    # Trainer would multiply the batch size by the number of GPUs.
-    if args.n_gpu > 1:
-        say(f"{args.n_gpu} GPUs are visible and one is used: accelerate launch -m trainers.train uses all.")
-        args._n_gpu = 1
-    model = load_model(config)
-    set_end_token(model, encoder.end_id)
+    use_one_gpu(args, say)
     highest = max(max(example.token_ids) for example in [*examples, *validation])
-    refuse_foreign_tokens(model, config, highest)
-    if warning := beyond_positions(model, [len(example.token_ids) for example in examples]):
-        say(warning)
+    model = model_to_train(config, encoder.end_id, highest, [len(example.token_ids) for example in examples], say)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
     leave_group_at_exit()
@@ -129,7 +122,7 @@ def _resuming(trainer: Checkpointing, run: TrainingRun) -> Iterator[None]:
         raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] == run.config.report_to:
-            reason = f"{type(error).__name__}: {reason_of(error)}"
+            reason = named_reason_of(error)
             raise ConfigError(
                 f"report_to={run.config.report_to} failed ({reason}): configure it, or leave it out."
             ) from error
@@ -209,6 +202,13 @@ def arguments(
         **_checkpointing(config.gradient_checkpointing),
     )
     return settings_class(**(ours | more))
+
+
+def use_one_gpu(args: TrainingArguments, say: Say) -> None:
+    """Let a process use one GPU. Trainer would multiply the batch size by their number, and TRL would refuse them."""
+    if args.n_gpu > 1:
+        say(f"{args.n_gpu} GPUs are visible and one is used: accelerate launch -m trainers.train uses all.")
+        args._n_gpu = 1
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.loading import load_reason, loading, reason_of, refuse_no_checkpoint
+from lm_eval_aft.core.loading import load_reason, loading, named_reason_of, reason_of, refuse_no_checkpoint
 from lm_eval_aft.core.model_checks import (
     damaged_logits,
     damaged_weights,
@@ -25,7 +25,7 @@ from lm_eval_aft.core.model_checks import (
 from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.checkpoint_card import write_checkpoint_card
-from trainers.fitting.run import TrainingRun, disk_guard
+from trainers.fitting.run import Say, TrainingRun, disk_guard
 from trainers.settings import TrainConfig
 
 
@@ -127,12 +127,33 @@ def _run(model: Any, **inputs: torch.Tensor) -> Any:
         with torch.random.fork_rng(devices=[]):
             return model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
     except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {reason_of(error)}") from error
+        raise ValueError(named_reason_of(error)) from error
 
 
 def _is_whole(model: Any) -> bool:
     """Whether the model can be run. FSDP and DeepSpeed load the weights into shards."""
     return not any(weights.is_meta or not weights.numel() for weights in model.parameters())
+
+
+def model_to_train(config: TrainConfig, end_id: int, highest: int, lengths: Sequence[int], say: Say) -> Any:
+    """Load the model, checked against the examples. It ends texts at the token that ends targets.
+
+    Args:
+        config: The settings.
+        end_id: The token that ends targets.
+        highest: The highest token id of all examples.
+        lengths: Tokens of each example.
+        say: Prints a warning.
+
+    Raises:
+        AFTError: If the model cannot be loaded or trained, or has no embedding for a token.
+    """
+    model = load_model(config)
+    set_end_token(model, end_id)
+    refuse_foreign_tokens(model, config, highest)
+    if warning := beyond_positions(model, lengths):
+        say(warning)
+    return model
 
 
 def load_model(config: TrainConfig) -> Any:

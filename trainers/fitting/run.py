@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.inference.checkpoint import FILE
 from trainers.settings import Kind, TrainConfig
 
+Say = Callable[[str], None]
 # Tokenizer, settings, state and cards of a checkpoint.
 SMALL_FILES_BYTES = 1 << 20
 # What Trainer needs to continue as it would have, and the names that FSDP, DeepSpeed and several processes give it.

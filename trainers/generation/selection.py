@@ -17,7 +17,8 @@ from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import open_store
-from trainers.generation.verifiers import Verifier, load_verifier
+from trainers.generation.verifiers import load_verifier
+from trainers.rows.grades import Verifier
 from trainers.rows.result import DataResult
 from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, shown_text
 

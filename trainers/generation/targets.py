@@ -21,7 +21,8 @@ from lm_eval_aft.core.prompts import aggregate_prompt
 from lm_eval_aft.core.records import Chat, Message, Prompt
 from trainers.generation.generator import MAX_TEXTS, GeneratorOptions, TextGenerator
 from trainers.generation.selection import verify_all, with_enough_drafts
-from trainers.generation.verifiers import Verifier, load_verifier, right_answer
+from trainers.generation.verifiers import load_verifier, right_answer
+from trainers.rows.grades import Verifier
 from trainers.rows.result import DataResult
 from trainers.rows.row import (
     DataRow,

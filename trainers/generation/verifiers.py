@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from importlib import import_module
 
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.regexes import compile_regex, last_match
+from trainers.rows.grades import Verifier
 from trainers.rows.row import DataRow
 
-Verifier = Callable[[str, DataRow], bool | float]
 FORMS = "give exact:REGEX, task:NAME or module:function"
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+"
 

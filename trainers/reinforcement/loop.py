@@ -13,12 +13,12 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from trainers.fitting.callbacks import RunLog, Say
+from trainers.fitting.callbacks import RunLog
 from trainers.fitting.examples import Encoder
 from trainers.fitting.export import prompt_text
-from trainers.fitting.loop import Checkpointing, arguments, run_trainer
-from trainers.fitting.model import beyond_positions, load_model, refuse_foreign_tokens, set_end_token
-from trainers.fitting.run import TrainingRun
+from trainers.fitting.loop import Checkpointing, arguments, run_trainer, use_one_gpu
+from trainers.fitting.model import model_to_train
+from trainers.fitting.run import Say, TrainingRun
 from trainers.generation.targets import balance_mixed
 from trainers.reinforcement.rewards import Rewards
 from trainers.rows.samples import Sample
@@ -66,21 +66,20 @@ def reinforce(
     _check_batches(config, len(prompts), run.processes)
     for fact in facts:
         say(fact)
-    model = load_model(config)
-    set_end_token(model, encoder.end_id)
-    refuse_foreign_tokens(model, config, max(max(ids) for _, _, ids in prompts))
-    if warning := beyond_positions(model, [len(ids) + config.max_new_tokens for _, _, ids in prompts]):
-        say(warning)
+    lengths, highest = [len(ids) + config.max_new_tokens for *_, ids in prompts], max(max(ids) for *_, ids in prompts)
+    model = model_to_train(config, encoder.end_id, highest, lengths, say)
     trainer_class, settings_class = (GRPO, GRPOConfig) if config.algorithm == "grpo" else (RLOO, RLOOConfig)
     # TRL 1.16 has names that transformers 5.23 deprecates.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
+            args = _arguments(config, settings_class)
+            use_one_gpu(args, say)
             trainer = trainer_class(
                 RunLog(run, aft, facts, say, FIGURES),
                 model=model,
                 reward_funcs=rewards,
-                args=_arguments(config, settings_class),
+                args=args,
                 train_dataset=Dataset.from_list([{"prompt": text, "number": number} for number, text, _ in prompts]),
                 processing_class=encoder.renderer.tokenizer,
             )
@@ -88,27 +87,25 @@ def reinforce(
             raise ConfigError(f"TRL refuses these settings ({reason_of(error)}): correct them.") from error
         run_trainer(trainer, run, aft, facts, say)
     if rewards.failed:
-        say(f"warning: {rewards.failed} of {rewards.failed + rewards.graded} grades failed and counted 0.")
+        say(f"warning: {rewards.failed} of {rewards.tried} grades failed and counted 0.")
     if rewards.batches and not rewards.differ:
         say("warning: the texts of each prompt always got equal rewards: there was nothing to learn.")
 
 
 def _mixed(rewards: Rewards, config: RLConfig, facts: list[str]) -> list[int]:
     """The numbers of the samples to train on, such that mixed draft sets have their share."""
-    numbers = range(len(rewards.samples))
     if rewards.verify is None:
         if config.mixed:
             raise ConfigError("mixed needs a verifier as the reward, which says which drafts are right: leave it out.")
-        return list(numbers)
-    drafted = [number for number in numbers if rewards.samples[number].drafts]
-    right = {number: rewards.right_drafts(rewards.samples[number]) for number in drafted}
+        return list(range(len(rewards.samples)))
+    numbered = list(enumerate(rewards.samples))
+    sets = [dict[str, Any](number=n, right=rewards.right_drafts(sample)) for n, sample in numbered if sample.drafts]
     if config.mixed:
-        sets = balance_mixed([{"number": n, "right": right[n]} for n in drafted], config.mixed, config.seed)
-        facts.append(f"left out for mixed: {len(drafted) - len(sets)} prompts")
-        drafted = [row["number"] for row in sets]
-    counts = sorted(Counter((len(right[number]), sum(right[number])) for number in drafted).items())
+        drawn, sets = len(sets), balance_mixed(sets, config.mixed, config.seed)
+        facts.append(f"left out for mixed: {drawn - len(sets)} prompts")
+    counts = sorted(Counter((len(each["right"]), sum(each["right"])) for each in sets).items())
     facts.append(f"prompts by right drafts: {', '.join(f'{good} of {k}: {n}' for (k, good), n in counts)}")
-    return drafted + [number for number in numbers if not rewards.samples[number].drafts]
+    return [each["number"] for each in sets] + [number for number, sample in numbered if not sample.drafts]
 
 
 def _encode(
@@ -145,7 +142,7 @@ def _check_batches(config: RLConfig, prompts: int, processes: int) -> None:
 
 
 def _arguments(config: RLConfig, settings_class: Any) -> Any:
-    args = arguments(
+    return arguments(
         config,
         False,
         settings_class,
@@ -158,7 +155,3 @@ def _arguments(config: RLConfig, settings_class: Any) -> Any:
         use_vllm=config.vllm is not None,
         **{f"vllm_{name}": value for name, value in (config.vllm or {}).items()},
     )
-    # TRL would refuse several visible GPUs without a launcher.
-    if args.n_gpu > 1:
-        args._n_gpu = 1
-    return args

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any
 
-from lm_eval_aft.core.errors import ConfigError, EngineError
-from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import NoStore
 from trainers.generation.verifiers import load_verifier
+from trainers.rows.grades import grade_of
 from trainers.rows.row import shown_text
 from trainers.rows.samples import Sample, copied_drafts
 from trainers.settings import RLConfig
@@ -21,7 +20,7 @@ NAMED, PATIENT = 5, 5
 
 
 class Rewards:
-    """Rewards the texts of a run, and counts texts that fail and batches.
+    """Rewards the texts of a run. It counts batches, and grades that it tried and that failed.
 
     ``verify`` is None for a reward model. ``differ`` says whether two texts of a prompt ever got different rewards.
     """
@@ -39,7 +38,7 @@ class Rewards:
         device = "cuda:0" if config.device == "auto" else config.device
         self._model = RewardModel(name, NoStore(), device, config.batch_size) if module == "model" else None
         self.verify = None if self._model else load_verifier(config.reward, config.gold, "reward=")
-        self.failed, self.graded, self.batches, self.differ = 0, 0, 0, False
+        self.tried, self.failed, self.batches, self.differ = 0, 0, 0, False
 
     def __call__(
         self,
@@ -56,7 +55,7 @@ class Rewards:
         """
         samples, texts = [self.samples[each] for each in number], [shown_text(text) for text in completions]
         grades = self._grades(samples, texts)
-        if self.failed and not self.graded:
+        if 0 < self.failed == self.tried:
             raise EngineError(f"reward={self.config.reward} failed for all of {self.failed} texts: correct it.")
         copies = [bool(copied_drafts(text, sample)) for text, sample in zip(texts, samples, strict=True)]
         log_metric("grade", sum(grades) / len(grades))
@@ -75,26 +74,16 @@ class Rewards:
         pairs = list(zip(texts, samples, strict=True))
         if self._model is None:
             return [self._grade(text, sample) for text, sample in pairs]
-        self.graded += len(texts)
         return self._model.score([[(*sample.chat.messages, Message("assistant", text)) for text, sample in pairs]])[0]
 
     def _grade(self, text: str, sample: Sample) -> float:
         """The verifier's grade of a text; 0 if it fails."""
         assert self.verify is not None
-        try:
-            grade = float(self.verify(text, sample.data))
-            if not isfinite(grade):
-                raise ValueError(f"it returned {grade}")
-        except ConfigError:
-            # The row has no right answer.
-            raise
-        # The user's function may raise anything.
-        except Exception as error:
-            self.failed += 1
-            if self.failed <= NAMED:
-                self.say(f"warning: the reward of {sample.where} failed ({type(error).__name__}: {reason_of(error)}).")
-            return 0.0
-        self.graded += 1
+        grade, reason = grade_of(self.verify, text, sample.data)
+        self.tried += 1
+        self.failed += bool(reason)
+        if reason and self.failed <= NAMED:
+            self.say(f"warning: the reward of {sample.where} failed ({reason}).")
         return grade
 
     def right_drafts(self, sample: Sample) -> list[bool]:

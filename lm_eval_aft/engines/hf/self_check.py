@@ -19,7 +19,7 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationCon
 from transformers.generation import GenerationMixin
 
 from lm_eval_aft.core.engine import TokenIds
-from lm_eval_aft.core.loading import reason_of
+from lm_eval_aft.core.loading import named_reason_of
 from lm_eval_aft.engines.hf.batching import RowRules, Scoring, left_pad
 from lm_eval_aft.engines.hf.cache_layers import GrowingLayer
 from lm_eval_aft.engines.hf.forward import (
@@ -319,4 +319,4 @@ def _layer_kinds(content: Any) -> set[str]:
 
 def _reason(error: BaseException) -> str:
     """What an error says, after its kind, short enough for a sentence around it."""
-    return f"{type(error).__name__}: {reason_of(error)}"[:MAX_REASON]
+    return named_reason_of(error)[:MAX_REASON]
