@@ -20,7 +20,7 @@ ENGINE_ARGUMENTS = {"base_url", "concurrency", "dtype", "lora_local_path", "mode
 
 
 # Files that a page tells its reader to write.
-FILES_OF_READERS = {"fleet.py"}
+FILES_OF_READERS = {"arith_reward.py", "fleet.py"}
 # Placeholders of message templates, with the value that the pages show.
 PLACEHOLDERS = {"{kind}": "loglikelihood", "{kind.name}": "draft store"}
 

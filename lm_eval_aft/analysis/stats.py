@@ -350,7 +350,9 @@ def _resampled_ratios(tops: FloatArray, bottoms: FloatArray, rng: np.random.Gene
     """
     import numpy as np
 
-    pairs, counts = np.unique(np.column_stack((tops, bottoms)), axis=0, return_counts=True)  # (p, 2), (p,)
+    # Sums of equal scores differ in their last digits, and one more pair would change every draw.
+    rounded = np.column_stack((tops, bottoms)).round(12)  # (groups, 2)
+    pairs, counts = np.unique(rounded, axis=0, return_counts=True)  # (p, 2), (p,)
     ratios, rows = np.empty(resamples), max(1, CHUNK_CELLS // len(pairs))
     for start in range(0, resamples, rows):
         drawn = rng.multinomial(tops.size, counts / tops.size, min(rows, resamples - start))  # (rows, p)

@@ -27,7 +27,7 @@ from lm_eval_aft.analysis.replay import VotedDraft
 from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.analysis.scores import accuracy_interval
 from lm_eval_aft.analysis.stats import Interval, holm
-from lm_eval_aft.analysis.votes import read_ballots, run_ballots, shapes_of
+from lm_eval_aft.analysis.votes import draft_flops, read_ballots, run_ballots, shapes_of
 from lm_eval_aft.analysis.voting import score_texts
 from lm_eval_aft.core.early_stopping import StopRule
 from lm_eval_aft.core.errors import ConfigError, RecordError
@@ -35,6 +35,7 @@ from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.inference.ballot import best, votes_for, weights_of
 from lm_eval_aft.storage.results import Score
 
+TOO_FEW_DRAFTS = "The pool has too few drafts for equal tokens: give a pool with a larger k."
 # Score of each question.
 Scores = Mapping[Document, float]
 
@@ -272,15 +273,19 @@ def _flops(
     share: float = 1.0,
     rounds: Mapping[Document, int] | None = None,
 ) -> float | None:
-    """FLOPs a question, if a share of the drafts is generated. Their prompt is computed once, or once a round."""
+    """FLOPs a question, if a share of the drafts is generated; see ``draft_flops``."""
     if shape is None:
         return None
-    costs = []
-    for document, drafts in kept.items():
-        start = pool.prompt_tokens[document]
-        written = sum(shape.flops(start, start + each.tokens) for each in drafts)
-        costs.append((rounds[document] if rounds else 1) * shape.flops(0, start) + share * written)
-    return fmean(costs)
+    return fmean(
+        draft_flops(
+            pool.prompt_tokens[document],
+            [draft.tokens for draft in drafts],
+            shape,
+            share,
+            rounds[document] if rounds else 1,
+        )
+        for document, drafts in kept.items()
+    )
 
 
 def _best_of_n(pool: DraftPool, entries: Sequence[RunEntry], score: Score, regex: str | None) -> Iterator[_Measured]:
@@ -393,9 +398,6 @@ def _row(each: _Measured, pool: DraftPool, level: float) -> StrategyRow:
 def _test(documents: Sequence[Document], votes: Sequence[float], scores: Sequence[float], level: float) -> PairedTest:
     pairs = PairedScores("", "", "", tuple(documents), ("",) * len(documents), tuple(votes), tuple(scores))
     return paired_test(pairs, level)
-
-
-TOO_FEW_DRAFTS = "The pool has too few drafts for equal tokens: give a pool with a larger k."
 
 
 def _corrected(rows: Sequence[StrategyRow], score: Score) -> tuple[StrategyRow, ...]:

@@ -506,6 +506,19 @@ def _point(marked: Sequence[_Marked], n: int, shape: ModelShape | None, level: f
 
 
 def _flops(ballot: Ballot, n: int, shape: ModelShape) -> float:
-    """FLOPs of n drafts of mean cost. Their prompt is computed once, as in inference."""
-    start = ballot.prompt_tokens
-    return float(shape.flops(0, start)) + n * fmean(shape.flops(start, start + tokens) for tokens in ballot.tokens)
+    """FLOPs of n drafts of mean cost."""
+    return draft_flops(ballot.prompt_tokens, ballot.tokens, shape, share=n / len(ballot.tokens))
+
+
+def draft_flops(start: int, tokens: Sequence[int], shape: ModelShape, share: float = 1.0, rounds: int = 1) -> float:
+    """FLOPs of a share of some drafts.
+
+    Args:
+        start: Tokens of their prompt.
+        tokens: Generated tokens of each draft.
+        shape: The shape of their model.
+        share: The share.
+        rounds: How often the prompt is computed. Inference computes it once for all drafts of a round.
+    """
+    written = sum(shape.flops(start, start + count) for count in tokens)
+    return rounds * float(shape.flops(0, start)) + share * written

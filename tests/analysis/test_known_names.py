@@ -74,6 +74,15 @@ def test_the_gap_closed_is_a_ratio_of_means(rows: list[tuple[bool, bool, bool]])
         assert gap.closed.low <= gap.closed.high
 
 
+def test_the_last_digits_of_sums_change_no_interval():
+    """0.1 + 0.2 is another number than 0.3, and both are the score of a vote."""
+    votes_of = [0.3] * 40 + [0.0] * 20
+    noisy = [0.1 + 0.2 if number % 3 else 0.3 for number in range(40)] + [0.0] * 20
+    runs, oracles, groups = [1.0] * 30 + [0.0] * 30, [1.0] * 50 + [0.0] * 10, list(range(60))
+    once, again = (gap_closed(runs, votes, oracles, groups).closed for votes in (votes_of, noisy))
+    assert (again.low, again.high) == pytest.approx((once.low, once.high), abs=1e-9)
+
+
 def test_a_gap_near_to_zero_gives_no_ratio_and_says_so():
     votes_of, oracles = [1.0] * 50 + [0.0] * 50, [1.0] * 53 + [0.0] * 47
     gap = gap_closed(oracles, votes_of, oracles, list(range(100)))

@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -190,8 +189,6 @@ def test_runs_on_other_questions_are_refused_or_compared_on_those_they_share(out
         api.strategies(out / "pool", tmp_path / "few")
     ((strategies,), _) = api.strategies(out / "pool", tmp_path / "few", common=True)
     assert {each.score.n for each in strategies.rows} == {strategies.questions} == {9}
-    first = [point.mean.estimate for point in votes(out / "pool")[0].points]
-    assert fmean(first) > 0
 
 
 @pytest.mark.parametrize(

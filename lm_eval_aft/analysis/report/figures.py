@@ -167,7 +167,9 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> tuple[Path, ...]:
             if points := curve.figures.get(key):
                 panels[place].plot(*zip(*points, strict=True), color=colour, linewidth=1.2, marker=".")
                 named[place].append(_Name(*points[-1], curve.name, colour))
-    for each, label in zip(panels, ["loss per target token, nats", *(FIGURES[key] for key in shown)], strict=True):
+    # The loss of rewards is no likelihood of tokens.
+    loss = "loss" if "reward" in shown else "loss per target token, nats"
+    for each, label in zip(panels, [loss, *(FIGURES[key] for key in shown)], strict=True):
         each.set_ylabel(label)
         _plain_frame(each)
         each.margins(x=0.12)

@@ -51,7 +51,8 @@ def strategy_table(strategies: Strategies) -> Table:
         f"Right by {measure}; answers by {s.extraction}. The rows of the pool need no generation.",
         "vote of: as many drafts of the pool as cost no more tokens. Each row is compared with their majority vote.",
         "A row may generate up to one draft more than that vote.",
-        "The rows of the pool are the expected scores if lots decide ties. In a run seeds decide them.",
+        "The rows of the pool are the expected scores if lots decide ties. Seeds decide ties in runs, in the weighted "
+        "vote and in the best draft by stored rewards.",
         "The oracle takes a right draft if there is one. It needs the gold answer, so it is a bound.",
     ]
     if sentence := s.rows[0].gap.sentence:
