@@ -95,7 +95,8 @@ def main() -> None:
     pool, *others = folders.values()
     command = [str(BIN / "aft"), "compare", "--strategies", str(pool), *map(str, others), "--format", "json"]
     table = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    figures = {"task": args.task, "model": args.model, "questions": args.limit, "runs": rows, "table": table}
+    shown = {name: settings.replace(str(args.work), "WORK") for name, settings in rows.items()}
+    figures = {"task": args.task, "model": args.model, "questions": args.limit, "runs": shown, "table": table}
     write(args.name, figures, args.out)
 
 
