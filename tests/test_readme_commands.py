@@ -128,6 +128,9 @@ TABLE: dict[str, Run | Check] = {
     ),
     "python benchmarks/figures.py": Check("tests/benchmarks has the drawing", "python benchmarks/figures.py --help"),
     "python benchmarks/opponents.py FAMILY WORK --limit 1000": Check(FIGURES, "python benchmarks/opponents.py --help"),
+    "python benchmarks/strategies.py WORK --limit 4000 --reward-queries 1500": Check(
+        FIGURES, "python benchmarks/strategies.py --help"
+    ),
     "python benchmarks/family_seeds.py WORK --markdown": Check(FIGURES, "python benchmarks/family_seeds.py --help"),
     "aft sweep --model_args pretrained=MODEL --k 1,3,5 --layers 0,1,2,3 --tasks gsm8k --apply_chat_template "
     "--output_path out/sweep": Run(
