@@ -10,6 +10,7 @@ at once, and every other one within two seconds.
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import weakref
 from array import array
@@ -284,7 +285,12 @@ class SQLiteStore:
             del self._uncommitted[key]
 
     def _commit_one_by_one(self) -> None:
-        """Commit what fits, the shortest texts first."""
+        """Commit what fits, the shortest texts first.
+
+        What the write-ahead log holds goes into the file first, which frees the log's room on a full disk.
+        """
+        with suppress(sqlite3.Error):
+            self._file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shortest_first = sorted(self._uncommitted, key=lambda key: len(self._uncommitted[key][1]))
         with suppress(StoreError):
             for key in shortest_first:
