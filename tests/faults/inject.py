@@ -119,6 +119,8 @@ class Runs:
             del trace["spent"]
             for draft in trace["drafts"]:
                 del draft["elapsed_s"], draft["reused"]
+                # Log-probabilities are equal up to the rounding of a batch, which another run forms otherwise.
+                draft["completion"].pop("confidence", None)
             for usage in (trace["usage"], *(draft["completion"] for draft in trace["drafts"])):
                 usage.pop("computed_prompt_tokens")
                 usage.pop("flops", None)
