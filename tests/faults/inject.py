@@ -201,7 +201,7 @@ def terminal_gone(runs: Runs, folder: Path, draw: random.Random) -> int:
 
 def full_disk(runs: Runs, folder: Path, draw: random.Random) -> int:
     """Limit the size of files to some kilobytes. The kernel then refuses to write, as on a full disk."""
-    limit = draw.randint(40, 90) * 1024
+    limit = draw.randint(32, 56) * 1024
 
     def prepare() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
