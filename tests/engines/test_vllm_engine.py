@@ -195,12 +195,18 @@ class TestGeneration:
             ended = completion.token_ids[-1] == engine.tokenizer.eos_token_id
             assert completion.finish_reason == ("stop" if ended else "length")
             assert "<|im_end|>" not in completion.text
+
         # One request computes the long prompt. The others find its whole blocks of 32 tokens in the cache.
-        of_long = completions[6:9]
-        blocks = (of_long[0].prompt_tokens - 1) // 32 * 32
+        def shared(completion):
+            return completion.prompt_tokens - completion.computed_prompt_tokens
+
+        def whole_blocks(completion):
+            return (completion.prompt_tokens - 1) // 32 * 32
+
+        blocks = whole_blocks(completions[6])
         assert blocks > 128
-        assert sorted(c.prompt_tokens - c.computed_prompt_tokens for c in of_long) == [0, blocks, blocks]
-        assert all(c.computed_prompt_tokens == c.prompt_tokens for c in completions[:6])
+        assert sorted(map(shared, completions[6:9])) == [0, blocks, blocks]
+        assert all(shared(c) in (0, whole_blocks(c)) for c in completions)
 
     def test_each_text_comes_as_it_ends(self, engine):
         slow, quick = Sampling(1.0, 1.0, 0, 48, until=("\x00",)), Sampling(1.0, 1.0, 0, 1)
