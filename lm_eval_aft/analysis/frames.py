@@ -6,7 +6,7 @@ pandas is imported when ``frames`` is called.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -399,7 +399,8 @@ def _trace_rows(label: str, trace: Trace, graded: GradedTrace) -> Iterator[Cells
 
 
 def _confidence_cells(confidence: Confidence | None) -> Cells:
-    return {f"confidence_{name}": getattr(confidence, name) if confidence else None for name in CONFIDENCES}
+    numbers = asdict(confidence) if confidence else {}
+    return {f"confidence_{name}": numbers.get(name) for name in CONFIDENCES}
 
 
 def _judgement_rows(entry: RunEntry) -> Iterator[Cells]:

@@ -238,6 +238,10 @@ class AFTConfig:
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
         name = f"strategy={self.strategy}"
+        yield (
+            bool(self.widths) and self.strategy in ("refine", "beam"),
+            f"k={self.shown_k} is a single number for {name}.",
+        )
         yield self.strategy == "refine" and self.k != 1, f"k={self.k} contradicts {name}, which revises one text: k=1."
         yield (
             self.strategy == "beam" and self.layers != 0,
@@ -320,11 +324,9 @@ class AFTConfig:
 
     def _widths_contradictions(self) -> Iterator[tuple[bool, str]]:
         name = f"strategy={self.strategy}"
-        k = "/".join(map(str, self.widths))
-        yield bool(self.widths) and self.strategy in ("refine", "beam"), f"k={k} is a single number for {name}."
         yield (
             len(self.widths) > self.layers,
-            f"k={k} gives {len(self.widths)} layers their numbers of texts, and layers={self.layers} has "
+            f"k={self.shown_k} gives {len(self.widths)} layers their numbers of texts, and layers={self.layers} has "
             f"{self.layers} of them before its last: give fewer numbers, or more layers.",
         )
         if self.subset is None:

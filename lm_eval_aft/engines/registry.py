@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_aft.bundled import locate
@@ -56,14 +56,13 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
             "launcher, and use tensor_parallel_size= (vllm) or concurrency= (api)."
         )
     refuse_secrets(engine_args, "--model_args")
-    module, _, attribute = ENGINES[name].partition(":")
     args = dict(engine_args)
     if "pretrained" in args:
         args["pretrained"] = locate(str(args["pretrained"]))
     # The shell expands no ~ after a comma.
     args |= {name: os.path.expanduser(args[name]) for name in FOLDERS if isinstance(args.get(name), str)}
     try:
-        engine: Engine = getattr(import_module(module), attribute).load(args, host)
+        engine: Engine = resolve_name(ENGINES[name]).load(args, host)
     except MemoryError as error:
         raise EngineError(
             f"the model does not fit this machine's memory ({error}): use a smaller dtype or another machine."

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Protocol
 
 from lm_eval_aft.core.config import AFTConfig
@@ -192,10 +192,9 @@ def load_selector(config: AFTConfig, store: Store, host: HostArgs) -> Selector |
         ConfigError: If the regex is not valid, or the reward model has several outputs or no chat template.
         EngineError: If the reward model cannot be loaded.
     """
-    module, _, name = config.kind.selector.partition(":")
-    if not module:
+    if not config.kind.selector:
         return None
-    load: Loader = getattr(import_module(module), name)
+    load: Loader = resolve_name(config.kind.selector)
     return load(config, store, host)
 
 

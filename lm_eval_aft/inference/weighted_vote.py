@@ -6,7 +6,7 @@ DeepConf (arXiv 2508.15260) weighs votes by confidence in the same way, with oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lm_eval_aft.core.config import DEFAULT_CONFIDENCE, AFTConfig
 from lm_eval_aft.core.engine import HostArgs
@@ -49,7 +49,7 @@ def confidence_weights(answers: Sequence[str | None], drafts: Sequence[Draft], n
         ConfigError: If a text with an answer has no confidence.
     """
     numbers = [
-        None if answer is None or draft.completion.confidence is None else getattr(draft.completion.confidence, name)
+        None if answer is None or draft.completion.confidence is None else asdict(draft.completion.confidence)[name]
         for answer, draft in zip(answers, drafts, strict=True)
     ]
     lacking = sum(number is None and answer is not None for number, answer in zip(numbers, answers, strict=True))
