@@ -2,14 +2,15 @@
 
 All sides start from the same weights and adapter, and train with the same token ids and loss masks. Ours and ``trl``
 take the same batches in the same order, and both average over the target tokens of a step. Their losses are equal up to
-rounding. ``trl packed`` joins examples to sequences of about as many tokens as a batch has, so its steps and its loss
-differ. Each run is a process of its own, and the sides take turns.
+rounding. ``ours packed`` joins the examples of each batch to one sequence, so its loss is that of ``ours``.
+``trl packed`` joins examples to sequences of about as many tokens as a batch has, so its steps and its loss differ.
+Each run is a process of its own, and the sides take turns.
 
 The figures are wall time and processor time of the training steps, tokens a second, and the peak memory: of the GPU if
 there is one, otherwise of the process.
 
 Usage: pip install "lm_eval_aft[bench]"
-       python benchmarks/train.py --model MODEL --data ROWS.jsonl [--systems ours trl "trl packed"]
+       python benchmarks/train.py --model MODEL --data ROWS.jsonl [--systems ours "ours packed" trl "trl packed"]
            --out benchmarks/results
 """
 
@@ -29,7 +30,7 @@ from typing import Any
 
 from common import add_turns, parser, write
 
-SYSTEMS = ("ours", "trl", "trl packed")
+SYSTEMS = ("ours", "ours packed", "trl", "trl packed")
 
 
 def main() -> None:
@@ -58,7 +59,9 @@ def _arguments() -> argparse.Namespace:
     options.add_argument("--steps", type=int, default=5, help="Training steps (default 5).")
     options.add_argument("--batch", type=int, default=2, help="Examples of a step (default 2).")
     add_turns(options)
-    options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS[:2], help="Sides (default ours trl).")
+    options.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, default=("ours", "trl"), help="Sides (default ours trl)."
+    )
     options.add_argument("--bf16", action="store_true", help="Train in bfloat16 instead of float32.")
     options.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
     return options.parse_args()
@@ -94,8 +97,8 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         samples = make_samples(read_training_rows(config.data), "aft", config)
         # Each example is used exactly once.
         examples = encoder.encode_all(samples).examples[: args.steps * args.batch]
-        if args.system == "ours":
-            trainer = _ours(config, encoder, examples)
+        if args.system.startswith("ours"):
+            trainer = _ours(replace(config, packing=args.system == "ours packed"), encoder, examples)
         else:
             trainer = _trl(config, encoder, in_our_order(examples, config), packed=args.system == "trl packed")
         started, processor = time.monotonic(), time.process_time()
@@ -125,7 +128,7 @@ def in_our_order(examples: Any, config: Any) -> list[Any]:
 
 def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     from trainers.fitting import loop
-    from trainers.fitting.batching import Collator, trims_logits
+    from trainers.fitting.batching import Collator, PackingCollator, trims_logits
     from trainers.fitting.callbacks import RunLog
     from trainers.fitting.model import load_model
     from trainers.fitting.run import TrainingRun
@@ -135,9 +138,11 @@ def _ours(config: Any, encoder: Any, examples: Any) -> Any:
     run = TrainingRun("aft", config, "", encoder.template, processes=1)
     arguments = loop.arguments(config, validated=False)
     arguments.save_strategy = "no"
-    collator = Collator(encoder.end_id, trims_logits(model.get_base_model()))
+    trims = trims_logits(model.get_base_model())
+    padded = Collator(encoder.end_id, trims)
+    collator = PackingCollator(trims) if config.packing else padded
     log = RunLog(run, checkpoint_config(run, config.k), [], print)
-    return loop.AFTTrainer(log, model=model, args=arguments, train_dataset=examples, data_collator=collator)
+    return loop.AFTTrainer(log, padded, model=model, args=arguments, train_dataset=examples, data_collator=collator)
 
 
 def _trl(config: Any, encoder: Any, examples: list[Any], packed: bool) -> Any:

@@ -29,7 +29,7 @@ TRACKERS = ("wandb", "trackio", "mlflow", "tensorboard")
 EXPORT_FORMATS = ("messages", "prompt-completion", "sharegpt", "verl")
 # A started run keeps these settings: its weights, optimizer state or order of batches depend on them.
 FROZEN_ON_RESUME = (
-    *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16"),
+    *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16", "packing"),
     *("batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "epochs", "max_steps"),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
 )
@@ -90,6 +90,7 @@ class TrainConfig:
     max_steps: int | None = setting(None, or_none(integer(1)), "Number of optimizer steps; it replaces `epochs`.")
     batch_size: int = setting(8, integer(1), "Examples per device and step.")
     accumulate: int = setting(1, integer(1), "Batches per optimizer step.")
+    packing: bool = setting(False, flag, "Whether a batch is one sequence without padding; the losses are the same.")
     bf16: bool = setting(False, flag, "Whether to compute in bfloat16; with LoRA the frozen weights are bfloat16 too.")
     save_dtype: str | None = setting(
         None, choice("float32", "bfloat16", "float16"), "Number format of full weights on disk."
@@ -208,7 +209,7 @@ def make_config(settings: Mapping[str, Any], source: str, kind: Kind = "aft") ->
         if name not in parsed:
             raise ConfigError(f"{name} is missing in {source}: add {name}: ..., or --set {name}=...")
     if kind == "rl" and (
-        unused := next((name for name in ("validation", "patience", "verifier") if parsed.get(name)), None)
+        unused := next((name for name in ("validation", "patience", "verifier", "packing") if parsed.get(name)), None)
     ):
         raise ConfigError(f"{unused} has no use in aft train rl: leave it out, and evaluate checkpoints with lm_eval.")
     if parsed.get("patience") and not parsed.get("validation"):

@@ -369,12 +369,13 @@ def test_the_losses_of_trl_are_ours(script, tiny, monkeypatch, tmp_path, capsys)
     row = {"query": "2 + 2?", "drafts": ["4", "5", "3"], "sft_target": "4"}
     rows.write_text("".join(json.dumps({**row, "target": f"it is {n} " * n}) + "\n" for n in range(1, 10)))
     losses = {}
-    for system in ("ours", "trl"):
+    for system in ("ours", "ours packed", "trl"):
         words = ["--model", tiny, "--data", str(rows), "--steps", "3", "--batch", "3", "--system", system]
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         script("train").main()
         losses[system] = json.loads(capsys.readouterr().out.rpartition("RESULT ")[2])["loss"]
     assert losses["trl"] == pytest.approx(losses["ours"], rel=1e-5)
+    assert losses["ours packed"] == pytest.approx(losses["ours"], rel=1e-5)
 
 
 def test_trl_gets_the_examples_in_our_order(script, tiny):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import zoo_outcome
 from helpers.tiny_models import save_tiny
 from helpers.training_runs import contradicted, log_of, weights
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from trainers.fitting.batching import Collator
+from trainers.fitting.batching import Collator, PackingCollator
 from trainers.fitting.examples import Example
 from trainers.train import run_training
 
@@ -31,6 +32,46 @@ def test_the_loss_is_that_of_masked_and_untrimmed_batches(kind, tmp_path):
         with torch.no_grad():
             losses.append(model(**batch).loss)
     assert torch.allclose(*losses, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "gemma"])
+@pytest.mark.parametrize("trims", [True, False])
+def test_the_loss_of_a_packed_batch_is_that_of_a_padded_one(kind, trims, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path, kind), dtype=torch.float32)
+    examples = [Example(tuple(range(10, 50)), 30), Example(tuple(range(60, 75)), 9), Example((5, 6, 7), 1)]
+    packed = PackingCollator(trims)(examples)
+    assert packed["input_ids"].shape == (1, 40 + 15 + 3)
+    # The targets, and the token before each.
+    assert packed["labels"].shape == (1, 11 + 7 + 3 if trims else 58)
+    losses, gradients = [], []
+    for batch in (packed, Collator(0, trims)(examples)):
+        loss = model(**batch).loss
+        losses.append(loss.detach())
+        gradients.append(torch.autograd.grad(loss, model.model.layers[0].mlp.up_proj.weight)[0])
+    assert torch.allclose(*losses, atol=1e-5)
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_a_packed_run_has_the_losses_of_an_unpacked_one(config, tmp_path):
+    logs = []
+    for packing in (False, True):
+        own = replace(config, packing=packing, output=str(tmp_path / f"packing-{packing}"), validation=config.data)
+        run_training("aft", replace(own, accumulate=2, max_steps=4))
+        keys = ("loss", "eval_loss", "grad_norm", "num_input_tokens_seen")
+        logs.append([{key: row[key] for key in keys if key in row} for row in log_of(own)])
+    assert any("eval_loss" in row for row in logs[0])
+    assert logs[1] == [pytest.approx(row, rel=1e-4) for row in logs[0]]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("kind", ["mamba2", "jamba", "bloom", "qwen3_next"])
+def test_packing_is_refused_where_examples_would_depend_on_one_another(kind, config, tmp_path):
+    zoo_outcome.save(kind, str(tmp_path / "model"))
+    packed = replace(config, model=str(tmp_path / "model"), lora_rank=0, packing=True)
+    with pytest.raises(ConfigError, match=r"packing does not fit model=.*: its logits depend on the other examples"):
+        run_training("sft", packed)
 
 
 def test_the_validation_loss_is_of_target_tokens_whatever_the_batch(config, tmp_path):

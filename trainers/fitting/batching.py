@@ -1,4 +1,4 @@
-"""Batches of examples: padded on the right, grouped by length, with logits only where the loss needs them."""
+"""Batches of examples: padded or packed, grouped by length, with logits only where the loss needs them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers import DataCollatorWithFlattening
 
 from trainers.fitting.examples import MASK, Example
 
@@ -56,6 +57,33 @@ class Collator:
             labels.append([*example.labels[start:], *[MASK] * pads])
         batch = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         return {**batch, "logits_to_keep": longest - start} if self.trims_logits else batch
+
+
+class PackingCollator:
+    """Joins the examples of a batch to one sequence without padding.
+
+    Positions start again at 0 with each example. transformers recognises that, and keeps attention within an example.
+    The model computes logits only for the targets and the token before each.
+    """
+
+    def __init__(self, trims_logits: bool) -> None:
+        """Make a collator.
+
+        Args:
+            trims_logits: Whether the model takes ``logits_to_keep``.
+        """
+        self.trims_logits, self._join = trims_logits, DataCollatorWithFlattening()
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """A batch: input_ids and position_ids (1, tokens), labels (1, kept), logits_to_keep (kept,)."""
+        features = [{"input_ids": list(example.token_ids), "labels": example.labels} for example in examples]
+        # With a cache, transformers does not search for restarts of the positions.
+        batch = {**self._join(features, return_tensors="pt"), "use_cache": False}
+        if not self.trims_logits:
+            return batch
+        learnt = batch["labels"][0] != MASK  # (tokens,)
+        kept = (learnt | learnt.roll(-1)).nonzero()[:, 0]
+        return {**batch, "labels": batch["labels"][:, kept], "logits_to_keep": kept}
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):

@@ -26,7 +26,7 @@ from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
 from lm_eval_aft.core.loading import named_reason_of, reason_of
 from lm_eval_aft.engines.process_group import leave_group_at_exit
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
-from trainers.fitting.batching import Collator, LengthGroupedSampler, target_nats, trims_logits
+from trainers.fitting.batching import Collator, LengthGroupedSampler, PackingCollator, target_nats, trims_logits
 from trainers.fitting.callbacks import Patience, RunLog, locate_best
 from trainers.fitting.checkpoint_card import write_checkpoint_card
 from trainers.fitting.diagnosis import Diagnosis
@@ -60,14 +60,16 @@ def fit(
     model = model_to_train(config, encoder.end_id, highest, [len(example.token_ids) for example in examples], say)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    padded = Collator(pad, trims_logits(base))
     leave_group_at_exit()
     trainer = AFTTrainer(
         run_log := RunLog(run, aft, facts, say),
+        padded,
         model=model,
         args=args,
         train_dataset=list(examples),
         eval_dataset=sorted(validation, key=lambda example: len(example.token_ids)) or None,
-        data_collator=Collator(pad, trims_logits(base)),
+        data_collator=PackingCollator(trims_logits(base)) if config.packing else padded,
         processing_class=tokenizer,
     )
     # With shards, every process would have to generate.
@@ -289,8 +291,19 @@ class Checkpointing(Trainer):
 class AFTTrainer(Checkpointing):
     """Trainer with batches by length and a validation loss per token."""
 
-    def __init__(self, run_log: RunLog, **settings: Any) -> None:
+    data_collator: Any
+
+    def __init__(self, run_log: RunLog, padded: Collator, **settings: Any) -> None:
         super().__init__(run_log, compute_metrics=_validation_loss, **settings)
+        self.padded = padded
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Batches of validation examples. They are padded, since each example has a loss of its own."""
+        for_training, self.data_collator = self.data_collator, self.padded
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = for_training
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         lengths = [len(example.token_ids) for example in self.train_dataset]

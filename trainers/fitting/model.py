@@ -24,7 +24,9 @@ from lm_eval_aft.core.model_checks import (
 )
 from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
+from trainers.fitting.batching import PackingCollator, trims_logits
 from trainers.fitting.checkpoint_card import write_checkpoint_card
+from trainers.fitting.examples import Example
 from trainers.fitting.run import Say, TrainingRun, disk_guard
 from trainers.settings import TrainConfig
 
@@ -116,7 +118,7 @@ def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _run(model: Any, **inputs: torch.Tensor) -> Any:
+def _run(model: Any, **inputs: Any) -> Any:
     """The output of a model.
 
     Raises:
@@ -125,7 +127,8 @@ def _run(model: Any, **inputs: torch.Tensor) -> Any:
     try:
         # Dropout draws random numbers, and the training that follows must not depend on that.
         with torch.random.fork_rng(devices=[]):
-            return model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+            moved = {n: each.to(model.device) if isinstance(each, torch.Tensor) else each for n, each in inputs.items()}
+            return model(**moved)
     except Exception as error:
         raise ValueError(named_reason_of(error)) from error
 
@@ -151,6 +154,10 @@ def model_to_train(config: TrainConfig, end_id: int, highest: int, lengths: Sequ
     model = load_model(config)
     set_end_token(model, end_id)
     refuse_foreign_tokens(model, config, highest)
+    if config.packing and _is_whole(model):
+        refuse_packing(model, config)
+    elif config.packing:
+        say("warning: nothing checks whether packing fits this model, since its weights are in shards.")
     if warning := beyond_positions(model, lengths):
         say(warning)
     return model
@@ -211,6 +218,41 @@ def _check_targets(model: Any, config: TrainConfig) -> None:
                 f"lora_targets={target} does not fit the model: its embedding and its output are one tensor, so that "
                 "merging would change both; leave it out."
             )
+
+
+def refuse_packing(model: Any, config: TrainConfig) -> None:
+    """Check on two examples that packing does not change their logits, and that neither depends on the other.
+
+    Raises:
+        ConfigError: If it does, as in models with a recurrent state, or without positions as an input.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    ids = (torch.arange(2, 18) % (embedding_rows(model) or 18)).tolist()
+    examples, learnt = [Example(tuple(ids[:8]), 5), Example(tuple(ids[:3:-1]), 8)], 5
+    batch, alone = PackingCollator(trims_logits(base))(examples), torch.tensor([examples[1].token_ids])
+    embedded: list[torch.Tensor] = []
+
+    def keep(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        packed = _run(model, **batch).logits[0, -learnt:].float()
+        # The gradient is exactly 0 where attention is masked, in every number format.
+        leaks = bool(torch.autograd.grad(packed.square().sum(), embedded[0])[0][0, :8].any())
+        with torch.no_grad():
+            difference = (packed - _logits(model, alone)[0, -learnt:]).abs().max()
+        fits = not leaks and difference <= packed.abs().max() * torch.finfo(model.dtype).eps ** 0.5
+    except (ValueError, RuntimeError, IndexError):
+        fits = False
+    finally:
+        hook.remove()
+    if not fits:
+        raise ConfigError(
+            f"packing does not fit model={config.model}: its logits depend on the other examples of a packed batch. "
+            "Leave packing out."
+        )
 
 
 def beyond_positions(model: Any, lengths: Sequence[int]) -> str | None:
