@@ -82,8 +82,9 @@ def register() -> None:
 
 
 def print_error(error: BaseException) -> None:
-    """Print an error of ours as every command does."""
-    _print(f"error: {error}")
+    """Print an error of ours as every command does. One that ends a command as planned is no error to the user."""
+    planned = getattr(error, "exit_code", 2) == 0
+    _print(str(error) if planned else f"error: {error}")
 
 
 def _add_finder() -> None:

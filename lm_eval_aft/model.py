@@ -23,7 +23,7 @@ from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, is_chat
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
-from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.errors import ConfigError, EngineError, ShardDone
 from lm_eval_aft.core.log import log, warn_once
 from lm_eval_aft.core.names import joined_name
 from lm_eval_aft.core.program import prepare_program
@@ -37,7 +37,7 @@ from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
 from lm_eval_aft.inference.given_drafts import GivenDrafts
-from lm_eval_aft.inference.host_call import host_prompting, host_seed, host_template_name
+from lm_eval_aft.inference.host_call import host_prompting, host_request_kinds, host_seed, host_template_name
 from lm_eval_aft.inference.models import Model, ModelPlan, Models, prompt_args
 from lm_eval_aft.inference.multiple_choice import ChoiceQuestion, plain_cost, questions_with_choices, score_questions
 from lm_eval_aft.inference.requests import announce, read_dialogues
@@ -76,6 +76,8 @@ class _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
 
 
+# The score of a choice whose question is in another shard. Nothing reads it.
+UNSCORED: Score = (0.0, False)
 DATE_ADVICE = (
     "The chat template writes today's date into every prompt. Prompts of tomorrow differ, so nothing of today is "
     'found in the draft store. Pin the date with chat_template_args={{"strftime_now":"{today}"}} in --model_args.'
@@ -166,6 +168,8 @@ class AFTLM(LM):
         self._selector, self._given_drafts = selector, given_drafts
         self._prompting: dict[str, Any] = {}
         self._template_name: str | None = None
+        # The kinds of requests that lm-eval has not sent yet.
+        self._waiting: frozenset[str] = frozenset()
         if template_name := host_template_name():
             self._use_chat_template(template_name)
         else:
@@ -185,10 +189,10 @@ class AFTLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer each request with k drafts and ``layers`` aggregation layers."""
-        self._prompting = host_prompting()
+        self._begin("generate_until")
         dialogues = read_dialogues(requests, self.config, self.models.reader.engine.renderer)
         # lm-eval repeats requests as padding, so that all processes of a run have equally many.
-        distinct = list(dict.fromkeys(dialogues))
+        distinct = [dialogue for dialogue in dict.fromkeys(dialogues) if self._answers(dialogue.opening)]
         questions = [dialogue.opening for dialogue in distinct]
         turns = sum(dialogue.turns for dialogue in distinct)
         announce(questions, self.config, turns, self.world_size)
@@ -199,15 +203,18 @@ class AFTLM(LM):
             traces = self._answer(distinct, grader, recorder, quiet=disable_tqdm or self.rank != 0)
         self._count(traces)
         self._show_prompts(requests)
-        return [dialogue.response for dialogue in dialogues]
+        self._end_shard()
+        return [dialogue.response if dialogue.traces else "" for dialogue in dialogues]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
         """Score continuations with the engine's own model, directly or after drafts (``mcq``)."""
-        self._prompting = host_prompting()
+        self._begin("loglikelihood")
         questions = questions_with_choices(requests, self.config) if self.config.mcq == "drafts" else []
+        questions = [each for each in questions if self._answers(each.question)]
         scores, traces = self._score_after_drafts(questions, quiet=disable_tqdm or self.rank != 0)
         self._show_prompts([requests[position] for position in scores])
-        rest = [position for position in range(len(requests)) if position not in scores]
+        scored = range(0) if self.config.shard else range(len(requests))
+        rest = [position for position in scored if position not in scores]
         usage = Usage()
         if rest or not requests:
             scorer = self._scorer("loglikelihood", len(rest))
@@ -216,10 +223,12 @@ class AFTLM(LM):
             with stoppable(self._kept):
                 scores |= zip(rest, scorer.loglikelihood(rendered, disable_tqdm=disable_tqdm), strict=True)
         self._count(traces, usage, len(questions), len(rest))
-        return [scores[position] for position in range(len(requests))]
+        self._end_shard()
+        return [scores.get(position, UNSCORED) for position in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts with the engine's own model. Nothing is aggregated."""
+        self._begin("loglikelihood_rolling")
         scorer = self._scorer("loglikelihood_rolling", len(requests))
         with stoppable(self._kept):
             answers = scorer.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
@@ -372,6 +381,42 @@ class AFTLM(LM):
     def _kept(self) -> str:
         return kept_in(self.store)
 
+    def _begin(self, kind: str) -> None:
+        """Read how lm-eval calls, and refuse requests that a shard cannot answer before any text is generated.
+
+        Raises:
+            ConfigError: If the run is of a shard and has such requests.
+        """
+        self._prompting = host_prompting()
+        self._waiting = (self._waiting or host_request_kinds()) - {kind}
+        answered = {"generate_until"} if self.config.mcq == "plain" else {"generate_until", "loglikelihood"}
+        if self.config.shard and (other := sorted({kind, *self._waiting} - answered)):
+            raise ConfigError(
+                f"shard={self.config.shard} splits what is generated, and the tasks have {' and '.join(other)} "
+                "requests, which generate nothing: run those tasks without shard=, or multiple-choice tasks with "
+                "mcq=drafts."
+            )
+
+    def _answers(self, question: Question) -> bool:
+        """Whether this run answers a question; with ``shard`` it answers a part of them."""
+        return self.config.shard is None or self.config.shard.holds(question.doc_hash)
+
+    def _end_shard(self) -> None:
+        """End the run of a shard when all kinds of requests are answered, before lm-eval scores a part of the answers.
+
+        Raises:
+            ShardDone: If the run is of a shard. Its text says what is kept.
+        """
+        if self.config.shard is None or self._waiting:
+            return
+        if self.rank:
+            raise SystemExit(0)
+        raise ShardDone(
+            f"Shard {self.config.shard} is done and has no score: {self._totals.answers:,} answers, "
+            f"{kept_in(self.store, '')}. When all shards are done, join their stores with aft merge, and give the same "
+            "command without shard= and with cache= the joined store."
+        )
+
     def _propose(
         self,
         questions: Sequence[Question],
@@ -498,7 +543,7 @@ class AFTLM(LM):
 
     def _settings(self) -> dict[str, Any]:
         # These change no text, so runs that differ in them alone have equal traces.
-        unsaid = ("record", "cache", "grade_drafts", "max_generations", "aggregator", "proposers")
+        unsaid = ("record", "cache", "grade_drafts", "max_generations", "shard", "aggregator", "proposers")
         config = {name: value for name, value in self.config.to_dict().items() if name not in unsaid}
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given_drafts.source if self._given_drafts else None

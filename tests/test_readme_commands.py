@@ -30,8 +30,8 @@ from helpers.paths import ROOT
 from helpers.tiny_models import save_tiny
 from helpers.warm import WarmPython
 
-NAMES = ("install", "reference/arguments", "tutorial", "evaluate", "tasks", "reuse", "cost", "results", "paper")
-PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
+PAGE_NAMES = "install reference/arguments tutorial evaluate tasks reuse fleet cost results paper"
+PAGES = ("README.md", *(f"docs/{name}.md" for name in PAGE_NAMES.split()))
 PROGRAMS = "accelerate|aft|bash|cat|curl|docker|export|git|lm_eval|make|pip|python3?|serve|torchrun|vllm"
 PROGRAM_FOLDER = Path(sys.executable).parent
 TEMPLATE = "{% block draft %}{% endblock %}{% block aggregate %}{{ drafts | join(' / ') }}{% endblock %}"
@@ -152,6 +152,18 @@ TABLE: dict[str, Run | Check] = {
         "training takes minutes: tests/trainers has small ones", "aft train --help"
     ),
     "aft report out/try": Run("MODEL"),
+    **{
+        f"lm_eval --model aft --model_args pretrained=MODEL,k=5,layers=2,record=out/shard{n},shard={n}/2 --tasks gsm8k "
+        "--apply_chat_template": Run(f"Shard {n}/2 is done and has no score", more="--include_path tasks --limit 4")
+        for n in (1, 2)
+    },
+    "aft merge out/shard1/drafts.sqlite out/shard2/drafts.sqlite --output out/all.sqlite": Run(
+        "44 generations of 2 stores, 0 in several"
+    ),
+    "lm_eval --model aft --model_args pretrained=MODEL,k=5,layers=2,record=out/joined/traces,cache=out/all.sqlite "
+    "--tasks gsm8k --apply_chat_template --output_path out/joined --log_samples": Run(
+        "|gsm8k|", more="--include_path tasks --limit 4"
+    ),
     "python benchmarks/bare.py": Check(FIGURES, "python benchmarks/bare.py --help"),
     "aft cache info FILE": Run("generations", {"FILE": "out/traces/drafts.sqlite"}),
     "aft cache verify FILE": Run("0 damaged", {"FILE": "out/traces/drafts.sqlite"}),

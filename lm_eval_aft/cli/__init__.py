@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "grade": Command("lm_eval_aft.cli.grade:grade", "Grade the drafts of stored runs by their task."),
     "judge": Command("lm_eval_aft.cli.judge:judge", "Let an LLM judge answers: MT-Bench, AlpacaEval."),
+    "merge": Command("lm_eval_aft.cli.merge:merge", "Join the draft stores of the shards of a run."),
     "plan": Command("lm_eval_aft.cli.plan:plan", "Show what a run would generate, before it starts."),
     "plot": Command("lm_eval_aft.cli.plot:plot", "Draw scores at equal cost, or against k and layers."),
     "report": Command(

@@ -277,7 +277,7 @@ def _check(model_args: Mapping[str, Any]) -> None:
         if name in model_args:
             option = "output_path" if name == "record" else name
             raise ConfigError(f"--model_args {name}={model_args[name]} contradicts the sweep: use --{option}.")
-    for name in ("strategy", "drafts_from", "aggregator", "proposers"):
+    for name in ("strategy", "drafts_from", "aggregator", "proposers", "shard"):
         if name in model_args:
             value = public(name, model_args[name])
             raise ConfigError(f"--model_args {name}={value} does not fit a sweep of k and layers: use lm_eval.")

@@ -29,6 +29,7 @@ from lm_eval_aft.core.arguments import (
 )
 from lm_eval_aft.core.early_stopping import StopRule, stop_rule
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.question_shards import Shard, parse_shard
 from lm_eval_aft.core.records import Confidence, Sampling
 from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.settings import nearest, parsers, setting
@@ -38,7 +39,7 @@ SEED_LIMIT = 2**63
 # Generations a question, and of all questions of a run. Each is an object in memory.
 MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
 # Settings that versions after 0.1 added. Traces of runs that do not use them keep their names.
-ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths", "confidence")
+ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths", "confidence", "shard")
 # The numbers of ``Confidence``.
 CONFIDENCES = tuple(field.name for field in fields(Confidence))
 DEFAULT_CONFIDENCE = "mean"
@@ -130,6 +131,11 @@ class AFTConfig:
     )
     max_generations: int | None = setting(
         None, integer(1), "Most generations of a run. A run that would need more is refused before it starts."
+    )
+    shard: Shard | None = setting(  # noqa: RUF009
+        None,
+        parse_shard,
+        "Part of the questions that this run answers, such as `1/4`. It fills the draft store and has no score.",
     )
     temperature: float = setting(0.7, sampling_temperature, "Temperature of drafts and hidden layers; 0 is greedy.")
     top_p: float = setting(0.95, real(0, 1, above=True), "Nucleus mass of drafts and hidden layers; 1 is off.")
@@ -283,6 +289,11 @@ class AFTConfig:
         yield (
             self.probe != "none" and self.kind.writes_choice,
             f"probe={self.probe} changes the texts that {name} numbers: leave probe out.",
+        )
+        yield (
+            self.shard is not None and (self.cache == "none" or not (self.cache or self.record)),
+            f"shard={self.shard} answers a part of the questions for another run: give record=DIR or cache=FILE, where "
+            "that run finds the texts.",
         )
         yield from self._models_contradictions()
 

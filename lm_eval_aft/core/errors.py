@@ -12,7 +12,8 @@ and exit with ``exit_code``.
     ├── StoreError         the draft store cannot be used
     ├── RecordError        traces, results or data files cannot be read or written
     ├── JudgeError         a judge cannot be reached, or judgements are missing
-    └── RunStopped         a signal ended the command; the message says what is kept
+    ├── RunStopped         a signal ended the command; the message says what is kept
+    └── ShardDone          a run of a shard has answered its questions and ends before anything is scored
 
 ``Stopped`` is the signal itself, on its way to the block that knows what is kept.
 """
@@ -81,6 +82,12 @@ class RunStopped(AFTError):
         """
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class ShardDone(AFTError):
+    """A run of a shard has answered its questions. It ends here, so that a part of the questions gets no score."""
+
+    exit_code = 0
 
 
 class Stopped(BaseException):

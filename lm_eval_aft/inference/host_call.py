@@ -1,4 +1,4 @@
-"""What lm-eval knows but does not pass to a model: ``--seed``, how it makes prompts, and its tasks.
+"""What lm-eval knows but does not pass to a model: ``--seed``, how it makes prompts, its tasks and its requests.
 
 lm-eval seeds the generators of Python, numpy and torch, and passes no seed to a model. It calls
 ``apply_chat_template`` without the name that ``--apply_chat_template NAME`` gives. A request names its task but does
@@ -74,6 +74,21 @@ def host_tasks() -> Mapping[str, Any]:
             if isinstance(value, Mapping) and value and all(isinstance(task, Task) for task in value.values()):
                 return value
     return {}
+
+
+def host_request_kinds() -> frozenset[str]:
+    """The kinds of requests that lm-eval sends to the model in this evaluation; empty if lm-eval does not call."""
+    from lm_eval.api.instance import Instance
+
+    for frame in _host_frames("evaluate"):
+        for value in frame.f_locals.values():
+            if isinstance(value, Mapping) and value and all(_are_instances(each, Instance) for each in value.values()):
+                return frozenset(map(str, value))
+    return frozenset()
+
+
+def _are_instances(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, kind) for value in values)
 
 
 def host_allows_unsafe_code() -> bool:

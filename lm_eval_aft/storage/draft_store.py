@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import weakref
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -213,6 +213,14 @@ class SQLiteStore:
             log.info("The draft store %s is empty: if it is a copy, copy %s-wal too.", self.path, self.path)
         self._commits_late = create and _commit_in_background(self, self._closed)
 
+    def __enter__(self) -> SQLiteStore:
+        """The store itself. The end of the block closes it."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the store."""
+        self.close()
+
     def key(self, fingerprint: str, request: Request) -> str:
         """See ``Store.key``."""
         return generation_key(fingerprint, request)
@@ -234,6 +242,22 @@ class SQLiteStore:
                 # The file wins over what is not committed yet: another process may have been first.
                 completions |= {row[0].hex(): self._completion(row) for row in self._file.db.execute(query, part)}
         return completions
+
+    def parts(self, size: int) -> Iterator[dict[str, Completion]]:
+        """All committed generations by their keys, ``size`` at a time, as the file holds them at one moment.
+
+        Raises:
+            StoreError: If the file cannot be read, or a generation is damaged.
+        """
+        with self._lock, self._file.errors("read"):
+            cursor = self._file.db.execute(f"SELECT {', '.join(self._columns)} FROM generations")
+        while True:
+            with self._lock, self._file.errors("read"):
+                rows = cursor.fetchmany(size)
+            if not rows:
+                return
+            completions = [self._completion(row) for row in rows]
+            yield {row[0].hex(): completion for row, completion in zip(rows, completions, strict=True)}
 
     def put(self, key: str, completion: Completion) -> None:
         """See ``Store.put``. The next ``flush`` tries to commit it, whatever this raises.
@@ -315,18 +339,14 @@ class SQLiteStore:
         with self._lock, self._file.errors("read"):
             (state,) = self._file.db.execute("PRAGMA integrity_check(1)").fetchone()
             rows = self._file.db.execute(f"SELECT {', '.join(self._columns)} FROM generations")
-            damaged = tuple(
-                row[0].hex() if isinstance(row[0], bytes) else repr(row[0])[:80]
-                for row in rows
-                if not self._is_whole(row)
-            )
+            damaged = tuple(_shown_key(row[0]) for row in rows if not self._is_whole(row))
         return replace(self.info(), damaged=damaged if state == "ok" else (*damaged, str(state)))
 
     def _completion(self, row: tuple[Any, ...]) -> Completion:
         if not self._is_whole(row):
             raise StoreError(
-                f"{self.path} is damaged at generation {row[0].hex()[:12]}: run aft cache verify {self.path}, then "
-                "give cache= another path."
+                f"{self.path} is damaged at generation {_shown_key(row[0])[:12]}: run aft cache verify {self.path}, "
+                "then give cache= another path."
             )
         try:
             token_ids = tuple(array("I", row[2]))
@@ -380,8 +400,13 @@ def open_store(cache: str | None, default: str | Path | None) -> Store:
     return SQLiteStore(cache or str(default))
 
 
-def kept_in(store: Store) -> str:
-    """Commit what a store holds, and say what it keeps and how to resume. The words end a message about a stop."""
+def kept_in(store: Store, resume: str = ": the same command resumes there.") -> str:
+    """Commit what a store holds, and say what it keeps. The words end a message about a stop.
+
+    Args:
+        store: The store.
+        resume: Follows the path of the store, and says how to resume.
+    """
     if not isinstance(store, SQLiteStore):
         return "nothing is kept without a draft store: give record=DIR or cache=FILE next time."
     try:
@@ -389,7 +414,7 @@ def kept_in(store: Store) -> str:
         kept = store.info().generations
     except StoreError as error:
         return str(error)
-    return f"{kept:,} finished generations are in {store.path}: the same command resumes there."
+    return f"{kept:,} finished generations are in {store.path}{resume}"
 
 
 def _commit_in_background(store: SQLiteStore, closed: threading.Event) -> bool:
@@ -409,6 +434,11 @@ def _commit_in_background(store: SQLiteStore, closed: threading.Event) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _shown_key(key: Any) -> str:
+    """A key as messages show it. Another program may have put in a row whose key is a text."""
+    return key.hex() if isinstance(key, bytes) else repr(key)[:80]
 
 
 def _numbers(confidence: Confidence | None) -> tuple[float | None, ...]:
