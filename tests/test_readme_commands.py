@@ -157,6 +157,11 @@ TABLE: dict[str, Run | Check] = {
         "--apply_chat_template": Run(f"Shard {n}/2 is done and has no score", more="--include_path tasks --limit 4")
         for n in (1, 2)
     },
+    "lm_eval --model aft --model_args "
+    "'engine=api,base_url=http://a:8000/v1|http://b:8000/v1,model=NAME,k=5,layers=2,record=out/traces' "
+    "--tasks gsm8k --apply_chat_template --output_path out": Check(
+        "it needs two servers: tests/engines/test_api_servers.py has three", "lm_eval run --help"
+    ),
     "aft merge out/shard1/drafts.sqlite out/shard2/drafts.sqlite --output out/all.sqlite": Run(
         "44 generations of 2 stores, 0 in several"
     ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +12,15 @@ from lm_eval_aft.core.arguments import flag, integer, mapping, real, text
 from lm_eval_aft.core.chat import Renderer
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.loading import load_reason, loading, refuse_no_checkpoint
 from lm_eval_aft.core.log import log
-from lm_eval_aft.core.secrets import public_word
+from lm_eval_aft.core.secrets import public, public_word
 from lm_eval_aft.core.usage import MAX_COUNT
 from lm_eval_aft.engines.api.client import ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.renderers import CountingRenderer, EstimateRenderer, FoldingRenderer
 from lm_eval_aft.engines.api.responses import refusal
+from lm_eval_aft.engines.api.servers import Servers
 
 DEFAULT_LENGTH = 8192
 OWN_ARGS = {
@@ -39,24 +42,24 @@ class APIArgs:
     """Arguments that have passed every check.
 
     Attributes:
-        client: Sends calls to the server.
+        servers: Sends calls to the server, or to several.
+        has_key: Whether calls hold a key.
         model: The server's name of the model.
         renderer: Measures prompts.
         max_length: Maximum tokens of a prompt and its completion together.
         revision: The user's name for the weights that the server runs. It is part of every store key.
-        concurrency: Maximum calls under way at a time.
         extra_body: Further fields of every call.
         served: Models that the server lists, for messages.
         neutral: Fields that disable a server's own sampling defaults.
         seed_field: The field of a call that holds its seed.
     """
 
-    client: ChatClient
+    servers: Servers
+    has_key: bool
     model: str
     renderer: Renderer
     max_length: int
     revision: str
-    concurrency: int
     extra_body: dict[str, Any]
     served: tuple[str, ...] = ()
     neutral: Mapping[str, float] = field(default_factory=dict)
@@ -64,36 +67,57 @@ class APIArgs:
 
     @classmethod
     def of(cls, engine_args: Mapping[str, Any]) -> APIArgs:
-        """Check model arguments, then check that the server lists the model.
+        """Check model arguments, then check that each server lists the model.
 
         Raises:
-            ConfigError: If an argument is unknown, missing or wrong.
-            EngineError: If the server cannot be reached, refuses the key, or does not have the model.
+            ConfigError: If an argument is unknown, missing or wrong, or if the servers differ.
+            EngineError: If no server can be reached, or if one refuses the key or does not have the model.
         """
         refuse_unknown(engine_args, OWN_ARGS, "api")
         args = {name: value for name, value in engine_args.items() if value is not None}
         model = _model(args)
         if "base_url" not in args:
             raise ConfigError("base_url is missing: give the server's address, such as http://127.0.0.1:8000/v1.")
-        client = ChatClient(
-            text("base_url", args["base_url"]),
-            timeout_s=real(0, above=True)("timeout_s", args.get("timeout_s", 600)),
-            max_retries=integer(0)("max_retries", args.get("max_retries", 5)),
-        )
+        timeout_s = real(0, above=True)("timeout_s", args.get("timeout_s", 600))
+        max_retries = integer(0)("max_retries", args.get("max_retries", 5))
+        clients = [
+            ChatClient(url, timeout_s=timeout_s, max_retries=max_retries) for url in _addresses(args["base_url"])
+        ]
+        _refuse_equal_addresses([client.base_url for client in clients])
         extra_body = mapping("extra_body", args.get("extra_body", {}))
         seed_field = _seed_field(args)
         if clash := (OUR_FIELDS | {seed_field}) & set(extra_body):
             raise ConfigError(f"extra_body must not hold {', '.join(sorted(clash))}: there are model arguments for it.")
-        concurrency = integer(1)("concurrency", args.get("concurrency", 32))
+        servers = Servers(clients, integer(1)("concurrency", args.get("concurrency", 32)))
         revision = str(args.get("revision", ""))
         renderer = _renderer(args, extra_body.get("chat_template_kwargs"))
-        listed = _listed_models(client, model) if flag("check", args.get("check", True)) else {}
-        row = listed.get(model, {})
-        neutral = VLLM_NEUTRAL if row.get("owned_by") == "vllm" else {}
-        length = _max_length(args, row)
-        return cls(
-            client, model, renderer, length, revision, concurrency, extra_body, tuple(listed), neutral, seed_field
+        lists = _lists_of_models(clients, servers, model) if flag("check", args.get("check", True)) else []
+        served = tuple(dict.fromkeys(name for listed in lists for name in listed))
+        rows = [listed[model] for listed in lists]
+        neutral = _neutral(rows)
+        length = _max_length(args, rows)
+        has_key = clients[0].has_key
+        return cls(servers, has_key, model, renderer, length, revision, extra_body, served, neutral, seed_field)
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    """One address, or several: a list, the JSON text of one, or addresses with | between them."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):
+            value = parse_json(value)
+    parts = value.split("|") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not parts:
+        raise ConfigError(
+            f"base_url={public('base_url', value)} is not allowed: give one address, or several as "
+            "http://a:8000/v1|http://b:8000/v1 or as a list."
         )
+    return tuple(text("base_url", part) for part in parts)
+
+
+def _refuse_equal_addresses(urls: Sequence[str]) -> None:
+    twice = next((url for url in urls if urls.count(url) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"base_url names {twice} twice: give each server once.")
 
 
 def _model(args: Mapping[str, Any]) -> str:
@@ -136,6 +160,44 @@ def _renderer(args: Mapping[str, Any], template_args: Any) -> Renderer:
     return renderer if flag("system_role", args.get("system_role", takes_system)) else FoldingRenderer(renderer)
 
 
+def _lists_of_models(clients: Sequence[ChatClient], servers: Servers, model: str) -> list[dict[str, dict[str, Any]]]:
+    """The list of models of each server that answers. Those that do not answer are left out, if any does.
+
+    Raises:
+        EngineError: If none can be reached, or one has no such list or does not list the model.
+    """
+    lists, failures = [], dict[str, EngineError]()
+    for client in clients:
+        try:
+            lists.append(_listed_models(client, model))
+        except EngineError as error:
+            if not isinstance(error.__cause__, Unreachable):
+                raise
+            failures[client.base_url] = error
+    if not lists:
+        raise next(iter(failures.values()))
+    reasons = {url: str(error.__cause__) for url, error in failures.items()}
+    for url, reason in reasons.items():
+        log.warning("The server at %s cannot be reached (%s) and is left out.", url, reason)
+    servers.leave_out(reasons)
+    return lists
+
+
+def _neutral(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
+    """The fields that disable the sampling defaults of the servers, by what they say of the model.
+
+    Raises:
+        ConfigError: If some servers have such defaults and others do not. Their texts would differ.
+    """
+    owners = {row.get("owned_by") == "vllm" for row in rows}
+    if len(owners) > 1:
+        raise ConfigError(
+            "base_url names vLLM servers and others, which sample differently: give servers of one kind, or "
+            "check=false with --generation-config vllm on those of vLLM."
+        )
+    return VLLM_NEUTRAL if True in owners else {}
+
+
 def _listed_models(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
     """The server's list of models, by name.
 
@@ -151,7 +213,7 @@ def _listed_models(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
         ) from error
     except Refused as error:
         if error.status in (401, 403):
-            raise refusal(error, client, model, ()) from error
+            raise refusal(error, client.has_key, model, ()) from error
         raise EngineError(
             f"base_url={client.base_url} has no list of models (HTTP {error.status}: {error.message}): most addresses "
             f"end in /v1; {skip}."
@@ -168,9 +230,10 @@ def _is_length(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_COUNT
 
 
-def _max_length(args: Mapping[str, Any], row: Mapping[str, Any]) -> int:
-    """Context length: the user's, else the server's, else a default with a warning."""
-    stated = next((row[name] for name in LENGTH_FIELDS if _is_length(row.get(name))), None)
+def _max_length(args: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
+    """Context length: the user's, else the least of the servers', else a default with a warning."""
+    first = (next((row[name] for name in LENGTH_FIELDS if _is_length(row.get(name))), None) for row in rows)
+    stated = min((length for length in first if length is not None), default=None)
     if "max_length" not in args and stated is None:
         log.warning("The server states no context length: max_length=%d is assumed.", DEFAULT_LENGTH)
     return int(integer(1)("max_length", args.get("max_length", stated or DEFAULT_LENGTH)))

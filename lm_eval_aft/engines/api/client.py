@@ -47,11 +47,11 @@ MIN_KEY_LENGTH = 6
 
 
 class Refused(Exception):
-    """The server refuses the call, and a retry would not help."""
+    """The server at ``base_url`` refuses the call, and a retry would not help."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(self, status: int, message: str, code: str = "", base_url: str = "") -> None:
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+        self.status, self.message, self.code, self.base_url = status, message, code, base_url
 
 
 class Unreachable(Exception):
@@ -154,7 +154,7 @@ class ChatClient:
                 reason = "" if reply else "its answer is not a JSON object"
                 # An address without a list of models is not a chat server, so a retry does not help.
                 if method == "GET":
-                    raise Refused(response.status, reason or self._message(response)[0])
+                    raise Refused(response.status, reason or self._message(response)[0], "", self.base_url)
             problem = f"HTTP {response.status}: {reason or self._message(response)[0]}"
             header = response.headers.get("Retry-After")
             requested_s = _retry_after(header)
@@ -190,7 +190,7 @@ class ChatClient:
                 # A query may hold anything of the call.
                 place = re.split("[?#]", response.headers["Location"])[0]
                 message = hide_in_message(f"it redirects to {place}")
-            raise Refused(response.status, message, code)
+            raise Refused(response.status, message, code, self.base_url)
         reply = self._json(response)
         return reply if isinstance(reply, dict) else {}
 

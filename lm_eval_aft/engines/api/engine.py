@@ -13,6 +13,7 @@ from typing import Any
 
 from lm_eval_aft.core.engine import HostArgs, Processes, Scorer, SingleProcess
 from lm_eval_aft.core.errors import ConfigError, EngineError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, Request
 from lm_eval_aft.core.usage import ModelShape
 from lm_eval_aft.engines.api.arguments import SEED_FIELD, APIArgs
@@ -60,7 +61,7 @@ class APIEngine:
 
     def __init__(self, args: APIArgs) -> None:
         """Take checked arguments. Nothing is sent yet."""
-        self._args, self._client = args, args.client
+        self._args, self._servers = args, args.servers
         # Set it to begin no further call.
         self._stop = Event()
         self.renderer, self.max_length = args.renderer, args.max_length
@@ -69,7 +70,11 @@ class APIEngine:
         extra += [json.dumps(dict(args.neutral), sort_keys=True)] if args.neutral else []
         extra += [f"seed_field={args.seed_field}"] if args.seed_field != SEED_FIELD else []
         self.fingerprint = "|".join(["api", args.model, args.revision, *extra])
-        self.info: Mapping[str, Any] = {"base_url": args.client.base_url, "revision": args.revision}
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """See ``Engine.info``."""
+        return {**self._servers.info, "revision": self._args.revision}
 
     @classmethod
     def load(cls, engine_args: Mapping[str, Any], host: HostArgs) -> APIEngine:
@@ -105,10 +110,10 @@ class APIEngine:
             self._calls(requests),
             self._post,
             stop,
-            concurrency=self._args.concurrency,
-            disconnect=self._client.disconnect,
+            concurrency=self._servers.concurrency,
+            disconnect=self._servers.disconnect,
         )
-        left, failure = len(requests), None
+        left, failure, moved = len(requests), None, self._servers.moved
         for call, outcome in outcomes:
             try:
                 texts = self._read(requests, call, outcome)
@@ -122,6 +127,8 @@ class APIEngine:
             if requests[call.positions[0]].confidence and any(t.text and t.confidence is None for t in texts):
                 stop.set()
                 failure = failure or EngineError(NO_LOGPROBS)
+        if self._servers.moved > moved:
+            log.warning("%s.", self._servers.sentence())
         if failure is not None:
             raise self._explain(failure, left) from failure
 
@@ -130,7 +137,7 @@ class APIEngine:
         self._stop.set()
 
     def _post(self, call: _Call, stop: Event) -> dict[str, Any]:
-        return self._client.post("/chat/completions", call.body, stop)
+        return self._servers.post("/chat/completions", call.body, stop)
 
     def _read(
         self, requests: Sequence[Request], call: _Call, outcome: dict[str, Any] | Exception
@@ -186,11 +193,13 @@ class APIEngine:
     def _explain(self, error: Exception, left: int) -> Exception:
         """The sentence that the user reads."""
         if isinstance(error, Unreachable):
+            urls = self._servers.urls
+            which = f"the server at {urls[0]}" if len(urls) == 1 else f"all {len(urls)} servers"
             return EngineError(
-                f"the server at {self._client.base_url} stopped answering ({error}) with {left} texts of this layer "
+                f"{which} stopped answering ({error}) with {left} texts of this layer "
                 "unfinished: those that had ended are kept in the draft store if there is one (cache= or record=); "
                 "start the same command again to resume."
             )
         if isinstance(error, Refused):
-            return refusal(error, self._client, self._args.model, self._args.served)
+            return refusal(error, self._args.has_key, self._args.model, self._args.served)
         return error

@@ -12,7 +12,7 @@ from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Completion, Confidence, FinishReason, Prompt
 from lm_eval_aft.core.secrets import KEY_VARIABLE
 from lm_eval_aft.core.thinking import has_marks
-from lm_eval_aft.engines.api.client import ChatClient, Refused
+from lm_eval_aft.engines.api.client import Refused
 
 # Words by which servers say that a prompt is too long.
 LENGTH_WORDS = ("context length", "context_length", "context window", "maximum context", "max_model_len")
@@ -72,12 +72,12 @@ def completions(reply: Mapping[str, Any], prompt: Prompt, count: int, renderer: 
     )
 
 
-def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str]) -> AFTError:
+def refusal(error: Refused, has_key: bool, model: str, served: Sequence[str]) -> AFTError:
     """The error to raise for a refused call.
 
     Args:
-        error: What the server refused, and why.
-        client: The client that sent the call.
+        error: Which server refused what, and why.
+        has_key: Whether the call held a key.
         model: The server's name of the model.
         served: Models that the server lists.
     """
@@ -90,17 +90,17 @@ def refusal(error: Refused, client: ChatClient, model: str, served: Sequence[str
             "that drafts are cut in time, lower max_gen_toks or draft_max_tokens, or use a model with a longer context."
         )
     if error.status in (401, 403):
-        state = f"refuses the key in {KEY_VARIABLE}" if client.has_key else f"wants a key: set {KEY_VARIABLE}"
-        return EngineError(f"the server at {client.base_url} {state} (HTTP {error.status}: {error.message}).")
+        state = f"refuses the key in {KEY_VARIABLE}" if has_key else f"wants a key: set {KEY_VARIABLE}"
+        return EngineError(f"the server at {error.base_url} {state} (HTTP {error.status}: {error.message}).")
     if error.status == 404:
         names = f"; it has {', '.join(served)}" if served else ""
         return EngineError(
-            f"the server at {client.base_url} has no model={model} or no chat completions ({error.message}){names}: "
+            f"the server at {error.base_url} has no model={model} or no chat completions ({error.message}){names}: "
             "correct model= or base_url=."
         )
     hint = "; if its chat template takes no system message, give system_role=false" if "system" in message else ""
     hint += "; strategy=weighted and confidence= need logprobs" if "logprob" in message else ""
-    return EngineError(f"the server at {client.base_url} says HTTP {error.status}: {error.message}{hint}.")
+    return EngineError(f"the server at {error.base_url} says HTTP {error.status}: {error.message}{hint}.")
 
 
 def _is_choice(choice: Any) -> bool:
