@@ -30,7 +30,7 @@ from helpers.paths import ROOT
 from helpers.tiny_models import save_tiny
 from helpers.warm import WarmPython
 
-PAGE_NAMES = "install reference/arguments tutorial evaluate tasks reuse fleet cost results paper"
+PAGE_NAMES = "install reference/arguments tutorial evaluate tasks reuse fleet cost publish results paper"
 PAGES = ("README.md", *(f"docs/{name}.md" for name in PAGE_NAMES.split()))
 PROGRAMS = "accelerate|aft|bash|cat|curl|docker|export|git|lm_eval|make|pip|python3?|serve|torchrun|vllm"
 PROGRAM_FOLDER = Path(sys.executable).parent
@@ -146,6 +146,12 @@ TABLE: dict[str, Run | Check] = {
     "--apply_chat_template --batch_size auto --output_path out/baseline --log_samples": Run(
         "|gsm8k|", {"SFT": "MODEL"}, SMALL
     ),
+    "aft report out/sft out/aft --model-card --baseline out/sft > card.md": Run("model-index:", more="&& cat card.md"),
+    "aft report out/aft --eval-results export/model --benchmark aft_arith=OWNER/DATASET:default": Run(
+        "The scores are in export/model/.eval_results/bundled_aft__3__1_.yaml."
+    ),
+    "aft export out/sft out/aft --output export/tables": Run("Written: export/tables/drafts.parquet"),
+    "aft export out/sft out/aft --output export/records --every-eval-ever": Run("Written: export/records/data/"),
     "aft compare out/baseline out/lora": Run("gsm8k, filter flexible-extract: MODEL+ADAPTER (5, 2)"),
     "aft report out/baseline out/lora --html page.html": Run("The page is in page.html."),
     "aft train KIND --config FILE --merge": Check(

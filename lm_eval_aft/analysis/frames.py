@@ -294,15 +294,28 @@ def _cost_cells(entry: RunEntry, task: str) -> Cells:
 
 
 def _sample_rows(entry: RunEntry) -> Iterator[Cells]:
+    return (cells for _, cells in logged_samples(entry))
+
+
+def logged_samples(entry: RunEntry, only: str | None = None) -> Iterator[tuple[Sample, Cells]]:
+    """Each logged question and filter of a run, with its cells in the frame ``samples``.
+
+    Args:
+        entry: The run.
+        only: A task; all tasks by default.
+
+    Raises:
+        RecordError: If a file cannot be read.
+    """
     usages: dict[tuple[str, int, str], list[Usage]] = {}
     for trace in by_question(entry.traces(), lambda trace: trace).values():
         question = trace.question
         usages.setdefault((question.task, question.doc_id, question.doc_hash), []).append(trace.usage)
-    for task in entry.run.tasks:
+    for task in entry.run.tasks if only is None else (only,):
         for sample in entry.samples(task) if entry.logged(task) else ():
             key = sample.key
             usage = usages.get((key.task, key.doc_id, key.doc_hash))
-            yield {**_logged_cells(entry, sample), **(_usage_cells(total(usage)) if usage else {})}
+            yield sample, {**_logged_cells(entry, sample), **(_usage_cells(total(usage)) if usage else {})}
 
 
 def _logged_cells(entry: RunEntry, sample: Sample) -> Cells:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command(
         "lm_eval_aft.cli.diagnose:diagnose", "Report what aggregation selected, fixed, broke and copied."
     ),
+    "export": Command("lm_eval_aft.cli.export:export", "Write runs as Parquet, CSV, JSON lines or Every Eval Ever."),
     "grade": Command("lm_eval_aft.cli.grade:grade", "Grade the drafts of stored runs by their task."),
     "judge": Command("lm_eval_aft.cli.judge:judge", "Let an LLM judge answers: MT-Bench, AlpacaEval."),
     "merge": Command("lm_eval_aft.cli.merge:merge", "Join the draft stores of the shards of a run."),

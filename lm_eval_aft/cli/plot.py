@@ -196,7 +196,7 @@ def _scored(entries: Sequence[RunEntry], kind: Cost, members: bool) -> list[tupl
         points.append((entry, intervals))
     messages = [f"{', '.join(names)}: {reason}." for reason, names in missing.items()]
     if not any(intervals for _, intervals in points):
-        raise RecordError(" ".join(messages))
+        raise RecordError(" ".join(messages) or f"{entries[0].run.path} has no score: run lm_eval again.")
     for message in messages:
         note(message)
     return points

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lm_eval_aft.analysis.report.hub_results import read_benchmarks, write_eval_results
 from lm_eval_aft.analysis.report.leaderboard import leaderboard, models_table
 from lm_eval_aft.analysis.report.tables import Form, render
 from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
@@ -37,7 +38,19 @@ from lm_eval_aft.core.terminal import note, show
     "--model-card",
     "card",
     is_flag=True,
-    help="Print a block for a model card, in Markdown: the table, the settings and the commands.",
+    help="Print a model card: the scores as model-index, then the table, the settings and the commands in Markdown.",
+)
+@click.option(
+    "--eval-results",
+    type=PATH,
+    help="Folder of a model's repository. Its .eval_results/ gets a file of scores a run, as the hub reads them.",
+)
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    metavar="TASK=OWNER/NAME:TASK_ID",
+    help="Leaderboard of a task, for --eval-results. The default is the dataset that the task loads from the hub.",
 )
 def report(
     runs: tuple[Path, ...],
@@ -48,6 +61,8 @@ def report(
     baseline: Path | None,
     html: Path | None,
     card: bool,
+    eval_results: Path | None,
+    benchmarks: tuple[str, ...],
 ) -> None:
     """Show the runs below RUNS as one table of scores and cost.
 
@@ -57,6 +72,9 @@ def report(
     """
     if baseline and not (html or card):
         raise ConfigError("--baseline is for --html and --model-card; aft compare BASELINE OTHER prints comparisons.")
+    if benchmarks and not eval_results:
+        raise ConfigError("--benchmark is for --eval-results: give the folder of the model's repository.")
+    leaderboards = read_benchmarks(benchmarks)
     entries = read_entries(runs, traces, keep=html is not None)
     # One table, so that programs that read CSV get one table.
     alone = form == "csv" and not card
@@ -77,3 +95,6 @@ def report(
 
         write_report(html, entries, table, baseline, members)
         note(f"The page is in {html}.")
+    if eval_results:
+        for path in write_eval_results(eval_results, entries, leaderboards):
+            note(f"The scores are in {path}.")

@@ -26,6 +26,10 @@ from lm_eval_aft.core.usage import MAX_COUNT, Usage
 RESULTS, SAMPLES = "results_", "samples_"
 # The time at the end of a results file's name, as lm-eval writes it. Stamps sort by time.
 _STAMP = re.compile(r"(?P<before>.*_|)(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)", re.DOTALL)
+# A dataset or model on the hub.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# The end of the year 9999, the last that a date can hold.
+MAX_DATE = 253_402_300_799
 # The parts of a results file by which it is recognised.
 _PARTS = ("results", "config", "n-samples")
 # Fields of documents that hold the question, the first one that a document has.
@@ -112,6 +116,26 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
+class Dataset:
+    """Where the questions of a task come from.
+
+    Attributes:
+        path: Name of the dataset on the hub; else a folder, or the kind of a local file, such as "json"; or "".
+        name: Configuration of the dataset, or "".
+        split: The split that holds the questions, or "".
+    """
+
+    path: str = ""
+    name: str = ""
+    split: str = ""
+
+    @property
+    def hub_id(self) -> str:
+        """The name on the hub in the form OWNER/NAME, or "" if it has no such form."""
+        return self.path if HUB_ID.fullmatch(self.path) else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group of tasks in one run.
 
@@ -144,6 +168,8 @@ class EvalRun:
         system_instruction: lm-eval's system instruction, or "".
         groups: The groups with tasks of the run, each before the groups that it is a member of.
         usage_by_model: ``usage`` by the name of the model, if the run has several models; else empty.
+        datasets: Where the questions of each task come from.
+        date: When the run started, in seconds since 1970; None if the file does not say.
     """
 
     path: Path
@@ -157,6 +183,8 @@ class EvalRun:
     system_instruction: str = ""
     groups: Mapping[str, Group] = field(default_factory=dict)
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    date: float | None = None
 
     @property
     def stamp(self) -> str:
@@ -468,6 +496,8 @@ def _read_run(file: Path) -> EvalRun:
             str(data.get("system_instruction") or ""),
             _groups(data),
             {str(name): _usage(row) for name, row in by_model.items()},
+            {task: _dataset(_task(data, task)) for task in data["n-samples"]},
+            _date(data.get("date")),
         )
 
 
@@ -563,6 +593,16 @@ def _conditions(data: dict[str, Any]) -> dict[str, Conditions]:
         )
         for task, samples in data["n-samples"].items()
     }
+
+
+def _dataset(config: Mapping[str, Any]) -> Dataset:
+    split = config.get("test_split") or config.get("validation_split") or ""
+    return Dataset(str(config.get("dataset_path") or ""), str(config.get("dataset_name") or ""), str(split))
+
+
+def _date(value: Any) -> float | None:
+    """Seconds since 1970. Other programs write other things, which are left out."""
+    return float(value) if isinstance(value, int | float) and 0 < value < MAX_DATE else None
 
 
 def _whole(value: Any) -> int | None:

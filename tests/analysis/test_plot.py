@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from helpers.made_runs import two_tasks
+from helpers.made_runs import make_run, two_tasks
 from lm_eval_aft.analysis.conditions import votable
 from lm_eval_aft.analysis.curves import curves, votes_of
 from lm_eval_aft.analysis.frontier import Frontier, FrontierPoint, frontiers, make_frontier, rising
@@ -638,3 +638,9 @@ def test_a_score_without_a_known_cost_is_drawn_without_it(tmp_path: Path):
     assert "model (1, 1) on u, model (1, 1) on v, model (3, 1) on u, " in done.stderr
     assert "the cost in tokens is not known, so no point: run with record=DIR." in done.stderr
     assert "gsm8k" in done.stdout
+
+
+def test_a_run_without_a_score_is_named(tmp_path: Path):
+    path = make_run(tmp_path, [1, 0], results={"t": {"alias": "t"}})
+    done = CliRunner().invoke(aft, ["plot", str(tmp_path)])
+    assert str(done.exception) == f"{path} has no score: run lm_eval again."

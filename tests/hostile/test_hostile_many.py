@@ -200,6 +200,9 @@ COMMANDS = (
     "diagnose bad",
     r"diagnose bad --regex (\d+)",
     "plot bad --png figures",
+    "export good bad --output tables",
+    "export good bad --output records --every-eval-ever",
+    "report bad --eval-results hub --benchmark t=a/b:c",
 )
 
 
@@ -213,14 +216,14 @@ def test_results_samples_and_traces_of_runs(runs: dict[str, Path], data: Any) ->
     place = data.draw(st.integers(0, len(lines) - 1))
     lines[place] = json.dumps(data.draw(damaged(json.loads(lines[place]))))
     words = data.draw(st.sampled_from(COMMANDS)).split()
-    paths = ("good", "bad", "page.html", "figures")
+    paths = ("good", "bad", "page.html", "figures", "tables", "records", "hub")
     runs[kind].write_text("\n".join(lines))
     try:
         done = CliRunner().invoke(aft, [str(runs["root"] / word) if word in paths else word for word in words])
     finally:
         runs[kind].write_text(valid)
     # The message names a file, an option or a question.
-    with refusing(str(runs["root"]), "--", "doc_id"):
+    with refusing(str(runs["root"]), "--", "doc_id", "t: one point makes no figure"):
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
 

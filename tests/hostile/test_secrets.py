@@ -180,6 +180,8 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
 
     workshop.aft("report", folder / "one", "--html", folder / "page.html")
     workshop.aft("report", folder / "one", "--model-card")
+    workshop.aft("export", folder / "one", "--output", folder / "tables", "--format", "jsonl")
+    workshop.aft("export", folder / "one", "--output", folder / "records", "--every-eval-ever")
     workshop.aft("diagnose", folder / "one")
 
     workshop.stumble()

@@ -203,6 +203,8 @@ READING = [
         "report ALL --model-card",
         "report ALL --html OUT/p.html",
     ),
+    *("export ALL --output OUT", "export ALL --output OUT --every-eval-ever", "export TEXT --output OUT"),
+    *("report ALL --eval-results OUT --benchmark t=a/b:c", "report ALL --eval-results OUT --benchmark TEXT"),
     *("compare A B", "compare A B --format json", "compare A B --format csv", "compare A B --metric none"),
     *("compare A B --metric TEXT", "compare A B --task TEXT", "compare A B --task TEXT --regex TEXT"),
     *("votes ALL", "votes ALL --regex \\d", "votes ALL --regex [ --format json", "votes ALL --task TEXT"),

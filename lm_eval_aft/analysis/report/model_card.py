@@ -1,4 +1,4 @@
-"""The evaluation part of a checkpoint's model card: a Markdown block with table, settings and commands.
+"""A checkpoint's model card: the scores as ``model-index``, and a Markdown block with table, settings and commands.
 
 A path on one machine's disk is of no use in a card, so the block names the last part of a folder only.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from lm_eval_aft.analysis.comparison import ComparedRuns, compare_all
 from lm_eval_aft.analysis.report.comparison_tables import comparison_sentences
+from lm_eval_aft.analysis.report.hub_results import front_matter
 from lm_eval_aft.analysis.report.tables import Table, as_markdown, escaped
 from lm_eval_aft.analysis.runs import RunEntry, sampling_of
 from lm_eval_aft.core.records import Sampling
@@ -28,7 +29,7 @@ PATHS = ("record", "cache", "template", "tokenizer", "lora_local_path", "peft")
 def model_card(
     entries: Sequence[RunEntry], table: Table, baseline: Path | None = None, further: Sequence[Table] = ()
 ) -> str:
-    """The block: how the model was evaluated, the table, and one command for each run.
+    """The card: ``model-index``, how the model was evaluated, the table, and one command for each run.
 
     Args:
         entries: The runs.
@@ -43,6 +44,8 @@ def model_card(
     compared = compare_all(entries, baseline) if baseline else ComparedRuns(())
     sentences = (*comparison_sentences(compared.comparisons), *compared.left_out)
     lines = [
+        front_matter(entries),
+        "",
         "## Evaluation",
         "",
         "Evaluated with [lm-evaluation-harness](https://github.com/EleutherAI/lm-evaluation-harness) and lm_eval_aft: "
