@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers import zoo_outcome
-from helpers.tiny_models import LAYER, damaged_copy, save_tiny
+from helpers.tiny_models import LAYER, damaged_copy, save_tiny, tiny_config
 from helpers.training_runs import settings_of, weights
 from lm_eval_aft.core.errors import ConfigError, EngineError
-from trainers.fitting.model import load_tokenizer
+from trainers.fitting.model import load_model, load_tokenizer
 from trainers.settings import make_config
 from trainers.train import run_training
 
@@ -107,3 +107,21 @@ def test_an_encoder_is_refused_and_a_decoder_of_its_kind_is_not(config, tmp_path
     with pytest.raises(EngineError, match=r"cannot be trained: it is not causal, .* BERT needs is_decoder=true"):
         run_training("sft", replace(config, model=str(tmp_path / "encoder"), max_steps=1))
     run_training("sft", replace(config, model=str(tmp_path / "decoder"), max_steps=1))
+
+
+def test_a_model_with_a_large_vocabulary_is_tried_on_words_and_not_on_control_tokens(config, tmp_path, monkeypatch):
+    """SmolLM2 never learnt some tokens of the lowest ids. Rounding there made it seem not causal in bfloat16."""
+    from transformers import LlamaForCausalLM
+
+    shape, tried = tiny_config(), []
+    shape.vocab_size = 2000
+    LlamaForCausalLM(shape).save_pretrained(tmp_path / "model")
+    forward = LlamaForCausalLM.forward
+
+    def record(self, input_ids=None, **inputs):
+        tried.append(input_ids)
+        return forward(self, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", record)
+    load_model(replace(config, model=str(tmp_path / "model"), lora_rank=0))
+    assert min(int(ids.min()) for ids in tried) == 1000
