@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,32 @@ PROBES = {f"AFT (5, 1), {probe}": f"k=5,layers=1,probe={probe}" for probe in ("s
 TEMPERATURES = (0.3, 0.5, 1.0, 1.4)
 
 
-def train_reward(model: Path, drafts: Path, out: Path, steps: int, seed: int) -> None:
+def arith_drafts(drafts: Path) -> list[tuple[str, str, bool]]:
+    """Query, draft and grade of each draft of a JSON lines file that has the form of an answer."""
+    rows = [json.loads(line) for line in drafts.read_text(encoding="utf-8").splitlines()]
+    pool = [(row["query"], draft) for row in rows for draft in row["drafts"] if arith.parse(draft)]
+    return [(query, draft, arith.solves(draft, query)) for query, draft in pool]
+
+
+def train_reward(
+    model: Path,
+    graded: Sequence[tuple[str, str, bool]],
+    out: Path,
+    steps: int,
+    seed: int,
+    size: int = 256,
+    rate: float = 6e-4,
+) -> None:
     """Train a reward model with one output on the weights of a checkpoint, to tell right drafts from wrong ones.
 
     Args:
         model: Folder of the checkpoint.
-        drafts: JSON lines file with queries and drafts.
+        graded: Query, draft, and whether it is right.
         out: Folder that the reward model is written to.
-        steps: Steps of 256 drafts.
+        steps: Training steps.
         seed: Seed of the output layer and of the batches.
+        size: Drafts of a step.
+        rate: Learning rate.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -56,15 +74,13 @@ def train_reward(model: Path, drafts: Path, out: Path, steps: int, seed: int) ->
     rng = random.Random(seed)
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     scorer: Any = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
-    rows = [json.loads(line) for line in drafts.read_text(encoding="utf-8").splitlines()]
-    pool = [(row["query"], draft) for row in rows for draft in row["drafts"] if arith.parse(draft)]
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=6e-4)
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=rate)
     for step in range(1, steps + 1):
-        chosen = rng.sample(pool, 256)
-        chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": d}] for q, d in chosen]
+        chosen = rng.sample(graded, size)
+        chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": d}] for q, d, _ in chosen]
         texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
         batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
-        right = torch.tensor([float(arith.is_right(arith.Problem.read(q), d)) for q, d in chosen])
+        right = torch.tensor([float(is_right) for *_, is_right in chosen])
         logits = scorer(**batch).logits[:, 0]  # (batch,)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, right)
         optimizer.zero_grad()
@@ -93,7 +109,11 @@ def main() -> None:
     reward = args.work / "reward"
     if not reward.is_dir():
         train_reward(
-            args.family / f"sft-{args.seed}", args.family / "train.jsonl", reward, args.reward_steps, args.seed
+            args.family / f"sft-{args.seed}",
+            arith_drafts(args.family / "train.jsonl"),
+            reward,
+            args.reward_steps,
+            args.seed,
         )
 
     def run(kind: str, settings: str) -> Path:

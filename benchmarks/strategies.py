@@ -17,7 +17,7 @@ from typing import Any
 
 from common import add_device, parser, write
 from family import BIN, run_lm_eval
-from opponents import train_reward
+from opponents import arith_drafts, train_reward
 
 from lm_eval_aft.bundled import arith, locate
 
@@ -60,7 +60,7 @@ def reward_model(work: Path, queries: int, seed: int) -> Path:
         model_args = "pretrained=bundled:sft,max_gen_toks=40"
         command = [BIN / "aft", "data", "drafts", questions, drafts, "-n", "8", "--model_args", model_args]
         subprocess.run([*command, "--device", "cpu", "--batch_size", "64"], check=True)
-        train_reward(Path(locate("bundled:sft")), drafts, folder, 600, seed)
+        train_reward(Path(locate("bundled:sft")), arith_drafts(drafts), folder, 600, seed)
     return folder
 
 
