@@ -200,6 +200,34 @@ def test_what_cannot_be_trained_is_one_sentence(config, changes, message):
 
 
 @needs_trl
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_the_settings_of_vllm_reach_trl(config, monkeypatch, algorithm):
+    from trainers.reinforcement import loop
+
+    taken = []
+
+    def take(*given, args, **rest):
+        taken.append(args)
+        raise Killed
+
+    monkeypatch.setattr(loop, algorithm.upper(), take)
+    server = {"mode": "server", "server_base_url": "http://localhost:8000", "server_timeout": 60.0, "group_port": 51217}
+    here = {"mode": "colocate", "gpu_memory_utilization": 0.5, "max_model_length": 512, "tensor_parallel_size": 1}
+    for vllm in (server, here | {"enable_sleep_mode": True}, None):
+        with pytest.raises(Killed):
+            run_training("rl", replace(config, algorithm=algorithm, vllm=vllm))
+        assert taken[-1].use_vllm == (vllm is not None)
+        assert {name: getattr(taken[-1], f"vllm_{name}") for name in vllm or {}} == (vllm or {})
+
+
+@needs_trl
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_vllm_that_is_missing_is_one_sentence(config):
+    with pytest.raises(ConfigError, match=r"TRL refuses these settings .*vLLM"):
+        run_training("rl", replace(config, vllm={"mode": "colocate"}))
+
+
+@needs_trl
 def test_another_reward_or_kind_is_refused_on_resume(config, monkeypatch):
     run_until(monkeypatch, config, 3, "rl")
     with pytest.raises(ConfigError, match="was started with reward aft_test_rewards:short, now it is exact:"):
