@@ -137,7 +137,11 @@ class Comparison:
         # All queries of arith have the same words, and its splits are disjoint.
         if args.questions:
             field = {"ifeval": "prompt", "gsm8k": "question"}[args.problems]
-            self.command("aft", "data", "stats", self.file("queries"), "--against", questions, "--field", field)
+            # The checkers describe constraints in the words of IFEval. The requests before them are counted alone too.
+            requests = [{"query": row["request"]} for row in read_jsonl(self.file("queries")) if "request" in row]
+            write_jsonl(self.file("requests"), requests)
+            for name in ("queries", "requests") if requests else ("queries",):
+                self.command("aft", "data", "stats", self.file(name), "--against", questions, "--field", field)
 
     def _write_task(self, questions: str) -> None:
         """A copy of the shipped task that reads a local file."""

@@ -113,7 +113,7 @@ def _constraints(seed: int) -> Iterator[Row]:
     names = sorted(set(INSTRUCTION_DICT) - set(LEFT_OUT))
     # The checkers draw their arguments from the module's generator.
     random.seed(seed)
-    key = 10_000_000 * (seed + 1)
+    key, seen = 10_000_000 * (seed + 1), set[str]()
     while True:
         chosen: list[str] = []
         for name in random.sample(names, random.choice((1, 1, 2, 3))):
@@ -122,11 +122,14 @@ def _constraints(seed: int) -> Iterator[Row]:
         checkers = [INSTRUCTION_DICT[name](name) for name in chosen]
         form, subject, reader = (random.choice(words) for words in (FORMS, SUBJECTS, READERS))
         described = " ".join(checker.build_description().strip() for checker in checkers)
-        query = f"Write {form} about {subject} for {reader}. {described}"
+        request = f"Write {form} about {subject} for {reader}."
+        query = f"{request} {described}"
         arguments = [checker.get_instruction_args() or {} for checker in checkers]
         doc = {"key": key, "prompt": query, "instruction_id_list": chosen, "kwargs": arguments}
-        key += 1
-        yield {"query": query, "doc": doc}
+        if query not in seen:
+            seen.add(query)
+            key += 1
+            yield {"query": query, "request": request, "doc": doc}
 
 
 def _gsm8k(train: str, seed: int) -> Iterator[Row]:

@@ -122,9 +122,10 @@ def test_only_arith_has_a_form_to_learn_first(stages, tmp_path):
     pytest.importorskip("langdetect", reason="needs the extra ifeval")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Write a poem."}\n')
     words = ("--problems", "ifeval", "--questions", str(tmp_path / "prompts.jsonl"))
-    (overlap, drafts) = stages(*words, "--stage", "queries", "base", "drafts")
-    assert overlap[:3] == ["aft", "data", "stats"]
-    assert overlap[-3:] == [str(tmp_path / "prompts.jsonl"), "--field", "prompt"]
+    *overlaps, drafts = stages(*words, "--stage", "queries", "base", "drafts")
+    assert [overlap[3] for overlap in overlaps] == [str(tmp_path / f"{name}.jsonl") for name in ("queries", "requests")]
+    assert overlaps[0][-3:] == [str(tmp_path / "prompts.jsonl"), "--field", "prompt"]
+    assert all(row["query"].startswith("Write ") for row in read_jsonl(tmp_path / "requests.jsonl"))
     assert "pretrained=some/model,max_gen_toks=160,temperature=0.7,seed=0" in drafts
     assert {command[2] for command in stages(*words, "--stage", "evaluate")} == {"aft"}
 
