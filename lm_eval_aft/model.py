@@ -20,7 +20,7 @@ from lm_eval.api.model import LM, CacheHook
 from lm_eval_aft import __version__
 from lm_eval_aft.bundled import warn_elsewhere
 from lm_eval_aft.core.chat import ChatContext, TokenizerRenderer, is_chat
-from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.config import BUDGETS, AFTConfig
 from lm_eval_aft.core.cuts import Cuts, total_cuts
 from lm_eval_aft.core.engine import Engine, HostArgs, Score, Scorer
 from lm_eval_aft.core.errors import ConfigError, EngineError, ShardDone
@@ -31,9 +31,10 @@ from lm_eval_aft.core.prompts import Template, chat_of_draft
 from lm_eval_aft.core.records import Chat, Question, Trace
 from lm_eval_aft.core.secrets import hide
 from lm_eval_aft.core.stops import stoppable
-from lm_eval_aft.core.usage import Usage, total
+from lm_eval_aft.core.usage import TokenCosts, Usage, total
 from lm_eval_aft.engines.registry import load_engine
 from lm_eval_aft.inference.answers import AnswerFinder
+from lm_eval_aft.inference.budget import Budget
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
 from lm_eval_aft.inference.given_drafts import GivenDrafts
@@ -147,7 +148,8 @@ class AFTLM(LM):
             selector: Selects the answers, if the strategy selects.
             engine_args: The arguments with which the engine was loaded.
         """
-        models = Models(Model(name, engine, template, config.engine, prompt_args(engine_args or {})))
+        prompting = prompt_args(engine_args or {})
+        models = Models(Model(name, engine, template, config.engine, prompting, config.token_costs))
         model = cls.__new__(cls)
         model._assemble(models, config, store, selector)
         return model
@@ -170,6 +172,7 @@ class AFTLM(LM):
         self._template_name: str | None = None
         # The kinds of requests that lm-eval has not sent yet.
         self._waiting: frozenset[str] = frozenset()
+        self._budget = Budget(config, self.world_size)
         if template_name := host_template_name():
             self._use_chat_template(template_name)
         else:
@@ -310,14 +313,14 @@ class AFTLM(LM):
 
         This ends a run. The costs and counts of the next request are those of another run.
         """
-        shape, self._reported = self.engine.shape, True
+        shape, costs, self._reported = self.engine.shape, self.models.main.token_costs, True
         shapes = [engine.shape for engine in self.models.engines]
         ours = {
             "version": __version__,
             **self._settings(),
             "generations_per_question": self.config.generations,
-            "usage": _usage_row(self.usage, all(shapes)),
-            "spent": _usage_row(self.computed_usage, all(shapes)),
+            "usage": _usage_row(self.usage, all(shapes)) | self._cost_row(self.usage),
+            "spent": _usage_row(self.computed_usage, all(shapes)) | self._cost_row(self.computed_usage),
             "bare_prompts_wrapped": self._totals.bare_prompts_wrapped,
             "scored_without_aggregation": self._totals.scored_without_aggregation,
             "scored_after_drafts": self._totals.scored_after_drafts,
@@ -329,6 +332,7 @@ class AFTLM(LM):
             "answers": self._totals.answers,
             "stopped_early": self._totals.stopped_early,
             "choices_of_no_draft": self._totals.choices_of_no_draft,
+            **({"price_in": costs.prompt, "price_out": costs.generated} if costs else {}),
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
         }
@@ -338,12 +342,31 @@ class AFTLM(LM):
         """The cost of each model and facts about those besides the main model; empty for an ordinary run."""
         if not self.models.further:
             return {}
+        models = {model.name: model for model in (self.models.main, *self.models.further)}
+        rows = {
+            name: _usage_row(usage, models[name].engine.shape is not None) | _cost_row(usage, models[name].token_costs)
+            for name, usage in self._usages_by_model().items()
+        }
+        return {"usage_by_model": rows, "models": [model.info for model in self.models.further]}
+
+    def _usages_by_model(self) -> dict[str, Usage]:
+        """The cost of each model so far; empty for an ordinary run."""
         usages: dict[str, Usage] = {}
         for name, usage in self._totals.usage_by_model:
             usages[name] = usages.get(name, Usage()) + usage
-        shapes = {model.name: model.engine.shape for model in (self.models.main, *self.models.further)}
-        rows = {name: _usage_row(usage, shapes[name] is not None) for name, usage in usages.items()}
-        return {"usage_by_model": rows, "models": [model.info for model in self.models.further]}
+        return usages
+
+    def _cost_row(self, usage: Usage) -> dict[str, float]:
+        """What a usage of the run costs in money; empty if it is not known.
+
+        The cost of several models is known for all generations of the run together only.
+        """
+        if not self.models.further:
+            return _cost_row(usage, self.models.main.token_costs)
+        costs = {model.name: model.token_costs for model in (self.models.main, *self.models.further)}
+        parts = [_cost_row(each, costs[name]) for name, each in self._usages_by_model().items()]
+        known = usage == self.usage and parts and all(parts)
+        return {"cost": sum(part["cost"] for part in parts)} if known else {}
 
     # ------------------------------------------------------------------ helpers
 
@@ -388,6 +411,8 @@ class AFTLM(LM):
             ConfigError: If the run is of a shard and has such requests.
         """
         self._prompting = host_prompting()
+        if self._reported:
+            self._budget = Budget(self.config, self.world_size)
         self._waiting = (self._waiting or host_request_kinds()) - {kind}
         answered = {"generate_until"} if self.config.mcq == "plain" else {"generate_until", "loglikelihood"}
         if self.config.shard and (other := sorted({kind, *self._waiting} - answered)):
@@ -438,6 +463,7 @@ class AFTLM(LM):
             finder=finder,
             given_drafts=self._given_drafts,
             recorder=recorder,
+            budget=self._budget,
             answer=answer,
             quiet=quiet,
         )
@@ -543,7 +569,7 @@ class AFTLM(LM):
 
     def _settings(self) -> dict[str, Any]:
         # These change no text, so runs that differ in them alone have equal traces.
-        unsaid = ("record", "cache", "grade_drafts", "max_generations", "shard", "aggregator", "proposers")
+        unsaid = ("record", "cache", "grade_drafts", "max_generations", "shard", *BUDGETS, "aggregator", "proposers")
         config = {name: value for name, value in self.config.to_dict().items() if name not in unsaid}
         template = {"name": self.template.name, "sha256": self.template.digest}
         config["drafts_from"] = self._given_drafts.source if self._given_drafts else None
@@ -592,7 +618,12 @@ def _warn(totals: _Totals, max_length: int) -> None:
         )
 
 
-def _usage_row(usage: Usage, shape_known: bool) -> dict[str, int | None]:
+def _cost_row(usage: Usage, costs: TokenCosts | None) -> dict[str, float]:
+    """What a usage costs in money, for the results file; empty if that is unknown."""
+    return {"cost": costs.of(usage.prompt_tokens, usage.generated_tokens)} if costs else {}
+
+
+def _usage_row(usage: Usage, shape_known: bool) -> dict[str, Any]:
     """The usage for the results file. FLOPs are None if the shape of a model is unknown."""
-    row: dict[str, int | None] = {**asdict(usage), "shared_prompt_tokens": usage.shared_prompt_tokens}
+    row: dict[str, Any] = {**asdict(usage), "shared_prompt_tokens": usage.shared_prompt_tokens}
     return row if shape_known else {**row, "flops": None}

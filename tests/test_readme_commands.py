@@ -168,6 +168,11 @@ TABLE: dict[str, Run | Check] = {
     "--tasks gsm8k --apply_chat_template --output_path out": Check(
         "it needs two servers: tests/engines/test_api_servers.py has three", "lm_eval run --help"
     ),
+    "lm_eval --model aft --model_args engine=api,base_url=http://127.0.0.1:8000/v1,model=NAME,price_in=0.15,price_out=0.6,"
+    "max_cost=20,k=5,layers=2,record=out/traces --tasks gsm8k --apply_chat_template --output_path out": Check(
+        "it needs a server: tests/inference/test_budget.py has one", "lm_eval run --help"
+    ),
+    "aft report OUT --price-in 0.15 --price-out 0.6": Run("cost", {"OUT": "out/try"}),
     "aft merge out/shard1/drafts.sqlite out/shard2/drafts.sqlite --output out/all.sqlite": Run(
         "44 generations of 2 stores, 0 in several"
     ),

@@ -35,6 +35,7 @@ class TaskCost:
         empty: How many of these texts hold no answer: only white space, or a thought that does not end.
         cuts: How often drafts were cut to fit the context.
         answers: Answers in the traces, each repeat and each turn counted; 0 without traces.
+        total_money: What all questions together cost in money; None if that is unknown.
     """
 
     task: str
@@ -46,6 +47,12 @@ class TaskCost:
     empty: int = 0
     cuts: Cuts = field(default_factory=Cuts)
     answers: int = 0
+    total_money: float | None = None
+
+    @property
+    def money(self) -> float | None:
+        """Money a question; None if that is unknown."""
+        return None if self.total_money is None else self.total_money / self.questions
 
     @property
     def generations(self) -> float:

@@ -22,6 +22,7 @@ from lm_eval_aft.core.cuts import Cuts
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.records import Question, Sampling, Trace
+from lm_eval_aft.core.usage import TokenCosts
 from lm_eval_aft.judging.stored import StoredScores, stored_scores, with_stored_scores
 from lm_eval_aft.storage.location import run_folders
 from lm_eval_aft.storage.results import EvalRun, Sample, read_runs, read_samples, results_files
@@ -132,7 +133,10 @@ class RunEntry:
         Raises:
             RecordError: If the traces cannot be read.
         """
-        return cost_of_tasks(self.run, name, self._traced_costs)
+        cost, rates = cost_of_tasks(self.run, name, self._traced_costs), self.run.token_costs
+        if cost is None or rates is None:
+            return cost
+        return replace(cost, total_money=rates.of(cost.usage.prompt_tokens, cost.usage.generated_tokens))
 
     @property
     def _traced_costs(self) -> Mapping[str, TaskCost]:
@@ -149,7 +153,7 @@ class RunEntry:
             return None
         questions = sum(each.questions for each in self.run.conditions.values())
         texts, cut, empty = (sum(getattr(c, name) for c in self.costs.values()) for name in ("texts", "cut", "empty"))
-        return TaskCost("", questions, self.run.usage, texts=texts, cut=cut, empty=empty)
+        return TaskCost("", questions, self.run.usage, texts=texts, cut=cut, empty=empty, total_money=self.run.money)
 
     def cuts(self, name: str | None = None) -> Cuts:
         """How often drafts were cut to fit the context: in a task or group with traces, else in the whole run."""
@@ -257,6 +261,20 @@ def read_entries(folders: Sequence[Path], traces: Path | None = None, keep: bool
         _entry(run, label, find_traces(run, traces, [root]) if run.settings else None, keep)
         for (run, root), label in zip(roots.values(), names, strict=True)
     )
+
+
+def with_token_costs(entries: Sequence[RunEntry], costs: TokenCosts | None) -> tuple[RunEntry, ...]:
+    """The runs, with what their tokens cost where the runs do not state it. Runs of several models stay as they are."""
+    return tuple(_with_token_costs(entry, costs) if costs else entry for entry in entries)
+
+
+def _with_token_costs(entry: RunEntry, costs: TokenCosts) -> RunEntry:
+    run = entry.run
+    if run.usage is None or run.usage_by_model or run.token_costs:
+        return entry
+    settings = {**(run.settings or {}), "price_in": costs.prompt, "price_out": costs.generated}
+    money = costs.of(run.usage.prompt_tokens, run.usage.generated_tokens)
+    return replace(entry, run=replace(run, settings=settings, money=money))
 
 
 def entries_at(path: Path) -> tuple[RunEntry, ...]:

@@ -19,12 +19,13 @@ from lm_eval_aft.analysis.report.comparison_tables import (
 from lm_eval_aft.analysis.report.strategy_tables import strategy_table
 from lm_eval_aft.analysis.report.tables import Form, Table, render
 from lm_eval_aft.analysis.report.vote_tables import votes_by_run
-from lm_eval_aft.analysis.runs import RunEntry
+from lm_eval_aft.analysis.runs import RunEntry, with_token_costs
 from lm_eval_aft.analysis.votes import read_ballots
-from lm_eval_aft.cli.options import LEVEL, MEMBERS, REGEX, format_option, traces_option
+from lm_eval_aft.cli.options import LEVEL, MEMBERS, REGEX, format_option, given_costs, money_options, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import message, note, show
+from lm_eval_aft.core.usage import TokenCosts
 
 
 @click.command()
@@ -64,6 +65,7 @@ from lm_eval_aft.core.terminal import message, note, show
     help="Rules that --strategies replays on the drafts, such as agree:0.9,window:4. The default is "
     f"{','.join(api.STOP_WHEN)}.",
 )
+@money_options
 @format_option()
 @click.option(
     "--fail-on-regression",
@@ -84,6 +86,8 @@ def compare(
     regex: str | None,
     strategies: bool,
     stop_when: tuple[str, ...],
+    price_in: float | None,
+    price_out: float | None,
     form: Form,
     fail_on_regression: bool,
 ) -> None:
@@ -98,9 +102,13 @@ def compare(
     """
     if not strategies:
         _refuse({"--stop-when": stop_when}, "it needs --strategies")
-        regressed = _compare_runs(baseline, others, tasks, members, metric, common, level, traces, drafts, regex, form)
+        costs = given_costs(price_in, price_out)
+        regressed = _compare_runs(
+            baseline, others, tasks, members, metric, common, level, traces, drafts, regex, costs, form
+        )
     else:
-        _refuse({"--drafts": drafts, "--members": members}, "--strategies has no use for it")
+        useless = {"--drafts": drafts, "--members": members, "--price-in": price_in, "--price-out": price_out}
+        _refuse(useless, "--strategies has no use for it")
         rules = stop_when or api.STOP_WHEN
         found, left_out = api.strategies(
             baseline,
@@ -138,6 +146,7 @@ def _compare_runs(
     traces: Path | None,
     drafts: tuple[Path, ...],
     regex: str | None,
+    costs: TokenCosts | None,
     form: Form,
 ) -> bool:
     """Print the comparison with a baseline. Returns whether a run is worse."""
@@ -147,7 +156,8 @@ def _compare_runs(
         compared = compare_judgements(baseline, others, common, level, tasks, metric)
         tables = [paired_table(compared.comparisons[0].baseline, compared.comparisons)]
     else:
-        base, rest = api.read_sides(baseline, others, traces, drafts)
+        read_base, read_rest = api.read_sides(baseline, others, traces, drafts)
+        base, *rest = with_token_costs((read_base, *read_rest), costs)
         read_ballots((base, *rest), regex)
         entries = api.entries_below(rest, others)
         compared = compare_entries(base, entries, tasks, metric, common, level, members)

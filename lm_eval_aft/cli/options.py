@@ -10,6 +10,8 @@ import click
 from lm_eval_aft.analysis.report.tables import FORMS
 from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
+from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.usage import TokenCosts
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -26,6 +28,33 @@ REGEX = click.option(
     help="Regular expression that extracts answers. The answer is its last match, or the first group of that match. "
     "The default is the task's filter.",
 )
+
+
+# The cost of tokens in money, which a command receives as ``price_in`` and ``price_out``.
+_PRICES = (
+    click.option("--price-in", type=Real(0), help="Cost of a million prompt tokens, for runs that do not state it."),
+    click.option("--price-out", type=Real(0), help="Cost of a million generated tokens, likewise."),
+)
+
+
+def money_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--price-in`` and ``--price-out`` to a command."""
+    for option in reversed(_PRICES):
+        command = option(command)
+    return command
+
+
+def given_costs(price_in: float | None, price_out: float | None) -> TokenCosts | None:
+    """What tokens cost by the options of ``money_options``; None if they are not given.
+
+    Raises:
+        ConfigError: If only one is given.
+    """
+    if price_in is None and price_out is None:
+        return None
+    if price_in is None or price_out is None:
+        raise ConfigError("--price-in and --price-out need each other: give both, 0 for tokens that cost nothing.")
+    return TokenCosts(price_in, price_out)
 
 
 def traces_option(place: str) -> Decorator:

@@ -10,9 +10,9 @@ from lm_eval_aft.analysis.report.hub_results import read_benchmarks, write_eval_
 from lm_eval_aft.analysis.report.leaderboard import leaderboard, models_table
 from lm_eval_aft.analysis.report.tables import Form, render
 from lm_eval_aft.analysis.report.vote_tables import drafts_table, votes_by_run
-from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.runs import read_entries, with_token_costs
 from lm_eval_aft.analysis.votes import read_ballots
-from lm_eval_aft.cli.options import MEMBERS, format_option, traces_option
+from lm_eval_aft.cli.options import MEMBERS, format_option, given_costs, money_options, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.terminal import note, show
@@ -52,6 +52,7 @@ from lm_eval_aft.core.terminal import note, show
     metavar="TASK=OWNER/NAME:TASK_ID",
     help="Leaderboard of a task, for --eval-results. The default is the dataset that the task loads from the hub.",
 )
+@money_options
 def report(
     runs: tuple[Path, ...],
     traces: Path | None,
@@ -63,6 +64,8 @@ def report(
     card: bool,
     eval_results: Path | None,
     benchmarks: tuple[str, ...],
+    price_in: float | None,
+    price_out: float | None,
 ) -> None:
     """Show the runs below RUNS as one table of scores and cost.
 
@@ -75,7 +78,8 @@ def report(
     if benchmarks and not eval_results:
         raise ConfigError("--benchmark is for --eval-results: give the folder of the model's repository.")
     leaderboards = read_benchmarks(benchmarks)
-    entries = read_entries(runs, traces, keep=html is not None)
+    costs = given_costs(price_in, price_out)
+    entries = with_token_costs(read_entries(runs, traces, keep=html is not None), costs)
     # One table, so that programs that read CSV get one table.
     alone = form == "csv" and not card
     if not alone:

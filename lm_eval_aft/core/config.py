@@ -34,12 +34,15 @@ from lm_eval_aft.core.records import Confidence, Sampling
 from lm_eval_aft.core.secrets import public
 from lm_eval_aft.core.settings import nearest, parsers, setting
 from lm_eval_aft.core.strategies import STRATEGIES, Strategy
+from lm_eval_aft.core.usage import TokenCosts
 
 SEED_LIMIT = 2**63
 # Generations a question, and of all questions of a run. Each is an object in memory.
 MAX_GENERATIONS, MAX_RUN_GENERATIONS = 100_000, 100_000_000
+# What tokens cost, and bounds of the cost of a run. They change no text.
+BUDGETS = ("price_in", "price_out", "max_cost", "max_generated_tokens")
 # Settings that versions after 0.1 added. Traces of runs that do not use them keep their names.
-ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths", "confidence", "shard")
+ADDED = ("subset", "carry", "stop_when", "stop_layers", "max_generations", "widths", "confidence", "shard", *BUDGETS)
 # The numbers of ``Confidence``.
 CONFIDENCES = tuple(field.name for field in fields(Confidence))
 DEFAULT_CONFIDENCE = "mean"
@@ -73,7 +76,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "tensor_parallel_size": ("tp", "tp_size"),
 }
 # Arguments of ours that belong to a model, not to the run. Those of engines belong to a model too.
-OF_A_MODEL = ("engine", "template", "template_override")
+OF_A_MODEL = ("engine", "template", "template_override", "price_in", "price_out")
 
 
 def model_arguments(name: str, value: Any) -> dict[str, Any]:
@@ -132,6 +135,16 @@ class AFTConfig:
     max_generations: int | None = setting(
         None, integer(1), "Most generations of a run. A run that would need more is refused before it starts."
     )
+    max_generated_tokens: int | None = setting(
+        None,
+        integer(1),
+        "Most tokens that a run generates. A run that reaches it stops in order; with a higher one it resumes.",
+    )
+    max_cost: float | None = setting(
+        None, real(0, above=True), "Most that a run costs, by `price_in` and `price_out`. A run stops as above."
+    )
+    price_in: float | None = setting(None, real(0), "Cost of a million prompt tokens, for `max_cost` and reports.")
+    price_out: float | None = setting(None, real(0), "Cost of a million generated tokens.")
     shard: Shard | None = setting(  # noqa: RUF009
         None,
         parse_shard,
@@ -295,6 +308,14 @@ class AFTConfig:
             f"shard={self.shard} answers a part of the questions for another run: give record=DIR or cache=FILE, where "
             "that run finds the texts.",
         )
+        yield (
+            (self.price_in is None) != (self.price_out is None),
+            "price_in and price_out need each other: give both, 0 for tokens that cost nothing, or neither.",
+        )
+        yield (
+            self.max_cost is not None and self.token_costs is None,
+            f"max_cost={self.max_cost} needs the cost of tokens: give price_in and price_out, for a million tokens.",
+        )
         yield from self._models_contradictions()
 
     def _models_contradictions(self) -> Iterator[tuple[bool, str]]:
@@ -373,6 +394,13 @@ class AFTConfig:
             (self.stop_layers or 0) > self.layers,
             f"stop_layers={self.stop_layers} is more than layers={self.layers}: lower it.",
         )
+
+    @property
+    def token_costs(self) -> TokenCosts | None:
+        """What the tokens of the main model cost; None if that is unknown."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return TokenCosts(self.price_in, self.price_out)
 
     def width(self, layer: int) -> int:
         """Texts of a layer that is not the last: drafts in layer 0."""

@@ -12,6 +12,7 @@ and exit with ``exit_code``.
     ├── StoreError         the draft store cannot be used
     ├── RecordError        traces, results or data files cannot be read or written
     ├── JudgeError         a judge cannot be reached, or judgements are missing
+    ├── BudgetReached      a run reached a bound of its cost; the message says what is kept
     ├── RunStopped         a signal ended the command; the message says what is kept
     └── ShardDone          a run of a shard has answered its questions and ends before anything is scored
 
@@ -82,6 +83,10 @@ class RunStopped(AFTError):
         """
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class BudgetReached(AFTError):
+    """A run reached ``max_cost`` or ``max_generated_tokens``. What is finished is kept."""
 
 
 class ShardDone(AFTError):

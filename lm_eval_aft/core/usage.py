@@ -42,6 +42,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCosts:
+    """What the tokens of a model cost in money.
+
+    Attributes:
+        prompt: Cost of a million prompt tokens.
+        generated: Cost of a million generated tokens.
+    """
+
+    prompt: float
+    generated: float
+
+    def of(self, prompt_tokens: int, generated_tokens: int) -> float:
+        """The cost of tokens. Cached prompt tokens count in full, so a server with a discount for them costs less."""
+        return (prompt_tokens * self.prompt + generated_tokens * self.generated) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """The sizes of a model that decide the cost of a token.
 

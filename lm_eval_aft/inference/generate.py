@@ -6,18 +6,26 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
-from lm_eval_aft.core.errors import EngineError, StoreError
+from lm_eval_aft.core.errors import BudgetReached, EngineError, StoreError
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Completion, Confidence, Request
 from lm_eval_aft.core.stops import raise_if_stopped
-from lm_eval_aft.storage.draft_store import Store
+from lm_eval_aft.inference.budget import Budget, Meter
+from lm_eval_aft.storage.draft_store import Store, kept_in
 
 
 def generate_or_reuse(
-    requests: Sequence[Request], engine: Engine, store: Store
+    requests: Sequence[Request], engine: Engine, store: Store, meter: Meter | None = None
 ) -> Iterator[tuple[int, Completion, bool]]:
     """Complete requests and keep each new completion in the store as soon as it ends.
+
+    Args:
+        requests: The requests of a layer.
+        engine: Completes those that the store does not hold.
+        store: The store.
+        meter: Counts the completions, each once. None counts nothing and has no bound.
 
     Yields:
         The position of a request, its completion, and whether the completion was reused. A completion is reused if
@@ -26,7 +34,9 @@ def generate_or_reuse(
     Raises:
         EngineError: If the engine stops working, or cannot score a stored text that must have its confidence.
         StoreError: If the store cannot be read or written.
+        BudgetReached: If a bound is reached and requests are left.
     """
+    meter = meter or Meter(Budget(AFTConfig()))
     positions: dict[str, list[int]] = {}
     for position, request in enumerate(requests):
         positions.setdefault(store.key(engine.fingerprint, request), []).append(position)
@@ -34,9 +44,10 @@ def generate_or_reuse(
     missing = {key: requests[positions[key][0]] for key in positions if key not in stored}
     try:
         for key, completion in _with_confidence(stored, requests, positions, engine, store):
+            meter.add(completion)
             for position in positions[key]:
                 yield position, completion, True
-        for key, completion in _generate(missing, engine, store):
+        for key, completion in _generate(missing, engine, store, meter):
             raise_if_stopped()
             for position in positions[key]:
                 yield position, completion, position != positions[key][0]
@@ -80,17 +91,24 @@ def _with_confidence(
         yield key, completion
 
 
-def _generate(requests: Mapping[str, Request], engine: Engine, store: Store) -> Iterator[tuple[str, Completion]]:
+def _generate(
+    requests: Mapping[str, Request], engine: Engine, store: Store, meter: Meter
+) -> Iterator[tuple[str, Completion]]:
     """Complete requests by their keys, and put each completion into the store.
 
-    If the store fails, no further call to a server begins. Those under way are waited for, because they are paid for,
-    and the store gets them too.
+    If the store fails or a bound is reached, no further call to a server begins. Those under way are waited for,
+    because they are paid for, and the store gets them too. An engine in this process stops at once.
 
     Raises:
         StoreError: If the store failed.
+        BudgetReached: If a bound is reached and requests are left.
     """
-    keys, failure = list(requests), None
+    keys, failure, left = list(requests), None, len(requests)
+    if left:
+        _check_budget(meter, store)
     for number, completion in engine.generate(list(requests.values())):
+        left -= 1
+        meter.add(completion)
         try:
             store.put(keys[number], completion)
             if engine.commits_each and failure is None:
@@ -102,8 +120,22 @@ def _generate(requests: Mapping[str, Request], engine: Engine, store: Store) -> 
             engine.finish()
         if failure is None:
             yield keys[number], completion
+        if left and meter.budget.reached():
+            engine.finish()
+            if not engine.commits_each:
+                break
     if failure is not None:
         raise failure
+    if left:
+        _check_budget(meter, store)
+
+
+def _check_budget(meter: Meter, store: Store) -> None:
+    """Raise ``BudgetReached`` if a bound is reached. The message says what is kept and how to resume."""
+    if reached := meter.budget.reached():
+        name, sentence = reached
+        kept = kept_in(store, f": the same command with a higher {name} resumes there.")
+        raise BudgetReached(f"{sentence}; {kept}")
 
 
 def show_progress(

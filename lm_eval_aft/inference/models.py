@@ -25,6 +25,7 @@ from lm_eval_aft.core.errors import ConfigError, EngineError, PromptTooLong, Tem
 from lm_eval_aft.core.prompts import DEFAULT_NAME, Template, check_templates
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.secrets import public
+from lm_eval_aft.core.usage import TokenCosts
 from lm_eval_aft.inference.checkpoint import choose_template
 
 LoadEngine = Callable[[str, Mapping[str, Any], HostArgs], Engine]
@@ -58,6 +59,7 @@ class Model:
         template: Its prompts.
         kind: Name of the engine.
         engine_args: Those arguments of the engine that change prompts.
+        token_costs: What its tokens cost; None if that is unknown.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Model:
     template: Template
     kind: str = ""
     engine_args: Mapping[str, Any] = field(default_factory=dict)
+    token_costs: TokenCosts | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -185,6 +188,7 @@ class _Spec:
     engine_args: Mapping[str, Any]
     host: HostArgs
     template: Template
+    token_costs: TokenCosts | None = None
 
     def has_engine_of(self, other: _Spec) -> bool:
         """Whether one engine serves both."""
@@ -211,13 +215,15 @@ class ModelPlan:
             TemplateError: If a template cannot be loaded.
         """
         args, name = choose_checkpoint(config.engine, engine_args)
-        specs = [_Spec("", name, config.engine, args, host, choose_template(config, args))]
+        specs = [_Spec("", name, config.engine, args, host, choose_template(config, args), config.token_costs)]
         entries = {} if config.aggregator is None else {"aggregator": config.aggregator}
         entries |= {f"proposers[{number}]": entry for number, entry in enumerate(config.proposers)}
         for place, entry in entries.items():
             with naming(place):
                 specs.append(_named(_further_spec(place, entry, config, host), specs))
         _refuse_second_vllm(specs)
+        if config.max_cost is not None:
+            _refuse_no_costs(specs)
         return cls(tuple(specs))
 
     @property
@@ -240,7 +246,8 @@ class ModelPlan:
                 with naming(spec.place):
                     engine = load_engine(spec.kind, spec.engine_args, spec.host)
                 engines.append((spec, engine))
-            models[spec.place] = Model(spec.name, engine, spec.template, spec.kind, prompt_args(spec.engine_args))
+            prompting = prompt_args(spec.engine_args)
+            models[spec.place] = Model(spec.name, engine, spec.template, spec.kind, prompting, spec.token_costs)
         proposers = {place: model for place, model in models.items() if place.startswith("proposers")}
         _refuse_equal(proposers)
         return Models(models[""], models.get("aggregator"), tuple(proposers.values()))
@@ -259,7 +266,7 @@ def _further_spec(place: str, entry: Mapping[str, Any], config: AFTConfig, host:
     template = choose_template(own, args)
     if config.template is not None and template.name == DEFAULT_NAME:
         template = Template.load(config.template)
-    return _Spec(place, name + adapter, own.engine, args, host, template)
+    return _Spec(place, name + adapter, own.engine, args, host, template, own.token_costs)
 
 
 def _named(spec: _Spec, earlier: Sequence[_Spec]) -> _Spec:
@@ -278,6 +285,16 @@ def _refuse_second_vllm(specs: Sequence[_Spec]) -> None:
             raise ConfigError(
                 f"{spec.place} is a second model with engine=vllm, and one process runs one: serve it with vllm serve "
                 "and give it engine=api with base_url=."
+            )
+
+
+def _refuse_no_costs(specs: Sequence[_Spec]) -> None:
+    """Refuse models whose tokens have no known cost, if the cost of the run has a bound."""
+    for spec in specs[1:]:
+        if spec.token_costs is None:
+            raise ConfigError(
+                f"max_cost needs what the tokens of every model cost: give price_in and price_out inside {spec.place} "
+                "too, 0 for tokens that cost nothing."
             )
 
 

@@ -29,6 +29,7 @@ from lm_eval_aft.core.records import Completion, Draft, Question, Request, Sampl
 from lm_eval_aft.core.thinking import has_marks, unopened_thought
 from lm_eval_aft.core.usage import ModelShape, Usage, total
 from lm_eval_aft.inference.answers import AnswerFinder
+from lm_eval_aft.inference.budget import Budget, Meter
 from lm_eval_aft.inference.dialogue import is_empty, without_thinking
 from lm_eval_aft.inference.equal_drafts import equal_drafts
 from lm_eval_aft.inference.generate import generate_or_reuse, show_progress
@@ -101,6 +102,7 @@ class _Setup:
     finder: AnswerFinder
     given_drafts: GivenDrafts | None
     recorder: RunRecorder
+    budget: Budget
     quiet: bool
 
     def writer(self, layer: int, index: int) -> Model:
@@ -124,6 +126,7 @@ def propose_and_aggregate(
     finder: AnswerFinder | None = None,
     given_drafts: GivenDrafts | None = None,
     recorder: RunRecorder | None = None,
+    budget: Budget | None = None,
     answer: bool = True,
     quiet: bool = False,
 ) -> list[Trace]:
@@ -140,6 +143,7 @@ def propose_and_aggregate(
         finder: Finds the answers in texts, for ``stop_when`` and ``carry=answer``.
         given_drafts: If given, the drafts of another run, which replace layer 0.
         recorder: Counts the generations that are done.
+        budget: What the run may cost. The default begins a new one.
         answer: False leaves out the last layer, for callers that only need the texts it would read.
         quiet: No progress bar.
 
@@ -151,11 +155,13 @@ def propose_and_aggregate(
         EngineError: If the engine stops working. The store holds what had ended by then.
         RecordError: If a question has too few given drafts.
         ConfigError: If the answers of a task cannot be found, and the configuration needs them.
+        BudgetReached: If ``max_cost`` or ``max_generated_tokens`` is reached and texts are left to generate.
     """
     finder = finder or AnswerFinder(config.vote_regex)
     recorder = recorder or RunRecorder()
     models = models or Models(Model("", engine, template))
-    setup = _Setup(models, config, store, selector, finder, given_drafts, recorder, quiet)
+    budget = budget or Budget(config)
+    setup = _Setup(models, config, store, selector, finder, given_drafts, recorder, budget, quiet)
     _check_answers(questions, setup)
     runs = [_InFlight(question, config.layers) for question in questions]
     _draft(runs, setup)
@@ -297,7 +303,8 @@ def _generate(
     for positions in by_engine.values():
         own, model = [requests[position] for position in positions], writers[positions[0]]
         with setup.naming(model):
-            for number, completion, reused in generate_or_reuse(own, model.engine, setup.store):
+            meter = Meter(setup.budget, model.token_costs)
+            for number, completion, reused in generate_or_reuse(own, model.engine, setup.store, meter):
                 yield positions[number], completion, reused
 
 

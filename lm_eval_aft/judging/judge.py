@@ -22,6 +22,7 @@ from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.progress import Bar
 from lm_eval_aft.core.records import Chat, Message
 from lm_eval_aft.core.secrets import KEY_VARIABLE
+from lm_eval_aft.core.usage import TokenCosts
 from lm_eval_aft.engines.api.client import Cancelled, ChatClient, Refused, Unreachable
 from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.renderers import EstimateRenderer
@@ -110,7 +111,7 @@ class Estimate:
         )
         if price_in is None or price_out is None:
             return text + "."
-        money = (self.prompt_tokens * price_in + self.max_generated_tokens * price_out) / 1e6
+        money = TokenCosts(price_in, price_out).of(self.prompt_tokens, self.max_generated_tokens)
         return f"{text}, at most about {money:,.2f} by --price-in and --price-out."
 
 

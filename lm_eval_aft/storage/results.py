@@ -21,7 +21,7 @@ from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.names import check_models, joined_name
 from lm_eval_aft.core.paths import MAX_PART, missing_or
-from lm_eval_aft.core.usage import MAX_COUNT, Usage
+from lm_eval_aft.core.usage import MAX_COUNT, TokenCosts, Usage
 
 RESULTS, SAMPLES = "results_", "samples_"
 # The time at the end of a results file's name, as lm-eval writes it. Stamps sort by time.
@@ -49,6 +49,8 @@ MEASURED = (
     "graded_texts",
     "usage_by_model",
     "models",
+    "price_in",
+    "price_out",
     *SCORED,
 )
 
@@ -170,6 +172,8 @@ class EvalRun:
         usage_by_model: ``usage`` by the name of the model, if the run has several models; else empty.
         datasets: Where the questions of each task come from.
         date: When the run started, in seconds since 1970; None if the file does not say.
+        money: What the run costs in money; None if that is unknown.
+        money_by_model: The same by the name of the model, if the run has several models.
     """
 
     path: Path
@@ -185,6 +189,16 @@ class EvalRun:
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     date: float | None = None
+    money: float | None = None
+    money_by_model: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def token_costs(self) -> TokenCosts | None:
+        """What the tokens of the run's only model cost; None if that is unknown, or if the run has several models."""
+        prices = [(self.settings or {}).get(name) for name in ("price_in", "price_out")]
+        if self.usage_by_model or None in prices:
+            return None
+        return TokenCosts(*map(_money, prices))
 
     @property
     def stamp(self) -> str:
@@ -482,6 +496,8 @@ def _read_run(file: Path) -> EvalRun:
         model = data.get("model_name") or config["model"]
         if settings:
             _check_settings(settings)
+            for price in ("price_in", "price_out"):
+                _money(settings.get(price, 0.0))
             model = joined_name(str(settings["model"]), settings)
         by_model = (settings or {}).get("usage_by_model") or {}
         return EvalRun(
@@ -498,6 +514,8 @@ def _read_run(file: Path) -> EvalRun:
             {str(name): _usage(row) for name, row in by_model.items()},
             {task: _dataset(_task(data, task)) for task in data["n-samples"]},
             _date(data.get("date")),
+            _cost(settings["usage"]) if settings else None,
+            {str(name): _cost(row) for name, row in by_model.items()},
         )
 
 
@@ -631,6 +649,17 @@ def _usage(row: dict[str, Any]) -> Usage:
     if not all(0 <= count < MAX_COUNT for count in counts.values()):
         raise ValueError("a count of usage is below zero or too large")
     return Usage(**counts)
+
+
+def _cost(row: Mapping[str, Any]) -> float | None:
+    """The cost in money of ``config.aft.usage``; None if it is unknown."""
+    return _money(row["cost"]) if row.get("cost") is not None else None
+
+
+def _money(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_COUNT:
+        raise ValueError(f"a cost is {value!r:.100}")
+    return float(value)
 
 
 def _target(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from lm_eval_aft.analysis.conditions import measure_name
 from lm_eval_aft.analysis.equal_cost import DraftPool, EqualCostBaseline, draft_pool, equal_cost_baselines
 from lm_eval_aft.analysis.report.leaderboard import models_table
 from lm_eval_aft.analysis.report.tables import (
-    COST_COLUMNS,
     NONE,
     PERCENT,
     Cell,
@@ -18,6 +17,7 @@ from lm_eval_aft.analysis.report.tables import (
     Table,
     Unit,
     cost_cells,
+    cost_columns,
     count_cell,
     interval_cell,
     number_cell,
@@ -230,11 +230,11 @@ def comparison_cells(comparison: Comparison) -> dict[str, Cell]:
 
 def cost_table(entries: Sequence[RunEntry], comparisons: Sequence[Comparison]) -> Table:
     """What each run cost on each task that is compared."""
-    columns = (Column("run", "run"), Column("task", "task"), *COST_COLUMNS)
     tasks = list(dict.fromkeys(comparison.score.task for comparison in comparisons))
-    rows = [
-        Row((Cell(entry.label), Cell(task), *cost_cells(entry.cost_of(task)))) for task in tasks for entry in entries
-    ]
+    costs = [(entry.label, task, entry.cost_of(task)) for task in tasks for entry in entries]
+    shown = cost_columns(cost for _, _, cost in costs)
+    columns = (Column("run", "run"), Column("task", "task"), *shown)
+    rows = [Row((Cell(label), Cell(task), *cost_cells(cost, shown))) for label, task, cost in costs]
     unknown = any(entry.cost and entry.cost_of(task) is None for task in tasks for entry in entries)
     notes = ("Only traces tell the cost of one task among several: run with record=DIR.",) if unknown else ()
     return Table("Cost of a question", columns, tuple(rows), notes)

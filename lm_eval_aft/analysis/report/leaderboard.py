@@ -13,7 +13,6 @@ from lm_eval_aft.analysis.conditions import primary_score, unusual_conditions
 from lm_eval_aft.analysis.cost import TaskCost
 from lm_eval_aft.analysis.groups import listed_names, question_count
 from lm_eval_aft.analysis.report.tables import (
-    COST_COLUMNS,
     NONE,
     Cell,
     Column,
@@ -21,6 +20,7 @@ from lm_eval_aft.analysis.report.tables import (
     Table,
     Unit,
     cost_cells,
+    cost_columns,
     count_cell,
     joined_key,
     score_cell,
@@ -30,8 +30,6 @@ from lm_eval_aft.analysis.runs import RunEntry
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.storage.results import EvalRun, Score
 
-# Nothing tells which model wrote the texts that ended at the token limit.
-MODEL_COST_COLUMNS = tuple(column for column in COST_COLUMNS if column.key != "cut")
 # Task, metric and filter: what a score column shows.
 Measure = tuple[str, str, str]
 
@@ -53,29 +51,37 @@ def leaderboard(entries: Sequence[RunEntry], every: bool = False, members: bool 
         files = ", ".join(str(run.path) for run in runs)
         raise RecordError(f"no score in {files}: run lm_eval without --predict_only.")
     units = {measure: _unit(runs, measure) for measure in measures}
+    costs = cost_columns(entry.cost for entry in entries)
     columns = (
         Column("model", "model"),
         Column("k", "k", True, "drafts, and texts per hidden layer"),
         Column("layers", "layers", True, "aggregation layers after the drafts"),
         *(_score_column(measure, measures, unit) for measure, unit in units.items()),
         Column("n", "n", True, "questions of each task or group"),
-        *COST_COLUMNS,
+        *costs,
         Column("engine", "engine"),
         Column("judge", "judge"),
     )
-    rows = tuple(_row(entry, units, runs) for entry in entries)
+    rows = tuple(_row(entry, units, runs, costs) for entry in entries)
     return Table("Scores and cost", columns, rows, _notes(entries, measures))
 
 
 def models_table(entries: Sequence[RunEntry]) -> Table | None:
     """The cost of a question by model, of the runs with several models; None if there is none."""
-    rows = []
+    costs: list[tuple[str, str, TaskCost]] = []
     for entry in entries:
         questions = sum(conditions.questions for conditions in entry.run.conditions.values())
         for name, usage in entry.run.usage_by_model.items():
-            cells = cost_cells(TaskCost("", questions, usage))
-            rows.append(Row((Cell(entry.label), Cell(name), *cells[: len(MODEL_COST_COLUMNS)])))
-    columns = (Column("run", "run"), Column("model", "model"), *MODEL_COST_COLUMNS)
+            money = entry.run.money_by_model.get(name)
+            costs.append((entry.label, name, TaskCost("", questions, usage, total_money=money)))
+    all_columns = cost_columns(cost for _, _, cost in costs)
+    # Nothing tells which model wrote the texts that ended at the token limit.
+    shown = [place for place, column in enumerate(all_columns) if column.key != "cut"]
+    rows = []
+    for label, name, cost in costs:
+        cells = cost_cells(cost, all_columns)
+        rows.append(Row((Cell(label), Cell(name), *(cells[place] for place in shown))))
+    columns = (Column("run", "run"), Column("model", "model"), *(all_columns[place] for place in shown))
     return Table("Cost of a question by model", columns, tuple(rows)) if rows else None
 
 
@@ -107,7 +113,7 @@ def _score_column(measure: Measure, measures: Sequence[Measure], unit: Unit) -> 
     return Column(joined_key(*measure), label, True, title, ("stderr",))
 
 
-def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun]) -> Row:
+def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun], costs: Sequence[Column]) -> Row:
     run = entry.run
     judges = sorted({run.conditions[task].judge for task in run.tasks} - {""})
     cells = (
@@ -116,7 +122,7 @@ def _row(entry: RunEntry, units: Mapping[Measure, Unit], runs: Sequence[EvalRun]
         count_cell(run.layers),
         *(_score_cell(_score(run, measure), unit) for measure, unit in units.items()),
         _count_cell(run),
-        *cost_cells(entry.cost),
+        *cost_cells(entry.cost, costs),
         Cell(_engine(run)),
         Cell(", ".join(judges)) if judges else NONE,
     )

@@ -223,16 +223,27 @@ COST_COLUMNS = (
 )
 
 
-def cost_cells(cost: TaskCost | None) -> tuple[Cell, ...]:
-    """The cost of a question, for ``COST_COLUMNS``; empty cells if it is unknown."""
+MONEY_COLUMN = Column("cost", "cost", True, "cost of a question in money, by price_in and price_out of the run")
+
+
+def cost_columns(costs: Iterable[TaskCost | None]) -> tuple[Column, ...]:
+    """The columns of these costs. There is a column of money if the cost in money of one of them is known."""
+    money = any(cost is not None and cost.total_money is not None for cost in costs)
+    return (*COST_COLUMNS, MONEY_COLUMN) if money else COST_COLUMNS
+
+
+def cost_cells(cost: TaskCost | None, columns: Sequence[Column] = COST_COLUMNS) -> tuple[Cell, ...]:
+    """The cost of a question, for ``cost_columns``; empty cells for what is unknown."""
     if cost is None:
-        return (NONE,) * len(COST_COLUMNS)
+        return (NONE,) * len(columns)
+    money = (number_cell(cost.money, ",.4g"),) if MONEY_COLUMN in columns else ()
     return (
         number_cell(cost.generations, ",.3g"),
         number_cell(cost.generated_tokens, ",.0f"),
         number_cell(cost.prompt_tokens, ",.0f"),
         NONE if cost.flops is None else Cell(short_number(cost.flops), cost.flops / 1e12),
         number_cell(cost.cut / cost.texts if cost.texts else None, ".1f", 100),
+        *money,
     )
 
 
