@@ -5,6 +5,8 @@ PYTHON ?= python3
 PYTEST_FLAGS ?=
 # Files run in the order of conftest.py, the slowest first.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# What `make test` and `make test-long` run together.
+BOTH := -m "not faults and not gpu and not slow and not vllm and not zoo"
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 NEWEST_BIN := .venv-newest/bin
@@ -30,11 +32,11 @@ checkpoints: .venv/installed-demo ## train the bundled family again, from scratc
 	$(BIN)/python -m trainers.family train out/family
 	$(BIN)/python -m trainers.family ship out/family
 
-test: .venv/installed-dev ## install into .venv and run the tests (no network, no GPU)
+test: .venv/installed-dev ## install into .venv and run the first line of tests: each feature, few cases (no network, no GPU)
 	$(BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
 
-test-long: .venv/installed-dev ## run the tests that take more than ten seconds each
-	$(BIN)/python -m pytest -m long $(PYTEST_FLAGS)
+test-long: .venv/installed-dev ## run the tests that make test leaves out: long ones, and the further cases of grids
+	$(BIN)/python -m pytest -m long $(or $(PYTEST_FLAGS),$(PARALLEL))
 
 test-faults: .venv/installed-dev ## end two hundred runs and trainings, and start each again
 	$(BIN)/python -m pytest -m faults -rP $(PYTEST_FLAGS) tests/faults
@@ -43,7 +45,7 @@ reliability-table: .venv/installed-dev ## write the tables of faults in docs/rel
 	$(BIN)/python tests/faults/table.py
 
 test-hostile: .venv/installed-dev ## give every reader a thousand damaged files each
-	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/hostile/test_hostile_many.py
+	HOSTILE_EXAMPLES=$${HOSTILE_EXAMPLES:-1000} $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/hostile/test_hostile_many.py
 
 test-zoo: .venv/installed-dev ## every causal architecture of transformers: texts, scores, training
 	$(BIN)/python -m pytest -m zoo $(PYTEST_FLAGS) tests/engines/test_zoo.py tests/trainers/test_zoo_training.py
@@ -60,11 +62,11 @@ test-newest: ## install the newest release of everything into .venv-newest and r
 	$(NEWEST_BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 		--editable '.[alpaca,demo,dev,ifeval,report]' $(NEWEST)
 	$(NEWEST_BIN)/python -m pip list --format freeze | grep -iE '^(accelerate|datasets|lm.eval|peft|torch|transformers)=='
-	$(NEWEST_BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
+	$(NEWEST_BIN)/python -m pytest $(BOTH) $(or $(PYTEST_FLAGS),$(PARALLEL))
 
 coverage: .venv/installed-dev ## the tests again, counting which lines of the packages they run
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_FLAGS)
+	$(BIN)/coverage run -m pytest $(BOTH) $(PYTEST_FLAGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

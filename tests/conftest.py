@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import runpy
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from helpers.first_line import mark_further_cases
 from helpers.paths import SHARED
 from helpers.tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.stops import SIGNALS
+
+# Imports and the collection of tests make millions of objects that stay. The collector would read them again and again.
+gc.set_threshold(50_000, 20, 50)
 
 # No test needs a hub. huggingface_hub reads this when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -56,8 +61,11 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first."""
+    """Leave the further cases of grids to ``make test-long``, and run the longest files first."""
+    # pytest reads -m after this.
+    mark_further_cases(items)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 

@@ -220,7 +220,9 @@ class TestInstalls:
         assert state["searched"] == [str(checkout / "tasks")]
         assert state["package"] == str(checkout / "lm_eval_aft" / "__init__.py")
 
-    @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
+    @pytest.mark.parametrize(
+        "editable", [pytest.param(False, id="wheel"), pytest.param(True, id="editable", marks=pytest.mark.long)]
+    )
     def test_uninstalling_leaves_nothing(
         self, wheel: Path, checkout: Path, environment: Environment, editable: bool
     ) -> None:
@@ -234,6 +236,7 @@ class TestInstalls:
         assert environment.python("-c", code) == "[]\n"
 
     @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
+    @pytest.mark.long
     def test_lm_eval_lists_our_tasks_beside_its_own(
         self, wheel: Path, checkout: Path, environment: Environment, editable: bool
     ) -> None:

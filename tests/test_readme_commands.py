@@ -298,11 +298,26 @@ def changed_command(command: str, entry: Run) -> str:
     return f"{command} {entry.more}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", commands(Run), ids=lambda command: command[:40])
 def test_the_command_runs(folder: Path, warm_programs: Path, command: str):
+    run_command(folder, PROGRAM_FOLDER if command in STARTED else warm_programs, command)
+
+
+def test_the_commands_of_the_bundled_checkpoints_run(tmp_path: Path, warm_programs: Path):
+    # They depend on no other command, and the test of all commands takes a minute.
+    bundled = "lm_eval --model aft --model_args pretrained=bundled:"
+    for beginning, count in ((bundled, 2), ("aft compare out/sft ", 1), ("aft report out/sft out/aft --html", 1)):
+        found = [command for command in commands(Run) if command.startswith(beginning)]
+        assert len(found) == count
+        for command in found:
+            run_command(tmp_path, warm_programs, command)
+
+
+def run_command(folder: Path, programs: Path, command: str) -> None:
+    """Run a command in a reader's folder, and compare what it prints with the table."""
     entry = TABLE[command]
-    line = changed_command(command, entry)
-    variables = environment(folder, PROGRAM_FOLDER if command in STARTED else warm_programs)
+    line, variables = changed_command(command, entry), environment(folder, programs)
     process = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=variables, capture_output=True, text=True, timeout=300
     )
@@ -311,7 +326,15 @@ def test_the_command_runs(folder: Path, warm_programs: Path, command: str):
     assert entry.output in output, output
 
 
-@pytest.mark.parametrize("command", commands(Check), ids=lambda command: command[:40])
+@pytest.mark.parametrize(
+    "command",
+    [
+        # Their imports take seconds.
+        pytest.param(command, marks=pytest.mark.long) if TABLE[command].help_of.startswith("python ") else command
+        for command in commands(Check)
+    ],
+    ids=lambda command: command[:40],
+)
 def test_the_command_exists_with_its_options(tmp_path: Path, warm_programs: Path, command: str):
     entry = TABLE[command]
     assert entry.reason

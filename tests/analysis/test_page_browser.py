@@ -315,6 +315,7 @@ def test_a_sample_shows_drafts_layers_answer_seeds_and_tokens(small: Page):
     assert left["x"] + left["width"] <= right["x"]
 
 
+@pytest.mark.long
 def test_from_one_question_to_the_next_and_to_another_run(small: Page):
     assert "The same question in" in small.open(0)
     small.one(".twins button").click()
@@ -353,6 +354,7 @@ def test_the_page_opens_at_the_featured_question_of_its_run(opened):
     assert page.run("return [scrollY, location.hash]") == [0, ""]
 
 
+@pytest.mark.long
 def test_a_deep_link_chooses_the_question_and_scrolls_the_list_to_it(opened):
     many = tuple(sample(doc, right=doc % 2 == 0) for doc in range(300))
     page = opened(replace(small_page(), samples=many))
@@ -425,6 +427,7 @@ def test_one_question_in_all_runs_side_by_side(small: Page):
     assert "run B" in small.texts(".detail dd")
 
 
+@pytest.mark.long
 def test_the_keyboard_is_enough(small: Page):
     first = small.all(".list button")[0]
     arrow_down, enter = "\ue015", "\ue007"
@@ -478,6 +481,7 @@ def beacon() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
+@pytest.mark.long
 def test_the_policy_would_hold_if_the_script_did_not(opened, beacon, tmp_path: Path):
     address, requested = beacon
     page = opened(small_page())
@@ -504,6 +508,7 @@ def test_the_policy_would_hold_if_the_script_did_not(opened, beacon, tmp_path: P
     open_page.wait(lambda: requested == ["/image"])
 
 
+@pytest.mark.long
 def test_a_mebibyte_is_clipped_until_a_click(opened):
     page = opened(hostile_page())
     text = page.open(len(page.all(".list button")) - 1)
@@ -530,6 +535,7 @@ def test_a_phone_gets_one_pane_and_no_sideways_scrolling(opened):
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.long
 def test_both_colour_schemes_are_readable(small: Page):
     """The contrast of text on its background, by the formula of WCAG 2, is at least 4.5 in both schemes."""
     pairs = [("ink", "paper"), ("soft", "paper"), ("soft", "card"), ("good", "good-paper"), ("bad", "bad-paper"),
@@ -560,6 +566,7 @@ SMALLEST = """
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.long
 def test_no_text_is_smaller_than_12_pixels(opened, width: int):
     page = opened(hostile_page())
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -577,6 +584,7 @@ def test_no_text_is_smaller_than_12_pixels(opened, width: int):
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.long
 def test_everything_that_can_be_used_has_a_name_and_shows_the_focus(small: Page):
     small.open(0)
     nameless = """
@@ -594,6 +602,7 @@ def test_everything_that_can_be_used_has_a_name_and_shows_the_focus(small: Page)
         assert shown[0] == "INPUT" or shown[1] != "none", shown
 
 
+@pytest.mark.long
 def test_a_toggle_keeps_the_focus(small: Page):
     small.open(0)
     small.press("Seeds and tokens")
@@ -601,6 +610,7 @@ def test_a_toggle_keeps_the_focus(small: Page):
     assert small.driver.switch_to.active_element.get_attribute("aria-pressed") == "true"
 
 
+@pytest.mark.long
 def test_nothing_moves_if_the_user_prefers_less_motion(small: Page):
     small.run("Object.assign(document.body.style, {transition: 'all 9s', scrollBehavior: 'smooth'})")
     motion = "const style = getComputedStyle(document.body); return [style.transitionProperty, style.scrollBehavior]"
@@ -611,6 +621,7 @@ def test_nothing_moves_if_the_user_prefers_less_motion(small: Page):
     small.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+@pytest.mark.long
 def test_paper_gets_the_open_question_and_the_settings_in_dark_ink(small: Page):
     small.open(1)
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
@@ -644,6 +655,7 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.long
 def test_a_whole_benchmark_opens_in_two_seconds(opened):
     """1,319 questions at k=5, layers=2: time until the page reacts and shows the tenth question from the end.
 
@@ -664,6 +676,7 @@ def test_a_whole_benchmark_opens_in_two_seconds(opened):
     assert page.texts(".list .where") == ["#1318"]
 
 
+@pytest.mark.long
 def test_curves_over_the_same_few_places_stand_apart(opened):
     curves = tuple(
         Curve(f"K={k}", tuple(ChartPoint(layers, k, k - 1, k + 1) for layers in range(3))) for k in (1, 3, 5)
@@ -681,12 +694,14 @@ def test_curves_over_the_same_few_places_stand_apart(opened):
     assert all(below - above >= 13 for above, below in pairwise(tops))
 
 
+@pytest.mark.long
 def test_an_axis_that_does_not_start_at_zero_says_so(opened):
     page = opened(small_page())
     page.wait(lambda: page.all(".canvas svg"))
     assert page.texts(".canvas text.label")[-1] == "accuracy, % (axis cut below)"
 
 
+@pytest.mark.long
 def test_many_votes_wait_for_a_click(opened):
     effects = small_page().effects
     run, vote = effects.groups[0].effects

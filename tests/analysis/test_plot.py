@@ -304,6 +304,7 @@ def test_runs_that_were_asked_other_questions_get_figures_of_their_own(tmp_path:
     assert all(len(figure.points) == 1 and not figure.voted for figure in figures)
 
 
+@pytest.mark.long
 def test_runs_without_traces_and_flops_are_drawn_too(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     run(tmp_path, 1, 1)
     folder = run(tmp_path, 3, 1)
@@ -365,6 +366,7 @@ def test_without_matplotlib_one_sentence_names_the_extra(out: Path, monkeypatch:
         plot(out)
 
 
+@pytest.mark.long
 def test_a_folder_that_cannot_be_written_is_named(out: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match=r"file.*cannot be written .*give another path"):
@@ -380,6 +382,7 @@ def test_importing_loads_nothing_heavy():
 
 
 @pytest.mark.usefixtures("quick_lm_eval")
+@pytest.mark.long
 def test_a_sweep_by_lm_eval_itself_is_read_voted_and_drawn(tmp_path: Path):
     grid_of = ["--k", "1,3", "--layers", "0,1", "--tasks", "aft_demo", "--limit", "2", "--apply_chat_template"]
     arguments = ["sweep", "--model_args", "engine=scripted", "--output_path", str(tmp_path / "out"), *grid_of]
@@ -595,6 +598,7 @@ def test_one_point_is_one_sentence_and_no_figure(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.long
 def test_a_task_of_one_point_does_not_stop_the_figures_of_others(tmp_path: Path):
     run(tmp_path / "u", 1, 1, task="u")
     for k in (1, 3):
@@ -608,6 +612,7 @@ def test_a_task_of_one_point_does_not_stop_the_figures_of_others(tmp_path: Path)
     ]
 
 
+@pytest.mark.long
 def test_a_score_that_is_not_a_number_is_named_and_not_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for k in (1, 3, 5):
         folder = run(tmp_path, k, 1)
@@ -622,6 +627,7 @@ def test_a_score_that_is_not_a_number_is_named_and_not_drawn(tmp_path: Path, cap
     assert "model (5, 1) on gsm8k: the score is not a finite number, so no point." in done.stderr
 
 
+@pytest.mark.long
 def test_a_score_without_a_known_cost_is_drawn_without_it(tmp_path: Path):
     """A task that generated nothing beside one that did: what each read is not known."""
     for k in (1, 3):

@@ -283,6 +283,7 @@ def test_ratios_are_of_medians(script):
     assert (rows["two"]["wall_ratio"], rows["two"]["processor_ratio"]) == (1.5, 0.75)
 
 
+@pytest.mark.long
 def test_a_short_long_run_leaves_nothing_open_and_everything_consistent(tmp_path, script):
     long_run = script("long_run")
     windows = long_run.run(10, 20, AFTConfig(k=3, layers=2), tmp_path)

@@ -152,6 +152,7 @@ def test_a_damaged_point_is_named(tmp_path: Path):
         run(tmp_path, *one)
 
 
+@pytest.mark.long
 def test_a_point_that_an_earlier_version_finished_is_skipped(tmp_path: Path):
     one = ("--k", "1", "--layers", "0")
     run(tmp_path, *one)
@@ -178,6 +179,7 @@ def test_what_the_engine_does_not_know_is_not_printed_as_nothing(done):
     assert [row[heads.index("FLOPs")] for row in rows] == ["-"] * 3
 
 
+@pytest.mark.long
 def test_gen_kwargs_count_in_the_plan(tmp_path):
     # The task itself is greedy.
     sampled = ("--gen_kwargs", "do_sample=true,temperature=0.7")
@@ -186,6 +188,7 @@ def test_gen_kwargs_count_in_the_plan(tmp_path):
     assert SQLiteStore(tmp_path / "out" / "drafts.sqlite").info().generations == 4 * 2
 
 
+@pytest.mark.long
 def test_traces_of_a_killed_attempt_with_more_questions_are_not_counted(tmp_path):
     one = ("--k", "3", "--layers", "1")
     run(tmp_path, *one, "--limit", "6")
@@ -247,6 +250,7 @@ def tasks(tmp_path, monkeypatch) -> str:
     return str(folder)
 
 
+@pytest.mark.long
 def test_repeats_are_part_of_a_questions_cost_and_no_further_questions(tmp_path, tasks):
     output = run(tmp_path, "--tasks", "writes", "--include_path", tasks, "--k", "3", "--layers", "1").output
     (entry,) = read_entries([tmp_path / "out"])
@@ -257,11 +261,13 @@ def test_repeats_are_part_of_a_questions_cost_and_no_further_questions(tmp_path,
     assert "| 50.0 | 3 | 8 |" in output
 
 
+@pytest.mark.long
 def test_a_sweep_of_tasks_without_text_is_refused(tmp_path, tasks):
     with pytest.raises(ConfigError, match="--tasks chooses generates no text"):
         run(tmp_path, "--tasks", "chooses", "--include_path", tasks)
 
 
+@pytest.mark.long
 def test_without_a_store_it_says_that_nothing_is_reused(tmp_path):
     more = ("--model_args", "engine=scripted,cache=none", "--k", "1", "--layers", "1")
     assert "cache=none keeps no generation" in run(tmp_path, *more).output

@@ -60,7 +60,11 @@ def test_a_signal_in_a_destructor_prints_no_traceback(tmp_path):
     assert (code, errors) == (143, "error: stopped by SIGTERM; 3 texts are kept: the same command resumes.\n")
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "second",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP))],
+    ids=lambda number: number.name,
+)
 def test_a_second_signal_ends_a_command_that_does_not_end_and_commits_before(tmp_path, second):
     program = Program(tmp_path, COMMAND.format(body=SLOW_END)).stop(signal.SIGINT)
     program.wait_until((tmp_path / "ending").exists)
@@ -79,6 +83,7 @@ def test_a_third_signal_ends_at_once(tmp_path):
     assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.long
 def test_the_limit_of_processor_time_is_a_stop_although_the_system_repeats_it(tmp_path):
     body = SLOW_END.replace("time.sleep(600)", "end = time.time() + 2.5\n            while time.time() < end: pass")
     limit = "\nimport resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 60))\n"

@@ -168,6 +168,7 @@ def workshop(tmp_path: Path, warm: WarmPython, monkeypatch: pytest.MonkeyPatch) 
         yield Workshop(tmp_path, server, warm.command)
 
 
+@pytest.mark.long
 def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     folder = workshop.folder
     with ProcessList() as processes:

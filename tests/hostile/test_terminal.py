@@ -316,7 +316,11 @@ def test_a_list_of_models(server: FakeJudge, caplog: pytest.LogCaptureFixture) -
 # ---------------------------------------------------------------- figures
 
 
-@pytest.mark.parametrize("name", [*ESCAPES, "long", "math", "other scripts"])
+# Drawing takes longer than any other way to show a text.
+FURTHER = [pytest.param(name, marks=pytest.mark.long) for name in list(ESCAPES)[4:]]
+
+
+@pytest.mark.parametrize("name", [*list(ESCAPES)[:4], *FURTHER, "long", "math", "other scripts"])
 def test_a_figure_warns_of_no_name(name: str, tmp_path: Path) -> None:
     text = {**ESCAPES, "long": "x" * 100_000, "math": "$\\frac{", "other scripts": "漢字 ไทย العربية 👩"}[name]
     curve = LossCurve(text, ((1.0, 2.0), (2.0, 1.0)), ((1.0, 2.0),))

@@ -98,6 +98,7 @@ def test_two_processes_equal_one(warm, tiny, tmp_path):
     assert log.count("a process group is left: False") == 2
 
 
+@pytest.mark.long
 def test_two_processes_score_choices_after_drafts_as_one_does(warm, tiny, tmp_path):
     one, _ = run(warm, write(tiny, tmp_path / "one", 0, "multiple_choice"), 1)
     two, _ = run(warm, write(tiny, tmp_path / "two", 0, "multiple_choice"), 2)
@@ -111,6 +112,7 @@ def test_two_processes_score_choices_after_drafts_as_one_does(warm, tiny, tmp_pa
     assert sorted(trace.question.doc_id for trace in read_traces(tmp_path / "two" / "traces")) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_a_killed_worker_ends_the_others_and_the_same_command_resumes(warm, tiny, tmp_path):
     whole, _ = run(warm, write(tiny, tmp_path / "whole", 0, "generate_until"), 2)
     words = write(tiny, tmp_path / "killed", 0, "generate_until")

@@ -71,6 +71,7 @@ class TestTheWholeSet:
     def rows(self) -> int:
         return WHOLE
 
+    @pytest.mark.long
     def test_one_that_dies_after_300_is_asked_only_for_the_rest(self, judge, server, eval_set):
         server.trouble = lambda number, body: weighted_reply(body) if number < 300 else (0, "", {})
         with pytest.raises(JudgeError, match=r"300 of 805 judgements are done, 505 are left.*start the same command"):

@@ -189,6 +189,7 @@ class TestFaults:
         slow.set()
         assert len(server.calls) == 2
 
+    @pytest.mark.long
     def test_one_that_dies_part_way_is_asked_only_for_the_rest(self, server, tmp_path):
         server.trouble = lambda number, body: (503, "gone", {}) if number >= 300 else None
         with pytest.raises(JudgeError) as stopped:
@@ -304,6 +305,7 @@ def _keep_one(path: Path, start: float) -> str:
     return "kept"
 
 
+@pytest.mark.long
 def test_several_processes_make_one_cache_at_once(tmp_path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         for number in range(10):

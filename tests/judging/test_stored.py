@@ -156,6 +156,7 @@ def test_judged_runs_are_compared_by_their_judgements(server: FakeJudge, tmp_pat
     assert (words.score.metric, words.n) == ("words_per_turn", 8)
 
 
+@pytest.mark.long
 def test_plots_draw_a_judges_scores(server: FakeJudge, tmp_path: Path):
     for layers in (0, 1):
         judge(server, answer(tmp_path / str(layers), "m", layers))

@@ -223,6 +223,7 @@ print("rank", "none" if results is None else "zero")
 """
 
 
+@pytest.mark.long
 def test_two_processes_judge_once_and_write_in_order(named, server, warm, tiny, tmp_path):
     server.trouble = lambda number, body: (200, chat_completion("m", "length", {"m": -0.1, "M": -2.4}), {})
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -207,6 +207,7 @@ if results is not None:
 """
 
 
+@pytest.mark.long
 def test_several_processes_judge_once(server, warm, tiny, tmp_path):
     (tmp_path / "script.py").write_text(PROCESSES)
     done = warm.ranks([str(tmp_path / "script.py"), tiny, str(write_suite(tmp_path)), server.url, str(tmp_path / "r")])

@@ -147,11 +147,13 @@ class TestStages:
             curve.append({"word_for_word": exactness})
         assert stages == [*config.stages, config.extra_stage, config.extra_stage]
 
+    @pytest.mark.long
     def test_they_end_after_the_rounds_allowed_too_and_the_base_says_what_is_missing(self, tmp_path, capsys):
         train_base(SMALL, tmp_path)
         assert len(list((tmp_path / "stages").iterdir())) == len(SMALL.stages) + SMALL.rounds
         assert "copies 0% of the answers in its context word for word; the goal is 95%" in capsys.readouterr().err
 
+    @pytest.mark.long
     def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(self, tmp_path, monkeypatch):
         train_base(SMALL, tmp_path / "whole")
         real, calls = pretrain.train_stage, []
@@ -170,6 +172,7 @@ class TestStages:
         whole, resumed = (tmp_path / name / "base" / "model.safetensors" for name in ("whole", "killed"))
         assert whole.read_bytes() == resumed.read_bytes()
 
+    @pytest.mark.long
     def test_stages_of_other_settings_are_refused(self, tmp_path):
         train_base(SMALL, tmp_path)
         with pytest.raises(ConfigError, match=r"stages/1 was trained with other settings: remove it"):
@@ -183,6 +186,7 @@ def test_what_was_not_trained_is_not_shipped(tmp_path, monkeypatch):
     assert not (tmp_path / "package").exists()
 
 
+@pytest.mark.long
 def test_a_folder_of_other_settings_is_one_sentence_and_exit_code_2(tmp_path):
     (tmp_path / "stages" / "1").mkdir(parents=True)
     (tmp_path / "stages" / "1" / "curve.json").write_text('{"settings": {}, "curve": []}')

@@ -81,6 +81,7 @@ def test_full_fine_tuning_saves_a_full_checkpoint_in_the_requested_dtype(config)
     assert not Path(config.output, "merged").exists()
 
 
+@pytest.mark.long
 def test_a_tokenizer_without_pad_or_chat_template_is_saved_with_one(config, tmp_path):
     from transformers import AutoTokenizer
 
@@ -94,6 +95,7 @@ def test_a_tokenizer_without_pad_or_chat_template_is_saved_with_one(config, tmp_
     assert "### Assistant" in saved.chat_template
 
 
+@pytest.mark.long
 def test_the_inference_template_is_the_default_where_none_is_given(config):
     run_training("sft", replace(config, template=None, max_steps=1))
     aft = CheckpointConfig.load(Path(config.output, FILE))
@@ -107,12 +109,14 @@ def test_the_card_names_the_most_drafts_that_were_shown(config):
     assert CheckpointConfig.load(Path(config.output, FILE)).k == 3
 
 
+@pytest.mark.long
 def test_the_card_names_the_revision_that_was_trained_on(config):
     run_training("aft", replace(config, revision="v1", max_steps=1))
     card = Path(config.output, "README.md").read_text()
     assert f"pretrained={config.model},peft=HERE,tokenizer=HERE,revision=v1,k=3,layers=1 " in card
 
 
+@pytest.mark.long
 def test_a_full_disk_while_merging_is_one_sentence(config, monkeypatch):
     def full(folder, *rest, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -125,6 +129,7 @@ def test_a_full_disk_while_merging_is_one_sentence(config, monkeypatch):
     run_training("sft", replace(config, max_steps=1), merge=True)
 
 
+@pytest.mark.long
 def test_weights_that_are_no_numbers_are_no_checkpoint(config):
     hot = replace(config, learning_rate=1e30, schedule="constant", warmup=0, lora_rank=0, save_every=1, log_every=100)
     with pytest.raises(EngineError, match="weights became NaN or infinite by step"):
@@ -147,6 +152,7 @@ def test_weights_in_shards_of_deepspeed_are_looked_at_there():
 
 
 @pytest.mark.parametrize("how", ["broken weights", "a full disk"])
+@pytest.mark.long
 def test_the_last_whole_checkpoint_is_there_until_the_next_one_is(config, monkeypatch, capsys, how):
     def broken(self, args, state, control, model=None, **rest):
         if state.global_step == 3:
@@ -200,6 +206,7 @@ def test_a_run_whose_weights_were_not_written_is_not_finished(config, monkeypatc
 
 
 @pytest.mark.parametrize(("size", "missing"), [("560k", "model.safetensors"), ("760k", "scheduler.pt")])
+@pytest.mark.long
 def test_a_full_disk_is_one_sentence_and_the_run_can_resume(config, tmp_path, capsys, size, missing):
     with small_disk(tmp_path / "small", size) as disk:
         whole = replace(config, lora_rank=0, keep=1, output=str(disk / "run"))
@@ -222,6 +229,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_resume(config, tmp_path, ca
 @pytest.mark.parametrize(
     "error", [RuntimeError("No space left on device"), OSError(errno.EIO, "Input/output error")], ids=repr
 )
+@pytest.mark.long
 def test_an_error_of_a_save_on_a_disk_with_room_is_not_called_a_full_disk(config, monkeypatch, error):
     def fail(*args, **rest):
         raise error

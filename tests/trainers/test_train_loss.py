@@ -100,6 +100,7 @@ def test_bf16_checkpointing_and_accumulation_run(config):
     assert log_of(config)[-1]["step"] == 2
 
 
+@pytest.mark.long
 def test_a_constant_rate_is_reached_by_warmup(config):
     run_training("sft", replace(config, schedule="constant", warmup=0.5, epochs=2))
     rates = [row["learning_rate"] for row in log_of(config) if "learning_rate" in row]
@@ -129,6 +130,7 @@ def test_targets_that_ignore_the_drafts_are_warned_of(config, capsys):
         assert message in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_drafts_that_the_prompt_does_not_show_are_warned_about(config, capsys):
     rows = Path(config.data).read_text()
     Path(config.data).write_text(rows.replace('["0", "1", "2"]', '["<think>0", "1", "<think>2"]'))
@@ -138,6 +140,7 @@ def test_drafts_that_the_prompt_does_not_show_are_warned_about(config, capsys):
     assert "does not show all drafts" not in output
 
 
+@pytest.mark.long
 def test_draws_of_fewer_drafts_than_a_target_may_be_made_from_are_warned_about(config, capsys):
     run_training("aft", replace(config, max_steps=1))
     line = "warning: k=1,3 does not show all drafts of 8 rows, and no sources say which ones"
@@ -148,6 +151,7 @@ def test_draws_of_fewer_drafts_than_a_target_may_be_made_from_are_warned_about(c
     assert "does not show all drafts" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_validation_rows_over_the_limit_are_counted(config, tmp_path, capsys):
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text(Path(config.data).read_text().replace("it is 1", "it is " + "1" * 300, 1))
@@ -164,6 +168,7 @@ def test_validation_rows_that_are_all_over_the_limit_are_named(config, tmp_path)
         run_training("aft", replace(config, validation=str(held_out), max_length=200, plain_share=0.0))
 
 
+@pytest.mark.long
 def test_examples_beyond_the_positions_of_the_model_are_warned_of(config, tmp_path, capsys):
     model_config = Path(save_tiny(tmp_path / "m"), "config.json")
     model_config.write_text(json.dumps(json.loads(model_config.read_text()) | {"max_position_embeddings": 27}))
@@ -198,6 +203,7 @@ def test_the_last_step_is_always_logged(config, changes, steps):
         assert logged == steps
 
 
+@pytest.mark.long
 def test_target_words_that_the_tokenizer_does_not_know_are_warned_of(config, tmp_path, capsys):
     rows = [{"query": "1 2 3 4 make 10", "sft_target": target} for target in ("1 + 2 = 3", "one + 2 = 3", "1 plus 2")]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.paths import ROOT
 from helpers.training_runs import log_of, settings_of, weights
 from trainers.fitting import loop
 from trainers.settings import TrainConfig
@@ -54,11 +50,8 @@ def written(config: TrainConfig, folder: Path, script: str) -> list[str]:
     return [str(folder / "script.py"), "sft", "--config", str(folder / "c.yaml")]
 
 
-def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command = [*torchrun, *written(config, tmp_path, REPORTS_GROUP)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def test_two_processes_do_what_one_does_with_twice_the_batches(warm, config, tmp_path):
+    done = warm.ranks(written(config, tmp_path, REPORTS_GROUP))
     assert done.returncode == 0, done.stderr
     # A process group that outlives the interpreter may abort a finished process.
     assert done.stderr.count("a process group is left: False") == 2
@@ -74,6 +67,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(config, tmp_path)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
+@pytest.mark.long
 def test_two_processes_resume_in_the_second_epoch_as_if_they_had_not_stopped(warm, config, tmp_path):
     def train(settings: TrainConfig, stop: str):
         return warm.ranks(written(settings, tmp_path, STOPS_AT_STEP), {"STOP": stop})

@@ -74,6 +74,7 @@ def test_resuming_with_other_settings_says_which_are_in_force(config, monkeypatc
     assert max(row["learning_rate"] for row in log_of(config) if "learning_rate" in row) <= 0.001
 
 
+@pytest.mark.long
 def test_a_run_without_k_can_be_opened_again(config, monkeypatch, capsys):
     free = replace(config, k=())
     run_until(monkeypatch, free, 3)
@@ -92,6 +93,7 @@ def test_a_finished_run_does_not_report_settings_without_effect(config, capsys):
     assert "is now" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_data_that_moved_are_the_same_and_another_template_is_refused(config, monkeypatch, capsys):
     run_until(monkeypatch, config, 3)
     moved = replace(config, data=str(Path(config.data).rename(Path(config.data).with_name("moved.jsonl"))))
@@ -112,6 +114,7 @@ def test_data_that_moved_are_the_same_and_another_template_is_refused(config, mo
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_another_validation_file_is_refused_as_the_best_so_far_was_measured_on_the_first(config, tmp_path, monkeypatch):
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text(Path(config.data).read_text())
@@ -129,6 +132,7 @@ def test_another_validation_file_is_refused_as_the_best_so_far_was_measured_on_t
         run_training("aft", replace(config, validation="gone"))
 
 
+@pytest.mark.long
 def test_a_run_that_resumes_without_validation_keeps_its_last_weights(config, monkeypatch, capsys):
     run_until(monkeypatch, contradicted(config), 7, "sft")
     capsys.readouterr()
@@ -137,6 +141,7 @@ def test_a_run_that_resumes_without_validation_keeps_its_last_weights(config, mo
     assert "kept: " not in Path(config.output, "README.md").read_text()
 
 
+@pytest.mark.long
 def test_a_model_that_moved_is_the_same_and_its_path_may_be_relative(config, tiny, tmp_path, monkeypatch, capsys):
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     home.mkdir()
@@ -180,6 +185,7 @@ def test_a_run_resumes_in_as_many_processes_as_it_started_with(config, monkeypat
     run_training("aft", config)
 
 
+@pytest.mark.long
 def test_patience_keeps_its_count_after_a_kill(config, tmp_path, monkeypatch):
     bad = replace(contradicted(config), save_every=1, epochs=20, patience=3)
     run_training("sft", replace(bad, output=str(tmp_path / "whole")))
@@ -190,6 +196,7 @@ def test_patience_keeps_its_count_after_a_kill(config, tmp_path, monkeypatch):
     assert same(weights(bad.output), weights(tmp_path / "whole"))
 
 
+@pytest.mark.long
 def test_patience_can_be_set_later(config, monkeypatch):
     bad = contradicted(config)
     run_until(monkeypatch, bad, 3, "sft")
@@ -229,6 +236,7 @@ def test_a_run_that_lost_part_of_its_state_is_refused(config, lost):
         run_training("aft", config)
 
 
+@pytest.mark.long
 def test_two_trainings_in_one_folder(config, monkeypatch):
     run_until(monkeypatch, config, 3)
     half = Path(config.output, "checkpoints", "checkpoint-3")
@@ -322,6 +330,7 @@ def test_a_checkpoint_of_another_shape_is_named(name, content, config, monkeypat
     assert "\n" not in message
 
 
+@pytest.mark.long
 def test_a_checkpoint_whose_optimizer_is_of_another_model(config, monkeypatch):
     run_until(monkeypatch, config, 3)
     torch.save({"state": {}, "param_groups": []}, Path(config.output, "checkpoints", "checkpoint-2", "optimizer.pt"))

@@ -113,7 +113,7 @@ def test_prompts_are_those_of_inference(config, monkeypatch):
 
 
 @needs_trl
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.long)])
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(config, tmp_path, monkeypatch, algorithm):
     # Five prompts an epoch at most, so that four steps are two epochs.
     config = replace(config, algorithm=algorithm, plain_share=0.0, batch_size=16)
@@ -139,6 +139,7 @@ def test_a_finished_run_is_merged_and_not_trained_again(config, capsys):
 
 
 @needs_trl
+@pytest.mark.long
 def test_equal_rewards_are_said(config, capsys):
     run_training("rl", replace(config, reward="aft_test_rewards:always", max_steps=6))
     output = capsys.readouterr().out
@@ -148,6 +149,7 @@ def test_equal_rewards_are_said(config, capsys):
 
 
 @needs_trl
+@pytest.mark.long
 def test_texts_without_a_grade_are_named_and_counted(config, capsys):
     run_training("rl", replace(config, reward="aft_test_rewards:sometimes"))
     output = capsys.readouterr().out
@@ -157,6 +159,7 @@ def test_texts_without_a_grade_are_named_and_counted(config, capsys):
 
 
 @needs_trl
+@pytest.mark.long
 def test_penalties_lower_the_reward_and_not_the_grade(config):
     run_training("rl", replace(config, reward="exact:", length_penalty=0.5, copy_penalty=0.25, max_steps=1))
     row = log_of(config)[0]
