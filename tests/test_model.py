@@ -32,7 +32,7 @@ def evaluate(model: AFTLM | object, task: dict, tmp_path: Path, **options) -> di
     from lm_eval.tasks import TaskManager
 
     data = tmp_path / "data.jsonl"
-    rows = [{"question": q, "answer": "2", "choices": ["2", "4", "six"], "gold": 0} for q in QUESTIONS]
+    rows = [{"question": q, "answer": "two", "choices": ["2", "4", "six"], "gold": 0} for q in QUESTIONS]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = {
         "dataset_path": "json",

@@ -33,3 +33,8 @@ def joined_name(main: str, settings: Mapping[str, Any]) -> str:
     drafters = [display_name(str(each["model"])) for each in proposers] or [display_name(main)]
     readers = [display_name(str(aggregator["model"]))] if aggregator else [display_name(main)] if proposers else []
     return " -> ".join([" + ".join(drafters), *readers]) if readers else main
+
+
+def plain_task(name: str) -> str:
+    """A task's name without the groups that lm-eval 0.5 puts before it, as in "group::task"."""
+    return name.rpartition("::")[2] or name

@@ -15,6 +15,7 @@ from lm_eval_aft.core.arguments import refuse_count, strings
 from lm_eval_aft.core.chat import Renderer, TokenizerRenderer, decode
 from lm_eval_aft.core.config import EXTRAS, MAX_RUN_GENERATIONS, TOKEN_ALIASES, AFTConfig, samplings
 from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.names import plain_task
 from lm_eval_aft.core.records import Question
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue
 from lm_eval_aft.inference.shown_prompts import given_args
@@ -74,7 +75,7 @@ def make_question(request: Instance, gen_kwargs: Mapping[str, Any], repeat: int,
         chat=decode(given_args(request)[0]),
         drafts=drafts,
         final=final,
-        task=request.task_name or "",
+        task=plain_task(request.task_name or ""),
         doc_id=request.doc_id or 0,
         doc_hash=document_hash(request.doc),
         repeat=repeat,

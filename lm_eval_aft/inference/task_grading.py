@@ -26,6 +26,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.limits import no_network, time_limit
 from lm_eval_aft.core.loading import reason_of
 from lm_eval_aft.core.log import log, warn_once
+from lm_eval_aft.core.names import plain_task
 from lm_eval_aft.core.records import Grade, Question, Trace
 from lm_eval_aft.inference.dialogue import TURNS, Dialogue, answer_of, final_answer
 from lm_eval_aft.inference.extraction import vote_spelling, voting_grade
@@ -463,7 +464,7 @@ class TaskLoader:
         if source not in manager.all_tasks:
             return {}
         if (defaults, given, source) not in self._loaded:
-            self._loaded[defaults, given, source] = manager.load([source])["tasks"]
+            self._loaded[defaults, given, source] = _by_plain_name(manager.load([source])["tasks"])
         return self._loaded[defaults, given, source]
 
 
@@ -504,9 +505,13 @@ def document_key(question: Question) -> DocumentKey:
     return question.task, question.doc_id, question.doc_hash
 
 
+def _by_plain_name(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    return {plain_task(name): task for name, task in tasks.items()}
+
+
 def _host_grader(name: str) -> tuple[TaskGrader | None, str]:
     """The grader of a task that lm-eval is evaluating, or None and the reason why there is none."""
-    task = host_tasks().get(name)
+    task = _by_plain_name(host_tasks()).get(name)
     if task is None:
         return None, "lm-eval's task object was not found; aft grade OUT grades them"
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import files_below, read_bytes, reading
 from lm_eval_aft.core.jsonl import iterate_jsonl, parse_json
 from lm_eval_aft.core.log import warn_once
-from lm_eval_aft.core.names import check_models, joined_name
+from lm_eval_aft.core.names import check_models, joined_name, plain_task
 from lm_eval_aft.core.paths import MAX_PART, missing_or
 from lm_eval_aft.core.usage import MAX_COUNT, TokenCosts, Usage
 
@@ -32,6 +33,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 MAX_DATE = 253_402_300_799
 # The parts of a results file by which it is recognised.
 _PARTS = ("results", "config", "n-samples")
+# The parts that have a row for each task.
+_BY_TASK = ("results", "n-samples", "groups", "configs", "versions", "n-shot", "higher_is_better")
 # Fields of documents that hold the question, the first one that a document has.
 QUESTION_FIELDS = ("question", "prompt", "instruction", "problem", "query", "input")
 SCORED = ("scored_without_aggregation", "scored_after_drafts")
@@ -174,6 +177,7 @@ class EvalRun:
         date: When the run started, in seconds since 1970; None if the file does not say.
         money: What the run costs in money; None if that is unknown.
         money_by_model: The same by the name of the model, if the run has several models.
+        host_names: lm-eval's names of those tasks and groups that it names with their group, by the name without it.
     """
 
     path: Path
@@ -191,6 +195,7 @@ class EvalRun:
     date: float | None = None
     money: float | None = None
     money_by_model: Mapping[str, float | None] = field(default_factory=dict)
+    host_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def token_costs(self) -> TokenCosts | None:
@@ -267,7 +272,7 @@ class EvalRun:
 
     def samples_file(self, task: str) -> Path:
         """The file in which --log_samples keeps a task's samples."""
-        return samples_beside(self.path, task)
+        return samples_beside(self.path, self.host_names.get(task, task))
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +436,8 @@ def run_of_samples(samples: Path, task: str) -> EvalRun | None:
         RecordError: If the results file cannot be read.
     """
     beside = results_files(samples.parent)
-    return next((_read_run(file) for file in beside if samples_beside(file, task) == samples), None)
+    runs = (_read_run(file) for file in beside if _split_name(file)[1] in samples.name)
+    return next((run for run in runs if run.samples_file(task) == samples), None)
 
 
 def samples_beside(results: Path, task: str) -> Path:
@@ -469,6 +475,12 @@ def read_samples(run: EvalRun, task: str, texts: bool = True) -> tuple[Sample, .
     return tuple(samples)
 
 
+def filtered_answer(row: Mapping[str, Any]) -> Any:
+    """What a filter makes of the first response in a line of samples. lm-eval 0.5 logs a list for each response."""
+    first = row["filtered_resps"][0]
+    return first[0] if isinstance(first, list) else first
+
+
 def _identity(run: EvalRun) -> str:
     """Equal for runs of one command: one place, one model, equal settings, tasks and conditions but for the judge."""
     settings = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
@@ -489,7 +501,7 @@ def _judges(run: EvalRun) -> str:
 
 def _read_run(file: Path) -> EvalRun:
     with reading(file, "a results file of lm-eval"):
-        data = parse_json(read_bytes(file))
+        data, host_names = _with_plain_tasks(parse_json(read_bytes(file)))
         config = data["config"]
         settings = config.get("aft")
         usage = _usage(settings["usage"]) if settings else None
@@ -516,7 +528,26 @@ def _read_run(file: Path) -> EvalRun:
             _date(data.get("date")),
             _cost(settings["usage"]) if settings else None,
             {str(name): _cost(row) for name, row in by_model.items()},
+            host_names,
         )
+
+
+def _with_plain_tasks(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of a results file with the names that lm-eval 0.4 gives tasks, and lm-eval's names by these.
+
+    Version 0.5 names a task of a group "group::task". A name that would occur twice stays as it is.
+    """
+    names = dict.fromkeys(str(name) for part in (*_BY_TASK, "group_subtasks") for name in data.get(part) or ())
+    counts = Counter(map(plain_task, names))
+    plain = {name: plain_task(name) for name in names if "::" in name and counts[plain_task(name)] == 1}
+    if not plain:
+        return data, {}
+    renamed = {part: {plain.get(name, name): row for name, row in (data.get(part) or {}).items()} for part in _BY_TASK}
+    members = {
+        plain.get(name, name): [plain.get(member, member) for member in row]
+        for name, row in (data.get("group_subtasks") or {}).items()
+    }
+    return {**data, **renamed, "group_subtasks": members}, {short: name for name, short in plain.items()}
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

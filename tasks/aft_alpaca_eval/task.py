@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
-
 from lm_eval_aft.core.arguments import refuse_secrets
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import AFTError
@@ -22,6 +20,7 @@ from lm_eval_aft.judging.alpaca_eval.data import JUDGED_METRICS, AnswerLength, M
 from lm_eval_aft.judging.alpaca_eval.files import ALPACA_FOLDER, ALPACA_TASK, OUTPUT_FILE, write_rows
 from lm_eval_aft.judging.alpaca_eval.in_run import AlpacaRunJudge
 from lm_eval_aft.judging.alpaca_eval.scores import AlpacaSummary
+from lm_eval_aft.judging.judged_task import JudgedTask
 from lm_eval_aft.judging.tasks import (
     BYPASS,
     BYPASS_VALUE,
@@ -40,11 +39,11 @@ def instructions(docs: Any) -> Any:
     return docs.select_columns(["place", "instruction", "dataset"])
 
 
-class AlpacaEval(ConfigurableTask):
+class AlpacaEval(JudgedTask):
     """Answers, their length, and win rates if ``--metadata`` names a judge."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        super().__init__(config)
         self.generator, self.record = "model", ""
         self.run_judge: AlpacaRunJudge | None = None
         self.summary: AlpacaSummary | None = None
@@ -55,7 +54,7 @@ class AlpacaEval(ConfigurableTask):
         """Find out where answers are kept, and read what the judge needs, before anything is generated."""
         settings = self.config.metadata or {}
         self._set_generator(settings, getattr(chat_template, "__self__", None))
-        if BYPASS not in self._metric_fn_list:
+        if not self.predict_only:
             whole = limit is None and samples is None
             self.run_judge = AlpacaRunJudge.from_metadata(settings, whole, self.record, self.generator)
         super().build_all_requests(limit=limit, samples=samples, chat_template=chat_template, **options)
@@ -82,7 +81,7 @@ class AlpacaEval(ConfigurableTask):
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
         """The function of each metric. The first one has the answers judged; the others read its scores."""
-        if BYPASS in self._metric_fn_list:
+        if self.predict_only:
             return {BYPASS: self._predicted}
         if self.run_judge is None:
             return {LENGTH: self._answered}

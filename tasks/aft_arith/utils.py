@@ -44,9 +44,9 @@ def _dataset(split: str, questions: Sequence[str]) -> Any:
     return DatasetDict({split: Dataset.from_dict({"question": list(questions)})})
 
 
-def spelled(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
-    """lm-eval filter: each first response in one spelling, so that equal ways vote together."""
-    return [spelling(without_thoughts(responses[0]).strip()) or INVALID for responses in resps]
+def spelled(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """lm-eval filter: each response in one spelling, so that equal ways vote together."""
+    return [[spelling(without_thoughts(text).strip()) or INVALID for text in responses] for responses in resps]
 
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:

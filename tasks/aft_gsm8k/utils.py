@@ -32,16 +32,22 @@ def worked_solution(doc: dict[str, Any]) -> str:
     return f"{steps}\nThe answer is {doc_to_target(doc)}."
 
 
-def strict(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
-    """lm-eval filter: ``extract_strict`` of each first response."""
+def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """1 if the extracted number is the gold number, 0 otherwise."""
+    # The metric of lm-eval 0.5 compares the text with a whole number, and finds every text wrong.
+    return {"exact_match": float(results[0] == doc_to_target(doc))}
+
+
+def strict(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """lm-eval filter: ``extract_strict`` of each response."""
     return _filter(extract_strict, resps)
 
 
-def flexible(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[str]:
-    """lm-eval filter: ``extract_flexible`` of each first response."""
+def flexible(resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """lm-eval filter: ``extract_flexible`` of each response."""
     return _filter(extract_flexible, resps)
 
 
-def _filter(extract: Callable[[str], str | None], resps: Iterable[Sequence[str]]) -> list[str]:
+def _filter(extract: Callable[[str], str | None], resps: Iterable[Sequence[str]]) -> list[list[str]]:
     # Other models of lm-eval than --model aft return an answer with its thought.
-    return [extract(without_thoughts(responses[0])) or INVALID for responses in resps]
+    return [[extract(without_thoughts(text)) or INVALID for text in responses] for responses in resps]

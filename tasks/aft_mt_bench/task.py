@@ -11,12 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_aft.core.arguments import refuse_secrets
 from lm_eval_aft.core.errors import AFTError, ConfigError
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.names import display_name
+from lm_eval_aft.judging.judged_task import JudgedTask
 from lm_eval_aft.judging.mt_bench.data import (
     CATEGORIES,
     MT_BENCH_FOLDER,
@@ -62,11 +62,19 @@ def first_turn(doc: dict[str, Any]) -> str:
     return str(doc["turns"][0])
 
 
-class MTBench(ConfigurableTask):
+def _add_dialogue(request: Instance, doc: dict[str, Any]) -> None:
+    """Add the later turns to a request's settings, and the temperature of the category unless one is chosen."""
+    context, settings = request.args
+    chosen = {"temperature", "do_sample"} & set(settings)
+    sampling = {} if chosen else {"temperature": TEMPERATURES[doc["category"]]}
+    request.arguments = (context, {**settings, **sampling, "turns": list(doc["turns"][1:])})
+
+
+class MTBench(JudgedTask):
     """Answers, their length, and ratings if ``--metadata`` names a judge."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        super().__init__(config)
         self.model: Any = None
         self.run_judge: MTBenchRunJudge | None = None
         self.scores: MTBenchScores | None = None
@@ -83,19 +91,18 @@ class MTBench(ConfigurableTask):
             )
         settings = self.config.metadata or {}
         refuse_secrets(settings, "--metadata")
-        if BYPASS not in self._metric_fn_list:
+        if not self.predict_only:
             questions = [parse_question(doc) for doc in self.eval_docs]
             self.run_judge = MTBenchRunJudge.from_metadata(settings, questions, self.model.config.record)
         super().build_all_requests(chat_template=chat_template, **options)
 
-    def construct_requests(self, doc: dict[str, Any], ctx: Any, **kwargs: Any) -> Instance:
+    def construct_requests(self, doc: dict[str, Any], ctx: Any, **kwargs: Any) -> Any:
         """A request with the first turn as its context, and with later turns and temperature among its settings."""
-        request = super().construct_requests(doc, ctx, **kwargs)
-        context, settings = request.args
-        chosen = {"temperature", "do_sample"} & set(settings)
-        sampling = {} if chosen else {"temperature": TEMPERATURES[doc["category"]]}
-        request.arguments = (context, {**settings, **sampling, "turns": list(doc["turns"][1:])})
-        return request
+        made = super().construct_requests(doc, ctx, **kwargs)
+        # lm-eval 0.4 makes one request, and 0.5 a list of one.
+        for request in made if isinstance(made, list) else [made]:
+            _add_dialogue(request, doc)
+        return made
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """Words per turn, and None for each score of the judge. The first value carries the answer."""
@@ -110,7 +117,7 @@ class MTBench(ConfigurableTask):
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
         """The function of each metric. The first one has the answers judged; the others read its scores."""
-        if BYPASS in self._metric_fn_list:
+        if self.predict_only:
             return {BYPASS: self._predicted}
         judged = {name: lambda _, name=name: self._score(name) for name in self._judged_names()}
         return {WORDS: self._answered, **judged}

@@ -13,7 +13,7 @@ from lm_eval_aft.analysis.votes import count_votes
 from lm_eval_aft.storage.traces import trace_files
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
-TASK = graded_task(fewshot_split="test", fewshot_config={"sampler": "first_n"})
+TASK = graded_task(fewshot_split="test", fewshot_config={"sampler": "first_n", "doc_to_target": "is {{answer}}"})
 # name: options of lm-eval, and model arguments
 RUNS = {
     "plain": ({}, {}),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers.lm_eval_version import IS_0_5
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.prompts import Template
@@ -33,6 +34,11 @@ def dataset(**_: Any) -> Any:
     return DatasetDict({"test": Dataset.from_list(DOCUMENTS)})
 
 
+def equals_answer(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """What the metric exact_match of lm-eval 0.4 gives."""
+    return {"exact_match": float(results[0] == doc["answer"])}
+
+
 def graded_task(name: str = "numbers", **changes: Any) -> dict[str, Any]:
     """The configuration of a task of three questions, whose answers two regexes find."""
     return {
@@ -45,6 +51,7 @@ def graded_task(name: str = "numbers", **changes: Any) -> dict[str, Any]:
         "generation_kwargs": {"until": [], "max_gen_toks": 8},
         "filter_list": REGEX,
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        **({"process_results": equals_answer} if IS_0_5 else {}),
         **changes,
     }
 
@@ -58,6 +65,7 @@ def write_task(
     data.write_text("".join(json.dumps(document) + "\n" for document in documents))
     config = graded_task(name, dataset_path="json", dataset_kwargs={"data_files": {"test": str(data)}}, **changes)
     del config["custom_dataset"]
+    config = {key: value for key, value in config.items() if not callable(value)}
     # JSON is YAML too.
     (folder / f"{name}.yaml").write_text(json.dumps(config))
     return folder

@@ -27,7 +27,7 @@ def write_group_tasks(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for task, size in SIZES.items():
         data = folder / f"{task}.jsonl"
-        rows = [{"question": f"{task} {number}", "answer": str(number)} for number in range(size)]
+        rows = [{"question": f"{task} {number}", "answer": f"n{number}"} for number in range(size)]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = {
             "task": task,
@@ -56,7 +56,7 @@ def pupil(right: int, name: str, record: Path | None = None, **settings: object)
 
     def answer(request: Request) -> str:
         number = int(request.prompt.chat.messages[-1].content.split()[-1])
-        return str(number) if number < right else "I do not know"
+        return f"n{number}" if number < right else "I do not know"
 
     chosen = {"k": 1, "layers": 0, **settings}
     config = AFTConfig(engine="scripted", record=str(record) if record else None, **chosen)

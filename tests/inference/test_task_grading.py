@@ -14,9 +14,11 @@ import pytest
 
 from helpers.graded_tasks import graded_task, scripted_model, texts
 from helpers.lm_eval_runs import run_lm_eval
+from helpers.lm_eval_version import IS_0_5
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.records import Grade, Trace
 from lm_eval_aft.inference import task_grading
+from lm_eval_aft.storage.results import read_run, read_samples
 from lm_eval_aft.storage.traces import read_traces
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
@@ -58,6 +60,37 @@ def test_the_grade_of_the_answer_is_lm_evals_own_score(tmp_path: Path):
         for grade in trace.grades[-1]:
             assert grade.metrics == {"exact_match": scores[trace.question.doc_id, grade.filter]}
     assert results["config"]["aft"]["graded_texts"] == 12
+
+
+def test_a_whole_number_as_target_is_graded_as_this_lm_eval_scores_it(tmp_path: Path):
+    task = graded_task(process_results=None)
+    model = scripted_model(texts("#### 1"), k=1, layers=1, record=str(tmp_path / "traces"))
+    results = run_lm_eval(tmp_path / "out", [task], model=model, pretrained="x")
+    expected = 0.0 if IS_0_5 else 1 / 3
+    assert results["results"]["numbers"]["exact_match,strict-match"] == expected
+    grades = [trace.grades[-1][0].metrics["exact_match"] for trace in read_traces(tmp_path / "traces")]
+    assert sum(grades) / 3 == expected
+
+
+@pytest.mark.skipif(not IS_0_5, reason="lm-eval 0.4 has no --repeats and no reducers")
+def test_repeats_and_reducers_count_each_answer_once(tmp_path: Path):
+    metric = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "reduction": "pass@k"}
+    task = graded_task(
+        filter_list=None, process_results=None, doc_to_target="so {{answer}}", metric_list=[metric], repeats=1
+    )
+    # Of the three answers to each question, the second one is right for question 1.
+    model = scripted_model(texts("so 2", "so 1", "no"), k=1, layers=0, record=str(tmp_path / "traces"))
+    results = run_lm_eval(tmp_path / "out", [task], model=model, options={"repeats": 3}, pretrained="x")
+    row = results["results"]["numbers"]
+    assert row["pass@1(exact_match),none"] == pytest.approx(2 / 9)
+    assert row["pass@3(exact_match),none"] == pytest.approx(2 / 3)
+    traces = list(read_traces(tmp_path / "traces"))
+    assert [(t.question.doc_id, t.question.repeat) for t in traces] == [(d, r) for d in range(3) for r in range(3)]
+    assert [t.grades[-1][0].metrics["exact_match"] for t in traces] == [0, 0, 0, 0, 1, 0, 1, 0, 0]
+    run = read_run(tmp_path / "out")
+    assert run.answers == 9
+    assert {score.metric: score.value for score in run.scores}["pass@3(exact_match)"] == pytest.approx(2 / 3)
+    assert [sample.score("pass@3(exact_match)") for sample in read_samples(run, "numbers")] == [0.0, 1.0, 1.0]
 
 
 def test_an_empty_text_and_a_bare_thought_are_wrong_and_counted(tmp_path: Path, caplog):
@@ -151,6 +184,12 @@ def test_random_metrics_leave_the_scores_of_lm_eval_as_they_are(tmp_path: Path):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_what_the_model_wrote_runs_only_where_lm_eval_may_run_it(tmp_path: Path, allowed: bool, caplog):
     task = graded_task(filter_list=None, unsafe_code=True)
+    if not allowed and IS_0_5:
+        caplog.set_level(logging.INFO)
+        traces = evaluate(tmp_path, texts("0"), [task])
+        assert [trace.grades for trace in traces] == [(), (), ()]
+        assert "it runs what the model wrote, which needs --confirm_run_unsafe_code" in caplog.text
+        return
     if not allowed:
         with pytest.raises(ValueError, match="confirm_run_unsafe_code"):
             evaluate(tmp_path, texts("a"), [task])
@@ -195,7 +234,10 @@ def test_a_vote_regex_that_never_matches_is_said(tmp_path: Path, caplog):
 
 def test_a_run_that_scores_nothing_has_no_grades(tmp_path: Path, caplog):
     caplog.set_level(logging.INFO)
-    traces = evaluate(tmp_path, texts("1"), [graded_task()], {"predict_only": True})
+    task = graded_task(process_results=None, doc_to_target="one")
+    if IS_0_5:
+        pytest.skip("lm-eval 0.5.0.dev1 fails on --predict_only of generated texts")
+    traces = evaluate(tmp_path, texts("1"), [task], {"predict_only": True})
     assert [trace.grades for trace in traces] == [(), (), ()]
     assert "3 of the documents of numbers have no metric that is a number, so no grades." in caplog.messages
 

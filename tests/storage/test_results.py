@@ -74,6 +74,22 @@ def test_a_run_of_another_model(tmp_path: Path):
     assert len(run.scores) == 2
 
 
+def test_names_that_lm_eval_0_5_gives_members_of_a_group_become_those_of_0_4(tmp_path: Path):
+    named = {"results": {"suite": {}, "suite::t": results()["results"]["t"]}, "group_subtasks": {"suite": ["suite::t"]}}
+    counts = {"n-samples": {"suite::t": {"original": 9, "effective": 2}}, "configs": {"suite::t": {}}}
+    better = {"higher_is_better": {"suite::t": {"acc": True, "ppl": False}}}
+    run = read_run(write(tmp_path, results(**named, **counts, **better)))
+    assert run.scores == read_run(write(tmp_path / "0.4", results())).scores
+    assert (run.groups["suite"].members, run.groups["suite"].tasks) == (("t",), ("t",))
+    assert run.samples_file("t").name == f"samples_suite::t_{STAMP}.jsonl"
+
+
+def test_a_task_of_two_groups_keeps_both_names_of_lm_eval_0_5(tmp_path: Path):
+    row, counts = results()["results"]["t"], {"original": 9, "effective": 2}
+    data = results(results={"a::t": row, "b::t": row}, **{"n-samples": {"a::t": counts, "b::t": counts}})
+    assert read_run(write(tmp_path, data)).tasks == ("a::t", "b::t")
+
+
 def test_unknown_flops_are_none_in_the_file_and_zero_here(tmp_path: Path):
     data = results()
     data["config"]["aft"]["usage"]["flops"] = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.fake_judge import KEY, FakeJudge, quick_judge
+from helpers.lm_eval_version import IS_0_5, in_group
 from helpers.mt_bench_suite import write_suite
 from lm_eval_aft import cli, tasks_path
 from lm_eval_aft.core.config import AFTConfig
@@ -45,8 +46,11 @@ def evaluate(lm, tmp_path: Path, metadata: dict | None = None, hub: bool = False
     return lm_eval.simple_evaluate(model=lm, tasks=["offline_suite"], task_manager=manager, **settings)
 
 
+LISTED = in_group(MT_BENCH_TASK, "offline_suite")
+
+
 def table(results: dict) -> dict:
-    return {name.removesuffix(",none"): value for name, value in results["results"][MT_BENCH_TASK].items()}
+    return {name.removesuffix(",none"): value for name, value in results["results"][LISTED].items()}
 
 
 def judge_of(server: FakeJudge, **more) -> dict:
@@ -94,9 +98,9 @@ def test_scores_in_lm_evals_table(server, tmp_path):
     assert scores["judge_missing"] == 0
     # one judging serves all metrics
     assert len(server.calls) == 16
-    assert results["higher_is_better"][MT_BENCH_TASK]["aft-v1_score"]
+    assert results["higher_is_better"][LISTED]["aft-v1_score"]
     json.dumps(results["samples"], default=str)
-    assert [sample["words_per_turn"] for sample in results["samples"][MT_BENCH_TASK]] == [12.0] * 8
+    assert [sample["words_per_turn"] for sample in results["samples"][LISTED]] == [12.0] * 8
     assert evaluate(model(tmp_path / "r"), tmp_path, judge_of(server))["results"] == results["results"]
     # the judgements are kept beside the answers
     assert len(server.calls) == 16
@@ -105,7 +109,7 @@ def test_scores_in_lm_evals_table(server, tmp_path):
 def test_metadata_settings(server, tmp_path):
     more = {"mt_bench_repeats": 2, "max_judge_calls": 32, "mt_bench_max_tokens": 77}
     results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server, **more))
-    scores, better = table(results), results["higher_is_better"][MT_BENCH_TASK]
+    scores, better = table(results), results["higher_is_better"][LISTED]
     assert [better[name] for name in ("aft-v1_score", "aft-v1_spread", "judge_missing")] == [True, None, False]
     assert (scores["aft-v1_spread"], len(server.calls)) == (0.0, 32)
     assert {call["max_tokens"] for call in server.calls} == {77}
@@ -180,8 +184,9 @@ def test_another_backend_gets_our_sentence(tiny, tmp_path):
         evaluate(model(None), tmp_path, apply_chat_template=False)
 
 
+@pytest.mark.skipif(IS_0_5, reason="lm-eval 0.5.0.dev1 fails on --samples of a task in a group")
 def test_limits_and_chosen_samples(server, tmp_path):
-    results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server), samples={MT_BENCH_TASK: [0, 3]})
+    results = evaluate(model(tmp_path / "r"), tmp_path, judge_of(server), samples={LISTED: [0, 3]})
     assert [d.category for d in find_answers(tmp_path / "r", None).questions] == ["writing", "math"]
     assert (table(results)["aft-v1_score"], table(results)["aft-v1_stem"]) == (7.0, "N/A")
     assert "42" in "".join(server.prompts())
@@ -203,7 +208,8 @@ results = lm_eval.simple_evaluate(
                     draft_max_tokens=8),
     apply_chat_template=True, limit=5)
 if results is not None:
-    print("TABLE " + json.dumps(results["results"]["aft_mt_bench"]))
+    (row,) = [row for name, row in results["results"].items() if name.endswith("aft_mt_bench")]
+    print("TABLE " + json.dumps(row))
 """
 
 

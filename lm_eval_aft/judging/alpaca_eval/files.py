@@ -18,7 +18,14 @@ from lm_eval_aft.core.paths import missing_or
 from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.alpaca_eval.data import Annotation, ModelOutput
 from lm_eval_aft.storage.location import benchmark_folder
-from lm_eval_aft.storage.results import SAMPLES, is_results_file, results_files, run_of_samples, samples_beside
+from lm_eval_aft.storage.results import (
+    SAMPLES,
+    filtered_answer,
+    is_results_file,
+    read_run,
+    results_files,
+    run_of_samples,
+)
 
 ALPACA_TASK = "aft_alpaca_eval"
 # The folder of annotations and scores, and the files in it.
@@ -52,9 +59,10 @@ def find_outputs(path: str | Path) -> Path:
 def _samples_files(path: Path) -> list[Path]:
     """The samples files of a run, the newest last: the stamps in their names sort by time."""
     if path.is_dir():
-        files = files_below(path, f"{SAMPLES}{ALPACA_TASK}_*.jsonl")
+        names = (f"{SAMPLES}{ALPACA_TASK}_*.jsonl", f"{SAMPLES}*::{ALPACA_TASK}_*.jsonl")
+        files = [file for name in names for file in files_below(path, name)]
     else:
-        files = [samples_beside(results, ALPACA_TASK) for results in results_files(path)]
+        files = [read_run(results).samples_file(ALPACA_TASK) for results in results_files(path)]
     return sorted((file for file in files if file.is_file()), key=lambda file: (file.name, file))
 
 
@@ -152,7 +160,7 @@ def _output(row: Mapping[str, Any], name: str | None) -> ModelOutput:
 def _sample(row: Mapping[str, Any], name: str) -> ModelOutput:
     doc = row["doc"]
     # the task itself writes answers without surrounding blanks
-    answer = without_thoughts(_text(row["filtered_resps"], 0)).strip()
+    answer = without_thoughts(_text({"answer": filtered_answer(row)}, "answer")).strip()
     return ModelOutput(_text(doc, "instruction"), answer, name, str(doc.get("dataset", "")))
 
 

@@ -18,7 +18,7 @@ from lm_eval_aft.core.names import display_name
 from lm_eval_aft.core.thinking import without_thoughts
 from lm_eval_aft.judging.cache import CACHE_FILE
 from lm_eval_aft.storage.location import benchmark_folder
-from lm_eval_aft.storage.results import EvalRun, is_results_file, read_runs, results_files
+from lm_eval_aft.storage.results import EvalRun, filtered_answer, is_results_file, read_runs, results_files
 
 MT_BENCH_TASK = "aft_mt_bench"
 MT_BENCH_FOLDER, QUESTION_FILE = "mt_bench", "question.jsonl"
@@ -240,7 +240,7 @@ def _of_samples(run: EvalRun, task: str = MT_BENCH_TASK) -> AnswerSet:
     rows = read_jsonl(file)
     with reading(file, f"a samples file of {MT_BENCH_TASK}"):
         questions = tuple(parse_question(row["doc"]) for row in rows)
-        responses = [row["filtered_resps"][0] for row in rows]
+        responses = [filtered_answer(row) for row in rows]
         answers = tuple(parse_response(*pair) for pair in zip(questions, responses, strict=True))
     folder = benchmark_folder(run, MT_BENCH_FOLDER, CACHE_FILE)
     return _checked(AnswerSet(_model_name(run), questions, answers, folder), str(file))
