@@ -216,11 +216,10 @@ class TestNewerVersions:
         code = f"{INSTALL}import lm_eval.models\nfrom lm_eval.api import registry\nshown = registry.get_model('aft')"
         assert sandbox.show(code) == "lm_eval_aft.model:AFTLM"
 
-    def test_our_package_announces_no_tasks_of_its_own(self) -> None:
-        """The hook adds the folder. An entry point for lm-eval's pull request 4015 would add it a second time."""
-        text = (ROOT / "pyproject.toml").read_text()
-        assert '[project.entry-points."lm_eval.models"]' in text
-        assert "lm_eval.tasks" not in text
+    def test_a_version_that_finds_our_folder_itself_may_search_it_twice(self, sandbox: Sandbox) -> None:
+        """lm-eval's pull request 4015 finds folders by entry points. The later of two equal tasks counts."""
+        sandbox.write("lm_eval/tasks/manager.py", MANAGER.replace('["built-in"]', '["built-in", "found"]'))
+        assert sandbox.show(f"{TestTaskManager.CODE}shown = TaskManager().searched[:2]") == ["built-in", "found"]
 
 
 class TestOtherImports:

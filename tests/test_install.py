@@ -43,6 +43,7 @@ print(json.dumps({
     "package": lm_eval_aft.__file__,
     "scripts": [p.value for p in entry_points(group="console_scripts", name="aft")],
     "models": [p.value for p in entry_points(group="lm_eval.models", name="aft")],
+    "tasks": [str(p.load()()) for p in entry_points(group="lm_eval.tasks", name="aft")],
 }))
 """
 
@@ -175,6 +176,7 @@ class TestArchives:
             metadata = archive.read(f"{info}/METADATA").decode()
             assert f"{info}/licenses/LICENSE" in archive.namelist()
         assert "[lm_eval.models]\naft = lm_eval_aft.model:AFTLM" in points
+        assert "[lm_eval.tasks]\naft = lm_eval_aft:tasks_path" in points
         assert "[console_scripts]\naft = lm_eval_aft.cli:main" in points
         extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
         assert {"vllm", "alpaca", "ifeval", "report", "dev"} <= extras
@@ -205,6 +207,7 @@ class TestInstalls:
             "package": str(package / "__init__.py"),
             "scripts": ["lm_eval_aft.cli:main"],
             "models": ["lm_eval_aft.model:AFTLM"],
+            "tasks": [str(package / "tasks")],
         }
         assert run(environment.folder / "bin" / "aft", "--version", cwd=environment.folder).startswith("lm_eval_aft, ")
 
@@ -217,7 +220,7 @@ class TestInstalls:
         assert copied == {"_lm_eval_aft.pth", "lm_eval_aft.pth", "lm_eval_aft.start", "aft"}
         state = environment.inspect()
         assert (state["hf"], state["aft"]) == (True, True)
-        assert state["searched"] == [str(checkout / "tasks")]
+        assert state["searched"] == state["tasks"] == [str(checkout / "tasks")]
         assert state["package"] == str(checkout / "lm_eval_aft" / "__init__.py")
 
     @pytest.mark.parametrize(
