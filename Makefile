@@ -15,7 +15,7 @@ INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest coverage lint docs test-vllm rehearse-gpu clean distclean
+.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest test-lm-eval coverage lint docs test-vllm rehearse-gpu clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,6 +63,11 @@ test-newest: ## install the newest release of everything into .venv-newest and r
 		--editable '.[alpaca,demo,dev,ifeval,report]' $(NEWEST)
 	$(NEWEST_BIN)/python -m pip list --format freeze | grep -iE '^(accelerate|datasets|lm.eval|peft|torch|transformers)=='
 	$(NEWEST_BIN)/python -m pytest $(BOTH) $(or $(PYTEST_FLAGS),$(PARALLEL))
+
+# LM_EVAL_SOURCE names a checkout of lm-eval, LM_EVAL_VERSIONS lists versions from the registry, and
+# LM_EVAL_ENVIRONMENTS lists environments of several Pythons (tests/helpers/lm_eval_matrix.py).
+test-lm-eval: .venv/installed-dev ## run the tests that touch lm-eval with 0.4, 0.5 and a checkout of it
+	$(BIN)/python tests/helpers/lm_eval_matrix.py $(PYTEST_FLAGS)
 
 coverage: .venv/installed-dev ## the tests again, counting which lines of the packages they run
 	$(BIN)/coverage erase
