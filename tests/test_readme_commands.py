@@ -108,6 +108,9 @@ TABLE: dict[str, Run | Check] = {
     "--apply_chat_template --batch_size auto --output_path out/lora --log_samples": Run("|gsm8k|", more=SMALL),
     'lm_eval --model aft --model_args \'{"pretrained":"MODEL","model_kwargs":{"attn_implementation":"eager"}}\' '
     "--tasks gsm8k --apply_chat_template": Run("|gsm8k|", more=SMALL),
+    "aft completion fish > ~/.config/fish/completions/aft.fish": Run(
+        "complete --no-files --command aft", {"~/.config/fish/completions/aft.fish": "aft.fish"}, "&& cat aft.fish"
+    ),
     "pip install -e .": Check(INSTALLS, "pip install --help"),
     "pip install '.[vllm,ifeval]'": Check(INSTALLS, "pip install --help"),
     "pip uninstall lm_eval_aft": Check("tests/test_install.py uninstalls the package", "pip uninstall --help"),

@@ -18,6 +18,7 @@ COMMAND_GROUP = "lm_eval_aft.commands"
 COMMANDS: dict[str, Command] = {
     "cache": Command("lm_eval_aft.cli.cache:cache", "Inspect a draft store."),
     "compare": Command("lm_eval_aft.cli.compare:compare", "Compare runs with a baseline: tests, intervals, cost."),
+    "completion": Command("lm_eval_aft.cli.completion:completion", "Print what completes aft in your shell."),
     "diagnose": Command(
         "lm_eval_aft.cli.diagnose:diagnose", "Report what aggregation selected, fixed, broke and copied."
     ),

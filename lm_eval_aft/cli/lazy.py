@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from lm_eval_aft.cli.runner import run_guarded
 from lm_eval_aft.core.errors import AFTError, ConfigError
@@ -78,11 +79,21 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands with their short help. Only commands of other packages are imported."""
+        if rows := self._short_helps():
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, and options if one is begun, that a shell offers. Commands of the table are not imported."""
+        rows = self._short_helps()
+        commands = [CompletionItem(name, help=text) for name, text in rows if name.startswith(incomplete)]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _short_helps(self) -> list[tuple[str, str]]:
+        """The names of all commands with their short help, in alphabetical order."""
         rows = {name: command.short_help for name, command in self.table.items()}
         rows |= {name: _short_help(name, point) for name, point in self._added().items()}
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(sorted(rows.items()))
+        return sorted(rows.items())
 
     def _added(self) -> dict[str, EntryPoint]:
         """The commands of other packages. They cannot replace a command of the table."""
