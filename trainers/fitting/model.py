@@ -244,7 +244,8 @@ def refuse_packing(model: Any, config: TrainConfig) -> None:
 
     def keep(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         embedded.append(output.detach().requires_grad_())
-        return embedded[-1]
+        # Some models change their embeddings in place.
+        return embedded[-1].clone()
 
     hook = model.get_input_embeddings().register_forward_hook(keep)
     try:
