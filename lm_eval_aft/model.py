@@ -37,6 +37,7 @@ from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.budget import Budget
 from lm_eval_aft.inference.dialogue import Dialogue, is_empty
 from lm_eval_aft.inference.equal_drafts import EqualDrafts, equal_drafts
+from lm_eval_aft.inference.forward_passes import PassesByLayer, passes_by_layer
 from lm_eval_aft.inference.given_drafts import GivenDrafts
 from lm_eval_aft.inference.host_call import host_prompting, host_request_kinds, host_seed, host_template_name
 from lm_eval_aft.inference.models import Model, ModelPlan, Models, prompt_args
@@ -72,6 +73,7 @@ class _Totals:
     answers: int = 0
     stopped_early: int = 0
     choices_of_no_draft: int = 0
+    passes: PassesByLayer = field(default_factory=PassesByLayer)
 
     def __add__(self, other: _Totals) -> _Totals:
         return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(_Totals)))
@@ -335,6 +337,7 @@ class AFTLM(LM):
             **({"price_in": costs.prompt, "price_out": costs.generated} if costs else {}),
             "model_shape": asdict(shape) if shape else None,
             "engine_info": dict(self.engine.info),
+            "look_ahead": self._totals.passes.rows,
         }
         return {**self.engine.model_info(), "aft": {**ours, **self._several_models_info()}}
 
@@ -536,6 +539,7 @@ class AFTLM(LM):
             answers=len(traces),
             stopped_early=sum(len(trace.layer(0)) < self.config.k for trace in traces) if self.config.stop_when else 0,
             choices_of_no_draft=sum(map(names_no_text, traces)),
+            passes=passes_by_layer(draft for trace in traces for draft in trace.drafts),
         )
         together = sum(self.gather_object(counts) or [counts], _Totals())
         self._totals = together if self._reported else self._totals + together

@@ -38,6 +38,8 @@ from lm_eval_aft.inference.sweep_plan import K, Point, SweepPlan, grid, plans_of
 from lm_eval_aft.storage.draft_store import open_store
 from lm_eval_aft.storage.results import read_run
 
+# Model arguments that decide no text.
+DECIDES_NO_TEXT = ("record", "cache", "batch_tokens", "look_ahead")
 DONE = "point.json"
 SUMMARY = "summary.json"
 
@@ -151,7 +153,7 @@ def _at(config: AFTConfig, point: Point) -> AFTConfig:
 
 def _digest(model_args: dict[str, Any], options: Options) -> str:
     """A digest of everything that decides what a point generates."""
-    deciding = {name: value for name, value in model_args.items() if name not in ("record", "cache", "batch_tokens")}
+    deciding = {name: value for name, value in model_args.items() if name not in DECIDES_NO_TEXT}
     return sha256(json.dumps([deciding, asdict(options)], sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -203,6 +203,19 @@ class Confidence:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAhead:
+    """The forward passes behind a text, if the engine runs proposed tokens together.
+
+    Attributes:
+        forward_passes: Forward passes that the text took part in, with that of its prompt.
+        proposed_tokens: Tokens that were proposed. The number of those kept is ``generated_tokens - forward_passes``.
+    """
+
+    forward_passes: int
+    proposed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One generated text. Its tokens are counted when it ends.
 
@@ -214,6 +227,8 @@ class Completion:
         computed_prompt_tokens: Prompt tokens that ran through the model for this text. The others were shared.
         generated_tokens: Tokens generated, the end token included; with beams, the sum over the beams.
         confidence: How likely the model found the text, or None if the engine did not say.
+        look_ahead: The forward passes behind the text, or None if no tokens are proposed. The draft store does not
+            keep them.
     """
 
     text: str
@@ -223,6 +238,7 @@ class Completion:
     computed_prompt_tokens: int
     generated_tokens: int
     confidence: Confidence | None = None
+    look_ahead: LookAhead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +392,9 @@ class Trace:
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` reads it back to an equal trace."""
         values = asdict(self)
+        for draft in filter(None, (*values["drafts"], values["choice"])):
+            if not draft["completion"]["look_ahead"]:
+                del draft["completion"]["look_ahead"]
         unused = {name for name in ("subsets", "choice", "usage_by_model") if not values[name]}
         row = {_JSON_NAMES.get(name, name): value for name, value in values.items() if name not in unused}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
@@ -422,9 +441,10 @@ def _question(row: dict[str, Any]) -> Question:
 
 def _draft(row: dict[str, Any]) -> Draft:
     completion = row["completion"]
-    confidence = completion.get("confidence")
+    confidence, look_ahead = completion.get("confidence"), completion.get("look_ahead")
     parts = {
         "token_ids": tuple(completion["token_ids"]),
         "confidence": None if confidence is None else Confidence(**confidence),
+        "look_ahead": None if look_ahead is None else LookAhead(**look_ahead),
     }
     return Draft(**{**row, "completion": Completion(**{**completion, **parts})})

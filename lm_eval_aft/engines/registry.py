@@ -30,6 +30,8 @@ ENGINES = {
 }
 # Arguments of engines that may name a folder.
 FOLDERS = ("peft", "delta", "tokenizer", "lora_local_path")
+# Arguments of our own decode loop.
+HF_ONLY = frozenset({"batch_tokens", "look_ahead"})
 # These engines distribute the work themselves. Several processes would each run every request.
 SINGLE_PROCESS = ("vllm", "api")
 
@@ -56,6 +58,8 @@ def load_engine(name: str, engine_args: Mapping[str, Any], host: HostArgs) -> En
             "launcher, and use tensor_parallel_size= (vllm) or concurrency= (api)."
         )
     refuse_secrets(engine_args, "--model_args")
+    for argument in HF_ONLY & set(engine_args) if name != "hf" else ():
+        raise ConfigError(f"{argument}= works with engine=hf only, not with engine={name}: leave it out.")
     args = dict(engine_args)
     if "pretrained" in args:
         args["pretrained"] = locate(str(args["pretrained"]))

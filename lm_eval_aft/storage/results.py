@@ -52,6 +52,7 @@ MEASURED = (
     "graded_texts",
     "usage_by_model",
     "models",
+    "look_ahead",
     "price_in",
     "price_out",
     *SCORED,

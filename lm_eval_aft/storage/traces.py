@@ -197,6 +197,8 @@ def _check_draft(draft: Draft, count: int) -> None:
     if not isinstance(draft.completion.text, str) or not isinstance(draft.opened_thought, str):
         raise TypeError("a draft or its opened thought is not a text")
     _check_counts(draft.completion.generated_tokens)
+    look_ahead = draft.completion.look_ahead
+    _check_counts(*(asdict(look_ahead).values() if look_ahead else ()))
     confidence = draft.completion.confidence
     for number in asdict(confidence).values() if confidence else ():
         if not isinstance(number, int | float) or not isfinite(number):

@@ -64,6 +64,7 @@ def steps(model, cache: RowCache, kept: list[list[int]]) -> list[torch.Tensor]:
             mask = mask[rows]
         tokens, lengths = 20 + step + 3 * torch.arange(len(rows))[:, None], mask.sum(-1, keepdim=True)
         mask = torch.cat([mask, torch.ones_like(lengths)], dim=-1)
+        cache.begin([step] * len(rows), [1] * len(rows))
         logits.append(forward(tokens, mask, lengths, cache)[:, -1])
     return logits
 
@@ -76,6 +77,41 @@ def test_rows_that_share_their_prompts_get_the_logits_of_copies(model):
     for ours, expected in zip(shared, copied, strict=True):
         assert torch.allclose(ours, expected, atol=1e-5)
         assert ours.std() > 0.01
+
+
+@torch.inference_mode()
+def test_rows_may_run_several_tokens_each_its_own_number_and_forget_them(model):
+    """Two rows of one prompt and one of another, against copies that run token by token."""
+    forward, prompts = DirectForward(model), [list(range(10, 15)), [7, 8]]
+    ids, mask = left_pad(prompts, torch.device("cpu"))
+    owners, written = torch.tensor([0, 0, 1]), torch.tensor([[20, 21, 22, 23], [30, 31, 32, 33], [40, 41, 42, 43]])
+    cache, copies = SharedPromptCache(), RowCache()
+    for each in (cache, copies):
+        forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), each)
+        each.fan_out(owners, mask)
+    expected = []
+    copied_mask = mask[owners]
+    for step in range(4):
+        lengths = copied_mask.sum(-1, keepdim=True)
+        copied_mask = torch.cat([copied_mask, torch.ones_like(lengths)], dim=-1)
+        expected.append(forward(written[:, step : step + 1], copied_mask, lengths, copies)[:, -1])
+
+    def run(lengths: list[int], tokens: list[list[int]], rows: list[int]) -> list[torch.Tensor]:
+        cache.begin(lengths, [len(each) for each in tokens])
+        sizes = [len(prompts[owners[row]]) for row in rows]
+        places = [size + n + i for size, n, own in zip(sizes, lengths, tokens, strict=True) for i in range(len(own))]
+        flat = torch.tensor([[token] for own in tokens for token in own])
+        return list(forward(flat, mask, torch.tensor(places)[:, None], cache)[:, -1])
+
+    first = run([0, 0, 0], [[20], [30, 31, 99], [40, 98]], [0, 1, 2])
+    wanted = [(0, 0), (0, 1), (1, 1), None, (0, 2), None]
+    cache.select(torch.tensor([1, 2]))
+    second = run([2, 1], [[32], [41, 42, 43]], [1, 2])
+    wanted += [(2, 1), (1, 2), (2, 2), (3, 2)]
+    cache.select(torch.tensor([0]))
+    third = run([3], [[33]], [1])
+    for logits, place in zip([*first, *second, *third], [*wanted, (3, 1)], strict=True):
+        assert place is None or torch.allclose(logits, expected[place[0]][place[1]], atol=1e-5)
 
 
 @torch.inference_mode()
@@ -96,5 +132,6 @@ def test_several_new_tokens_of_a_row_are_refused(model):
     ids, mask = left_pad([[10, 11, 12]], torch.device("cpu"))
     forward(ids, mask, mask.cumsum(-1) - 1, cache)
     cache.fan_out(torch.tensor([0, 0]), mask)
+    cache.begin([0, 0], [1, 1])
     with pytest.raises(ValueError, match="needs a mask beside plain attention"):
         forward(torch.tensor([[1, 2], [3, 4]]), torch.ones(2, 5), torch.tensor([[3, 4], [3, 4]]), cache)

@@ -33,8 +33,8 @@ ROPES = {
 @pytest.mark.parametrize(
     ("kind", "rules"),
     [
-        ("llama", RowRules(shared_prompts=True)),
-        ("mixtral", RowRules(shared_prompts=True)),
+        ("llama", RowRules(shared_prompts=True, look_ahead=True)),
+        ("mixtral", RowRules(shared_prompts=True, look_ahead=True)),
         # Sliding windows, keys of another form, and attention outside of transformers' interface.
         ("mistral", RowRules()),
         ("deepseek_v3", RowRules()),

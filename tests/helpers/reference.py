@@ -24,7 +24,18 @@ from lm_eval_aft.analysis.frames import FrameColumn
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.cuts import Cuts
-from lm_eval_aft.core.records import Chat, Completion, Confidence, Draft, Grade, Message, Question, Sampling, Trace
+from lm_eval_aft.core.records import (
+    Chat,
+    Completion,
+    Confidence,
+    Draft,
+    Grade,
+    LookAhead,
+    Message,
+    Question,
+    Sampling,
+    Trace,
+)
 from lm_eval_aft.core.settings import markdown_table
 from lm_eval_aft.core.usage import ModelShape, Usage
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
@@ -39,7 +50,7 @@ DOCS = ROOT / "docs"
 # Records whose fields are those of a file.
 RECORDS = (
     *(Usage, Cuts, EqualDrafts, ModelShape, Trace, Question, Chat, Message, Sampling, Draft, Completion, Confidence),
-    *(Grade, RunState, MeanGrade, SweepPlan, MTBenchScores, ModelOutput, Annotation, CheckpointConfig),
+    *(LookAhead, Grade, RunState, MeanGrade, SweepPlan, MTBenchScores, ModelOutput, Annotation, CheckpointConfig),
 )
 # Fields that have another name in the file.
 FILE_NAMES = {(Trace, "computed_usage"): "spent"}

@@ -36,12 +36,14 @@ class RowRules:
         scoring: How continuations of a prompt are computed: all tokens of each at once after the cached prompt, token
             by token after it, or each with its prompt from the start.
         shared_prompts: Whether the rows of a prompt share its keys and values.
+        look_ahead: Whether rows may run several tokens in a forward pass, each row its own number.
     """
 
     mixed_lengths: bool = True
     many_rows: bool = True
     scoring: Scoring = "at_once"
     shared_prompts: bool = False
+    look_ahead: bool = False
 
     def tokens(self, batch: Sequence[Group], sampling: Sampling) -> int:
         """Tokens that a batch holds at its end, with every prompt and completion as long as the longest can be.

@@ -28,6 +28,20 @@ class Buffer:
         self._memory[..., self._tokens : end, :] = entries
         self._tokens = end
 
+    def put(self, rows: torch.Tensor, slots: torch.Tensor, end: int, entries: torch.Tensor) -> None:
+        """Put new tokens of any rows at any places. A row's entries behind its own tokens are without meaning.
+
+        Args:
+            rows: The index of each new token's row, (new tokens,).
+            slots: The place of each new token in its row, (new tokens,).
+            end: The number of places that are used from now on.
+            entries: (new tokens, heads, 1, width).
+        """
+        if end > self._memory.shape[-2]:
+            self._memory = _with_room(self.entries, end - self._tokens)
+        self._memory.transpose(1, 2)[rows, slots] = entries[:, :, 0]
+        self._tokens = end
+
     def select(self, indices: torch.Tensor) -> None:
         """Keep the rows of these indices, (new rows,). An index may repeat."""
         self._memory = self._memory.index_select(0, indices.to(self._memory.device))
@@ -42,6 +56,8 @@ def _with_room(entries: torch.Tensor, more: int = 0) -> torch.Tensor:
     rows, heads, tokens, width = entries.shape
     memory = entries.new_empty(rows, heads, tokens + more + ROOM, width)
     memory[..., :tokens, :] = entries
+    # Masked entries count nothing only if they are numbers.
+    memory[..., tokens:, :] = 0
     return memory
 
 

@@ -2,12 +2,14 @@
 
 The engine prefills each distinct prompt once. Its samples share the prompt's cache, or get copies of it. Rows leave the
 batch as they end. ``generate`` of transformers does neither, and it uses one random generator for a whole batch.
+With ``look_ahead`` a forward pass may give a text several tokens.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,13 @@ from lm_eval_aft.core.model_shape import model_shape
 from lm_eval_aft.core.records import Completion, Confidence, Request
 from lm_eval_aft.engines.cpu_types import warn_of_software
 from lm_eval_aft.engines.ending import find_stop_ids, has_ended, text_before_stop
-from lm_eval_aft.engines.hf.batching import Group, cut_batches, left_pad
+from lm_eval_aft.engines.hf.batching import Group, cut_batches
 from lm_eval_aft.engines.hf.beam_search import beam_search
 from lm_eval_aft.engines.hf.choice_scoring import SharedPromptScorer
+from lm_eval_aft.engines.hf.decoding import Row, decode, rows_of
 from lm_eval_aft.engines.hf.forward import RowCache, rope_changes
 from lm_eval_aft.engines.hf.loading import HFArgs, HFProcesses, load_failure, load_lm
-from lm_eval_aft.engines.hf.logprobs import token_logprobs
 from lm_eval_aft.engines.hf.memory import MEMORY_ERRORS, BatchLimits, is_out_of_memory, measured_tokens
-from lm_eval_aft.engines.hf.sampling import RowSampler, refuse_damaged
 from lm_eval_aft.engines.hf.self_check import SAMPLE, find_forward
 from lm_eval_aft.engines.hf.shared_prompts import SharedPromptCache
 from lm_eval_aft.storage.fingerprint import checkpoint_fingerprint
@@ -49,6 +50,7 @@ class HFEngine:
         limits: What one batch may hold.
         rules: Which rows may share a batch.
         spare_pads: Pads before the longest prompt of a batch.
+        looks_ahead: Whether the tokens that a prompt shows are proposed.
     """
 
     counts_shared_prefill = True
@@ -84,6 +86,9 @@ class HFEngine:
                 "The rope of this model changes with the length of a text: only prompts of one length share a batch, "
                 "and plain loglikelihood scores depend on the longest text of their batch, as with --model hf."
             )
+        self.looks_ahead = args.look_ahead and self.rules.look_ahead
+        if args.look_ahead and not self.rules.look_ahead:
+            log.warning("look_ahead=true has no effect: the cache of this model cannot forget tokens.")
         if self.device.type == "cpu":
             warn_of_software(self.model.dtype)
         # Without a pad in a batch transformers drops the mask. scaled_dot_product_attention then takes a path for
@@ -173,52 +178,16 @@ class HFEngine:
         for position, token_ids in beam_search(self.model, requests, batch, self.stop_ids):
             yield position, self._completion(requests[position], token_ids, True)
 
-    @torch.inference_mode()
     def _decode(self, requests: Sequence[Request], batch: Sequence[Group]) -> Iterator[tuple[int, Completion]]:
-        """Prefill each prompt once, give its cache to its samples, then decode all rows until each has ended."""
-        ids, mask = left_pad([group.token_ids for group in batch], self.device, self.spare_pads)  # (prompts, longest)
+        """Complete the requests of a batch by sampling."""
         cache = SharedPromptCache() if self.rules.shared_prompts else RowCache()
-        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
-        owners = [number for number, group in enumerate(batch) for _ in group.positions]
-        owner = torch.tensor(owners, device=self.device)  # (rows,)
-        cache.fan_out(owner, mask)
-        logits, mask = logits[owner], mask[owner]
-        rows = [position for group in batch for position in group.positions]
-        # The prefill of a prompt is counted at its first sample.
-        first_samples = {group.positions[0] for group in batch}
-        sampling = requests[rows[0]].sampling
-        prompts = [requests[row].prompt.token_ids or () for row in rows]
-        sampler = RowSampler(sampling, [requests[row].seed for row in rows], self.device, prompts)
-        lengths = mask.sum(-1)  # (rows,)
-        generated: dict[int, list[int]] = {row: [] for row in rows}
-        logprobs: dict[int, list[float]] = {row: [] for row in rows}
-        while True:
-            tokens = sampler.draw(logits)  # (rows,)
-            refuse_damaged(logits.gather(-1, tokens[:, None]))
-            unfinished = []
-            logprobs_of_step = token_logprobs(logits, tokens).tolist()
-            for index, token in enumerate(tokens.tolist()):
-                row = rows[index]
-                generated[row].append(token)
-                logprobs[row].append(logprobs_of_step[index])
-                if has_ended(self.tokenizer, generated[row], self.stop_ids, sampling):
-                    yield (
-                        row,
-                        self._completion(requests[row], generated.pop(row), row in first_samples, logprobs.pop(row)),
-                    )
-                else:
-                    unfinished.append(index)
-            if not unfinished:
-                return
-            if len(unfinished) < len(rows):
-                kept = torch.tensor(unfinished, device=self.device)  # (unfinished rows,)
-                cache.select(kept)
-                tokens, mask, lengths = tokens[kept], mask[kept], lengths[kept]
-                sampler.keep(unfinished)
-                rows = [rows[index] for index in unfinished]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
-            logits = self._forward(tokens[:, None], mask, lengths[:, None], cache)[:, -1]  # (rows, vocab)
-            lengths = lengths + 1
+        rows = rows_of(requests, batch, looks_ahead=self.looks_ahead)
+        for row in decode(self._forward, cache, batch, rows, self._has_ended, self.device, self.spare_pads):
+            completion = self._completion(row.request, row.token_ids, row.computes_prompt, row.logprobs)
+            yield row.position, replace(completion, look_ahead=row.look_ahead)
+
+    def _has_ended(self, row: Row) -> bool:
+        return has_ended(self.tokenizer, row.token_ids, self.stop_ids, row.request.sampling)
 
     def _completion(
         self, request: Request, token_ids: list[int], computed_prompt: bool, logprobs: Sequence[float] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -46,6 +46,14 @@ class RowCache:
         give_room(self.content)
         if len(owners) > self.rows:
             self.select(owners)
+
+    def begin(self, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Say which tokens the next forward pass brings. Only a cache that may forget tokens needs to know it.
+
+        Args:
+            lengths: For each row, the number of generated tokens to keep. The tokens after them are forgotten.
+            counts: For each row, the number of its new tokens.
+        """
 
     def select(self, indices: torch.Tensor) -> None:
         """Keep the rows of these indices, in this order. An index may repeat.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from lm_eval_aft.core.arguments import integer, mapping
+from lm_eval_aft.core.arguments import flag, integer, mapping
 from lm_eval_aft.core.config import refuse_unknown
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
@@ -34,7 +34,7 @@ PICKLES = (
     ": weights in pickle files can run code and are refused; what trusts them is --model_args "
     """'{"pretrained":"FOLDER","model_kwargs":{"use_safetensors":false}}'."""
 )
-OWN_ARGS = {"batch_tokens", "model_kwargs"}
+OWN_ARGS = {"batch_tokens", "look_ahead", "model_kwargs"}
 # Arguments that decide the text besides the folder and the revision, so they enter the fingerprint.
 TEXT_ARGS = ("gguf_file", "subfolder")
 # Entries of model_kwargs that decide how a text is computed or read but not which text it is.
@@ -55,6 +55,7 @@ class HFArgs:
         batch_prompts: Distinct prompts a batch may hold, or None for no limit.
         batch_tokens: Tokens a batch may hold, or None to measure the memory.
         text_settings: Arguments that decide the text and that HFLM does not remember.
+        look_ahead: Whether the tokens that a prompt shows are proposed. No text depends on it.
     """
 
     loader: Mapping[str, Any]
@@ -62,6 +63,7 @@ class HFArgs:
     batch_prompts: int | None = None
     batch_tokens: int | None = None
     text_settings: Mapping[str, Any] = field(default_factory=dict)
+    look_ahead: bool = False
 
     @classmethod
     def of(cls, engine_args: Mapping[str, Any], host: HostArgs) -> HFArgs:
@@ -83,6 +85,8 @@ class HFArgs:
         args = dict(engine_args)
         batch_tokens = args.pop("batch_tokens", None)
         batch_tokens = None if batch_tokens is None else integer(1)("batch_tokens", batch_tokens)
+        look_ahead = args.pop("look_ahead", None)
+        look_ahead = False if look_ahead is None else flag("look_ahead", look_ahead)
         model_kwargs = mapping("model_kwargs", args.pop("model_kwargs", {}))
         text_settings = {name: args[name] for name in TEXT_ARGS if args.get(name)}
         # token=true lets the hub's library use the token of the environment, which changes no text.
@@ -91,7 +95,7 @@ class HFArgs:
         batch_prompts = _batch_prompts(host.batch_size)
         loader = _loader_args(args, model_kwargs, host)
         _refuse_shards(loader)
-        return cls(loader, host.batch_size, batch_prompts, batch_tokens, text_settings)
+        return cls(loader, host.batch_size, batch_prompts, batch_tokens, text_settings, look_ahead)
 
 
 def load_lm(args: HFArgs) -> HFLM:

@@ -28,21 +28,31 @@ class RowPenalties:
         self._in_prompt: torch.Tensor | None = None  # (rows, vocab)
         self._counts: torch.Tensor | None = None  # (rows, vocab)
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """The penalised logits, (rows, vocab) of float32."""
+    def apply(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """The penalised logits of these rows.
+
+        Args:
+            logits: (rows, vocab).
+            rows: The indices of the rows, in order.
+
+        Returns:
+            (rows, vocab) of float32.
+        """
         if not self._sampling.penalised:
             return logits
         if self._in_prompt is None or self._counts is None:
-            self._in_prompt = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+            shape = len(self._prompts), logits.shape[-1]
+            self._in_prompt = torch.zeros(shape, dtype=torch.bool, device=logits.device)
             for row, prompt in enumerate(self._prompts):
                 self._in_prompt[row, torch.tensor(prompt, dtype=torch.long, device=logits.device)] = True
-            self._counts = torch.zeros(logits.shape, dtype=torch.int32, device=logits.device)
-        return penalise(logits, self._sampling, self._in_prompt, self._counts)
+            self._counts = torch.zeros(shape, dtype=torch.int32, device=logits.device)
+        places = torch.tensor(rows, device=logits.device)
+        return penalise(logits, self._sampling, self._in_prompt[places], self._counts[places])
 
-    def add(self, tokens: torch.Tensor) -> None:
-        """Count one new token id of each row, (rows,)."""
+    def add(self, tokens: torch.Tensor, rows: Sequence[int]) -> None:
+        """Count one new token id of each of these rows, (rows,)."""
         if self._counts is not None:
-            self._counts.scatter_add_(-1, tokens[:, None], torch.ones_like(tokens, dtype=torch.int32)[:, None])
+            self._counts[torch.tensor(rows, device=tokens.device), tokens] += 1
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows only."""

@@ -197,7 +197,9 @@ class _SelfCheck:
         any_lengths = has_rows and by_mask and mixed < rounding
         # A layer has room if it is transformers' own layer of full attention.
         is_plain = any_lengths and layers == {GrowingLayer.__name__} and isinstance(forward, DirectForward)
-        return RowRules(any_lengths, has_rows, scoring, is_plain and self._shares_prompts(forward, [long, short]))
+        shares = is_plain and self._shares_prompts(forward, [long, short])
+        looks_ahead = shares and self._looks_ahead(forward, [long, short])
+        return RowRules(any_lengths, has_rows, scoring, shares, looks_ahead)
 
     def _shares_prompts(self, forward: Forward, references: Sequence[_Reference]) -> bool:
         """Let the rows of a prompt share its keys and values, if that gives the logits of ``generate``."""
@@ -213,6 +215,36 @@ class _SelfCheck:
         if is_used:
             model.set_attn_implementation("sdpa")
         return False
+
+    def _looks_ahead(self, forward: Forward, references: Sequence[_Reference]) -> bool:
+        """Whether rows may have several tokens in a forward pass, and different numbers of them."""
+        try:
+            rows = self._run_ahead(forward, references)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+        distances = (_distance(row, each.logits[1:]) for row, each in zip(rows, references, strict=True))
+        return max(distances) < self.rounding
+
+    def _run_ahead(self, forward: Forward, references: Sequence[_Reference]) -> list[torch.Tensor]:
+        """The logits of two rows after their prompts: one runs two tokens at once, one runs a token that it forgets."""
+        ids, mask = left_pad([reference.prompt for reference in references], self._device)
+        cache = SharedPromptCache()
+        forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        cache.fan_out(torch.arange(2, device=self._device), mask)
+        (first, second), sizes = [each.written for each in references], [len(each.prompt) for each in references]
+
+        def run(tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+            ids, places = torch.tensor([tokens, positions], device=self._device)[:, :, None]  # (tokens, 1) each
+            return forward(ids, mask, places, cache)[:, -1]
+
+        cache.begin([0, 0], [2, 2])
+        wrong = int(not second[1])
+        both = run([*first[:2], second[0], wrong], [sizes[0], sizes[0] + 1, sizes[1], sizes[1] + 1])
+        cache.begin([2, 1], [1, 1])
+        later = run([first[2], second[1]], [sizes[0] + 2, sizes[1] + 1])
+        return [both[:2], torch.stack([both[2], later[1]])]
 
     def _difference(
         self, forward: Forward, references: Sequence[_Reference], owners: Sequence[int], cache: RowCache
@@ -248,6 +280,7 @@ class _SelfCheck:
                 cache.select(kept)
                 mask = mask[kept]
             if step:
+                cache.begin([step - 1] * len(rows), [1] * len(rows))
                 lengths = mask.sum(-1, keepdim=True)  # (rows, 1)
                 mask = torch.cat([mask, torch.ones_like(lengths)], dim=-1)
                 logits = forward(written[rows, step - 1 : step], mask, lengths, cache)[:, -1]

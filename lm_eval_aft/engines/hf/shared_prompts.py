@@ -9,6 +9,8 @@ It serves models whose layers are all plain causal attention. The self-check fin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,82 @@ from lm_eval_aft.engines.hf.forward import RowCache
 ATTENTION = "aft_shared_prompts"
 # Arguments of an attention function that leave plain attention plain.
 PLAIN_ARGUMENTS = frozenset({"dropout", "is_causal", "position_ids", "use_cache", "output_router_logits"})
+# The share of the rows in memory that must be left. To copy the others takes longer than to compute the ones that left.
+LEAST_KEPT = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Tokens in groups that attend to the same keys. Each group has as many places as the largest has tokens.
+
+    Attributes:
+        count: Number of groups.
+        size: Places of a group.
+        places: The place of each token, (tokens,), or None if the tokens fill all places in order.
+    """
+
+    count: int
+    size: int
+    places: torch.Tensor | None
+
+    @classmethod
+    def of(cls, owners: Sequence[int], count: int, device: torch.device) -> _Groups:
+        """Group tokens.
+
+        Args:
+            owners: The group of each token, in ascending order.
+            count: Number of groups.
+            device: Where the places are kept.
+        """
+        members = [0] * count
+        within = []
+        for owner in owners:
+            within.append(members[owner])
+            members[owner] += 1
+        size = max(members)
+        if len(owners) == size * count:
+            return cls(count, size, None)
+        places = [owner * size + place for owner, place in zip(owners, within, strict=True)]
+        return cls(count, size, torch.tensor(places, device=device))
+
+    def gather(self, query: torch.Tensor) -> torch.Tensor:
+        """The queries of tokens, (tokens, key heads, share, width), as (groups, key heads, size * share, width)."""
+        _, key_heads, share, width = query.shape
+        if self.places is not None:
+            every_place = query.new_zeros(self.count * self.size, key_heads, share, width)
+            query = every_place.index_copy_(0, self.places.to(query.device), query)
+        places = query.view(self.count, self.size, key_heads, share, width)
+        return places.transpose(1, 2).reshape(self.count, key_heads, self.size * share, width)
+
+    def scatter(self, output: torch.Tensor) -> torch.Tensor:
+        """The reverse of ``gather``."""
+        _, key_heads, queries, width = output.shape
+        share = queries // self.size
+        places = output.view(self.count, key_heads, self.size, share, width).transpose(1, 2)
+        every_place = places.reshape(self.count * self.size, key_heads, share, width)
+        return every_place if self.places is None else every_place[self.places.to(output.device)]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Where the new tokens of a forward pass belong. All layers of a cache share it.
+
+    Attributes:
+        rows: The row of each new token, (tokens,).
+        slots: The place of each new token among the generated tokens of its row, (tokens,).
+        end: The number of places in use, those of the new tokens included.
+        by_row: The new tokens by row.
+        by_prompt: The new tokens by prompt.
+        own_mask: 0 for the generated tokens that a new token sees and -inf for others, (rows, 1, places of a row, end),
+            or None if each sees all.
+    """
+
+    rows: torch.Tensor
+    slots: torch.Tensor
+    end: int
+    by_row: _Groups
+    by_prompt: _Groups
+    own_mask: torch.Tensor | None = None
 
 
 class SharedPromptLayer(GrowingLayer):
@@ -31,7 +109,10 @@ class SharedPromptLayer(GrowingLayer):
     Attributes:
         prompt_keys: (prompts, key heads, longest prompt, width).
         prompt_values: The same.
+        plan: Where the tokens of the next update belong.
     """
+
+    plan: _Plan
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: int) -> None:
         """Start rows without generated tokens after the prompts.
@@ -44,6 +125,16 @@ class SharedPromptLayer(GrowingLayer):
         none = keys.new_empty(rows, keys.shape[1], 0, keys.shape[-1])
         super().__init__(none, values.new_empty(rows, values.shape[1], 0, values.shape[-1]))
         self.prompt_keys, self.prompt_values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``DynamicLayer.update``. Each token has a row of the batch to itself."""
+        rows, slots = self.plan.rows.to(key_states.device), self.plan.slots.to(key_states.device)
+        self._keys.put(rows, slots, self.plan.end, key_states)
+        self._values.put(rows, slots, self.plan.end, value_states)
+        self._show()
+        return self.keys, self.values
 
     def keep_prompts(self, prompts: torch.Tensor) -> None:
         """Keep the prompts of these indices."""
@@ -59,7 +150,8 @@ class SharedPromptLayer(GrowingLayer):
 class SharedPromptCache(RowCache):
     """The cache of a batch whose rows share the entries of their prompts.
 
-    Rows of one prompt are adjacent, in the order of the prompts.
+    Rows of one prompt are adjacent, in the order of the prompts. A forward pass may bring several tokens of a row. Each
+    of them is then a row of the model's input, so that no layer computes pads.
     """
 
     def __init__(self) -> None:
@@ -67,12 +159,12 @@ class SharedPromptCache(RowCache):
         super().__init__()
         self._layers: list[SharedPromptLayer] = []
         self._attended: set[int] = set()
-        # The index of each row's prompt, (rows,).
-        self._owners = torch.empty(0, dtype=torch.long)
+        # The prompt of each row, and the row's index in the layers. Rows that have left stay there for a while.
+        self._owners: list[int] = []
+        self._places: list[int] = []
         # 0 for tokens and -inf for pads, (prompts, 1, 1, longest prompt), or None without pads.
         self._pads: torch.Tensor | None = None
-        # Rows that each prompt gets in a step; and the place of each row among them, (rows,), or None if all are taken.
-        self._size, self._places = 0, None
+        self._device = torch.device("cpu")
 
     def inputs(self) -> dict[str, Any]:
         """See ``RowCache.inputs``. Pads are masked here, and no generated token is a pad."""
@@ -94,86 +186,86 @@ class SharedPromptCache(RowCache):
         layers = self.content.layers
         for index, layer in enumerate(layers):
             layers[index] = SharedPromptLayer(layer.keys, layer.values, len(owners))
-        self._layers = layers
+        self._layers, self._owners, self._device = layers, owners.tolist(), owners.device
+        self._places = list(range(len(owners)))
         if not bool(mask.all()):
             pads = torch.zeros(mask.shape, dtype=layers[0].prompt_keys.dtype, device=mask.device)
             self._pads = pads.masked_fill_(mask == 0, -torch.inf)[:, None, None]
-        self._arrange(owners, len(mask))
+
+    def begin(self, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """See ``RowCache.begin``."""
+        rows = [place for place, count in zip(self._places, counts, strict=True) for _ in range(count)]
+        slots = [slot for length, count in zip(lengths, counts, strict=True) for slot in range(length, length + count)]
+        end = max(slots) + 1
+        owners = [owner for owner, count in zip(self._owners, counts, strict=True) for _ in range(count)]
+        by_row = _Groups.of(rows, len(self._layers[0].keys), self._device)
+        by_prompt = _Groups.of(owners, len(self._layers[0].prompt_keys), self._device)
+        places = torch.tensor([rows, slots], device=self._device)
+        plan = _Plan(places[0], places[1], end, by_row, by_prompt)
+        if min(slots) + 1 < end:
+            first = torch.zeros(by_row.count, dtype=torch.long, device=self._device)
+            first[self._places] = torch.tensor(lengths, device=self._device)
+            last = first[:, None] + torch.arange(by_row.size, device=self._device)  # (rows, size)
+            hidden = torch.arange(end, device=self._device) > last[:, None, :, None]  # (rows, 1, size, end)
+            plan.own_mask = torch.zeros(hidden.shape, device=self._device).masked_fill_(hidden, -torch.inf)
+        for layer in self._layers:
+            layer.plan = plan
 
     def select(self, indices: torch.Tensor) -> None:
-        """See ``RowCache.select``. A prompt leaves with the last of its rows."""
-        prompts, owners = self._owners[indices].unique(return_inverse=True)
+        """See ``RowCache.select``. Rows and prompts leave the memory once a quarter of its rows has left."""
+        kept = indices.tolist()
+        self._owners, self._places = [self._owners[row] for row in kept], [self._places[row] for row in kept]
+        if len(kept) > LEAST_KEPT * len(self._layers[0].keys):
+            return
+        prompts = sorted(set(self._owners))
         for layer in self._layers:
-            layer.reorder_cache(indices)
+            layer.reorder_cache(torch.tensor(self._places))
             if len(prompts) < len(layer.prompt_keys):
-                layer.keep_prompts(prompts)
+                layer.keep_prompts(torch.tensor(prompts))
         if self._pads is not None:
             self._pads = self._pads[prompts]
-        self._arrange(owners, len(prompts))
+        self._owners, self._places = [prompts.index(owner) for owner in self._owners], list(range(len(kept)))
 
     def attend(self, index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attend from one new token of each row to the row's prompt and its generated tokens.
+        """Attend from new tokens to the prompts of their rows and to the rows' generated tokens.
 
         Args:
             index: The index of the layer.
-            query: Queries times the scale, (rows, heads, 1, width).
+            query: Queries times the scale, (tokens, heads, 1, width).
             key: What the layer's update returned, (rows, key heads, generated tokens, width).
             value: The same.
 
         Returns:
-            (rows, 1, heads, width).
+            (tokens, 1, heads, width).
 
         Raises:
-            ValueError: If the model changed the keys or values after the update, or reads several tokens.
+            ValueError: If the model changed the keys or values after the update, or reads several tokens in a row.
         """
-        layer = self._layers[index]
-        rows, heads, tokens, width = query.shape
-        if key is not layer.keys or value is not layer.values or tokens != 1:
+        layer, plan = self._layers[index], self._layers[index].plan
+        tokens, heads, length, width = query.shape
+        if key is not layer.keys or value is not layer.values or length != 1:
             raise ValueError("a layer of the model attends to other keys than those in its cache.")
         self._attended.add(index)
         key_heads = key.shape[1]
-        query = query.reshape(rows, key_heads, heads // key_heads, width)
-        own, own_total = _attention(query, key, value)
-        pads = None if self._pads is None else self._pads.to(query.device)
-        shared, shared_total = _attention(self._by_prompt(query), layer.prompt_keys, layer.prompt_values, pads)
-        share = (self._by_row(shared_total, heads // key_heads) - own_total).sigmoid()
-        output = own.lerp(self._by_row(shared, heads // key_heads), share.to(own.dtype))
-        return output.view(rows, 1, heads, value.shape[-1])
-
-    def _arrange(self, owners: torch.Tensor, prompts: int) -> None:
-        """Take the owners of the rows, and give every prompt as many places as the largest group has rows."""
-        self._owners, self.rows = owners, len(owners)
-        counts = owners.bincount(minlength=prompts)  # (prompts,)
-        self._size = int(counts.max())
-        first_rows = counts.cumsum(0) - counts  # (prompts,)
-        places = torch.arange(len(owners), device=owners.device) - first_rows[owners] + self._size * owners
-        self._places = places if len(owners) < self._size * prompts else None
-
-    def _by_prompt(self, query: torch.Tensor) -> torch.Tensor:
-        """The queries of rows, (rows, key heads, group, width), as (prompts, key heads, size * group, width)."""
-        _, key_heads, group, width = query.shape
-        if self._places is not None:
-            prompts = len(self._layers[0].prompt_keys)
-            every_place = query.new_zeros(prompts * self._size, key_heads, group, width)
-            query = every_place.index_copy_(0, self._places.to(query.device), query)
-        places = query.view(-1, self._size, key_heads, group, width)
-        return places.transpose(1, 2).reshape(len(places), key_heads, self._size * group, width)
-
-    def _by_row(self, output: torch.Tensor, group: int) -> torch.Tensor:
-        """The reverse of ``_by_prompt``."""
-        prompts, key_heads, _, width = output.shape
-        places = output.view(prompts, key_heads, self._size, group, width).transpose(1, 2)
-        every_place = places.reshape(prompts * self._size, key_heads, group, width)
-        return every_place if self._places is None else every_place[self._places.to(output.device)]
+        query = query.reshape(tokens, key_heads, heads // key_heads, width)
+        mask = None if plan.own_mask is None else plan.own_mask.repeat_interleave(heads // key_heads, 2)
+        own, own_total = _attention(plan.by_row.gather(query), key, value, mask)
+        shared, shared_total = _attention(
+            plan.by_prompt.gather(query), layer.prompt_keys, layer.prompt_values, self._pads
+        )
+        own, own_total = plan.by_row.scatter(own), plan.by_row.scatter(own_total)
+        share = (plan.by_prompt.scatter(shared_total) - own_total).sigmoid()
+        output = own.lerp(plan.by_prompt.scatter(shared), share.to(own.dtype))
+        return output.reshape(tokens, 1, heads, value.shape[-1])
 
 
 def _attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pads: torch.Tensor | None = None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of every query to every key, and the log of the softmax's normaliser, (..., queries, 1), in float32."""
     scores = (query @ key.mT).float()  # (..., queries, keys)
-    if pads is not None:
-        scores = scores + pads
+    if hidden is not None:
+        scores = scores + hidden.to(scores.device)
     total = scores.logsumexp(-1, keepdim=True)
     weights = scores.sub_(total).exp_().to(value.dtype)
     return weights @ value, total
