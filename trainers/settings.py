@@ -24,12 +24,13 @@ KINDS: dict[Kind, str] = {
     "aft-no-drafts": "query -> target: what the targets teach without the drafts",
     "aft-pseudo": "query + drafts -> sft_target: targets that were not made from the drafts",
 }
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 TRACKERS = ("wandb", "trackio", "mlflow", "tensorboard")
 # What aft data export writes; see trainers.fitting.export.
 EXPORT_FORMATS = ("messages", "prompt-completion", "sharegpt", "verl")
 # A started run keeps these settings: its weights, optimizer state or order of batches depend on them.
 FROZEN_ON_RESUME = (
-    *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16", "packing"),
+    *("model", "revision", "k", "sets_per_query", "plain_share", "max_length", "seed", "bf16", "packing", "attention"),
     *("batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "epochs", "max_steps"),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
 )
@@ -91,6 +92,9 @@ class TrainConfig:
     batch_size: int = setting(8, integer(1), "Examples per device and step.")
     accumulate: int = setting(1, integer(1), "Batches per optimizer step.")
     packing: bool = setting(False, flag, "Whether a batch is one sequence without padding; the losses are the same.")
+    attention: str | None = setting(
+        None, choice(*ATTENTIONS), "Attention of transformers; default: the model's, most often sdpa."
+    )
     bf16: bool = setting(False, flag, "Whether to compute in bfloat16; with LoRA the frozen weights are bfloat16 too.")
     save_dtype: str | None = setting(
         None, choice("float32", "bfloat16", "float16"), "Number format of full weights on disk."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,19 @@ def test_a_packed_run_has_the_losses_of_an_unpacked_one(config, tmp_path):
     logs = []
     for packing in (False, True):
         own = replace(config, packing=packing, output=str(tmp_path / f"packing-{packing}"), validation=config.data)
+        own = replace(own, attention="eager" if packing else "sdpa")
         run_training("aft", replace(own, accumulate=2, max_steps=4))
         keys = ("loss", "eval_loss", "grad_norm", "num_input_tokens_seen")
         logs.append([{key: row[key] for key in keys if key in row} for row in log_of(own)])
     assert any("eval_loss" in row for row in logs[0])
     assert logs[1] == [pytest.approx(row, rel=1e-4) for row in logs[0]]
+
+
+def test_attention_that_is_not_installed_is_one_sentence(config):
+    if find_spec("flash_attn"):
+        pytest.skip("FlashAttention is installed")
+    with pytest.raises(EngineError, match=r"model=.* cannot be loaded: .*[Ff]lash"):
+        run_training("sft", replace(config, attention="flash_attention_2"))
 
 
 @pytest.mark.filterwarnings("default")

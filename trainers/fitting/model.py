@@ -182,7 +182,7 @@ def load_model(config: TrainConfig) -> Any:
     """
     set_seed(config.seed)
     dtype = torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
-    model = _load_weights(config, dtype=dtype)
+    model = _load_weights(config, dtype=dtype, attn_implementation=config.attention)
     # An adapter on the hub shows only after loading.
     _refuse_adapter(config, getattr(model, "_hf_peft_config_loaded", False))
     if _is_whole(model):
