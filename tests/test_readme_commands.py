@@ -112,6 +112,7 @@ TABLE: dict[str, Run | Check] = {
         "complete --no-files --command aft", {"~/.config/fish/completions/aft.fish": "aft.fish"}, "&& cat aft.fish"
     ),
     "pip install -e .": Check(INSTALLS, "pip install --help"),
+    "pip install 'ray[llm]'": Check("it needs GPUs and downloads gigabytes", "pip install --help"),
     "pip install '.[vllm,ifeval]'": Check(INSTALLS, "pip install --help"),
     "pip uninstall lm_eval_aft": Check("tests/test_install.py uninstalls the package", "pip uninstall --help"),
     "aft grade OUT": Check("it needs a task's data: tests/cli/test_grade.py has some", "aft grade --help"),
@@ -176,6 +177,15 @@ TABLE: dict[str, Run | Check] = {
         "it needs a server: tests/inference/test_budget.py has one", "lm_eval run --help"
     ),
     "aft report OUT --price-in 0.15 --price-out 0.6": Run("cost", {"OUT": "out/try"}),
+    **{
+        f"bash docs/examples/vllm_fleet.sh {role} MODEL FIRST_IP": Check(
+            "it needs GPUs: tests/test_examples.py has vLLM parse it", "bash -n docs/examples/vllm_fleet.sh"
+        )
+        for role in ("first", "second")
+    },
+    "serve run docs/examples/ray_serve.yaml": Check(
+        "it needs GPUs: tests/test_examples.py has Ray read it", "cat docs/examples/ray_serve.yaml"
+    ),
     "aft merge out/shard1/drafts.sqlite out/shard2/drafts.sqlite --output out/all.sqlite": Run(
         "44 generations of 2 stores, 0 in several"
     ),

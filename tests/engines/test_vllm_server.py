@@ -18,12 +18,15 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError, PromptTooLong
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.engines.registry import load_engine
+from lm_eval_aft.inference.generate import generate_or_reuse
+from lm_eval_aft.storage.draft_store import SQLiteStore
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here"),
 ]
-START_S = 240
+# On a busy machine a start takes minutes.
+START_S = 600
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
 # More than one block of 128 tokens.
 LONG = "Name three colours and explain each one in a sentence of its own. " * 14
@@ -181,6 +184,40 @@ def test_unknown_models(server):
     engine = load(server, model="nobody", check=False)
     with pytest.raises(EngineError, match="has no model=nobody"):
         complete(engine, ask(engine, GREEDY, 1))
+
+
+def answered(server: Server) -> int:
+    """How many calls a server has answered, by its own count."""
+    lines = requests.get(f"http://127.0.0.1:{server.port}/metrics", timeout=20).text.splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:request_success_total")))
+
+
+def test_one_of_two_servers_killed_half_way_loses_nothing(server, engine, smollm2, tmp_path):
+    second = Server(smollm2, tmp_path / "log")
+    try:
+        second.wait()
+        urls, concurrency = [server.url, second.url], 3
+        both = load(server, base_url=urls, tokenizer=smollm2, concurrency=concurrency)
+        requests_ = ask(both, samples=8)
+        expected = [text.text for text in complete(engine, requests_)]
+        before, store, steps = answered(server), SQLiteStore(tmp_path / "drafts.sqlite"), []
+        for step in generate_or_reuse(requests_, both, store):
+            steps.append(step)
+            if len(steps) == len(requests_) // 2:
+                second.kill()
+    finally:
+        second.kill()
+    texts = {position: completion.text for position, completion, reused in steps if not reused}
+    assert [texts[position] for position in range(len(requests_))] == expected
+    assert store.info().generations == len(requests_)
+    info = both.info
+    sent, moved = info["calls"], info["calls_moved"]
+    assert info["servers_left_out"] == [second.url]
+    assert 1 <= moved <= concurrency
+    # Each call was answered once. Those that moved are the only ones that were sent twice.
+    assert answered(server) - before == sent[server.url]
+    assert sum(sent.values()) == len(requests_) + moved
+    print(f"calls {list(sent.values())}, moved {moved}")
 
 
 def test_propose_and_aggregate_and_a_server_that_dies(server, smollm2, tmp_path):
