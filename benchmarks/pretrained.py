@@ -33,7 +33,7 @@ from typing import Any
 
 import pretrained_problems as problems
 from common import add_device, parser, write
-from family import BIN, diagnostics, row, vote_rows
+from family import BIN, diagnostics, row
 from opponents import train_reward
 
 from lm_eval_aft import tasks_path
@@ -231,9 +231,7 @@ class Comparison:
         k, reward = self.size.k, self.work / "reward"
         pool = f"strategy={'majority' if self.kind.has_votes else 'mbr'},k={2 * k + 1}"
         rsa = f"k={k + 1},subset={k - 1},layers=2" + ",strategy=rsa" * self.kind.has_votes
-        found = {
-            f"base, RSA ({k + 1}, 2), subsets of {k - 1}": ("base", rsa),
-        }
+        found = {}
         for name, shown in {"base": "base", "sft": "SFT", "aft": "AFT", "rl": "RL"}.items():
             found |= {
                 f"{shown}, greedy": (name, "k=1,layers=0"),
@@ -241,6 +239,7 @@ class Comparison:
                 f"{shown} ({k}, 1)": (name, f"k={k},layers=1"),
                 f"{shown} ({k}, 2)": (name, f"k={k},layers=2"),
             }
+        found[f"base, RSA ({k + 1}, 2), subsets of {k - 1}"] = ("base", rsa)
         if reward.is_dir():
             found[f"SFT, best of {2 * k}"] = ("sft", f"strategy=best_of_n,k={2 * k},reward_model={reward}")
         trained = {name for name in ("base", "sft", "aft", "rl") if Path(self.model(name)).is_dir()}
@@ -276,14 +275,20 @@ class Comparison:
         figures: dict[str, Any] = {"problems": self.args.problems, "seed": self.args.seed, "size": asdict(self.size)}
         figures["rows"] = [row(name, greedy, entry, task) for name, entry in entries.items()]
         if self.kind.has_votes:
-            figures["votes"] = [
-                drawn
-                for name, entry in entries.items()
-                if "pool" in name
-                for drawn in vote_rows(name.partition(",")[0], entry)
-            ]
+            figures["at equal tokens"] = self._at_equal_tokens(finished)
         figures["diagnostics"] = {name: diagnostics(entry) for name, entry in entries.items() if ", 1)" in name}
         write(f"pretrained-{self.args.problems}-seed{self.args.seed}", figures, self.args.out)
+
+    def _at_equal_tokens(self, folders: dict[str, Path]) -> dict[str, Any]:
+        """The runs of each checkpoint and the votes over its drafts, each beside the vote at equal tokens."""
+        tables = {}
+        for pool in (name for name in folders if "pool" in name):
+            shown = pool.partition(",")[0]
+            others = [folder for name, folder in folders.items() if name.startswith(shown) and name != pool]
+            command = [BIN / "aft", "compare", "--strategies", folders[pool], *others, "--format", "json"]
+            done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+            tables[shown] = json.loads(done.stdout)
+        return tables
 
 
 def sized(size: Size, changes: list[str]) -> Size:
