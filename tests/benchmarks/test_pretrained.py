@@ -113,7 +113,8 @@ def test_systems_that_are_not_trained_are_left_out(stages, tmp_path):
     commands = stages("--stage", "evaluate")
     settings = [command[command.index("--model_args") + 1] for command in commands]
     assert len(settings) == 9
-    assert f"pretrained={tmp_path}/sft/merged,k=2,layers=2,draft_max_tokens=40,final_max_tokens=40" in settings[-1]
+    assert f"pretrained={tmp_path}/sft/merged,k=2,layers=2,draft_max_tokens=40,final_max_tokens=40" in settings[-2]
+    assert f"pretrained={tmp_path}/base/merged,k=3,subset=1,layers=2,strategy=rsa" in settings[-1]
     assert sum("strategy=majority,k=5" in each for each in settings) == 2
     assert all(["--include_path", str(tmp_path / "tasks")] == command[-4:-2] for command in commands)
 
