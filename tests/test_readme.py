@@ -10,7 +10,6 @@ import yaml
 from click.testing import CliRunner
 
 from helpers.paths import ROOT
-from lm_eval_aft import __version__
 from lm_eval_aft.cli import COMMANDS, aft
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,7 +65,8 @@ def test_the_table_of_versions_is_that_of_the_requirements_and_pins():
 def test_the_citation_has_the_version_and_address_of_the_project():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert citation["version"] == __version__
+    released = re.findall(r"^## \[([\d.]+)\]", page("../CHANGELOG.md"), re.MULTILINE)
+    assert citation["version"] == released[0]
     assert citation["authors"] == [{"name": "The lm_eval_aft contributors"}]
     assert citation["repository-code"] == project["urls"]["Homepage"]
     assert citation["license"] == project["license"]

@@ -111,6 +111,23 @@ TABLE: dict[str, Run | Check] = {
     "aft completion fish > ~/.config/fish/completions/aft.fish": Run(
         "complete --no-files --command aft", {"~/.config/fish/completions/aft.fish": "aft.fish"}, "&& cat aft.fish"
     ),
+    **{
+        line: Check(INSTALLS, help_of)
+        for line, help_of in (
+            ("pip install . --extra-index-url https://download.pytorch.org/whl/cpu", "pip install --help"),
+            ("make TORCH=cpu demo", "make -n TORCH=cpu demo"),
+            ("make TORCH=cpu test", "make -n TORCH=cpu test"),
+        )
+    },
+    **{
+        f"docker build {options} .": Check(
+            "it needs Docker: tests/test_release.py checks the files", "cat Dockerfile.cuda"
+        )
+        for options in (
+            "--build-arg VERSION=0.1.0 --tag lm_eval_aft",
+            "--file Dockerfile.cuda --build-arg VERSION=0.1.0 --tag lm_eval_aft:cuda",
+        )
+    },
     "pip install -e .": Check(INSTALLS, "pip install --help"),
     "pip install 'ray[llm]'": Check("it needs GPUs and downloads gigabytes", "pip install --help"),
     "pip install '.[vllm,ifeval]'": Check(INSTALLS, "pip install --help"),

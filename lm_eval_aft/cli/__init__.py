@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from lm_eval_aft import __version__
 from lm_eval_aft.cli.lazy import Command, LazyGroup
 from lm_eval_aft.cli.runner import run
 
@@ -45,7 +44,7 @@ COMMANDS: dict[str, Command] = {
     entry_point_group=COMMAND_GROUP,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, "-V", "--version", prog_name="lm_eval_aft")
+@click.version_option(None, "-V", "--version", package_name="lm_eval_aft", prog_name="lm_eval_aft")
 def aft() -> None:
     """Evaluate, compare and train models that aggregate drafts.
 
