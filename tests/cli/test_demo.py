@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,14 @@ def test_an_older_demonstration_is_replaced_by_the_new_one(tmp_path: Path, monke
     old.write_text("{}")
     (tmp_path / "out" / "other").mkdir()
     seen: list[tuple[str, bool]] = []
-    monkeypatch.setattr(
-        demo, "run_lm_eval", lambda model_args, out, machine: seen.append((f"lm_eval {out}", old.exists()))
-    )
+    monkeypatch.setattr(demo, "run_lm_eval", lambda model_args, out: seen.append((f"lm_eval {out}", old.exists())))
     monkeypatch.setattr(demo, "run_aft", lambda *words: seen.append((f"aft {words[0]}", old.exists())))
     monkeypatch.setattr(demo, "read_traces", lambda folder: [None])
     monkeypatch.setattr(demo, "choose", lambda traces: traces[0])
     monkeypatch.setattr(demo, "show_question", lambda trace: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert demo.main() == 0
+    assert os.environ["OMP_NUM_THREADS"] == "1"
     assert seen == [
         ("lm_eval out/demo/sft", False),
         ("lm_eval out/demo/aft", False),
@@ -60,7 +62,7 @@ def test_the_command_that_is_shown_does_what_the_demonstration_does(
     monkeypatch.setattr(lm_eval, "simple_evaluate", end)
     monkeypatch.setenv("LMEVAL_LOG_LEVEL", "ERROR")
     with pytest.raises(Ended):
-        demo.run_lm_eval("pretrained=bundled:aft,k=5,layers=2", tmp_path / "out", {})
+        demo.run_lm_eval("pretrained=bundled:aft,k=5,layers=2", tmp_path / "out")
     program, *words = shlex.split(capsys.readouterr().out.removeprefix("$ "))
     assert program == "lm_eval"
     monkeypatch.setattr("sys.argv", [program, *words])
@@ -80,6 +82,19 @@ def test_the_command_that_is_shown_does_what_the_demonstration_does(
     # lm-eval's command line gives the metadata to the task manager too.
     further = {name for name in theirs.keys() - ours.keys() - {"metadata"} if theirs[name]}
     assert all(theirs[name] == defaults[name].default for name in further)
+
+
+def test_the_demonstration_does_not_wait_for_a_description_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(out: Path, machine: dict[str, Any], **settings: Any) -> None:
+        # lm-eval describes the machine if this is empty.
+        assert machine["lm_eval_version"] == version("lm_eval")
+        raise StopIteration
+
+    monkeypatch.setattr(demo, "evaluate", end)
+    with pytest.raises(StopIteration):
+        demo.run_lm_eval("pretrained=bundled:sft,layers=0", tmp_path / "out")
 
 
 @pytest.mark.usefixtures("quick_lm_eval")
