@@ -419,6 +419,32 @@ class TestPeers:
         named = [call["model"] for call in server.calls]
         assert [named.count(f"{name}-m") for name in ("moa", "bon", "self_consistency")] == [2, 2, 2]
 
+    def test_a_server_that_does_not_start_is_named_and_skipped(self, run, tiny, tmp_path):
+        # This Python has no module of that name.
+        words = ("--groups", "optillm", "--pretrained", tiny, "--vllm-python", sys.executable)
+        figures = run("peers", *words, "--optillm-python", sys.executable, "--count", "1")
+        assert figures["groups"] == {}
+        assert list(figures["skipped"]) == ["optillm"]
+        assert "-m vllm.entrypoints.openai.api_server does not start: " in figures["skipped"]["optillm"]
+        assert "vllm" in figures["skipped"]["optillm"].partition(": ")[2]
+
+    def test_the_served_copy_ends_no_text_at_the_models_own_end(self, script, tiny, tmp_path):
+        from transformers import AutoConfig, AutoTokenizer
+
+        copy = script("peers").endless_copy(tiny, tmp_path / "endless")
+        ours, theirs = AutoTokenizer.from_pretrained(tiny), AutoTokenizer.from_pretrained(copy)
+        assert theirs.eos_token_id != ours.eos_token_id
+        assert theirs.eos_token_id == AutoConfig.from_pretrained(copy).eos_token_id
+        assert theirs("a b").input_ids == ours("a b").input_ids
+
+    def test_the_servers_own_count_comes_before_that_of_the_replies(self, script, monkeypatch):
+        peers, written = script("peers"), iter([10, 52])
+        page = '# HELP vllm:generation_tokens_total x\nvllm:generation_tokens_total{{model_name="m"}} {}.0\n'
+        monkeypatch.setattr(peers.requests, "get", lambda *_, **__: SimpleNamespace(text=page.format(next(written))))
+        assert peers.counted_by("http://127.0.0.1:1/v1", lambda: 7) == 42
+        monkeypatch.setattr(peers.requests, "get", lambda *_, **__: SimpleNamespace(text="Not Found"))
+        assert peers.counted_by("http://127.0.0.1:1/v1", lambda: 7) == 7
+
     def test_a_group_without_what_it_needs_is_refused(self, run):
         with pytest.raises(SystemExit, match="needs --pretrained"):
             run("peers", "--groups", "lm-eval")
