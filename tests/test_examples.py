@@ -103,3 +103,9 @@ def test_the_ray_file_is_read_by_ray_itself():
     assert schema.applications[0].import_path == "ray.serve.llm:build_openai_app"
     scaling = AutoscalingConfig(**llm_config()["deployment_config"]["autoscaling_config"])
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 8)
+
+
+def test_the_model_of_the_ray_file_is_read_by_rays_llm_package():
+    llm = pytest.importorskip("ray.serve.llm", reason="Ray's LLM package is not installed here", exc_type=ImportError)
+    config = llm.LLMConfig(**llm_config())
+    assert (config.model_id, config.engine_kwargs["tensor_parallel_size"]) == ("NAME", 2)

@@ -70,6 +70,7 @@ RUN_COLUMNS = {
     "generated_tokens": FrameColumn(REAL, "Generated tokens a question."),
     "prompt_tokens": FrameColumn(REAL, "Prompt tokens a question; each generation counts with its whole prompt."),
     "flops": FrameColumn(REAL, "Floating-point operations a question."),
+    "cost": FrameColumn(REAL, "Cost of a question in money; missing if the run does not state what tokens cost."),
     "cut": FrameColumn(REAL, "Share of the generations that ended at the token limit, from 0 to 1."),
 }
 SAMPLE_COLUMNS = {
@@ -289,6 +290,7 @@ def _cost_cells(entry: RunEntry, task: str) -> Cells:
         "generated_tokens": cost.generated_tokens,
         "prompt_tokens": cost.prompt_tokens,
         "flops": cost.flops,
+        "cost": cost.money,
         "cut": cost.cut / cost.texts if cost.texts else None,
     }
 

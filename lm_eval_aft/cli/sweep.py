@@ -25,7 +25,7 @@ from lm_eval_aft.cli.evaluation import evaluate
 from lm_eval_aft.cli.numbers import Real
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.arguments import integer, key_values, refuse_secrets, widths
-from lm_eval_aft.core.config import AFTConfig
+from lm_eval_aft.core.config import BUDGETS, AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.core.files import read_bytes, write_text
@@ -39,7 +39,7 @@ from lm_eval_aft.storage.draft_store import open_store
 from lm_eval_aft.storage.results import read_run
 
 # Model arguments that decide no text.
-DECIDES_NO_TEXT = ("record", "cache", "batch_tokens", "look_ahead")
+DECIDES_NO_TEXT = ("record", "cache", "batch_tokens", "look_ahead", *BUDGETS)
 DONE = "point.json"
 SUMMARY = "summary.json"
 

@@ -52,6 +52,14 @@ def test_a_report_shows_the_cost_of_a_question(out):
     assert "cost" not in rows(run("report", out / "plain", "--format", "csv"))[0]
 
 
+def test_frames_hold_the_cost_of_a_question(out):
+    from lm_eval_aft import frames
+
+    costs = frames(str(out)).runs.groupby("layers")["cost"].first()
+    assert costs[1] == pytest.approx(by_hand(out / "priced", 2, 10))
+    assert costs.isna()[0]
+
+
 def test_options_give_the_cost_of_runs_that_do_not_state_it(out):
     text = run("report", out, "--format", "csv", "--price-in", 1, "--price-out", 3)
     priced, plain = sorted(rows(text), key=lambda row: -int(row["layers"]))

@@ -12,7 +12,7 @@ from lm_eval_aft.analysis.curves import curves
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.errors import BudgetReached, ConfigError, RecordError
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
@@ -274,6 +274,18 @@ def test_without_a_store_it_says_that_nothing_is_reused(tmp_path):
     assert not (tmp_path / "out" / "drafts.sqlite").exists()
 
 
+def test_a_sweep_that_reaches_its_budget_resumes_with_a_higher_one(tmp_path):
+    one = ("--k", "1", "--layers", "0,1")
+    with pytest.raises(BudgetReached, match="max_generated_tokens=60 is reached"):
+        run(tmp_path, *one, "--model_args", "engine=scripted,max_generated_tokens=60")
+    generations = SQLiteStore(tmp_path / "out" / "drafts.sqlite").info().generations
+    assert 4 <= generations < 12
+    output = run(tmp_path, *one, "--model_args", "engine=scripted,max_generated_tokens=9999").output
+    # The point that was finished is skipped, and what the other had generated is reused.
+    assert output.count("done before, skipped") == 1
+    assert f" {8 - (generations - 4)} new generations" in output
+
+
 def test_other_settings_in_the_same_folder_are_refused(done):
     folder, _ = done
     with pytest.raises(ConfigError, match="other settings"):
@@ -287,6 +299,7 @@ def test_other_settings_in_the_same_folder_are_refused(done):
         (("--k", "0"), "--k=0 is not allowed"),
         (("--layers", "1,x"), "--layers=x is not allowed"),
         (("--model_args", "engine=scripted,layers=2"), "layers=2 contradicts the sweep: use --layers"),
+        (("--model_args", "engine=scripted,shard=1/2"), "shard=1/2 does not fit a sweep of k and layers"),
         (("--model_args", 'engine=scripted,aggregator={"pretrained":"x"}'), "does not fit a sweep of k and layers"),
         (
             ("--model_args", 'engine=scripted,proposers=[{"api_key":"s3cr3tvalue"}]'),
