@@ -16,7 +16,17 @@ from lm_eval_aft.core.config import AFTConfig
 
 PAGES = sorted(page for pattern in ("*.md", "docs/**/*.md", "tasks/*/*.md") for page in ROOT.glob(pattern))
 # Model arguments of engines that the pages use.
-ENGINE_ARGUMENTS = {"base_url", "concurrency", "dtype", "lora_local_path", "model", "peft", "pretrained", "tokenizer"}
+ENGINE_ARGUMENTS = {
+    "base_url",
+    "concurrency",
+    "dtype",
+    "look_ahead",
+    "lora_local_path",
+    "model",
+    "peft",
+    "pretrained",
+    "tokenizer",
+}
 
 
 # Files that a page tells its reader to write.
