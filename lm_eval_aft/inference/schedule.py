@@ -419,7 +419,9 @@ def _select(runs: Sequence[_InFlight], layer: int, selector: Selector) -> None:
     choices = selector.select([Candidates(run.question, run.newest(), run.written_choice) for run in runs])
     for run, choice in zip(runs, choices, strict=True):
         selected = run.newest()[choice.index]
-        copy = replace(selected.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0)
+        copy = replace(
+            selected.completion, prompt_tokens=0, computed_prompt_tokens=0, generated_tokens=0, look_ahead=None
+        )
         elapsed_s = round(time.monotonic() - started, 3)
         draft = replace(selected, layer=layer, index=0, completion=copy, reused=True, elapsed_s=elapsed_s)
         run.layers.append({0: draft})

@@ -16,7 +16,7 @@ from helpers.page_data import small_page
 from helpers.paths import ROOT
 from lm_eval_aft.analysis.report.page.write import write_page
 from lm_eval_aft.core.config import AFTConfig
-from lm_eval_aft.core.records import Chat, Message, Question, Sampling
+from lm_eval_aft.core.records import Chat, Completion, Message, Question, Sampling
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
@@ -35,9 +35,11 @@ NAMES += (
     "train",
     "confidence",
     "decode",
+    "look_ahead",
     "opponents",
     "peers",
     "prefill",
+    "refill",
     "roofline",
     "strategies",
 )
@@ -198,6 +200,27 @@ def test_shared_prefill_is_compared_with_generate(run, tiny):
     figures = run("prefill", *words, "--max-length", "4000", "--turns", "2")
     assert figures["other"] == "generate"
     assert all(case["times_faster"] > 0 for case in figures["cases"].values())
+
+
+def test_look_ahead_changes_no_text_and_saves_forward_passes(run):
+    models = run("look_ahead", "--problems", "4", "--turns", "1")["models"]
+    assert [model["texts_that_differ"] for model in models.values()] == [0, 0]
+    passes = [layer["passes_a_token"] for layer in models["bundled:aft"]["layers"]]
+    assert passes[0] > 0.9
+    assert max(passes[1:]) <= 0.6
+    assert len(models["bundled:aft"]["layers"][0]["processor_s_with"]) == 1
+
+
+def test_refilled_places_are_idle_at_the_end_only(script):
+    refill, lengths = script("refill"), [4, 1, 1, 3, 2, 2]
+    # In pairs: 4, 3 and 2 steps. Refilled: 4 and 2 in one place, 1, 1, 3 and 2 in the other.
+    assert refill.steps_of_batches(lengths, 2) == 9
+    assert refill.steps_refilled(lengths, 2) == 7
+    texts = [Completion("", (), "stop", 10 - place, 0, length) for place, length in enumerate(lengths)]
+    figures = refill.count(texts, 2)
+    assert (figures["idle_batches"], figures["idle_refilled"]) == (0.278, 0.071)
+    # All texts at once: 6 places and 4 steps.
+    assert refill.count(texts, 40)["idle_batches"] == 0.458
 
 
 def test_prompts_that_share_nothing_have_the_same_lengths(script):

@@ -14,11 +14,15 @@ from lm_eval_aft.bundled import arith, locate
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.records import Chat, Completion, LookAhead, Message, Request, Sampling, Trace
+from lm_eval_aft.core.prompts import Template
+from lm_eval_aft.core.records import Chat, Completion, LookAhead, Message, Question, Request, Sampling, Trace
 from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.engines.hf.look_ahead import MOST_PROPOSED, PromptIndex, Proposer
 from lm_eval_aft.engines.registry import load_engine
+from lm_eval_aft.inference.answers import AnswerFinder
 from lm_eval_aft.inference.checkpoint import choose_template
+from lm_eval_aft.inference.schedule import propose_and_aggregate
+from lm_eval_aft.inference.selection import Majority
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.draft_store import NoStore
 from lm_eval_aft.storage.traces import read_traces, trace_files
@@ -193,3 +197,14 @@ class TestBundled:
         assert info["look_ahead"] == []
         assert "look_ahead" not in traces[0].to_json()
         assert all(draft.completion.look_ahead is None for trace in traces for draft in trace.drafts)
+
+    def test_a_selected_copy_counts_no_forward_pass(self):
+        engine = load_engine("hf", {"pretrained": "bundled:aft", "look_ahead": True}, HostArgs("auto", None, "cpu"))
+        sampling = Sampling(0.7, 0.95, 0, 24)
+        question = Question(Chat((Message("user", "15 3 1 2 make 13"),)), sampling, sampling)
+        config = AFTConfig(k=3, layers=1, strategy="majority", vote_regex=r"= (\d+)$")
+        selector = Majority(AnswerFinder(config.vote_regex))
+        template = Template.load(None)
+        (trace,) = propose_and_aggregate([question], engine, template, config, NoStore(), selector=selector, quiet=True)
+        assert all(draft.completion.look_ahead for draft in trace.layer(0))
+        assert trace.layer(1)[0].completion.look_ahead is None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
@@ -28,6 +30,7 @@ from helpers.tiny_models import tiny_tokenizer
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.core.records import Chat, Message, Prompt, Request, Sampling
+from lm_eval_aft.engines.hf.look_ahead import Proposer
 from lm_eval_aft.engines.registry import load_engine
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines.md"
@@ -105,9 +108,26 @@ def compare(model: Any, engine: Any) -> list[str]:
         "in a batch": texts(engine, greedy) == expected,
         "fanned out": texts(engine, sampled) == [texts(engine, [each])[0] for each in sampled],
         "scored": scores_agree(model, engine, asked),
+        "with proposals": with_proposals(engine, [*greedy, *sampled]) == texts(engine, [*greedy, *sampled]),
     }
     assert len(set(expected)) > 2, f"the texts of the reference do not depend on the prompt: {expected}"
     return [way for way, equal in ways.items() if not equal]
+
+
+def with_proposals(engine: Any, requests: list[Request]) -> list[tuple[int, ...]]:
+    """The texts if the engine proposes other tokens and another number of them at each step, as far as it can."""
+    numbers = itertools.count()
+
+    def propose(_: Proposer, most: int) -> list[int]:
+        number = next(numbers)
+        return [4 + (31 * number + place) % 190 for place in range(min(number % 4, most))]
+
+    engine.looks_ahead = engine.rules.look_ahead
+    with mock.patch.object(Proposer, "propose", propose):
+        found = texts(engine, requests)
+    assert (next(numbers) > 0) == engine.rules.look_ahead
+    engine.looks_ahead = False
+    return found
 
 
 @torch.inference_mode()

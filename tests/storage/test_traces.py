@@ -15,7 +15,7 @@ from helpers.made_traces import trace_of_tokens as trace
 from lm_eval_aft.analysis.runs import RunEntry, read_entries
 from lm_eval_aft.core.errors import RecordError
 from lm_eval_aft.core.files import atomic_write
-from lm_eval_aft.core.records import Confidence, Grade, Trace
+from lm_eval_aft.core.records import Confidence, Grade, LookAhead, Trace
 from lm_eval_aft.storage.traces import read_traces, trace_files, write_traces
 
 
@@ -157,6 +157,28 @@ class TestConfidence:
         row = json.loads(file.read_text())
         numbers = row["drafts"][0]["completion"]["confidence"]
         row["drafts"][0]["completion"]["confidence"] = {**numbers, **damage} if isinstance(damage, dict) else damage
+        file.write_text(json.dumps(row) + "\n")
+        with pytest.raises(RecordError, match="line 1 is not a trace"):
+            list(read_traces(file))
+
+
+class TestLookAhead:
+    def with_passes(self) -> Trace:
+        made = trace()
+        drafts = (replace(d, completion=replace(d.completion, look_ahead=LookAhead(7, 12))) for d in made.drafts)
+        return replace(made, drafts=tuple(drafts), settings=SETTINGS)
+
+    def test_it_is_read_as_it_was_written(self, tmp_path: Path):
+        (file,) = write_traces(str(tmp_path), SETTINGS, [self.with_passes()])
+        assert list(read_traces(file)) == [self.with_passes()]
+        assert '"look_ahead":{"forward_passes":7,"proposed_tokens":12}' in file.read_text()
+
+    @pytest.mark.parametrize("damage", [{"forward_passes": -1}, {"proposed_tokens": "3"}, {"more": 1}, 3, [1, 2]])
+    def test_a_damaged_one_is_refused(self, tmp_path: Path, damage: object):
+        (file,) = write_traces(str(tmp_path), SETTINGS, [self.with_passes()])
+        row = json.loads(file.read_text())
+        passes = row["drafts"][0]["completion"]["look_ahead"]
+        row["drafts"][0]["completion"]["look_ahead"] = {**passes, **damage} if isinstance(damage, dict) else damage
         file.write_text(json.dumps(row) + "\n")
         with pytest.raises(RecordError, match="line 1 is not a trace"):
             list(read_traces(file))
