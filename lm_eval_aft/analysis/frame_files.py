@@ -53,8 +53,7 @@ def write_frames(folder: Path, frames: Frames, form: FrameForm) -> tuple[Path, .
         RecordError: A file of a run cannot be read.
     """
     write = _WRITERS[form]
-    made = {"runs": frames.runs, "samples": frames.samples, "drafts": frames.drafts}
-    tables = {name: _plain(made[name], columns) for name, columns in FRAMES.items()}
+    tables = plain_tables(frames)
     paths = []
     for name, columns in FRAMES.items():
         path = folder / f"{name}.{form}"
@@ -64,6 +63,16 @@ def write_frames(folder: Path, frames: Frames, form: FrameForm) -> tuple[Path, .
                 write(tables[name], columns, partial)
         paths.append(path)
     return tuple(paths)
+
+
+def plain_tables(frames: Frames) -> dict[str, pd.DataFrame]:
+    """The frames of runs, samples and drafts by name. Dictionaries in a column are JSON.
+
+    Raises:
+        RecordError: A file of a run cannot be read.
+    """
+    made = {"runs": frames.runs, "samples": frames.samples, "drafts": frames.drafts}
+    return {name: _plain(made[name], columns) for name, columns in FRAMES.items()}
 
 
 def _plain(frame: pd.DataFrame, columns: Mapping[str, FrameColumn]) -> pd.DataFrame:

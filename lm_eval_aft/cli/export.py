@@ -18,6 +18,7 @@ from lm_eval_aft.analysis.every_eval_ever import (
 from lm_eval_aft.analysis.frame_files import FRAME_FORMS, FrameForm, write_frames
 from lm_eval_aft.analysis.frames import frames
 from lm_eval_aft.analysis.runs import read_entries
+from lm_eval_aft.analysis.wandb_tables import log_tables
 from lm_eval_aft.cli.options import REGEX, traces_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
@@ -34,6 +35,7 @@ from lm_eval_aft.core.terminal import note
     type=click.Choice(FRAME_FORMS),
     help="Write runs, samples and drafts as tables, a file each. The default is parquet.",
 )
+@click.option("--wandb", metavar="PROJECT", help="Log the same tables to this project of W&B instead of files.")
 @REGEX
 @click.option("--every-eval-ever", is_flag=True, help="Write a record of Every Eval Ever for each task of each run.")
 @click.option("--organization", help="Who publishes the records. The default is unknown.")
@@ -48,6 +50,7 @@ def export(
     traces: Path | None,
     output: Path,
     form: FrameForm | None,
+    wandb: str | None,
     regex: str | None,
     every_eval_ever: bool,
     organization: str | None,
@@ -59,7 +62,12 @@ def export(
     The tables are those of lm_eval_aft.frames(RUNS): runs, samples and drafts. Files of an earlier export are replaced.
     """
     publishing = {"--organization": organization, "--relationship": relationship, "--developer": developer}
-    _refuse({"--format": form, "--regex": regex} if every_eval_ever else publishing, every_eval_ever)
+    tables = {"--format": form, "--regex": regex, "--wandb": wandb}
+    _refuse(tables if every_eval_ever else publishing, every_eval_ever)
+    if wandb is not None:
+        names = log_tables(wandb, frames(*runs, traces=traces, regex=regex))
+        note(f"Logged to W&B: {', '.join(names)}")
+        return
     if every_eval_ever:
         publisher = Publisher(organization or UNKNOWN, relationship or "other", developer or UNKNOWN)
         paths = write_every_eval_ever(output, read_entries(runs, traces), publisher, time.time())
