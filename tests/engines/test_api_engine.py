@@ -125,6 +125,13 @@ class TestAsking:
         neutral, unknown = load(server), load(server, check=False)
         assert neutral.fingerprint != unknown.fingerprint
 
+    def test_an_adapter_has_the_context_of_its_model(self, server):
+        adapter = {"id": "tuned", "parent": "m", "max_model_len": None, "owned_by": "vllm"}
+        server.models = (200, {"data": [{"id": "m", "max_model_len": 4096, "owned_by": "vllm"}, adapter]}, {})
+        tuned = load(server, model="tuned")
+        assert tuned.max_length == 4096
+        assert tuned.fingerprint != load(server).fingerprint
+
     def test_fields_that_only_some_calls_have(self, server):
         engine = load(server, extra_body={"min_p": 0.1})
         chat = Chat((Message("user", "Count."),), prefill="One,")

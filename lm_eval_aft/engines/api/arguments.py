@@ -223,7 +223,15 @@ def _listed_models(client: ChatClient, model: str) -> dict[str, dict[str, Any]]:
     if model not in listed:
         names = ", ".join(list(listed)[:10]) or "none"
         raise EngineError(f"the server at {client.base_url} has no model={model}: it lists {names}; {skip}.")
-    return listed
+    # vLLM states no context length of an adapter, which it lists with the model that it belongs to.
+    base = listed.get(str(listed[model].get("parent")), {})
+    lengths = {name: base[name] for name in LENGTH_FIELDS if _is_length(base.get(name))}
+    return {**listed, model: {**lengths, **_stated(listed[model])}}
+
+
+def _stated(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a list of models without the fields that are null."""
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _is_length(value: Any) -> bool:

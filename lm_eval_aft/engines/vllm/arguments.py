@@ -23,6 +23,7 @@ from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.files import read_bytes
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.loading import refuse_adapter, refuse_no_checkpoint
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.engines.cpu_types import warn_of_software
 
@@ -36,10 +37,13 @@ OWN_ARGS = {
     "enable_thinking",
 }
 NOT_FOR_USERS = {"model", "seed", "skip_tokenizer_init", "runner", "convert"}
+# Speculation leaves the distribution of texts as it is, but a seed then draws other texts from it.
+SPECULATION = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
 # Arguments that can change a text, so they enter the fingerprint.
 TEXT_ARGS = (
     *("hf_overrides", "kv_cache_dtype", "logits_processors", "tokenizer", "quantization_config", "hf_config_path"),
     *("load_format", "model_class_overrides"),
+    *SPECULATION,
 )
 # Tokens of a block of the prefix cache. The CPU build takes multiples of 32.
 CPU_BLOCK_TOKENS = 32
@@ -90,6 +94,7 @@ class VLLMArgs:
         refuse_adapter(pretrained, "lora_local_path")
         engine = {name: _number(value, known[name]) for name, value in args.items() if name in known}
         _refuse_data_parallel(engine)
+        _warn_of_speculation(engine)
         if re.fullmatch(r"cuda:[1-9]\d*", host.device):
             raise ConfigError(
                 f"--device {host.device} has no effect with engine=vllm, which uses the first visible "
@@ -167,6 +172,15 @@ def _refuse_data_parallel(engine: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"data_parallel_size={size} does not work inside one process: start vllm serve MODEL --data-parallel-size "
             f"{size} and use --model_args engine=api,base_url=http://HOST:8000/v1,model=MODEL."
+        )
+
+
+def _warn_of_speculation(engine: Mapping[str, Any]) -> None:
+    if given := next((name for name in SPECULATION if name in engine), ""):
+        log.warning(
+            "%s: greedy texts stay as they are, but vLLM may draw another text each time, although the seed is "
+            "equal. Texts that are in the draft store stay.",
+            given,
         )
 
 
