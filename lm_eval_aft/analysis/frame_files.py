@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from lm_eval_aft.analysis.frames import (
 )
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.files import atomic_write, writing
+from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.terminal import spreadsheet_text
 
 if TYPE_CHECKING:
@@ -59,8 +61,7 @@ def write_frames(folder: Path, frames: Frames, form: FrameForm) -> tuple[Path, .
         path = folder / f"{name}.{form}"
         with writing(path, ConfigError):
             folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as partial:
-                write(tables[name], columns, partial)
+            write(tables[name], columns, path)
         paths.append(path)
     return tuple(paths)
 
@@ -95,17 +96,27 @@ def _write_parquet(frame: pd.DataFrame, columns: Mapping[str, FrameColumn], path
             f"Parquet needs pyarrow, which cannot be imported ({error}): pip install pyarrow, or give --format jsonl."
         ) from error
     types = [(name, pyarrow.type_for_alias(_ARROW_TYPES[column.dtype])) for name, column in columns.items()]
-    parquet.write_table(pyarrow.Table.from_pandas(frame, pyarrow.schema(types), preserve_index=False), path)
+    table = pyarrow.Table.from_pandas(frame, pyarrow.schema(types), preserve_index=False)
+    with atomic_write(path) as partial:
+        parquet.write_table(table, partial)
 
 
 def _write_jsonl(frame: pd.DataFrame, columns: Mapping[str, FrameColumn], path: Path) -> None:
-    frame.to_json(path, orient="records", lines=True, force_ascii=False, double_precision=15)
+    """JSON has no NaN and no infinity: such a number is null, as a missing value is."""
+    values = [frame[name].astype(object).where(frame[name].notna(), None) for name in columns]
+    rows = zip(*values, strict=True)
+    write_jsonl(path, (dict(zip(columns, map(_finite, row), strict=True)) for row in rows))
 
 
 def _write_csv(frame: pd.DataFrame, columns: Mapping[str, FrameColumn], path: Path) -> None:
     texts = [name for name, column in columns.items() if column.dtype == TEXT]
     safe = {name: frame[name].map(spreadsheet_text, na_action="ignore") for name in texts}
-    frame.assign(**safe).to_csv(path, index=False)
+    with atomic_write(path) as partial:
+        frame.assign(**safe).to_csv(partial, index=False)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 _WRITERS: Mapping[str, Callable[[Any, Mapping[str, FrameColumn], Path], None]] = {

@@ -94,6 +94,16 @@ def test_a_text_that_no_file_can_hold_is_replaced(tmp_path: Path, form: str):
     assert texts == ["a?b", formula, "8"]
 
 
+def test_json_lines_hold_each_number_exactly_and_no_infinity(tmp_path: Path):
+    path = make_run(tmp_path / "run", [1, 0], k=None)
+    row = {"alias": "t", "acc,none": 1.5e-17, "acc_stderr,none": 1e308, "f1,none": float("inf")}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"results": {"t": row}}))
+    export(tmp_path / "run", "--output", tmp_path / "out", "--format", "jsonl")
+    lines = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [(row["score"], row["stderr"], row["n"]) for row in rows] == [(1.5e-17, 1e308, 2), (None, None, 2)]
+
+
 def test_a_failed_export_leaves_the_older_file(tmp_path: Path):
     export(RUNS / "aft", "--output", tmp_path)
     before = (tmp_path / "runs.parquet").read_bytes()

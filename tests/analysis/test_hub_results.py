@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml
-from huggingface_hub._eval_results import parse_eval_result_entries
+from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
 
 from helpers.made_runs import add_task, make_run
 from lm_eval_aft.cli import aft
