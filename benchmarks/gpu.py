@@ -105,6 +105,7 @@ def jobs(given: Inputs) -> list[Job]:
         gsm8k_job(given),
         *(job for engine in (("hf", "vllm") if given.tiny else ("vllm",)) for job in prefix_jobs(given, engine)),
         decode_job(given),
+        look_ahead_job(given),
         invariant_job(given),
     ]
 
@@ -167,6 +168,15 @@ def decode_job(given: Inputs) -> Job:
     words = ["--pretrained", given.model, "--questions", str(given.questions), "--device", given.device]
     tiny = "--turns 1 --divide 10"
     return Job("decode", 40, given.script("decode", *words, full="--turns 1 --memory --dtype bfloat16", tiny=tiny))
+
+
+def look_ahead_job(given: Inputs) -> Job:
+    """Forward passes and time of the hf engine with look-ahead and without."""
+    words = ["--pretrained", given.model, "--questions", str(given.questions), "--device", given.device]
+    tiny = "--problems 4 --count 1 --max-tokens 8 --k 2 --layers 1 --turns 1"
+    return Job(
+        "look-ahead", 80, given.script("look_ahead", *words, full="--count 16 --max-tokens 256 --turns 1", tiny=tiny)
+    )
 
 
 def invariant_job(given: Inputs) -> Job:

@@ -493,7 +493,7 @@ class TestGpu:
     """The list of jobs, the time for them, and what is kept of each."""
 
     JOBS = ("bare-hf", "barriers-hf", "bare-vllm", "barriers-vllm", "train", "gsm8k", "prefill-hf", "counts-hf")
-    JOBS += ("prefill-vllm", "counts-vllm", "decode", "batch-invariant")
+    JOBS += ("prefill-vllm", "counts-vllm", "decode", "look-ahead", "batch-invariant")
 
     def states(self, out: Path) -> dict:
         return json.loads((out / "gpu.json").read_text())["jobs"]
