@@ -220,8 +220,12 @@ def _explain(error: Exception) -> str:
 
 
 def _print(sentence: str) -> None:
+    from io import StringIO
+
+    # torch.distributed calls sys.excepthook with a StringIO as stderr, and drops what it holds if the hook raises.
+    stream = sys.__stderr__ if isinstance(sys.stderr, StringIO) else sys.stderr
     try:
-        print(sentence, file=sys.stderr)
+        print(sentence, file=stream)
     except (OSError, ValueError):
         # Nobody can read stderr. The exit code still says that the program failed.
         return

@@ -54,7 +54,7 @@ task = dict(task="small", output_type=kind, dataset_path="json", dataset_kwargs=
             **kinds[kind])
 results = lm_eval.simple_evaluate(
     model="aft", model_args=dict(pretrained=tiny, dtype="float32", k=2, layers=1, record=out + "/traces",
-                                 mcq="drafts", draft_max_tokens=12),
+                                 mcq="drafts", draft_max_tokens=12, **json.loads(os.environ.get("MORE", "{}"))),
     tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0, device="cpu", batch_size=4,
     num_fewshot=int(shots), apply_chat_template=True, fewshot_as_multiturn=True)
 if results is not None:
@@ -96,6 +96,21 @@ def test_two_processes_equal_one(warm, tiny, tmp_path):
     assert "draws its shots at random" in log
     # A process group that outlives the interpreter may abort a finished process.
     assert log.count("a process group is left: False") == 2
+
+
+def test_two_processes_answer_a_shard(warm, tiny, tmp_path, monkeypatch):
+    answered = []
+    for shard in ("1/2", "2/2"):
+        monkeypatch.setenv("MORE", json.dumps({"shard": shard}))
+        done = warm.ranks(write(tiny, tmp_path / "out", 2, "generate_until"), count=2)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (sentence,) = (line for line in done.stderr.splitlines() if "is done and has no score" in line)
+        answered.append(int(sentence.partition("no score: ")[2].split()[0]))
+    assert sum(answered) == 5
+    assert not (tmp_path / "out" / "end.json").exists()
+    monkeypatch.delenv("MORE")
+    together, _ = run(warm, write(tiny, tmp_path / "out", 2, "generate_until"), 2)
+    assert (together["aft"]["usage"]["generations"], together["aft"]["spent"]["generations"]) == (15, 0)
 
 
 @pytest.mark.long
