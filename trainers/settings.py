@@ -140,6 +140,7 @@ class RLConfig(TrainConfig):
     )
     length_penalty: float = setting(0.0, real(0), "Taken from the reward of a text of max_new_tokens; of others, less.")
     copy_penalty: float = setting(0.0, real(0), "Taken from the reward of a text that repeats a draft word for word.")
+    plain_share: float = setting(0.2, real(0, 1), "Share of prompts without drafts; 1 needs no drafts in the rows.")
     algorithm: str = setting("grpo", choice("grpo", "rloo"), "Trainer of TRL.")
     generations: int = setting(8, integer(2), "Texts sampled for each prompt; batch_size counts texts.")
     temperature: float = setting(1.0, real(0, above=True), "Temperature of the texts.")

@@ -96,9 +96,8 @@ def _between_marks(page: str, name: str, text: str) -> str:
 
 def _rl_settings() -> str:
     """The table of the settings that reinforcement learning has besides those of every training."""
-    shared = {f"| `{each.name}` |" for each in fields(TrainConfig)} - {"| `learning_rate` |"}
-    lines = markdown_table(RLConfig, "setting").splitlines()
-    return "\n".join(line for line in lines if not any(line.startswith(name) for name in shared))
+    shared = set(markdown_table(TrainConfig, "setting").splitlines()[2:])
+    return "\n".join(line for line in markdown_table(RLConfig, "setting").splitlines() if line not in shared)
 
 
 # ---------------------------------------------------------------- commands

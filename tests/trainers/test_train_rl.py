@@ -92,6 +92,17 @@ def test_a_run_learns_logs_and_leaves_the_files_of_aft_train(config, capsys):
 
 
 @needs_trl
+def test_a_run_without_drafts_needs_none_in_its_rows(config, capsys):
+    write_jsonl(Path(config.data), [{"query": f"{n} + 1?"} for n in range(8)])
+    config = replace(config, plain_share=1.0, max_steps=1)
+    with pytest.raises(ConfigError, match=r"mixed=0\.5 needs prompts with drafts: leave it out, or lower plain_share"):
+        run_training("rl", replace(config, mixed=0.5))
+    run_training("rl", config)
+    assert "8 rows, 8 prompts: 0 with drafts, 8 without" in capsys.readouterr().out
+    assert "copy_rate" not in log_of(config)[0]
+
+
+@needs_trl
 def test_prompts_are_those_of_inference(config, monkeypatch):
     from trainers.reinforcement import loop
 

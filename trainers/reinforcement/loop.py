@@ -101,6 +101,8 @@ def _mixed(rewards: Rewards, config: RLConfig, facts: list[str]) -> list[int]:
     numbered = list(enumerate(rewards.samples))
     sets = [dict[str, Any](number=n, right=rewards.right_drafts(sample)) for n, sample in numbered if sample.drafts]
     if config.mixed:
+        if not sets:
+            raise ConfigError(f"mixed={config.mixed:g} needs prompts with drafts: leave it out, or lower plain_share.")
         drawn, sets = len(sets), balance_mixed(sets, config.mixed, config.seed)
         facts.append(f"left out for mixed: {drawn - len(sets)} prompts")
     counts = sorted(Counter((len(each["right"]), sum(each["right"])) for each in sets).items())

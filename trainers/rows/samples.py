@@ -63,6 +63,8 @@ def make_prompts(rows: Sequence[TrainingRow], config: TrainConfig) -> list[Sampl
     Raises:
         ConfigError: If a row has too few drafts.
     """
+    if config.plain_share == 1:
+        return [Sample(row.chat, (), "", row.where, row.data) for row in rows]
     drawn = [_draw(row, n, "", config) for row in _drawable(rows, config) for n in range(config.sets_per_query)]
     plain = [Sample(row.chat, (), "", row.where, row.data) for row in _plain_rows(rows, len(drawn), config)]
     return drawn + plain
