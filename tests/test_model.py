@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.instances import make_instance
+from helpers.lm_eval_version import IS_0_5
 from helpers.scripted_runs import make_drafts
 from helpers.tiny_models import CHATML, save_tiny, tiny_tokenizer
 from lm_eval_aft.core.config import AFTConfig
@@ -391,7 +392,10 @@ def test_order_limit_and_batch_size_change_no_text(tiny, tmp_path):
     whole = texts(aft(tiny, final_temperature=0.9))
     assert texts(aft(tiny, final_temperature=0.9, batch_size=1)) == whole
     assert texts(aft(tiny, final_temperature=0.9), limit=2) == {0: whole[0], 1: whole[1]}
-    assert texts(aft(tiny, final_temperature=0.9), samples={"small_generate": [1, 2]}) == {1: whole[1], 2: whole[2]}
+    # lm-eval 0.5.0.dev1 fails on samples= with documents that are not the first ones.
+    if not IS_0_5:
+        chosen = texts(aft(tiny, final_temperature=0.9), samples={"small_generate": [1, 2]})
+        assert chosen == {1: whole[1], 2: whole[2]}
     # These two documents have one prompt.
     assert whole[1] == whole[3]
 

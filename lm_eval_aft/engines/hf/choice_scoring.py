@@ -90,7 +90,8 @@ class SharedPromptScorer(LMScorer):
         if self._has_foreign_tokens:
             self._refuse_foreign_tokens([self.lm.tok_encode(request.args[0]) for request in requests])
         scores = super().loglikelihood_rolling(requests, disable_tqdm)
-        self._refuse_damaged(scores)
+        # lm-eval 0.5 gives pairs, whose second part says whether the text is greedy.
+        self._refuse_damaged([score[0] if isinstance(score, tuple) else score for score in scores])
         return scores
 
     def score_choices(
