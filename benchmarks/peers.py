@@ -146,10 +146,10 @@ class Local:
 
     def groups(self) -> dict[str, Sides]:
         """The groups of sides by name. The first side of each is ours."""
-        every = len(self.questions)
+        every, name = len(self.questions), "vllm" if isinstance(self.engine, VLLMEngine) else "hf"
         return {
             "generate": {"ours": self.drafts, "generate(num_return_sequences=k)": self.generate},
-            "lm-eval": {"ours": self.drafts, "lm-eval hf, repeats: k": self.lm_eval},
+            "lm-eval": {"ours": self.drafts, f"lm-eval {name}, repeats: k": self.lm_eval},
             "schedules": {
                 "ours, whole layers": partial(self.schedule, every),
                 "batches of 8 (AFT paper)": partial(self.schedule, PAPER_BATCH),
