@@ -16,6 +16,7 @@ from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template
 from lm_eval_aft.core.records import Chat, Completion, LookAhead, Message, Question, Request, Sampling, Trace
+from lm_eval_aft.engines.hf import decoding
 from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.engines.hf.look_ahead import MOST_PROPOSED, PromptIndex, Proposer
 from lm_eval_aft.engines.registry import load_engine
@@ -117,6 +118,23 @@ def test_no_proposal_changes_a_text(engine, monkeypatch, kind):
         assert ours.confidence.sum == pytest.approx(expected.confidence.sum, abs=1e-3)
     fewer = sum(each.generated_tokens - each.look_ahead.forward_passes for each in ahead)
     assert fewer > (0 if kind == "of few tokens" else len(requests))
+
+
+@pytest.mark.parametrize(("logits", "longest"), [(12 * 260, 0), (2 * 12 * 260, 1), (4 * 12 * 260 + 1, 3)])
+def test_the_logits_of_a_forward_pass_are_bounded(engine, monkeypatch, logits, longest):
+    asked = []
+
+    def propose(_: Proposer, most: int) -> list[int]:
+        asked.append(most)
+        return [5] * most
+
+    monkeypatch.setattr(decoding, "PASS_LOGITS", logits)
+    monkeypatch.setattr(Proposer, "propose", propose)
+    requests = requests_of(engine, SAMPLED)
+    ahead = completions(engine, requests, ahead=True)
+    # Twelve rows take part in the first forward pass after the prompts.
+    assert asked[:12] == [longest] * 12
+    assert [each.token_ids for each in ahead] == [each.token_ids for each in completions(engine, requests, ahead=False)]
 
 
 def test_it_is_off_by_default(tmp_path, engine):
