@@ -3,8 +3,8 @@
 #   docker run --rm --volume "$PWD/out:/work/out" lm_eval_aft lm_eval --model aft ...
 FROM python:3.12-slim
 
-# The version, since the image has no git to read a tag with.
-ARG VERSION=0.0.0
+# The tag is not in the image. Without VERSION the version is fallback-version of pyproject.toml.
+ARG VERSION
 ENV SETUPTOOLS_SCM_PRETEND_VERSION=${VERSION} \
     PIP_NO_CACHE_DIR=1 \
     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import lm_eval_aft
 from helpers.paths import ROOT
@@ -56,13 +57,14 @@ def test_the_tag_is_the_version(checkout: Path):
     assert version(checkout) == "9.8.7"
 
 
-def test_a_clone_without_tags_has_a_development_version(checkout: Path):
+def test_versions_without_tags_sort_after_the_newest_release(checkout: Path):
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[([\d.]+)\]", changelog, re.MULTILINE)[0]
+    without_git = version(checkout)
     commit(checkout)
-    assert re.fullmatch(r"0\.1\.dev1\+g[0-9a-f]+(\.d\d+)?", version(checkout))
-
-
-def test_files_without_git_have_a_version(checkout: Path):
-    assert version(checkout) == "0.1.dev0"
+    without_tags = version(checkout)
+    assert re.fullmatch(r"[\d.]+\.dev1\+g[0-9a-f]+(\.d\d+)?", without_tags)
+    assert Version(released) < Version(without_git) < Version(without_tags)
 
 
 def test_the_installed_version_is_the_packages_own():
