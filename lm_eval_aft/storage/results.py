@@ -485,6 +485,8 @@ def filtered_answer(row: Mapping[str, Any]) -> Any:
 def _identity(run: EvalRun) -> str:
     """Equal for runs of one command: one place, one model, equal settings, tasks and conditions but for the judge."""
     settings = {name: value for name, value in (run.settings or {}).items() if name not in MEASURED}
+    # A development version has the commit. Those before one release count as one version.
+    settings["version"] = str(settings.get("version")).partition(".dev")[0]
     config = [run.config.get(name) for name in ("model", "gen_kwargs", *SEEDS)]
     config += [None if run.settings else run.config.get("model_args")]
     conditions = {task: asdict(replace(each, judge="")) for task, each in run.conditions.items()}

@@ -119,6 +119,22 @@ def test_a_run_again_is_left_out_with_one_warning(tmp_path: Path, caplog: pytest
     ]
 
 
+@pytest.mark.parametrize(
+    ("older", "newer", "count"),
+    [
+        ("0.1.1.dev5+g1a2b3c4d5", "0.1.1.dev6+gf00ba4000.d20260101", 1),
+        ("0.1.0", "0.1.1.dev5+g1a2b3c4d5", 2),
+        ("0.1.0", "0.2.0", 2),
+    ],
+)
+def test_development_versions_before_one_release_are_one_version(tmp_path: Path, older: str, newer: str, count: int):
+    for day, version in ((1, older), (2, newer)):
+        data = results()
+        data["config"]["aft"]["version"] = version
+        write(tmp_path, data, f"2026-01-0{day}T00-00-00.0")
+    assert len(read_runs(tmp_path)) == count
+
+
 def test_a_warning_reaches_stderr_of_a_command_as_it_stands(tmp_path: Path):
     for day in (1, 2):
         write(tmp_path, results(), f"2026-01-0{day}T00-00-00.0")
