@@ -1,7 +1,7 @@
 """Runs as records of Every Eval Ever, the shared format of https://evalevalai.com for results of evaluations.
 
-A record is a JSON file for each task of each run. The logged questions stand beside it, one a line. The files lie where
-the project's datastore has them: ``data/TASK/DEVELOPER/MODEL/UUID.json`` and ``UUID_samples.jsonl``.
+A record is a JSON file for each task of each run. The logged questions are in a file beside it, one a line. The paths
+are those of the project's datastore: ``data/TASK/DEVELOPER/MODEL/UUID.json`` and ``UUID_samples.jsonl``.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def write_every_eval_ever(
         RecordError: A file of a run cannot be read.
     """
     paths = [
-        _write_record(folder, _Subject(entry, task, str(now), publisher))
+        _write_record(folder, _Subject(entry, task, str(now), publisher), scores)
         for entry in entries
         for task in entry.run.tasks
-        if _finite_scores(entry, task)
+        if (scores := _finite_scores(entry, task))
     ]
     if not paths:
         raise ConfigError("no task of these runs has a score that is a number: there is nothing to export.")
@@ -141,7 +141,7 @@ def _part(name: str) -> str:
     return f"_{part}" if part.partition(".")[0].upper() in _RESERVED or part.startswith(".") else part
 
 
-def _write_record(folder: Path, subject: _Subject) -> Path:
+def _write_record(folder: Path, subject: _Subject, scores: Sequence[Score]) -> Path:
     record = {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": subject.evaluation_id,
@@ -155,7 +155,7 @@ def _write_record(folder: Path, subject: _Subject) -> Path:
         },
         "eval_library": _library(subject.run),
         "model_info": _model_info(subject),
-        "evaluation_results": [_result(subject, score) for score in _finite_scores(subject.entry, subject.task)],
+        "evaluation_results": [_result(subject, score) for score in scores],
     }
     if subject.entry.logged(subject.task) and (samples := _write_samples(folder, subject)):
         record["detailed_evaluation_results"] = samples

@@ -218,6 +218,16 @@ def test_a_score_that_is_no_number_is_named_and_left_out(tmp_path: Path, caplog:
     assert "acc,none of t in m (5, 2) is left out: it is not a number." in caplog.text
 
 
+def test_a_score_that_is_no_number_is_named_once_beside_another(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = make_run(tmp_path / "a", [1, 0])
+    row = {"alias": "t", "acc,none": 0.5, "f1,none": float("inf")}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"results": {"t": row}}))
+    write_every_eval_ever(tmp_path / "out", read_entries([tmp_path / "a"]), Publisher(), NOW)
+    ((_, record),) = records(tmp_path / "out")
+    assert [result["metric_config"]["metric_id"] for result in record["evaluation_results"]] == ["acc"]
+    assert caplog.messages == ["f1,none of t in m (5, 2) is left out: it is not a number."]
+
+
 def test_a_question_without_a_number_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     make_run(tmp_path / "a", [1, 0])
     (samples,) = (tmp_path / "a").glob("samples_*")
