@@ -37,7 +37,7 @@ checkpoints: .venv/installed-demo ## train the bundled family again, from scratc
 	$(BIN)/python -m trainers.family train out/family
 	$(BIN)/python -m trainers.family ship out/family
 
-test: .venv/installed-dev ## install into .venv and run the first line of tests: each feature, few cases (no network, no GPU)
+test: .venv/installed-dev ## install into .venv and run tests of each feature (no network, no GPU)
 	$(BIN)/python -m pytest $(or $(PYTEST_FLAGS),$(PARALLEL))
 
 test-long: .venv/installed-dev ## run the tests that make test leaves out: long ones, and the further cases of grids

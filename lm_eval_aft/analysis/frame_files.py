@@ -45,7 +45,7 @@ def write_frames(folder: Path, frames: Frames, form: FrameForm) -> tuple[Path, .
     Args:
         folder: Made if it does not exist.
         frames: The frames.
-        form: The form of the files. In CSV a text stands on one line and cannot be a formula.
+        form: The form of the files. In CSV a text has one line and cannot be a formula.
 
     Returns:
         The files.

@@ -67,7 +67,7 @@ def run_lm_eval(model_args: str, out: Path) -> None:
     arguments = key_values("--model_args", model_args)
     # The index of lm-eval's own fourteen thousand task files takes seconds.
     manager = TaskManager(include_path=str(tasks_path()), include_defaults=False, metadata=arguments)
-    # lm-eval's description of the machine takes a second and ten programs, and nothing here shows it.
+    # To describe the machine, lm-eval runs other programs for about a second. Nothing here shows the description.
     machine = {"lm_eval_version": version("lm_eval"), "pretty_env_info": "the demonstration leaves this out"}
     results = evaluate(out, machine, model="aft", model_args=arguments, tasks=[TASK], task_manager=manager, **SETTINGS)
     show(make_table(results))

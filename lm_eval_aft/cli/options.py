@@ -30,8 +30,8 @@ REGEX = click.option(
 )
 
 
-# The cost of tokens in money, which a command receives as ``price_in`` and ``price_out``.
-_PRICES = (
+# A command receives them as ``price_in`` and ``price_out``.
+_MONEY = (
     click.option("--price-in", type=Real(0), help="Cost of a million prompt tokens, for runs that do not state it."),
     click.option("--price-out", type=Real(0), help="Cost of a million generated tokens, likewise."),
 )
@@ -39,7 +39,7 @@ _PRICES = (
 
 def money_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--price-in`` and ``--price-out`` to a command."""
-    for option in reversed(_PRICES):
+    for option in reversed(_MONEY):
         command = option(command)
     return command
 

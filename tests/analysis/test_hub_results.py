@@ -107,8 +107,8 @@ def test_a_task_without_a_dataset_of_the_hub_is_named(runs: Path, caplog: pytest
 @pytest.mark.parametrize("path", ["json", "/disk/rows", "a/b/c", "./a", "../b", ""])
 def test_a_local_dataset_is_none_of_the_hub(tmp_path: Path, path: str):
     make_run(tmp_path, [1, 0], configs={"t": {"dataset_path": path}})
-    said = refused(tmp_path, "--eval-results", tmp_path / "out")
-    assert "no score of these runs belongs to a dataset of the hub" in said
+    message = refused(tmp_path, "--eval-results", tmp_path / "out")
+    assert "no score of these runs belongs to a dataset of the hub" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -122,8 +122,8 @@ def test_a_local_dataset_is_none_of_the_hub(tmp_path: Path, path: str):
     ],
 )
 def test_bad_input_is_one_sentence(runs: Path, words: list[str], sentence: str):
-    said = refused(runs / "aft", *(str(runs / "out") if word == "OUT" else word for word in words))
-    assert sentence in said
+    message = refused(runs / "aft", *(str(runs / "out") if word == "OUT" else word for word in words))
+    assert sentence in message
     assert not (runs / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""The cost in money stands beside the tokens in reports and comparisons."""
+"""Reports and comparisons show the cost in money and in tokens."""
 
 from __future__ import annotations
 
