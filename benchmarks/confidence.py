@@ -16,6 +16,7 @@ import common
 from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
+from lm_eval_aft.engines.hf import decoding
 from lm_eval_aft.engines.hf import engine as hf
 from lm_eval_aft.engines.hf.logprobs import token_logprobs
 
@@ -37,7 +38,7 @@ def measure(engine: hf.HFEngine, requests: list[Request]) -> tuple[float, float]
         inside += time.process_time() - started
         return logprobs
 
-    hf.token_logprobs = timed
+    decoding.token_logprobs = timed
     started = time.process_time()
     texts = dict(engine.generate(requests))
     whole = time.process_time() - started

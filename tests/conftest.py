@@ -91,9 +91,11 @@ def own_handlers():
 def logs_reach_the_root() -> None:
     """Let caplog see our log. lm-eval's command line keeps its loggers, ours among them, from the root logger.
 
-    It also sets their level, which the demonstration raises to errors.
+    It also sets their level, which the demonstration raises to errors, and adds a handler. That writes to the stderr of
+    the test which ran lm-eval first.
     """
     log = logging.getLogger("lm_eval")
+    log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
 

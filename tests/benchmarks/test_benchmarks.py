@@ -42,6 +42,7 @@ NAMES += (
     "prefill",
     "refill",
     "roofline",
+    "rewards",
     "strategies",
 )
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
