@@ -320,6 +320,15 @@ class SQLiteStore:
             for key in shortest_first:
                 self._commit([key])
 
+    def empty_log(self) -> None:
+        """Move what the write-ahead log holds into the file, which then holds everything that is committed.
+
+        Raises:
+            StoreError: If the file cannot be written, for example because the disk is full.
+        """
+        with self._lock, self._file.errors("written"):
+            self._file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Commit what is not committed yet and close the file."""
         with self._lock:

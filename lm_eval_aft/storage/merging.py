@@ -50,6 +50,8 @@ def merge_stores(stores: Sequence[Path], output: Path, *, keep_first: bool = Fal
             try:
                 with SQLiteStore(partial) as target:
                     merged = _merge(stores, target, keep_first)
+                    # On a full disk SQLite would close the file without an error, and leave a part of it in the log.
+                    target.empty_log()
             finally:
                 # SQLite leaves them if the last commit fails, for example on a full disk.
                 for end in ("-wal", "-shm"):
