@@ -193,7 +193,7 @@ class Engine(Protocol):
         """
 
     def finish(self) -> None:
-        """Begin no further call in the running ``generate``, which still yields the completions of calls under way.
+        """End the running ``generate`` early. It begins no further call to a server, and no further forward pass.
 
-        An engine that computes in this process has no such calls and does nothing.
+        It still yields the completions of the calls or the pass under way.
         """

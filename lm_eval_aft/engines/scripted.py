@@ -80,6 +80,7 @@ class ScriptedEngine:
         self._logprobs = logprobs
         self.no_confidence = "" if logprobs else "no model computes its texts"
         self.script, self.max_length = script, max_length
+        self._finishing = False
         self.fingerprint = f"scripted/{script.__module__}.{script.__qualname__}"
         self.info: Mapping[str, Any] = {"script": script.__qualname__}
 
@@ -98,11 +99,15 @@ class ScriptedEngine:
 
     def finish(self) -> None:
         """See ``Engine.finish``."""
+        self._finishing = True
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``."""
+        self._finishing = False
         computed: set[str] = set()
         for position, request in enumerate(requests):
+            if self._finishing:
+                return
             prompt = request.prompt.digest
             yield position, self.complete(request, shared=prompt in computed)
             computed.add(prompt)

@@ -96,8 +96,8 @@ def _generate(
 ) -> Iterator[tuple[str, Completion]]:
     """Complete requests by their keys, and put each completion into the store.
 
-    If the store fails or a bound is reached, no further call to a server begins. Those under way are waited for,
-    because they are paid for, and the store gets them too. An engine in this process stops at once.
+    If a bound is reached, the engine finishes, and the store gets the texts that it still yields. If the store fails,
+    calls to a server that are under way are waited for, because they are paid for, and the store gets their texts too.
 
     Raises:
         StoreError: If the store failed.
@@ -122,8 +122,6 @@ def _generate(
             yield keys[number], completion
         if left and meter.budget.reached():
             engine.finish()
-            if not engine.commits_each:
-                break
     if failure is not None:
         raise failure
     if left:

@@ -82,6 +82,13 @@ def test_a_bound_of_the_tokens_stops_any_engine(tmp_path, bound):
     assert resumed.computed_usage.generations == 18 - generations
 
 
+def test_texts_that_end_in_one_step_are_all_kept(tiny, tmp_path):
+    store, settings = tmp_path / "s.sqlite", {"k": 4, "layers": 1, "batch_size": "auto", "draft_max_tokens": 1}
+    with pytest.raises(BudgetReached):
+        ask(AFTLM(pretrained=tiny, dtype="float32", cache=str(store), max_generated_tokens=1, **settings))
+    assert stored(store)[0] == 4 * len(QUESTIONS)
+
+
 def test_stored_generations_are_used_beyond_a_bound(tmp_path):
     settings = {"engine": "scripted", "k": 2, "layers": 1, "cache": str(tmp_path / "s.sqlite")}
     answers = ask(AFTLM(**settings))

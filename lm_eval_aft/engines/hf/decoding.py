@@ -86,7 +86,9 @@ def decode(
     cache: RowCache,
     batch: Sequence[Group],
     rows: list[Row],
+    *,
     has_ended: Callable[[Row], bool],
+    is_finishing: Callable[[], bool],
     device: torch.device,
     spare_pads: int = 0,
 ) -> Iterator[Row]:
@@ -98,6 +100,7 @@ def decode(
         batch: The prompts, of one sampling.
         rows: See ``rows_of``.
         has_ended: Whether the newest token of a row ends its text.
+        is_finishing: Whether to run no further forward pass.
         device: The device of the model's input.
         spare_pads: Pads before the longest prompt.
     """
@@ -111,7 +114,7 @@ def decode(
     while True:
         yield from _draw(rows, logits, sampler, has_ended)
         unfinished = [index for index, row in enumerate(rows) if not row.ended]
-        if not unfinished:
+        if not unfinished or is_finishing():
             return
         if len(unfinished) < len(rows):
             kept = torch.tensor(unfinished, device=device)  # (unfinished rows,)

@@ -96,6 +96,7 @@ class HFEngine:
         slow_without_pads = self.device.type == "cpu" and self.model.dtype == torch.bfloat16
         self.spare_pads = int(slow_without_pads and self.rules.mixed_lengths and not self.rules.shared_prompts)
         self.scorer: Scorer = SharedPromptScorer(lm, self.renderer, self._forward, self.limits, self.rules)
+        self._finishing = False
         self._text_settings = args.text_settings
         self.fingerprint = self._fingerprint(args.text_settings)
         self.info: Mapping[str, Any] = {
@@ -128,12 +129,14 @@ class HFEngine:
 
     def finish(self) -> None:
         """See ``Engine.finish``."""
+        self._finishing = True
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``. Batches run longest first; a batch that does not fit the memory is halved."""
         self._refuse_foreign_tokens(requests)
+        self._finishing = False
         waiting = deque(self._cut(requests, range(len(requests))))
-        while waiting:
+        while waiting and not self._finishing:
             batch = waiting.popleft()
             left = {position for group in batch for position in group.positions}
             try:
@@ -148,7 +151,7 @@ class HFEngine:
                         f"one sequence of {_longest(requests, left)} tokens does not fit into the memory "
                         f"of {self.device}: lower max_gen_toks, or use a smaller dtype or more devices."
                     ) from error
-            if left:
+            if left and not self._finishing:
                 rest = [Group(tuple(left.intersection(each.positions)), each.token_ids) for each in batch]
                 rest = [group for group in rest if group.positions]
                 self.limits.lower(self.rules.tokens(rest, requests[batch[0].positions[0]].sampling) // 2)
@@ -182,7 +185,17 @@ class HFEngine:
         """Complete the requests of a batch by sampling."""
         cache = SharedPromptCache() if self.rules.shared_prompts else RowCache()
         rows = rows_of(requests, batch, looks_ahead=self.looks_ahead)
-        for row in decode(self._forward, cache, batch, rows, self._has_ended, self.device, self.spare_pads):
+        decoded = decode(
+            self._forward,
+            cache,
+            batch,
+            rows,
+            has_ended=self._has_ended,
+            is_finishing=lambda: self._finishing,
+            device=self.device,
+            spare_pads=self.spare_pads,
+        )
+        for row in decoded:
             completion = self._completion(row.request, row.token_ids, row.computes_prompt, row.logprobs)
             yield row.position, replace(completion, look_ahead=row.look_ahead)
 

@@ -81,6 +81,7 @@ class VLLMEngine:
         self.no_confidence = args.no_confidence
         self.stop_ids = self._find_stop_ids()
         self._calls = count()
+        self._finishing = False
         self.fingerprint = self._fingerprint()
         self.info: Mapping[str, Any] = {
             "vllm": import_vllm().__version__,
@@ -130,10 +131,12 @@ class VLLMEngine:
 
     def finish(self) -> None:
         """See ``Engine.finish``."""
+        self._finishing = True
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See ``Engine.generate``. If the caller stops early, the requests that still run are aborted."""
         engine, call = self.llm.llm_engine, next(self._calls)
+        self._finishing = False
         running: dict[str, int] = {}
         try:
             with watched(engine):
@@ -144,7 +147,7 @@ class VLLMEngine:
                     with _one_sentence({}, len(requests)):
                         engine.add_request(name, prompt, self.sampling_params(request), lora_request=self._lora)
                     running[name] = position
-                while running:
+                while running and not self._finishing:
                     with _one_sentence(running, len(running)):
                         outputs = engine.step()
                     for output in outputs:
