@@ -141,7 +141,9 @@ class AFTConfig:
         "Most tokens that a run generates. A run that reaches it stops in order; with a higher one it resumes.",
     )
     max_cost: float | None = setting(
-        None, real(0, above=True), "Most that a run costs, by `price_in` and `price_out`. A run stops as above."
+        None,
+        real(0, above=True),
+        "Most that a run costs, by `price_in` and `price_out`. A run that reaches it stops in order.",
     )
     price_in: float | None = setting(None, real(0), "Cost of a million prompt tokens, for `max_cost` and reports.")
     price_out: float | None = setting(None, real(0), "Cost of a million generated tokens.")

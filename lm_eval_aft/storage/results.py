@@ -201,10 +201,10 @@ class EvalRun:
     @property
     def token_costs(self) -> TokenCosts | None:
         """What the tokens of the run's only model cost; None if that is unknown, or if the run has several models."""
-        prices = [(self.settings or {}).get(name) for name in ("price_in", "price_out")]
-        if self.usage_by_model or None in prices:
+        costs = [(self.settings or {}).get(name) for name in ("price_in", "price_out")]
+        if self.usage_by_model or None in costs:
             return None
-        return TokenCosts(*map(_money, prices))
+        return TokenCosts(*map(_money, costs))
 
     @property
     def stamp(self) -> str:
@@ -511,8 +511,8 @@ def _read_run(file: Path) -> EvalRun:
         model = data.get("model_name") or config["model"]
         if settings:
             _check_settings(settings)
-            for price in ("price_in", "price_out"):
-                _money(settings.get(price, 0.0))
+            for name in ("price_in", "price_out"):
+                _money(settings.get(name, 0.0))
             model = joined_name(str(settings["model"]), settings)
         by_model = (settings or {}).get("usage_by_model") or {}
         return EvalRun(
@@ -536,9 +536,12 @@ def _read_run(file: Path) -> EvalRun:
 
 
 def _with_plain_tasks(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The content of a results file with the names that lm-eval 0.4 gives tasks, and lm-eval's names by these.
+    """Give the tasks of a results file the names of lm-eval 0.4.
 
     Version 0.5 names a task of a group "group::task". A name that would occur twice stays as it is.
+
+    Returns:
+        The content with the new names, and for each new name the name in the file.
     """
     names = dict.fromkeys(str(name) for part in (*_BY_TASK, "group_subtasks") for name in data.get(part) or ())
     counts = Counter(map(plain_task, names))

@@ -122,10 +122,10 @@ def test_no_proposal_changes_a_text(engine, monkeypatch, kind):
 
 @pytest.mark.parametrize(("logits", "longest"), [(12 * 260, 0), (2 * 12 * 260, 1), (4 * 12 * 260 + 1, 3)])
 def test_the_logits_of_a_forward_pass_are_bounded(engine, monkeypatch, logits, longest):
-    asked = []
+    bounds = []
 
     def propose(_: Proposer, most: int) -> list[int]:
-        asked.append(most)
+        bounds.append(most)
         return [5] * most
 
     monkeypatch.setattr(decoding, "PASS_LOGITS", logits)
@@ -133,7 +133,7 @@ def test_the_logits_of_a_forward_pass_are_bounded(engine, monkeypatch, logits, l
     requests = requests_of(engine, SAMPLED)
     ahead = completions(engine, requests, ahead=True)
     # Twelve rows take part in the first forward pass after the prompts.
-    assert asked[:12] == [longest] * 12
+    assert bounds[:12] == [longest] * 12
     assert [each.token_ids for each in ahead] == [each.token_ids for each in completions(engine, requests, ahead=False)]
 
 

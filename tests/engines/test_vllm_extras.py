@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
@@ -126,6 +125,6 @@ def test_quantisation_reaches_vllm_by_its_own_name(tiny: str, method: str) -> No
         VLLMArgs.of({"pretrained": tiny, "quantisation": method}, CPU)
 
 
-def test_a_method_that_vllm_does_not_have_ends_in_one_sentence(tiny: str, tmp_path: Path) -> None:
+def test_a_method_that_vllm_does_not_have_ends_in_one_sentence(tiny: str) -> None:
     with pytest.raises(EngineError, match="cannot be loaded by vLLM"):
         load_engine("vllm", {"pretrained": tiny, "dtype": "float32", "quantization": "q3"}, CPU)

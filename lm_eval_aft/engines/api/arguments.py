@@ -240,8 +240,8 @@ def _is_length(value: Any) -> bool:
 
 def _max_length(args: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
     """Context length: the user's, else the least of the servers', else a default with a warning."""
-    first = (next((row[name] for name in LENGTH_FIELDS if _is_length(row.get(name))), None) for row in rows)
-    stated = min((length for length in first if length is not None), default=None)
+    lengths = (next((row[name] for name in LENGTH_FIELDS if _is_length(row.get(name))), None) for row in rows)
+    stated = min((length for length in lengths if length is not None), default=None)
     if "max_length" not in args and stated is None:
         log.warning("The server states no context length: max_length=%d is assumed.", DEFAULT_LENGTH)
     return int(integer(1)("max_length", args.get("max_length", stated or DEFAULT_LENGTH)))

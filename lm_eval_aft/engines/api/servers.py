@@ -148,8 +148,7 @@ class Servers:
             server.failure = str(error)
             self._changed.notify_all()
         log.warning(
-            "The server at %s stopped answering (%s) and is left out: its calls go to the other %d.",
+            "The server at %s stopped answering (%s) and is left out: its calls are moved.",
             server.client.base_url,
             error,
-            len(others),
         )

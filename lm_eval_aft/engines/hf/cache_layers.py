@@ -29,7 +29,7 @@ class Buffer:
         self._tokens = end
 
     def put(self, rows: torch.Tensor, slots: torch.Tensor, end: int, entries: torch.Tensor) -> None:
-        """Put new tokens of any rows at any places. A row's entries behind its own tokens are without meaning.
+        """Put new tokens of any rows at any places. A row's entries after its own tokens have no meaning.
 
         Args:
             rows: The index of each new token's row, (new tokens,).
@@ -56,7 +56,7 @@ def _with_room(entries: torch.Tensor, more: int = 0) -> torch.Tensor:
     rows, heads, tokens, width = entries.shape
     memory = entries.new_empty(rows, heads, tokens + more + ROOM, width)
     memory[..., :tokens, :] = entries
-    # Masked entries count nothing only if they are numbers.
+    # A masked entry has the weight 0, and 0 times NaN is NaN.
     memory[..., tokens:, :] = 0
     return memory
 

@@ -41,7 +41,7 @@ class Proposer:
     def __init__(self, index: PromptIndex) -> None:
         """Start an empty text after a prompt."""
         self._index = index
-        # For each position of the newest token in the prompt, how many tokens before it the text has too.
+        # For each position of the newest token in the prompt, how many tokens up to it are the end of the text.
         self._matches: dict[int, int] = {}
         self._expected: int | None = None
         self._streak = 0

@@ -25,7 +25,8 @@ from lm_eval_aft.engines.hf.forward import RowCache
 ATTENTION = "aft_shared_prompts"
 # Arguments of an attention function that leave plain attention plain.
 PLAIN_ARGUMENTS = frozenset({"dropout", "is_causal", "position_ids", "use_cache", "output_router_logits"})
-# The share of the rows in memory that must be left. To copy the others takes longer than to compute the ones that left.
+# If more than this share of the rows in memory is unfinished, finished rows stay there. It takes longer to copy the
+# unfinished rows than to compute the finished ones too.
 LEAST_KEPT = 0.75
 
 
@@ -239,7 +240,7 @@ class SharedPromptCache(RowCache):
             (tokens, 1, heads, width).
 
         Raises:
-            ValueError: If the model changed the keys or values after the update, or reads several tokens in a row.
+            ValueError: If the model changed the keys or values after the update, or gives a row several tokens.
         """
         layer, plan = self._layers[index], self._layers[index].plan
         tokens, heads, length, width = query.shape
