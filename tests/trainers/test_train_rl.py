@@ -206,6 +206,10 @@ def test_mixed_leaves_out_sets_that_are_all_right_or_all_wrong(config, tmp_path,
         ({"batch_size": 80}, "a step needs 20 prompts and there are 10"),
         ({"vllm": {"no_such": 1}}, "TRL refuses these settings .*vllm_no_such"),
         ({"lora_targets": ("lm_head",)}, "lora_targets=lm_head|TRL refuses"),
+        (
+            {"plain_share": 0.9999999},
+            r"plain_share=0\.9999999 would be 79,999,992 examples without drafts, .*: lower it",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(config, changes, message):

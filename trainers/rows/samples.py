@@ -151,6 +151,9 @@ def _single_answers(rows: Sequence[TrainingRow], aggregated: int, config: TrainC
 def _plain_rows(rows: Sequence[TrainingRow], aggregated: int, config: TrainConfig) -> list[TrainingRow]:
     """As many rows as ``plain_share`` requires, spread evenly."""
     count = round(aggregated * config.plain_share / (1 - config.plain_share))
+    refuse_count(
+        count, MAX_SAMPLES, f"plain_share={config.plain_share} would be {{}} examples without drafts", "lower it"
+    )
     order = list(rows)
     Random(f"{config.seed}/plain").shuffle(order)
     return [order[i % len(order)] for i in range(count)]
