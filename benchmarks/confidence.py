@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest.mock import patch
 
 import common
 
@@ -17,17 +18,17 @@ from lm_eval_aft.bundled import locate
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.records import Chat, Message, Request, Sampling
 from lm_eval_aft.engines.hf import decoding
-from lm_eval_aft.engines.hf import engine as hf
+from lm_eval_aft.engines.hf.engine import HFEngine
 from lm_eval_aft.engines.hf.logprobs import token_logprobs
 
 
-def requests_of(engine: hf.HFEngine, rows: int, tokens: int) -> list[Request]:
+def requests_of(engine: HFEngine, rows: int, tokens: int) -> list[Request]:
     """Requests that make one batch of so many rows: five drafts of each question."""
     prompts = [engine.renderer.encode(Chat((Message("user", f"What is {n} + {n}?"),))) for n in range(rows // 5)]
     return [Request(prompt, Sampling(0.7, 0.95, 0, tokens), seed) for prompt in prompts for seed in range(5)]
 
 
-def measure(engine: hf.HFEngine, requests: list[Request]) -> tuple[float, float]:
+def measure(engine: HFEngine, requests: list[Request]) -> tuple[float, float]:
     """Processor seconds of generating all requests, and those of the log-probabilities among them."""
     inside = 0.0
 
@@ -38,10 +39,10 @@ def measure(engine: hf.HFEngine, requests: list[Request]) -> tuple[float, float]
         inside += time.process_time() - started
         return logprobs
 
-    decoding.token_logprobs = timed
-    started = time.process_time()
-    texts = dict(engine.generate(requests))
-    whole = time.process_time() - started
+    with patch.object(decoding, "token_logprobs", timed):
+        started = time.process_time()
+        texts = dict(engine.generate(requests))
+        whole = time.process_time() - started
     if any(completion.confidence is None for completion in texts.values()):
         raise SystemExit("a text has no confidence")
     return whole, inside
@@ -55,7 +56,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, nargs="+", default=[5, 40], help="Rows of a batch (default 5 and 40).")
     options.add_argument("--tokens", type=int, default=32, help="Most tokens of a text (default 32).")
     args = options.parse_args()
-    engine = hf.HFEngine.load({"pretrained": locate(args.pretrained), "dtype": "float32"}, HostArgs(1000, None, "cpu"))
+    engine = HFEngine.load({"pretrained": locate(args.pretrained), "dtype": "float32"}, HostArgs(1000, None, "cpu"))
     cases = {}
     for rows in args.rows:
         requests = requests_of(engine, rows, args.tokens)

@@ -221,7 +221,7 @@ def measure(sides: Sides, args: argparse.Namespace, *, equal: bool = True) -> di
 
 
 class Unavailable(Exception):
-    """A program of another project does not start. The message says why."""
+    """A program of another project does not start, or does not answer in time. The message says which."""
 
 
 def endless_copy(folder: str, copy: Path) -> Path:
@@ -264,8 +264,10 @@ def serving(command: list[str], path: str, folder: Path, **variables: str) -> It
         process = subprocess.Popen(words, stdout=out, stderr=out, env={**os.environ, **variables}, cwd=folder)
     try:
         while not answers(f"http://127.0.0.1:{port}{path}"):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None:
                 raise Unavailable(f"{' '.join(command[1:3])} does not start: {last_line(log)}")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{' '.join(command[1:3])} did not answer within {START_S} seconds.")
             time.sleep(1)
         yield f"http://127.0.0.1:{port}/v1"
     finally:

@@ -86,7 +86,6 @@ SIZES = {
         **{"rl_steps": 1, "rl_texts": 4, "reward_steps": 1, "limit": 2, "generated": 8},
     ),
 }
-STAGES = ("queries", "base", "drafts", "targets", "reward", "sft", "aft", "rl", "evaluate", "table")
 
 
 class Comparison:
@@ -124,12 +123,14 @@ class Comparison:
         """Write the queries, and the task. Contamination is printed if the questions are a local file."""
         args, size = self.args, self.size
         if not self.file("queries").exists():
+            if args.problems == "gsm8k" and not args.train:
+                sys.exit("--problems gsm8k needs --train, GSM8K's train.jsonl.")
             drawn = problems.rows(args.problems, "train", size.numbers, args.train, args.seed)
             write_jsonl(self.file("warm"), islice(drawn, size.warm))
             write_jsonl(self.file("queries"), islice(drawn, size.queries))
         questions = args.questions
         if args.problems == "arith":
-            held_out = problems.rows("arith", "validation", size.numbers, None, 0)
+            held_out = problems.rows("arith", "validation", size.numbers, "", 0)
             write_jsonl(self.file("validation"), islice(held_out, size.limit))
             questions = str(self.file("validation").resolve())
         if questions:
@@ -291,13 +292,28 @@ class Comparison:
         return tables
 
 
+STAGES = {
+    "queries": Comparison.queries,
+    "base": Comparison.base,
+    "drafts": Comparison.drafts,
+    "targets": Comparison.targets,
+    "reward": Comparison.reward,
+    "sft": Comparison.sft,
+    "aft": Comparison.aft,
+    "rl": Comparison.rl,
+    "evaluate": Comparison.evaluate,
+    "table": Comparison.table,
+}
+
+
 def sized(size: Size, changes: list[str]) -> Size:
     """The size with some numbers replaced by ``NAME=VALUE``."""
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in asdict(size):
-            sys.exit(f"--set {change} is not allowed: the numbers are {', '.join(asdict(size))}.")
-        size = replace(size, **{name: type(getattr(size, name))(value)})
+        numbers = asdict(size)
+        if name not in numbers:
+            sys.exit(f"--set {change} is not allowed: the numbers are {', '.join(numbers)}.")
+        size = replace(size, **{name: type(numbers[name])(value)})
     return size
 
 
@@ -310,7 +326,7 @@ def main() -> None:
     options.add_argument("--size", choices=SIZES, default="cpu", help="Numbers of the run (default cpu).")
     options.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES, help="Stages to run (default all).")
     options.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="A number of the size.")
-    options.add_argument("--train", help="GSM8K's train.jsonl.")
+    options.add_argument("--train", default="", help="GSM8K's train.jsonl.")
     options.add_argument("--questions", help="Local JSONL file of the test set of ifeval or gsm8k.")
     options.add_argument("--seed", type=int, default=0, help="Seed of queries, trainings and drafts (default 0).")
     options.add_argument("--bf16", action="store_true", help="Train and generate in bfloat16.")
@@ -318,9 +334,9 @@ def main() -> None:
     args = options.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(args, sized(SIZES[args.size], args.set))
-    for stage in STAGES:
-        if stage in args.stage:
-            getattr(comparison, stage)()
+    for name, stage in STAGES.items():
+        if name in args.stage:
+            stage(comparison)
 
 
 if __name__ == "__main__":

@@ -62,19 +62,19 @@ KINDS = {
 }
 
 
-def rows(kind: str, split: str, numbers: int, train: str | None, seed: int) -> Iterator[Row]:
+def rows(kind: str, split: str, numbers: int, train: str, seed: int) -> Iterator[Row]:
     """Yield rows: a query, what checks its answer, and a solution as ``sft_target`` if there is one.
 
     Args:
         kind: A key of ``KINDS``.
         split: ``train`` or ``validation``. Only arith has the second.
         numbers: How many numbers a problem of arith has.
-        train: GSM8K's train.jsonl.
+        train: GSM8K's train.jsonl; "" for the other kinds.
         seed: Seed of the problems.
     """
     if kind == "arith":
         return _arith(split, numbers, seed)
-    return _constraints(seed) if kind == "ifeval" else _gsm8k(train or "", seed)
+    return _constraints(seed) if kind == "ifeval" else _gsm8k(train, seed)
 
 
 def solves(text: str, row: Row) -> bool:
@@ -84,16 +84,13 @@ def solves(text: str, row: Row) -> bool:
 
 def follows(text: str, row: Row) -> bool:
     """Whether a text follows all constraints of a row, by lm-eval's strict checks."""
-    from lm_eval.tasks.ifeval import utils as stock
-
     task = runpy.run_path(str(tasks_path() / "aft_ifeval" / "utils.py"))
-    with task["seeded"](row["doc"]["key"]):
-        return bool(stock.process_results(row["doc"], [text])["prompt_level_strict_acc"])
+    return bool(task["process_results"](row["doc"], [text])["prompt_level_strict_acc"])
 
 
 def _arith(split: str, numbers: int, seed: int) -> Iterator[Row]:
     rng, seen = random.Random(f"{split} {seed}"), set[str]()
-    # Two numbers give less than a thousand problems.
+    # Two numbers give fewer than a thousand problems.
     for _ in range(100_000):
         drawn = tuple(rng.randint(1, arith.LARGEST) for _ in range(numbers))
         way = arith.random_way(drawn, rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import sys
@@ -22,39 +21,7 @@ from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.inference.schedule import propose_and_aggregate
 from lm_eval_aft.storage.draft_store import NoStore
 
-FOLDER = ROOT / "benchmarks"
-NAMES = ("common", "workload", "counts", "growth", "memory", "overhead", "bare", "barriers", "seeds")
-NAMES += (
-    "family",
-    "family_data",
-    "family_figure",
-    "family_seeds",
-    "figures",
-    "gpu",
-    "screenshots",
-    "store",
-    "train",
-    "confidence",
-    "decode",
-    "look_ahead",
-    "opponents",
-    "peers",
-    "prefill",
-    "refill",
-    "roofline",
-    "rewards",
-    "strategies",
-)
 SAMPLING = Sampling(0.7, 0.95, 0, 20)
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    """A function that imports a benchmark script by name."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    for name in NAMES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -452,6 +419,14 @@ class TestPeers:
         assert list(figures["skipped"]) == ["optillm"]
         assert "-m vllm.entrypoints.openai.api_server does not start: " in figures["skipped"]["optillm"]
         assert "vllm" in figures["skipped"]["optillm"].partition(": ")[2]
+
+    def test_a_server_that_does_not_answer_in_time_is_said_to_be_late(self, script, monkeypatch, tmp_path):
+        peers = script("peers")
+        monkeypatch.setattr(peers, "START_S", 0)
+        command = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
+        late = pytest.raises(peers.Unavailable, match="did not answer within 0 seconds")
+        with late, peers.serving(command, "/health", tmp_path):
+            pass
 
     def test_the_served_copy_ends_no_text_at_the_models_own_end(self, script, tiny, tmp_path):
         from transformers import AutoConfig, AutoTokenizer

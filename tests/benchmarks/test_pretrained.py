@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
-from helpers.paths import ROOT
 from lm_eval_aft.bundled.arith import Problem
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """A function that imports a benchmark script by name."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and Path(str(sys.modules[name].__file__)).parent.name == (
-            "benchmarks"
-        ):
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -45,7 +29,7 @@ def stages(script, monkeypatch, tmp_path):
 
 def test_problems_of_arith_are_in_words_solved_by_their_solution_and_disjoint(script):
     problems = script("pretrained_problems")
-    rows = {split: list(islice(problems.rows("arith", split, 3, None, 0), 50)) for split in ("train", "validation")}
+    rows = {split: list(islice(problems.rows("arith", split, 3, "", 0), 50)) for split in ("train", "validation")}
     for split, drawn in rows.items():
         assert all(problems.solves(row["sft_target"], row) for row in drawn)
         assert not any(problems.solves(row["sft_target"] + " ; 1 + 1 = 2", row) for row in drawn)
@@ -57,14 +41,14 @@ def test_problems_of_arith_are_in_words_solved_by_their_solution_and_disjoint(sc
 
 
 def test_few_problems_end(script):
-    """Two numbers give less problems than one may want."""
-    assert 400 < len(list(script("pretrained_problems").rows("arith", "train", 2, None, 0))) < 1000
+    """Two numbers give fewer problems than one may want."""
+    assert 400 < len(list(script("pretrained_problems").rows("arith", "train", 2, "", 0))) < 1000
 
 
 def test_constraints_are_checked_by_the_checkers_of_lm_eval(script):
     pytest.importorskip("langdetect", reason="needs the extra ifeval")
     problems = script("pretrained_problems")
-    rows = list(islice(problems.rows("ifeval", "train", 3, None, 0), 200))
+    rows = list(islice(problems.rows("ifeval", "train", 3, "", 0), 200))
     assert len({row["query"] for row in rows}) == 200
     (row, *_) = (row for row in rows if row["doc"]["instruction_id_list"] == ["punctuation:no_comma"])
     assert "commas" in row["query"]
@@ -134,3 +118,8 @@ def test_only_arith_has_a_form_to_learn_first(stages, tmp_path):
 def test_a_number_that_the_size_does_not_have_is_refused(stages):
     with pytest.raises(SystemExit, match="--set quick=1 is not allowed: the numbers are warm, queries"):
         stages("--set", "quick=1")
+
+
+def test_gsm8k_needs_its_training_questions(stages):
+    with pytest.raises(SystemExit, match="--problems gsm8k needs --train"):
+        stages("--problems", "gsm8k", "--stage", "queries")
