@@ -42,7 +42,7 @@ def parameters(case: pytest.Function) -> dict[str, Hashable]:
 
 
 def mark_further_cases(items: Iterable[pytest.Item]) -> None:
-    """Give the marker ``long`` to the cases of a test that show no value of a parameter for the first time."""
+    """Give the marker ``long`` to each case of a test whose values the chosen cases have already."""
     grids = defaultdict[str, list[pytest.Function]](list)
     for item in items:
         here = not any(item.get_closest_marker(name) for name in ELSEWHERE)

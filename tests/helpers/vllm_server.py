@@ -43,7 +43,8 @@ class Server:
             except requests.RequestException:
                 pass
             time.sleep(0.5)
-        pytest.fail("vllm serve did not start: " + self.log.read_text()[-3000:])
+        reason = f"did not answer within {START_S} seconds" if self.process.poll() is None else "ended"
+        pytest.fail(f"vllm serve {reason}. The end of its log:\n{self.log.read_text()[-3000:]}")
 
     def kill(self) -> None:
         if self.process.poll() is None:
