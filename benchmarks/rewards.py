@@ -21,6 +21,7 @@ from family import BIN, run_lm_eval
 from family_seeds import over_seeds
 
 from lm_eval_aft.bundled import arith
+from lm_eval_aft.core.jsonl import write_jsonl
 
 # The reward of a text is 1 if it is right.
 REWARD = """from lm_eval_aft.bundled import arith
@@ -58,7 +59,7 @@ def prepare(work: Path) -> None:
     if not queries.exists():
         problems = islice(arith.problems("train", seed=11), QUERIES)
         rows = ({"query": problem.question, "sft_target": arith.write(way)} for problem, way in problems)
-        queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(queries, rows)
     for model in ("aft", "sft"):
         drafts = work / f"drafts-{model}.jsonl"
         if not drafts.exists():
@@ -88,6 +89,11 @@ def start_of(name: str) -> str:
 def run_of(name: str, settings: str) -> str:
     """The folder of a run within WORK."""
     return f"runs/{name}_{settings.replace('=', '_').replace(',', '_')}"
+
+
+def shown(run: str) -> str:
+    """A run without its folder and without the place of the seed."""
+    return Path(run).name.replace("-{}", "")
 
 
 def evaluate(model: str, name: str, settings: str, args: Any) -> None:
@@ -125,7 +131,7 @@ def main() -> None:
     learnt, alone = (run_of(f"{name}-{{}}", POINTS["(5, 1)"]) for name in ("sft-rl", "sft-rl-no-drafts"))
     pairs += [(alone, learnt), *((str(run.resolve()), run_of("aft-rl-{}", POINTS["(5, 1)"])) for run in args.against)]
     rows = [
-        {"system": Path(run).name, "against": Path(other).name, **over_seeds(args.work, args.seeds, other, run)}
+        {"system": shown(run), "against": shown(other), **over_seeds(args.work, args.seeds, other, run)}
         for other, run in pairs
     ]
     write("rewards", {"task": args.task, "training_seeds": args.seeds, "trainings": TRAININGS, "rows": rows}, args.out)
