@@ -18,6 +18,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 NUMBERS = [{"question": f"q{number}", "answer": str(number)} for number in range(8)]
 
 
+@pytest.mark.long
 def test_slurm_shards_and_their_join_are_one_run(warm, tmp_path):
     """Slurm itself is replaced by the variable that it sets."""
     programs = warm.programs(tmp_path, "aft", "lm_eval")

@@ -110,6 +110,7 @@ def test_a_base_model_without_chat_template_equals_model_hf(tmp_path):
     compare_with_hf(save_tiny(tmp_path / "base", chat_template=None), tmp_path, num_fewshot=2)
 
 
+@pytest.mark.long
 def test_a_stop_string_that_no_text_shows_ends_the_answer_as_in_model_hf(tmp_path, monkeypatch):
     # With "auto", model hf tries 64 rows of the longest text first.
     model = aft(save_tiny(tmp_path / "base", chat_template=None), k=1, layers=0, batch_size=1)

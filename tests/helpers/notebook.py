@@ -20,14 +20,18 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
+def stored_notebook() -> nbformat.NotebookNode:
+    """The notebook as its file has it."""
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
 def run_notebook(folder: Path) -> nbformat.NotebookNode:
     """The notebook with the outputs of a run in a folder.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell raised an error.
     """
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False)
+    client = NotebookClient(stored_notebook(), timeout=600, kernel_name="python3", record_timing=False)
     return client.execute(cwd=str(folder))
 
 

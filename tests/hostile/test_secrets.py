@@ -218,6 +218,7 @@ def test_keys_are_in_no_file_and_no_output(workshop: Workshop) -> None:
     assert workshop.shown(processes, shortened) == []
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_lm_eval")
 @pytest.mark.filterwarnings("ignore")
 def test_sweeps_data_trainings_and_judges_show_no_key(workshop: Workshop, tiny: str) -> None:

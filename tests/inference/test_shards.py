@@ -143,6 +143,7 @@ def test_a_shard_needs_a_store(store):
         AFTConfig.split({"shard": "1/4", **store})
 
 
+@pytest.mark.long
 def test_lm_eval_ends_with_exit_code_0_and_no_score(warm, tmp_path):
     write_task(tmp_path / "tasks", documents=NUMBERS)
     words = "lm_eval --model aft --tasks numbers --include_path tasks --output_path out --model_args "

@@ -80,6 +80,7 @@ def test_the_base_can_be_trained_further_with_its_own_template(tmp_path):
     assert config.template == CheckpointConfig.load(bundled.FOLDER / "base" / FILE).template != DEFAULT_TEMPLATE
 
 
+@pytest.mark.long
 def test_both_answer_far_above_chance(problems):
     plain = AFTLM(64, None, "cpu", pretrained="bundled:sft", layers=0)
     aggregated = AFTLM(64, None, "cpu", k=5, layers=2)
