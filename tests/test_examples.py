@@ -86,7 +86,8 @@ def test_vllms_own_parser_takes_the_arguments_of_the_fleet(tmp_path):
     first, second = (parser.parse_args(vllm_words(tmp_path, role)[1:]) for role in ("first", "second"))
     assert (first.model_tag, first.data_parallel_size, first.tensor_parallel_size) == ("MODEL", 4, 2)
     assert (second.headless, second.data_parallel_start_rank) == (True, 2)
-    assert EngineArgs(**llm_config()["engine_kwargs"], model="MODEL").tensor_parallel_size == 2
+    # Without a network vLLM takes a folder only.
+    assert EngineArgs(**llm_config()["engine_kwargs"], model=str(tmp_path)).tensor_parallel_size == 2
 
 
 def llm_config() -> dict:
