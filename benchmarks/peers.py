@@ -317,7 +317,7 @@ def optillm_groups(args: argparse.Namespace, server: str, optillm: str) -> dict[
     engine = load_engine("api", {"base_url": server, "model": args.model}, HostArgs(1, None, "cpu"))
     groups: dict[str, Sides] = {}
     for method, (k, layers) in OPTILLM.items():
-        config = AFTConfig(k=k, layers=layers) if layers else AFTConfig(k=k, strategy="majority")
+        config = AFTConfig(k=k, layers=layers) if layers else AFTConfig(k=k, layers=1, strategy="majority")
         sides = {
             "ours": partial(run_ours, engine, questions, config),
             f"optillm {method}": partial(run_optillm, args, optillm, method, questions),

@@ -149,6 +149,9 @@ TABLE: dict[str, Run | Check] = {
     ),
     "python benchmarks/figures.py": Check("tests/benchmarks has the drawing", "python benchmarks/figures.py --help"),
     "python benchmarks/opponents.py FAMILY WORK --limit 1000": Check(FIGURES, "python benchmarks/opponents.py --help"),
+    "python benchmarks/rewards.py WORK --against OTHER/aggregate__5__2_ OTHER/best_of_10_by_a_reward_model": Check(
+        FIGURES, "python benchmarks/rewards.py --help"
+    ),
     "python benchmarks/strategies.py WORK --limit 4000 --reward-queries 1500": Check(
         FIGURES, "python benchmarks/strategies.py --help"
     ),
