@@ -343,9 +343,9 @@ def generated_tokens(server: str) -> int | None:
 
 
 def run_ours(engine: Engine, questions: list[Question], config: AFTConfig) -> int:
-    """Run the schedule with engine=api. Returns the number of generated tokens."""
-    measured = MeasuredEngine(engine)
-    propose_and_aggregate(questions, measured, Template.load(None), config, NoStore(), quiet=True)
+    """Run the schedule with engine=api, without the vote itself. Returns the number of generated tokens."""
+    measured, writes = MeasuredEngine(engine), config.strategy != "majority"
+    propose_and_aggregate(questions, measured, Template.load(None), config, NoStore(), answer=writes, quiet=True)
     return sum(completion.generated_tokens for completion in measured.completions)
 
 
