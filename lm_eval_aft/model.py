@@ -321,8 +321,8 @@ class AFTLM(LM):
             "version": __version__,
             **self._settings(),
             "generations_per_question": self.config.generations,
-            "usage": _usage_row(self.usage, all(shapes)) | self._cost_row(self.usage),
-            "spent": _usage_row(self.computed_usage, all(shapes)) | self._cost_row(self.computed_usage),
+            "usage": _usage_row(self.usage, all(shapes)) | self._cost_of_run(self.usage),
+            "spent": _usage_row(self.computed_usage, all(shapes)) | self._cost_of_run(self.computed_usage),
             "bare_prompts_wrapped": self._totals.bare_prompts_wrapped,
             "scored_without_aggregation": self._totals.scored_without_aggregation,
             "scored_after_drafts": self._totals.scored_after_drafts,
@@ -359,7 +359,7 @@ class AFTLM(LM):
             usages[name] = usages.get(name, Usage()) + usage
         return usages
 
-    def _cost_row(self, usage: Usage) -> dict[str, float]:
+    def _cost_of_run(self, usage: Usage) -> dict[str, float]:
         """What a usage of the run costs in money; empty if it is not known.
 
         The cost of several models is known for all generations of the run together only.

@@ -103,6 +103,9 @@ def compare(
     if not strategies:
         _refuse({"--stop-when": stop_when}, "it needs --strategies")
         costs = given_costs(price_in, price_out)
+        if is_judgement_file(baseline):
+            of_runs = {"--traces": traces, "--drafts": drafts, "--members": members, "--regex": regex}
+            _refuse(of_runs | {"--price-in": costs}, "files of judgements have no use for it")
         regressed = _compare_runs(
             baseline, others, tasks, members, metric, common, level, traces, drafts, regex, costs, form
         )
@@ -131,7 +134,8 @@ def compare(
 
 def _refuse(options: Mapping[str, object], reason: str) -> None:
     for name, value in options.items():
-        if value:
+        # A cost of 0 is given, too.
+        if value or isinstance(value, float):
             raise ConfigError(f"{name} is given, and {reason}: leave it out.")
 
 

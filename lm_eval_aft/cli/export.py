@@ -28,7 +28,7 @@ from lm_eval_aft.core.terminal import note
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @traces_option("RUNS")
-@click.option("--output", type=PATH, default="export", show_default=True, help="Folder of the files.")
+@click.option("--output", type=PATH, help="Folder of the files. The default is export.")
 @click.option(
     "--format",
     "form",
@@ -48,7 +48,7 @@ from lm_eval_aft.core.terminal import note
 def export(
     runs: tuple[Path, ...],
     traces: Path | None,
-    output: Path,
+    output: Path | None,
     form: FrameForm | None,
     wandb: str | None,
     regex: str | None,
@@ -65,14 +65,18 @@ def export(
     tables = {"--format": form, "--regex": regex, "--wandb": wandb}
     _refuse(tables if every_eval_ever else publishing, every_eval_ever)
     if wandb is not None:
+        files = {"--format": form, "--output": output}
+        if unused := [name for name, value in files.items() if value is not None]:
+            raise ConfigError(f"{unused[0]} is for files, and --wandb writes none: leave one of them out.")
         names = log_tables(wandb, frames(*runs, traces=traces, regex=regex))
         note(f"Logged to W&B: {', '.join(names)}")
         return
+    folder = output or Path("export")
     if every_eval_ever:
         publisher = Publisher(organization or UNKNOWN, relationship or "other", developer or UNKNOWN)
-        paths = write_every_eval_ever(output, read_entries(runs, traces), publisher, time.time())
+        paths = write_every_eval_ever(folder, read_entries(runs, traces), publisher, time.time())
     else:
-        paths = write_frames(output, frames(*runs, traces=traces, regex=regex), form or "parquet")
+        paths = write_frames(folder, frames(*runs, traces=traces, regex=regex), form or "parquet")
     for path in paths:
         note(f"Written: {path}")
 

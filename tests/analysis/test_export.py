@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
-from click.testing import CliRunner
 
 import lm_eval_aft
+from helpers.commands import output_of, refusal_of
 from helpers.made_runs import make_run
 from helpers.made_traces import SETTINGS, trace_of_texts
 from helpers.paths import ROOT
 from lm_eval_aft.analysis.every_eval_ever import Publisher, write_every_eval_ever
 from lm_eval_aft.analysis.frames import DRAFT_COLUMNS, RUN_COLUMNS, SAMPLE_COLUMNS
 from lm_eval_aft.analysis.runs import read_entries
-from lm_eval_aft.cli import aft
-from lm_eval_aft.core.errors import AFTError, ConfigError
+from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.storage.traces import write_traces
 
 FILES = ROOT / "tests" / "fixtures"
@@ -37,19 +37,7 @@ READERS = {
 NOW = 1_800_000_000.5
 
 
-def export(*words: object) -> str:
-    done = CliRunner().invoke(aft, ["export", *map(str, words)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(*words: object) -> str:
-    """The sentence of a command that ends with exit code 2."""
-    done = CliRunner().invoke(aft, ["export", *map(str, words)])
-    assert isinstance(done.exception, AFTError), done.output
-    assert done.exception.exit_code == 2
-    assert "\n" not in str(done.exception)
-    return str(done.exception)
+export, refused = partial(output_of, "export"), partial(refusal_of, "export")
 
 
 # ---------------------------------------------------------------- tables
@@ -253,3 +241,10 @@ def test_a_run_of_another_model_has_no_cost(tmp_path: Path):
     ((_, record),) = records(tmp_path / "out")
     assert record["evaluation_results"][0]["score_details"]["details"] == {}
     assert "k" not in record["model_info"]["additional_details"]
+
+
+@pytest.mark.parametrize("option", ["--format", "--output"])
+def test_wandb_writes_no_files_so_their_options_are_refused(tmp_path: Path, option: str):
+    make_run(tmp_path / "run", [0, 1])
+    sentence = f"{option} is for files, and --wandb writes none: leave one of them out."
+    assert refused(tmp_path / "run", "--wandb", "p", option, "csv") == sentence

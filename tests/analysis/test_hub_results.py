@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
 from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
 
+from helpers.commands import output_of, refusal_of
 from helpers.made_runs import add_task, make_run
-from lm_eval_aft.cli import aft
-from lm_eval_aft.core.errors import AFTError
 
 GSM8K = {"t": {"dataset_path": "openai/gsm8k", "dataset_name": "main", "test_split": "test"}}
 
 
-def report(*words: object) -> str:
-    done = CliRunner().invoke(aft, ["report", *map(str, words)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(*words: object) -> str:
-    """The sentence of a command that ends with exit code 2."""
-    done = CliRunner().invoke(aft, ["report", *map(str, words)])
-    assert isinstance(done.exception, AFTError), done.output
-    assert done.exception.exit_code == 2
-    assert "\n" not in str(done.exception)
-    return str(done.exception)
+report, refused = partial(output_of, "report"), partial(refusal_of, "report")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from helpers.commands import refusal_of
 from lm_eval_aft.analysis.comparison import compare_judgements
 from lm_eval_aft.analysis.stats import paired_permutation
 from lm_eval_aft.cli import aft
@@ -79,3 +80,16 @@ def test_published_judgements_and_annotations(shared: Path):
     assert 100 * row["baseline_mean"] == pytest.approx(2.591450540223603)
     assert 100 * row["other_mean"] == pytest.approx(15.733506736409938)
     assert CliRunner().invoke(aft, ["compare", *reversed(files), "--fail-on-regression"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--members"], ["--regex", "x"], ["--drafts", "d"], ["--traces", "t"], ["--price-in", 0, "--price-out", 0]],
+)
+def test_options_without_a_use_are_refused(tmp_path: Path, words: list[object]):
+    file = write(tmp_path / "a.jsonl", [judgement(1, "a", 5), judgement(1, "b", 6)])
+    (tmp_path / "t").mkdir()
+    (tmp_path / "d").mkdir()
+    paths = [str(tmp_path / word) if word in ("d", "t") else word for word in words]
+    sentence = f"{words[0]} is given, and files of judgements have no use for it: leave it out."
+    assert refusal_of("compare", file, *paths) == sentence

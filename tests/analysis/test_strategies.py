@@ -195,6 +195,7 @@ def test_runs_on_other_questions_are_refused_or_compared_on_those_they_share(out
     ("arguments", "message"),
     [
         (["--strategies", "single"], "has one draft a question, and a pool needs two or more"),
+        (["--strategies", "pool", "--price-in", "0"], "--price-in is given, and --strategies has no use for it"),
         (["--strategies", "pool", "--members"], "--members is given, and --strategies has no use for it"),
         (["pool", "aggregate", "--stop-when", "window:4"], "--stop-when is given, and it needs --strategies"),
         (["--strategies", "pool", "--stop-when", "always"], "--stop-when=always is not allowed"),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.tiny_models import save_tiny_for_vllm
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.records import Chat, Confidence, Message, Request, Sampling
@@ -394,24 +395,8 @@ class TestAdapter:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> str:
-    """A tiny Llama with random weights. vLLM's CPU attention needs heads of 32."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    from helpers.tiny_models import tiny_tokenizer
-
-    sizes = {"vocab_size": 260, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
-    torch.manual_seed(0)
-    tiny = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, bos_token_id=1, eos_token_id=3))
-    with torch.no_grad():
-        for weights in tiny.parameters():
-            # The default scale gives near-uniform logits.
-            weights.mul_(3)
-    folder = tmp_path_factory.mktemp("vllm") / "tiny"
-    tiny.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
+    """A tiny Llama with random weights."""
+    return save_tiny_for_vllm(tmp_path_factory.mktemp("vllm") / "tiny")
 
 
 class TestTiny:

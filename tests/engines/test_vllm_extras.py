@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from helpers.tiny_models import tiny_tokenizer
+from helpers.tiny_models import save_tiny_for_vllm
 from helpers.vllm_server import Server
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import ConfigError, EngineError
@@ -31,22 +31,8 @@ def texts(engine, sampling: Sampling, samples: int = 1) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> str:
-    """A tiny Llama with random weights. vLLM's CPU attention needs heads of 32."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    sizes = {"vocab_size": 260, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, bos_token_id=1, eos_token_id=3))
-    with torch.no_grad():
-        for weights in model.parameters():
-            # The default scale gives near-uniform logits.
-            weights.mul_(3)
-    folder = tmp_path_factory.mktemp("vllm") / "tiny"
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
+    """A tiny Llama with random weights."""
+    return save_tiny_for_vllm(tmp_path_factory.mktemp("vllm") / "tiny")
 
 
 @pytest.fixture(scope="module")

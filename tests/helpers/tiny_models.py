@@ -95,3 +95,21 @@ def damaged_copy(checkpoint: str, folder: Path, value: float | None) -> str:
         weights[LAYER][3, 4] = value
     save_file(weights, file, metadata={"format": "pt"})
     return str(folder)
+
+
+def save_tiny_for_vllm(folder: Path) -> str:
+    """Write a tiny Llama that vLLM's CPU attention runs: it needs heads of 32. Returns the folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    sizes = {"vocab_size": 260, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, bos_token_id=1, eos_token_id=3))
+    with torch.no_grad():
+        for weights in model.parameters():
+            # The default scale gives near-uniform logits.
+            weights.mul_(3)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)

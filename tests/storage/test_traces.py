@@ -134,6 +134,17 @@ def with_confidence(confidence: Confidence | None) -> Trace:
     return replace(made, drafts=tuple(drafts), settings=SETTINGS)
 
 
+def refuse_damaged(folder: Path, written: Trace, field: str, damage: object) -> None:
+    """Damage a field of the first text in a file of one trace. Reading the file must name the line."""
+    (file,) = write_traces(str(folder), SETTINGS, [written])
+    row = json.loads(file.read_text())
+    completion = row["drafts"][0]["completion"]
+    completion[field] = {**completion[field], **damage} if isinstance(damage, dict) else damage
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(RecordError, match="line 1 is not a trace"):
+        list(read_traces(file))
+
+
 class TestConfidence:
     @pytest.mark.parametrize("confidence", [None, Confidence(-1.5, -0.5, -0.25, -0.75)])
     def test_it_is_read_as_it_was_written(self, tmp_path: Path, confidence: Confidence | None):
@@ -153,13 +164,7 @@ class TestConfidence:
         "damage", [{"mean": "NaN"}, {"mean": float("nan")}, {"tail": None}, {"other": 1.0}, "mean", 3]
     )
     def test_a_damaged_one_is_refused(self, tmp_path: Path, damage: object):
-        (file,) = write_traces(str(tmp_path), SETTINGS, [with_confidence(Confidence(-1.5, -0.5, -0.25, -0.75))])
-        row = json.loads(file.read_text())
-        numbers = row["drafts"][0]["completion"]["confidence"]
-        row["drafts"][0]["completion"]["confidence"] = {**numbers, **damage} if isinstance(damage, dict) else damage
-        file.write_text(json.dumps(row) + "\n")
-        with pytest.raises(RecordError, match="line 1 is not a trace"):
-            list(read_traces(file))
+        refuse_damaged(tmp_path, with_confidence(Confidence(-1.5, -0.5, -0.25, -0.75)), "confidence", damage)
 
 
 class TestLookAhead:
@@ -175,10 +180,4 @@ class TestLookAhead:
 
     @pytest.mark.parametrize("damage", [{"forward_passes": -1}, {"proposed_tokens": "3"}, {"more": 1}, 3, [1, 2]])
     def test_a_damaged_one_is_refused(self, tmp_path: Path, damage: object):
-        (file,) = write_traces(str(tmp_path), SETTINGS, [self.with_passes()])
-        row = json.loads(file.read_text())
-        passes = row["drafts"][0]["completion"]["look_ahead"]
-        row["drafts"][0]["completion"]["look_ahead"] = {**passes, **damage} if isinstance(damage, dict) else damage
-        file.write_text(json.dumps(row) + "\n")
-        with pytest.raises(RecordError, match="line 1 is not a trace"):
-            list(read_traces(file))
+        refuse_damaged(tmp_path, self.with_passes(), "look_ahead", damage)
