@@ -16,15 +16,17 @@ from typing import Any, Literal
 from uuid import UUID
 
 from lm_eval_aft.analysis.conditions import RIGHT_OR_WRONG
-from lm_eval_aft.analysis.frames import Cells, logged_samples
+from lm_eval_aft.analysis.frames import Cells, logged_samples, mean_value
 from lm_eval_aft.analysis.report.hub_results import public_model
 from lm_eval_aft.analysis.report.model_card import command, settings_line
 from lm_eval_aft.analysis.runs import RunEntry, sampling_of
-from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.chat import decode
+from lm_eval_aft.core.errors import ChatError, ConfigError, RecordError
 from lm_eval_aft.core.files import file_digest, file_name, write_text
 from lm_eval_aft.core.jsonl import write_jsonl
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.secrets import hide
+from lm_eval_aft.inference.dialogue import answers_in
 from lm_eval_aft.storage.results import Dataset, EvalRun, Sample, Score
 
 # The version of the format, whose JSON schemas are in https://github.com/evaleval/every_eval_ever.
@@ -310,10 +312,11 @@ def _sample_rows(subject: _Subject) -> Iterator[Record]:
     """A row for each question and filter. The format needs a number, so a question without one is left out."""
     left_out = 0
     for sample, cells in logged_samples(subject.entry, subject.task):
-        if cells["score"] is not None and isfinite(cells["score"]):
-            yield _sample_row(subject, sample, cells)
-        else:
+        scored = _scored(sample, cells)
+        if scored is None:
             left_out += 1
+        else:
+            yield _sample_row(subject, sample, cells, *scored)
     if left_out:
         log.warning(
             "%d of the questions of %s in %s are left out: they have no score that is a number.",
@@ -323,27 +326,100 @@ def _sample_rows(subject: _Subject) -> Iterator[Record]:
         )
 
 
-def _sample_row(subject: _Subject, sample: Sample, cells: Cells) -> Record:
-    key, question = sample.key, sample.question or str(sample.prompt)
-    reference = [sample.target]
-    answer = cells["answer"]
-    taken = {"turn_idx": 0, "source": "output.raw", "extraction_method": key.filter, "is_terminal": True}
+def _scored(sample: Sample, cells: Cells) -> tuple[str, float] | None:
+    """The metric of a question and its value; None if no metric has a number.
+
+    A judge's metrics have no number for a question, so another metric of the task can be the first with one.
+    """
+    first = (cells["metric"], cells["score"])
+    others = ((name, mean_value(value)) for name, value in sample.metrics.items())
+    return next(((name, value) for name, value in (first, *others) if value is not None and isfinite(value)), None)
+
+
+def _sample_row(subject: _Subject, sample: Sample, cells: Cells, metric: str, score: float) -> Record:
+    key = sample.key
+    interaction = _interaction(sample, cells["answer"])
+    question, reference = interaction["input"]["raw"], interaction["input"]["reference"]
+    # The recipe of the format, by which other programs find the same question.
+    hashed = json.dumps({"raw": question, "reference": reference}, sort_keys=True, separators=(",", ":"))
+    turns = {"num_turns": len(interaction["messages"])} if "messages" in interaction else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": subject.evaluation_id,
         "model_id": subject.model,
         "evaluation_name": _evaluation_name(key.task, key.filter),
-        "evaluation_result_id": _result_id(key.task, cells["metric"], key.filter),
+        "evaluation_result_id": _result_id(key.task, metric, key.filter),
         "sample_id": str(key.doc_id),
-        "sample_hash": sha256(json.dumps([question, reference]).encode()).hexdigest(),
-        "interaction_type": "single_turn",
-        "input": {"raw": question, "formatted": sample.rendered or None, "reference": reference},
-        "output": {"raw": [text if isinstance(text, str) else json.dumps(text) for text in sample.resps]},
-        "answer_attribution": [] if answer is None else [{**taken, "extracted_value": answer}],
-        "evaluation": {"score": cells["score"], "is_correct": cells["score"] == 1},
+        "sample_hash": sha256(hashed.encode()).hexdigest(),
+        **interaction,
+        "evaluation": {"score": score, "is_correct": score == 1, **turns},
         "token_usage": _token_usage(cells),
-        "metadata": {"doc_hash": key.doc_hash, "metrics": json.dumps(dict(sample.metrics))},
+        "metadata": {"doc_hash": key.doc_hash, "metrics": json.dumps(dict(sample.metrics)), **_other_dialogues(sample)},
     }
+
+
+def _interaction(sample: Sample, answer: str | None) -> Record:
+    """What was said, as one answer or as a dialogue, and where the answer stands in it."""
+    answers = _answers_of_turns(sample)
+    if answers:
+        return _dialogue(sample, answers, answer)
+    question = sample.question or str(sample.prompt)
+    found = [] if answer is None else [_attribution(sample, "output.raw", 0, answer, last=True)]
+    return {
+        "interaction_type": "single_turn",
+        "input": {"raw": question, "formatted": sample.rendered or None, "reference": [sample.target]},
+        "output": {"raw": [text if isinstance(text, str) else json.dumps(text) for text in sample.resps]},
+        "answer_attribution": found,
+    }
+
+
+def _answers_of_turns(sample: Sample) -> tuple[str, ...]:
+    """The answer to each turn of a dialogue; empty for one answer, or for a response that is no dialogue's."""
+    first = sample.resps[0] if sample.resps else None
+    answers = answers_in(first) if sample.later_turns and isinstance(first, str) else ()
+    return answers if len(answers) == 1 + len(sample.later_turns) else ()
+
+
+def _dialogue(sample: Sample, answers: Sequence[str], answer: str | None) -> Record:
+    """The parts of a row that hold a dialogue. A turn of the format is a message, and its number is its position."""
+    try:
+        opening = decode(sample.prompt)
+    except ChatError as error:
+        raise RecordError(f"{sample.file}: {error}") from error
+    said = [(message.role, message.content) for message in opening.messages]
+    asked = [sample.question or said[-1][1], *sample.later_turns]
+    places = []
+    for number, text in enumerate(answers):
+        said += [("user", sample.later_turns[number - 1])] if number else []
+        places.append(len(said))
+        said.append(("assistant", text if number else opening.prefill + text))
+    # A filter that takes something from the whole response is shown at the last answer.
+    taken = answers if answer is None or answer == sample.resps[0] else (answer,)
+    return {
+        "interaction_type": "multi_turn",
+        "input": {"raw": "\n".join(asked), "formatted": None, "reference": [sample.target]},
+        "messages": [{"turn_idx": place, "role": role, "content": text} for place, (role, text) in enumerate(said)],
+        "answer_attribution": [
+            _attribution(sample, f"messages[{place}].content", place, value, last=place == places[-1])
+            for place, value in zip(places[-len(taken) :], taken, strict=True)
+        ],
+    }
+
+
+def _attribution(sample: Sample, source: str, turn: int, value: str, last: bool) -> Record:
+    return {
+        "turn_idx": turn,
+        "source": source,
+        "extraction_method": sample.key.filter,
+        "is_terminal": last,
+        "extracted_value": value,
+    }
+
+
+def _other_dialogues(sample: Sample) -> dict[str, str]:
+    """The responses of a task's repeats beside the first. The format has room for one dialogue."""
+    others = sample.resps[1:] if _answers_of_turns(sample) else ()
+    return {"other_responses": json.dumps(others)} if others else {}
 
 
 def _token_usage(cells: Mapping[str, Any]) -> Record | None:

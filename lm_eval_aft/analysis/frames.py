@@ -333,7 +333,7 @@ def _logged_cells(entry: RunEntry, sample: Sample) -> Cells:
         "response": _first_text(sample.resps),
         "answer": _first_text(sample.filtered),
         "metric": metric,
-        "score": _mean(sample.metrics.get(metric)) if metric else None,
+        "score": mean_value(sample.metrics.get(metric)) if metric else None,
         "metrics": dict(sample.metrics),
     }
 
@@ -368,7 +368,8 @@ def _first_text(values: Sequence[Any]) -> str | None:
     return values[0] if values and isinstance(values[0], str) else None
 
 
-def _mean(value: Any) -> float | None:
+def mean_value(value: Any) -> float | None:
+    """The value of a metric for one question, the mean of several; None if it is no number."""
     values = value if isinstance(value, list) else [value]
     return fmean(values) if values and all(isinstance(each, int | float) for each in values) else None
 

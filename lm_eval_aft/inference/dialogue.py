@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lm_eval_aft.core.chat import Renderer
+from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.records import Chat, Draft, Message, Question, Trace
 
 # The generation setting that lists the user's later turns, and the key of the answers in the response.
@@ -83,6 +84,15 @@ class Dialogue:
         """What lm-eval gets: the answer, or the answers of all turns as JSON if the request has a list of turns."""
         answers = [final_answer(trace) for trace in self.traces]
         return answers[0] if self._later_turns is None else json.dumps({TURNS: answers}, ensure_ascii=False)
+
+
+def answers_in(response: str) -> tuple[str, ...]:
+    """The answers of all turns in the response to a request with a list of turns; empty if it holds none."""
+    try:
+        answers = parse_json(response)[TURNS]
+    except (ValueError, KeyError, TypeError):
+        return ()
+    return tuple(answers) if isinstance(answers, list) and all(isinstance(text, str) for text in answers) else ()
 
 
 def _next_question(trace: Trace, turn: str, renderers: Iterable[Renderer]) -> Question:

@@ -301,6 +301,7 @@ class Sample:
         rendered: The prompt as the model got it, if it was logged beside its messages; else "".
         question: The document's own question without the rest of the prompt, or "" if no known field holds it.
         file: The file that the sample comes from.
+        later_turns: What the user says after each answer, if the request is a dialogue; else empty.
     """
 
     key: SampleKey
@@ -313,6 +314,7 @@ class Sample:
     rendered: str = ""
     question: str = ""
     file: Path | None = None
+    later_turns: tuple[str, ...] = ()
 
     def score(self, metric: str) -> float:
         """The value of a metric for this question, as a number.
@@ -452,6 +454,12 @@ def samples_beside(results: Path, task: str) -> Path:
     return results.with_name(f"{SAMPLES}{name}_{stamp}.jsonl")
 
 
+_WITHOUT_TEXTS: dict[str, Any] = {
+    **{"resps": (), "filtered": (), "later_turns": ()},
+    **{"prompt": "", "rendered": "", "question": ""},
+}
+
+
 def read_samples(run: EvalRun, task: str, texts: bool = True) -> tuple[Sample, ...]:
     """The samples of one task: one for each question and filter, in the order of the file.
 
@@ -470,7 +478,7 @@ def read_samples(run: EvalRun, task: str, texts: bool = True) -> tuple[Sample, .
     for where, row in iterate_jsonl(file):
         with reading(where, "a sample of lm-eval"):
             sample = _sample(task, row, file)
-        samples.append(sample if texts else replace(sample, resps=(), filtered=(), prompt="", rendered="", question=""))
+        samples.append(sample if texts else replace(sample, **_WITHOUT_TEXTS))
     if len({sample.key for sample in samples}) < len(samples):
         raise RecordError(f"{file} holds a question twice under one filter: it was joined from several runs.")
     return tuple(samples)
@@ -727,7 +735,16 @@ def _sample(task: str, row: dict[str, Any], file: Path) -> Sample:
         rendered=rendered,
         question=next((doc[name] for name in QUESTION_FIELDS if isinstance(doc.get(name), str)), ""),
         file=file,
+        later_turns=_later_turns(row.get("arguments")),
     )
+
+
+def _later_turns(arguments: Any) -> tuple[str, ...]:
+    """The list ``turns`` among the first request's generation settings; empty without one, or in another form."""
+    first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
+    settings = first.get("arg_1") if isinstance(first, dict) else None
+    turns = settings.get("turns") if isinstance(settings, dict) else None
+    return tuple(turns) if isinstance(turns, list) and all(isinstance(turn, str) for turn in turns) else ()
 
 
 def _prompt(arguments: Any) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from helpers.paths import ROOT
 from lm_eval_aft.analysis.every_eval_ever import Publisher, write_every_eval_ever
 from lm_eval_aft.analysis.frames import DRAFT_COLUMNS, RUN_COLUMNS, SAMPLE_COLUMNS
 from lm_eval_aft.analysis.runs import read_entries
-from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.errors import ConfigError, RecordError
 from lm_eval_aft.storage.traces import write_traces
 
 FILES = ROOT / "tests" / "fixtures"
@@ -224,6 +224,79 @@ def test_a_question_without_a_number_is_counted(tmp_path: Path, caplog: pytest.L
     ((_, record),) = records(tmp_path / "out")
     assert record["detailed_evaluation_results"]["total_rows"] == 1
     assert "1 of the questions of t in m (5, 2) are left out" in caplog.text
+
+
+def logged_dialogue(folder: Path, resps: list[str], filtered: str, **change: Any) -> dict[str, Any]:
+    """The exported row of a request with two later turns."""
+    make_run(folder / "run", [0.5])
+    (file,) = (folder / "run").glob("samples_*")
+    said = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2+2?"}]
+    arguments = {"arg_0": "<u>2+2?", "arg_1": {"turns": ["and twice?", "and half?"]}, "arg_2": {"messages": said}}
+    row = {"arguments": {"gen_args_0": {**arguments, **change}}, "resps": [resps], "filtered_resps": [filtered]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **row}) + "\n")
+    write_every_eval_ever(folder / "out", read_entries([folder / "run"]), Publisher(), NOW)
+    (samples,) = (folder / "out").rglob("*_samples.jsonl")
+    (exported,) = [json.loads(line) for line in samples.read_text().splitlines()]
+    return exported
+
+
+def turns(*answers: str) -> str:
+    return json.dumps({"turns": answers})
+
+
+def test_a_dialogue_is_multi_turn(tmp_path: Path):
+    row = logged_dialogue(tmp_path, [turns("4", "8", "2")], turns("4", "8", "2"))
+    assert row["interaction_type"] == "multi_turn"
+    assert row["messages"] == [
+        {"turn_idx": 0, "role": "system", "content": "be brief"},
+        {"turn_idx": 1, "role": "user", "content": "2+2?"},
+        {"turn_idx": 2, "role": "assistant", "content": "4"},
+        {"turn_idx": 3, "role": "user", "content": "and twice?"},
+        {"turn_idx": 4, "role": "assistant", "content": "8"},
+        {"turn_idx": 5, "role": "user", "content": "and half?"},
+        {"turn_idx": 6, "role": "assistant", "content": "2"},
+    ]
+    assert row["input"]["raw"] == "2+2?\nand twice?\nand half?"
+    assert row["evaluation"] == {"score": 0.5, "is_correct": False, "num_turns": 7}
+    found = [(a["turn_idx"], a["source"], a["extracted_value"], a["is_terminal"]) for a in row["answer_attribution"]]
+    assert found == [
+        (2, "messages[2].content", "4", False),
+        (4, "messages[4].content", "8", False),
+        (6, "messages[6].content", "2", True),
+    ]
+    assert "output" not in row
+    assert "other_responses" not in row["metadata"]
+
+
+def test_what_a_filter_takes_from_a_dialogue_is_shown_at_the_last_answer(tmp_path: Path):
+    row = logged_dialogue(tmp_path, [turns("4", "8", "2")], "2.0")
+    (found,) = row["answer_attribution"]
+    assert (found["turn_idx"], found["extracted_value"], found["is_terminal"]) == (6, "2.0", True)
+
+
+def test_a_prefill_is_the_beginning_of_the_first_answer(tmp_path: Path):
+    said = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is "}]
+    row = logged_dialogue(tmp_path, [turns("4", "8", "2")], "", arg_2={"messages": said})
+    assert [message["content"] for message in row["messages"][:4]] == ["2+2?", "It is 4", "and twice?", "8"]
+
+
+def test_the_dialogues_of_repeats_are_kept(tmp_path: Path):
+    first, second = turns("4", "8", "2"), turns("5", "6", "7")
+    row = logged_dialogue(tmp_path, [first, second], first)
+    assert [message["content"] for message in row["messages"]][2::2] == ["4", "8", "2"]
+    assert json.loads(row["metadata"]["other_responses"]) == [second]
+
+
+@pytest.mark.parametrize("response", ["no JSON", "[]", '{"turns": 4}', turns("4", "8")])
+def test_a_response_without_an_answer_to_each_turn_is_exported_as_it_is(tmp_path: Path, response: str):
+    row = logged_dialogue(tmp_path, [response], response)
+    assert (row["interaction_type"], row["output"]) == ("single_turn", {"raw": [response]})
+    assert "messages" not in row
+
+
+def test_a_damaged_chat_of_a_dialogue_is_one_sentence(tmp_path: Path):
+    with pytest.raises(RecordError, match=r"samples_t_.*jsonl: a task changed the chat context"):
+        logged_dialogue(tmp_path, [turns("4", "8", "2")], "", arg_0='{"aft_chat": 3}', arg_2={})
 
 
 def test_a_length_is_neither_better_nor_worse(tmp_path: Path):

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from helpers.fake_judge import KEY, FakeJudge, quick_judge
+from helpers.lm_eval_runs import run_lm_eval
 from helpers.lm_eval_version import IS_0_5, in_group
 from helpers.mt_bench_suite import write_suite
 from lm_eval_aft import cli, tasks_path
+from lm_eval_aft.analysis.every_eval_ever import Publisher, write_every_eval_ever
+from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.prompts import Template
@@ -190,6 +193,33 @@ def test_limits_and_chosen_samples(server, tmp_path):
     assert [d.category for d in find_answers(tmp_path / "r", None).questions] == ["writing", "math"]
     assert (table(results)["aft-v1_score"], table(results)["aft-v1_stem"]) == (7.0, "N/A")
     assert "42" in "".join(server.prompts())
+
+
+def test_the_judged_questions_are_exported_as_dialogues(server, tmp_path):
+    suite, record = write_suite(tmp_path), str(tmp_path / "r")
+    settings = {"engine": "scripted", "k": 2, "layers": 1, "record": record}
+    run_lm_eval(tmp_path / "out", ["offline_suite"], suite, metadata=judge_of(server), **settings)
+    (record_file,) = write_every_eval_ever(tmp_path / "eee", read_entries([tmp_path / "out"]), Publisher(), 1.8e9)
+    samples = record_file.with_name(f"{record_file.stem}_samples.jsonl").read_text()
+    rows = [json.loads(line) for line in samples.splitlines()]
+    answers = {(t.question.doc_id, t.question.turn): t.answer for t in read_traces(record)}
+    assert len(rows) == 8
+    for number, (row, category) in enumerate(zip(rows, CATEGORIES, strict=True)):
+        first, second = f"first of {category}", f"second of {category}"
+        assert row["interaction_type"] == "multi_turn"
+        assert "output" not in row
+        assert [(message["role"], message["content"]) for message in row["messages"]] == [
+            ("user", first),
+            ("assistant", answers[number, 0]),
+            ("user", second),
+            ("assistant", answers[number, 1]),
+        ]
+        assert row["input"]["raw"] == f"{first}\n{second}"
+        # A judge's metrics have no number for a question.
+        assert row["evaluation_result_id"] == f"{MT_BENCH_TASK}/words_per_turn/none"
+        assert row["evaluation"]["score"] == pytest.approx(
+            sum(len(answers[number, turn].split()) for turn in (0, 1)) / 2
+        )
 
 
 PROCESSES = """
