@@ -341,6 +341,15 @@ class TestLoading:
         assert (tiny_engine.shape.layers, tiny_engine.shape.attention_width) == (2, 32)
 
 
+def test_the_head_gets_contiguous_states_of_several_prompts(tiny):
+    engine, contiguous = HFEngine.load({"pretrained": tiny}, HostArgs("auto", None, "cpu")), []
+    head = engine.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda head, inputs: contiguous.append(inputs[0].is_contiguous()))
+    ids(engine, ask(engine, samples=1))
+    assert contiguous
+    assert all(contiguous)
+
+
 def test_a_spare_pad_changes_no_text(tiny_engine, monkeypatch):
     requests = ask(tiny_engine)
     expected = ids(tiny_engine, requests)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import zoo_outcome
 from helpers.tiny_models import LAYER, damaged_copy, save_tiny, tiny_config
@@ -107,6 +108,14 @@ def test_an_encoder_is_refused_and_a_decoder_of_its_kind_is_not(config, tmp_path
     with pytest.raises(EngineError, match=r"cannot be trained: it is not causal, .* BERT needs is_decoder=true"):
         run_training("sft", replace(config, model=str(tmp_path / "encoder"), max_steps=1))
     run_training("sft", replace(config, model=str(tmp_path / "decoder"), max_steps=1))
+
+
+def test_the_head_gets_contiguous_states_where_logits_are_trimmed(config):
+    model, contiguous = load_model(config), []
+    head = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda head, inputs: contiguous.append(inputs[0].is_contiguous()))
+    model(input_ids=torch.arange(20, 32).view(2, 6), logits_to_keep=2)
+    assert contiguous == [True]
 
 
 def test_a_model_with_a_large_vocabulary_is_tried_on_words_and_not_on_control_tokens(config, tmp_path, monkeypatch):

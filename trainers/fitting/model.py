@@ -22,6 +22,7 @@ from lm_eval_aft.core.model_checks import (
     foreign_token,
     missing_weights,
 )
+from lm_eval_aft.core.output_head import keep_head_input_contiguous
 from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.inference.checkpoint import CheckpointConfig
 from trainers.fitting.batching import PackingCollator, trims_logits
@@ -79,6 +80,7 @@ def _load_weights(config: TrainConfig, **options: Any) -> Any:
     model, info = loaded
     if reason := missing_weights(info["missing_keys"]) or damaged_weights(model):
         raise EngineError(f"model={config.model} cannot be trained: {reason}")
+    keep_head_input_contiguous(model)
     return model
 
 

@@ -26,6 +26,7 @@ from lm_eval_aft.core.errors import ConfigError, EngineError
 from lm_eval_aft.core.loading import load_reason, refuse_adapter, refuse_no_checkpoint
 from lm_eval_aft.core.log import log
 from lm_eval_aft.core.model_checks import damaged_weights, missing_weights
+from lm_eval_aft.core.output_head import keep_head_input_contiguous
 from lm_eval_aft.core.secrets import is_secret
 from lm_eval_aft.core.shards import refused_shard
 from lm_eval_aft.engines.process_group import leave_group_at_exit
@@ -117,6 +118,7 @@ def load_lm(args: HFArgs) -> HFLM:
     if reason := missing_weights(missing) or damaged_weights(lm.model):
         raise ValueError(reason)
     _warn_of_ignored_settings(lm.model, args.loader)
+    keep_head_input_contiguous(lm.model)
     return lm
 
 
