@@ -174,7 +174,7 @@ class AFTLM(LM):
         self._template_name: str | None = None
         # The kinds of requests that lm-eval has not sent yet.
         self._waiting: frozenset[str] = frozenset()
-        self._budget = Budget(config, self.world_size)
+        self._budget = self._new_budget()
         if template_name := host_template_name():
             self._use_chat_template(template_name)
         else:
@@ -407,6 +407,9 @@ class AFTLM(LM):
     def _kept(self) -> str:
         return kept_in(self.store)
 
+    def _new_budget(self) -> Budget:
+        return Budget(self.config.max_generated_tokens, self.config.max_cost, self.world_size)
+
     def _begin(self, kind: str) -> None:
         """Read how lm-eval calls, and refuse requests that a shard cannot answer before any text is generated.
 
@@ -415,7 +418,7 @@ class AFTLM(LM):
         """
         self._prompting = host_prompting()
         if self._reported:
-            self._budget = Budget(self.config, self.world_size)
+            self._budget = self._new_budget()
         self._waiting = (self._waiting or host_request_kinds()) - {kind}
         answered = {"generate_until"} if self.config.mcq == "plain" else {"generate_until", "loglikelihood"}
         if self.config.shard and (other := sorted({kind, *self._waiting} - answered)):

@@ -35,7 +35,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--device", default="cuda:0", help="Device of the engine. It is the CPU if there is no GPU."
     )(command)
-    meaning = "Model arguments of lm_eval --model aft, without k, layers and those that begin with final_."
+    meaning = "Model arguments of lm_eval --model aft, without those for layers, answers and scoring."
     return click.option("--model_args", required=True, help=meaning)(command)
 
 

@@ -15,6 +15,8 @@ from lm_eval_aft.cli.options import format_option
 from lm_eval_aft.cli.paths import PATH
 from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.names import display_name
+from lm_eval_aft.core.usage import TokenCosts
+from lm_eval_aft.inference.budget import Budget
 from lm_eval_aft.judging.cache import CACHE_FILE
 from lm_eval_aft.judging.judge import CONCURRENCY, RETRIES, TIMEOUT_S, Judge
 from lm_eval_aft.judging.local import LocalClient
@@ -33,6 +35,8 @@ class JudgeOptions:
         max_calls: Upper bound of the number of calls; None for no bound.
         price_in: Cost of a million prompt tokens; None if unknown.
         price_out: Cost of a million generated tokens; None if unknown.
+        max_cost: Most that the judgements may cost; None for no bound.
+        max_generated_tokens: Most tokens that the judge may generate; None for no bound.
         concurrency: Number of calls at a time.
         timeout_s: Seconds to wait for a reply.
         retries: How often a failed call is made again.
@@ -46,6 +50,8 @@ class JudgeOptions:
     max_calls: int | None
     price_in: float | None
     price_out: float | None
+    max_cost: float | None
+    max_generated_tokens: int | None
     concurrency: int
     timeout_s: float
     retries: int
@@ -74,11 +80,21 @@ _OPTIONS = (
     ),
     click.option("--cache", type=PATH, help=f"File that keeps the judgements. The default is OUTPUT/{CACHE_FILE}."),
     click.option("--max-judge-calls", "max_calls", type=click.IntRange(0), help="Maximum number of judge calls."),
-    click.option("--price-in", type=Real(0), help="Cost of a million prompt tokens, for the estimate of the cost."),
     click.option(
-        "--price-out",
+        "--price-in",
         type=Real(0),
-        help="Cost of a million generated tokens, for the estimate of the cost.",
+        help="Cost of a million prompt tokens, for the estimate of the cost and for --max-cost.",
+    ),
+    click.option("--price-out", type=Real(0), help="Cost of a million generated tokens, for the same."),
+    click.option(
+        "--max-cost",
+        type=Real(0, min_open=True),
+        help="Most that the judgements cost. A command that reaches it stops in order; with a higher one it resumes.",
+    ),
+    click.option(
+        "--max-generated-tokens",
+        type=click.IntRange(1),
+        help="Most tokens that the judge generates. A command that reaches it stops in the same way.",
     ),
     click.option(
         "--concurrency",
@@ -161,6 +177,14 @@ def open_judge(options: JudgeOptions, folder: Path, **settings: Any) -> Judge:
     Raises:
         AFTError: If the address is wrong, the cache cannot be opened, or the checkpoint cannot be loaded.
     """
+    costs = None
+    if options.price_in is not None and options.price_out is not None:
+        costs = TokenCosts(options.price_in, options.price_out)
+    if options.max_cost is not None and costs is None:
+        raise ConfigError(
+            f"--max-cost {options.max_cost:g} needs the cost of tokens: give --price-in and --price-out, for a million "
+            "tokens."
+        )
     model, revision, client = str(options.model), options.revision, None
     if options.base_url is None:
         client = LocalClient.load(model)
@@ -173,6 +197,8 @@ def open_judge(options: JudgeOptions, folder: Path, **settings: Any) -> Judge:
         revision=revision,
         concurrency=options.concurrency,
         max_calls=options.max_calls,
+        budget=Budget(options.max_generated_tokens, options.max_cost),
+        costs=costs,
         timeout_s=options.timeout_s,
         retries=options.retries,
         **settings,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.engine import Engine
 from lm_eval_aft.core.errors import BudgetReached, EngineError, StoreError
 from lm_eval_aft.core.progress import Bar
@@ -36,7 +35,7 @@ def generate_or_reuse(
         StoreError: If the store cannot be read or written.
         BudgetReached: If a bound is reached and requests are left.
     """
-    meter = meter or Meter(Budget(AFTConfig()))
+    meter = meter or Meter(Budget())
     positions: dict[str, list[int]] = {}
     for position, request in enumerate(requests):
         positions.setdefault(store.key(engine.fingerprint, request), []).append(position)

@@ -160,7 +160,7 @@ def propose_and_aggregate(
     finder = finder or AnswerFinder(config.vote_regex)
     recorder = recorder or RunRecorder()
     models = models or Models(Model("", engine, template))
-    budget = budget or Budget(config)
+    budget = budget or Budget(config.max_generated_tokens, config.max_cost)
     setup = _Setup(models, config, store, selector, finder, given_drafts, recorder, budget, quiet)
     _check_answers(questions, setup)
     runs = [_InFlight(question, config.layers) for question in questions]

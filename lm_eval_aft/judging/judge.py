@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lm_eval_aft.core.arguments import refuse_secrets
-from lm_eval_aft.core.errors import ConfigError, JudgeError
+from lm_eval_aft.core.errors import BudgetReached, ConfigError, JudgeError
 from lm_eval_aft.core.files import reading
 from lm_eval_aft.core.jsonl import parse_json
 from lm_eval_aft.core.progress import Bar
@@ -27,6 +27,7 @@ from lm_eval_aft.engines.api.client import Cancelled, ChatClient, Refused, Unrea
 from lm_eval_aft.engines.api.pool import run_calls
 from lm_eval_aft.engines.api.renderers import EstimateRenderer
 from lm_eval_aft.engines.api.responses import ENDED, LENGTH_WORDS
+from lm_eval_aft.inference.budget import Budget
 from lm_eval_aft.judging.cache import JudgeCache
 
 # Defaults of the commands and of a judge that --metadata names.
@@ -148,6 +149,8 @@ class Judge:
         prompt_version: str = "",
         concurrency: int = CONCURRENCY,
         max_calls: int | None = None,
+        budget: Budget | None = None,
+        costs: TokenCosts | None = None,
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         quiet: bool = False,
@@ -164,6 +167,8 @@ class Judge:
             prompt_version: Name or digest of the judge prompts.
             concurrency: Maximum calls under way at a time.
             max_calls: Upper bound of the number of calls; None for no bound.
+            budget: What the replies may cost, those of the cache included; None for no bound.
+            costs: What a million tokens of the judge cost; None if that is unknown.
             timeout_s: Seconds to wait for one reply.
             retries: Number of further attempts of a failed call.
             quiet: Whether to hide the progress bar.
@@ -181,6 +186,9 @@ class Judge:
         self.extra_body = _checked_extra(extra_body or {})
         self.cache = JudgeCache(cache)
         self.calls_made = 0
+        self._budget, self._costs = budget or Budget(), costs
+        # Keys of the replies that the budget has counted.
+        self._counted: set[str] = set()
 
     def estimate(self, calls: Sequence[JudgeCall]) -> Estimate:
         """The expected cost of calls. Nothing is sent."""
@@ -195,15 +203,17 @@ class Judge:
         Raises:
             JudgeError: If ``max_calls`` does not allow all calls, and then none is made. Or if the judge fails, and
                 then the cache holds the replies that arrived.
+            BudgetReached: If a bound of the cost is reached and calls are left. The cache holds the replies.
         """
         positions: dict[str, list[int]] = {}
         for position, call in enumerate(calls):
             positions.setdefault(self.key(call), []).append(position)
         kept = self.cache.get(positions)
-        missing = {key: calls[positions[key][0]] for key in positions if key not in kept}
+        calls_of = {key: calls[places[0]] for key, places in positions.items()}
+        missing = {key: call for key, call in calls_of.items() if key not in kept}
         self._afford(len(missing), len(kept))
         with Bar(desc="judging", total=len(calls), disable=self.quiet, unit="call") as bar:
-            for key, reply in self._replies(kept, missing):
+            for key, reply in self._replies(kept, missing, calls_of):
                 bar.update(len(positions[key]))
                 for position in positions[key]:
                     yield position, reply
@@ -214,11 +224,15 @@ class Judge:
         parts += [self.extra_body] if self.extra_body else []
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def kept(self) -> str:
-        """What is kept if the command stops now, and how to resume; see ``core.stops``."""
+    def kept(self, command: str = "the same command") -> str:
+        """What is kept if the command stops now, and how to resume; see ``core.stops``.
+
+        Args:
+            command: Names the command that resumes.
+        """
         if self.cache.path is None:
-            return "no judgement is kept without --cache: the same command starts again."
-        return f"the judgements made are kept in {self.cache.path}: the same command resumes and makes the rest."
+            return f"no judgement is kept without --cache: {command} starts again."
+        return f"the judgements made are kept in {self.cache.path}: {command} resumes and makes the rest."
 
     def close(self) -> None:
         """Close the cache."""
@@ -232,11 +246,16 @@ class Judge:
                 "are kept from before): raise it, or judge less."
             )
 
-    def _replies(self, kept: Mapping[str, str], missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply]]:
+    def _replies(
+        self, kept: Mapping[str, str], missing: Mapping[str, JudgeCall], calls: Mapping[str, JudgeCall]
+    ) -> Iterator[tuple[str, JudgeReply]]:
         for key, text in kept.items():
             with reading(f"{self.cache.path} at {key[:12]}", "a judge's reply", JudgeError):
                 reply = JudgeReply(**parse_json(text))
+            self._count(key, calls[key], reply)
             yield key, reply
+        if missing:
+            self._check_budget()
         done, failure = len(kept), None
         for key, outcome in self._run(missing):
             if isinstance(outcome, JudgeReply):
@@ -248,17 +267,48 @@ class Judge:
             raise self._explain(failure, done, len(kept) + len(missing)) from failure
 
     def _run(self, missing: Mapping[str, JudgeCall]) -> Iterator[tuple[str, JudgeReply | Exception]]:
-        """Make calls, and yield each with its reply or the exception that it raised; see ``run_calls``."""
+        """Make calls, and yield each with its reply or the exception that it raised; see ``run_calls``.
+
+        Raises:
+            BudgetReached: If a bound is reached and calls are left. Those under way are waited for and yielded.
+        """
+        stop, left, failed = threading.Event(), len(missing), False
         outcomes = run_calls(
             missing.items(),
             self._reply_to,
-            threading.Event(),
+            stop,
             concurrency=self.concurrency,
             disconnect=self.client.disconnect,
         )
-        for (key, _), outcome in outcomes:
+        for (key, call), outcome in outcomes:
             self.calls_made += 1
+            left -= 1
+            if isinstance(outcome, JudgeReply):
+                self._count(key, call, outcome)
+            else:
+                failed = True
+            if self._budget.reached():
+                stop.set()
             yield key, outcome
+        if left and not failed:
+            self._check_budget()
+
+    def _count(self, key: str, call: JudgeCall, reply: JudgeReply) -> None:
+        """Count the tokens of a reply once. Tokens that the server does not count are estimated."""
+        if key in self._counted or reply.refused:
+            return
+        self._counted.add(key)
+        prompt_tokens = reply.prompt_tokens or _prompt_tokens(call)
+        generated_tokens = reply.generated_tokens or EstimateRenderer().count(reply.text)
+        self._budget.add(prompt_tokens, generated_tokens, self._costs)
+
+    def _check_budget(self) -> None:
+        """Raise ``BudgetReached`` if a bound is reached. The message says what is kept and how to resume."""
+        if reached := self._budget.reached():
+            name, sentence = reached
+            option = "--" + name.replace("_", "-")
+            sentence = sentence.replace(name, option, 1)
+            raise BudgetReached(f"{sentence}; {self.kept(f'the same command with a higher {option}')}")
 
     def _reply_to(self, keyed_call: tuple[str, JudgeCall], stop: threading.Event) -> JudgeReply:
         """Make one call, and cache its reply at once unless the server refused it."""

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from helpers.fake_judge import KEY, FakeJudge, chat_completion, quick_judge
-from lm_eval_aft.core.errors import ConfigError, JudgeError
+from lm_eval_aft.core.errors import BudgetReached, ConfigError, JudgeError
 from lm_eval_aft.core.records import Message
+from lm_eval_aft.core.usage import TokenCosts
+from lm_eval_aft.inference.budget import Budget
 from lm_eval_aft.judging.cache import JudgeCache
 from lm_eval_aft.judging.judge import Estimate, Judge, JudgeCall
 from lm_eval_aft.storage.draft_store import SQLiteStore
@@ -260,6 +262,61 @@ class TestCost:
             list(client.ask(calls(4)))
             with pytest.raises(JudgeError, match="4 were made and 3 more are needed"):
                 list(client.ask(calls(3, attempt=1)))
+
+
+class TestBudget:
+    """The fake judge counts 11 prompt tokens and 3 generated ones a call."""
+
+    def test_a_bound_of_the_tokens_stops_and_a_higher_one_resumes(self, server, tmp_path):
+        cache = tmp_path / "c"
+        with pytest.raises(BudgetReached) as stopped:
+            ask(server, calls(9), cache, budget=Budget(12), concurrency=1)
+        paid = len(server.calls)
+        # The worker may have begun a further call at the bound.
+        assert 4 <= paid <= 5
+        assert stopped.value.exit_code == 2
+        assert str(stopped.value) == (
+            f"--max-generated-tokens=12 is reached: {3 * paid} tokens are generated; the judgements made are kept in "
+            f"{cache}: the same command with a higher --max-generated-tokens resumes and makes the rest."
+        )
+        # The same bound again pays nothing, and a higher one pays for the rest alone.
+        with pytest.raises(BudgetReached):
+            ask(server, calls(9), cache, budget=Budget(12))
+        assert len(server.calls) == paid
+        assert ask(server, calls(9), cache, budget=Budget(100)) == ["Fine. [[7]]"] * 9
+        assert len(server.calls) == 9
+
+    def test_calls_under_way_at_the_bound_are_kept(self, server, tmp_path):
+        with pytest.raises(BudgetReached):
+            ask(server, calls(40), tmp_path / "c", budget=Budget(30), concurrency=4)
+        assert 10 <= len(server.calls) <= 14
+        with closing(judge(server, tmp_path / "c")) as client:
+            assert client.estimate(calls(40)).kept == len(server.calls)
+
+    def test_a_bound_of_the_cost(self, server, tmp_path):
+        costs = TokenCosts(1e6, 10e6)
+        with pytest.raises(BudgetReached, match=r"--max-cost=80 is reached: (82|123) are spent; no judgement is kept"):
+            ask(server, calls(9), budget=Budget(max_cost=80), costs=costs, concurrency=1)
+        # Equal calls are one call, and each is counted once however often it is read.
+        with closing(judge(server, budget=Budget(max_cost=82.5), costs=costs)) as client:
+            for _ in range(3):
+                assert len(dict(client.ask([*calls(2), *calls(2)]))) == 4
+
+    def test_kept_judgements_are_used_beyond_a_bound(self, server, tmp_path):
+        ask(server, calls(5), tmp_path / "c")
+        assert len(ask(server, calls(5), tmp_path / "c", budget=Budget(1))) == 5
+
+    def test_tokens_that_the_server_does_not_count_are_estimated(self, server):
+        uncounted = {key: value for key, value in chat_completion("Fine. [[7]]").items() if key != "usage"}
+        server.trouble = lambda number, body: (200, uncounted, {})
+        with pytest.raises(BudgetReached):
+            ask(server, calls(9), budget=Budget(6), concurrency=1)
+        assert 2 <= len(server.calls) <= 3
+
+    def test_a_failure_is_said_even_at_a_bound(self, server):
+        server.trouble = lambda number, body: (401, {"error": {"message": "no"}}, {}) if number == 2 else None
+        with pytest.raises(JudgeError, match="refuses the key"):
+            ask(server, calls(9), budget=Budget(6), concurrency=2)
 
 
 class TestKey:

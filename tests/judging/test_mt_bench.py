@@ -507,6 +507,28 @@ class TestCommand:
         assert len(files) >= 4
         assert not any(KEY.encode() in path.read_bytes() for path in files)
 
+    def test_a_bound_of_the_cost_stops_it_and_a_higher_one_resumes_it(self, server, tmp_path, capfd):
+        answer_set = make_answers(tmp_path)
+        file = write_answers(tmp_path, "m", answer_set.questions, answer_set.answers)
+        arguments = [file, "--judge-model", "m", "--judge-base-url", server.url, "--concurrency", "2"]
+        code, _, err = run_cli(capfd, *arguments, "--max-cost", "1")
+        assert code == 2
+        assert "--max-cost 1 needs the cost of tokens: give --price-in and --price-out" in err
+        assert server.calls == []
+        # A call has 11 prompt tokens and 3 generated ones.
+        arguments += ["--price-in", "1000000", "--price-out", "0"]
+        code, _, err = run_cli(capfd, *arguments, "--max-cost", "66")
+        paid = len(server.calls)
+        assert code == 2
+        assert 6 <= paid <= 8
+        assert f"--max-cost=66 is reached: {11 * paid} are spent; the judgements made are kept in " in err
+        assert run_cli(capfd, *arguments, "--max-cost", "66")[0] == 2
+        assert len(server.calls) == paid
+        code, out, err = run_cli(capfd, *arguments, "--max-cost", "177")
+        assert code == 0, err
+        assert "7.000" in out
+        assert len(server.calls) == 16
+
     def test_what_is_missing_is_said(self, capfd):
         code, _, err = run_cli(capfd, "somewhere")
         assert code == 2

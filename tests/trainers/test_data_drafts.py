@@ -8,15 +8,22 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from helpers.data_rows import SCRIPTED, aft_data, queries, write
+from helpers.data_rows import SCRIPTED, aft_data, drafted, queries, write
 from helpers.fake_server import FakeServer
 from helpers.tiny_models import CHATML, save_tiny
-from lm_eval_aft.core.errors import ChatError, ConfigError, EngineError, PromptTooLong
+from lm_eval_aft.core.errors import BudgetReached, ChatError, ConfigError, EngineError, PromptTooLong
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Request
+from lm_eval_aft.storage.draft_store import SQLiteStore
 from trainers.data import data
 from trainers.generation.drafts import sample_drafts
 from trainers.generation.generator import GeneratorOptions
+
+
+def script_tokens(store: Path) -> int:
+    """Generated tokens in a store."""
+    with SQLiteStore(store) as kept:
+        return kept.info().generated_tokens
 
 
 def test_a_query_that_does_not_fit_gets_no_drafts_and_is_counted(tmp_path, tiny):
@@ -117,6 +124,68 @@ def test_demonstrations_and_ask_make_the_prompt_of_a_base_model(tmp_path, script
         aft_data("drafts", source, tmp_path / "e.jsonl", "--ask", "Q:", "--model_args", SCRIPTED)
     with pytest.raises(ConfigError, match="--model_args k=3 has no meaning here"):
         aft_data("drafts", source, tmp_path / "e.jsonl", "--model_args", f"{SCRIPTED},k=3")
+
+
+def test_a_bound_of_the_tokens_stops_the_drafts_and_a_higher_one_resumes_them(tmp_path, scripted):
+    requests: list[Request] = []
+
+    def script(request: Request) -> str:
+        requests.append(request)
+        return f"one two {request.seed % 1000}"
+
+    scripted(script)
+    source, out = write(tmp_path / "q.jsonl", queries(6)), tmp_path / "d.jsonl"
+    whole = aft_data("drafts", source, tmp_path / "whole.jsonl", "-n", 2, "--model_args", SCRIPTED)
+    tokens = script_tokens(tmp_path / "whole.jsonl.sqlite")
+    requests.clear()
+
+    def draft(bound: int) -> str:
+        args = f"{SCRIPTED},max_generated_tokens={bound}"
+        return aft_data("drafts", source, out, "-n", 2, "--model_args", args)
+
+    for _ in range(2):
+        with pytest.raises(
+            BudgetReached, match=rf"^max_generated_tokens={tokens // 2} is reached: .*\.sqlite: the same"
+        ):
+            draft(tokens // 2)
+        assert not out.exists()
+        # The same bound again pays nothing.
+        assert len(requests) == 6
+    assert draft(tokens) == whole.replace("whole.jsonl", "d.jsonl")
+    assert len(requests) == 12
+    assert read_jsonl(out) == read_jsonl(tmp_path / "whole.jsonl")
+
+
+def test_a_bound_of_the_cost_holds_for_all_attempts_at_targets(tmp_path, scripted):
+    requests: list[Request] = []
+
+    def script(request: Request) -> str:
+        requests.append(request)
+        return "it is 1"
+
+    scripted(script)
+    source, out = write(tmp_path / "d.jsonl", drafted(4)), tmp_path / "t.jsonl"
+    options = ("--k", 2, "--verifier", r"exact:(\d+)", "--wrong", "retry", "--retries", 2)
+
+    def write_targets(cost: float) -> str:
+        args = f"{SCRIPTED},price_in=0,price_out=1e6,max_cost={cost}"
+        return aft_data("aggregate", source, out, *options, "--model_args", args)
+
+    with pytest.raises(ConfigError, match="no target could be used"):
+        write_targets(1e6)
+    assert len(requests) == 12
+    tokens = script_tokens(Path(f"{out}.sqlite"))
+    Path(f"{out}.sqlite").unlink()
+    requests.clear()
+    # The bound lies in the second attempt.
+    with pytest.raises(BudgetReached, match=r"^max_cost=.* is reached"):
+        write_targets(tokens / 2)
+    assert 4 < len(requests) < 12
+    done = len(requests)
+    with pytest.raises(ConfigError, match="no target could be used"):
+        write_targets(tokens * 2)
+    assert len(requests) == 12
+    assert done < 12
 
 
 def test_a_killed_command_resumes_where_it_was(tmp_path, scripted):

@@ -98,6 +98,10 @@ def test_sources_follow_their_drafts(tmp_path):
         "probe=shuffle",
         "drafts_from=x",
         "think_end_token=x",
+        "max_generations=5",
+        "shard=1/2",
+        "stop_when=window:2",
+        "subset=2",
         "aggregator={'pretrained': 'x'}",
     ],
 )
