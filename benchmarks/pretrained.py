@@ -42,6 +42,9 @@ from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from trainers.generation.selection import verify_all
 from trainers.generation.verifiers import load_verifier
 
+# Share of the draft sets of rewards, at least, that hold right and wrong drafts.
+MIXED = 0.7
+
 
 @dataclass(frozen=True)
 class Size:
@@ -207,11 +210,13 @@ class Comparison:
     def rl(self) -> None:
         """Train AFT further by rewards, on the drafts of the base."""
         size = self.size
-        texts = {"batch_size": size.rl_texts, "max_steps": size.rl_steps, "generations": min(8, size.rl_texts)}
-        settings = {"reward": self.kind.verifier, "k": [size.k], "max_new_tokens": self.tokens, "schedule": "constant"}
-        if size.rl_steps:
-            rate = size.rate / 20
-            self._train("rl", "rl", self.model("aft"), self.file("drafts"), learning_rate=rate, **settings, **texts)
+        if not size.rl_steps:
+            return
+        batch = min(size.batch, size.rl_texts)
+        more = {"batch_size": batch, "accumulate": size.rl_texts // batch, "generations": min(8, size.rl_texts)}
+        more |= {"reward": self.kind.verifier, "k": [size.k], "mixed": MIXED, "max_new_tokens": self.tokens}
+        more |= {"learning_rate": size.rate / 20, "schedule": "constant", "max_steps": size.rl_steps}
+        self._train("rl", "rl", self.model("aft"), self.file("drafts"), **more)
 
     def _train(self, name: str, kind: str, model: object, data: Path, **more: Any) -> None:
         """Train an adapter and merge it. ``aft train`` itself leaves a finished run as it is."""
