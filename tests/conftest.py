@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from helpers.first_line import mark_further_cases
 from helpers.paths import SHARED
@@ -31,6 +32,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 STARTUP = Path(__file__).resolve().parent / "helpers" / "startup"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), os.environ.get("PYTHONPATH")]))
 runpy.run_path(str(STARTUP / "sitecustomize.py"))
+
+# A case that takes long on a busy machine is no failure.
+settings.register_profile("any_speed", deadline=None)
+settings.load_profile("any_speed")
 
 # A test run in the background ignores these, for example with nohup, and so would the commands that tests start.
 for interrupt, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=9))
-@settings(deadline=None)
 def test_pass_at_n_is_the_mean_over_every_subset(rights: list[bool]):
     for n in range(1, len(rights) + 1):
         subsets = list(combinations(rights, n))
@@ -64,7 +63,7 @@ def test_a_run_as_good_as_the_oracle_closes_all_of_the_gap_and_a_worse_one_less_
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=20, max_size=60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_gap_closed_is_a_ratio_of_means(rows: list[tuple[bool, bool, bool]]):
     runs, votes_of = [float(run) for run, _, _ in rows], [float(vote) for _, vote, _ in rows]
     oracles = [float(vote or best) for _, vote, best in rows]

@@ -102,7 +102,7 @@ def test_a_grid_has_a_row_for_each_rule_in_every_form(pool: Path):
         max_size=6,
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_savings_and_differences_follow_from_the_drafts_kept(rows: list[list[tuple[str | None, int]]]):
     questions = [
         [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.made_runs import log_targets as log
@@ -65,7 +65,6 @@ def by_hand(answers: list[str | None], n: int) -> tuple[float, float, float]:
     return tuple(sum(column) / len(column) for column in (means, votes, oracles))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["7", "7", "8", "9", "10", None]), min_size=1, max_size=8))
 def test_scores_equal_the_mean_over_every_choice_of_drafts(answers: list[str | None]):
     for n in range(1, len(answers) + 1):

@@ -127,7 +127,7 @@ class TestFitting:
             draft_prompt(DEFAULT, WordRenderer(), CHAT, 3)
 
     @given(st.lists(st.text(max_size=80), min_size=1, max_size=4), st.integers(700, 1200))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_a_real_tokenizer_never_exceeds_the_budget(self, drafts, budget):
         renderer = TokenizerRenderer(tiny_tokenizer())
         fitted = aggregate_prompt(DEFAULT, renderer, CHAT, drafts, budget + 100)

@@ -45,7 +45,6 @@ from trainers.settings import load_config
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "8"))
 few = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     derandomize=EXAMPLES <= 30,
     database=None,
     suppress_health_check=list(HealthCheck),

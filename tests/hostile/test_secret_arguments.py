@@ -190,7 +190,7 @@ class TestArguments:
     def test_forms_of_keys_that_no_variable_holds(self, value: str) -> None:
         refused(lambda: refuse_secrets({"extra_body": {"note": [value]}}, "--model_args"), value)
 
-    @settings(max_examples=200, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=200, database=None, derandomize=True)
     @given(
         st.recursive(
             st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
@@ -451,7 +451,7 @@ class TestHiding:
     def test_a_key_without_its_start(self, start: int) -> None:
         assert not leaks(hide_in_message(f"bad key ****{KEY[start:]}"), KEY, 4)
 
-    @settings(max_examples=300, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=300, database=None, derandomize=True)
     @given(
         st.text(string.ascii_letters + string.digits + "+/=_-.!$&%", min_size=12, max_size=80),
         st.text(max_size=40),

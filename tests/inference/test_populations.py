@@ -212,7 +212,7 @@ class TestStopping:
         st.lists(st.sampled_from("abc"), min_size=2, max_size=12),
         st.sampled_from(["agree:0.8", "agree:0.95", "window:2"]),
     )
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_stored_answers_say_how_many_rounds_a_run_takes(self, letters, rule):
         written = iter(letters)
         engine = Recorder(lambda request: f": {next(written)}")
@@ -361,7 +361,7 @@ class TestSelect:
 STRATEGIES = st.sampled_from(["aggregate", "majority", "rsa", "select"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_the_number_of_generations_is_the_formula_and_each_key_is_met_once(data):
     """For any k, widths, layers, subset and rule, of several questions together."""

@@ -86,7 +86,7 @@ def test_minerva_math_finds_and_compares_by_sympy():
 
 
 @given(st.permutations(["0.5", "\\frac12", "3", "\\frac{1}{2}", "03"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_order_of_answers_changes_no_spelling(answers: list[str]):
     equality = TaskEquality(hendrycks().process_results)
     spelled = dict(zip(answers, equality.spellings(answers), strict=True))
