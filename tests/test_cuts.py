@@ -22,6 +22,7 @@ from lm_eval_aft.cli import aft
 from lm_eval_aft.core.config import AFTConfig
 from lm_eval_aft.core.cuts import Cuts, cuts_of
 from lm_eval_aft.core.errors import RecordError
+from lm_eval_aft.core.usage import Usage
 from lm_eval_aft.engines.scripted import ScriptedEngine
 from lm_eval_aft.model import AFTLM
 from lm_eval_aft.storage.draft_store import NoStore
@@ -141,3 +142,8 @@ def test_traces_of_older_versions_count_generated_tokens():
 def test_a_damaged_count_is_refused(tmp_path, cut):
     with pytest.raises(RecordError, match="results_"):
         read_run(with_cuts(tmp_path, [1], cut))
+
+
+def test_counts_add_field_by_field() -> None:
+    assert Cuts(1, 2, 3, 4) + Cuts(10, 20, 30, 40) == Cuts(11, 22, 33, 44)
+    assert Usage(1, 2, 3, 4, 5) + Usage(10, 20, 30, 40, 50) == Usage(11, 22, 33, 44, 55)

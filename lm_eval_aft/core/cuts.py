@@ -28,7 +28,12 @@ class Cuts:
     cut_tokens: int = 0
 
     def __add__(self, other: Cuts) -> Cuts:
-        return Cuts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Cuts(
+            self.prompts + other.prompts,
+            self.cut_prompts + other.cut_prompts,
+            self.draft_tokens + other.draft_tokens,
+            self.cut_tokens + other.cut_tokens,
+        )
 
     def sentence(self) -> str:
         """What was cut, without a full stop; "" if nothing was."""

@@ -6,7 +6,7 @@ The engines count tokens when a completion ends. This module only adds the count
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
@@ -38,7 +38,13 @@ class Usage:
         return self.prompt_tokens - self.computed_prompt_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+        return Usage(
+            self.generations + other.generations,
+            self.prompt_tokens + other.prompt_tokens,
+            self.computed_prompt_tokens + other.computed_prompt_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.flops + other.flops,
+        )
 
 
 @dataclass(frozen=True, slots=True)

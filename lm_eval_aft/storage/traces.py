@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -168,7 +168,7 @@ def _check(trace: Trace) -> None:
     if layers != set(range(len(layers))):
         raise ValueError(f"texts of the layers {sorted(layers)} and of none between")
     for usage in (trace.usage, trace.computed_usage, *trace.usage_by_model.values()):
-        _check_counts(*asdict(usage).values())
+        _check_counts(*_values(usage))
     _check_names(trace.question)
     if not isinstance(trace.answer, str) or not isinstance(trace.settings, dict):
         raise TypeError("the answer is not a text, or the settings have no names")
@@ -191,6 +191,11 @@ def _check_types(record: Any) -> None:
         raise TypeError(f"until is {record.until!r:.100}")
 
 
+def _values(record: Any) -> list[Any]:
+    """The values of a record with slots. ``asdict`` would copy each of them."""
+    return [getattr(record, name) for name in record.__slots__]
+
+
 def _check_draft(draft: Draft, count: int) -> None:
     if not all(isinstance(place, int) and 0 <= place < count for place in (draft.layer, draft.index)):
         raise ValueError(f"layer {draft.layer!r}, index {draft.index!r} in a trace of {count} texts")
@@ -198,9 +203,9 @@ def _check_draft(draft: Draft, count: int) -> None:
         raise TypeError("a draft or its opened thought is not a text")
     _check_counts(draft.completion.generated_tokens)
     look_ahead = draft.completion.look_ahead
-    _check_counts(*(asdict(look_ahead).values() if look_ahead else ()))
+    _check_counts(*(_values(look_ahead) if look_ahead else ()))
     confidence = draft.completion.confidence
-    for number in asdict(confidence).values() if confidence else ():
+    for number in _values(confidence) if confidence else ():
         if not isinstance(number, int | float) or not isfinite(number):
             raise ValueError(f"a confidence is {number!r:.100}")
 
