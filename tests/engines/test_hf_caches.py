@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicLayer
 
 from helpers.tiny_models import tiny_config
 from lm_eval_aft.engines.hf.batching import left_pad
-from lm_eval_aft.engines.hf.cache_layers import ROOM, GrowingLayer
+from lm_eval_aft.engines.hf.cache_layers import LEAST_ROOM, ROOM, GrowingLayer
 from lm_eval_aft.engines.hf.forward import DirectForward, RowCache
 from lm_eval_aft.engines.hf.shared_prompts import SharedPromptCache, use_shared_prompts
 
@@ -135,3 +135,41 @@ def test_several_new_tokens_of_a_row_are_refused(model):
     cache.begin([0, 0], [1, 1])
     with pytest.raises(ValueError, match="needs a mask beside plain attention"):
         forward(torch.tensor([[1, 2], [3, 4]]), torch.ones(2, 5), torch.tensor([[3, 4], [3, 4]]), cache)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [1, 2])
+def test_prompts_that_run_a_few_at_a_time_get_the_logits_of_all_at_once(model, monkeypatch, size):
+    """The rows read the joined prompts, also once prompts have left."""
+    monkeypatch.setattr("lm_eval_aft.engines.hf.shared_prompts.PREFILL_TOKENS", 9 * size)
+    widths, outputs = [], []
+    for cache in (SharedPromptCache(), RowCache()):
+        forward = DirectForward(model)
+
+        def counted(ids, *others, forward=forward):
+            widths.append(len(ids))
+            return forward(ids, *others)
+
+        ids, mask = left_pad([[10, 11, 12, 13, 14], list(range(10, 19)), [15, 16]], torch.device("cpu"))
+        logits = [cache.prefill(counted, ids, mask)]
+        owners = torch.tensor([0, 1, 1, 2])
+        cache.fan_out(owners, mask)
+        mask = torch.cat([mask[owners], torch.ones(4, 1, dtype=torch.long)], dim=-1)
+        cache.begin([0] * 4, [1] * 4)
+        places = mask.sum(-1, keepdim=True) - 1
+        logits.append(forward(torch.arange(20, 24)[:, None], mask, places, cache)[:, -1])
+        cache.select(torch.tensor([3]))
+        cache.begin([1], [1])
+        mask = torch.cat([mask[3:], torch.ones(1, 1, dtype=torch.long)], dim=-1)
+        logits.append(forward(torch.tensor([[25]]), mask, places[3:] + 1, cache)[:, -1])
+        outputs.append(logits)
+    assert widths == [*([1, 1, 1] if size == 1 else [2, 1]), 3]
+    for ours, expected in zip(*outputs, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+        assert ours.std() > 0.01
+
+
+def test_a_short_text_has_a_small_buffer():
+    layer = GrowingLayer(entries(2, 1), entries(2, 1))
+    keys, _ = layer.update(entries(2, 1), entries(2, 1))
+    assert keys.untyped_storage().nbytes() == 2 * 2 * (1 + LEAST_ROOM) * 4 * 4

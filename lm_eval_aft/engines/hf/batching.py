@@ -52,9 +52,20 @@ class RowRules:
             batch: Requests of one sampling, at least one.
             sampling: Their sampling.
         """
-        rows = sum(len(group.positions) for group in batch) * sampling.beams
-        longest = max(len(group.token_ids) for group in batch)
-        return (len(batch) if self._shares(sampling) else rows) * longest + rows * sampling.max_tokens
+        rows = sum(len(group.positions) for group in batch)
+        return self.tokens_of(len(batch), rows, max(len(group.token_ids) for group in batch), sampling)
+
+    def tokens_of(self, prompts: int, requests: int, longest: int, sampling: Sampling) -> int:
+        """Tokens that a batch holds at its end.
+
+        Args:
+            prompts: Number of its groups.
+            requests: Number of its requests.
+            longest: Tokens of its longest prompt.
+            sampling: The sampling of its requests.
+        """
+        rows = requests * sampling.beams
+        return (prompts if self._shares(sampling) else rows) * longest + rows * sampling.max_tokens
 
     def most_rows(self, prompt_tokens: int, sampling: Sampling, batch_tokens: int) -> int:
         """The most requests of one prompt that a batch may hold. It may always hold one."""
@@ -88,19 +99,24 @@ def cut_batches(
     for position in positions:
         request = requests[position]
         by_prompt.setdefault((request.sampling, request.prompt.token_ids or ()), []).append(position)
-    order = sorted(by_prompt, key=lambda key: (astuple(key[0]), -len(key[1]), by_prompt[key][0]))
+    places = {sampling: astuple(sampling) for sampling in {sampling for sampling, _ in by_prompt}}
+    order = sorted(by_prompt, key=lambda key: (places[key[0]], -len(key[1]), by_prompt[key][0]))
     batch: list[Group] = []
-    current = None
+    rows, current = 0, None
     for sampling, token_ids in order:
         most = rules.most_rows(len(token_ids), sampling, batch_tokens)
         for part in _parts(by_prompt[sampling, token_ids], most):
             group = Group(tuple(part), token_ids)
-            full = not rules.many_rows or rules.tokens([*batch, group], sampling) > batch_tokens
-            mixed = bool(batch) and len(batch[0].token_ids) != len(token_ids) and not rules.mixed_lengths
+            # The first prompt of a batch is its longest.
+            longest = len(batch[0].token_ids) if batch else len(token_ids)
+            tokens = rules.tokens_of(len(batch) + 1, rows + len(part), longest, sampling)
+            full = not rules.many_rows or tokens > batch_tokens
+            mixed = bool(batch) and longest != len(token_ids) and not rules.mixed_lengths
             if batch and (full or mixed or sampling != current or len(batch) == batch_prompts):
                 yield batch
-                batch = []
+                batch, rows = [], 0
             batch.append(group)
+            rows += len(part)
             current = sampling
     if batch:
         yield batch

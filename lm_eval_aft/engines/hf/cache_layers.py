@@ -8,8 +8,9 @@ import torch
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
-# Tokens of room in a new buffer. A larger room saves few copies and takes memory that short texts do not need.
-ROOM = 64
+# The least and the most tokens of room in a new buffer, which has as much room as tokens between them. A larger room
+# saves few copies and takes memory that short texts do not need.
+LEAST_ROOM, ROOM = 16, 64
 
 
 class Buffer:
@@ -54,7 +55,8 @@ class Buffer:
 
 def _with_room(entries: torch.Tensor, more: int = 0) -> torch.Tensor:
     rows, heads, tokens, width = entries.shape
-    memory = entries.new_empty(rows, heads, tokens + more + ROOM, width)
+    room = min(max(tokens, LEAST_ROOM), ROOM)
+    memory = entries.new_empty(rows, heads, tokens + more + room, width)
     memory[..., :tokens, :] = entries
     # A masked entry has the weight 0, and 0 times NaN is NaN.
     memory[..., tokens:, :] = 0

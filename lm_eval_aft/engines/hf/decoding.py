@@ -105,7 +105,7 @@ def decode(
         spare_pads: Pads before the longest prompt.
     """
     ids, mask = left_pad([group.token_ids for group in batch], device, spare_pads)  # (prompts, longest) each
-    logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)[:, -1]  # (prompts, vocab)
+    logits = cache.prefill(forward, ids, mask)  # (prompts, vocab)
     owners = torch.tensor([number for number, group in enumerate(batch) for _ in group.positions], device=device)
     cache.fan_out(owners, mask)
     logits, mask = logits[owners], mask[owners]

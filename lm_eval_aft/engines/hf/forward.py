@@ -32,6 +32,19 @@ class RowCache:
         """Arguments of the model's forward method that replace those of a plain cache."""
         return {}
 
+    def prefill(self, forward: Forward, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Run prompts, and keep what the model keeps of them.
+
+        Args:
+            forward: Runs the model.
+            ids: Token ids, (prompts, longest prompt).
+            mask: 1 for tokens and 0 for pads, of the same shape.
+
+        Returns:
+            The logits after each prompt, (prompts, vocab).
+        """
+        return forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), self)[:, -1]
+
     def keep(self, content: Any, rows: int) -> None:
         """Keep what the forward method returns for its rows."""
         self.content, self.rows = content, rows

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lm_eval_aft.engines.hf.cache_layers import GrowingLayer
-from lm_eval_aft.engines.hf.forward import RowCache
+from lm_eval_aft.engines.hf.forward import Forward, RowCache
 
 # The name of the attention function in transformers' registry.
 ATTENTION = "aft_shared_prompts"
@@ -28,6 +28,8 @@ PLAIN_ARGUMENTS = frozenset({"dropout", "is_causal", "position_ids", "use_cache"
 # If more than this share of the rows in memory is unfinished, finished rows stay there. It takes longer to copy the
 # unfinished rows than to compute the finished ones too.
 LEAST_KEPT = 0.75
+# Tokens of a forward pass of prompts on a CPU. The activations of more do not fit into its caches.
+PREFILL_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,8 @@ class SharedPromptLayer(GrowingLayer):
     def keep_prompts(self, prompts: torch.Tensor) -> None:
         """Keep the prompts of these indices."""
         prompts = prompts.to(self.prompt_keys.device)
-        self.prompt_keys = self.prompt_keys.index_select(0, prompts)
+        # A product with the transposed keys is faster if these are contiguous.
+        self.prompt_keys = self.prompt_keys.mT.index_select(0, prompts).mT
         self.prompt_values = self.prompt_values.index_select(0, prompts)
 
     def get_seq_length(self) -> int:
@@ -166,6 +169,19 @@ class SharedPromptCache(RowCache):
         # 0 for tokens and -inf for pads, (prompts, 1, 1, longest prompt), or None without pads.
         self._pads: torch.Tensor | None = None
         self._device = torch.device("cpu")
+
+    def prefill(self, forward: Forward, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See ``RowCache.prefill``. A CPU runs a few prompts at a time."""
+        size = max(1, PREFILL_TOKENS // ids.shape[1])
+        if ids.device.type != "cpu" or size >= len(ids):
+            return super().prefill(forward, ids, mask)
+        parts = [RowCache() for _ in range(0, len(ids), size)]
+        logits = [
+            part.prefill(forward, *prompts)
+            for part, *prompts in zip(parts, ids.split(size), mask.split(size), strict=True)
+        ]
+        self.keep(_joined([part.content for part in parts]), len(ids))
+        return torch.cat(logits)
 
     def inputs(self) -> dict[str, Any]:
         """See ``RowCache.inputs``. Pads are masked here, and no generated token is a pad."""
@@ -258,6 +274,18 @@ class SharedPromptCache(RowCache):
         share = (plan.by_prompt.scatter(shared_total) - own_total).sigmoid()
         output = own.lerp(plan.by_prompt.scatter(shared), share.to(own.dtype))
         return output.reshape(tokens, 1, heads, value.shape[-1])
+
+
+def _joined(contents: Sequence[Cache]) -> Cache:
+    """The first of these caches, with the prompts of all. The others lose theirs, so that no layer is held twice."""
+    first = contents[0]
+    for layers in zip(*(content.layers for content in contents), strict=True):
+        # A product with the transposed keys is faster if these are contiguous.
+        layers[0].keys = torch.cat([layer.keys.mT for layer in layers]).mT
+        layers[0].values = torch.cat([layer.values for layer in layers])
+        for layer in layers[1:]:
+            layer.keys = layer.values = None
+    return first
 
 
 def _attention(
