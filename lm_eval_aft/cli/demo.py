@@ -21,6 +21,7 @@ from lm_eval_aft.cli import aft
 from lm_eval_aft.cli.evaluation import evaluate
 from lm_eval_aft.cli.runner import run_program
 from lm_eval_aft.core.arguments import key_values
+from lm_eval_aft.core.program import collect_rarely
 from lm_eval_aft.core.records import Trace
 from lm_eval_aft.core.terminal import output_guard, show
 from lm_eval_aft.storage.traces import read_traces
@@ -42,6 +43,8 @@ def main() -> int:
     # The models are so small that a second thread mostly waits, which uses a core too. torch reads this when it loads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
+    # As lm-eval's command line does with our model.
+    collect_rarely()
     show(INTRODUCTION)
     for name, model_args in RUNS.items():
         # The run of an older version would be compared as another run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -12,9 +13,22 @@ from lm_eval_aft.core.stops import take_signals
 def prepare_program() -> None:
     """If lm-eval's command line is the program, end it in order on a signal, and let it outlive its terminal.
 
-    Any other program that calls lm-eval keeps its own signal handlers.
+    It also starts faster then. Any other program that calls lm-eval keeps its own signal handlers and its collector.
     """
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.stem
-    if name in ("lm_eval", "lm-eval") and take_signals():
+    if name not in ("lm_eval", "lm-eval"):
+        return
+    collect_rarely()
+    if take_signals():
         outlive_readers(STDOUT, STDERR)
+
+
+def collect_rarely() -> None:
+    """Let Python search for unused cycles of objects less often.
+
+    The imports of torch and lm-eval make over a million objects that stay. By default Python searches after 700 new
+    objects, which takes a tenth of the processor time of a short run.
+    """
+    thresholds = (50_000, 20, 50)
+    gc.set_threshold(*map(max, thresholds, gc.get_threshold()))
