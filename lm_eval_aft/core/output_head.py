@@ -16,6 +16,6 @@ def keep_head_input_contiguous(model: Any) -> None:
         head.register_forward_pre_hook(_contiguous)
 
 
-def _contiguous(head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    hidden, *rest = inputs
-    return (hidden.contiguous(), *rest)
+def _contiguous(head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    # A model may pass its states by name.
+    return (inputs[0].contiguous(), *inputs[1:]) if inputs else None
