@@ -28,6 +28,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # On a busy machine threads wait for each other longer than a tiny model computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A hundred Pythons start here. Each compiles our packages again if the first ones may not write what they compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Its sitecustomize.py runs in this process and in every Python that a test starts.
 STARTUP = Path(__file__).resolve().parent / "helpers" / "startup"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), os.environ.get("PYTHONPATH")]))

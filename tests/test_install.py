@@ -196,8 +196,16 @@ class TestArchives:
         assert not [name for name in names if name.startswith((".venv", ".git/"))]
 
 
+def check_that_uninstalling_leaves(before: set[str], environment: Environment) -> None:
+    environment.pip("uninstall", "--yes", "lm_eval_aft")
+    assert environment.files() == before
+    code = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'PluginFinder'])"
+    assert environment.python("-c", code) == "[]\n"
+
+
 class TestInstalls:
     def test_a_wheel(self, wheel: Path, checkout: Path, environment: Environment) -> None:
+        before = environment.files()
         environment.install(wheel, checkout, editable=False)
         package = environment.site / "lm_eval_aft"
         assert environment.inspect() == {
@@ -210,6 +218,9 @@ class TestInstalls:
             "tasks": [str(package / "tasks")],
         }
         assert run(environment.folder / "bin" / "aft", "--version", cwd=environment.folder).startswith("lm_eval_aft, ")
+        # This compiled modules, so pip has to remove __pycache__ folders too.
+        assert list(package.rglob("*.pyc"))
+        check_that_uninstalling_leaves(before, environment)
 
     def test_an_editable_install_copies_only_the_startup_files(
         self, wheel: Path, checkout: Path, environment: Environment
@@ -222,21 +233,7 @@ class TestInstalls:
         assert (state["hf"], state["aft"]) == (True, True)
         assert state["searched"] == state["tasks"] == [str(checkout / "tasks")]
         assert state["package"] == str(checkout / "lm_eval_aft" / "__init__.py")
-
-    @pytest.mark.parametrize(
-        "editable", [pytest.param(False, id="wheel"), pytest.param(True, id="editable", marks=pytest.mark.long)]
-    )
-    def test_uninstalling_leaves_nothing(
-        self, wheel: Path, checkout: Path, environment: Environment, editable: bool
-    ) -> None:
-        before = environment.files()
-        environment.install(wheel, checkout, editable=editable)
-        # This compiles modules, so pip has to remove __pycache__ folders too.
-        environment.inspect()
-        environment.pip("uninstall", "--yes", "lm_eval_aft")
-        assert environment.files() == before
-        code = "import sys; print([type(f).__name__ for f in sys.meta_path if type(f).__name__ == 'PluginFinder'])"
-        assert environment.python("-c", code) == "[]\n"
+        check_that_uninstalling_leaves(before, environment)
 
     @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
     @pytest.mark.long
