@@ -69,6 +69,7 @@ FIGURES = "it takes minutes on a real model: tests/benchmarks/test_benchmarks.py
 TABLE: dict[str, Run | Check] = {
     "make demo": Check(INSTALLS + ", tests/cli/test_demo.py runs the demo", "make -n demo"),
     "make test": Check("it would run this test", "make -n test"),
+    "make test-lm-eval": Check("it takes many minutes", "make -n test-lm-eval"),
     "make demo-chat": Check("it downloads a real checkpoint", "make -n demo-chat"),
     "make checkpoints": Check("it takes hours: tests/trainers/test_family.py runs it small", "make -n checkpoints"),
     "git clone https://github.com/OWNER/lm_eval_aft": Check("it needs a network", "git --version"),
