@@ -515,6 +515,7 @@ class TestGpu:
         gpu.run_all(jobs, tmp_path, 100, clock=lambda: now[0])
         assert started == ["first", "short", "long"]
 
+    @pytest.mark.long
     def test_each_job_keeps_its_figures_whatever_the_others_do(self, script, tmp_path):
         gpu = script("gpu")
         code = "import json, sys; open(sys.argv[1], 'w').write(json.dumps({'figure': 1}))"

@@ -98,6 +98,7 @@ def test_two_processes_equal_one(warm, tiny, tmp_path):
     assert log.count("a process group is left: False") == 2
 
 
+@pytest.mark.long
 def test_two_processes_answer_a_shard(warm, tiny, tmp_path, monkeypatch):
     answered = []
     for shard in ("1/2", "2/2"):

@@ -86,7 +86,7 @@ def essence(folder: Path) -> list[dict]:
     return traces
 
 
-@pytest.mark.parametrize("moments", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("moments", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_kill_at_many_moments(warm, tiny, tmp_path, moments):
     command = [*warm.command, "-c", ROUNDS, tiny, str(tmp_path), str(moments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -114,6 +114,7 @@ def validation_losses(folder: object) -> list[float]:
     return [row["eval_loss"] for row in rows if "eval_loss" in row]
 
 
+@pytest.mark.long
 def test_shards_are_validated_and_gathered(warm, settings, tmp_path):
     # The fifth row has no partner in the last batch, and no process may count it twice.
     rows = Path(str(settings["data"])).read_text().splitlines()[:5]
