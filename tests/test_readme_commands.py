@@ -152,6 +152,9 @@ TABLE: dict[str, Run | Check] = {
     ),
     "python benchmarks/figures.py": Check("tests/benchmarks has the drawing", "python benchmarks/figures.py --help"),
     "python benchmarks/opponents.py FAMILY WORK --limit 1000": Check(FIGURES, "python benchmarks/opponents.py --help"),
+    "python benchmarks/pretrained.py SMOLLM2 WORK --problems arith --bf16": Check(
+        FIGURES, "python benchmarks/pretrained.py --help"
+    ),
     "python benchmarks/rewards.py WORK --against OTHER/aggregate__5__2_ OTHER/best_of_10_by_a_reward_model": Check(
         FIGURES, "python benchmarks/rewards.py --help"
     ),
