@@ -125,7 +125,8 @@ def sleep():
 if __name__ == "__main__":
     child = multiprocessing.get_context("%s").Process(target=sleep, daemon=True)
 """
-    body = "child.start()\n    (folder / 'child').write_text(str(child.pid))\n    ready()"
+    # Python drops a signal that reaches a fork before its first instruction.
+    body = "child.start()\n    time.sleep(1)\n    (folder / 'child').write_text(str(child.pid))\n    ready()"
     command = COMMAND.format(body=body + (SLOW_END if len(numbers) > 1 else "\n    while True: time.sleep(0.01)"))
     indented = "\n".join(f"    {line}" for line in command.splitlines())
     code, errors = Program(tmp_path, child % method + indented).stop(*numbers, pause_s=0.5).end()
