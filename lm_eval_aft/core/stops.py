@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -190,6 +191,27 @@ def _install(handler: _Handler) -> dict[signal.Signals, Any]:
         for number, previous in before.items()
         if previous is not None and (number in always or previous == signal.SIG_DFL or isinstance(previous, _Handler))
     }
+    _keep_signals_of_forks()
     for number in replaced:
         signal.signal(number, handler)
     return replaced
+
+
+@cache
+def _keep_signals_of_forks() -> None:
+    """Block the signals in this thread while it forks.
+
+    Python drops a signal that has a handler and reaches a fork before its first instruction. The parent would then wait
+    for a child that nothing ends. A blocked signal waits in the system.
+    """
+    if sys.platform == "win32":
+        return
+    before = threading.local()
+
+    def block() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    os.register_at_fork(before=block, after_in_parent=restore, after_in_child=restore)

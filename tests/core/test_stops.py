@@ -125,8 +125,7 @@ def sleep():
 if __name__ == "__main__":
     child = multiprocessing.get_context("%s").Process(target=sleep, daemon=True)
 """
-    # Python drops a signal that reaches a fork before its first instruction.
-    body = "child.start()\n    time.sleep(1)\n    (folder / 'child').write_text(str(child.pid))\n    ready()"
+    body = "child.start()\n    (folder / 'child').write_text(str(child.pid))\n    ready()"
     command = COMMAND.format(body=body + (SLOW_END if len(numbers) > 1 else "\n    while True: time.sleep(0.01)"))
     indented = "\n".join(f"    {line}" for line in command.splitlines())
     code, errors = Program(tmp_path, child % method + indented).stop(*numbers, pause_s=0.5).end()
@@ -149,6 +148,22 @@ def test_a_fork_of_a_command_ends_without_a_word(tmp_path):
     os.kill(int((tmp_path / "child").read_text()), signal.SIGINT)
     assert program.end() == (0, "")
     assert (tmp_path / "code").read_text() == str(-signal.SIGINT)
+
+
+def test_a_signal_ends_a_fork_that_has_not_run_yet(tmp_path):
+    body = """
+    codes = []
+    for _ in range(5):
+        child = os.fork()
+        if not child:
+            time.sleep(5)
+            os._exit(0)
+        os.kill(child, 15)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    (folder / "codes").write_text(repr(codes))
+"""
+    assert Program(tmp_path, COMMAND.format(body=body)).end() == (0, "")
+    assert (tmp_path / "codes").read_text() == repr([-signal.SIGTERM] * 5)
 
 
 def test_an_error_that_follows_a_signal_is_not_shown():
