@@ -43,7 +43,7 @@ def main() -> int:
     # The models are so small that a second thread mostly waits, which uses a core too. torch reads this when it loads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
-    # As lm-eval's command line does with our model.
+    # lm-eval's command line does the same when it loads this package.
     collect_rarely()
     show(INTRODUCTION)
     for name, model_args in RUNS.items():

@@ -1,4 +1,4 @@
-"""Memory of the layer that computes logits."""
+"""What a transformers model gives to the layer that computes its logits."""
 
 from __future__ import annotations
 

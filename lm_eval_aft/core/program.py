@@ -27,8 +27,8 @@ def prepare_program() -> None:
 def collect_rarely() -> None:
     """Let Python search for unused cycles of objects less often.
 
-    The imports of torch and lm-eval make over a million objects that stay. By default Python searches after 700 new
-    objects, which takes a tenth of the processor time of a short run.
+    The imports of torch and lm-eval make many objects that stay. By default Python searches after 700 new objects, and
+    that delays the start.
     """
     thresholds = (50_000, 20, 50)
     gc.set_threshold(*map(max, thresholds, gc.get_threshold()))

@@ -28,7 +28,7 @@ PLAIN_ARGUMENTS = frozenset({"dropout", "is_causal", "position_ids", "use_cache"
 # If more than this share of the rows in memory is unfinished, finished rows stay there. It takes longer to copy the
 # unfinished rows than to compute the finished ones too.
 LEAST_KEPT = 0.75
-# Tokens of a forward pass of prompts on a CPU. The activations of more do not fit into its caches.
+# Most tokens of a forward pass of prompts on a CPU, unless one prompt is longer. This bounds the memory of activations.
 PREFILL_TOKENS = 4096
 
 
