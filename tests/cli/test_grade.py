@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from helpers.graded_tasks import DOCUMENTS, scripted_model, texts, write_task
 from helpers.lm_eval_runs import run_lm_eval
-from helpers.lm_eval_version import IS_0_5
 from lm_eval_aft.cli import aft
 from lm_eval_aft.core.errors import AFTError, ConfigError, RecordError
 from lm_eval_aft.storage.traces import read_traces, trace_files
@@ -104,9 +103,7 @@ def test_a_task_is_built_as_its_group_has_it(tmp_path: Path, tasks: Path):
     (tasks / "suite.yaml").write_text(json.dumps({"group": "suite", "task": [member]}))
     out = run(tmp_path / "out", tasks, False, "suite")
     assert "12 texts of numbers are graded" in grade(out, "--include_path", tasks)
-    # lm-eval 0.5 takes the answer "1" as the index of a choice, and finds every text wrong.
-    right = 0.0 if IS_0_5 else 1.0
-    assert [trace.grades[0][0].metrics["exact_match"] for trace in read_traces(out)] == [right] * 3
+    assert [trace.grades[0][0].metrics["exact_match"] for trace in read_traces(out)] == [1.0] * 3
 
 
 def test_a_path_without_traces_is_refused(tmp_path: Path):

@@ -12,7 +12,7 @@ import transformers
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
-from helpers.instances import make_instance
+from helpers.instances import make_instance, rolling_arguments
 from helpers.tiny_models import LAYER, damaged_copy, save_tiny, tiny_config, tiny_tokenizer
 from lm_eval_aft.core.engine import HostArgs
 from lm_eval_aft.core.errors import EngineError
@@ -120,7 +120,9 @@ class TestWhileRunning:
         with pytest.raises(EngineError, match="the model's logits are not numbers"):
             engine.scorer.loglikelihood(requests, disable_tqdm=True)
         with pytest.raises(EngineError, match="the model's logits are not numbers"):
-            engine.scorer.loglikelihood_rolling([instance("loglikelihood_rolling", ("abc",))], disable_tqdm=True)
+            engine.scorer.loglikelihood_rolling(
+                [instance("loglikelihood_rolling", rolling_arguments("abc"))], disable_tqdm=True
+            )
 
 
 class TestForeignTokenizer:
@@ -149,7 +151,9 @@ class TestForeignTokenizer:
         with pytest.raises(EngineError, match="token id 260 is beyond"):
             engine.scorer.loglikelihood([instance("loglikelihood", ("a", " <new>"))], disable_tqdm=True)
         with pytest.raises(EngineError, match="token id 261 is beyond"):
-            engine.scorer.loglikelihood_rolling([instance("loglikelihood_rolling", ("<newer>",))], disable_tqdm=True)
+            engine.scorer.loglikelihood_rolling(
+                [instance("loglikelihood_rolling", rolling_arguments("<newer>"))], disable_tqdm=True
+            )
 
 
 def test_half_precision_that_overflows_says_so(tiny):

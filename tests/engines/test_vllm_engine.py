@@ -299,6 +299,11 @@ class TestGeneration:
         ((_, ((expected, _),)),) = engine.scorer.score_choices([[1]], [[engine.tokenizer.encode(texts[0].args[0])]])
         assert rolling == pytest.approx([expected], abs=2e-3)
         assert rolling == pytest.approx(hf_rolling(hf_engine, texts[0].args[0]), abs=1e-2)
+        # As lm-eval 0.5 asks.
+        texts = [instance("loglikelihood_rolling", "", texts[0].args[0])]
+        assert engine.scorer.loglikelihood_rolling(texts, disable_tqdm=True) == [
+            (pytest.approx(expected, abs=2e-3), False)
+        ]
 
 
 def hf_rolling(engine, text: str) -> list[float]:

@@ -65,9 +65,13 @@ def write_task(
     data.write_text("".join(json.dumps(document) + "\n" for document in documents))
     config = graded_task(name, dataset_path="json", dataset_kwargs={"data_files": {"test": str(data)}}, **changes)
     del config["custom_dataset"]
-    config = {key: value for key, value in config.items() if not callable(value)}
+    functions = {key: value for key, value in config.items() if callable(value)}
     # JSON is YAML too.
-    (folder / f"{name}.yaml").write_text(json.dumps(config))
+    text = json.dumps({key: f"!function {name}.{key}" if key in functions else value for key, value in config.items()})
+    for key, function in functions.items():
+        text = text.replace(f'"!function {name}.{key}"', f"!function {name}.{key}")
+        (folder / f"{name}.py").write_text(f"from {function.__module__} import {function.__name__} as {key}\n")
+    (folder / f"{name}.yaml").write_text(text)
     return folder
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from helpers.lm_eval_version import IS_0_5
+
 
 def make_instance(
     request_type: str,
@@ -36,3 +38,8 @@ def make_instance(
         doc_id=row,
         **others,
     )
+
+
+def rolling_arguments(text: str) -> tuple[str, ...]:
+    """The arguments of a request for loglikelihood_rolling. lm-eval 0.5 puts a context before the text."""
+    return ("", text) if IS_0_5 else (text,)

@@ -28,7 +28,7 @@ def run(folder):
     questions = [f"Question number {n}?" for n in range(5)]
     requests = [
         # lm-eval 0.5 wants two parts of the metadata by name too.
-        Instance("generate_until", {"n": n}, (q, {}), 0, ("t", n, 1), task_name="t", doc_id=n)
+        Instance("generate_until", {"n": n}, (q, {}), idx=0, metadata=("t", n, 1), task_name="t", doc_id=n)
         for n, q in enumerate(questions)
     ]
     AFTLM(**ARGS, record=str(folder)).generate_until(requests, disable_tqdm=True)

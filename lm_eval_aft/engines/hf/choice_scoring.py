@@ -88,7 +88,8 @@ class SharedPromptScorer(LMScorer):
             EngineError: If a token has no embedding, or a score is not a number.
         """
         if self._has_foreign_tokens:
-            self._refuse_foreign_tokens([self.lm.tok_encode(request.args[0]) for request in requests])
+            # lm-eval 0.5 puts an empty context before the text.
+            self._refuse_foreign_tokens([self.lm.tok_encode(request.args[-1]) for request in requests])
         scores = super().loglikelihood_rolling(requests, disable_tqdm)
         # lm-eval 0.5 gives pairs, whose second part says whether the text is greedy.
         self._refuse_damaged([score[0] if isinstance(score, tuple) else score for score in scores])

@@ -96,13 +96,16 @@ class PromptLM(TemplateLM):
             refused_chat,
         )
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of each whole text. A text longer than the context is scored in disjoint windows."""
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        """Log-probability of each whole text. A text longer than the context is scored in disjoint windows.
+
+        lm-eval 0.5 puts an empty context before each text, and takes pairs as for ``loglikelihood``.
+        """
         windows: list[Pair] = []
         owners: list[int] = []
         for number, request in enumerate(requests):
             rolling = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
+                token_list=self.tok_encode(request.args[-1]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self._scored_length,
                 context_len=1,
@@ -113,7 +116,9 @@ class PromptLM(TemplateLM):
         sums = [0.0] * len(requests)
         for owner, (score, _) in zip(owners, self._loglikelihood_tokens(windows, disable_tqdm), strict=True):
             sums[owner] += score
-        return sums
+        return [
+            (score, False) if len(request.args) > 1 else score for request, score in zip(requests, sums, strict=True)
+        ]
 
     @property
     def _scored_length(self) -> int:
