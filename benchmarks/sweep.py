@@ -18,6 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def timed(command: list[str], log: Path) -> dict[str, float]:
 
 def store_seconds(path: Path, work: Path) -> dict[str, Any]:
     """Seconds to write every generation of a store to a new one, with commits, and seconds to read all of them."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         keys = [key.hex() for (key,) in connection.execute("SELECT key FROM generations")]
     completions = SQLiteStore(path, create=False).get(keys)
     fresh = work / "copy.sqlite"

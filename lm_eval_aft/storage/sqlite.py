@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ class SQLiteFile:
             except BaseException:
                 self.db.close()
                 raise
+        # Python 3.13 warns of a connection that is dropped while it is open.
+        weakref.finalize(self, self.db.close).atexit = False
 
     def _connect(self, create: bool, untouched: bool) -> sqlite3.Connection:
         address: str | Path = self.path or ":memory:"

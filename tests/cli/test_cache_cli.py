@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def store(tmp_path: Path) -> Path:
 
 def damage(path: Path, number: int) -> str:
     key = f"{number:064x}"
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE generations SET text = 'x' WHERE key = ?", (bytes.fromhex(key),))
     db.close()
     return key
@@ -62,7 +63,7 @@ def test_damaged_rows_are_listed_with_exit_code_1(store: Path):
 
 def test_looking_removes_and_repairs_nothing(store: Path):
     def rows() -> list[tuple[object, ...]]:
-        with sqlite3.connect(store) as db:
+        with closing(sqlite3.connect(store)) as db, db:
             rows = db.execute("SELECT * FROM generations").fetchall()
         db.close()
         return rows
@@ -78,7 +79,7 @@ def test_looking_removes_and_repairs_nothing(store: Path):
 def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, command: str):
     notes, other = tmp_path / "notes.txt", tmp_path / "photos.db"
     notes.write_text("my notes, to be kept\n" * 100)
-    with sqlite3.connect(other) as db:
+    with closing(sqlite3.connect(other)) as db, db:
         db.execute("CREATE TABLE photos (name TEXT)")
     db.close()
     for path in (notes, other):

@@ -103,7 +103,9 @@ class Runs:
     def rows(self, folder: Path) -> int:
         """The number of committed generations."""
         try:
-            with sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10) as db:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10)
+            ) as db:
                 return int(db.execute("SELECT count(*) FROM generations").fetchone()[0])
         # The store may not exist yet, or be under construction.
         except sqlite3.Error:

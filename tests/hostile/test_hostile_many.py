@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,7 +329,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     for number in range(40):
         made.put(f"{number:064x}", Completion(f"text {number} " * 20, (number, 7), "stop", 5, 5, 2))
     made.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA journal_mode = DELETE")
     db.close()
     return path.read_bytes()

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -333,7 +334,7 @@ def test_a_row_of_the_store_whose_key_is_no_hash(tmp_path: Path, key: Any) -> No
     store = SQLiteStore(path)
     store.put("ab" * 32, Completion("text", (1,), "stop", 5, 5, 1))
     store.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute(
             "INSERT INTO generations SELECT ?, text, token_ids, finish_reason, 1, 1, 1, NULL, NULL, NULL, NULL, digest "
             "FROM generations",

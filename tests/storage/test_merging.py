@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +33,10 @@ def key(number: int) -> str:
 
 def make(path: Path, rows: dict[int, Completion], version: int = 2) -> Path:
     if version == 1:
-        with sqlite3.connect(path) as db:
+        with closing(sqlite3.connect(path)) as db, db:
             db.execute(f"PRAGMA application_id = {DRAFT_STORE.application_id}")
             db.execute("PRAGMA user_version = 1")
             db.execute(VERSION_1)
-        db.close()
     with SQLiteStore(path) as store:
         for number, completion in rows.items():
             store.put(key(number), completion)
@@ -93,7 +93,7 @@ def test_an_output_that_exists_is_left_alone(tmp_path):
 def test_a_damaged_generation_stops_it(tmp_path):
     whole, damaged = make(tmp_path / "a", {1: TEXT}), make(tmp_path / "b", {2: TEXT, 3: TEXT})
     for change in ("text = 'x' WHERE key = ?", "key = 'a text' WHERE key = ?"):
-        with sqlite3.connect(damaged) as db:
+        with closing(sqlite3.connect(damaged)) as db, db:
             db.execute(f"UPDATE generations SET {change}", (bytes.fromhex(key(3)),))
         db.close()
         with pytest.raises(StoreError, match=r"b is damaged at generation .*: run aft cache verify"):

@@ -11,6 +11,7 @@ import pytest
 # One process imports everything and forks a child per round. Importing takes far longer than running the tiny model.
 ROUNDS = """
 import json, os, random, signal, sqlite3, sys, time
+from contextlib import closing
 from pathlib import Path
 from lm_eval.api.instance import Instance
 from transformers.models.llama import modeling_llama
@@ -44,7 +45,7 @@ def child(folder):
 
 def rows(folder):
     try:
-        with sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10) as db:
+        with closing(sqlite3.connect(f"file:{folder}/drafts.sqlite?mode=ro", uri=True, timeout=10)) as db:
             return db.execute("SELECT count(*) FROM generations").fetchone()[0]
     # The file is not there yet.
     except sqlite3.OperationalError:

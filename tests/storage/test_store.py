@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -20,7 +21,8 @@ from helpers.full_disk import files_of_at_most, small_disk
 from helpers.paths import ROOT
 from lm_eval_aft.core.errors import StoreError
 from lm_eval_aft.core.records import Chat, Completion, Confidence, Message, Prompt, Request, Sampling
-from lm_eval_aft.storage.draft_store import SQLiteStore, count_store, generation_key
+from lm_eval_aft.storage.draft_store import DRAFT_STORE, SQLiteStore, count_store, generation_key
+from lm_eval_aft.storage.sqlite import SQLiteFile
 
 CHAT = Chat((Message("user", "a"),))
 REQUEST = Request(Prompt(CHAT, (1, 2), 2, "digest"), Sampling(0.7, 0.95, 0, 64), 7)
@@ -153,7 +155,7 @@ class TestRefusals:
 
     def test_a_database_of_another_program(self, tmp_path):
         path = tmp_path / "other.db"
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path)) as other, other:
             other.execute("CREATE TABLE photos (name TEXT)")
         self.refused(path, "another program")
 
@@ -249,6 +251,16 @@ def test_a_store_that_another_process_keeps_locked(tmp_path, monkeypatch):
     store.flush()
     assert store.info().generations == 1
     other.close()
+
+
+def test_a_file_that_is_dropped_open_is_closed(tmp_path):
+    """Python 3.13 warns of a connection that is not closed."""
+    file = SQLiteFile(tmp_path / "s.sqlite", DRAFT_STORE)
+    db = file.db
+    del file
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        db.execute("SELECT 1")
 
 
 @pytest.mark.slow
