@@ -3,23 +3,25 @@
     whole layers    all requests of a layer at once; the next layer when all have ended (what the schedule does)
     streaming       the next layer of a question as soon as its last text has ended, independent of other questions
     batches of n    n questions through all their layers, then the next n (what the paper's released code does)
+    AsyncLLM        streaming by vLLM's AsyncLLM, with a coroutine for each question (only with --async-llm)
 
-All four send the same requests with the same seeds. End tokens count, so lengths differ as they do in real runs. Whole
+All send the same requests with the same seeds. End tokens count, so lengths differ as they do in real runs. Whole
 layers and mini-batches are runs of the schedule; streaming is a loop in this script around vLLM's step. The ways take
 turns in rotated order after a warm-up, and the prefix cache is emptied before every turn.
 
 The table shows the tokens that each way wrote, because rounding can end a text elsewhere if the size of a batch changes
 it. It also shows the engine's steps, which no other work on the machine changes: on a GPU a step of many rows takes
-about as long as a step of few.
+about as long as a step of few. AsyncLLM loads the model a second time, and does not show its steps.
 
 The hf engine cannot stream, because its batches take in no new rows.
 
 Usage: python benchmarks/barriers.py --pretrained FOLDER --questions test.jsonl --engine vllm [--count 24 --k 3
-           --layers 1 --max-tokens 48 --turns 3 --device cuda --out benchmarks/results]
+           --layers 1 --max-tokens 48 --turns 3 --device cuda --async-llm --out benchmarks/results]
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +50,7 @@ class Runner:
     questions: list[Question]
     config: AFTConfig
     tokens: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int | None] = field(default_factory=dict)
     _steps_now: int = 0
 
     def __post_init__(self) -> None:
@@ -90,12 +92,32 @@ class Runner:
         self.steps["streaming"] = self._steps_now
 
 
+def layer_requests(
+    engine: Engine, question: Question, config: AFTConfig, layer: int, drafts: list[str]
+) -> list[Request]:
+    """The requests of one layer of a question, as the schedule makes them."""
+    last, template, renderer = layer == config.layers, Template.load(None), engine.renderer
+    sampling = question.final if last else question.drafts
+    budget = engine.max_length - sampling.max_tokens
+    fitted = (
+        aggregate_prompt(template, renderer, question.chat, drafts, budget, final=last)
+        if layer
+        else draft_prompt(template, renderer, question.chat, budget, final=last)
+    )
+    seeds = [generation_seed(config, question, layer, index) for index in range(1 if last else config.k)]
+    return [Request(fitted.prompt, sampling, seed) for seed in seeds]
+
+
+def vllm_prompt(request: Request) -> dict[str, Any]:
+    """The prompt as vLLM takes it."""
+    return {"type": "token", "prompt_token_ids": list(request.prompt.token_ids or ())}
+
+
 class StreamingRun:
     """Calls vLLM's step and adds the next layer of a question as soon as its last one has ended."""
 
     def __init__(self, engine: VLLMEngine, questions: list[Question], config: AFTConfig) -> None:
         self.engine, self.questions, self.config = engine, questions, config
-        self.template = Template.load(None)
         # By request name: question, layer, index and request.
         self.running: dict[str, tuple[int, int, int, Request]] = {}
         # By question and layer: the finished texts by their index.
@@ -115,19 +137,10 @@ class StreamingRun:
 
     def send(self, number: int, layer: int, drafts: list[str]) -> None:
         """Add the requests of one layer of a question."""
-        question, last = self.questions[number], layer == self.config.layers
-        sampling = question.final if last else question.drafts
-        budget, renderer = self.engine.max_length - sampling.max_tokens, self.engine.renderer
-        fitted = (
-            aggregate_prompt(self.template, renderer, question.chat, drafts, budget, final=last)
-            if layer
-            else draft_prompt(self.template, renderer, question.chat, budget, final=last)
-        )
-        for index in range(1 if last else self.config.k):
-            request = Request(fitted.prompt, sampling, generation_seed(self.config, question, layer, index))
+        requests = layer_requests(self.engine, self.questions[number], self.config, layer, drafts)
+        for index, request in enumerate(requests):
             name = f"stream-{number}-{layer}-{index}"
-            prompt = {"type": "token", "prompt_token_ids": list(fitted.prompt.token_ids or ())}
-            self.engine.llm.llm_engine.add_request(name, prompt, self.engine.sampling_params(request))
+            self.engine.llm.llm_engine.add_request(name, vllm_prompt(request), self.engine.sampling_params(request))
             self.running[name] = (number, layer, index, request)
 
     def take(self, output: Any) -> None:
@@ -141,6 +154,48 @@ class StreamingRun:
             self.send(number, layer + 1, [texts[place] for place in sorted(texts)])
 
 
+class AsyncRun:
+    """Runs each question as a coroutine on an AsyncLLM with the arguments of a loaded engine."""
+
+    def __init__(self, engine: VLLMEngine, questions: list[Question], config: AFTConfig) -> None:
+        """Load the AsyncLLM."""
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.engine, self.questions, self.config = engine, questions, config
+        self.tokens = 0
+        self._loop = asyncio.new_event_loop()
+
+        async def load() -> Any:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine.args.for_llm()))
+
+        # AsyncLLM needs a running loop.
+        self.llm = self._loop.run_until_complete(load())
+
+    def run(self) -> int:
+        """Run all questions to their answers. Returns the number of generated tokens."""
+        self.tokens = 0
+        self._loop.run_until_complete(self._all())
+        return self.tokens
+
+    async def _all(self) -> None:
+        await self.llm.reset_prefix_cache()
+        await asyncio.gather(*map(self._question, range(len(self.questions))))
+
+    async def _question(self, number: int) -> None:
+        drafts: list[str] = []
+        for layer in range(self.config.layers + 1):
+            requests = layer_requests(self.engine, self.questions[number], self.config, layer, drafts)
+            names = [f"async-{number}-{layer}-{index}" for index in range(len(requests))]
+            drafts = await asyncio.gather(*map(self._text, names, requests))
+
+    async def _text(self, name: str, request: Request) -> str:
+        outputs = self.llm.generate(vllm_prompt(request), self.engine.sampling_params(request), name)
+        (completion,) = [self.engine.completion(request, output) async for output in outputs if output.finished]
+        self.tokens += completion.generated_tokens
+        return completion.text
+
+
 def ways(runner: Runner) -> dict[str, Callable[[], None]]:
     """The ways that the engine can run, by name."""
     sides: dict[str, Callable[[], None]] = {
@@ -151,14 +206,24 @@ def ways(runner: Runner) -> dict[str, Callable[[], None]]:
     return sides | {f"batches of {n}": partial(runner.batches, f"batches of {n}", n) for n in BATCHES}
 
 
+def run_async(runner: Runner, run: AsyncRun) -> None:
+    """Take a turn with an AsyncLLM. It does not show its steps."""
+    runner.tokens["AsyncLLM"], runner.steps["AsyncLLM"] = run.run(), None
+
+
 def main() -> None:
     """Take turns and write one table, with ratios to whole layers."""
     options = parser(__doc__, engine="vllm", count=24)
     add_point(options, k=3, layers=1)
     add_turns(options)
+    options.add_argument("--async-llm", action="store_true", help="Measure AsyncLLM too (vLLM only).")
     args = options.parse_args()
     runner = Runner(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
-    rows = table(take_turns(ways(runner), args.turns), "whole layers")
+    sides = ways(runner)
+    if args.async_llm:
+        async_run = AsyncRun(runner.engine, runner.questions, runner.config)
+        sides["AsyncLLM"] = partial(run_async, runner, async_run)
+    rows = table(take_turns(sides, args.turns), "whole layers")
     figures = {
         "engine": args.engine,
         "device": args.device,
