@@ -122,7 +122,7 @@ def test_the_diagnosis_has_the_same_numbers():
     # Version 0.1.0 did not say which drafts were cut, nor what gap was closed.
     diagnosed = without(json.loads(printed("diagnose", "aft", "--format", "json")), "cuts")
     now = numbers(json.dumps(without(without(diagnosed, "gap_closed"), "gap")))
-    assert [float(number) for number in now] == pytest.approx([float(number) for number in expected], abs=1e-12)
+    assert [float(number) for number in now] == pytest.approx([float(number) for number in expected], rel=1e-9)
 
 
 @pytest.mark.usefixtures("files")

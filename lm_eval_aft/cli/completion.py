@@ -25,5 +25,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     complete = get_completion_class(shell)
     if complete is None:
-        raise ConfigError(f"this version of click completes nothing in {shell}: install click 8.1 or newer.")
+        raise ConfigError(f"this version of click completes nothing in {shell}: install click 8.2 or newer.")
     show(complete(ctx.find_root().command, {}, PROGRAM, VARIABLE).source())

@@ -8,6 +8,7 @@ from functools import wraps
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 
 from helpers import zoo_outcome
 from lm_eval_aft.core.engine import HostArgs
@@ -15,6 +16,7 @@ from lm_eval_aft.core.errors import EngineError
 from lm_eval_aft.engines.hf.batching import RowRules
 from lm_eval_aft.engines.registry import load_engine
 
+NEW = Version(transformers.__version__) >= Version("5.23")
 ROPES = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},
@@ -48,9 +50,13 @@ ROPES = {
     ],
 )
 def test_rules_are_found_and_no_text_differs(tmp_path, kind, rules):
+    if kind == "glm_moe_dsa" and not NEW:
+        pytest.skip("older transformers do not run this model with a cache")
     model = zoo_outcome.save(kind, str(tmp_path))
     engine = zoo_outcome.load(str(tmp_path))
-    assert engine.rules == rules
+    # Older transformers have other code for this model.
+    if kind != "deepseek_v3" or NEW:
+        assert engine.rules == rules
     assert zoo_outcome.compare(model, engine) == []
 
 
@@ -65,6 +71,8 @@ def test_prompts_are_not_shared_with_an_attention_function_of_the_user(tmp_path)
 @pytest.mark.parametrize("kind", ROPES)
 def test_a_rope_of_any_kind_changes_no_text(tmp_path, caplog, kind):
     """Prompts are shorter and longer than the original context of 16 tokens, and texts cross it."""
+    if kind == "dynamic" and not NEW:
+        pytest.skip("older transformers keep the frequencies of a longer text")
     positions = 16 if kind == "dynamic" else 512
     rope = {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **ROPES[kind]}}
     model = zoo_outcome.save("llama", str(tmp_path), {"max_position_embeddings": positions, **rope})

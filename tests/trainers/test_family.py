@@ -107,6 +107,7 @@ class TestLosses:
 
 
 class TestDevice:
+    @pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 has no autocast for this device")
     def test_the_losses_are_computed_where_the_model_is(self):
         tokenizer = make_tokenizer()
         # A model on this device refuses token ids of another device.
