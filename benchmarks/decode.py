@@ -50,12 +50,13 @@ def measure(engine: Any, path: str, case: tuple[int, int, int, int]) -> dict[str
     before_mb = peak_mb()
     texts = {position: list(completion.token_ids) for position, completion in engine.generate(requests)}
     hook.remove()
-    # The first interval is the prefill. The steps follow.
-    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(stamps[1:])]
+    # A prefill is one forward pass or several. Each text ends with the same number of steps.
+    first = len(stamps) - (new_tokens - 1)
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(stamps[first:])]
     return {
         "step_processor_ms": 1000 * statistics.median(step[0] for step in steps),
         "step_wall_ms": 1000 * statistics.median(step[1] for step in steps),
-        "prefill_processor_s": stamps[1][0] - stamps[0][0],
+        "prefill_processor_s": stamps[first][0] - stamps[0][0],
         "peak_mb": peak_mb() - before_mb,
         "load": os.getloadavg()[0],
         "token_ids": [texts[position] for position in range(len(requests))],
