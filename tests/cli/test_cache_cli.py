@@ -34,7 +34,6 @@ def damage(path: Path, number: int) -> str:
     key = f"{number:064x}"
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE generations SET text = 'x' WHERE key = ?", (bytes.fromhex(key),))
-    db.close()
     return key
 
 
@@ -65,7 +64,6 @@ def test_looking_removes_and_repairs_nothing(store: Path):
     def rows() -> list[tuple[object, ...]]:
         with closing(sqlite3.connect(store)) as db, db:
             rows = db.execute("SELECT * FROM generations").fetchall()
-        db.close()
         return rows
 
     damage(store, 1)
@@ -81,7 +79,6 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, command: str
     notes.write_text("my notes, to be kept\n" * 100)
     with closing(sqlite3.connect(other)) as db, db:
         db.execute("CREATE TABLE photos (name TEXT)")
-    db.close()
     for path in (notes, other):
         before = path.read_bytes()
         refused = cache(command, path)
