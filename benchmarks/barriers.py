@@ -4,6 +4,7 @@
     streaming       the next layer of a question as soon as its last text has ended, independent of other questions
     batches of n    n questions through all their layers, then the next n (what the paper's released code does)
     AsyncLLM        streaming by vLLM's AsyncLLM, with a coroutine for each question (only with --async-llm)
+    second engine   whole layers on a further engine, to show what another engine alone changes (only with --async-llm)
 
 All send the same requests with the same seeds. End tokens count, so lengths differ as they do in real runs. Whole
 layers and mini-batches are runs of the schedule; streaming is a loop in this script around vLLM's step. The ways take
@@ -11,7 +12,7 @@ turns in rotated order after a warm-up, and the prefix cache is emptied before e
 
 The table shows the tokens that each way wrote, because rounding can end a text elsewhere if the size of a batch changes
 it. It also shows the engine's steps, which no other work on the machine changes: on a GPU a step of many rows takes
-about as long as a step of few. AsyncLLM loads the model a second time, and does not show its steps.
+about as long as a step of few. AsyncLLM loads the model again, and does not show its steps.
 
 The hf engine cannot stream, because its batches take in no new rows.
 
@@ -216,13 +217,17 @@ def main() -> None:
     options = parser(__doc__, engine="vllm", count=24)
     add_point(options, k=3, layers=1)
     add_turns(options)
-    options.add_argument("--async-llm", action="store_true", help="Measure AsyncLLM too (vLLM only).")
+    options.add_argument(
+        "--async-llm", action="store_true", help="Measure AsyncLLM and a second engine too (vLLM only)."
+    )
     args = options.parse_args()
     runner = Runner(engine_of(args), read_questions(args), AFTConfig(k=args.k, layers=args.layers))
     sides = ways(runner)
     if args.async_llm:
         async_run = AsyncRun(runner.engine, runner.questions, runner.config)
         sides["AsyncLLM"] = partial(run_async, runner, async_run)
+        second = Runner(engine_of(args), runner.questions, runner.config, runner.tokens, runner.steps)
+        sides["second engine"] = partial(second.batches, "second engine", len(second.questions))
     rows = table(take_turns(sides, args.turns), "whole layers")
     figures = {
         "engine": args.engine,
