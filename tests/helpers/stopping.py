@@ -20,7 +20,9 @@ class Program:
     """
 
     HEAD = """
-import pathlib
+import pathlib, warnings
+# Python 3.12 warns if a process with threads forks.
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 folder = pathlib.Path.cwd()
 def ready():
     (folder / "ready").touch()
