@@ -41,6 +41,7 @@ from lm_eval_aft.inference.schedule import generation_seed, propose_and_aggregat
 from lm_eval_aft.storage.draft_store import NoStore
 
 BATCHES = (8, 16)
+TEMPLATE = Template.load(None)
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Runner:
         measured = MeasuredEngine(self.engine)
         for start in range(0, len(self.questions), size):
             batch = self.questions[start : start + size]
-            propose_and_aggregate(batch, measured, Template.load(None), self.config, NoStore(), quiet=True)
+            propose_and_aggregate(batch, measured, TEMPLATE, self.config, NoStore(), quiet=True)
         self.tokens[name] = sum(completion.generated_tokens for completion in measured.completions)
         self.steps[name] = self._steps_now
 
@@ -97,13 +98,13 @@ def layer_requests(
     engine: Engine, question: Question, config: AFTConfig, layer: int, drafts: list[str]
 ) -> list[Request]:
     """The requests of one layer of a question, as the schedule makes them."""
-    last, template, renderer = layer == config.layers, Template.load(None), engine.renderer
+    last, renderer = layer == config.layers, engine.renderer
     sampling = question.final if last else question.drafts
     budget = engine.max_length - sampling.max_tokens
     fitted = (
-        aggregate_prompt(template, renderer, question.chat, drafts, budget, final=last)
+        aggregate_prompt(TEMPLATE, renderer, question.chat, drafts, budget, final=last)
         if layer
-        else draft_prompt(template, renderer, question.chat, budget, final=last)
+        else draft_prompt(TEMPLATE, renderer, question.chat, budget, final=last)
     )
     seeds = [generation_seed(config, question, layer, index) for index in range(1 if last else config.k)]
     return [Request(fitted.prompt, sampling, seed) for seed in seeds]
@@ -229,6 +230,8 @@ def main() -> None:
         second = Runner(engine_of(args), runner.questions, runner.config, runner.tokens, runner.steps)
         sides["second engine"] = partial(second.batches, "second engine", len(second.questions))
     rows = table(take_turns(sides, args.turns), "whole layers")
+    if args.async_llm:
+        async_run.llm.shutdown()
     figures = {
         "engine": args.engine,
         "device": args.device,

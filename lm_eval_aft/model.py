@@ -231,7 +231,7 @@ class AFTLM(LM):
         self._end_shard()
         return [scores.get(position, UNSCORED) for position in range(len(requests))]
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float] | list[Score]:
         """Score whole texts with the engine's own model. Nothing is aggregated."""
         self._begin("loglikelihood_rolling")
         scorer = self._scorer("loglikelihood_rolling", len(requests))

@@ -77,8 +77,8 @@ class Scorer(Protocol):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Score]:
         """Score lm-eval's loglikelihood requests. See ``LM.loglikelihood``."""
 
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Score whole texts. See ``LM.loglikelihood_rolling``."""
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float] | list[Score]:
+        """Score whole texts. See ``LM.loglikelihood_rolling``. lm-eval 0.5 takes pairs."""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a chat as ``--model hf`` renders it. See ``LM.apply_chat_template``."""

@@ -34,7 +34,7 @@ class LMScorer:
         """See ``Scorer.loglikelihood``."""
         return list(self.lm.loglikelihood(requests, disable_tqdm=disable_tqdm))
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float] | list[Score]:
         """See ``Scorer.loglikelihood_rolling``."""
         return list(self.lm.loglikelihood_rolling(requests, disable_tqdm=disable_tqdm))
 

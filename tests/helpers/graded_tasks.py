@@ -59,7 +59,7 @@ def graded_task(name: str = "numbers", **changes: Any) -> dict[str, Any]:
 def write_task(
     folder: Path, name: str = "numbers", documents: list[dict[str, str]] = DOCUMENTS, **changes: Any
 ) -> Path:
-    """Write the task of ``graded_task`` as a YAML file with its data. Returns the folder."""
+    """Write the task of ``graded_task`` as YAML, with its data and its functions beside it. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / f"{name}.jsonl"
     data.write_text("".join(json.dumps(document) + "\n" for document in documents))

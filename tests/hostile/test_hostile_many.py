@@ -331,7 +331,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     made.close()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA journal_mode = DELETE")
-    db.close()
     return path.read_bytes()
 
 

@@ -95,7 +95,6 @@ def test_a_damaged_generation_stops_it(tmp_path):
     for change in ("text = 'x' WHERE key = ?", "key = 'a text' WHERE key = ?"):
         with closing(sqlite3.connect(damaged)) as db, db:
             db.execute(f"UPDATE generations SET {change}", (bytes.fromhex(key(3)),))
-        db.close()
         with pytest.raises(StoreError, match=r"b is damaged at generation .*: run aft cache verify"):
             merge_stores([whole, damaged], tmp_path / "all")
         assert list(tmp_path.glob("all*")) == []

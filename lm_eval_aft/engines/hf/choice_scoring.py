@@ -81,7 +81,7 @@ class SharedPromptScorer(LMScorer):
         self._refuse_damaged([score for score, _ in scores])
         return scores
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float] | list[Score]:
         """See ``Scorer.loglikelihood_rolling``.
 
         Raises:
