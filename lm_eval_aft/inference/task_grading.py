@@ -308,7 +308,7 @@ def grade_trace(trace: Trace, grader: TaskGrader, document: Any, done: GradingLo
     try:
         grades = grader.grade(copy.deepcopy(document), texts)
     # A task's code may raise anything, and a run of hours must not end for it.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = reason_of(error)
         kind = type(error).__name__
         done.failures[reason if reason.startswith(kind) else f"{kind}: {reason}"] += 1
@@ -444,7 +444,7 @@ class TaskLoader:
                     if task is not None:
                         return TaskGrader(task, name)
                 # The data of a task may be missing, damaged or elsewhere, and its code may raise anything.
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     reason = reason_of(error)
         raise RecordError(
             f"the task {name} cannot be loaded ({reason}): give its folder with --include_path, or download its data "

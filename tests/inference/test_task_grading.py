@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -129,12 +130,19 @@ def failing(doc: dict, results: list[str]) -> dict[str, float]:
     return {"exact_match": 1.0}
 
 
-def test_a_task_that_fails_costs_a_warning_and_no_run(tmp_path: Path, caplog):
-    task = graded_task(filter_list=None, process_results=failing)
+def exiting(doc: dict, results: list[str]) -> dict[str, float]:
+    if "bad" in results[0]:
+        sys.exit(results[0])
+    return {"exact_match": 1.0}
+
+
+@pytest.mark.parametrize(("process", "reason"), [(failing, "KeyError: 'bad'"), (exiting, "SystemExit: bad")])
+def test_a_task_that_fails_costs_a_warning_and_no_run(tmp_path: Path, caplog, process, reason):
+    task = graded_task(filter_list=None, process_results=process)
     traces = evaluate(tmp_path, texts("bad", "good", "good"), [task], k=1, layers=2)
     assert [bool(trace.grades) for trace in traces] == [False, False, False]
     (warning,) = [record.message for record in caplog.records if "not graded" in record.message]
-    assert warning == "The texts of 3 documents of numbers are not graded, since grading failed: KeyError: 'bad'."
+    assert warning == f"The texts of 3 documents of numbers are not graded, since grading failed: {reason}."
 
 
 def waits(doc: dict, results: list[str]) -> dict[str, float]:

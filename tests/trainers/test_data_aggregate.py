@@ -89,7 +89,7 @@ def test_mixed_sets_get_their_share():
     rows = [{"right": [True, False]}] * 4 + [{"right": [False, False]}] * 20
     thinned = balance_mixed(rows, 0.8, 0)
     assert [sum(row["right"]) for row in thinned] == [1, 1, 1, 1, 0]
-    with pytest.raises(ConfigError, match="in every set the drafts are all right or all wrong"):
+    with pytest.raises(ConfigError, match="no draft set is mixed: in every one"):
         balance_mixed(rows[4:], 0.8, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lm_eval_aft.storage.draft_store import NoStore
 from trainers.data import data
 from trainers.generation.selection import keep_matched, select_drafts
 from trainers.generation.verifiers import load_verifier, right_answer
+from trainers.rows.grades import grade_of
 
 
 def test_verifiers(tmp_path, monkeypatch):
@@ -28,6 +30,7 @@ def test_verifiers(tmp_path, monkeypatch):
     assert word("the answer is yes. No, the answer is no", {"label": "no"})
     (tmp_path / "mine.py").write_text("def check(text, row):\n    return row['gold'] in text\n")
     (tmp_path / "broken.py").write_text("def check(:\n")
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
     assert load_verifier("mine:check")("xyz", {"gold": "y"})
     assert right_answer("exact:", {"gold": "1 + 1 = 2 #### 2"}, "gold") == "2"
@@ -47,6 +50,7 @@ def test_verifiers(tmp_path, monkeypatch):
         ("mine:absent", "cannot be loaded"),
         (":check", "cannot be loaded"),
         ("broken:check", r"cannot be loaded \(SyntaxError"),
+        ("script:check", r"cannot be loaded \(SystemExit: 0\)"),
         ("os:name", "is not a function"),
         ("exact:(", "is not a valid regular expression"),
     ):
@@ -54,6 +58,12 @@ def test_verifiers(tmp_path, monkeypatch):
             load_verifier(spec)
     with pytest.raises(ConfigError, match="a row has no 'gold' to compare with"):
         number("1", {"query": "q"})
+    with pytest.raises(ConfigError, match="name its key with gold: KEY"):
+        load_verifier("exact:", option="reward=")("1", {"query": "q"})
+
+
+def test_a_verifier_that_exits_gives_no_grade():
+    assert grade_of(lambda text, row: sys.exit(3), "1", {"query": "q"}) == (0.0, "SystemExit: 3")
 
 
 def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):

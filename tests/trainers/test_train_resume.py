@@ -173,6 +173,17 @@ def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config
     run_training("sft", replace(config, max_steps=1))
 
 
+def test_a_run_without_a_checkpoint_starts_again_with_the_settings_of_now(config, monkeypatch, capsys):
+    run_until(monkeypatch, config, 1)
+    assert not list(Path(config.output).glob("checkpoints/*"))
+    Path(config.data).write_text("".join(Path(config.data).read_text().splitlines(keepends=True)[:-1]))
+    run_training("sft", replace(config, learning_rate=1e-5, max_steps=2))
+    assert f"the run in {config.output} starts again: no checkpoint was written." in capsys.readouterr().out
+    state = json.loads(Path(config.output, "run.json").read_text())
+    assert (state["kind"], state["config"]["learning_rate"]) == ("sft", 1e-5)
+    assert [row["step"] for row in log_of(config)] == [1, 2]
+
+
 def test_a_run_resumes_in_as_many_processes_as_it_started_with(config, monkeypatch):
     run_until(monkeypatch, config, 3)
     with monkeypatch.context() as patch:

@@ -18,7 +18,7 @@ from trainers.settings import Kind, RLConfig, TrainConfig, make_config
 
 
 def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
-    """Start a run, or find where an interrupted one resumes.
+    """Start a run, or find where an interrupted one resumes. One without a checkpoint starts again.
 
     Raises:
         ConfigError: If the folder holds something else, another kind of training, a run with other data, template or
@@ -33,6 +33,11 @@ def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
             raise ConfigError(f"output={folder} exists and is not the folder of a training run: give another.")
         return TrainingRun(kind, config, digest, template_of(config), processes, validation_digest)
     state, before = _read_state(folder / "run.json")
+    newest = None if state["finished"] else newest_checkpoint(folder)
+    if not state["finished"] and not newest:
+        # Nothing that was learnt depends on the settings of before.
+        note = f"the run in {folder} starts again: no checkpoint was written."
+        return TrainingRun(kind, config, digest, template_of(config), processes, validation_digest, notes=(note,))
     _refuse_changed(folder, "kind", state["kind"], kind)
     if isinstance(config, RLConfig) and isinstance(before, RLConfig):
         # Texts that were learnt by one reward are no start for another one.
@@ -46,7 +51,7 @@ def open_run(kind: Kind, config: TrainConfig) -> TrainingRun:
     validation_digest = validation_digest or state["validation_digest"]
     run = TrainingRun(kind, kept, digest, template_of(kept), processes, validation_digest, finished=state["finished"])
     _refuse_another(run, state)
-    return _resume(run, config, before)
+    return _resume(run, config, before, newest)
 
 
 def _digest(name: str, path: str) -> str:
@@ -104,16 +109,15 @@ def _refuse_changed(folder: Path, name: str, before: str, now: str) -> None:
         )
 
 
-def _resume(run: TrainingRun, requested: TrainConfig, before: TrainConfig) -> TrainingRun:
-    """Note which settings are kept or changed, and find the checkpoint of an unfinished run."""
+def _resume(run: TrainingRun, requested: TrainConfig, before: TrainConfig, newest: Path | None) -> TrainingRun:
+    """Note which settings are kept or changed. ``newest`` is the checkpoint of an unfinished run."""
     old, new, kept = (each.to_dict() | {"model": absolute(each.model)} for each in (before, requested, run.config))
     changed = [name for name in new if name != "output" and new[name] != old[name]]
     frozen = [name for name in changed if kept[name] == old[name]]
     notes = [f"{name} stays {old[name]}: the run was started with it, {new[name]} does not count." for name in frozen]
-    if run.finished:
+    if newest is None:
         return replace(run, notes=tuple(notes))
-    if newest := newest_checkpoint(run.folder):
-        check_checkpoint(newest)
+    check_checkpoint(newest)
     notes += [f"{name} is now {new[name]} (was {old[name]})." for name in changed if name not in frozen]
-    where = f"resumes after {newest.name.replace('-', ' ')}" if newest else "starts again: no checkpoint was written"
-    return replace(run, resume_from=newest, notes=(*notes, f"the run in {run.folder} {where}."))
+    where = f"the run in {run.folder} resumes after {newest.name.replace('-', ' ')}."
+    return replace(run, resume_from=newest, notes=(*notes, where))

@@ -179,7 +179,10 @@ def balance_mixed(rows: Sequence[dict[str, Any]], share: float, seed: int) -> li
     """
     mixed = [is_mixed(row) for row in rows]
     if not any(mixed):
-        raise ConfigError("--mixed: in every set the drafts are all right or all wrong: sample more drafts or raise k.")
+        raise ConfigError(
+            "no draft set is mixed: in every one the drafts are all right or all wrong. Sample more drafts, raise k, "
+            "or leave mixed out."
+        )
     # 4 * (1 - 0.8) / 0.8 is 0.9999999999999998.
     room = int(sum(mixed) * (1 - share) / share + 1e-9)
     others = [number for number, row_mixed in enumerate(mixed) if not row_mixed]

@@ -43,8 +43,8 @@ def load_verifier(spec: str, gold: str = "gold", option: str = "--verifier ") ->
         if "" not in sys.path:
             sys.path.insert(0, "")
         function: Verifier = getattr(import_module(module), name)
-    # The user's module may raise anything.
-    except Exception as error:
+    # The user's module may raise anything, and a script may end with sys.exit.
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{option}{spec} cannot be loaded ({type(error).__name__}: {error}): {FORMS}.") from error
     if not callable(function):
         raise ConfigError(f"{option}{spec} is not a function: {FORMS}.")
@@ -53,9 +53,10 @@ def load_verifier(spec: str, gold: str = "gold", option: str = "--verifier ") ->
 
 def _exact(expression: str, gold: str, option: str) -> Verifier:
     pattern = compile_regex(expression, f"{option}exact:")
+    setting = "--gold KEY" if option.startswith("--") else "gold: KEY"
 
     def verify(text: str, row: DataRow) -> bool:
-        answer, wanted = last_answer(pattern, text), _gold(row, gold)
+        answer, wanted = last_answer(pattern, text), _gold(row, gold, setting)
         return answer is not None and same(answer, last_answer(pattern, wanted) or wanted)
 
     return verify
@@ -82,10 +83,10 @@ def _task(name: str, option: str) -> Verifier:
     return verify
 
 
-def _gold(row: DataRow, key: str) -> str:
+def _gold(row: DataRow, key: str, setting: str = "--gold KEY") -> str:
     if row.get(key) is None:
         raise ConfigError(
-            f"a row has no {key!r} to compare with: name its key with --gold (query: {row['query']!r:.60})."
+            f"a row has no {key!r} to compare with: name its key with {setting} (query: {row['query']!r:.60})."
         )
     return str(row[key])
 

@@ -24,7 +24,7 @@ def grade_of(verify: Verifier, text: str, row: DataRow) -> tuple[float, str]:
             raise ValueError(f"it returned {grade}")
     except ConfigError:
         raise
-    # The user's function may raise anything.
-    except Exception as error:
+    # The user's function may raise anything, or end with sys.exit.
+    except (Exception, SystemExit) as error:
         return 0.0, named_reason_of(error)
     return grade, ""
