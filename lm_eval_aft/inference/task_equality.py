@@ -112,7 +112,7 @@ def _bounded(is_equiv: Callable[[str, str], bool]) -> Callable[[str, str], bool]
         try:
             with time_limit(COMPARISON_SECONDS):
                 return bool(is_equiv(first, second))
-        except Exception:
+        except (Exception, SystemExit):
             return False
 
     return equal

@@ -37,6 +37,8 @@ from lm_eval_aft.inference.task_equality import equality_of
 GRADE_SECONDS = 60.0  # a document
 # A task that fails on this many documents is not asked again: each may take GRADE_SECONDS.
 MAX_FAILURES = 5
+# What the code of a task may raise. A script may end with sys.exit.
+TASK_FAILURES = (Exception, SystemExit)
 # lm-eval's metric of tasks that score nothing.
 BYPASS = "bypass"
 # Filters that keep the whole text, or one of several texts.
@@ -186,7 +188,7 @@ class TaskGrader:
         """What a filter gives for a text without an answer."""
         try:
             return self._answer_string(name, self._filtered(document, "")[name])
-        except Exception:
+        except TASK_FAILURES:
             return None
 
     def _gives_answers(self, name: str, value: Any) -> bool:
@@ -308,7 +310,7 @@ def grade_trace(trace: Trace, grader: TaskGrader, document: Any, done: GradingLo
     try:
         grades = grader.grade(copy.deepcopy(document), texts)
     # A task's code may raise anything, and a run of hours must not end for it.
-    except (Exception, SystemExit) as error:
+    except TASK_FAILURES as error:
         reason = reason_of(error)
         kind = type(error).__name__
         done.failures[reason if reason.startswith(kind) else f"{kind}: {reason}"] += 1
@@ -381,7 +383,7 @@ class RunGrader:
         """The answer in each text of a question, by the task's filter; None if there is none, or the filter fails."""
         try:
             return self.tasks[question.task].answers(self.documents[document_key(question)], texts)
-        except Exception as error:
+        except TASK_FAILURES as error:
             warn_once(f"The filter of {question.task} fails, so texts have no vote: {reason_of(error)}.")
             return [None] * len(texts)
 
@@ -444,7 +446,7 @@ class TaskLoader:
                     if task is not None:
                         return TaskGrader(task, name)
                 # The data of a task may be missing, damaged or elsewhere, and its code may raise anything.
-                except (Exception, SystemExit) as error:
+                except TASK_FAILURES as error:
                     reason = reason_of(error)
         raise RecordError(
             f"the task {name} cannot be loaded ({reason}): give its folder with --include_path, or download its data "
@@ -482,7 +484,7 @@ class StoredDocuments:
         """
         try:
             self._documents = {document_hash(document): document for document in grader.task.eval_docs}
-        except Exception as error:
+        except TASK_FAILURES as error:
             raise RecordError(f"the documents of {grader.name} cannot be read ({reason_of(error)}).") from error
 
     def find(self, question: Question) -> Any:
@@ -518,6 +520,6 @@ def _host_grader(name: str) -> tuple[TaskGrader | None, str]:
         grader = TaskGrader(task, name)
         reason = grader.refusal(host_allows_unsafe_code())
     # A task in Python may be of any make.
-    except Exception as error:
+    except TASK_FAILURES as error:
         grader, reason = None, reason_of(error)
     return (None, reason) if reason else (grader, "")

@@ -16,11 +16,13 @@ import pytest
 from helpers.graded_tasks import graded_task, scripted_model, texts
 from helpers.lm_eval_runs import run_lm_eval
 from helpers.lm_eval_version import IS_0_5
-from lm_eval_aft.core.errors import ConfigError
-from lm_eval_aft.core.records import Grade, Trace
+from lm_eval_aft.core.errors import ConfigError, RecordError
+from lm_eval_aft.core.records import Chat, Grade, Message, Question, Sampling, Trace
 from lm_eval_aft.inference import task_grading
 from lm_eval_aft.storage.results import read_run, read_samples
 from lm_eval_aft.storage.traces import read_traces
+
+SAMPLING = Sampling(0.7, 0.95, 0, 8)
 
 pytestmark = pytest.mark.usefixtures("quick_lm_eval")
 
@@ -143,6 +145,26 @@ def test_a_task_that_fails_costs_a_warning_and_no_run(tmp_path: Path, caplog, pr
     assert [bool(trace.grades) for trace in traces] == [False, False, False]
     (warning,) = [record.message for record in caplog.records if "not graded" in record.message]
     assert warning == f"The texts of 3 documents of numbers are not graded, since grading failed: {reason}."
+
+
+class ExitingTask:
+    """A task whose filter and documents end with sys.exit."""
+
+    name = "numbers"
+    task = property(lambda self: self)
+    eval_docs = property(lambda self: sys.exit("no data"))
+
+    def answers(self, document: Any, drafts: list[str]) -> list[str | None]:
+        sys.exit("no answer")
+
+
+def test_a_filter_or_documents_that_exit_end_no_command(caplog):
+    question = Question(Chat((Message("user", "1?"),)), SAMPLING, SAMPLING, task="numbers")
+    grader = task_grading.RunGrader({"numbers": ExitingTask()}, {task_grading.document_key(question): {}})
+    assert grader.answers(question, ["1", "2"]) == [None, None]
+    assert "The filter of numbers fails, so texts have no vote: no answer." in caplog.text
+    with pytest.raises(RecordError, match=r"the documents of numbers cannot be read \(no data\)"):
+        task_grading.StoredDocuments(ExitingTask())
 
 
 def waits(doc: dict, results: list[str]) -> dict[str, float]:

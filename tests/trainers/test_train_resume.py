@@ -173,7 +173,7 @@ def test_a_folder_of_a_run_that_was_refused_before_its_first_step_is_free(config
     run_training("sft", replace(config, max_steps=1))
 
 
-def test_a_run_without_a_checkpoint_starts_again_with_the_settings_of_now(config, monkeypatch, capsys):
+def test_a_run_without_a_checkpoint_starts_again_with_the_current_settings(config, monkeypatch, capsys):
     run_until(monkeypatch, config, 1)
     assert not list(Path(config.output).glob("checkpoints/*"))
     Path(config.data).write_text("".join(Path(config.data).read_text().splitlines(keepends=True)[:-1]))
