@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
 import sys
 from dataclasses import astuple, replace
 from types import SimpleNamespace
@@ -447,8 +445,10 @@ class TestDeath:
             real(key, completion)
             kept.append(key)
             if len(kept) == 2:
-                cores = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
-                os.kill(cores[0].pid, signal.SIGKILL)
+                # An engine of another test may still run. The system cuts the names of processes.
+                for process in psutil.Process().children(recursive=True):
+                    if process.name().startswith("VLLM::EngineCor"):
+                        process.kill()
 
         store.put = put
         with pytest.raises(EngineError, match=r"vLLM stopped working with \d+ texts"):

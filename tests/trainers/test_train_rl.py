@@ -194,7 +194,10 @@ def test_mixed_leaves_out_sets_that_are_all_right_or_all_wrong(config, tmp_path,
     ("changes", "message"),
     [
         ({"reward": "no_such_module:f"}, "reward=no_such_module:f cannot be loaded"),
-        ({"reward": "right"}, "reward=right is not allowed: give exact:REGEX, task:NAME or module:function"),
+        (
+            {"reward": "right"},
+            "reward=right is not allowed: give exact:REGEX, task:NAME, module:function or model:REWARD_MODEL",
+        ),
         ({"reward": "aft_test_rewards:broken"}, r"reward=aft_test_rewards:broken failed for all of \d+ texts"),
         ({"reward": "exact:", "gold": "answer"}, "a row has no 'answer' to compare with"),
         ({"reward": "task:no_such_task"}, "reward=task:no_such_task cannot be used"),

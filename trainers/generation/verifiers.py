@@ -20,20 +20,21 @@ FORMS = "give exact:REGEX, task:NAME or module:function"
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+"
 
 
-def load_verifier(spec: str, gold: str = "gold", option: str = "--verifier ") -> Verifier:
+def load_verifier(spec: str, gold: str = "gold", option: str = "--verifier ", forms: str = FORMS) -> Verifier:
     """The verifier that a command line names.
 
     Args:
         spec: ``exact:``, ``exact:REGEX``, ``task:NAME`` or ``module:function``.
         gold: Key of a row that holds the right answer; only ``exact`` uses it.
         option: What messages write before the spec.
+        forms: What messages say is allowed.
 
     Raises:
         ConfigError: If the function cannot be loaded or called, or the expression does not compile.
     """
     module, separator, name = spec.partition(":")
     if not separator:
-        raise ConfigError(f"{option}{spec} is not allowed: {FORMS}.")
+        raise ConfigError(f"{option}{spec} is not allowed: {forms}.")
     if module == "exact":
         return _exact(name or NUMBER, gold, option)
     if module == "task":
@@ -45,9 +46,9 @@ def load_verifier(spec: str, gold: str = "gold", option: str = "--verifier ") ->
         function: Verifier = getattr(import_module(module), name)
     # The user's module may raise anything, and a script may end with sys.exit.
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{option}{spec} cannot be loaded ({type(error).__name__}: {error}): {FORMS}.") from error
+        raise ConfigError(f"{option}{spec} cannot be loaded ({type(error).__name__}: {error}): {forms}.") from error
     if not callable(function):
-        raise ConfigError(f"{option}{spec} is not a function: {FORMS}.")
+        raise ConfigError(f"{option}{spec} is not a function: {forms}.")
     return function
 
 

@@ -138,9 +138,7 @@ def _check_batches(config: RLConfig, prompts: int, processes: int) -> None:
     if texts % group:
         raise ConfigError(f"batch_size * accumulate * processes is {texts}: make it a multiple of generations={group}.")
     if (needed := texts // group) > prompts:
-        raise ConfigError(
-            f"a step needs {needed} prompts and there are {prompts}: lower batch_size, or give more rows."
-        )
+        raise ConfigError(f"a step needs {needed} prompts and there are {prompts}: lower batch_size or give more rows.")
 
 
 def _arguments(config: RLConfig, settings_class: Any) -> Any:

@@ -15,6 +15,7 @@ from trainers.rows.row import shown_text
 from trainers.rows.samples import Sample, copied_drafts
 from trainers.settings import RLConfig
 
+FORMS = "give exact:REGEX, task:NAME, module:function or model:REWARD_MODEL"
 # Failures that are named, and batches of equal rewards that are not.
 NAMED, PATIENT = 5, 5
 
@@ -37,7 +38,7 @@ class Rewards:
         module, _, name = config.reward.partition(":")
         device = "cuda:0" if config.device == "auto" else config.device
         self._model = RewardModel(name, NoStore(), device, config.batch_size) if module == "model" else None
-        self.verify = None if self._model else load_verifier(config.reward, config.gold, "reward=")
+        self.verify = None if self._model else load_verifier(config.reward, config.gold, "reward=", FORMS)
         self.tried, self.failed, self.batches, self.differ = 0, 0, 0, False
 
     def __call__(
@@ -62,8 +63,8 @@ class Rewards:
         if shown := [copy for copy, sample in zip(copies, samples, strict=True) if sample.drafts]:
             log_metric("copy_rate", sum(shown) / len(shown))
         by_length, by_copy = self.config.length_penalty / self.config.max_new_tokens, self.config.copy_penalty
-        lengths = map(len, completion_ids)
-        rewards = [g - by_length * n - by_copy * copy for g, n, copy in zip(grades, lengths, copies, strict=True)]
+        parts = zip(grades, completion_ids, copies, strict=True)
+        rewards = [grade - by_length * len(ids) - by_copy * copy for grade, ids, copy in parts]
         self.batches += 1
         self.differ |= len(set(zip(number, rewards, strict=True))) > len(set(number))
         if self.batches == PATIENT and not self.differ:
