@@ -175,6 +175,15 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def punkt_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The only folder in which NLTK finds the tables that lm-eval's checkers of IFEval import. They are empty."""
+    nltk = pytest.importorskip("nltk", reason="needs the extra ifeval")
+    (tmp_path / "tokenizers/punkt_tab/english").mkdir(parents=True)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    return tmp_path
+
+
+@pytest.fixture
 def quiet_transformers():
     """transformers without its log lines about configs that are small and odd."""
     import transformers

@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 
 from lm_eval_aft.bundled.arith import Problem
+from lm_eval_aft.core.errors import ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 
 
@@ -45,8 +46,7 @@ def test_few_problems_end(script):
     assert 400 < len(list(script("pretrained_problems").rows("arith", "train", 2, "", 0))) < 1000
 
 
-def test_constraints_are_checked_by_the_checkers_of_lm_eval(script):
-    pytest.importorskip("langdetect", reason="needs the extra ifeval")
+def test_constraints_are_checked_by_the_checkers_of_lm_eval(script, punkt_tables):
     problems = script("pretrained_problems")
     rows = list(islice(problems.rows("ifeval", "train", 3, "", 0), 200))
     assert len({row["query"] for row in rows}) == 200
@@ -54,6 +54,14 @@ def test_constraints_are_checked_by_the_checkers_of_lm_eval(script):
     assert "commas" in row["query"]
     assert problems.follows("No comma here.", row)
     assert not problems.follows("Well, one here.", row)
+
+
+def test_what_grades_constraints_is_looked_for_before_drafts(stages, monkeypatch, tmp_path):
+    nltk = pytest.importorskip("nltk", reason="needs the extra ifeval")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(nltk, "download", lambda name, quiet: None)
+    with pytest.raises(ConfigError, match="without NLTK's punkt_tab"):
+        stages("--problems", "ifeval", "--stage", "queries")
 
 
 def test_rows_of_gsm8k_ask_as_the_task_does(script, tmp_path):
@@ -103,8 +111,7 @@ def test_systems_that_are_not_trained_are_left_out(stages, tmp_path):
     assert all(["--include_path", str(tmp_path / "tasks")] == command[-4:-2] for command in commands)
 
 
-def test_only_arith_has_a_form_to_learn_first(stages, tmp_path):
-    pytest.importorskip("langdetect", reason="needs the extra ifeval")
+def test_only_arith_has_a_form_to_learn_first(stages, tmp_path, punkt_tables):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Write a poem."}\n')
     words = ("--problems", "ifeval", "--questions", str(tmp_path / "prompts.jsonl"))
     *overlaps, drafts = stages(*words, "--stage", "queries", "base", "drafts")

@@ -31,16 +31,6 @@ ifeval = module(FOLDER / "utils.py")
 
 
 @pytest.fixture
-def tables(tmp_path, monkeypatch):
-    """The only folder in which NLTK finds the tables that the checkers import."""
-    import nltk
-
-    (tmp_path / ENGLISH).mkdir(parents=True)
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    return tmp_path
-
-
-@pytest.fixture
 def rows(shared):
     lines = (shared / "data/ifeval/input_data.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
@@ -57,13 +47,13 @@ def load(spec):
     return manager.load([spec])["tasks"]
 
 
-def test_a_text_between_two_languages_scores_alike_every_time(tables):
+def test_a_text_between_two_languages_scores_alike_every_time(punkt_tables):
     spanish = doc("language:response_language", language="es")
     scores = [ifeval.process_results(spanish, [MIXED])["prompt_level_strict_acc"] for _ in range(60)]
     assert len(set(scores)) == 1
 
 
-def test_an_argument_that_the_data_lack_is_the_same_every_time(tables):
+def test_an_argument_that_the_data_lack_is_the_same_every_time(punkt_tables):
     """The checker draws a letter if the data has none, as in prompts 1122 and 1129."""
     missing = doc("keywords:letter_frequency", let_relation="at least", let_frequency=1)
     scores = [ifeval.process_results(missing, ["a m q"])["prompt_level_strict_acc"] for _ in range(60)]
@@ -73,7 +63,7 @@ def test_an_argument_that_the_data_lack_is_the_same_every_time(tables):
     assert len(Counter(keys)) == 2
 
 
-def test_other_random_generators_are_left_alone(tables):
+def test_other_random_generators_are_left_alone(punkt_tables):
     from langdetect import DetectorFactory
 
     random.seed(7)
@@ -83,7 +73,7 @@ def test_other_random_generators_are_left_alone(tables):
     assert DetectorFactory.seed is None
 
 
-def test_scores_are_those_of_the_stock_checkers(tables, rows):
+def test_scores_are_those_of_the_stock_checkers(punkt_tables, rows):
     from lm_eval.tasks.ifeval import utils as stock
 
     # word_tokenize and the count of sentences need the real tables, which are not here.
@@ -142,14 +132,14 @@ def test_missing_tables_are_named_before_anything_is_generated(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("package", ["langdetect", "immutabledict", "nltk"])
-def test_a_missing_package_is_named_with_the_extra(package, monkeypatch, tables):
+def test_a_missing_package_is_named_with_the_extra(package, monkeypatch, punkt_tables):
     real = importlib.util.find_spec
     monkeypatch.setattr(ifeval, "find_spec", lambda name: None if name == package else real(name))
     with pytest.raises(ConfigError, match=rf"without {package}: .*lm_eval_aft\[ifeval\]"):
         ifeval.checked_docs([])
 
 
-def test_loading_the_task_imports_no_checker(tables):
+def test_loading_the_task_imports_no_checker(punkt_tables):
     """The import of the checkers downloads missing tables, so it must come after our own check."""
     import subprocess
 
