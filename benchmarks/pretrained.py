@@ -71,7 +71,7 @@ class Size:
     rank: int = 16
     rate: float = 1e-3
     batch: int = 8
-    rl_steps: int = 60
+    rl_steps: int = 20
     rl_texts: int = 32
     reward_steps: int = 100
     limit: int = 541

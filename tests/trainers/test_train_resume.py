@@ -14,7 +14,7 @@ from helpers.training_runs import SHORT, Killed, contradicted, log_of, run_until
 from lm_eval_aft.core.errors import AFTError, ConfigError, EngineError
 from lm_eval_aft.core.files import file_digest, locked
 from lm_eval_aft.inference.checkpoint import FILE, CheckpointConfig
-from trainers.fitting import loop
+from trainers.fitting import callbacks, loop
 from trainers.fitting.run import check_checkpoint
 from trainers.train import run_training
 
@@ -39,6 +39,18 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(config, tmp_path, m
     assert [step for step, _ in whole] == list(range(1, 11))
     run_training("aft", config)
     assert "is finished: nothing is left to train" in capsys.readouterr().out
+
+
+def test_a_run_of_long_epochs_resumes_within_one(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks, "SAVE_AFTER_S", 0.0)
+    config = replace(contradicted(config), save_every=None)
+    run_training("sft", replace(config, output=str(tmp_path / "whole")))
+    run_until(monkeypatch, config, 3, "sft")
+    (kept,) = Path(config.output).glob("checkpoints/checkpoint-*")
+    capsys.readouterr()
+    run_training("sft", config)
+    assert f"resumes after {kept.name.replace('-', ' ')}." in capsys.readouterr().out
+    assert same(weights(config.output), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("more", [{}, {"schedule": "constant", "max_steps": 5}, {"patience": 1, "epochs": 20}])

@@ -18,10 +18,12 @@ from trainers.fitting.run import Say, TrainingRun, disk_guard
 
 # Figures of reinforcement learning that the terminal shows, and their formats.
 SHOWN = {"reward": ".3f", "grade": ".3f", "copy_rate": ".1%", "length": ".1f", "equal_groups": ".1%"}
+# A checkpoint is written after so many seconds without one, whatever ``save_every`` is.
+SAVE_AFTER_S = 600.0
 
 
 class RunLog(TrainerCallback):
-    """Writes the log and the cards of checkpoints, and stops a run whose loss is not finite."""
+    """Writes the log and the cards of checkpoints, asks for late ones, and stops a run whose loss is not finite."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class RunLog(TrainerCallback):
         self.figures = dict(figures or {})
         self.run, self.aft, self.facts, self.say = run, aft, facts, say
         self.started, self.tokens_before = time.monotonic(), 0
+        self.saved = self.started
         # Whether weights, optimizer and state are loaded.
         self.began = False
 
@@ -65,6 +68,9 @@ class RunLog(TrainerCallback):
         """Have the last step logged, whatever ``log_every`` is. With patience any evaluated step may be the last."""
         if state.global_step >= state.max_steps or (control.should_evaluate and self.run.config.patience):
             control.should_log = True
+        # A step by rewards can take minutes, and an epoch hours. Several processes would not agree on the time.
+        if args.world_size == 1 and time.monotonic() - self.saved >= SAVE_AFTER_S:
+            control.should_save = True
         return control
 
     def on_epoch_end(
@@ -120,6 +126,7 @@ class RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Mark a checkpoint as whole after all processes wrote their parts, and then remove older ones."""
+        self.saved = time.monotonic()
         if args.world_size > 1:
             args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
