@@ -11,6 +11,7 @@ from helpers.data_rows import SCRIPTED, aft_data, drafted, write
 from lm_eval_aft.core.errors import AFTError, ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.core.records import Completion, Request
+from trainers.generation import targets
 from trainers.generation.generator import GeneratorOptions, TextGenerator
 from trainers.generation.targets import ECHO, aggregate, balance_mixed, draft_sets
 
@@ -257,3 +258,20 @@ def test_aggregate_can_be_called_from_python(tmp_path, teacher):
     assert result.facts[0] == "2 rows, 0 with fewer than 4 drafts; 2 draft sets"
     assert (result.settings["k"], result.settings["wrong"], result.sources) == ([4], "drop", [source])
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_target_that_the_verifier_fails_for_counts_as_wrong(tmp_path, teacher, monkeypatch, caplog):
+    verified: list[str] = []
+
+    def verify(text, row):
+        verified.append(text)
+        if len(verified) > 8:
+            raise LookupError("no tables")
+        return True
+
+    # Two rows have four drafts each. Texts after these are targets.
+    monkeypatch.setattr(targets, "load_verifier", lambda *given: verify)
+    source = Path(write(tmp_path / "d.jsonl", drafted(2)))
+    with pytest.raises(ConfigError, match="no target could be used"):
+        aggregate(source, GeneratorOptions(f"{SCRIPTED},cache=none"), ks=(4,), verifier="mine:verify")
+    assert "The verifier failed for targets (LookupError: no tables). They count as wrong." in caplog.text

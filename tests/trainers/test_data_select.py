@@ -16,7 +16,7 @@ from lm_eval_aft.core.errors import AFTError, ChatError, ConfigError
 from lm_eval_aft.core.jsonl import read_jsonl
 from lm_eval_aft.storage.draft_store import NoStore
 from trainers.data import data
-from trainers.generation.selection import keep_matched, select_drafts
+from trainers.generation.selection import keep_matched, select_drafts, verify_all
 from trainers.generation.verifiers import load_verifier, right_answer
 from trainers.rows.grades import grade_of
 
@@ -64,6 +64,17 @@ def test_verifiers(tmp_path, monkeypatch):
 
 def test_a_verifier_that_exits_gives_no_grade():
     assert grade_of(lambda text, row: sys.exit(3), "1", {"query": "q"}) == (0.0, "SystemExit: 3")
+
+
+def test_a_verifier_that_fails_for_some_drafts_is_named_and_the_rest_is_graded(caplog):
+    def verify(text, row):
+        return sys.exit(3) if text == "2" else text == "1"
+
+    rows = [{"query": "q", "drafts": ["1", "3"]}, {"query": "r", "drafts": ["2", "1"]}]
+    assert [row["right"] for row in verify_all(rows, verify)] == [[True, False], [False, True]]
+    assert "The verifier failed for 1 of 4 drafts, the first in row 2 (SystemExit: 3)." in caplog.text
+    with pytest.raises(ConfigError, match=r"the verifier failed for all of 4 drafts \(KeyError: 'label'\)"):
+        verify_all(rows, lambda text, row: row["label"])
 
 
 def test_select_by_verifier_keeps_the_right_ones_and_says_how_many(tmp_path):

@@ -23,7 +23,7 @@ SAVE_AFTER_S = 600.0
 
 
 class RunLog(TrainerCallback):
-    """Writes the log and the cards of checkpoints, asks for late ones, and stops a run whose loss is not finite."""
+    """Writes the log and the cards of checkpoints, has overdue ones saved, and stops a run whose loss is not finite."""
 
     def __init__(
         self,

@@ -14,11 +14,12 @@ from statistics import fmean
 from typing import Any
 
 from lm_eval_aft.core.errors import ConfigError
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.records import Message
 from lm_eval_aft.inference.reward_model import RewardModel
 from lm_eval_aft.storage.draft_store import open_store
 from trainers.generation.verifiers import load_verifier
-from trainers.rows.grades import Verifier
+from trainers.rows.grades import Verifier, is_right
 from trainers.rows.result import DataResult
 from trainers.rows.row import DataRow, keep_drafts, query_chat, read_drafted_rows, shown_text
 
@@ -100,8 +101,23 @@ def reward_all(rows: Sequence[DataRow], model: RewardModel) -> list[dict[str, An
 
 
 def verify_all(rows: Sequence[DataRow], verifier: Verifier) -> list[dict[str, Any]]:
-    """The rows with ``right``: for each draft, whether its visible part is right."""
-    return [{**row, "right": [bool(verifier(shown_text(draft), row)) for draft in row["drafts"]]} for row in rows]
+    """The rows with ``right``: for each draft, whether its visible part is right.
+
+    Raises:
+        ConfigError: If a row has no right answer, or the verifier fails for every draft.
+    """
+    found = [[is_right(verifier, shown_text(draft), row) for draft in row["drafts"]] for row in rows]
+    failures = [(number, reason) for number, drafts in enumerate(found, 1) for _, reason in drafts if reason]
+    if failures:
+        number, reason = failures[0]
+        total = sum(map(len, found))
+        if len(failures) == total:
+            raise ConfigError(f"the verifier failed for all of {total} drafts ({reason}): correct it.")
+        log.warning(
+            f"The verifier failed for {len(failures)} of {total} drafts, the first in row {number} ({reason}). "
+            "They count as wrong."
+        )
+    return [{**row, "right": [right for right, _ in drafts]} for row, drafts in zip(rows, found, strict=True)]
 
 
 def with_enough_drafts(rows: Sequence[DataRow], least: int) -> list[dict[str, Any]]:

@@ -17,12 +17,13 @@ from typing import Any
 
 from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
+from lm_eval_aft.core.log import warn_once
 from lm_eval_aft.core.prompts import aggregate_prompt
 from lm_eval_aft.core.records import Chat, Message, Prompt
 from trainers.generation.generator import MAX_TEXTS, GeneratorOptions, TextGenerator
 from trainers.generation.selection import verify_all, with_enough_drafts
 from trainers.generation.verifiers import load_verifier, right_answer
-from trainers.rows.grades import Verifier
+from trainers.rows.grades import Verifier, is_right
 from trainers.rows.result import DataResult
 from trainers.rows.row import (
     DataRow,
@@ -240,7 +241,9 @@ def _attempt(jobs: Sequence[TargetJob], generator: TextGenerator, verifier: Veri
     for job, request, completion in zip(jobs, requests, generator.write(requests, name), strict=True):
         job.target = generator.engine.renderer.clean(request.prompt.unshown_mark + completion.text).strip()
         job.ended = completion.finish_reason == "stop"
-        job.right = bool(verifier(job.target, job.row)) if verifier else None
+        job.right, reason = is_right(verifier, job.target, job.row) if verifier else (None, "")
+        if reason:
+            warn_once(f"The verifier failed for targets ({reason}). They count as wrong.")
         # Small teachers quote the request instead of following it.
         if job.repaired and ECHO in job.target:
             job.right = False

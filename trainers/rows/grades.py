@@ -28,3 +28,13 @@ def grade_of(verify: Verifier, text: str, row: DataRow) -> tuple[float, str]:
     except (Exception, SystemExit) as error:
         return 0.0, named_reason_of(error)
     return grade, ""
+
+
+def is_right(verify: Verifier, text: str, row: DataRow) -> tuple[bool, str]:
+    """Whether a text is right, and why the verifier failed, if it did. Such a text counts as wrong.
+
+    Raises:
+        ConfigError: If the row has no right answer.
+    """
+    grade, reason = grade_of(lambda *given: bool(verify(*given)), text, row)
+    return bool(grade), reason
