@@ -5,7 +5,8 @@ The stages are below. Each one starts from the files of those before it in WORK,
 1. ``queries`` writes the queries, and the questions to evaluate on if these are made here.
 2. ``base`` teaches the form of an answer of arith, by SFT on queries of their own. Otherwise the model is the base.
 3. ``drafts`` samples drafts of the base for the other queries.
-4. ``targets`` chooses a right draft as the target, else the solution. Rows with neither are left out.
+4. ``targets`` chooses a right draft as the target, else the solution. Rows with neither are left out. With
+   ``--set hidden=1`` the drafts that equal the target are left out of the row, so that AFT cannot learn to copy them.
 5. ``reward`` trains a reward model on right and wrong drafts, unless ``reward_steps=0``.
 6. ``sft`` and ``aft`` train the base on the same queries, and ``rl`` trains AFT further by rewards.
 7. ``evaluate`` runs every system, and ``table`` prints the table as JSON.
@@ -41,6 +42,7 @@ from lm_eval_aft.analysis.runs import read_entries
 from lm_eval_aft.core.jsonl import read_jsonl, write_jsonl
 from trainers.generation.selection import verify_all
 from trainers.generation.verifiers import load_verifier
+from trainers.rows.row import keep_drafts
 
 # Share of the draft sets of rewards, at least, that hold right and wrong drafts.
 MIXED = 0.7
@@ -53,6 +55,7 @@ class Size:
     Attributes:
         warm, queries: Queries of the stage ``base``, and of the trainings after it.
         drafts: Drafts of each query.
+        hidden: 1 if AFT's prompts never hold the draft that is the target. It needs more than k drafts of each query.
         k: Drafts in a prompt. Votes are over 2k + 1 drafts, which cost as many texts as (k, 2).
         numbers: Numbers of a problem of arith.
         epochs, rank, rate, batch: The trainings: epochs, LoRA rank, highest learning rate, examples of a step.
@@ -65,6 +68,7 @@ class Size:
     warm: int = 800
     queries: int = 800
     drafts: int = 4
+    hidden: int = 0
     k: int = 3
     numbers: int = 3
     epochs: int = 2
@@ -183,6 +187,9 @@ class Comparison:
             target = rng.choice(right) if right else drawn.get("sft_target")
             if target:
                 rows.append(drawn | {"target": target})
+        if self.size.hidden:
+            found, rows = len(rows), without_target(rows, self.size.k)
+            print(f"{found - len(rows)} rows left out: fewer than {self.size.k} of their drafts differ from the target")
         good = sum(sum(drawn["right"]) for drawn in rows)
         print(f"{len(rows)} rows with a target; {good} of {sum(len(drawn['drafts']) for drawn in rows)} drafts right")
         write_jsonl(self.file("targets"), rows)
@@ -309,6 +316,16 @@ STAGES = {
     "evaluate": Comparison.evaluate,
     "table": Comparison.table,
 }
+
+
+def without_target(rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
+    """The rows without the drafts that equal the target. Rows with fewer than k others are left out."""
+    kept = []
+    for drawn in rows:
+        others = [place for place, draft in enumerate(drawn["drafts"]) if draft != drawn["target"]]
+        if len(others) >= k:
+            kept.append(keep_drafts(drawn, others))
+    return kept
 
 
 def sized(size: Size, changes: list[str]) -> Size:
