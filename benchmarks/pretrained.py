@@ -189,7 +189,7 @@ class Comparison:
                 rows.append(drawn | {"target": target})
         if self.size.hidden:
             found, rows = len(rows), without_target(rows, self.size.k)
-            print(f"{found - len(rows)} rows left out: fewer than {self.size.k} of their drafts differ from the target")
+            print(f"left out: {found - len(rows)} rows with fewer than {self.size.k} drafts that are not the target")
         good = sum(sum(drawn["right"]) for drawn in rows)
         print(f"{len(rows)} rows with a target; {good} of {sum(len(drawn['drafts']) for drawn in rows)} drafts right")
         write_jsonl(self.file("targets"), rows)

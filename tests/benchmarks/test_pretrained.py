@@ -99,6 +99,20 @@ def test_a_target_is_a_right_draft_or_else_the_solution(stages, tmp_path):
     assert [row["target"] for row in read_jsonl(tmp_path / "targets.jsonl")] == ["3 + 2 = 5", "2 * 3 = 6"]
 
 
+def test_hidden_targets_are_no_draft_of_their_row(stages, tmp_path, capsys):
+    """A row with too few other drafts is left out, and counted."""
+    drafts = ["2 * 3 = 6", "3 + 2 = 5", "2 - 3 = -1"]
+    rows = [{"query": "a", "question": "2 3 make 5", "drafts": drafts}]
+    rows += [{"query": "b", "question": "2 3 make 6", "drafts": [*drafts[1:], "3 + 2 = 5"], "sft_target": "2 * 3 = 6"}]
+    rows += [{"query": "c", "question": "2 3 make 5", "drafts": ["3 + 2 = 5", "3 + 2 = 5", "2 - 3 = -1"]}]
+    write_jsonl(tmp_path / "drafts.jsonl", rows)
+    stages("--stage", "targets", "--set", "hidden=1", "--set", "k=2")
+    first, second = read_jsonl(tmp_path / "targets.jsonl")
+    assert (first["target"], first["drafts"], first["right"]) == ("3 + 2 = 5", [drafts[0], drafts[2]], [False, False])
+    assert (second["target"], len(second["drafts"])) == ("2 * 3 = 6", 3)
+    assert "left out: 1 rows" in capsys.readouterr().out
+
+
 def test_systems_that_are_not_trained_are_left_out(stages, tmp_path):
     for name in ("base", "sft"):
         (tmp_path / name / "merged").mkdir(parents=True)
