@@ -274,4 +274,4 @@ def test_a_target_that_the_verifier_fails_for_counts_as_wrong(tmp_path, teacher,
     source = Path(write(tmp_path / "d.jsonl", drafted(2)))
     with pytest.raises(ConfigError, match="no target could be used"):
         aggregate(source, GeneratorOptions(f"{SCRIPTED},cache=none"), ks=(4,), verifier="mine:verify")
-    assert "The verifier failed for targets (LookupError: no tables). They count as wrong." in caplog.text
+    assert "failed for 2 of 2 targets, the first with LookupError: no tables. They count as wrong." in caplog.text

@@ -17,7 +17,7 @@ from typing import Any
 
 from lm_eval_aft.core.arguments import refuse_count
 from lm_eval_aft.core.errors import ConfigError, PromptTooLong
-from lm_eval_aft.core.log import warn_once
+from lm_eval_aft.core.log import log
 from lm_eval_aft.core.prompts import aggregate_prompt
 from lm_eval_aft.core.records import Chat, Message, Prompt
 from trainers.generation.generator import MAX_TEXTS, GeneratorOptions, TextGenerator
@@ -238,15 +238,18 @@ def _first_job(row: dict[str, Any], number: int, generator: TextGenerator) -> Ta
 def _attempt(jobs: Sequence[TargetJob], generator: TextGenerator, verifier: Verifier | None, attempt: int) -> None:
     requests = [generator.request(job.prompt, job.chat, 1, attempt, job.repeat) for job in jobs if job.prompt]
     name = f"targets, attempt {attempt + 1}" if attempt else "targets"
+    reasons: list[str] = []
     for job, request, completion in zip(jobs, requests, generator.write(requests, name), strict=True):
         job.target = generator.engine.renderer.clean(request.prompt.unshown_mark + completion.text).strip()
         job.ended = completion.finish_reason == "stop"
         job.right, reason = is_right(verifier, job.target, job.row) if verifier else (None, "")
-        if reason:
-            warn_once(f"The verifier failed for targets ({reason}). They count as wrong.")
+        reasons += [reason] if reason else []
         # Small teachers quote the request instead of following it.
         if job.repaired and ECHO in job.target:
             job.right = False
+    if reasons:
+        failed = f"{len(reasons)} of {len(requests)} targets"
+        log.warning(f"The verifier failed for {failed}, the first with {reasons[0]}. They count as wrong.")
 
 
 def _repair_prompt(job: TargetJob, generator: TextGenerator, answer: str) -> Prompt | None:
