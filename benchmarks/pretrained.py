@@ -319,10 +319,11 @@ STAGES = {
 
 
 def without_target(rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
-    """The rows without the drafts that equal the target. Rows with fewer than k others are left out."""
+    """The rows without the drafts that equal the target, white space aside. Rows with too few others are left out."""
     kept = []
     for drawn in rows:
-        others = [place for place, draft in enumerate(drawn["drafts"]) if draft != drawn["target"]]
+        words = drawn["target"].split()
+        others = [place for place, draft in enumerate(drawn["drafts"]) if draft.split() != words]
         if len(others) >= k:
             kept.append(keep_drafts(drawn, others))
     return kept

@@ -104,7 +104,7 @@ def test_hidden_targets_are_no_draft_of_their_row(stages, tmp_path, capsys):
     drafts = ["2 * 3 = 6", "3 + 2 = 5", "2 - 3 = -1"]
     rows = [{"query": "a", "question": "2 3 make 5", "drafts": drafts}]
     rows += [{"query": "b", "question": "2 3 make 6", "drafts": [*drafts[1:], "3 + 2 = 5"], "sft_target": "2 * 3 = 6"}]
-    rows += [{"query": "c", "question": "2 3 make 5", "drafts": ["3 + 2 = 5", "3 + 2 = 5", "2 - 3 = -1"]}]
+    rows += [{"query": "c", "question": "2 3 make 5", "drafts": ["3 + 2 = 5", "3 + 2  = 5", "2 - 3 = -1"]}]
     write_jsonl(tmp_path / "drafts.jsonl", rows)
     stages("--stage", "targets", "--set", "hidden=1", "--set", "k=2")
     first, second = read_jsonl(tmp_path / "targets.jsonl")
