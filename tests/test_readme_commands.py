@@ -155,6 +155,9 @@ TABLE: dict[str, Run | Check] = {
     "python benchmarks/pretrained.py SMOLLM2 WORK --problems arith --bf16 --set numbers=3 --set warm=400"
     " --set queries=640 --set epochs=1 --set k=3 --set limit=300 --set rl_texts=32 --set rl_steps=40"
     " --set reward_steps=60": Check(FIGURES, "python benchmarks/pretrained.py --help"),
+    "python benchmarks/pretrained.py SMOLLM2 WORK --problems ifeval --questions input_data.jsonl --bf16"
+    " --set queries=800 --set epochs=1 --set k=3 --set hidden=1 --set generated=192 --set rl_texts=32"
+    " --set rl_steps=12 --set reward_steps=0": Check(FIGURES, "python benchmarks/pretrained.py --help"),
     "python benchmarks/rewards.py WORK --against OTHER/aggregate__5__2_ OTHER/best_of_10_by_a_reward_model": Check(
         FIGURES, "python benchmarks/rewards.py --help"
     ),
