@@ -176,7 +176,8 @@ def draw_losses(curves: Sequence[LossCurve], path: Path) -> tuple[Path, ...]:
     panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[-1].set_xlabel("tokens seen")
     _write_names(figure, *zip(panels, named, strict=True))
-    _set_title(figure, "Training loss (lines) and validation loss (dashed, with dots)")
+    validated = " (lines) and validation loss (dashed, with dots)" * any(curve.validation for curve in curves)
+    _set_title(figure, f"Training loss{validated}" + ", and rewards" * ("reward" in shown))
     return _save(figure, path)
 
 
