@@ -534,7 +534,12 @@ class TestLosses:
         assert [curve.name for curve in read_losses(both)] == names
         printed = plot(tmp_path / "runs", "--training").split()
         assert printed == [str(tmp_path / "runs" / f"training.{form}") for form in ("png", "svg")]
-        assert {"sft", "aft", "tokens seen"} < set(written(tmp_path / "runs" / "training.svg"))
+        assert {"sft", "aft", "tokens seen", "Training loss"} < set(written(tmp_path / "runs" / "training.svg"))
+        rows = [self.line(1, 2.0), self.line(2, 1.5), self.line(2, 1.8, "eval_loss")]
+        validated = self.log(tmp_path / "validated", *rows)
+        plot(validated, "--training")
+        title = "Training loss (lines) and validation loss (dashed, with dots)"
+        assert title in written(validated / "training.svg")
         assert (tmp_path / "runs" / "training.png").read_bytes().startswith(b"\x89PNG")
 
     def test_rewards_and_copies_have_panels_of_their_own(self, tmp_path: Path):
